@@ -1,0 +1,95 @@
+"""The options that change a result, as frozen values with a digest; and those that only change how it is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_WORKING_SIZE = 4096
+
+Layer = Literal["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical JSON: sorted keys, no spaces."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class EncoderConfig(_Config):
+    """Which features: the weights by content, the layer, and the size at which images are encoded."""
+
+    encoder: str = "kt-vgg"
+    weights_sha256: str = Field(description="SHA-256 of the encoder's weight file")
+    layer: Layer = "relu3_1"
+    size: int = Field(512, ge=8, le=MAX_WORKING_SIZE, description="long side of the working image; never enlarged")
+
+
+class ExtractConfig(_Config):
+    """What a library holds."""
+
+    encoder: EncoderConfig
+    stride: int = Field(1, ge=1, le=64, description="step between library patches, in cells")
+    max_patches: int | None = Field(None, ge=1, description="patches kept per image, a seeded sample; none keeps all")
+    seed: int = Field(0, ge=0)
+    tags: tuple[str, ...] = ()
+    license: str = ""
+    attribution: str = ""
+
+
+class IndexConfig(_Config):
+    """How a library is indexed."""
+
+    match_space: Literal["raw", "centred"] = "raw"
+    fan_out: int = Field(32, ge=2, le=4096, description="clusters per split")
+    clusters: tuple[int, ...] = Field((), description="fixed K per level (the paper's K1, K2); empty splits by max_leaf")
+    max_leaf: int = Field(512, ge=8, le=8192, description="a leaf that holds more is split")
+    merge: float = Field(0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals")
+    iterations: int = Field(10, ge=1, le=1000)
+    sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
+    seed: int = Field(0, ge=0)
+
+
+Searcher = Literal["ours", "exact", "hkm", "bhkm"]
+
+
+class SearchConfig(_Config):
+    """How the nearest patch is found."""
+
+    searcher: Searcher = "ours"
+    probes: int = Field(16, ge=1, description="leaves a query looks into")
+    bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
+    top_k: int = Field(1, ge=1, le=64)
+
+
+class TranslateConfig(_Config):
+    """How an image is translated."""
+
+    encoder: EncoderConfig
+    decoder_sha256: str
+    index_digest: str = Field(description="the index names its library's snapshot")
+    search: SearchConfig = SearchConfig()
+    swap: Literal["geometric", "statistics"] = "geometric"
+    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1 all swapped, 0 the picture through encoder and decoder")
+    temperature: float = Field(0.05, gt=0.0, description="weights of the top k are softmax(NCC / temperature)")
+    query_stride: int = Field(1, ge=1, le=2)
+    preserve_colour: bool = False
+    format: Literal["png", "jpg", "webp"] = "png"
+    quality: int = Field(95, ge=1, le=100, description="of jpg and webp")
+
+
+class RunOptions(_Config):
+    """What may differ between two runs of one job without changing its result; in no digest."""
+
+    runner: Literal["local", "ray"] = "local"
+    workers: int | None = Field(None, ge=1, description="none: as many as the machine or the cluster has room for")
+    threads: int = Field(2, ge=1, le=256, description="per worker; part of the numerics class")
+    unit_size: int = Field(8, ge=1, le=4096, description="images per unit, for units planned from now on")
+    address: str | None = Field(None, description="of the Ray cluster; none starts a local one")
+    mix_numerics: bool = False

@@ -1,0 +1,1 @@
+"""BHKM: the tree, its leaves, and the searchers over them."""

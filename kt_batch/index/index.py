@@ -1,0 +1,89 @@
+"""An open index: the tree, its shards, and what lies in a leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.config import IndexConfig
+from kt_batch.index.ids import sort_order
+from kt_batch.index.packing import pack
+from kt_batch.index.shards import Shard, match_parts
+from kt_batch.index.tree import Tree, join
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.tiles import unit
+
+
+class Index:
+    """A tree over shards. A kept patch is named by its row: shards one after the other, leaf order within a shard."""
+
+    def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
+        self.tree = tree
+        self.shards = list(shards)
+        counts = torch.tensor([shard.count for shard in self.shards])
+        self.shard_start = counts.cumsum(0) - counts
+        self.count = int(counts.sum())
+        self.channels = tree.mean.shape[1]
+
+    def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
+        """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
+        number = int(self.tree.leaf_shard[leaf])
+        start, count = int(self.tree.leaf_start[leaf]), int(self.tree.leaf_count[leaf])
+        return self.shards[number], start, count, int(self.shard_start[number]) + start
+
+    def packets(self, rows: Tensor) -> Tensor:
+        """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
+        out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
+        for shard, inside, where in self._by_shard(rows):
+            for b in range(4):
+                out[where, b] = shard.bands[b][inside]
+        return out
+
+    def patches(self, rows: Tensor) -> Tensor:
+        """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
+        return haar(self.packets(rows).float())
+
+    def patch_ids(self, rows: Tensor) -> NDArray[np.uint8]:
+        """`(m, 12)` uint8 of rows `(m,)`."""
+        out = torch.empty(len(rows), 12, dtype=torch.uint8)
+        for shard, inside, where in self._by_shard(rows):
+            out[where] = shard.patch_ids[inside]
+        return out.numpy()
+
+    def match_vectors(self, rows: Tensor) -> Tensor:
+        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
+        return match_parts(self.packets(rows), self.tree.mean)[0]
+
+    def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
+        number = torch.searchsorted(self.shard_start, rows, right=True) - 1
+        found = []
+        for s in number.unique().tolist():
+            where = (number == s).nonzero()[:, 0]
+            found.append((self.shards[s], rows[where] - self.shard_start[s], where))
+        return found
+
+
+def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:
+    """The whole index of `(n, 4, C)` float16 packets, n >= 1, as one shard in memory; for libraries of a few images."""
+    order = torch.from_numpy(sort_order(patch_ids))
+    packets, ids = packets[order], torch.from_numpy(patch_ids)[order]
+    mean = library_mean(packets, config)
+    vectors, _ = match_parts(packets, mean)
+    centre = unit(vectors.double().sum(0, keepdim=True).float())
+    packed = pack(packets, mean, centre[0], config, level=0)
+    kept = packets[packed.order]
+    _, norms = match_parts(kept, mean)
+    ll, lh, hl, hh = (kept[:, b].contiguous() for b in range(4))
+    shard = Shard((ll, lh, hl, hh), ids[packed.order], norms)
+    return Index(join(centre, [packed.subtree], mean), [shard])
+
+
+def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:
+    """What match space subtracts, `(4, C)` float32: the mean packet, or zero in space `raw`."""
+    if config.match_space == "raw":
+        return torch.zeros(packets.shape[1:], dtype=torch.float32)
+    return packets.double().mean(0).float()

@@ -1,0 +1,245 @@
+"""Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands) and `ours`.
+
+All work on a batch of queries: the (query, leaf) pairs are grouped by leaf, and every product has a fixed shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kt_batch.config import SearchConfig
+from kt_batch.index.index import Index
+from kt_batch.index.shards import Shard, match_parts
+from kt_batch.kernels.bounds import radius_bound, rounding_slack
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, unit
+
+QUERY_TILE = 256
+PATCH_TILE = 64  # leaves are padded to a multiple
+SPARE = 3  # candidates kept beyond top_k for the canonical re-scoring
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What a search found for n queries: rows `(n, k)` int64 of the index, best first; scores `(n, k)` float64, the
+    cosine in match space (of the bands read, for `bhkm`); certified `(n,)` bool: no kept patch has a larger canonical
+    score than the first match."""
+
+    rows: Tensor
+    scores: Tensor
+    certified: Tensor
+
+
+def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
+    """The nearest kept patches of `(n, 4, C)` float32 raw query patches. k = min(top_k, patches in the index)."""
+    packets = haar(queries)
+    k = min(config.top_k, index.count)
+    if config.searcher == "exact":
+        return _exact(index, packets, k)
+    if config.searcher == "ours":
+        return _ours(index, packets, k, config.probes)
+    bands = None if config.searcher == "hkm" else config.bands
+    return _published(index, packets, k, config.probes, bands)
+
+
+class _Pool:
+    """The best k candidates of each of n queries so far, by float32 score, and SPARE more that rounding may hide."""
+
+    def __init__(self, n: int, k: int, dim: int) -> None:
+        self.scores = torch.full((n, k + SPARE), -torch.inf)
+        self.rows = torch.full((n, k + SPARE), -1, dtype=torch.int64)
+        self.k = k
+        self.slack = 2 * rounding_slack(dim)
+
+    def to_beat(self, who: Tensor) -> Tensor:
+        """Float32 scores up to this, `(m,)`, cannot belong to the k canonically best."""
+        return self.scores[who, self.k - 1] - self.slack
+
+    def offer(self, who: Tensor, scores: Tensor, rows: Tensor) -> None:
+        """Scores `(m, c)` of queries `who` `(m,)` against the patches `rows` `(c,)`."""
+        better = (scores.amax(1) > self.to_beat(who)).nonzero()[:, 0]
+        who, scores = who[better], scores[better]
+        size = self.scores.shape[1]
+        best = scores.topk(min(size, scores.shape[1]), dim=1)
+        scores = torch.cat([self.scores[who], best.values], dim=1)
+        found = torch.cat([self.rows[who], rows[best.indices]], dim=1)
+        top = scores.topk(size, dim=1)
+        self.scores[who] = top.values
+        self.rows[who] = found.gather(1, top.indices)
+
+
+def _exact(index: Index, packets: Tensor, k: int) -> Matches:
+    queries, _ = match_parts(packets, index.tree.mean)
+    pool = _Pool(len(queries), k, queries.shape[1])
+    everyone = torch.arange(len(queries))
+    for start, count, x in _all_patches(index):
+        rows = torch.arange(start, start + count)
+        for first, m, q in blocks(queries, QUERY_TILE):
+            pool.offer(everyone[first : first + m], (q @ x.T)[:m, :count], rows)
+    rows, scores = _rescore(index, queries, pool)
+    return Matches(rows, scores, torch.ones(len(queries), dtype=torch.bool))
+
+
+def _all_patches(index: Index) -> Iterator[tuple[int, int, Tensor]]:
+    for shard, offset in zip(index.shards, index.shard_start.tolist(), strict=True):
+        for start in range(0, shard.count, 1024):
+            rows = torch.arange(start, min(start + 1024, shard.count))
+            yield offset + start, len(rows), pad_rows(index.match_vectors(rows + offset), 1024)
+
+
+def _ours(index: Index, packets: Tensor, k: int, probes: int) -> Matches:
+    """Flat coarse search over the leaves, all of each probed leaf, the best few re-scored canonically.
+
+    The nearest leaf of every query comes first, so that most later leaves have nothing to offer. Reading LL first and
+    the rest only where its bound allows was measured and is slower (docs/decisions/0004).
+    """
+    queries, _ = match_parts(packets, index.tree.mean)
+    leaves, unprobed = _nearest_leaves(index, queries, min(probes, index.tree.leaves))
+    pool = _Pool(len(queries), k, queries.shape[1])
+    for ranks in (leaves[:, :1], leaves[:, 1:]):
+        for leaf, who in _pairs_by_leaf(ranks):
+            x, rows = _leaf_vectors(index, leaf)
+            pool.offer(who, _product(queries[who], x)[:, : len(rows)], rows)
+    rows, scores = _rescore(index, queries, pool)
+    return Matches(rows, scores, scores[:, 0] >= unprobed)
+
+
+def _leaf_vectors(index: Index, leaf: int) -> tuple[Tensor, Tensor]:
+    """Unit match vectors of a leaf, padded to `(p, D)`, and the rows `(c,)` of its c patches."""
+    shard, start, count, first_row = index.leaf_rows(leaf)
+    packets = torch.stack([band[start : start + count] for band in shard.bands], dim=1)
+    norms = shard.norms[start : start + count]
+    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
+    vectors = ((packets.float() - index.tree.mean) * inverse[:, None, None]).flatten(1)
+    return pad_rows(vectors, PATCH_TILE), torch.arange(first_row, first_row + count)
+
+
+def _product(q: Tensor, x: Tensor) -> Tensor:
+    """`(m, d)` x `(p, d)` -> `(m, p)`, in tiles of QUERY_TILE queries; p is a property of the leaf alone."""
+    out = torch.empty(len(q), len(x))
+    for start, count, tile in blocks(q, QUERY_TILE):
+        out[start : start + count] = (tile @ x.T)[:count]
+    return out
+
+
+def _nearest_leaves(index: Index, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+    """The `probes` leaves with the nearest centres `(n, probes)`, best first, and for each query an upper bound of its
+    score in all other leaves `(n,)` (-inf when there are none)."""
+    centres = pad_rows(index.tree.leaf_centres(), PATCH_TILE)
+    radius = index.tree.leaf_radius
+    slack = rounding_slack(queries.shape[1])
+    leaves, unprobed = [], []
+    for _, count, q in blocks(queries):
+        cosine = (q @ centres.T)[:count, : index.tree.leaves]
+        best = cosine.topk(probes, dim=1).indices
+        bound = radius_bound(cosine, radius, slack)
+        bound.scatter_(1, best, -torch.inf)
+        leaves.append(best)
+        unprobed.append(bound.max(1).values)
+    return torch.cat(leaves), torch.cat(unprobed)
+
+
+def _pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """`(n, p)` leaf numbers -> for each leaf that occurs, ascending: the leaf and the queries `(m,)` that probe it."""
+    if leaves.numel() == 0:
+        return
+    flat = leaves.flatten()
+    order = torch.sort(flat, stable=True).indices
+    found, counts = flat[order].unique_consecutive(return_counts=True)
+    queries = (order // leaves.shape[1]).split(counts.tolist())
+    yield from zip(found.tolist(), queries, strict=True)
+
+
+def _rescore(index: Index, queries: Tensor, pool: _Pool) -> tuple[Tensor, Tensor]:
+    """Canonical scores of the candidates that can still be among the k best; those k `(n, k)`, ties to the smaller id."""
+    n, size = pool.rows.shape
+    everyone = torch.arange(n)
+    possible = (pool.rows >= 0) & (pool.scores >= pool.to_beat(everyone)[:, None])
+    flat = pool.rows.flatten()
+    scores = torch.full((n * size,), -torch.inf, dtype=torch.float64)
+    for part in possible.flatten().nonzero()[:, 0].split(65536):
+        scores[part] = canonical_scores(queries[part // size], index.match_vectors(flat[part]))
+    return _best(index, pool.rows, scores.view(n, size), pool.k)
+
+
+def _best(index: Index, rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    n, size = rows.shape
+    ids = np.ascontiguousarray(index.patch_ids(rows.flatten().clamp(min=0))).view("S12")[:, 0]
+    query = np.repeat(np.arange(n), size)
+    order = torch.from_numpy(np.lexsort((ids, -scores.flatten().numpy(), query))).view(n, size)
+    return rows.flatten()[order[:, :k]], scores.flatten()[order[:, :k]]
+
+
+def _published(index: Index, packets: Tensor, k: int, probes: int, bands: int | None) -> Matches:
+    """HKM, and BHKM as the paper has it: greedy descent, then the cosine of the bands read with their own norms, no
+    re-scoring. `bands` None is HKM: the cosine of the patches themselves."""
+    mean = index.tree.mean
+    descent, _ = match_parts(packets, mean)
+    leaves = _descend(index, descent, min(probes, index.tree.leaves))
+    queries = _view(packets, mean, bands)
+    pool = _Pool(len(queries), k, queries.shape[1])
+    for leaf, who in _pairs_by_leaf(leaves):
+        if leaf < 0:
+            continue
+        shard, start, count, first_row = index.leaf_rows(leaf)
+        rows = torch.arange(first_row, first_row + count)
+        x = pad_rows(_view(_read_bands(shard, start, count, bands).float(), mean, bands), PATCH_TILE)
+        pool.offer(who, _product(queries[who], x)[:, :count], rows)
+    rows, scores = _best(index, pool.rows, pool.scores.double(), k)
+    return Matches(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
+
+
+def _read_bands(shard: Shard, start: int, count: int, bands: int | None) -> Tensor:
+    """`(count, bands, C)` float16: only the bands that are compared are read; all four where `bands` is None."""
+    return torch.stack([band[start : start + count] for band in shard.bands[:bands]], dim=1)
+
+
+def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:
+    """What is compared, unit length: the patches themselves, or their first `bands` bands with their own norm."""
+    shifted = packets[:, :bands] - mean[:bands]
+    return unit((haar(shifted) if bands is None else shifted).flatten(1))
+
+
+def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
+    """Follow the `beam` best nodes of each level; `(n, beam)` leaves, -1 where a query reached fewer."""
+    tree = index.tree
+    n = len(queries)
+    nodes = torch.zeros(n, 1, dtype=torch.int64)
+    scores = torch.zeros(n, 1)
+    while bool((tree.child_count[nodes.clamp(min=0)] > 0).logical_and(nodes >= 0).any()):
+        nodes, scores = _descend_once(index, queries, nodes, scores, beam)
+    return torch.where(nodes >= 0, tree.leaf[nodes.clamp(min=0)], -1)
+
+
+def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, beam: int) -> tuple[Tensor, Tensor]:
+    tree = index.tree
+    who_parts, node_parts, score_parts = [], [], []
+    for node, slots in _pairs_by_leaf(nodes.reshape(-1, 1)):
+        if node < 0:
+            continue
+        who = slots // nodes.shape[1]
+        children = int(tree.child_count[node])
+        if children == 0:
+            found, reached = torch.full((len(who), 1), node), scores.flatten()[slots][:, None]
+        else:
+            first = int(tree.first_child[node])
+            found = torch.arange(first, first + children).expand(len(who), -1)
+            reached = _product(queries[who], tree.centres[first : first + children])
+        who_parts.append(who[:, None].expand_as(found).flatten())
+        node_parts.append(found.flatten())
+        score_parts.append(reached.flatten())
+    who, found, reached = torch.cat(who_parts), torch.cat(node_parts), torch.cat(score_parts)
+    order = torch.from_numpy(np.lexsort((found.numpy(), -reached.numpy(), who.numpy())))
+    who, found, reached = who[order], found[order], reached[order]
+    rank = torch.arange(len(who)) - torch.searchsorted(who, who)
+    keep = rank < beam
+    out_nodes = torch.full((len(queries), beam), -1, dtype=torch.int64)
+    out_scores = torch.full((len(queries), beam), -torch.inf)
+    out_nodes[who[keep], rank[keep]] = found[keep]
+    out_scores[who[keep], rank[keep]] = reached[keep]
+    return out_nodes, out_scores

@@ -1,0 +1,72 @@
+"""The leaf-ordered copy of the kept patches: one safetensors file per shard, by content, mapped into memory.
+
+A shard holds, for its n kept patches, leaf after leaf and by ascending patch id within a leaf:
+
+    ll, lh, hl, hh   (n, C) float16   the Haar bands of the raw patch
+    patch_ids        (n, 12) uint8
+    norms            (n,) float32     |x| in match space
+
+A band of its own file region is what lets a search read only part of each vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kt_batch.errors import DamagedError
+from kt_batch.kernels.tiles import row_norms
+
+BAND_NAMES = ("ll", "lh", "hl", "hh")
+FORMAT = "kt-batch-shard/1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One open shard; its tensors are mapped, not read."""
+
+    bands: tuple[Tensor, Tensor, Tensor, Tensor]
+    patch_ids: Tensor
+    norms: Tensor
+
+    @property
+    def count(self) -> int:
+        """n, the number of kept patches."""
+        return self.patch_ids.shape[0]
+
+
+def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """What match space makes of raw packets.
+
+    packets `(n, 4, C)` any float, mean `(4, C)` float32 (zero in space `raw`). Returns unit vectors `(n, 4C)` and norms
+    `(n,)`, float32. A zero vector stays zero.
+    """
+    shifted = (packets.float() - mean).flatten(1)
+    norm = row_norms(shifted)
+    inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
+    return shifted * inverse[:, None], norm
+
+
+def write_shard(path: Path, packets: Tensor, patch_ids: Tensor, mean: Tensor) -> None:
+    """Write n kept patches, already in leaf order. packets `(n, 4, C)` float16, patch_ids `(n, 12)` uint8."""
+    _, norms = match_parts(packets, mean)
+    tensors = {name: packets[:, b].contiguous() for b, name in enumerate(BAND_NAMES)}
+    tensors |= {"patch_ids": patch_ids.contiguous(), "norms": norms}
+    save_file(tensors, path, metadata={"format": FORMAT})
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a shard. Raises DamagedError when it is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("format") != FORMAT:
+                raise DamagedError(f"'{path}' is not an index shard of format {FORMAT}.")
+            ll, lh, hl, hh = (file.get_tensor(name) for name in BAND_NAMES)
+            return Shard((ll, lh, hl, hh), file.get_tensor("patch_ids"), file.get_tensor("norms"))
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"The index shard '{path}' cannot be read: {error}.") from error

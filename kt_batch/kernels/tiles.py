@@ -1,0 +1,54 @@
+"""Products of fixed shape.
+
+The last bits of a float32 product depend on the shape of the operands, not on where in them a row stands. Cutting all
+work into tiles of one shape, the last one padded with zeros, makes each score a function of its query and its patch
+alone: the same for any batch, unit or worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 1024  # rows of a block where nothing else fixes it
+
+
+def pad_rows(x: Tensor, multiple: int) -> Tensor:
+    """`(n, D)` -> `(m, D)` with m the next multiple; the added rows are zero."""
+    missing = -x.shape[0] % multiple
+    if missing == 0:
+        return x
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+
+
+def blocks(x: Tensor, rows: int = BLOCK) -> Iterator[tuple[int, int, Tensor]]:
+    """Cut `(n, D)` into `(start, count, block)`, every block of exactly `rows` rows."""
+    for start in range(0, x.shape[0], rows):
+        part = x[start : start + rows]
+        yield start, part.shape[0], pad_rows(part, rows)
+
+
+def canonical_scores(queries: Tensor, candidates: Tensor) -> Tensor:
+    """The score that decides: <q, x> summed over D in float64, in blocks of fixed shape.
+
+    queries, candidates: `(m, D)` float32, unit vectors (or zero). Returns `(m,)` float64.
+    """
+    out = torch.empty(queries.shape[0], dtype=torch.float64)
+    for (start, count, q), (_, _, x) in zip(blocks(queries), blocks(candidates), strict=True):
+        out[start : start + count] = (q.double() * x.double()).sum(1)[:count]
+    return out
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """|x| of each row of `(n, D)`, summed in float64 in blocks of fixed shape; `(n,)` float32."""
+    found = [block.double().square().sum(1).sqrt()[:count].float() for _, count, block in blocks(x)]
+    return torch.cat(found) if found else x.new_zeros(0, dtype=torch.float32)
+
+
+def unit(x: Tensor) -> Tensor:
+    """`(n, D)` -> rows of length 1, float32. A zero row stays zero, so its NCC is 0."""
+    norm = row_norms(x)
+    inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
+    return x.float() * inverse[:, None]

@@ -1,0 +1,1 @@
+"""One working image in, one translated image out."""

@@ -1,0 +1,119 @@
+"""The paper's method: match every patch in a library's index, swap, decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.config import TranslateConfig
+from kt_batch.index.index import Index
+from kt_batch.index.search import Matches, search
+from kt_batch.kernels.colour import luminance, preserve_colour
+from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
+from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translated image and where it came from.
+
+    image `(3, H, W)` RGB in [0, 1], as large as what went in; rows and cols `(n,)` of the query patches; matches as in
+    `index.search`; ncc and weights `(n, k)`; seconds per stage.
+    """
+
+    image: Tensor
+    rows: Tensor
+    cols: Tensor
+    matches: Matches
+    ncc: Tensor
+    weights: Tensor
+    seconds: dict[str, float]
+
+
+class KnowledgeTransfer:
+    """Translates images with one encoder, one decoder and one index; nothing is kept between two images."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, index: Index, config: TranslateConfig) -> None:
+        self.encoder = encoder
+        self.decoder = decoder
+        self.index = index
+        self.config = config
+        self.layer = config.encoder.layer
+
+    @torch.no_grad()
+    def translate(self, image: Tensor) -> Translation:
+        """image: `(3, H, W)` RGB in [0, 1], H and W multiples of the layer's stride and at least twice it."""
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "encode"):
+            features = encode(self.encoder, image, self.layer)
+        height, width = features.shape[1:]
+        rows, cols = positions(height, width, self.config.query_stride, cover=True)
+        queries = unfold(features, rows, cols)
+        with _timed(seconds, "search"):
+            matches = search(self.index, queries, self.config.search)
+        with _timed(seconds, "swap"):
+            values, ncc = self._matched(queries, matches)
+            weights = top_k_weights(ncc, self.config.temperature)
+            matched = blend(values, weights)
+            swapped = self._swap(image, features, queries, matched, rows, cols)
+            mixed = features + self.config.alpha * (swapped - features)
+        with _timed(seconds, "decode"):
+            result = decode(self.decoder, mixed)
+            if self.config.preserve_colour:
+                result = preserve_colour(result, image)
+        return Translation(result, rows, cols, matches, ncc, weights, seconds)
+
+    def _matched(self, queries: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
+        """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
+        n, k = matches.rows.shape
+        values = self.index.patches(matches.rows.flatten())
+        repeated = unit(queries.flatten(1)).repeat_interleave(k, 0)
+        ncc = canonical_scores(repeated, unit(values.flatten(1))).float().view(n, k)
+        return values.view(n, k, 4, -1), ncc
+
+    def _swap(
+        self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor
+    ) -> Tensor:
+        height, width = features.shape[1:]
+        if self.config.swap == "geometric":
+            return geometric_swap(matched, rows, cols, height, width)
+        guide = torch.nn.functional.adaptive_avg_pool2d(luminance(image)[None], (height, width))[0]
+        return statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
+
+
+def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
+    """One image `(3, H, W)` -> float32 features `(C, h, w)`; never batched, so that its bytes depend on it alone."""
+    batch = image[None].contiguous(memory_format=torch.channels_last)
+    return encoder.encode(batch, layer)[0].contiguous()
+
+
+def decode(decoder: Decoder, features: Tensor) -> Tensor:
+    """One feature map `(C, h, w)` -> image `(3, H, W)` in [0, 1]."""
+    return decoder.decode(features[None].contiguous(memory_format=torch.channels_last))[0].contiguous()
+
+
+def to_tensor(pixels: NDArray[np.float32]) -> Tensor:
+    """`(H, W, 3)` -> `(3, H, W)`, sharing memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Tensor) -> NDArray[np.float32]:
+    """`(3, H, W)` -> `(H, W, 3)`."""
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

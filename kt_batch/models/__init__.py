@@ -1,0 +1,1 @@
+"""Encoders, decoders, weights by checksum, and the training loop."""

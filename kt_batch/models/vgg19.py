@@ -1,0 +1,70 @@
+"""VGG-19 itself: from torchvision, or from a file with torchvision's key names (`features.0.weight`, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from kt_batch.errors import WeightsError
+from kt_batch.models.encoder import Encoder, Preprocess
+from kt_batch.models.layers import CUT_POINTS, VGG19_LAYERS, kind, layers_up_to
+
+# Position of each convolution in torchvision's `vgg19().features`.
+FEATURES = {
+    "conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10,
+    "conv3_2": 12, "conv3_3": 14, "conv3_4": 16, "conv4_1": 19,
+}  # fmt: skip
+TORCHVISION = Preprocess("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CAFFE = Preprocess("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
+
+
+def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> Encoder:
+    """VGG-19 up to the deepest cut point that `state` has weights for.
+
+    `metadata` may say `preprocess` (`caffe...`: BGR * 255 - mean; otherwise torchvision's) and `padding`
+    (`reflection...`; otherwise zeros). Raises WeightsError when not even conv1_1 is there or a shape is wrong.
+    """
+    known = [name for name, number in FEATURES.items() if f"features.{number}.weight" in state]
+    reached = [cut for cut in CUT_POINTS if set(_convolutions(layers_up_to(VGG19_LAYERS, cut))) <= set(known)]
+    if not reached:
+        raise WeightsError(f"'{where}' holds no VGG-19: there is no 'features.0.weight' in it.")
+    layers = layers_up_to(VGG19_LAYERS, reached[-1])
+    channels = {name: state[f"features.{FEATURES[name]}.weight"].shape[0] for name in _convolutions(layers)}
+    preprocess = CAFFE if metadata.get("preprocess", "").startswith("caffe") else TORCHVISION
+    padding = "reflect" if metadata.get("padding", "").startswith("reflection") else "zeros"
+    encoder = Encoder(layers, channels, preprocess, padding)
+    weights = {
+        f"{name}.{part}": state[f"features.{FEATURES[name]}.{part}"] for name in channels for part in ("weight", "bias")
+    }
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise WeightsError(f"'{where}' does not fit VGG-19: {str(error).splitlines()[-1].strip()}") from error
+    return encoder
+
+
+def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
+    """torchvision's IMAGENET1K_V1, downloaded by torchvision on first use, and its state dict up to relu4_1.
+
+    Raises WeightsError when torchvision is absent, does not fit this torch, or cannot download.
+    """
+    try:
+        from torchvision.models import VGG19_Weights, vgg19
+    except (ImportError, RuntimeError) as error:  # its CUDA build beside a CPU torch fails with RuntimeError
+        raise WeightsError(
+            f"torchvision cannot be used here ({error}); give the weights with --encoder-weights FILE."
+        ) from error
+    try:
+        full = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).state_dict()
+    except OSError as error:
+        raise WeightsError(
+            f"torchvision could not download VGG-19 ({error}); give the weights with --encoder-weights FILE."
+        ) from error
+    wanted = {f"features.{number}.{part}" for number in FEATURES.values() for part in ("weight", "bias")}
+    state = {name: tensor.contiguous() for name, tensor in full.items() if name in wanted}
+    return vgg19_from_state(state, {}, "torchvision"), state
+
+
+def _convolutions(layers: tuple[str, ...]) -> list[str]:
+    return [name for name in layers if kind(name) == "conv"]

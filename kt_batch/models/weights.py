@@ -1,0 +1,188 @@
+"""Weight files: which are shipped, how they are checked, how they become networks. safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from kt_batch.errors import MismatchError, UsageError, WeightsError
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder, Preprocess
+from kt_batch.models.layers import kind
+from kt_batch.models.vgg19 import vgg19_from_state, vgg19_from_torchvision
+
+ENCODER_FORMAT = "kt-batch-encoder/1"
+DECODER_FORMAT = "kt-batch-decoder/1"
+ENCODERS = ("kt-vgg", "vgg19")
+
+N = TypeVar("N", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where an encoder comes from; small enough to send to a worker. `path` None: the shipped or downloaded weights."""
+
+    name: str = "kt-vgg"
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A network ready to encode, and the SHA-256 that libraries remember it by."""
+
+    network: Encoder
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LoadedDecoder:
+    """A network ready to decode, and its SHA-256."""
+
+    network: Decoder
+    sha256: str
+
+
+def shipped() -> dict[str, dict[str, dict[str, str]]]:
+    """The manifest of shipped weights: name -> part (`encoder`, `relu3_1`, ...) -> file, sha256."""
+    text = resources.files("kt_batch.models").joinpath("weights/weights.json").read_text()
+    found: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return found
+
+
+def load_encoder(source: EncoderSource) -> LoadedEncoder:
+    """Load `kt-vgg` (shipped), `vgg19` (torchvision) or a file. Raises WeightsError, or UsageError for another name."""
+    if source.path is not None:
+        data = _read(Path(source.path))
+        return LoadedEncoder(_encoder_from(data, source.path), _sha256(data))
+    if source.name in shipped():
+        data = _read_shipped(source.name, "encoder")
+        return LoadedEncoder(_encoder_from(data, source.name), _sha256(data))
+    if source.name == "vgg19":
+        network, state = vgg19_from_torchvision()
+        return LoadedEncoder(_ready(network), _sha256(save(state)))
+    raise UsageError(f"There is no encoder '{source.name}'; choose one of {', '.join(ENCODERS)}.")
+
+
+def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None) -> LoadedDecoder:
+    """The decoder for `layer` of this encoder: shipped with it, or a file trained for it.
+
+    Raises UsageError when none is shipped and no path given, MismatchError when the file is for another encoder.
+    """
+    parts = shipped().get(name, {})
+    if path is None and layer not in parts:
+        raise UsageError(
+            f"No decoder is shipped for encoder '{name}' at {layer}; give --decoder-weights FILE, trained for it."
+        )
+    data = _read_shipped(name, layer) if path is None else _read(Path(path))
+    where = path or f"{name} {layer}"
+    tensors, metadata = parse(data, DECODER_FORMAT, where)
+    if metadata["encoder_sha256"] != encoder.sha256 or metadata["layer"] != layer:
+        raise MismatchError(
+            f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
+            f"not for {encoder.sha256[:16]} at {layer}."
+        )
+    decoder = Decoder(int(metadata["channels"]), tuple(metadata["blocks"].split()), metadata["activation"])
+    _fill(decoder, tensors, where)
+    return LoadedDecoder(_ready(decoder), _sha256(data))
+
+
+def encoder_bytes(encoder: Encoder, name: str) -> bytes:
+    """An encoder as a weight file: float16 tensors and everything needed to rebuild it."""
+    metadata = {
+        "format": ENCODER_FORMAT,
+        "name": name,
+        "layers": " ".join(encoder.layers),
+        "padding": encoder.padding,
+        "preprocess": json.dumps(asdict(encoder.preprocess)),
+    }
+    return save(_half(encoder), metadata)
+
+
+def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
+    """A decoder as a weight file."""
+    metadata = {
+        "format": DECODER_FORMAT,
+        "encoder_sha256": encoder_sha256,
+        "layer": layer,
+        "channels": str(decoder.channels),
+        "blocks": " ".join(decoder.blocks),
+        "activation": decoder.activation,
+    }
+    return save(_half(decoder), metadata)
+
+
+def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (float32) and metadata of a safetensors file; checks its format. Raises WeightsError."""
+    try:
+        tensors = {name: tensor.float() for name, tensor in load(data).items()}
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(
+            f"'{where}' is not a safetensors file ({error}); pickled weights such as .pth are refused, convert them."
+        ) from error
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if expected is not None and metadata.get("format") != expected:
+        raise WeightsError(f"'{where}' has format '{metadata.get('format')}', expected '{expected}'.")
+    return tensors, metadata
+
+
+def _encoder_from(data: bytes, where: str) -> Encoder:
+    tensors, metadata = parse(data, None, where)
+    if any(name.startswith("features.") for name in tensors):
+        return _ready(vgg19_from_state(tensors, metadata, where))
+    if metadata.get("format") != ENCODER_FORMAT:
+        raise WeightsError(f"'{where}' is neither of format {ENCODER_FORMAT} nor a VGG-19 with keys 'features.N.*'.")
+    layers = tuple(metadata["layers"].split())
+    convolutions = [layer for layer in layers if kind(layer) == "conv"]
+    missing = [layer for layer in convolutions if f"{layer}.weight" not in tensors]
+    if missing:
+        raise WeightsError(f"'{where}' lacks the weights of {', '.join(missing)}.")
+    channels = {layer: tensors[f"{layer}.weight"].shape[0] for layer in convolutions}
+    preprocess = json.loads(metadata["preprocess"])
+    preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
+    encoder = Encoder(layers, channels, Preprocess(**preprocess), metadata["padding"])
+    _fill(encoder, tensors, where)
+    return _ready(encoder)
+
+
+def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"'{where}' does not fit its network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _ready(network: N) -> N:
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _half(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().half().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _read_shipped(name: str, part: str) -> bytes:
+    entry = shipped()[name][part]
+    data = resources.files("kt_batch.models").joinpath("weights", entry["file"]).read_bytes()
+    if _sha256(data) != entry["sha256"]:
+        raise WeightsError(f"The shipped file '{entry['file']}' is damaged: its SHA-256 is not the listed one.")
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"The weight file '{path}' cannot be read: {error.strerror}.") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

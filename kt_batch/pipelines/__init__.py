@@ -1,0 +1,1 @@
+"""What a person starts, as plan -> unit work -> finish; scheduling is handed in."""

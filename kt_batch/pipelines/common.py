@@ -1,0 +1,125 @@
+"""What all pipelines share: the runner they are handed, progress, and the planning of inputs by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from kt_batch.errors import Reason, RejectError
+from kt_batch.store.images import image_id
+from kt_batch.store.inputs import Input, read_input
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.schemas import REJECTS
+from kt_batch.store.units import Item, Unit
+
+U = TypeVar("U")
+R = TypeVar("R")
+HASH_THREADS = 8
+
+
+class Runner(Protocol):
+    """Who runs the units. Results come as they are finished, in any order."""
+
+    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
+        """`factory` makes a worker where the work is done; `keep_worker` asks for one that lives through many units."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a stage is, in its own units of work; `rejects` counts inputs."""
+
+    stage: str
+    done: int
+    total: int
+    rejects: int = 0
+
+
+Progress = Callable[[Step], None]
+
+
+def no_progress(step: Step) -> None:
+    """For callers that show none."""
+
+
+def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
+    """Identify every input by its content. One that cannot be read now is planned all the same, under an id made of its
+    URI, so that the unit work rejects it with its reason."""
+    items: list[Item] = []
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        for item in pool.map(_identify, inputs):
+            items.append(item)
+            progress(Step("plan", len(items), len(inputs)))
+    return items
+
+
+def _identify(source: Input) -> Item:
+    try:
+        identity = image_id(read_input(source.uri))
+    except RejectError:
+        identity = unreadable_id(source.uri)
+    return Item(identity, source.uri, source.name)
+
+
+def unreadable_id(uri: str) -> str:
+    """The image id that stands for an input whose bytes could not be had when it was planned."""
+    return hashlib.sha256(b"unreadable:" + uri.encode()).hexdigest()[:16]
+
+
+def read_planned(item: Item) -> bytes:
+    """The bytes of an input. Raises RejectError when they cannot be read or are not those that were planned."""
+    data = read_input(item.uri)
+    if image_id(data) != item.image_id:
+        raise RejectError(Reason.CHANGED, f"'{item.uri}' has changed since it was planned; run the command again.")
+    return data
+
+
+def by_image(unit: Unit) -> list[list[Item]]:
+    """The items of a unit, one list per image id, in id order."""
+    return [list(items) for _, items in groupby(unit.items, key=lambda item: item.image_id)]
+
+
+def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
+    """The reject table of a unit."""
+    return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def reject_row(item: Item, stage: str, error: RejectError) -> dict[str, str]:
+    """One row of it."""
+    return {"uri": item.uri, "stage": stage, "reason": str(error.reason), "message": error.message}
+
+
+def run_units(
+    runner: Runner,
+    factory: Callable[[], Callable[[Unit], Receipt]],
+    units: Sequence[Unit],
+    stage: str,
+    progress: Progress,
+    *,
+    keep_worker: bool,
+) -> list[Receipt]:
+    """Run image units and show how many images are done."""
+    total = sum(len(unit.items) for unit in units)
+    done = rejects = 0
+    receipts: list[Receipt] = []
+    progress(Step(stage, 0, total))
+    for receipt in runner.run(factory, units, keep_worker=keep_worker):
+        receipts.append(receipt)
+        done += receipt.images + receipt.rejects
+        rejects += receipt.rejects
+        progress(Step(stage, done, total, rejects))
+    return receipts
+
+
+def sum_timings(receipts: Sequence[Receipt]) -> dict[str, float]:
+    """Seconds per stage over all receipts."""
+    total: dict[str, float] = {}
+    for receipt in receipts:
+        for stage, seconds in receipt.timings.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return {stage: round(seconds, 3) for stage, seconds in total.items()}

@@ -1,0 +1,246 @@
+"""Images -> a knowledge library: plan, unit work, finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from kt_batch.config import ExtractConfig, RunOptions
+from kt_batch.errors import RejectError, StorageError
+from kt_batch.index.ids import hash_ids, pack_ids
+from kt_batch.kernels.patches import positions, unfold
+from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.models.encoder import Encoder
+from kt_batch.models.layers import Geometry
+from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.common import (
+    Progress,
+    Runner,
+    by_image,
+    plan_items,
+    read_planned,
+    reject_row,
+    rejects_table,
+    run_units,
+    sum_timings,
+)
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.images import WorkingImage, decode, pad_to, preview
+from kt_batch.store.inputs import list_inputs
+from kt_batch.store.library import write_library_summary
+from kt_batch.store.locations import open_location
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
+from kt_batch.store.tables import commit_table
+from kt_batch.store.units import Item, Ledger, Unit, owners
+
+LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True)
+class ExtractJob:
+    """Everything a worker needs, small enough to send."""
+
+    library: str
+    config: ExtractConfig
+    source: EncoderSource
+    threads: int
+    numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
+    mix_numerics: bool
+
+
+@dataclass(frozen=True)
+class ExtractSummary:
+    """What an extract did. `images`, `rejected` and `patches` count the whole library; seconds are of this run."""
+
+    library: str
+    images: int
+    rejected: int
+    patches: int
+    new_images: int
+    seconds: float
+    images_per_second: float
+    patches_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def extract(
+    arguments: Sequence[str],
+    library: str,
+    config: ExtractConfig,
+    source: EncoderSource,
+    options: RunOptions,
+    runner: Runner,
+    progress: Progress,
+) -> ExtractSummary:
+    """Extract the images named by `arguments` into `library`, or go on where an earlier run stopped.
+
+    Raises UsageError (nothing to extract), MismatchError (a library of another configuration or numerics class),
+    StorageError (no space, no such place).
+    """
+    started = time.perf_counter()
+    location = open_location(library)
+    ledger = Ledger(location)
+    items = plan_items(list_inputs(arguments), progress)
+    ledger.plan(items, options.unit_size, config.model_dump(mode="json"), config.digest())
+    pending = owned(ledger.pending(), ledger.units())
+    estimate = disk_estimate(sum(len(unit.items) for unit in pending), config, source)
+    free = location.free_bytes()
+    if free is not None and estimate > free:
+        raise StorageError(
+            f"The library needs up to {estimate / 1e9:.1f} GB more at '{library}', where {free / 1e9:.1f} GB are free."
+        )
+    earlier = next((r.numerics for r in ledger.receipts().values()), None)
+    job = ExtractJob(
+        library, config, source, options.threads, tuple(earlier.items()) if earlier else None, options.mix_numerics
+    )
+    fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress, keep_worker=False)
+    receipts = list(ledger.receipts().values())
+    write_library_summary(location, ledger, config)
+    seconds = time.perf_counter() - started
+    new_images, new_patches = sum(r.images for r in fresh), sum(r.patches for r in fresh)
+    return ExtractSummary(
+        library=library,
+        images=sum(r.images for r in receipts),
+        rejected=sum(r.rejects for r in receipts),
+        patches=sum(r.patches for r in receipts),
+        new_images=new_images,
+        seconds=round(seconds, 3),
+        images_per_second=round(new_images / seconds, 3),
+        patches_per_second=round(new_patches / seconds, 1),
+        stage_seconds=sum_timings(fresh),
+    )
+
+
+def owned(pending: Sequence[Unit], planned: Sequence[Unit]) -> list[Unit]:
+    """Pending units with only the images that are theirs: one planned earlier under another name is not done again."""
+    first = owners(planned)
+    return [
+        Unit(unit.id, tuple(item for item in unit.items if first[item.image_id] == unit.id)) for unit in pending
+    ]
+
+
+def disk_estimate(images: int, config: ExtractConfig, source: EncoderSource) -> int:
+    """Bytes that `images` square images of the working size would take: the most it can be."""
+    if images == 0:
+        return 0
+    network = load_encoder(source).network
+    channels = network.channels_at(config.encoder.layer)
+    side = -(-config.encoder.size // network.geometry(config.encoder.layer).stride) - 1
+    patches = (-(-side // config.stride)) ** 2
+    return images * min(patches, config.max_patches or patches) * (8 * channels + 24)
+
+
+class ExtractWorker:
+    """Loads the encoder once; turns units into committed tables."""
+
+    def __init__(self, job: ExtractJob) -> None:
+        self.job = job
+        self.numerics = fix_numerics(job.threads)
+        check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
+        self.encoder = load_encoder(job.source).network
+        self.location = open_location(job.library)
+        self.ledger = Ledger(self.location)
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """Extract one unit and commit it. An unusable image costs one reject row per URI."""
+        config = self.job.config
+        seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
+        images, patches, rejects, rejected = [], [], [], 0
+        for items in by_image(unit):
+            started = time.perf_counter()
+            try:
+                working = decode(read_planned(items[0]), config.encoder.size)
+            except RejectError as error:
+                rejects += [reject_row(item, "decode", error) for item in items]
+                rejected += len(items)
+                continue
+            seconds["read"] += time.perf_counter() - started
+            started = time.perf_counter()
+            patches.append(image_patches(self.encoder, working, items[0].image_id, config))
+            seconds["encode"] += time.perf_counter() - started
+            images.append(_image_row(items, working, config))
+        started = time.perf_counter()
+        tables = self._write(unit.id, images, patches, rejects)
+        seconds["write"] += time.perf_counter() - started
+        receipt = Receipt(
+            unit=unit.id,
+            attempt=new_attempt(),
+            config_digest=config.digest(),
+            tables=tables,
+            images=len(unit.items) - rejected,
+            patches=sum(table.num_rows for table in patches),
+            rejects=rejected,
+            numerics=self.numerics,
+            timings=seconds,
+        )
+        return self.ledger.commit(receipt)
+
+    def _write(
+        self, unit: str, images: list[dict[str, object]], patches: list[pa.Table], rejects: list[dict[str, str]]
+    ) -> tuple[TableRef, ...]:
+        location = self.location
+        tables = []
+        if images:
+            tables.append(commit_table(location, "images", unit, pa.Table.from_pylist(images, schema=IMAGES)))
+            groups = [table.num_rows for table in patches]
+            tables.append(commit_table(location, "patches", unit, pa.concat_tables(patches), groups))
+        if rejects:
+            tables.append(commit_table(location, "rejects", unit, rejects_table(rejects)))
+        return tuple(tables)
+
+
+def image_patches(encoder: Encoder, working: WorkingImage, identity: str, config: ExtractConfig) -> pa.Table:
+    """All patches of one image, by ascending id."""
+    layer = config.encoder.layer
+    geometry = encoder.geometry(layer)
+    with torch.no_grad():
+        features = encode(encoder, to_tensor(pad_to(working.pixels, geometry.stride)), layer)
+    rows, cols = positions(features.shape[1], features.shape[2], config.stride, cover=False)
+    ids = pack_ids(identity, rows.numpy(), cols.numpy())
+    if config.max_patches is not None and len(ids) > config.max_patches:
+        chosen = np.sort(np.argsort(hash_ids(ids, config.seed), kind="stable")[: config.max_patches])
+        rows, cols, ids = rows[chosen], cols[chosen], ids[chosen]
+    vectors = unfold(features.clamp(max=LARGEST_HALF).half(), rows, cols).numpy()
+    x0, x1 = boxes(cols.numpy(), geometry, working.width)
+    y0, y1 = boxes(rows.numpy(), geometry, working.height)
+    columns = [
+        fixed_binary(ids),
+        fixed_binary(np.ascontiguousarray(ids[:, :8])),
+        pa.array(rows.numpy().astype(np.uint16)),
+        pa.array(cols.numpy().astype(np.uint16)),
+        *(pa.array(edge.astype(np.int32)) for edge in (x0, y0, x1, y1)),
+        fixed_binary(vectors.astype("<f2", copy=False)),
+    ]
+    return pa.Table.from_arrays(columns, schema=patches_schema(features.shape[0]))
+
+
+def boxes(start: NDArray[np.int64], geometry: Geometry, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Along one axis: the half-open pixel intervals that patches from cell `start` see, clipped to `length` pixels.
+
+    The padding of the working image repeats pixels that lie within the clipped interval.
+    """
+    low, high = geometry.interval(0, 2)
+    return np.maximum(start * geometry.stride + low, 0), np.minimum(start * geometry.stride + high, length)
+
+
+def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConfig) -> dict[str, object]:
+    return {
+        "image_id": bytes.fromhex(items[0].image_id),
+        "uris": [item.uri for item in items],
+        "original_width": working.original_width,
+        "original_height": working.original_height,
+        "width": working.width,
+        "height": working.height,
+        "tags": list(config.tags),
+        "license": config.license,
+        "attribution": config.attribution,
+        "preview": preview(working.pixels),
+    }

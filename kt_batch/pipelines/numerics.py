@@ -1,0 +1,33 @@
+"""The numerics class: what must be the same for two results to be the same bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kt_batch import __version__
+from kt_batch.errors import MismatchError
+
+
+def fix_numerics(threads: int) -> dict[str, str]:
+    """Pin the threads of this process and say which numerics class it is; goes into every receipt."""
+    torch.set_num_threads(threads)
+    return {
+        "kt_batch": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "device": "cpu",
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(threads),
+    }
+
+
+def check_numerics(earlier: dict[str, str] | None, now: dict[str, str], mix: bool) -> None:
+    """Raise MismatchError when earlier units were computed on another numerics class and mixing was not asked for."""
+    if earlier is None or earlier == now or mix:
+        return
+    differs = ", ".join(f"{key} {earlier.get(key)} -> {now[key]}" for key in now if earlier.get(key) != now[key])
+    raise MismatchError(
+        f"Earlier units were computed on another numerics class ({differs}); "
+        "go on where they were made, or allow the mix with --mix-numerics."
+    )

@@ -1,0 +1,251 @@
+"""Images + an indexed library -> translated images with their provenance: plan, unit work, finish."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kt_batch.config import RunOptions, TranslateConfig
+from kt_batch.errors import DamagedError, RejectError
+from kt_batch.index.ids import unpack_ids
+from kt_batch.index.index import Index
+from kt_batch.index.shards import open_shard
+from kt_batch.index.tree import Tree
+from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, to_pixels, to_tensor
+from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
+from kt_batch.pipelines.common import (
+    Progress,
+    Runner,
+    by_image,
+    plan_items,
+    read_planned,
+    reject_row,
+    rejects_table,
+    run_units,
+    sum_timings,
+)
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.images import decode, encode, pad_to
+from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
+from kt_batch.store.inputs import list_inputs, output_name
+from kt_batch.store.locations import Location, open_location
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store.runs import write_run_summary
+from kt_batch.store.schemas import PROVENANCE
+from kt_batch.store.tables import commit_table
+from kt_batch.store.units import Item, Ledger, Unit
+
+
+@dataclass(frozen=True)
+class TranslateJob:
+    """Everything a worker needs, small enough to send."""
+
+    library: str
+    run: str
+    config: TranslateConfig
+    source: EncoderSource
+    decoder_path: str | None
+    cache: str
+    threads: int
+    numerics: tuple[tuple[str, str], ...] | None
+    mix_numerics: bool
+
+
+@dataclass(frozen=True)
+class TranslateSummary:
+    """What a translate did. Counts are of the whole run; `new_images`, rates and seconds are of this call."""
+
+    run: str
+    library: str
+    index: str
+    images: int
+    rejected: int
+    patches: int
+    ncc_mean: float | None
+    certified_share: float | None
+    new_images: int
+    seconds: float
+    images_per_second: float
+    patches_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def translate(
+    arguments: Sequence[str],
+    job: TranslateJob,
+    options: RunOptions,
+    runner: Runner,
+    progress: Progress,
+) -> TranslateSummary:
+    """Translate the images named by `arguments` into the run, or go on where an earlier call stopped."""
+    started = time.perf_counter()
+    location = open_location(job.run)
+    ledger = Ledger(location)
+    items = plan_items(list_inputs(arguments), progress)
+    content = job.config.model_dump(mode="json")
+    ledger.plan(items, options.unit_size, content, job.config.digest())
+    earlier = next((r.numerics for r in ledger.receipts().values()), None)
+    job = TranslateJob(**{**job.__dict__, "numerics": tuple(earlier.items()) if earlier else None})
+    factory = partial(TranslateWorker, job)
+    fresh = run_units(runner, factory, ledger.pending(), "translate", progress, keep_worker=True)
+    totals = write_run_summary(location, ledger, job.config, job.library)
+    receipts = list(ledger.receipts().values())
+    seconds = time.perf_counter() - started
+    new_images, new_patches = sum(r.images for r in fresh), sum(r.patches for r in fresh)
+    return TranslateSummary(
+        run=job.run,
+        library=job.library,
+        index=job.config.index_digest,
+        images=sum(r.images for r in receipts),
+        rejected=sum(r.rejects for r in receipts),
+        patches=sum(r.patches for r in receipts),
+        ncc_mean=totals.ncc_mean,
+        certified_share=totals.certified_share,
+        new_images=new_images,
+        seconds=round(seconds, 3),
+        images_per_second=round(new_images / seconds, 3),
+        patches_per_second=round(new_patches / seconds, 1),
+        stage_seconds=sum_timings(fresh),
+    )
+
+
+def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
+    """Open an index for searching; its shards are mapped from the library itself or from `cache`."""
+    name = f"index/{summary.digest}/tree.safetensors"
+    data = library.read_bytes(name)
+    if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
+        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
+    shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
+    return Index(Tree.from_bytes(data), shards)
+
+
+def default_cache() -> str:
+    """Where indexes from object storage are staged unless --cache-dir says otherwise."""
+    return str(Path(tempfile.gettempdir()) / "kt-batch-cache")
+
+
+class TranslateWorker:
+    """Loads models and index once; turns units into images, provenance and a receipt."""
+
+    def __init__(self, job: TranslateJob) -> None:
+        self.job = job
+        self.numerics = fix_numerics(job.threads)
+        check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
+        encoder = load_encoder(job.source)
+        layer = job.config.encoder.layer
+        decoder = load_decoder(encoder, job.source.name, layer, job.decoder_path)
+        library = open_location(job.library)
+        summary = read_index_summary(library, job.config.index_digest)
+        if summary is None:
+            raise DamagedError(f"The index {job.config.index_digest} of '{job.library}' is gone.")
+        index = open_index(library, summary, Path(job.cache))
+        self.method = KnowledgeTransfer(encoder.network, decoder.network, index, job.config)
+        self.stride = encoder.network.geometry(layer).stride
+        self.location = open_location(job.run)
+        self.ledger = Ledger(self.location)
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """Translate one unit and commit it. An unusable image costs one reject row per output it would have had."""
+        config = self.job.config
+        outputs: dict[str, tuple[str, int]] = {}
+        tables: list[pa.Table] = []
+        rejects: list[dict[str, str]] = []
+        seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
+        patches = 0
+        for items in by_image(unit):
+            started = time.perf_counter()
+            try:
+                working = decode(read_planned(items[0]), config.encoder.size)
+            except RejectError as error:
+                rejects += [reject_row(item, "decode", error) for item in items]
+                continue
+            seconds["read"] += time.perf_counter() - started
+            found = self.method.translate(to_tensor(pad_to(working.pixels, self.stride)))
+            for stage, spent in found.seconds.items():
+                seconds[stage] += spent
+            started = time.perf_counter()
+            pixels = to_pixels(found.image)[: working.height, : working.width]
+            data = encode(pixels, config.format, config.quality)
+            for item in items:
+                outputs[item.name] = self._put_image(item, data)
+                tables.append(provenance_rows(found, self.method.index, output_name(item.name, config.format), self.job))
+            patches += len(found.rows) * len(items)
+            seconds["write"] += time.perf_counter() - started
+        started = time.perf_counter()
+        refs = self._write(unit.id, tables, rejects)
+        seconds["write"] += time.perf_counter() - started
+        receipt = Receipt(
+            unit=unit.id,
+            attempt=new_attempt(),
+            config_digest=config.digest(),
+            tables=refs,
+            outputs=tuple(outputs.get(item.name) for item in unit.items),
+            images=len(outputs),
+            patches=patches,
+            rejects=len(rejects),
+            numerics=self.numerics,
+            timings=seconds,
+        )
+        return self.ledger.commit(receipt)
+
+    def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:
+        """Put-if-absent at the final name; what is there already is read back and must be the same image."""
+        name = output_name(item.name, self.job.config.format)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self.location.put_if_absent(name, data):
+            there = hashlib.sha256(self.location.read_bytes(name)).hexdigest()
+            if there != sha256 and not self.job.mix_numerics:
+                raise DamagedError(
+                    f"'{name}' at '{self.location.uri}' is there already with other content; it is not of this run."
+                )
+            sha256 = there
+        return sha256, len(data)
+
+    def _write(self, unit: str, tables: list[pa.Table], rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
+        refs = []
+        if tables:
+            groups = [table.num_rows for table in tables]
+            joined = pa.concat_tables(tables).unify_dictionaries()
+            refs.append(commit_table(self.location, "provenance", unit, joined, groups))
+        if rejects:
+            refs.append(commit_table(self.location, "rejects", unit, rejects_table(rejects)))
+        return tuple(refs)
+
+
+def provenance_rows(found: Translation, index: Index, output: str, job: TranslateJob) -> pa.Table:
+    """One row per (patch, rank) of one output, in reading order."""
+    n, k = found.matches.rows.shape
+    image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(found.matches.rows.flatten()))
+    rank = np.tile(np.arange(k, dtype=np.uint8), n)
+    certified = np.repeat(found.matches.certified.numpy(), k) & (rank == 0)
+    raw = image_ids.view("V8")[:, 0]
+    distinct, codes = np.unique(raw, return_inverse=True)
+    sources = pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32)), pa.array([bytes(value) for value in distinct], pa.binary(8))
+    )
+    columns = [
+        _constant(output, n * k),
+        pa.array(np.repeat(found.rows.numpy(), k).astype(np.uint16)),
+        pa.array(np.repeat(found.cols.numpy(), k).astype(np.uint16)),
+        pa.array(rank),
+        pa.array(found.weights.flatten().numpy()),
+        _constant(job.library, n * k),
+        sources,
+        pa.array(source_rows),
+        pa.array(source_cols),
+        pa.array(found.ncc.flatten().numpy().astype(np.float16)),
+        pa.array(certified),
+    ]
+    return pa.Table.from_arrays(columns, schema=PROVENANCE)
+
+
+def _constant(value: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value]))

@@ -1,0 +1,113 @@
+"""Units on a Ray cluster: tasks for short stages, a pool of actors where a worker is costly to set up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from kt_batch.errors import KtBatchError, StorageError
+
+U = TypeVar("U")
+R = TypeVar("R")
+
+_KEPT: dict[bytes, Any] = {}  # a task process keeps its last worker, by the factory's own bytes
+
+
+class RayRunner:
+    """Runs units on the cluster at `address`, or on one started in this process when it is None.
+
+    Each worker takes `threads` CPUs; `workers` bounds how many run at once (None: what the cluster has room for).
+    """
+
+    def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not ray.is_initialized():
+            _connect(address, workers, threads)
+        self.threads = threads
+        available = int(ray.cluster_resources().get("CPU", 1))
+        self.workers = workers or max(1, available // threads)
+        self.cpus = min(float(threads), available / self.workers)
+
+    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
+        """Yield results as they are finished, in any order. With `keep_worker` the units go to a pool of actors that
+        make their worker once; otherwise to tasks. An error of a unit is raised here as it was there."""
+        if keep_worker:
+            yield from self._run_actors(factory, units)
+        else:
+            yield from self._run_tasks(factory, units)
+
+    def _run_tasks(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U]) -> Iterator[R]:
+        task = ray.remote(_run_unit).options(num_cpus=self.cpus, max_retries=3)
+        shared = ray.put(factory)
+        waiting = list(reversed(units))
+        running: list[Any] = []
+        while waiting or running:
+            while waiting and len(running) < self.workers:
+                running.append(task.remote(shared, waiting.pop()))
+            done, running = ray.wait(running, num_returns=1)
+            yield _get(done[0])
+
+    def _run_actors(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U]) -> Iterator[R]:
+        actor = ray.remote(_Actor).options(num_cpus=self.cpus, max_restarts=-1, max_task_retries=-1)
+        pool = [actor.remote(factory) for _ in range(min(self.workers, len(units)))]
+        waiting = list(reversed(units))
+        running: dict[Any, Any] = {}
+        try:
+            for member in pool:
+                running[member.run.remote(waiting.pop())] = member
+            while running:
+                done, _ = ray.wait(list(running), num_returns=1)
+                member = running.pop(done[0])
+                if waiting:
+                    running[member.run.remote(waiting.pop())] = member
+                yield _get(done[0])
+        finally:
+            for member in pool:
+                ray.kill(member)
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends with it."""
+        ray.shutdown()
+
+
+class _Actor:
+    def __init__(self, factory: Callable[[], Callable[[Any], Any]]) -> None:
+        self.factory = factory
+        self.worker: Callable[[Any], Any] | None = None
+
+    def run(self, unit: Any) -> Any:
+        """The worker is made here and not in the constructor, so that its error is raised as itself."""
+        self.worker = self.worker or self.factory()
+        return self.worker(unit)
+
+
+def _run_unit(factory: Callable[[], Callable[[Any], Any]], unit: Any) -> Any:
+    key = ray.cloudpickle.dumps(factory)
+    if key not in _KEPT:
+        _KEPT.clear()
+        _KEPT[key] = factory()
+    return _KEPT[key](unit)
+
+
+def _get(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        cause = error.as_instanceof_cause()
+        if isinstance(error.cause, KtBatchError):
+            raise error.cause from error
+        raise cause from error
+
+
+def _connect(address: str | None, workers: int | None, threads: int) -> None:
+    try:
+        if address is not None or "RAY_ADDRESS" in os.environ:
+            ray.init(address=address or "auto", log_to_driver=False)
+        else:
+            ray.init(log_to_driver=False, include_dashboard=False)
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        raise StorageError(f"The Ray cluster at '{address or 'this machine'}' cannot be reached: {error}.") from error

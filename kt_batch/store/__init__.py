@@ -1,0 +1,1 @@
+"""Places, files and commits: the only part of kt_batch that reads and writes libraries and runs."""

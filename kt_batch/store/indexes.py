@@ -1,0 +1,200 @@
+"""Where an index lies within its library, how its pieces are committed, and how it is opened.
+
+    index/<digest>/index.json         the commit of the index, written last
+    index/<digest>/tree.safetensors   index/<digest>/members.parquet
+    index/<digest>/build/             receipts and pieces of a build under way; removed when it is finished
+    index/shards/<sha256>             shared by later snapshots
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kt_batch.config import IndexConfig
+from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.store.library import Library
+from kt_batch.store.locations import Location
+from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.receipts import Receipt, parse_receipt
+
+INDEX_FORMAT = "kt-batch-index/1"
+
+
+class ShardRef(BaseModel):
+    """One shard, by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    bytes: int
+
+
+class IndexSummary(BaseModel):
+    """`index.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = INDEX_FORMAT
+    digest: str
+    config: IndexConfig
+    snapshot: str
+    layer: str
+    channels: int
+    patches: int
+    kept: int
+    leaves: int
+    tree_sha256: str
+    tree_bytes: int
+    shards: tuple[ShardRef, ...]
+    numerics: dict[str, str]
+
+
+def index_digest(config: IndexConfig, snapshot: str) -> str:
+    """The name of an index: its configuration and its library's snapshot, 16 hex digits."""
+    return hashlib.sha256(f"{config.digest()}:{snapshot}".encode()).hexdigest()[:16]
+
+
+def put_blob(location: Location, folder: str, data: bytes) -> tuple[str, int]:
+    """Store bytes as `folder/<sha256>`; returns (sha256, bytes). Already there means done."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    location.put_if_absent(f"{folder}/{sha256}", data)
+    return sha256, len(data)
+
+
+def put_file(location: Location, folder: str, path: Path) -> tuple[str, int]:
+    """Store a local file, which is not written to afterwards, as `folder/<sha256>`; returns (sha256, bytes)."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size = path.stat().st_size
+    location.put_content(f"{folder}/{sha256}", path)
+    return sha256, size
+
+
+def read_blob(location: Location, folder: str, sha256: str) -> bytes:
+    """The bytes of `folder/<sha256>`. Raises DamagedError when they are others."""
+    data = location.read_bytes(f"{folder}/{sha256}")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(f"'{folder}/{sha256}' at '{location.uri}' does not have the content its name says.")
+    return data
+
+
+def put_named_table(location: Location, name: str, table: pa.Table) -> None:
+    """Store a derived table, whose bytes follow from its content, under a plain name."""
+    with scratch_file(location, ".parquet") as path:
+        pq.write_table(table, path, compression="zstd", use_dictionary=False)
+        location.put_content(name, path)
+
+
+@contextmanager
+def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
+    """A path for a file on its way into `location`; gone afterwards."""
+    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read_build_receipts(build: Location) -> dict[str, Receipt]:
+    """Receipts of a build under way, by unit id."""
+    names = build.list("receipts")
+    receipts = (parse_receipt(build.read_bytes(name), name) for name in names)
+    return {receipt.unit: receipt for receipt in receipts}
+
+
+def remove_build(build: Location) -> None:
+    """Remove the pieces of a finished build; the receipts last, so that a killed removal leaves no half-known build."""
+    names = sorted(build.list(), key=lambda name: name.startswith("receipts/"))
+    for name in names:
+        build.delete(name)
+
+
+def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
+    """`index.json` of one index, or None when it is not finished."""
+    name = f"index/{digest}/index.json"
+    try:
+        return IndexSummary.model_validate_json(location.read_bytes(name))
+    except MissingError:
+        return None
+    except ValidationError as error:
+        raise DamagedError(f"'{name}' at '{location.uri}' is not of format {INDEX_FORMAT}.") from error
+
+
+def write_index_summary(location: Location, summary: IndexSummary) -> None:
+    """Commit an index."""
+    content: dict[str, Any] = summary.model_dump(mode="json")
+    data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+    location.put_if_absent(f"index/{summary.digest}/index.json", data)
+
+
+def find_index(library: Library, wanted: str | None) -> IndexSummary:
+    """The index of the library's present snapshot, or the one named by `wanted` (a digest or the head of one).
+
+    Raises MissingError when there is none, MismatchError when the library has changed since or several would do.
+    """
+    names = library.location.list("index")
+    digests = sorted({name.split("/")[1] for name in names if name.endswith("/index.json")})
+    summaries = [s for digest in digests if (s := read_index_summary(library.location, digest))]
+    place = library.location.uri
+    if wanted is not None:
+        found = [s for s in summaries if s.digest.startswith(wanted)]
+        if len(found) != 1:
+            raise MissingError(f"'{place}' has {len(found)} indexes '{wanted}'; it has {', '.join(digests) or 'none'}.")
+        return found[0]
+    if not summaries:
+        raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
+    current = [s for s in summaries if s.snapshot == library.snapshot]
+    if not current:
+        raise MismatchError(f"'{place}' has changed since it was indexed; run: kt-batch index {place}")
+    if len(current) > 1:
+        raise MismatchError(
+            f"'{place}' has {len(current)} indexes of its present state; choose with --index: "
+            f"{', '.join(s.digest for s in current)}."
+        )
+    return current[0]
+
+
+def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:
+    """A local file of one shard, for mapping: the file itself, or a copy staged into `cache`, by content.
+
+    One process of a node stages, the others wait for its lock. Raises DamagedError when size or hash are wrong.
+    """
+    name = f"index/shards/{shard.sha256}"
+    local = location.local_path(name)
+    if local is not None:
+        if location.size(name) != shard.bytes:
+            raise DamagedError(f"'{name}' at '{location.uri}' has {location.size(name)} bytes, not {shard.bytes}.")
+        return local
+    cache.mkdir(parents=True, exist_ok=True)
+    target = cache / shard.sha256
+    with (cache / f"{shard.sha256}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _stage(location, name, shard, target)
+    return target
+
+
+def _stage(location: Location, name: str, shard: ShardRef, target: Path) -> None:
+    partial = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
+    digest = hashlib.sha256()
+    try:
+        with location.open(name) as source, partial.open("wb") as copy:
+            while block := source.read(1 << 24):
+                digest.update(block)
+                copy.write(block)
+        if digest.hexdigest() != shard.sha256:
+            raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)

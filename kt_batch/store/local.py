@@ -1,0 +1,211 @@
+"""A location in a directory of this machine or of a shared file system.
+
+Every file is written beside its target under a name that is never listed, made durable, and then linked to its name.
+`link` refuses where something is; `rename` would replace it in silence, so of two writers both would believe they won.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
+from kt_batch.store.names import TEMP_PREFIX, Names, is_safe_name, safe_name
+
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+@dataclass(frozen=True)
+class LocalLocation:
+    """A directory; it is created by the first write. See `Location` for the methods."""
+
+    root: Path  # absolute
+
+    @property
+    def uri(self) -> str:
+        """file:///absolute/path."""
+        return self.root.as_uri()
+
+    def read_bytes(self, name: str) -> bytes:
+        """See `Location`."""
+        path = self._path(name)
+        with _reading(path):
+            return path.read_bytes()
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """See `Location`."""
+        if start < 0 or length < 0:
+            raise UsageError(
+                f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more"
+            )
+        path = self._path(name)
+        with _reading(path), path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def size(self, name: str) -> int:
+        """See `Location`."""
+        path = self._path(name)
+        with _reading(path):
+            status = path.stat()
+        if not path.is_file():
+            raise MissingError(f"nothing lies at {path}")
+        return status.st_size
+
+    def exists(self, name: str) -> bool:
+        """See `Location`."""
+        try:
+            self.size(name)
+        except MissingError:
+            return False
+        return True
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """See `Location`."""
+        target = self._writable_path(name)
+        with _writing(target), _temporary_beside(target) as temporary:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return _link(temporary, target)
+
+    def put_content(self, name: str, source: Path) -> None:
+        """See `Location`; a source from `scratch_directory` is linked, any other copied first."""
+        target = self._writable_path(name)
+        with _writing(target), _temporary_beside(target) as temporary:
+            if source.parent != self.root or not _linked(source, temporary):
+                shutil.copyfile(source, temporary)
+            _sync(temporary)
+            stored = _link(temporary, target)
+        if not stored and self.size(name) != source.stat().st_size:
+            raise DamagedError(
+                f"{target} holds {self.size(name)} bytes, but its content has {source.stat().st_size}; remove it"
+            )
+
+    def list(self, prefix: str = "") -> Names:
+        """See `Location`."""
+        top = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self.root
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, _ABSENT):
+                raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
+
+        found = [Path(folder, file) for folder, _, files in os.walk(top, onerror=refuse) for file in files]
+        return sorted(name for path in found if is_safe_name(name := path.relative_to(self.root).as_posix()))
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Location`."""
+        path = self._path(name)
+        with _reading(path):
+            return path.open("rb")
+
+    def local_path(self, name: str) -> Path | None:
+        """See `Location`."""
+        return self._path(name)
+
+    def delete(self, name: str) -> None:
+        """See `Location`."""
+        if not self._path(name).parent.is_dir():
+            return
+        target = self._writable_path(name)
+        with _writing(target):
+            target.unlink(missing_ok=True)
+            _sync(target.parent)
+
+    def free_bytes(self) -> int | None:
+        """Free bytes of the file system; of the nearest directory above when the location does not exist yet."""
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
+        with _reading(existing):
+            return shutil.disk_usage(existing).free
+
+    def scratch_directory(self) -> Path:
+        """See `Location`."""
+        with _writing(self.root):
+            _make_directory(self.root)
+        return self.root
+
+    def _path(self, name: str) -> Path:
+        return self.root / safe_name(name)
+
+    def _writable_path(self, name: str) -> Path:
+        """The target with an existing directory, which really lies below the root: no link leads out on the way."""
+        path = self._path(name)
+        with _writing(path):
+            root, folder = self.root.resolve(), path.parent.resolve()
+            if not folder.is_relative_to(root):
+                raise StorageError(f"cannot write {path}: {path.parent} is a link that leads out of {self.root}")
+            _make_directory(folder)
+        return folder / path.name
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _ABSENT as error:
+        raise MissingError(f"nothing lies at {path}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """A free name in the directory of `target`; whatever was written there is gone afterwards."""
+    path = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _linked(source: Path, temporary: Path) -> bool:
+    """A second name for `source`; False when it lies on another device."""
+    try:
+        os.link(source, temporary)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    """Give a durable file its name, durably; False when the name is taken."""
+    try:
+        os.link(temporary, target, follow_symlinks=False)
+        stored = True
+    except FileExistsError:
+        stored = False
+    _sync(target.parent)  # by the loser too, who is about to rely on the winner's name
+    return stored
+
+
+def _make_directory(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

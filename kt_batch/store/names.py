@@ -1,0 +1,65 @@
+"""Names of things within a location: relative posix paths that mean the same everywhere and lead nowhere else."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TypeAlias
+
+from kt_batch.errors import UsageError
+
+TEMP_PREFIX = ".tmp-"  # a file on its way; no name of a result may hold a component that begins so
+MAX_COMPONENT_BYTES = 255  # what common file systems hold
+
+Names: TypeAlias = list[str]  # for the locations, in which `list` is a method
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def safe_name(name: str) -> str:
+    """Return `name` unchanged when it is a relative posix path that stays below its location on any system.
+
+    Raises UsageError for an empty or absolute path, an empty component, `.` or `..`, a backslash or a drive letter
+    (both lead elsewhere on Windows), control characters, text that is not UTF-8, a component over 255 bytes, and for
+    `.tmp-...`.
+    """
+    fault = _fault(name)
+    if fault is not None:
+        raise UsageError(f"the name {name!r} {fault}; allowed is a relative path such as 'patches/part.parquet'")
+    return name
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether `safe_name` would accept `name`."""
+    return _fault(name) is None
+
+
+def _fault(name: str) -> str | None:
+    if not name:
+        return "is empty"
+    if name.startswith("/"):
+        return "is absolute"
+    if _DRIVE.match(name):
+        return "begins with a drive letter"
+    faults = (_component_fault(part) or _character_fault(part) for part in name.split("/"))
+    return next((fault for fault in faults if fault), None)
+
+
+def _character_fault(component: str) -> str | None:
+    categories = {unicodedata.category(character) for character in component}
+    if "Cs" in categories:
+        return "is not valid UTF-8"
+    if "Cc" in categories:
+        return "holds a control character"
+    return "holds a backslash" if "\\" in component else None
+
+
+def _component_fault(component: str) -> str | None:
+    if not component:
+        return "holds an empty component"
+    if component in (".", ".."):
+        return f"holds the component {component!r}"
+    if component.startswith(TEMP_PREFIX):
+        return f"holds a component that begins with {TEMP_PREFIX!r}, which is kept for files on their way"
+    size = len(component.encode(errors="surrogatepass"))
+    return f"holds a component of {size} bytes, over {MAX_COMPONENT_BYTES}" if size > MAX_COMPONENT_BYTES else None

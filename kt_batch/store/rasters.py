@@ -1,0 +1,290 @@
+"""Image files as samples: which reader for which bytes, what is refused, and where every fault becomes a reject.
+
+Three readers stand behind `read_raster`, chosen from the bytes alone and never from a name: imagecodecs for 16-bit PNG,
+tifffile for TIFF with more than 8 bits, Pillow for the rest (Pillow reads 16-bit RGB as 8-bit without a word). Each
+hands over the samples as they lie in the file; `images` makes colours of them, once for all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from tifffile import EXTRASAMPLE, PHOTOMETRIC
+
+from kt_batch.errors import Reason, RejectError
+
+MAX_PIXELS = 2**28
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # EPS, WMF and their like start interpreters
+
+# Pillow's limit guards Image.open in the whole process. It stays on, but as high as ours: `_check_pixels` decides.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+# tifffile logs each oddity of a file. What matters about a file comes back as its reject; who wants the rest, listens.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+# What decoders raise for bytes they do not like.
+_DECODER_ERRORS = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    AssertionError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+
+# Bytes that begin like this claim to be an image; if they cannot be decoded they are damaged, not something else.
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP"
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(#[^\n]*\s+)*-?\d",
+    re.DOTALL,
+)
+
+# Mode of Pillow -> the mode whose samples are taken.
+_TAKEN_AS = {
+    "1": "L", "L": "L", "LA": "LA", "La": "LA",
+    "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB",
+    "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "CMYK",
+}  # fmt: skip
+_CHANNELS = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "CMYK": 4}
+_WHITE_OF_DEEP_GREY = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I": 65535.0, "F": 1.0}
+
+_CHANNELS_OF_TIFF = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.SEPARATED: 4,
+}
+
+Samples: TypeAlias = NDArray[Any]  # of whatever type the file holds
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Samples as they lie in a file, with what is needed to read them as colours."""
+
+    samples: Samples  # (height, width, channels [+ alpha] [+ ignored])
+    channels: int  # colours: 1 grey, 3 RGB, 4 CMYK as amounts of ink
+    width: int  # of the file, before orientation; a JPEG may have been decoded smaller
+    height: int
+    white: float = 255.0  # the sample value that stands for 1
+    alpha: bool = False
+    premultiplied: bool = False
+    inverted: bool = False  # 0 is white
+    orientation: int = 1  # EXIF, 1..8
+    profile: bytes | None = None
+
+
+def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """(width, height) with the longer brought down to `long_side`, halves rounded up, none below 1; never enlarged."""
+    longer = max(width, height)
+    if longer <= long_side:
+        return width, height
+    shorter = max(1, (2 * min(width, height) * long_side + longer) // (2 * longer))
+    return (long_side, shorter) if width >= height else (shorter, long_side)
+
+
+def read_raster(data: bytes, long_side: int) -> Raster:
+    """The samples of the first image of a file; a JPEG may come back smaller, but no smaller than `long_side`.
+
+    Raises RejectError and nothing else: at this border whatever a decoder raises is given its reason.
+    """
+    if not data:
+        raise RejectError(Reason.EMPTY, "the file is empty: 0 bytes")
+    try:
+        # Warnings of the decoders speak of metadata that is not used, and of a pixel limit that is checked anyway.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _checked(_read(data, long_side))
+    except RejectError:
+        raise
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise RejectError(Reason.TOO_MANY_PIXELS, f"the image is over {MAX_PIXELS} pixels: {error}") from error
+    except _DECODER_ERRORS as error:
+        raise _rejection(data, error) from error
+
+
+def _rejection(data: bytes, error: Exception) -> RejectError:
+    if "too large" in str(error):  # Pillow on PNG chunks that inflate without end: a ValueError like any other
+        return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
+    if _SIGNATURE.match(data):
+        # "cannot identify" names an address in memory, and a reject reads the same in every run.
+        why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
+        return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
+    return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
+
+
+def _read(data: bytes, long_side: int) -> Raster:
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _read_tiff(data, long_side)
+    # IHDR is the first chunk of every PNG: length, name, width, height, bit depth.
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24] == 16:
+        return _read_deep_png(data)
+    return _read_with_pillow(data, long_side)
+
+
+def _checked(raster: Raster) -> Raster:
+    if 0 in raster.samples.shape or raster.samples.shape[2] < raster.channels + raster.alpha:
+        raise RejectError(Reason.TRUNCATED, f"the samples are {raster.samples.shape}, fewer than an image needs")
+    return raster
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise RejectError(
+            Reason.TOO_MANY_PIXELS, f"the file declares {width} x {height} pixels; allowed are {MAX_PIXELS} in all"
+        )
+
+
+def _read_with_pillow(data: bytes, long_side: int) -> Raster:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    _check_pixels(width, height)
+    kind = image.format
+    image.draft(None, fit(width, height, long_side))  # JPEG only: decoded at 1/2, 1/4 or 1/8, never below this
+    image.load()
+    samples, bands, white = _samples_of(image)
+    return Raster(
+        samples=samples.reshape(*samples.shape[:2], -1),
+        channels=_CHANNELS[bands],
+        width=width,
+        height=height,
+        white=white,
+        alpha=bands in ("LA", "RGBA"),
+        orientation=1 if kind == "TIFF" else _orientation(image.getexif),  # Pillow turns a TIFF while loading it
+        profile=_profile(image.info.get("icc_profile")),
+    )
+
+
+def _samples_of(image: Image.Image) -> tuple[Samples, str, float]:
+    """The samples, the bands they are (`L`, `LA`, `RGB`, `RGBA`, `CMYK`) and the value of white."""
+    if image.mode in _WHITE_OF_DEEP_GREY:
+        return np.asarray(image), "L", _WHITE_OF_DEEP_GREY[image.mode]
+    bands = _TAKEN_AS.get(image.mode)
+    if bands is None:
+        raise RejectError(Reason.UNSUPPORTED, f"samples of kind {image.mode} are not read; use RGB, grey or CMYK")
+    if image.has_transparency_data and bands in ("L", "RGB"):  # one colour, or entries of the palette
+        bands = "RGBA"
+    return np.asarray(image.convert(bands)), bands, 255.0
+
+
+def _read_deep_png(data: bytes) -> Raster:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as header:  # never loaded: only the chunks before the pixels
+        width, height = header.size
+        info = header.info
+    _check_pixels(width, height)
+    samples = imagecodecs.png_decode(data).reshape(height, width, -1)
+    return Raster(
+        samples=samples,
+        channels=1 if samples.shape[2] < 3 else 3,
+        width=width,
+        height=height,
+        white=65535.0,
+        alpha=samples.shape[2] in (2, 4),
+        orientation=_orientation(lambda: _parsed_exif(info.get("exif", b""))),
+        profile=_profile(info.get("icc_profile")),
+    )
+
+
+def _read_tiff(data: bytes, long_side: int) -> Raster:
+    with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as tiff:  # a microscope's format that reads every page
+        page = tiff.pages.first
+        _check_numbers_of_tiff(page)
+        _check_pixels(page.imagewidth, page.imagelength)
+        _check_pixels(page.tilewidth, page.tilelength)
+        _check_kind_of_tiff(page)
+        if page.bitspersample <= 8:
+            try:
+                return _read_with_pillow(data, long_side)
+            except UnidentifiedImageError:
+                pass  # a layout or a compression that only tifffile knows
+        return _read_tiff_page(page, len(data))
+
+
+def _check_numbers_of_tiff(page: tifffile.TiffPage) -> None:
+    """tifffile hands on a list where one number belongs, and a list times a number is a longer list, without end."""
+    for field in (
+        "imagewidth",
+        "imagelength",
+        "imagedepth",
+        "tilewidth",
+        "tilelength",
+        "samplesperpixel",
+        "bitspersample",
+    ):
+        if not isinstance(getattr(page, field), int):
+            raise RejectError(Reason.UNSUPPORTED, f"the TIFF has a list as its {field}; allowed is one number")
+
+
+def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
+    """Refuses what would otherwise come back as one plane of a measurement, or as the thumbnail of a raw file."""
+    if page.is_reduced:
+        raise RejectError(Reason.UNSUPPORTED, "the first image of the TIFF is a preview, as in camera raw files")
+    axes = max(len(page.shape), _declared_axes(page))
+    if page.imagedepth > 1 or axes > len(page.shape) + 1:
+        raise RejectError(Reason.UNSUPPORTED, f"the TIFF has {axes} axes; allowed are an image and a list of pages")
+
+
+def _declared_axes(page: tifffile.TiffPage) -> int:
+    """From the shape that writers of arrays put beside the first page: walking all pages could go on for ever."""
+    try:
+        return len(json.loads(page.description)["shape"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return 0  # an ordinary description
+
+
+def _read_tiff_page(page: tifffile.TiffPage, length: int) -> Raster:
+    photometric = PHOTOMETRIC(page.photometric)
+    channels = _CHANNELS_OF_TIFF.get(photometric, 0)
+    extra = page.samplesperpixel - channels
+    if channels == 0 or extra not in (0, 1) or page.dtype is None or page.dtype.kind not in "uf":
+        raise RejectError(
+            Reason.UNSUPPORTED,
+            f"the TIFF has {page.samplesperpixel} channels of {page.dtype} as {photometric.name}; "
+            "allowed are grey, RGB and CMYK with at most one more, unsigned or float",
+        )
+    if any(start + count > length for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
+        raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {length} bytes")
+    samples = page.asarray(maxworkers=1)
+    if page.axes.startswith("S"):  # planes one after the other
+        samples = np.moveaxis(samples, 0, -1)
+    kind_of_extra = page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
+    return Raster(
+        samples=samples.reshape(page.imagelength, page.imagewidth, -1),
+        channels=channels,
+        width=page.imagewidth,
+        height=page.imagelength,
+        white=1.0 if page.dtype.kind == "f" else float(2**page.bitspersample - 1),
+        alpha=extra == 1 and kind_of_extra != EXTRASAMPLE.UNSPECIFIED,
+        premultiplied=kind_of_extra == EXTRASAMPLE.ASSOCALPHA,
+        inverted=photometric == PHOTOMETRIC.MINISWHITE,
+        orientation=_orientation(lambda: {ExifTags.Base.Orientation: page.tags.valueof(ExifTags.Base.Orientation, 1)}),
+        profile=_profile(page.iccprofile),
+    )
+
+
+def _parsed_exif(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(block)
+    return exif
+
+
+def _orientation(read_tags: Callable[[], Mapping[int, object]]) -> int:
+    try:
+        value = read_tags().get(ExifTags.Base.Orientation, 1)
+    except _DECODER_ERRORS:
+        return 1  # a damaged EXIF block says nothing about the pixels, so the image is taken as it lies
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _profile(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None  # a TIFF may call numbers its profile

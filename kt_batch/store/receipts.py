@@ -1,0 +1,105 @@
+"""Receipts: what a unit committed. The object `receipts/<unit>.json` is the commit itself.
+
+A receipt is compact JSON. The names of its tables are not in it, for they follow from kind, unit and hash; so a receipt
+stays small and cannot point anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+
+from kt_batch.errors import DamagedError
+
+RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
+
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda value: round(value, 3))]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableRef(_Record):
+    """One part file: its kind is its directory, and its name holds its unit and the head of its SHA-256."""
+
+    kind: Kind
+    name: str
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Receipt(_Record):
+    """What one unit did, once and for all.
+
+    `outputs` is aligned with the unit's items: (SHA-256, bytes) of each output image, None for a rejected item; empty
+    when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` stand outside digests.
+    """
+
+    format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
+    unit: Hex16
+    attempt: Hex16
+    config_digest: Hex16
+    tables: tuple[TableRef, ...] = ()
+    outputs: tuple[tuple[Sha256, NonNegativeInt] | None, ...] = ()
+    rejects: NonNegativeInt = 0
+    images: NonNegativeInt = 0
+    patches: NonNegativeInt = 0
+    numerics: dict[str, str] = {}
+    timings: dict[str, Seconds] = {}
+
+    @model_validator(mode="after")
+    def _names_follow(self) -> Self:
+        for table in self.tables:
+            expected = table_name(table.kind, self.unit, table.sha256)
+            if table.name != expected:
+                raise ValueError(f"the table {table.name!r} of unit {self.unit} should be called {expected!r}")
+        return self
+
+    def to_json(self) -> bytes:
+        """Canonical bytes: sorted keys, no spaces, table names left out."""
+        content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse_receipt(data: bytes, name: str) -> Receipt:
+    """The receipt read from `name`, which ends in `<unit>.json`; DamagedError when it is none, or another unit's."""
+    try:
+        content = json.loads(data)
+        receipt = Receipt.model_validate(_with_names(content))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"{name} is not a receipt of the format {RECEIPT_FORMAT}: {_first_line(error)}") from error
+    if not name.endswith(f"{receipt.unit}.json"):
+        raise DamagedError(f"{name} is the receipt of another unit, {receipt.unit}")
+    return receipt
+
+
+def table_name(kind: str, unit: str, sha256: str) -> str:
+    """`<kind>/part-<unit>-<first 16 hex digits of the SHA-256>.parquet`."""
+    return f"{kind}/part-{unit}-{sha256[:16]}.parquet"
+
+
+def new_attempt() -> str:
+    """A random id, 16 hex digits, of one attempt at one unit: how a writer knows its own receipt again."""
+    return secrets.token_hex(8)
+
+
+def _with_names(content: Any) -> Any:
+    """Put the names back; a table that brings one of its own is overruled."""
+    unit = content["unit"]
+    named = [{**table, "name": table_name(table["kind"], unit, table["sha256"])} for table in content["tables"]]
+    return {**content, "tables": named}
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'receipt'}: {first['msg']}"
+    return f"{type(error).__name__}: {error}"

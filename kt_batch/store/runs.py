@@ -1,0 +1,137 @@
+"""A run on disk, for reading, and its summary `run.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from kt_batch.config import TranslateConfig
+from kt_batch.errors import MissingError
+from kt_batch.store.inputs import output_name
+from kt_batch.store.library import write_summary
+from kt_batch.store.locations import Location, open_location
+from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import Ledger, Unit
+
+RUN_FORMAT = "kt-batch-run/1"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Means over all first matches of a run; None where it has none."""
+
+    ncc_mean: float | None
+    certified_share: float | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output image: its name in the run, the input's URI, and where its provenance lies."""
+
+    name: str
+    uri: str
+    sha256: str
+    part: TableRef
+    row_group: int
+
+
+class Run:
+    """An opened run. What it holds is what its receipts say."""
+
+    def __init__(self, location: Location) -> None:
+        """Raises MissingError when nothing was ever planned there."""
+        self.location = location
+        self.ledger = Ledger(location)
+        found = self.ledger.config()
+        if found is None:
+            raise MissingError(f"'{location.uri}' is not a run: it has no plan.")
+        self.config = TranslateConfig.model_validate(found[0])
+
+    @classmethod
+    def open(cls, text: str) -> Run:
+        """From a path or s3:// URI."""
+        return cls(open_location(text))
+
+    @cached_property
+    def receipts(self) -> dict[str, Receipt]:
+        """Committed units, by unit id."""
+        return self.ledger.receipts()
+
+    @cached_property
+    def outputs(self) -> dict[str, Output]:
+        """All committed outputs, by name, sorted."""
+        found = []
+        for unit in self.ledger.units():
+            if unit.id in self.receipts:
+                found += _outputs(unit, self.receipts[unit.id], self.config.format)
+        return {output.name: output for output in sorted(found, key=lambda output: output.name)}
+
+    def parts(self, kind: str) -> list[TableRef]:
+        """The committed parts of one kind (`provenance`, `rejects`), by unit id."""
+        return [
+            table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind
+        ]
+
+
+def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
+    """Row groups of the unit's provenance part follow the items that were not rejected."""
+    done = [(item, output) for item, output in zip(unit.items, receipt.outputs, strict=True) if output]
+    part = next((table for table in receipt.tables if table.kind == "provenance"), None)
+    if part is None:
+        return []
+    return [
+        Output(output_name(item.name, image_format), item.uri, output[0], part, group)
+        for group, (item, output) in enumerate(done)
+    ]
+
+
+def provenance_of(run: Run, output: Output) -> Any:
+    """The provenance table of one output."""
+    with run.location.open(output.part.name) as source:
+        return pq.ParquetFile(source).read_row_group(output.row_group)
+
+
+def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfig, library: str) -> Totals:
+    """Write `run.json`, derived from plan, receipts and provenance alone."""
+    run = Run(location)
+    totals = _totals(run)
+    receipts = run.receipts.values()
+    write_summary(
+        location,
+        "run.json",
+        {
+            "format": RUN_FORMAT,
+            "config": config.model_dump(mode="json"),
+            "config_digest": config.digest(),
+            "library": library,
+            "snapshot": ledger.snapshot(),
+            "images": sum(r.images for r in receipts),
+            "patches": sum(r.patches for r in receipts),
+            "rejects": sum(r.rejects for r in receipts),
+            "ncc_mean": totals.ncc_mean,
+            "certified_share": totals.certified_share,
+            "outputs": {
+                output.name: {"uri": output.uri, "provenance": output.part.name, "row_group": output.row_group}
+                for output in run.outputs.values()
+            },
+        },
+    )
+    return totals
+
+
+def _totals(run: Run) -> Totals:
+    count, certified, ncc = 0, 0, 0.0
+    for part in run.parts("provenance"):
+        table = read_table(run.location, part, ["rank", "ncc", "certified"])
+        first = table["rank"].to_numpy() == 0
+        count += int(first.sum())
+        certified += int(np.count_nonzero(table["certified"].to_numpy()[first]))
+        ncc += float(table["ncc"].to_numpy()[first].astype(np.float64).sum())
+    if count == 0:
+        return Totals(None, None)
+    return Totals(round(ncc / count, 6), round(certified / count, 6))

@@ -1,0 +1,282 @@
+"""A location in a bucket of an S3-compatible object store. Importing this module imports s3fs: do it late.
+
+Commits are plain puts with `If-None-Match: *`: of several writers exactly one is told that it won. Completing a
+multipart upload ignores that condition on some stores: multipart is for `put_content` alone, whose names hold a hash.
+
+Credentials, region and profile come from where every S3 client looks for them, the address from AWS_ENDPOINT_URL. None
+of it appears in a message: errors name the location and the store's error code.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+import aiohttp
+import tenacity
+from botocore import exceptions as botocore_errors
+from s3fs import S3FileSystem
+
+from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.store.names import Names, is_safe_name, safe_name
+
+T = TypeVar("T")
+
+PART_BYTES = 16 << 20  # of a multipart upload; two parts are in memory at a time
+CONNECT_SECONDS = 5
+READ_SECONDS = 60
+
+_REFUSED = ("PreconditionFailed", "412")
+_BEYOND = ("InvalidRange", "416")
+# Answers that say "later": an overload, a fault of the store, or another conditional put of the name in progress.
+_OVERLOADED = ("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "503")
+_STUMBLED = ("InternalError", "RequestTimeout", "500", "502", "504")
+_TRANSIENT = (*_OVERLOADED, *_STUMBLED, "ConditionalRequestConflict")
+_CUT = (
+    ConnectionError,
+    TimeoutError,
+    aiohttp.ClientPayloadError,
+    botocore_errors.ConnectionError,
+    botocore_errors.ConnectionClosedError,
+    botocore_errors.ReadTimeoutError,
+    botocore_errors.IncompleteReadError,
+    botocore_errors.ResponseStreamingError,
+)
+_FAILURES = (OSError, botocore_errors.BotoCoreError, botocore_errors.ClientError, aiohttp.ClientError)
+
+
+@dataclass(frozen=True)
+class S3Location:
+    """A prefix of a bucket, or the whole bucket when the prefix is empty. See `Location` for the methods."""
+
+    bucket: str
+    prefix: str  # no slash at either end
+
+    @property
+    def uri(self) -> str:
+        """s3://bucket/prefix."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+    def read_bytes(self, name: str) -> bytes:
+        """See `Location`."""
+        path = f"{self.bucket}/{self._key(name)}"
+        with self._explained(name):
+            return cast(bytes, _attempt(lambda fs: fs.cat_file(path, max_concurrency=1)))
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """See `Location`."""
+        if start < 0 or length < 0:
+            raise UsageError(
+                f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more"
+            )
+        if length == 0:
+            return b""
+        path = f"{self.bucket}/{self._key(name)}"
+        try:
+            with self._explained(name):
+                return cast(
+                    bytes,
+                    _attempt(lambda fs: fs.cat_file(path, start=start, end=start + length)),
+                )
+        except StorageError as error:
+            if error_code(error.__cause__) in _BEYOND:
+                return b""
+            raise
+
+    def size(self, name: str) -> int:
+        """See `Location`."""
+        with self._explained(name):
+            return int(self._call("head_object", Key=self._key(name))["ContentLength"])
+
+    def exists(self, name: str) -> bool:
+        """See `Location`."""
+        try:
+            self.size(name)
+        except MissingError:
+            return False
+        return True
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """See `Location`."""
+        try:
+            with self._explained(name):
+                self._call("put_object", Key=self._key(name), Body=data, IfNoneMatch="*")
+        except StorageError as error:
+            if error_code(error.__cause__) in _REFUSED:
+                return False
+            raise
+        return True
+
+    def put_content(self, name: str, source: Path) -> None:
+        """See `Location`; content of another size under the name is replaced."""
+        path = f"{self.bucket}/{self._key(name)}"
+        with suppress(MissingError):
+            if self.size(name) == source.stat().st_size:
+                return
+        with self._explained(name):
+            _attempt(lambda fs: fs.put_file(str(source), path, chunksize=PART_BYTES, max_concurrency=2))
+
+    def list(self, prefix: str = "") -> Names:
+        """See `Location`."""
+        below = f"{self.prefix}/" if self.prefix else ""
+        folder = prefix.rstrip("/")
+        start = f"{below}{safe_name(folder)}/" if folder else below
+        keys = [key[len(below) :] for key in self._keys(start)]
+        return sorted(name for name in keys if is_safe_name(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """See `Location`."""
+        return cast(BinaryIO, RangeReader(self, name))
+
+    def local_path(self, name: str) -> Path | None:
+        """None: an object is no file."""
+        safe_name(name)
+        return None
+
+    def delete(self, name: str) -> None:
+        """See `Location`."""
+        with self._explained(name):
+            self._call("delete_object", Key=self._key(name))
+
+    def free_bytes(self) -> int | None:
+        """None: a bucket has no end."""
+        return None
+
+    def scratch_directory(self) -> Path:
+        """The machine's directory for temporary files."""
+        return Path(tempfile.gettempdir())
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{safe_name(name)}" if self.prefix else safe_name(name)
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        return _attempt(lambda fs: fs.call_s3(method, Bucket=self.bucket, **arguments))
+
+    def _keys(self, start: str) -> Iterator[str]:
+        page: dict[str, Any] = {"NextContinuationToken": None}
+        while "NextContinuationToken" in page:
+            token = page["NextContinuationToken"]
+            following = {"ContinuationToken": token} if token else {}
+            with self._explained(start):
+                page = self._call("list_objects_v2", Prefix=start, **following)
+            yield from (entry["Key"] for entry in page.get("Contents", ()))
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Every failure of the store as one sentence. Only the cause keeps the client's words, for a traceback."""
+        try:
+            yield
+        except _FAILURES as error:
+            if error_code(error) == "NoSuchBucket":
+                raise self._no_bucket() from error
+            if isinstance(error, FileNotFoundError):
+                self._require_bucket()
+                raise MissingError(f"nothing lies at {self.uri}/{name}") from error
+            raise StorageError(f"cannot use {self.uri}/{name}: {_reason(error)}") from error
+
+    def _require_bucket(self) -> None:
+        """Tell a missing bucket from a missing object, which a HEAD answers alike."""
+        try:
+            self._call("head_bucket")
+        except FileNotFoundError as error:
+            raise self._no_bucket() from error
+        except PermissionError:  # some may read objects, yet not ask about their bucket
+            return
+
+    def _no_bucket(self) -> StorageError:
+        return StorageError(f"there is no bucket {self.bucket!r}, named by {self.uri}; create it first")
+
+
+class RangeReader(io.RawIOBase):
+    """A seekable reader of one object; each read is one ranged request, so a Parquet footer costs only itself."""
+
+    def __init__(self, location: S3Location, name: str) -> None:
+        super().__init__()
+        self._location, self._name = location, name
+        self._size, self._position = location.size(name), 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; returns the new position in bytes."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}; allowed is 0 and more")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`, less only at the end; returns the bytes read."""
+        wanted = min(len(buffer), max(self._size - self._position, 0))
+        data = self._location.read_range(self._name, self._position, wanted)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether asking again may help: a cut or silent connection, an overloaded or stumbling store; nothing else."""
+    code = error_code(error)
+    if code is not None:
+        return code in _TRANSIENT
+    return isinstance(error, _CUT) and not isinstance(error, botocore_errors.SSLError)
+
+
+def error_code(error: BaseException | None) -> str | None:
+    """The store's error code, such as NoSuchKey; None when the store never answered."""
+    for candidate in (error, getattr(error, "__cause__", None)):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", "nothing known"))
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    code = error_code(error)
+    if isinstance(error, PermissionError):
+        return f"access was denied ({code})"
+    return f"the store answered {code}" if code else f"the request failed with {type(error).__name__}"
+
+
+_retrying = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(is_transient),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+    stop=tenacity.stop_after_attempt(5),
+    reraise=True,
+)
+
+
+def _attempt(operation: Callable[[S3FileSystem], T]) -> T:
+    return _retrying(lambda: operation(_filesystem()))
+
+
+def _filesystem() -> S3FileSystem:
+    """The client of this process; fsspec keeps one per process and address."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "max_pool_connections": 32,
+        "retries": {"mode": "standard", "total_max_attempts": 3},  # of each part of an upload; the rest is `_retrying`
+    }
+    if endpoint:  # a store under an address of its own rarely has a host name per bucket
+        config["s3"] = {"addressing_style": "path"}
+    fs = S3FileSystem(endpoint_url=endpoint, config_kwargs=config, use_listings_cache=False)
+    fs.retries = 1
+    return fs

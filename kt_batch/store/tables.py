@@ -1,0 +1,138 @@
+"""Parquet parts: written under names that hold their own hash, and checked when read.
+
+Bytes depend on the table and its row groups alone. `vector` stays uncompressed and plain, so that reading it is a copy;
+all else is zstd.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kt_batch.errors import DamagedError, StorageError, UsageError
+from kt_batch.store.locations import Location
+from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.receipts import TableRef, table_name
+
+RAW_COLUMN = "vector"
+SMALL_BYTES = 16  # a value up to this width gets statistics, so that a reader can skip row groups
+
+
+def commit_table(
+    location: Location, kind: str, unit: str, table: pa.Table, row_groups: Sequence[int] | None = None
+) -> TableRef:
+    """Write `table` as one part of `unit` and return what a receipt says of it.
+
+    `row_groups` are the rows of each row group in order, zeros included, and must add up to the table (UsageError);
+    None makes one group. The encoded table is streamed through a file and never held in memory.
+    """
+    groups = [table.num_rows] if row_groups is None else list(row_groups)
+    if min(groups, default=0) < 0 or sum(groups) != table.num_rows:
+        raise UsageError(f"row groups of {groups} rows do not add up to the table's {table.num_rows}, kind {kind!r}")
+    with _scratch_file(location) as path:
+        _write(table, groups, path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        name = table_name(kind, unit, sha256)
+        ref = TableRef(kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256)
+        location.put_content(name, path)
+    return ref
+
+
+def read_table(
+    location: Location, ref: TableRef, columns: Sequence[str] | None = None, *, verify: bool = False
+) -> pa.Table:
+    """Read a part, or some of its columns in the given order.
+
+    Its size is always checked, its SHA-256 with `verify` (which reads all of it). Raises MissingError, DamagedError, or
+    UsageError for a column it does not have.
+    """
+    size = location.size(ref.name)
+    if size != ref.bytes:
+        raise DamagedError(f"{location.uri}/{ref.name} has {size} bytes, but its receipt says {ref.bytes}")
+    if verify:
+        _verify(location, ref)
+    path = location.local_path(ref.name)
+    try:
+        with pa.memory_map(str(path)) if path else location.open(ref.name) as source:
+            file = pq.ParquetFile(source, pre_buffer=path is None)
+            table = file.read(_known(columns, file.schema_arrow.names, ref.name))
+    except pa.ArrowInvalid as error:
+        raise DamagedError(f"{location.uri}/{ref.name} is not readable as Parquet: {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {location.uri}/{ref.name}: {error}") from error
+    if table.num_rows != ref.rows:
+        raise DamagedError(f"{location.uri}/{ref.name} has {table.num_rows} rows, but its receipt says {ref.rows}")
+    return table if columns is None else table.select(list(columns))
+
+
+def _verify(location: Location, ref: TableRef) -> None:
+    with location.open(ref.name) as file:
+        found = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+    if found != ref.sha256:
+        raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {found}, but its receipt says {ref.sha256}")
+
+
+def _known(columns: Sequence[str] | None, present: Sequence[str], name: str) -> list[str] | None:
+    if columns is None:
+        return None
+    unknown = [column for column in columns if column not in present]
+    if unknown:
+        raise UsageError(f"{name} has no column {unknown[0]!r}; it has {', '.join(present)}")
+    return list(columns)
+
+
+@contextmanager
+def _scratch_file(location: Location) -> Iterator[Path]:
+    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}.parquet"
+    try:
+        yield path
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:
+    leaves = dict(leaf for field in table.schema for leaf in _leaves(field.name, field.type))
+    with pq.ParquetWriter(
+        path,
+        table.schema,
+        compression={column: "none" if column == RAW_COLUMN else "zstd" for column in leaves},
+        use_dictionary=[column for column, type_ in leaves.items() if column != RAW_COLUMN and _repeats(type_)],
+        write_statistics=[column for column, type_ in leaves.items() if column != RAW_COLUMN and _is_small(type_)],
+    ) as writer:
+        start = 0
+        for rows in groups:
+            writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
+            start += rows
+
+
+def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns that Parquet makes of an Arrow column, under Parquet's names for them."""
+    if pa.types.is_list(type_):
+        yield from _leaves(f"{path}.list.element", type_.value_type)
+    elif pa.types.is_struct(type_):
+        for child in type_:
+            yield from _leaves(f"{path}.{child.name}", child.type)
+    else:
+        yield path, type_
+
+
+def _is_small(type_: pa.DataType) -> bool:
+    if pa.types.is_fixed_size_binary(type_):
+        return bool(type_.byte_width <= SMALL_BYTES)
+    return not (pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+
+def _repeats(type_: pa.DataType) -> bool:
+    """Whether values come back within a part: text, image ids, coordinates; not patch ids, vectors and previews."""
+    return _is_small(type_) and not (pa.types.is_fixed_size_binary(type_) and type_.byte_width > 8)

@@ -1,0 +1,290 @@
+"""Units of work: how items are divided, what is planned, and what is committed.
+
+A plan is a sequence of files, each put-if-absent under the next number. Whoever loses a number reads the winner's file
+and plans only what is still missing, so any number of drivers end with the same units, and no unit ever changes. An
+item is the same item wherever it is listed from: its key is (image id, name).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.store.locations import Location
+from kt_batch.store.receipts import Receipt, parse_receipt
+
+PLAN_FORMAT = "kt-batch-plan/1"
+READERS = 16  # receipts read at a time; they are small and far away
+
+_IMAGE_ID = re.compile(r"[0-9a-f]{16}")
+_PLAN_NAME = re.compile(r"plan/\d{6}\.parquet")
+_RECEIPT_NAME = re.compile(r"receipts/([0-9a-f]{16})\.json")
+_PLAN_SCHEMA = pa.schema(
+    [("unit", pa.binary(8)), ("image_id", pa.binary(8)), ("uri", pa.string()), ("name", pa.string())]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input: `image_id` is 16 hex digits, `uri` where it was listed, `name` what its output is called after."""
+
+    image_id: str
+    uri: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Items that are done, retried and committed as one; `id` is 16 hex digits that follow from them."""
+
+    id: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One plan file."""
+
+    units: tuple[Unit, ...]
+    config: dict[str, Any]
+    config_digest: str
+
+
+def make_units(items: Iterable[Item], unit_size: int) -> list[Unit]:
+    """Divide items into units of at most `unit_size`, whatever order they come in.
+
+    Items are sorted by (image id, name, uri). All names of one image share a unit, which only then may be larger. An
+    item listed twice, from two URIs, counts once. Raises UsageError for a size under 1 or an image id that is none.
+    """
+    if unit_size < 1:
+        raise UsageError(f"a unit size of {unit_size} is not possible; allowed is 1 and more")
+    ordered = sorted(items, key=lambda item: (item.image_id, item.name, item.uri))
+    units: list[Unit] = []
+    batch: list[Item] = []
+    for image_id, same_image in groupby(ordered, key=lambda item: item.image_id):
+        if not _IMAGE_ID.fullmatch(image_id):
+            raise UsageError(f"the image id {image_id!r} is none; allowed are 16 hex digits in lower case")
+        group = [next(same_name) for _, same_name in groupby(same_image, key=lambda item: item.name)]
+        if batch and len(batch) + len(group) > unit_size:
+            units.append(_unit(batch))
+            batch = []
+        batch += group
+    return [*units, _unit(batch)] if batch else units
+
+
+def owners(units: Iterable[Unit]) -> dict[str, str]:
+    """For each image id the first unit, in plan order, that holds it.
+
+    An image that turns up under another name after it was planned stands in two units. Its patches belong to the owner.
+    """
+    first: dict[str, str] = {}
+    for unit in units:
+        for item in unit.items:
+            first.setdefault(item.image_id, unit.id)
+    return first
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Parquet bytes that depend on the plan alone."""
+    rows = [(unit.id, item) for unit in plan.units for item in unit.items]
+    columns = [
+        [bytes.fromhex(unit) for unit, _ in rows],
+        [bytes.fromhex(item.image_id) for _, item in rows],
+        [item.uri for _, item in rows],
+        [item.name for _, item in rows],
+    ]
+    sink = pa.BufferOutputStream()
+    options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
+    with pq.ParquetWriter(sink, _PLAN_SCHEMA, **options) as writer:
+        writer.write_table(pa.table(columns, schema=_PLAN_SCHEMA))
+        writer.add_key_value_metadata(
+            {"format": PLAN_FORMAT, "config": _canonical(plan.config), "config_digest": plan.config_digest}
+        )
+    return bytes(sink.getvalue())
+
+
+def decode_plan(data: bytes, name: str) -> Plan:
+    """The plan read from `name`; DamagedError when it is none, or when a unit's id does not follow from its items."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+        if metadata.get("format") != PLAN_FORMAT:
+            raise DamagedError(f"{name} has the format {metadata.get('format')!r}; allowed is {PLAN_FORMAT!r}")
+        columns = file.read(_PLAN_SCHEMA.names).cast(_PLAN_SCHEMA).to_pydict()
+        units = tuple(_checked_units(zip(*(columns[column] for column in _PLAN_SCHEMA.names), strict=True), name))
+        return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DamagedError(f"{name} is not a readable plan: {error}") from error
+
+
+class Ledger:
+    """The plan and the receipts of one library or run.
+
+    What has been read is kept, since neither ever changes; what others add is seen at the next call. Any method may
+    raise StorageError, and DamagedError for a plan or receipt that is not what its name says.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._plans: list[Plan] = []
+        self._receipts: dict[str, Receipt] = {}
+
+    def plan(self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str) -> list[Unit]:
+        """Plan every item that is not planned yet, and return all units, old and new, in plan order.
+
+        `config` is JSON-able. Raises MismatchError when the units were planned with another configuration.
+        """
+        self._read_plans()
+        while True:
+            self._require_config(config, config_digest)
+            units = make_units(self._unplanned(items), unit_size)
+            if not units:
+                return self._units()
+            number = len(self._plans)
+            self._location.put_if_absent(
+                _plan_name(number), encode_plan(Plan(tuple(units), dict(config), config_digest))
+            )
+            self._plans.append(self._read_plan(number))  # ours or the winner's; the rest is the next round's work
+
+    def units(self) -> list[Unit]:
+        """All units planned so far, in plan order."""
+        self._read_plans()
+        return self._units()
+
+    def config(self) -> tuple[dict[str, Any], str] | None:
+        """The configuration everything here was planned with, and its digest; None before the first plan."""
+        self._read_plans()
+        return (self._plans[0].config, self._plans[0].config_digest) if self._plans else None
+
+    def receipts(self) -> dict[str, Receipt]:
+        """Unit id -> receipt of every committed unit, in plan order. Receipts of units in no plan are ignored."""
+        units = self.units()
+        names = map(_RECEIPT_NAME.fullmatch, self._location.list("receipts"))
+        committed = {match[1] for match in names if match}
+        new = [unit for unit in units if unit.id in committed and unit.id not in self._receipts]
+        with ThreadPoolExecutor(READERS) as pool:
+            self._receipts.update(zip((unit.id for unit in new), pool.map(self._checked_receipt, new), strict=True))
+        return {unit.id: self._receipts[unit.id] for unit in units if unit.id in committed}
+
+    def pending(self) -> list[Unit]:
+        """The units without a receipt, in plan order."""
+        done = self.receipts()
+        return [unit for unit in self._units() if unit.id not in done]
+
+    def commit(self, receipt: Receipt) -> Receipt:
+        """Commit a unit and return the receipt that counts: this one, or that of whoever was first.
+
+        With one's own attempt id in it the commit is one's own, also when the store's reply to it was lost.
+        """
+        name = _receipt_name(receipt.unit)
+        try:
+            if self._location.put_if_absent(name, receipt.to_json()):
+                return receipt
+        except StorageError:
+            if not self._location.exists(name):
+                raise
+        return self._read_receipt(receipt.unit)
+
+    def snapshot(self) -> str:
+        """16 hex digits over what is committed: units, tables and outputs by content.
+
+        The order of completion, attempts and timings do not matter to it.
+        """
+        digest = hashlib.sha256()
+        for unit, receipt in sorted(self.receipts().items()):
+            tables = sorted((table.kind, table.sha256) for table in receipt.tables)
+            outputs = [output and output[0] for output in receipt.outputs]
+            digest.update(_canonical([unit, tables, outputs]).encode())
+        return digest.hexdigest()[:16]
+
+    def _units(self) -> list[Unit]:
+        return [unit for plan in self._plans for unit in plan.units]
+
+    def _unplanned(self, items: Sequence[Item]) -> list[Item]:
+        planned = {(item.image_id, item.name) for unit in self._units() for item in unit.items}
+        return [item for item in items if (item.image_id, item.name) not in planned]
+
+    def _read_plans(self) -> None:
+        names = [name for name in self._location.list("plan") if _PLAN_NAME.fullmatch(name)]
+        for number, name in enumerate(names):
+            if name != _plan_name(number):
+                raise DamagedError(
+                    f"{self._location.uri} holds {name}, but not {_plan_name(number)}, which came before"
+                )
+        self._plans += [self._read_plan(number) for number in range(len(self._plans), len(names))]
+
+    def _read_plan(self, number: int) -> Plan:
+        name = _plan_name(number)
+        return decode_plan(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+
+    def _read_receipt(self, unit: str) -> Receipt:
+        name = _receipt_name(unit)
+        return parse_receipt(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+
+    def _checked_receipt(self, unit: Unit) -> Receipt:
+        receipt = self._read_receipt(unit.id)
+        place = f"{self._location.uri}/{_receipt_name(unit.id)}"
+        if receipt.config_digest != self._plans[0].config_digest:
+            planned = self._plans[0].config_digest
+            raise DamagedError(f"{place} has the config digest {receipt.config_digest}, but its plan has {planned}")
+        if receipt.outputs and len(receipt.outputs) != len(unit.items):
+            raise DamagedError(f"{place} has {len(receipt.outputs)} outputs, but its unit has {len(unit.items)} items")
+        return receipt
+
+    def _require_config(self, config: Mapping[str, Any], config_digest: str) -> None:
+        for plan in self._plans:
+            if plan.config_digest != config_digest:
+                raise MismatchError(
+                    f"{self._location.uri} was planned with the config digest {plan.config_digest}, this job has "
+                    f"{config_digest}; they differ in {_differences(plan.config, config)}"
+                )
+
+
+def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str]], name: str) -> Iterator[Unit]:
+    for unit_id, members in groupby(rows, key=lambda row: row[0]):
+        unit = _unit([Item(image_id.hex(), uri, path) for _, image_id, uri, path in members])
+        if unit.id != unit_id.hex():
+            raise DamagedError(f"{name} holds a unit {unit_id.hex()} whose items make {unit.id}")
+        yield unit
+
+
+def _unit(items: Sequence[Item]) -> Unit:
+    content = _canonical([[item.image_id, item.name, item.uri] for item in items])
+    return Unit(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(items))
+
+
+def _plan_name(number: int) -> str:
+    return f"plan/{number:06d}.parquet"
+
+
+def _receipt_name(unit: str) -> str:
+    return f"receipts/{unit}.json"
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    there, here = _flat(theirs), _flat(ours)
+    options = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    sides = (f"{key} ({there.get(key, 'unset')} there, {here.get(key, 'unset')} here)" for key in options)
+    return ", ".join(sides) or "no option that they name"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted option -> its JSON text."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _canonical(value)}
+    return flat

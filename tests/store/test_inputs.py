@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from kt_batch.errors import Reason, RejectError, StorageError, UsageError
+from kt_batch.store import inputs
+from kt_batch.store.inputs import Input, list_inputs, output_name, read_input
+from kt_batch.store.names import is_safe_name
+from tests.hostile import make_corpus
+
+
+def plant(root: Path, *names: str) -> None:
+    """Files that hold their own name."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode(errors="surrogateescape"))
+
+
+def names_of(*arguments: Path | str) -> list[str]:
+    return [item.name for item in list_inputs([str(argument) for argument in arguments])]
+
+
+# ---- one argument
+
+
+def test_a_file_goes_by_its_own_name_whatever_its_suffix(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/scan.dat")
+    path = tmp_path / "photos/scan.dat"
+    assert list_inputs([str(path)]) == [Input(uri=str(path), name="scan.dat")]
+
+
+def test_a_directory_is_searched_for_images_with_names_relative_to_it(tmp_path: Path) -> None:
+    plant(tmp_path, "b.JPG", "a/c.png", "a/deep/er/d.tiff", "notes.txt", "a/movie.mp4", "jpg")
+    assert list_inputs([str(tmp_path)]) == [
+        Input(f"{tmp_path}/a/c.png", "a/c.png"),
+        Input(f"{tmp_path}/a/deep/er/d.tiff", "a/deep/er/d.tiff"),
+        Input(f"{tmp_path}/b.JPG", "b.JPG"),
+    ]
+
+
+def test_hidden_files_and_directories_are_left_out_unless_named(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "._a.jpg")
+    assert names_of(tmp_path) == ["a.jpg"]
+    assert names_of(tmp_path / ".cache") == ["c.jpg"]
+    assert names_of(tmp_path / ".b.jpg") == [".b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.jpg", ["a.jpg", "b.jpg"]),
+        ("?.png", ["c.png"]),
+        ("[ab].jpg", ["a.jpg", "b.jpg"]),
+        ("[!a].jpg", ["b.jpg"]),
+        ("*", ["a.jpg", "b.jpg", "c.png"]),  # notes.txt is no image, and `*` does not cross a slash
+        ("**/*.jpg", ["a.jpg", "b.jpg", "x/a.jpg", "x/y/a.jpg"]),
+        ("**", ["a.jpg", "b.jpg", "c.png", "x/a.jpg", "x/y/a.jpg"]),
+        ("*/a.jpg", ["x/a.jpg"]),
+        ("x/**/a.jpg", ["a.jpg", "y/a.jpg"]),  # relative to x, the part before the pattern
+        ("x/*", ["a.jpg"]),
+    ],
+)
+def test_patterns_name_files_relative_to_what_stands_before_them(
+    tmp_path: Path, pattern: str, expected: list[str]
+) -> None:
+    plant(tmp_path, "a.jpg", "b.jpg", "c.png", "notes.txt", "x/a.jpg", "x/y/a.jpg", ".h/a.jpg")
+    assert names_of(f"{tmp_path}/{pattern}") == expected
+
+
+def test_a_path_that_exists_is_that_path_and_no_pattern(tmp_path: Path) -> None:
+    plant(tmp_path, "[ab].jpg", "a.jpg", "2024*/c.jpg", "2024-05/d.jpg")
+    assert names_of(tmp_path / "[ab].jpg") == ["[ab].jpg"]
+    assert names_of(tmp_path / "2024*") == ["c.jpg"]
+
+
+def test_relative_arguments_give_absolute_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path, "photos/a.jpg", "-rf.jpg")
+    monkeypatch.chdir(tmp_path / "photos")
+    expected = [Input(f"{tmp_path}/photos/a.jpg", "a.jpg")]
+    for argument in (".", "a.jpg", "*.jpg", "../photos", "../photos/*.jpg", "./a.jpg", f"{tmp_path}/photos/"):
+        assert list_inputs([argument]) == expected
+    assert names_of("../-rf.jpg") == ["-rf.jpg"]
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    plant(tmp_path, "two words/a.jpg")
+    expected = [Input(f"{tmp_path}/two words/a.jpg", "a.jpg")]
+    assert list_inputs([(tmp_path / "two words").as_uri()]) == expected
+    assert list_inputs([f"file://localhost{tmp_path}/two%20words/a.jpg"]) == expected
+    with pytest.raises(UsageError, match="on another machine"):
+        list_inputs(["file://server/photos"])
+
+
+# ---- several arguments
+
+
+def test_several_arguments_go_under_their_own_names(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/a.jpg", "more/a.jpg", "single.jpg")
+    assert names_of(tmp_path / "photos", f"{tmp_path}/more/*", tmp_path / "single.jpg") == [
+        "more/a.jpg",
+        "photos/a.jpg",
+        "single.jpg",
+    ]
+
+
+def test_equal_names_are_numbered_the_same_for_any_order_of_the_arguments(tmp_path: Path) -> None:
+    plant(tmp_path, "x/photos/a.jpg", "y/photos/a.jpg", "z/photos-2/a.jpg", "x/a.jpg", "y/a.jpg")
+    arguments = [f"{tmp_path}/{path}" for path in ("x/photos", "y/photos", "z/photos-2", "x/a.jpg", "y/a.jpg")]
+    expected = {
+        "photos/a.jpg": "x/photos/a.jpg",
+        "photos-2/a.jpg": "y/photos/a.jpg",
+        "photos-2-2/a.jpg": "z/photos-2/a.jpg",
+        "a.jpg": "x/a.jpg",
+        "a-2.jpg": "y/a.jpg",
+    }
+    for order in permutations(arguments):
+        found = {item.name: item.uri for item in list_inputs(order)}
+        assert found == {name: f"{tmp_path}/{path}" for name, path in expected.items()}
+
+
+def test_what_is_named_twice_is_listed_once(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/a.jpg", "photos/b.jpg")
+    photos = tmp_path / "photos"
+    assert names_of(photos, photos) == names_of(photos, f"{photos}/", f"{photos}/*.jpg") == ["a.jpg", "b.jpg"]
+    assert names_of(photos / "a.jpg", photos) == names_of(photos, photos / "a.jpg") == ["photos/a.jpg", "photos/b.jpg"]
+    assert names_of(photos / "a.jpg", photos / "a.jpg") == ["a.jpg"]
+
+
+def test_files_of_one_directory_keep_their_names_as_a_shell_lists_them(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg", "b.jpg")
+    assert names_of(tmp_path / "a.jpg", tmp_path / "b.jpg") == ["a.jpg", "b.jpg"]
+
+
+# ---- links, and what is no file
+
+
+def test_links_to_files_and_directories_are_followed_and_cycles_end(tmp_path: Path) -> None:
+    plant(tmp_path, "album/a.jpg", "elsewhere/b.jpg")
+    album = tmp_path / "album"
+    (album / "linked.jpg").symlink_to(tmp_path / "elsewhere/b.jpg")
+    (album / "more").symlink_to(tmp_path / "elsewhere")
+    (album / "up").symlink_to(album)
+    (tmp_path / "elsewhere/back").symlink_to(album)
+    assert names_of(album) == ["a.jpg", "linked.jpg", "more/b.jpg"]
+
+
+def test_a_directory_is_listed_under_its_own_path_rather_than_under_a_link_to_it(tmp_path: Path) -> None:
+    plant(tmp_path, "real/a.jpg")
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    assert names_of(tmp_path) == ["real/a.jpg"]
+
+
+def test_a_link_to_nothing_and_a_pipe_become_rejects_and_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = list_inputs([str(tmp_path)])
+    assert [item.name for item in found] == ["gone.jpg", "pipe.jpg"]
+    assert [reason_for(item.uri) for item in found] == [Reason.UNREADABLE] * 2
+    with pytest.raises(UsageError, match="neither a file nor a directory"):
+        list_inputs([str(tmp_path / "pipe.jpg")])
+
+
+def test_a_directory_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path, "photos/a.jpg")
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is denied
+    with pytest.raises(StorageError, match=r"cannot list the directory '.*photos': Permission denied"):
+        list_inputs([str(tmp_path / "photos")])
+
+
+# ---- nothing to do
+
+
+@pytest.mark.parametrize("argument", ["missing.jpg", "missing/*.jpg", "a\0b.jpg", "http://example.org/a.jpg"])
+def test_an_argument_that_does_not_exist_is_named(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="does not exist") as caught:
+        list_inputs([argument])
+    assert repr(argument) in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["", "*.png", "**/*.jpg"])
+def test_a_place_without_images_is_named(argument: str, tmp_path: Path) -> None:
+    plant(tmp_path, "notes.txt")
+    with pytest.raises(UsageError, match="holds no images") as caught:
+        list_inputs([f"{tmp_path}/{argument}"])
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_no_argument_and_an_empty_one_are_refused() -> None:
+    with pytest.raises(UsageError, match="no images were given"):
+        list_inputs([])
+    with pytest.raises(UsageError, match="an argument is empty"):
+        list_inputs([""])
+
+
+# ---- names
+
+
+def test_every_name_of_the_hostile_corpus_is_listed_and_stays_inside(tmp_path: Path) -> None:
+    cases = make_corpus(tmp_path)
+    for case in cases:
+        (item,) = list_inputs([str(tmp_path / case.name)])
+        assert Path(item.uri) == tmp_path / case.name
+        assert item.name == case.name.replace("\n", "%0A")
+        assert is_safe_name(output_name(item.name, "png"))
+    suffixes = {Path(name).suffix for name in names_of(tmp_path)}
+    assert suffixes >= {".jpg", ".png", ".tif", ".mpo"}
+    assert not suffixes & {"", ".svg", ".eps", ".dng"}
+
+
+def test_composed_and_decomposed_accents_stay_two_names(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFD", "NFC")]
+    plant(tmp_path, *names)
+    assert names_of(tmp_path) == sorted(names)
+
+
+def test_control_characters_are_encoded_in_the_name_and_true_in_the_uri(tmp_path: Path) -> None:
+    plant(tmp_path, "a\nb\x7f.jpg", "back\\slash.jpg")
+    (first, second) = list_inputs([str(tmp_path)])
+    assert (first.name, second.name) == ("a%0Ab%7F.jpg", "back%5Cslash.jpg")
+    assert read_input(first.uri) == b"a\nb\x7f.jpg"
+
+
+def test_names_that_become_equal_by_encoding_are_numbered(tmp_path: Path) -> None:
+    plant(tmp_path, "a\n.jpg", "a%0A.jpg")
+    assert names_of(tmp_path) == ["a%0A-2.jpg", "a%0A.jpg"]
+
+
+def test_a_file_name_that_is_not_utf8_has_a_uri_that_is(tmp_path: Path) -> None:
+    plant(tmp_path, os.fsdecode(b"caf\xe9.jpg"))
+    (item,) = list_inputs([str(tmp_path)])
+    assert item.name == "caf%E9.jpg"
+    assert item.uri == f"file://{tmp_path}/caf%E9.jpg"
+    assert read_input(item.uri) == b"caf\xe9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "expected"),
+    [
+        ("a.jpg", "png", "images/a.jpg.png"),
+        ("photos/2024/a.TIFF", "webp", "images/photos/2024/a.TIFF.webp"),
+        ("x" * 251, "png", "images/" + "x" * 251 + ".png"),  # 255 bytes: fits
+    ],
+)
+def test_an_output_is_called_after_its_input(name: str, format: str, expected: str) -> None:  # noqa: A002
+    assert output_name(name, format) == expected
+
+
+def test_long_components_are_shortened_and_stay_different() -> None:
+    first, second = (output_name("d" * 300 + "/" + "\u5c71" * 100 + last, "png") for last in ("1.jpg", "2.jpg"))
+    assert first != second
+    for name in (first, second):
+        assert name.endswith(".png")
+        assert all(len(part.encode()) <= 255 for part in name.split("/"))
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "a//b.jpg", "a/./b.jpg", "", "a\nb.jpg"])
+def test_an_output_cannot_leave_its_run(name: str) -> None:
+    with pytest.raises(UsageError):
+        output_name(name, "png")
+
+
+@given(st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1))
+def test_any_component_becomes_a_safe_one(part: str) -> None:
+    assert is_safe_name(output_name(inputs._safe_component(part), "png"))
+
+
+# ---- bytes
+
+
+def reason_for(uri: str) -> Reason:
+    with pytest.raises(RejectError) as caught:
+        read_input(uri)
+    assert "cannot read" in caught.value.message
+    return caught.value.reason
+
+
+def test_reading_gives_the_bytes_and_what_is_gone_is_unreadable(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg")
+    assert read_input(f"{tmp_path}/a.jpg") == b"a.jpg"
+    assert reason_for(f"{tmp_path}/gone.jpg") == Reason.UNREADABLE
+    assert reason_for(str(tmp_path)) == Reason.UNREADABLE
+    assert reason_for("a\0b") == Reason.UNREADABLE
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "backup.tif"
+    with path.open("wb") as file:
+        file.truncate(2**32 + 1)  # sparse: it takes no space
+    with pytest.raises(RejectError, match="4294967297 bytes") as caught:
+        read_input(str(path))
+    assert caught.value.reason == Reason.TOO_MANY_PIXELS
+
+
+# ---- object stores
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of the mock store with some photographs."""
+    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket="studio")
+    for key in (
+        "photos/a.jpg", "photos/x/b.png", "photos/notes.txt", "photos/.hidden/c.jpg", "photos/", "photos2/d.jpg",
+        "odd/a//b.jpg", "odd/../c.jpg", "odd/[d].jpg", "odd/caf\u00e9 1.jpg",
+    ):  # fmt: skip
+        client.put_object(Bucket="studio", Key=key, Body=key.encode())
+    return "studio"
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("photos", ["a.jpg", "x/b.png"]),
+        ("photos/", ["a.jpg", "x/b.png"]),
+        ("photos/a.jpg", ["a.jpg"]),
+        ("photos/notes.txt", ["notes.txt"]),
+        ("photos/*", ["a.jpg"]),
+        ("photos/**/*.png", ["x/b.png"]),
+        ("photos*/?.jpg", ["photos/a.jpg", "photos2/d.jpg"]),
+        ("odd/[d].jpg", ["[d].jpg"]),
+        ("odd/caf*", ["caf\u00e9 1.jpg"]),
+    ],
+)
+def test_a_prefix_is_a_directory_and_an_object_a_file(bucket: str, argument: str, expected: list[str]) -> None:
+    assert names_of(f"s3://{bucket}/{argument}") == expected
+
+
+def test_a_whole_bucket_can_be_named(bucket: str) -> None:
+    assert names_of(f"s3://{bucket}") == names_of(f"s3://{bucket}/")
+    assert {"photos/a.jpg", "photos2/d.jpg"} < set(names_of(f"s3://{bucket}"))
+
+
+def test_objects_carry_their_uris_and_can_be_read(bucket: str) -> None:
+    found = list_inputs([f"s3://{bucket}/photos"])
+    assert [item.uri for item in found] == ["s3://studio/photos/a.jpg", "s3://studio/photos/x/b.png"]
+    assert [read_input(item.uri) for item in found] == [b"photos/a.jpg", b"photos/x/b.png"]
+    assert reason_for(f"s3://{bucket}/photos/gone.jpg") == Reason.UNREADABLE
+
+
+def test_keys_that_would_lead_elsewhere_get_names_that_do_not(bucket: str) -> None:
+    found = {item.uri: item.name for item in list_inputs([f"s3://{bucket}/odd"])}
+    assert found["s3://studio/odd/a//b.jpg"] == "a/b.jpg"
+    assert found["s3://studio/odd/../c.jpg"] == "%2E%2E/c.jpg"
+
+
+def test_buckets_and_directories_mix(bucket: str, tmp_path: Path) -> None:
+    plant(tmp_path, "photos/a.jpg")
+    assert names_of(f"s3://{bucket}/photos", tmp_path / "photos") == [
+        "photos-2/a.jpg",
+        "photos-2/x/b.png",
+        "photos/a.jpg",
+    ]
+
+
+@pytest.mark.parametrize("argument", ["s3://studio/empty", "s3://studio/photos/*.gif"])
+def test_a_prefix_without_images_is_named(bucket: str, argument: str) -> None:
+    with pytest.raises(UsageError, match="holds no images") as caught:
+        list_inputs([argument])
+    assert repr(argument) in str(caught.value)
+
+
+def test_a_bucket_that_does_not_exist_is_told(bucket: str) -> None:
+    with pytest.raises(StorageError, match="no bucket 'elsewhere'"):
+        list_inputs(["s3://elsewhere/photos"])
+    with pytest.raises(UsageError, match="names no bucket"):
+        list_inputs(["s3://"])

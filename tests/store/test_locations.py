@@ -1,0 +1,428 @@
+"""Local directories, a mock of S3 and a real S3 server keep the same promises."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tenacity
+from botocore import exceptions as botocore_errors
+
+from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.store import s3
+from kt_batch.store.locations import Location, open_location, safe_name
+from tests.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
+
+LOCAL, MOTO, CEPH = "local", "moto", pytest.param("ceph", marks=pytest.mark.s3)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A new location of the kind that the test is parametrized with."""
+    if request.param == LOCAL:
+        return open_location(str(tmp_path / "place"))
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server.new_location(monkeypatch)
+
+
+everywhere = pytest.mark.parametrize("place", [LOCAL, MOTO, CEPH], indirect=True)
+in_buckets = pytest.mark.parametrize("place", [MOTO, CEPH], indirect=True)
+where_races_are_real = pytest.mark.parametrize("place", [LOCAL, CEPH], indirect=True)
+in_moto = pytest.mark.parametrize("place", [MOTO], indirect=True)
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "plan/000000.parquet", "images/Straße/été 1.jpg.png", "a..b", "...", ".hidden", "at 12:30", "a/b?c#d%20e+f"],
+)
+def test_a_relative_path_is_a_safe_name(name: str) -> None:
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/etc/passwd",
+        "..",
+        "../x",
+        "a/../../x",
+        "a/..",
+        ".",
+        "./a",
+        "a/./b",
+        "a//b",
+        "a/",
+        "a\\b",
+        "..\\x",
+        "C:/x",
+        "c:x",
+        "a\nb",
+        "a\0b",
+        "a\x7fb",
+        "a/\udcff",
+        "x" * 256,
+        "é" * 128,
+        ".tmp-1",
+        "a/.tmp-x/b",
+    ],
+)
+def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="allowed is a relative path"):
+        safe_name(name)
+
+
+def test_a_component_of_255_bytes_is_the_longest() -> None:
+    assert safe_name("x" * 255 + "/y") == "x" * 255 + "/y"
+
+
+@everywhere
+@pytest.mark.parametrize("method", ["read_bytes", "size", "exists", "open", "local_path", "delete", "list"])
+def test_every_method_refuses_an_unsafe_name(place: Location, method: str) -> None:
+    with pytest.raises(UsageError):
+        getattr(place, method)("../outside")
+
+
+# ---- opening ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("/data/lib", "file:///data/lib"),
+        ("file:///data/my%20lib", "file:///data/my%20lib"),
+        ("file://localhost/data", "file:///data"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+    ],
+)
+def test_a_location_is_opened_by_path_or_uri_and_its_uri_opens_it_again(text: str, uri: str) -> None:
+    location = open_location(text)
+    assert location.uri == uri
+    assert open_location(uri) == location
+    assert pickle.loads(pickle.dumps(location)) == location
+
+
+def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_location("lib").uri == (tmp_path / "lib").as_uri()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "gs://bucket/x", "https://host/x", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "file://host/x", "file://"],
+)
+def test_what_is_no_location_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        open_location(text)
+
+
+def test_credentials_in_a_location_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError) as caught:
+        open_location("s3://AKIAKEY:topsecret@bucket/prefix")
+    assert "topsecret" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)
+
+
+# ---- reading and writing ---------------------------------------------------------------------------------------------
+
+
+@everywhere
+def test_what_is_put_is_read_back(place: Location) -> None:
+    assert place.put_if_absent("receipts/a b.json", b"hello world")
+    assert place.read_bytes("receipts/a b.json") == b"hello world"
+    assert place.size("receipts/a b.json") == 11
+    assert place.exists("receipts/a b.json")
+
+
+@everywhere
+def test_a_second_put_of_the_same_name_is_refused(place: Location) -> None:
+    assert place.put_if_absent("x", b"first")
+    assert not place.put_if_absent("x", b"second")
+    assert place.read_bytes("x") == b"first"
+
+
+@everywhere
+def test_an_empty_object_is_an_object(place: Location) -> None:
+    assert place.put_if_absent("empty", b"")
+    assert place.exists("empty")
+    assert place.read_bytes("empty") == b""
+    with place.open("empty") as file:
+        assert file.read() == b""
+
+
+@everywhere
+def test_a_range_is_read_and_ends_where_the_content_ends(place: Location) -> None:
+    place.put_if_absent("x", b"0123456789")
+    assert place.read_range("x", 2, 3) == b"234"
+    assert place.read_range("x", 8, 5) == b"89"
+    assert place.read_range("x", 10, 5) == b""
+    assert place.read_range("x", 0, 0) == b""
+    with pytest.raises(UsageError):
+        place.read_range("x", -1, 2)
+
+
+@everywhere
+def test_what_is_not_there_is_missing(place: Location) -> None:
+    place.put_if_absent("folder/x", b"1")
+    for name in ("y", "folder", "folder/x/z"):
+        assert not place.exists(name)
+        for read in (place.read_bytes, place.size, place.open):
+            with pytest.raises(MissingError, match="nothing lies at"):
+                read(name)
+        with pytest.raises(MissingError):
+            place.read_range(name, 0, 1)
+
+
+@everywhere
+def test_a_listing_is_sorted_recursive_and_below_its_prefix(place: Location) -> None:
+    assert place.list() == []
+    for name in ("plan/b", "plan/a", "plan/deep/er", "plans/c", "top"):
+        place.put_if_absent(name, b"")
+    assert place.list("plan") == place.list("plan/") == ["plan/a", "plan/b", "plan/deep/er"]
+    assert place.list() == ["plan/a", "plan/b", "plan/deep/er", "plans/c", "top"]
+    assert place.list("nowhere") == place.list("top") == []
+
+
+@everywhere
+def test_a_name_put_by_another_writer_is_listed_at_once(place: Location) -> None:
+    place.put_if_absent("plan/a", b"")
+    assert place.list("plan") == ["plan/a"]
+    assert open_location(place.uri).put_if_absent("plan/b", b"")
+    assert place.list("plan") == ["plan/a", "plan/b"]
+
+
+@everywhere
+def test_deleting_frees_the_name_and_is_done_when_nothing_is_there(place: Location) -> None:
+    place.delete("folder/x")
+    place.put_if_absent("folder/x", b"1")
+    place.delete("folder/x")
+    assert not place.exists("folder/x")
+    assert place.put_if_absent("folder/x", b"2")
+
+
+@everywhere
+def test_a_reader_seeks_from_start_position_and_end(place: Location) -> None:
+    place.put_if_absent("x", b"0123456789")
+    with place.open("x") as file:
+        assert file.seekable()
+        assert (file.seek(-4, io.SEEK_END), file.read(2)) == (6, b"67")
+        assert (file.seek(-3, io.SEEK_CUR), file.read()) == (5, b"56789")
+        assert (file.seek(3), file.tell(), file.read(1)) == (3, 3, b"3")
+        assert (file.seek(20), file.read(1)) == (20, b"")
+
+
+@everywhere
+def test_arrow_reads_one_column_through_a_reader(place: Location) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}), sink)
+    place.put_if_absent("t.parquet", sink.getvalue())
+    with place.open("t.parquet") as file:
+        assert pq.ParquetFile(file).read(["b"]).to_pydict() == {"b": ["x", "y", "z"]}
+
+
+@everywhere
+def test_content_is_stored_once_and_again_means_done(place: Location, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    place.put_content("parts/c0ffee", source)
+    place.put_content("parts/c0ffee", source)
+    assert place.read_bytes("parts/c0ffee") == b"content"
+    assert place.list() == ["parts/c0ffee"]
+
+
+@in_buckets
+def test_large_content_goes_up_in_parts(place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the least that S3 allows
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(12 << 20))
+    place.put_content("parts/large", source)
+    assert place.read_bytes("parts/large") == source.read_bytes()
+
+
+@everywhere
+def test_a_file_on_its_way_from_the_scratch_directory_is_not_listed(place: Location) -> None:
+    scratch = place.scratch_directory() / f".tmp-{secrets.token_hex(8)}"
+    scratch.write_bytes(b"on its way")
+    try:
+        assert place.list() == []
+        place.put_content("parts/a", scratch)
+    finally:
+        scratch.unlink()
+    assert place.list() == ["parts/a"]
+    assert place.read_bytes("parts/a") == b"on its way"
+
+
+# ---- races and crashes -----------------------------------------------------------------------------------------------
+
+
+@where_races_are_real
+def test_of_16_threads_exactly_one_wins_a_name(place: Location) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda writer: place.put_if_absent("race", b"%d" % writer), range(16)))
+    assert won.count(True) == 1
+    assert place.read_bytes("race") == b"%d" % won.index(True)
+    assert place.list() == ["race"]
+
+
+# ---- what only one of them has --------------------------------------------------------------------------------------
+
+
+def test_a_directory_has_paths_and_free_space_and_a_bucket_has_neither(tmp_path: Path) -> None:
+    local, bucket = open_location(str(tmp_path / "new" / "place")), open_location("s3://bucket/x")
+    assert local.local_path("a/b") == tmp_path / "new/place/a/b"
+    assert bucket.local_path("a/b") is None
+    free = local.free_bytes()
+    assert free is not None
+    assert free > 0
+    assert bucket.free_bytes() is None
+
+
+# ---- what only a bucket has ------------------------------------------------------------------------------------------
+
+
+@in_buckets
+def test_a_missing_bucket_is_named(place: Location) -> None:
+    missing = open_location("s3://kt-no-such-bucket/lib")
+    for use in (
+        lambda: missing.read_bytes("x"),
+        lambda: missing.exists("x"),
+        missing.list,
+        lambda: missing.put_if_absent("x", b"1"),
+        lambda: missing.delete("x"),
+    ):
+        with pytest.raises(StorageError, match="there is no bucket 'kt-no-such-bucket'") as caught:
+            use()
+        assert not isinstance(caught.value, MissingError)
+
+
+@pytest.mark.parametrize("place", [CEPH], indirect=True)
+def test_wrong_credentials_are_one_sentence_without_them(
+    place: Location, monkeypatch: pytest.MonkeyPatch, fresh_client: None
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONGKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrongsecret")
+    with pytest.raises(StorageError, match="access was denied") as caught:
+        place.read_bytes("x")
+    for secret in ("WRONGKEY", "wrongsecret", os.environ["AWS_ENDPOINT_URL"]):
+        assert secret not in str(caught.value) + repr(place)
+
+
+@pytest.fixture
+def fresh_client() -> Iterator[None]:
+    """Clients are kept per process; this test's shall neither be an old one nor stay."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    no_waiting: None,
+    moto_server: S3Server,  # noqa: F811
+) -> None:
+    moto_server.new_location(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(s3._retrying, "stop", tenacity.stop_after_attempt(2))
+    with pytest.raises(StorageError) as caught:
+        open_location("s3://bucket/lib").read_bytes("x")
+    assert str(caught.value) == "cannot use s3://bucket/lib/x: the request failed with EndpointConnectionError"
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3._retrying, "wait", tenacity.wait_none())
+
+
+class Flaky:
+    """A client whose calls first raise the given errors, before or after the store has done its work."""
+
+    def __init__(self, client: Any, errors: list[BaseException], *, after: bool) -> None:
+        self.client, self.errors, self.after, self.calls = client, errors, after, 0
+
+    def call_s3(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.after or not self.errors:
+            answer = self.client.call_s3(*args, **kwargs)
+        if self.errors:
+            raise self.errors.pop()
+        return answer
+
+
+def cut() -> BaseException:
+    return cast(BaseException, botocore_errors.ConnectionClosedError(endpoint_url="http://x"))
+
+
+def answered(code: str) -> BaseException:
+    return cast(BaseException, botocore_errors.ClientError({"Error": {"Code": code, "Message": "m"}}, "PutObject"))
+
+
+@in_moto
+@pytest.mark.parametrize("errors", [[cut(), cut()], [answered("SlowDown")], [answered("ConditionalRequestConflict")]])
+def test_a_transient_failure_is_tried_again(
+    place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None, errors: list[BaseException]
+) -> None:
+    client = Flaky(s3._filesystem(), list(errors), after=False)
+    monkeypatch.setattr(s3, "_filesystem", lambda: client)
+    assert place.put_if_absent("x", b"1")
+    assert client.calls == len(errors) + 1
+
+
+@in_moto
+def test_any_other_failure_is_not_tried_again(
+    place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    client = Flaky(s3._filesystem(), [answered("EntityTooLarge")], after=False)
+    monkeypatch.setattr(s3, "_filesystem", lambda: client)
+    with pytest.raises(StorageError, match="the store answered EntityTooLarge"):
+        place.put_if_absent("x", b"1")
+    assert client.calls == 1
+
+
+@in_moto
+def test_a_put_whose_reply_was_lost_is_refused_and_found_on_reading_back(
+    place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    client = Flaky(s3._filesystem(), [cut()], after=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(s3, "_filesystem", lambda: client)
+        assert not place.put_if_absent("x", b"mine")
+    assert place.read_bytes("x") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (botocore_errors.EndpointConnectionError(endpoint_url="http://x"), True),
+        (botocore_errors.ReadTimeoutError(endpoint_url="http://x"), True),
+        (answered("SlowDown"), True),
+        (answered("InternalError"), True),
+        (answered("503"), True),
+        (answered("PreconditionFailed"), False),
+        (answered("NoSuchBucket"), False),
+        (answered("AccessDenied"), False),
+        (botocore_errors.SSLError(endpoint_url="https://x", error="certificate"), False),
+        (botocore_errors.NoCredentialsError(), False),
+        (FileNotFoundError(), False),
+        (ValueError(), False),
+    ],
+)
+def test_only_named_failures_are_transient(error: BaseException, transient: bool) -> None:
+    assert s3.is_transient(error) is transient

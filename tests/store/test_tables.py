@@ -1,0 +1,167 @@
+"""Part files: deterministic, named by their hash, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kt_batch.errors import DamagedError, MissingError, UsageError
+from kt_batch.store.locations import LocalLocation
+from kt_batch.store.tables import commit_table, read_table
+from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
+
+UNIT = "0123456789abcdef"
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> LocalLocation:
+    return LocalLocation(tmp_path / "lib")
+
+
+def a_table(rows: int = 6) -> pa.Table:
+    """Rows as libraries and runs have them: ids, coordinates, text, lists, dictionaries, previews, vectors."""
+    vectors = np.arange(rows * 8, dtype="<f2").reshape(rows, 8)
+    return pa.table(
+        {
+            "patch_id": pa.array([row.to_bytes(12) for row in range(rows)], pa.binary(12)),
+            "image_id": pa.array([(row // 3).to_bytes(8) for row in range(rows)], pa.binary(8)),
+            "row": pa.array(range(rows), pa.uint16()),
+            "ncc": pa.array(np.linspace(0, 1, rows, dtype=np.float16)),
+            "uris": pa.array([[f"file:///{row}"] for row in range(rows)], pa.list_(pa.string())),
+            "library": pa.array(["monet"] * rows, pa.string()).dictionary_encode(),
+            "preview": pa.array([b"jpeg"] * rows, pa.binary()),
+            "vector": pa.array([vector.tobytes() for vector in vectors], pa.binary(16)),
+        }
+    )
+
+
+def test_a_table_comes_back_as_it_was(location: LocalLocation) -> None:
+    table = a_table()
+    ref = commit_table(location, "patches", UNIT, table, None)
+    back = read_table(location, ref, verify=True)
+    assert back.equals(table)
+    assert back.schema.equals(table.schema)
+
+
+def test_a_table_travels_through_a_bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    place = moto_server.new_location(monkeypatch)
+    ref = commit_table(place, "patches", UNIT, a_table(), [3, 3])
+    assert place.list() == [ref.name]
+    assert read_table(place, ref, verify=True).equals(a_table())
+    assert read_table(place, ref, ["row"]).equals(a_table().select(["row"]))
+
+
+def test_the_name_holds_the_unit_and_the_hash_of_the_file(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    data = location.read_bytes(ref.name)
+    assert ref.sha256 == hashlib.sha256(data).hexdigest()
+    assert ref.name == f"patches/part-{UNIT}-{ref.sha256[:16]}.parquet"
+    assert (ref.kind, ref.rows, ref.bytes) == ("patches", 6, len(data))
+
+
+def test_equal_tables_have_equal_bytes_and_leave_one_file_and_no_scratch(location: LocalLocation) -> None:
+    table = a_table()
+    chunked = pa.concat_tables([table.slice(0, 2), table.slice(2)])
+    assert commit_table(location, "patches", UNIT, table, [3, 3]) == commit_table(
+        location, "patches", UNIT, chunked, [3, 3]
+    )
+    assert len([path for path in location.root.rglob("*") if path.is_file()]) == 1
+
+
+def test_row_groups_stand_as_given_also_the_empty_ones(location: LocalLocation) -> None:
+    ref = commit_table(location, "provenance", UNIT, a_table(), [2, 0, 4])
+    metadata = pq.ParquetFile(location.root / ref.name).metadata
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [2, 0, 4]
+
+
+@pytest.mark.parametrize("groups", [[5], [6, 1], [7, -1], []])
+def test_row_groups_that_do_not_add_up_are_refused(location: LocalLocation, groups: list[int]) -> None:
+    with pytest.raises(UsageError, match="do not add up to the table's 6"):
+        commit_table(location, "patches", UNIT, a_table(), groups)
+    assert location.list() == []
+
+
+def test_a_table_without_rows_is_a_table(location: LocalLocation) -> None:
+    for groups in (None, [], [0]):
+        ref = commit_table(location, "rejects", UNIT, a_table(0), groups)
+        back = read_table(location, ref)
+        assert back.num_rows == 0
+        assert back.schema.equals(a_table(0).schema)
+
+
+def test_vectors_are_stored_raw_and_everything_else_is_compressed(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    group = pq.ParquetFile(location.root / ref.name).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    vector = columns.pop("vector")
+    assert vector.compression == "UNCOMPRESSED"
+    assert not vector.has_dictionary_page
+    assert vector.statistics is None
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
+    with_statistics = {path for path, column in columns.items() if column.statistics is not None}
+    assert with_statistics == set(columns) - {"preview"}
+    with_dictionary = {path for path, column in columns.items() if column.has_dictionary_page}
+    assert with_dictionary == set(columns) - {"preview", "patch_id"}
+
+
+def test_the_bytes_of_a_vector_stand_in_the_file_as_they_are(location: LocalLocation) -> None:
+    table = a_table()
+    ref = commit_table(location, "patches", UNIT, table, None)
+    assert b"".join(table["vector"].to_pylist()) in location.read_bytes(ref.name)
+
+
+def test_columns_are_read_in_the_order_asked_for(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    assert read_table(location, ref, ["row", "patch_id"]).equals(a_table().select(["row", "patch_id"]))
+    assert read_table(location, ref, ["uris"]).equals(a_table().select(["uris"]))
+
+
+def test_a_column_that_is_not_there_is_named(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    with pytest.raises(UsageError, match="has no column 'colour'; it has patch_id, image_id, row"):
+        read_table(location, ref, ["row", "colour"])
+
+
+def test_a_part_that_is_gone_is_missing(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    location.delete(ref.name)
+    with pytest.raises(MissingError):
+        read_table(location, ref)
+
+
+def test_a_part_of_another_size_is_damaged(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    path = location.root / ref.name
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DamagedError, match=f"has {ref.bytes - 10} bytes, but its receipt says {ref.bytes}"):
+        read_table(location, ref)
+
+
+def test_one_changed_bit_is_found_when_asked_to_verify(location: LocalLocation) -> None:
+    table = a_table()
+    ref = commit_table(location, "patches", UNIT, table, None)
+    path = location.root / ref.name
+    data = bytearray(path.read_bytes())
+    data[data.index(table["vector"][3].as_py())] ^= 1
+    path.write_bytes(data)
+    assert not read_table(location, ref).equals(table)
+    with pytest.raises(DamagedError, match="has the SHA-256"):
+        read_table(location, ref, verify=True)
+
+
+def test_a_part_that_is_no_parquet_is_damaged(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    (location.root / ref.name).write_bytes(b"\0" * ref.bytes)
+    with pytest.raises(DamagedError, match="is not readable as Parquet"):
+        read_table(location, ref)
+
+
+def test_a_part_with_other_rows_than_its_receipt_is_damaged(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(), None)
+    with pytest.raises(DamagedError, match="has 6 rows, but its receipt says 5"):
+        read_table(location, ref.model_copy(update={"rows": 5}))
