@@ -48,9 +48,13 @@ class IndexConfig(_Config):
 
     match_space: Literal["raw", "centred"] = "raw"
     fan_out: int = Field(32, ge=2, le=4096, description="clusters per split")
-    clusters: tuple[int, ...] = Field((), description="fixed K per level (the paper's K1, K2); empty splits by max_leaf")
+    clusters: tuple[int, ...] = Field(
+        (), description="fixed K per level (the paper's K1, K2); empty splits by max_leaf"
+    )
     max_leaf: int = Field(512, ge=8, le=8192, description="a leaf that holds more is split")
-    merge: float = Field(0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals")
+    merge: float = Field(
+        0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals"
+    )
     iterations: int = Field(10, ge=1, le=1000)
     sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
     seed: int = Field(0, ge=0)

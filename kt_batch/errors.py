@@ -1,13 +1,13 @@
 """What can go wrong, as a small tree. Every message is one sentence for a person: what, received, allowed, which file.
 
-    KtBatchError
-    |-- UsageError           the call makes no sense as written          exit 2
-    |-- RejectError          one input cannot be used                    a reject row, exit 3 at the end
-    |-- StorageError         a place cannot be read or written           exit 1
-    |   |-- MissingError     nothing lies there
-    |   `-- DamagedError     something lies there, but not what its name or receipt says
-    |-- MismatchError        two things do not belong together (library and encoder, run and options)
-    `-- WeightsError         a weight file is wrong, damaged or of a refused kind
+KtBatchError
+|-- UsageError           the call makes no sense as written          exit 2
+|-- RejectError          one input cannot be used                    a reject row, exit 3 at the end
+|-- StorageError         a place cannot be read or written           exit 1
+|   |-- MissingError     nothing lies there
+|   `-- DamagedError     something lies there, but not what its name or receipt says
+|-- MismatchError        two things do not belong together (library and encoder, run and options)
+`-- WeightsError         a weight file is wrong, damaged or of a refused kind
 """
 
 from __future__ import annotations

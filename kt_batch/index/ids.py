@@ -20,9 +20,9 @@ def pack_ids(image_id: str, rows: NDArray[np.int64], cols: NDArray[np.int64]) ->
 def unpack_ids(ids: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.uint16]]:
     """`(n, 12)` -> image ids `(n, 8)` uint8, rows and cols `(n,)` uint16."""
     ids = np.ascontiguousarray(ids)
-    rows = ids[:, 8].astype(np.uint16) << 8 | ids[:, 9]
-    cols = ids[:, 10].astype(np.uint16) << 8 | ids[:, 11]
-    return ids[:, :8], rows, cols
+    rows = np.ascontiguousarray(ids[:, 8:10]).view(">u2")[:, 0].astype(np.uint16)
+    cols = np.ascontiguousarray(ids[:, 10:12]).view(">u2")[:, 0].astype(np.uint16)
+    return np.ascontiguousarray(ids[:, :8]), rows, cols
 
 
 def sort_order(ids: NDArray[np.uint8]) -> NDArray[np.int64]:

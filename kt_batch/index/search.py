@@ -156,7 +156,7 @@ def _pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _rescore(index: Index, queries: Tensor, pool: _Pool) -> tuple[Tensor, Tensor]:
-    """Canonical scores of the candidates that can still be among the k best; those k `(n, k)`, ties to the smaller id."""
+    """Canonical scores of the candidates that can still be among the k best; those k, ties to the smaller id."""
     n, size = pool.rows.shape
     everyone = torch.arange(n)
     possible = (pool.rows >= 0) & (pool.scores >= pool.to_beat(everyone)[:, None])

@@ -20,7 +20,8 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.activation(self.first(_pad(x)))
-        return x + self.second(_pad(inner))
+        out: Tensor = x + self.second(_pad(inner))
+        return out
 
 
 class Decoder(nn.Module):

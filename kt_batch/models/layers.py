@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 CUT_POINTS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 
 # VGG-19 up to relu4_1 (Simonyan & Zisserman 2015, configuration E).
@@ -59,3 +62,15 @@ def geometry(layers: tuple[str, ...]) -> Geometry:
         size = STRIDE[k] * (size - 1) + KERNEL[k]
         stride *= STRIDE[k]
     return Geometry(stride, first, size)
+
+
+def boxes(
+    start: NDArray[np.int64], geometry: Geometry, length: int | NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Along one axis: the half-open pixel intervals `(n,)` that patches from the cells `start` `(n,)` see, clipped to
+    `length` pixels, one for all or one for each.
+
+    The padding of the working image repeats pixels that lie within the clipped interval.
+    """
+    low, high = geometry.interval(0, 2)
+    return np.maximum(start * geometry.stride + low, 0), np.minimum(start * geometry.stride + high, length)

@@ -103,7 +103,7 @@ def train(
             + settings.affinity * losses["affinity"]
         )
         state.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         state.optimizer.step()
         state.step = step + 1
@@ -165,9 +165,11 @@ class TrainState:
             self.average[name].lerp_(value.detach(), 1 - keep)
 
     def save(self, folder: Path, student: Student, settings: TrainSettings) -> None:
-        """Write weights, average and optimizer moments as three safetensors files and `state.json`, the last one last."""
+        """Write weights, average and optimizer moments as safetensors files, and `state.json` last."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in student.state_dict().items()}, folder / f"weights-{self.step}.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in student.state_dict().items()}, folder / f"weights-{self.step}.safetensors"
+        )
         save_file({k: v.contiguous() for k, v in self.average.items()}, folder / f"average-{self.step}.safetensors")
         moments: dict[str, Tensor] = {"generator": self.generator.get_state()}
         for number, entry in self.optimizer.state_dict()["state"].items():

@@ -162,7 +162,8 @@ def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> N
 
 
 def _ready(network: N) -> N:
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _half(network: torch.nn.Module) -> dict[str, Tensor]:

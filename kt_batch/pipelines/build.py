@@ -1,7 +1,7 @@
 """A library -> its BHKM index: sample, fit the top level, route patches to clusters, pack clusters, finish.
 
-Every stage but the fit is units of work with receipts of their own under `index/<digest>/build/`, so a killed build goes
-on where it stopped.
+Every stage but the fit is units of work with receipts of their own under `index/<digest>/build/`, so a killed build
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from kt_batch.config import IndexConfig, RunOptions
@@ -50,8 +49,9 @@ from kt_batch.store.indexes import (
     write_index_summary,
 )
 from kt_batch.store.library import Library
+from kt_batch.store.locations import absolute_place
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
 
 SHARD_PATCHES = 131072  # a top-level cluster should hold no more; a packing worker has it in memory
@@ -79,6 +79,7 @@ def build_index(
 ) -> BuildSummary:
     """Index the present snapshot of a library. Raises UsageError when it holds no patch or is not fully extracted."""
     started = time.perf_counter()
+    library_uri = absolute_place(library_uri)
     library = Library.open(library_uri)
     if library.ledger.pending():
         raise UsageError(f"'{library_uri}' is not fully extracted; finish it first with kt-batch extract.")
@@ -154,7 +155,9 @@ def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     mean = library_mean(packets, job.config)
     sample, _ = match_parts(packets, mean)
     clusters = top_clusters(job.patches, job.config)
-    return Top(spherical_kmeans(ArrayPoints(sample), clusters, job.config.iterations, len(sample), job.config.seed), mean)
+    return Top(
+        spherical_kmeans(ArrayPoints(sample), clusters, job.config.iterations, len(sample), job.config.seed), mean
+    )
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
@@ -194,5 +197,4 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
 
 
 def _by_id(members: pa.Table) -> pa.Table:
-    order = sort_order(from_fixed_binary(members["patch_id"], "u1", (12,))) if members.num_rows else []
-    return members.take(pa.array(order, pa.int64()))
+    return members.take(pa.array(sort_order(from_fixed_binary(members["patch_id"], "u1", (12,)))))

@@ -160,9 +160,7 @@ class PackWorker:
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
-        return _commit(
-            job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order)
-        )
+        return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
 
 
 def _cluster_rows(build: Location, unit: PackUnit, channels: int) -> tuple[NDArray[np.uint8], Tensor]:
@@ -171,9 +169,9 @@ def _cluster_rows(build: Location, unit: PackUnit, channels: int) -> tuple[NDArr
     for ref in unit.routed:
         with build.open(ref.name) as source:
             file = pq.ParquetFile(source)
-            for group in range(file.num_row_groups):
-                if file.metadata.row_group(group).column(0).statistics.min == unit.cluster:
-                    tables.append(file.read_row_group(group, ["patch_id", "vector"]))
+            groups = range(file.num_row_groups)
+            wanted = [g for g in groups if file.metadata.row_group(g).column(0).statistics.min == unit.cluster]
+            tables += [file.read_row_group(group, ["patch_id", "vector"]) for group in wanted]
     if not tables:
         return np.empty((0, 12), np.uint8), torch.empty(0, 4, channels, dtype=torch.float16)
     table = pa.concat_tables(tables)

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import RejectError, StorageError
@@ -18,7 +17,7 @@ from kt_batch.index.ids import hash_ids, pack_ids
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.encoder import Encoder
-from kt_batch.models.layers import Geometry
+from kt_batch.models.layers import boxes
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import (
     Progress,
@@ -35,7 +34,7 @@ from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.images import WorkingImage, decode, pad_to, preview
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.library import write_library_summary
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table
@@ -65,6 +64,7 @@ class ExtractSummary:
     rejected: int
     patches: int
     new_images: int
+    new_rejected: int
     seconds: float
     images_per_second: float
     patches_per_second: float
@@ -86,6 +86,7 @@ def extract(
     StorageError (no space, no such place).
     """
     started = time.perf_counter()
+    library = absolute_place(library)
     location = open_location(library)
     ledger = Ledger(location)
     items = plan_items(list_inputs(arguments), progress)
@@ -112,6 +113,7 @@ def extract(
         rejected=sum(r.rejects for r in receipts),
         patches=sum(r.patches for r in receipts),
         new_images=new_images,
+        new_rejected=sum(r.rejects for r in fresh),
         seconds=round(seconds, 3),
         images_per_second=round(new_images / seconds, 3),
         patches_per_second=round(new_patches / seconds, 1),
@@ -122,9 +124,7 @@ def extract(
 def owned(pending: Sequence[Unit], planned: Sequence[Unit]) -> list[Unit]:
     """Pending units with only the images that are theirs: one planned earlier under another name is not done again."""
     first = owners(planned)
-    return [
-        Unit(unit.id, tuple(item for item in unit.items if first[item.image_id] == unit.id)) for unit in pending
-    ]
+    return [Unit(unit.id, tuple(item for item in unit.items if first[item.image_id] == unit.id)) for unit in pending]
 
 
 def disk_estimate(images: int, config: ExtractConfig, source: EncoderSource) -> int:
@@ -220,15 +220,6 @@ def image_patches(encoder: Encoder, working: WorkingImage, identity: str, config
         fixed_binary(vectors.astype("<f2", copy=False)),
     ]
     return pa.Table.from_arrays(columns, schema=patches_schema(features.shape[0]))
-
-
-def boxes(start: NDArray[np.int64], geometry: Geometry, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Along one axis: the half-open pixel intervals that patches from cell `start` see, clipped to `length` pixels.
-
-    The padding of the working image repeats pixels that lie within the clipped interval.
-    """
-    low, high = geometry.interval(0, 2)
-    return np.maximum(start * geometry.stride + low, 0), np.minimum(start * geometry.stride + high, length)
 
 
 def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConfig) -> dict[str, object]:

@@ -72,6 +72,7 @@ class TranslateSummary:
     ncc_mean: float | None
     certified_share: float | None
     new_images: int
+    new_rejected: int
     seconds: float
     images_per_second: float
     patches_per_second: float
@@ -110,6 +111,7 @@ def translate(
         ncc_mean=totals.ncc_mean,
         certified_share=totals.certified_share,
         new_images=new_images,
+        new_rejected=sum(r.rejects for r in fresh),
         seconds=round(seconds, 3),
         images_per_second=round(new_images / seconds, 3),
         patches_per_second=round(new_patches / seconds, 1),
@@ -176,7 +178,9 @@ class TranslateWorker:
             data = encode(pixels, config.format, config.quality)
             for item in items:
                 outputs[item.name] = self._put_image(item, data)
-                tables.append(provenance_rows(found, self.method.index, output_name(item.name, config.format), self.job))
+                tables.append(
+                    provenance_rows(found, self.method.index, output_name(item.name, config.format), self.job)
+                )
             patches += len(found.rows) * len(items)
             seconds["write"] += time.perf_counter() - started
         started = time.perf_counter()

@@ -12,7 +12,7 @@ R = TypeVar("R")
 class LocalRunner:
     """Runs units one after the other with one worker."""
 
-    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
+    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:  # noqa: ARG002
         """Yield the result of each unit. The worker is made when the first unit is due; `keep_worker` changes nothing
         here, since the one worker is always kept."""
         worker: Callable[[U], R] | None = None

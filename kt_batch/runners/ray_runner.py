@@ -26,7 +26,7 @@ class RayRunner:
     def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
-            _connect(address, workers, threads)
+            _connect(address)
         self.threads = threads
         available = int(ray.cluster_resources().get("CPU", 1))
         self.workers = workers or max(1, available // threads)
@@ -53,7 +53,7 @@ class RayRunner:
 
     def _run_actors(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U]) -> Iterator[R]:
         actor = ray.remote(_Actor).options(num_cpus=self.cpus, max_restarts=-1, max_task_retries=-1)
-        pool = [actor.remote(factory) for _ in range(min(self.workers, len(units)))]
+        pool: list[Any] = [actor.remote(factory) for _ in range(min(self.workers, len(units)))]
         waiting = list(reversed(units))
         running: dict[Any, Any] = {}
         try:
@@ -103,7 +103,7 @@ def _get(reference: Any) -> Any:
         raise cause from error
 
 
-def _connect(address: str | None, workers: int | None, threads: int) -> None:
+def _connect(address: str | None) -> None:
     try:
         if address is not None or "RAY_ADDRESS" in os.environ:
             ray.init(address=address or "auto", log_to_driver=False)

@@ -1,9 +1,9 @@
 """Where an index lies within its library, how its pieces are committed, and how it is opened.
 
-    index/<digest>/index.json         the commit of the index, written last
-    index/<digest>/tree.safetensors   index/<digest>/members.parquet
-    index/<digest>/build/             receipts and pieces of a build under way; removed when it is finished
-    index/shards/<sha256>             shared by later snapshots
+index/<digest>/index.json         the commit of the index, written last
+index/<digest>/tree.safetensors   index/<digest>/members.parquet
+index/<digest>/build/             receipts and pieces of a build under way; removed when it is finished
+index/shards/<sha256>             shared by later snapshots
 """
 
 from __future__ import annotations

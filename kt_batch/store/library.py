@@ -61,9 +61,7 @@ class Library:
 
     def parts(self, kind: str) -> list[TableRef]:
         """The committed parts of one kind (`images`, `patches`, `rejects`), by unit id."""
-        return [
-            table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind
-        ]
+        return [table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind]
 
 
 def write_library_summary(location: Location, ledger: Ledger, config: ExtractConfig) -> None:

@@ -6,6 +6,7 @@ all of it or nothing. That is everything the commit rule needs from a place.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -15,7 +16,7 @@ from kt_batch.errors import UsageError
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.names import Names, safe_name
 
-__all__ = ["LocalLocation", "Location", "open_location", "safe_name"]
+__all__ = ["LocalLocation", "Location", "absolute_place", "open_location", "safe_name"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -95,6 +96,11 @@ def open_location(text: str) -> Location:
             return _s3_location(text)
         case other:
             raise UsageError(f"the location scheme {other}:// is unknown; allowed are a path, file:// and s3://")
+
+
+def absolute_place(text: str) -> str:
+    """`text` so that it names the same place from any working directory: workers have others than the driver."""
+    return text if _SCHEME.match(text) or not text else os.path.abspath(text)  # noqa: PTH100 - also removes `..`
 
 
 def _file_path(text: str) -> Path:

@@ -73,9 +73,7 @@ class Run:
 
     def parts(self, kind: str) -> list[TableRef]:
         """The committed parts of one kind (`provenance`, `rejects`), by unit id."""
-        return [
-            table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind
-        ]
+        return [table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind]
 
 
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:

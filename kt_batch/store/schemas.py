@@ -26,9 +26,7 @@ IMAGES = pa.schema(
     ]
 )
 
-REJECTS = pa.schema(
-    [("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())]
-)
+REJECTS = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())])
 
 MEMBERS = pa.schema([("patch_id", PATCH_ID), ("kept_patch_id", PATCH_ID)])
 

@@ -1,0 +1,102 @@
+"""The options of commands and jobs, each written once, and the YAML file that can hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from kt_batch.config import Layer
+
+Paths = Annotated[list[str], typer.Argument(help="Paths, directories, globs or URIs (s3://bucket/prefix).")]
+LibraryOut = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
+Encoder = Annotated[str, typer.Option("--encoder", help="kt-vgg (shipped) or vgg19 (torchvision).")]
+EncoderWeights = Annotated[
+    str | None, typer.Option("--encoder-weights", help="A safetensors file to take the encoder from.")
+]
+DecoderWeights = Annotated[str | None, typer.Option("--decoder-weights", help="A decoder trained for this encoder.")]
+LayerName = Annotated[Layer, typer.Option("--layer", help="The ReLU at which the encoder is cut.")]
+Size = Annotated[int, typer.Option("--size", help="Long side of the working image; images are never enlarged.")]
+OutputSize = Annotated[
+    int | None, typer.Option("--size", help="Long side at which images are translated; default: the library's.")
+]
+Stride = Annotated[int, typer.Option("--stride", help="Step between library patches, in cells.")]
+MaxPatches = Annotated[int | None, typer.Option("--max-patches", help="Keep a seeded sample of N patches per image.")]
+Seed = Annotated[int, typer.Option("--seed")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag for these images; may be repeated.")]
+License = Annotated[str, typer.Option("--license", help="Licence of these images, kept with every one.")]
+Attribution = Annotated[str, typer.Option("--attribution", help="Whom to credit, kept with every image.")]
+
+MatchSpace = Annotated[
+    Literal["raw", "centred"], typer.Option("--match-space", help="raw (the paper), or with the library mean removed.")
+]
+Clusters = Annotated[
+    str | None, typer.Option("--clusters", help="Fixed K per level, such as 64,16; without it, split by --max-leaf.")
+]
+MaxLeaf = Annotated[int, typer.Option("--max-leaf", help="A leaf that holds more patches is split.")]
+Merge = Annotated[
+    float, typer.Option("--merge", help="NCC from which patches of a leaf are merged; 1: only equal ones.")
+]
+IndexDigest = Annotated[str | None, typer.Option("--index", help="Which index, where a library has several.")]
+
+RunOut = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]
+Swap = Annotated[
+    Literal["geometric", "statistics"],
+    typer.Option(
+        "--swap", help="Replace patches (paintings), or transfer their local mean and deviation (photographs)."
+    ),
+]
+Alpha = Annotated[float, typer.Option("--alpha", help="1: all swapped; 0: the picture through encoder and decoder.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Blend the K nearest patches.")]
+Probes = Annotated[int, typer.Option("--probes", help="Leaves that each query looks into.")]
+Bands = Annotated[int, typer.Option("--bands", help="Haar bands read by --searcher bhkm.")]
+SearcherName = Annotated[Literal["ours", "exact", "hkm", "bhkm"], typer.Option("--searcher")]
+QueryStride = Annotated[int, typer.Option("--query-stride", help="Step between query patches, in cells: 1 or 2.")]
+PreserveColour = Annotated[bool, typer.Option("--preserve-colour", help="Keep the photograph's own colours.")]
+Format = Annotated[Literal["png", "jpg", "webp"], typer.Option("--format", help="File format of the outputs.")]
+Quality = Annotated[int, typer.Option("--quality", help="1 to 100, for jpg and webp.")]
+CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="Where indexes from s3:// are staged.")]
+
+RunnerName = Annotated[Literal["local", "ray"], typer.Option("--runner", help="A plain loop, or a Ray cluster.")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Ray workers at once; default: as many as fit.")]
+Threads = Annotated[int, typer.Option("--threads", help="Per worker; the same number gives the same bytes.")]
+UnitSize = Annotated[int, typer.Option("--unit-size", help="Images per unit of work.")]
+Address = Annotated[str | None, typer.Option("--address", help="Of a Ray cluster; default: start one here.")]
+MixNumerics = Annotated[
+    bool, typer.Option("--mix-numerics", help="Go on with results of another machine kind or package version.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
+MaxRejects = Annotated[str, typer.Option("--max-rejects", help="Succeed while no more inputs are rejected: N or P%.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when any input was rejected.")]
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the options in a YAML file the defaults of this command. Unknown names are refused."""
+    if path is None:
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"'{path}' cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"'{path}' holds no mapping of options.")
+    known: dict[str, str] = {}
+    for parameter in context.command.params:
+        for flag in [*parameter.opts, parameter.name or ""]:
+            known[flag.lstrip("-").replace("_", "-")] = parameter.name or ""
+    unknown = [key for key in content if str(key).replace("_", "-") not in known]
+    if unknown:
+        raise typer.BadParameter(
+            f"'{path}' has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}."
+        )
+    defaults: dict[str, Any] = {known[str(key).replace("_", "-")]: value for key, value in content.items()}
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A YAML file with options of this command.", is_eager=True, callback=_read_config),
+]

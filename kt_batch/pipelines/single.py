@@ -1,0 +1,90 @@
+"""One photograph after a few paintings, in one process: no Ray, no library on disk."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from kt_batch.config import ExtractConfig, IndexConfig, TranslateConfig
+from kt_batch.errors import UsageError
+from kt_batch.index.index import build_in_memory
+from kt_batch.kernels.haar import haar
+from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
+from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
+from kt_batch.pipelines.extract import image_patches
+from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.store.images import decode, encode, image_id, pad_to
+from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.schemas import from_fixed_binary
+
+MAX_PAINTINGS = 16
+
+
+@dataclass(frozen=True)
+class SingleSummary:
+    """What `try` did: the share of the photograph's patches that each painting gave, and where the seconds went."""
+
+    ncc_mean: float
+    shares: dict[str, float]
+    patches: int
+    seconds: float
+    stage_seconds: dict[str, float]
+
+
+def translate_one(
+    photo: str,
+    paintings: Sequence[str],
+    encoder: LoadedEncoder,
+    decoder: LoadedDecoder,
+    config: TranslateConfig,
+    index_config: IndexConfig,
+    threads: int,
+) -> tuple[bytes, SingleSummary]:
+    """The photograph re-rendered after the paintings, as file bytes of `config.format`.
+
+    Raises RejectError when an image cannot be used, UsageError for too many paintings (extract a library instead).
+    """
+    started = time.perf_counter()
+    fix_numerics(threads)
+    inputs = list_inputs(paintings)
+    if len(inputs) > MAX_PAINTINGS:
+        raise UsageError(
+            f"`try` takes up to {MAX_PAINTINGS} paintings, not {len(inputs)}; for more, extract a library and index it."
+        )
+    seconds: dict[str, float] = {}
+    tables, names = [], {}
+    for source in inputs:
+        data = read_input(source.uri)
+        identity = image_id(data)
+        if identity not in names:
+            names[identity] = source.uri
+            working = decode(data, config.encoder.size)
+            tables.append(image_patches(encoder.network, working, identity, ExtractConfig(encoder=config.encoder)))
+    library = pa.concat_tables(tables)
+    seconds["extract"] = time.perf_counter() - started
+    since = time.perf_counter()
+    vectors = from_fixed_binary(library["vector"], "<f2", (4, encoder.network.channels_at(config.encoder.layer)))
+    packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
+    index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
+    seconds["index"] = time.perf_counter() - since
+    working = decode(read_input(photo), config.encoder.size)
+    stride = encoder.network.geometry(config.encoder.layer).stride
+    method = KnowledgeTransfer(encoder.network, decoder.network, index, config)
+    found = method.translate(to_tensor(pad_to(working.pixels, stride)))
+    pixels = to_pixels(found.image)[: working.height, : working.width]
+    matched = index.patch_ids(found.matches.rows[:, 0])[:, :8]
+    counts = Counter(bytes(row).hex() for row in matched)
+    summary = SingleSummary(
+        ncc_mean=round(float(found.ncc[:, 0].double().mean()), 6),
+        shares={names[identity]: round(n / len(matched), 4) for identity, n in counts.most_common()},
+        patches=len(matched),
+        seconds=round(time.perf_counter() - started, 3),
+        stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | found.seconds).items()},
+    )
+    return encode(pixels, config.format, config.quality), summary

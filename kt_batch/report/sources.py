@@ -1,0 +1,157 @@
+"""Where the matches of a run come from: its library, and the library's images by id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from kt_batch.config import Layer
+from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
+from kt_batch.models.layers import VGG19_LAYERS, Geometry, geometry, layers_up_to
+from kt_batch.store.indexes import IndexSummary, read_index_summary
+from kt_batch.store.library import Library
+from kt_batch.store.locations import open_location
+from kt_batch.store.runs import Run
+from kt_batch.store.schemas import IMAGE_ID
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import owners
+
+PLAIN_COLUMNS = (
+    "image_id", "original_width", "original_height", "width", "height", "license", "attribution",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Box:
+    """Pixels [x0, x1) x [y0, y1)."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image of a library. `width` and `height` are the working image's, `original_*` the file's, EXIF-oriented;
+    `preview` is a JPEG, empty unless it was asked for."""
+
+    image_id: str
+    uris: tuple[str, ...]
+    original_width: int
+    original_height: int
+    width: int
+    height: int
+    license: str
+    attribution: str
+    preview: bytes = b""
+
+    def in_file(self, box: Box) -> Box:
+        """A box within the working image, in the file's own pixels, outward: every pixel that it touches."""
+        x0, x1 = _outward(box.x0, box.x1, self.width, self.original_width)
+        y0, y1 = _outward(box.y0, box.y1, self.height, self.original_height)
+        return Box(x0, y0, x1, y1)
+
+
+def _outward(low: int, high: int, working: int, original: int) -> tuple[int, int]:
+    return low * original // working, -(-high * original // working)
+
+
+def open_place(place: str) -> Library | Run:
+    """The library or the run at a path or s3:// URI. Raises MissingError when neither lies there."""
+    location = open_location(place)
+    for kind in (Library, Run):
+        try:
+            return kind(location)
+        except (ValidationError, MissingError):  # a plan of the other kind, or none
+            continue
+    raise MissingError(f"'{place}' is neither a knowledge library nor a run of this version.")
+
+
+def open_run(place: str) -> Run:
+    """The run there. Raises MissingError when there is none, UsageError when it is a library."""
+    found = open_place(place)
+    if isinstance(found, Library):
+        raise UsageError(f"'{place}' is a knowledge library; what is wanted here is a run.")
+    return found
+
+
+def named_library(run: Run) -> str:
+    """The library as the run names it: from `run.json`, or of a run under way from its provenance.
+
+    Raises MissingError when nothing has been committed yet.
+    """
+    try:
+        return str(json.loads(run.location.read_bytes("run.json"))["library"])
+    except MissingError:
+        pass
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"'run.json' at '{run.location.uri}' is not the summary of a run.") from error
+    for part in run.parts("provenance"):
+        for name in read_table(run.location, part, ["library"])["library"].unique().to_pylist():
+            return str(name)
+    raise MissingError(f"'{run.location.uri}' holds no result yet.")
+
+
+def library_of(run: Run, library: str | None = None) -> Library:
+    """The library that a run used: where the run says, or at `library` when it has moved.
+
+    It is the same library when it holds the index that the run names; images added to it since do no harm, as ids
+    follow from content. Raises MissingError when there is none, MismatchError when it is another.
+    """
+    place = library or named_library(run)
+    try:
+        found = Library.open(place)
+    except MissingError as error:
+        raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
+    except ValidationError as error:
+        raise MismatchError(f"'{place}' is not the library of '{run.location.uri}', but a run.") from error
+    wanted = run.config.index_digest
+    if read_index_summary(found.location, wanted) is None:
+        raise MismatchError(
+            f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, "
+            f"only {', '.join(summary.digest for summary in indexes(found)) or 'none'}."
+        )
+    return found
+
+
+def indexes(library: Library) -> list[IndexSummary]:
+    """All finished indexes of a library, by digest."""
+    names = (name.split("/") for name in library.location.list("index"))
+    digests = sorted(parts[1] for parts in names if len(parts) == 3 and parts[2] == "index.json")
+    return [summary for digest in digests if (summary := read_index_summary(library.location, digest))]
+
+
+def layer_geometry(layer: Layer) -> Geometry:
+    """What a cell of `layer` sees; the same for every encoder, as all are shaped like VGG-19."""
+    return geometry(layers_up_to(VGG19_LAYERS, layer))
+
+
+def source_images(library: Library, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
+    """The images with these ids (16 hex digits), by id; only the parts that hold them are read.
+
+    An id that the library does not hold is left out.
+    """
+    wanted = set(ids)
+    units = library.ledger.units()
+    uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}
+    for unit in units:
+        for item in unit.items:
+            if item.image_id in wanted:
+                uris[item.image_id].add(item.uri)
+    holding = {unit for image_id, unit in owners(units).items() if image_id in wanted}
+    parts = [part for part in library.parts("images") if holding & {part.name.split("-")[1]}]
+    columns = [*PLAIN_COLUMNS, "preview"] if previews else PLAIN_COLUMNS
+    found = {}
+    for part in parts:
+        table = read_table(library.location, part, columns)
+        raw = pa.array([bytes.fromhex(image_id) for image_id in sorted(wanted)], IMAGE_ID)
+        for row in table.filter(pc.is_in(table["image_id"], raw)).to_pylist():
+            image_id = row.pop("image_id").hex()
+            found[image_id] = SourceImage(image_id=image_id, uris=tuple(sorted(uris[image_id])), **row)
+    return found

@@ -1,0 +1,236 @@
+"""SQL over a library or a run: DuckDB views of what is committed, for our own connection or anyone's shell."""
+
+# ruff: noqa: S608  # every value that enters a statement passes `_text`
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+import duckdb
+import pyarrow as pa
+
+from kt_batch.errors import MismatchError, StorageError
+from kt_batch.models.layers import Geometry
+from kt_batch.report.sources import indexes, layer_geometry, library_of, open_place
+from kt_batch.store.inputs import output_name
+from kt_batch.store.library import Library
+from kt_batch.store.locations import Location
+from kt_batch.store.runs import Run
+from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, patches_schema
+
+# What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
+
+_TYPES = {
+    "string": "VARCHAR",
+    "binary": "BLOB",
+    "bool": "BOOLEAN",
+    "uint8": "UTINYINT",
+    "uint16": "USMALLINT",
+    "uint32": "UINTEGER",
+    "int32": "INTEGER",
+    "halffloat": "FLOAT",
+    "float": "FLOAT",
+}
+
+Naming = Callable[[Location, str], str]  # what DuckDB is to call a file of a location
+
+
+def connect(place: str) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with views over the committed parts of the library or the run at `place`.
+
+    A library: `images`, `patches`, `rejects`, `members` (merged patch -> kept patch, of each index of its present
+    state), `image_uris` (image id -> every URI and name planned for it). A run: `provenance`, `rejects`, `outputs`,
+    and, when its library is at hand, `sources`: provenance with each source's URIs, licence, and box, both in the
+    working image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..). Ids are BLOBs, as in the
+    tables: `hex(image_id)` shows one, `unhex('...')` names one.
+    Parts are read from where they are; close the connection when done. Raises MissingError when `place` is neither.
+    """
+    found = open_place(place)
+    connection = duckdb.connect(config=SETTINGS)
+    mounted: dict[str, str] = {}
+
+    def naming(location: Location, name: str) -> str:
+        path = location.local_path(name)
+        if path is not None:
+            return _no_pattern(str(path))
+        if location.uri not in mounted:
+            from kt_batch.report.mount import LocationFiles  # fsspec, which only object storage needs
+
+            mounted[location.uri] = f"ktbatch{len(mounted)}"
+            connection.register_filesystem(LocationFiles(mounted[location.uri], location))
+        return f"{mounted[location.uri]}://{name}"
+
+    for statement in _statements(found, naming):
+        connection.execute(statement)
+    return connection
+
+
+def sql(place: str) -> str:
+    """The same views as statements for a DuckDB shell, which needs none of our code (for s3:// its own httpfs)."""
+    return "\n\n".join(_statements(open_place(place), _plain_name)) + "\n"
+
+
+def _plain_name(location: Location, name: str) -> str:
+    path = location.local_path(name)
+    return _no_pattern(f"{location.uri}/{name}" if path is None else str(path))
+
+
+def _no_pattern(path: str) -> str:
+    """A path that DuckDB does not take for a pattern."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
+
+
+def _statements(place: Library | Run, naming: Naming) -> list[str]:
+    views = _library_views(place, naming) if isinstance(place, Library) else _run_views(place, naming)
+    return [f"CREATE OR REPLACE VIEW {name} AS\n{query};" for name, query in views.items()]
+
+
+# ---- libraries -------------------------------------------------------------------------------------------------------
+
+
+def _library_views(library: Library, naming: Naming) -> dict[str, str]:
+    channels = library.channels if library.parts("patches") else 1
+    return {
+        "images": _images(library, naming),
+        "patches": _parts(library, "patches", patches_schema(channels), naming),
+        "rejects": _parts(library, "rejects", REJECTS, naming),
+        "members": _members(library, naming),
+        "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library, naming)})",
+    }
+
+
+def _images(library: Library, naming: Naming) -> str:
+    return _parts(library, "images", IMAGES, naming)
+
+
+def _members(library: Library, naming: Naming) -> str:
+    """Of all indexes of the present state; there is seldom more than one."""
+    current = [summary.digest for summary in indexes(library) if summary.snapshot == library.snapshot]
+    return "\nUNION ALL\n".join(
+        f"SELECT {_text(digest)} AS index_digest, * FROM "
+        f"({_files(library.location, [f'index/{digest}/members.parquet'], MEMBERS, naming)})"
+        for digest in current
+    ) or _files(library.location, [], pa.schema([("index_digest", pa.string()), *MEMBERS]), naming)
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def _run_views(run: Run, naming: Naming) -> dict[str, str]:
+    views = {
+        "provenance": _parts(run, "provenance", PROVENANCE, naming),
+        "rejects": _parts(run, "rejects", REJECTS, naming),
+        "outputs": _outputs(run, naming),
+    }
+    with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
+        views["sources"] = _sources(library_of(run), layer_geometry(run.config.encoder.layer), naming)
+    return views
+
+
+def _outputs(run: Run, naming: Naming) -> str:
+    """One row per output: its input, and what its first matches were like."""
+    units = ", ".join(_text(unit) for unit in sorted(run.receipts)) or "NULL"
+    return f"""\
+SELECT output, uri, name, image_id, patches, ncc_mean, certified_share
+FROM (
+  SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
+  FROM provenance WHERE rank = 0 GROUP BY output
+)
+JOIN (
+  SELECT {_output_name(run)} AS output, uri, name, image_id
+  FROM ({_plan(run, naming)}) WHERE lower(hex(unit)) IN ({units})
+) USING (output)
+ORDER BY output"""
+
+
+def _output_name(run: Run) -> str:
+    """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
+    suffix = run.config.format
+    names = sorted({item.name for unit in run.ledger.units() for item in unit.items})
+    changed = [(name, output) for name in names if (output := output_name(name, suffix)) != f"images/{name}.{suffix}"]
+    cases = "".join(f" WHEN {_text(name)} THEN {_text(output)}" for name, output in changed)
+    plain = f"'images/' || name || '.{suffix}'"
+    return f"CASE name{cases} ELSE {plain} END" if cases else plain
+
+
+def _sources(library: Library, cells: Geometry, naming: Naming) -> str:
+    return f"""\
+WITH image AS (
+  SELECT image_id AS source_image_id, width, height, original_width, original_height, license, attribution
+  FROM ({_images(library, naming)})
+), uris AS (
+  SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
+  FROM ({_plan(library, naming)}) GROUP BY image_id
+), boxed AS (
+  SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
+    {_interval("y", "source_row", "height", cells)}
+  FROM provenance JOIN image USING (source_image_id) JOIN uris USING (source_image_id)
+)
+SELECT output, row, col, rank, weight, ncc, certified, source_image_id, source_row, source_col, uris,
+  x0, y0, x1, y1,
+  {_first_pixel("x0", "width")} AS file_x0, {_first_pixel("y0", "height")} AS file_y0,
+  {_past_pixel("x1", "width")} AS file_x1, {_past_pixel("y1", "height")} AS file_y1,
+  license, attribution
+FROM boxed"""
+
+
+def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:
+    """`models.layers.boxes` as SQL, with the numbers of this layer."""
+    low, high = cells.interval(0, 2)
+    start = f"{cells.stride} * {cell}::INTEGER"
+    return f"greatest({start} + ({low}), 0) AS {axis}0, least({start} + ({high}), {length}::INTEGER) AS {axis}1"
+
+
+def _first_pixel(edge: str, length: str) -> str:
+    """The lower edge of `SourceImage.in_file` as SQL: rounded down."""
+    return f"({edge} * original_{length}::BIGINT // {length})::INTEGER"
+
+
+def _past_pixel(edge: str, length: str) -> str:
+    """The upper edge of `SourceImage.in_file` as SQL: rounded up."""
+    return f"(({edge} * original_{length}::BIGINT + {length} - 1) // {length})::INTEGER"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _parts(place: Library | Run, kind: str, schema: pa.Schema, naming: Naming) -> str:
+    return _files(place.location, [part.name for part in place.parts(kind)], schema, naming)
+
+
+def _plan(place: Library | Run, naming: Naming) -> str:
+    names = [name for name in place.location.list("plan") if re.fullmatch(r"plan/\d{6}\.parquet", name)]
+    return _files(place.location, names, PLAN, naming)
+
+
+def _files(location: Location, names: Sequence[str], schema: pa.Schema, naming: Naming) -> str:
+    """A query over files with one schema; over none it has the same columns and no row."""
+    if not names:
+        return f"SELECT {_columns(schema)} WHERE false"
+    files = ",\n  ".join(_text(naming(location, name)) for name in names)
+    return f"SELECT * FROM read_parquet([\n  {files}\n], hive_partitioning = false)"
+
+
+def _columns(fields: Iterable[pa.Field]) -> str:
+    return ", ".join(f'NULL::{_duckdb_type(field.type)} AS "{field.name}"' for field in fields)
+
+
+def _duckdb_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"{_duckdb_type(kind.value_type)}[]"
+    if pa.types.is_dictionary(kind):
+        return _duckdb_type(kind.value_type)
+    return "BLOB" if pa.types.is_fixed_size_binary(kind) else _TYPES[str(kind)]
+
+
+def _text(value: str) -> str:
+    """A string literal."""
+    return "'" + value.replace("'", "''") + "'"

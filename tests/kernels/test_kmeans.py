@@ -1,0 +1,124 @@
+"""Spherical k-means: what it converges to, and that neither order nor sharding can matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kt_batch.kernels.kmeans import ArrayPoints, assign, fixed_point_sums, plus_plus, spherical_kmeans
+from kt_batch.kernels.tiles import unit
+from tests.synthetic import clustered
+
+
+class Shards:
+    """`Points` in pieces. The sample is the one that the whole array would give."""
+
+    def __init__(self, pieces: Sequence[Tensor], sample: Tensor) -> None:
+        self.pieces = pieces
+        self.count = sum(len(piece) for piece in pieces)
+        self.dim = pieces[0].shape[1]
+        self._sample = sample
+
+    def sample(self, size: int) -> Tensor:
+        return self._sample[:size]
+
+    def assign_and_sum(self, centres: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [fixed_point_sums(piece, assign(piece, centres)[0], len(centres)) for piece in self.pieces]
+        return torch.stack([sums for sums, _ in parts]).sum(0), torch.stack([counts for _, counts in parts]).sum(0)
+
+
+def at_degrees(*angles: float) -> Tensor:
+    """Unit vectors of the plane."""
+    return torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in angles])
+
+
+def degrees(vectors: Tensor) -> list[float]:
+    return sorted(math.degrees(math.atan2(y, x)) for x, y in vectors.tolist())
+
+
+def test_four_points_become_two_clusters_with_centres_half_way() -> None:
+    points = at_degrees(0, 10, 80, 90)
+    for seed in range(5):
+        centres = spherical_kmeans(ArrayPoints(points), 2, iterations=10, sample_size=4, seed=seed)
+        torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([5.0, 85.0]), atol=1e-4, rtol=0)
+
+
+def test_a_centre_is_the_normalised_sum_so_brightness_never_counts() -> None:
+    # One cluster of 0, 0 and 90 degrees: the sum is (2, 1), 26.57 degrees.
+    centres = spherical_kmeans(ArrayPoints(at_degrees(0, 0, 90)), 1, iterations=3, sample_size=3, seed=0)
+    torch.testing.assert_close(centres, torch.tensor([[2.0, 1.0]]) / math.sqrt(5), atol=1e-6, rtol=0)
+
+
+def test_a_point_between_two_centres_goes_to_the_first() -> None:
+    labels, cosines = assign(at_degrees(45), torch.eye(2))
+    assert labels.tolist() == [0]
+    torch.testing.assert_close(cosines, torch.tensor([math.sqrt(0.5)]))
+
+
+def test_an_empty_cluster_is_seeded_again_with_the_worst_represented_point() -> None:
+    # So close together that k-means++ sees one point only and starts from two equal centres; the second stays empty.
+    near = 0.05
+    points = at_degrees(0, 0, near)
+    start = plus_plus(points, 2, seed=0)
+    assert torch.equal(start[0], start[1])
+    centres = spherical_kmeans(ArrayPoints(points), 2, iterations=5, sample_size=3, seed=0)
+    assert assign(points, centres)[0].bincount(minlength=2).sort().values.tolist() == [1, 2]
+    torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([0, near]), atol=1e-4, rtol=0)
+
+
+def test_more_clusters_than_distinct_points_leave_the_rest_empty() -> None:
+    points = at_degrees(0, 0, 90)
+    centres = spherical_kmeans(ArrayPoints(points), 4, iterations=5, sample_size=3, seed=0)
+    labels, cosines = assign(points, centres)
+    assert centres.shape == (4, 2)
+    assert len(labels.unique()) == 2
+    torch.testing.assert_close(cosines, torch.ones(3))
+
+
+def test_plus_plus_never_takes_one_of_few_distinct_points_twice() -> None:
+    points = at_degrees(*[0] * 50, 60, 120)
+    for seed in range(10):
+        assert degrees(plus_plus(points, 3, seed)) == sorted(degrees(at_degrees(0, 60, 120)))
+
+
+def test_sums_are_whole_numbers() -> None:
+    sums, counts = fixed_point_sums(torch.tensor([[0.5, -0.25], [0.5, 0.25], [1, 0]]), torch.tensor([1, 1, 0]), 3)
+    assert sums.tolist() == [[2**24, 0], [2**24, 0], [0, 0]]
+    assert counts.tolist() == [1, 2, 0]
+
+
+def test_the_order_of_the_points_does_not_change_a_bit_of_the_sums(generator: torch.Generator) -> None:
+    points = unit(clustered(3000).flatten(1))
+    labels = torch.randint(7, (3000,), generator=generator)
+    shuffled = torch.randperm(3000, generator=generator)
+    one, other = fixed_point_sums(points, labels, 7), fixed_point_sums(points[shuffled], labels[shuffled], 7)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+def test_shards_give_the_very_same_centres_as_one_array(generator: torch.Generator) -> None:
+    points = unit(clustered(3000).flatten(1))
+    whole = spherical_kmeans(ArrayPoints(points), 9, iterations=6, sample_size=500, seed=1)
+    shuffled = points[torch.randperm(3000, generator=generator)]
+    for sizes in ([3000], [1, 2999], [1023, 1025, 952], [300] * 10):
+        shards = Shards(shuffled.split(sizes), points[:500])
+        centres = spherical_kmeans(shards, 9, iterations=6, sample_size=500, seed=1)
+        assert centres.numpy().tobytes() == whole.numpy().tobytes()
+
+
+def test_more_iterations_never_lower_the_sum_of_similarities() -> None:
+    points = ArrayPoints(unit(clustered(1000, spread=1).flatten(1)))
+    found = [spherical_kmeans(points, 6, n, 1000, seed=2) for n in (1, 2, 4, 8)]
+    sums = [assign(points.vectors, centres)[1].double().sum().item() for centres in found]
+    assert sums == sorted(sums)
+    assert sums[0] < sums[-1]
+
+
+def test_the_same_seed_gives_the_same_centres_and_another_seed_others() -> None:
+    points = ArrayPoints(unit(clustered(500).flatten(1)))
+    one, again, other = (spherical_kmeans(points, 5, 2, 500, seed) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

@@ -1,0 +1,102 @@
+"""Geometric swap (eq. 6) and statistics swap (eq. 7)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.swap import FLOOR, MAX_RATIO, blend, geometric_swap, statistics_swap, top_k_weights
+
+
+def stripes(low: float, high: float, size: int = 8) -> Tensor:
+    """One channel whose columns alternate, so that every patch has mean (low + high)/2 and deviation (high - low)/2."""
+    return torch.tensor([low, high]).repeat(size // 2).expand(1, size, size).contiguous()
+
+
+def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Tensor | None = None) -> Tensor:
+    """`features` after a swap with the patches of `target` at the same places. The grey guide has no edge."""
+    height, width = features.shape[1:]
+    rows, cols = positions(height, width, stride=1, cover=True)
+    guide = torch.full((height, width), 0.5) if guide is None else guide
+    every = torch.full((features.shape[0],), deviation)
+    return statistics_swap(
+        features, unfold(features, rows, cols), unfold(target, rows, cols), rows, cols, every, guide
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_swapping_with_its_own_patches_changes_nothing(stride: int, generator: torch.Generator) -> None:
+    features = torch.rand(5, 7, 8, generator=generator)
+    rows, cols = positions(7, 8, stride, cover=True)
+    back = geometric_swap(unfold(features, rows, cols), rows, cols, 7, 8)
+    torch.testing.assert_close(back, features)
+
+
+def test_a_geometric_swap_takes_the_match_itself() -> None:
+    match = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1)
+    here = torch.tensor([0])
+    assert geometric_swap(match, here, here, 2, 2).tolist() == [[[1, 2], [3, 4]]]
+
+
+def test_statistics_of_the_same_patches_change_nothing(generator: torch.Generator) -> None:
+    features = torch.rand(5, 9, 8, generator=generator)
+    guide = torch.rand(9, 8, generator=generator)
+    torch.testing.assert_close(statistics_of(features, features, 0.1, guide), features, atol=1e-4, rtol=1e-4)
+
+
+def test_mean_and_deviation_become_those_of_the_match() -> None:
+    # Source 1 3 1 3: mean 2, deviation 1. Match 2 6 2 6: mean 4, deviation 2. Eq. 7: 2 (x - 2) + 4.
+    swapped = statistics_of(stripes(1, 3), stripes(2, 6), deviation=0)
+    torch.testing.assert_close(swapped, stripes(2, 6), atol=1e-3, rtol=0)
+
+
+def test_the_floor_draws_the_ratio_of_deviations_towards_one() -> None:
+    # The library's mean deviation is 2, so 1 is added to both: the ratio is (2 + 1)/(1 + 1), and 1.5 (x - 2) + 4.
+    assert FLOOR == 0.5
+    swapped = statistics_of(stripes(1, 3), stripes(2, 6), deviation=2)
+    torch.testing.assert_close(swapped, stripes(2.5, 5.5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("target", "ratio"), [(stripes(0, 200), MAX_RATIO), (stripes(100, 100), 1 / MAX_RATIO)])
+def test_contrast_is_never_changed_by_more_than_the_largest_ratio(target: Tensor, ratio: float) -> None:
+    # Source: mean 2, deviation 1; the match has mean 100 and deviation 100 or 0.
+    swapped = statistics_of(stripes(1, 3), target, deviation=0)
+    torch.testing.assert_close(swapped, stripes(100 - ratio, 100 + ratio), atol=0.05, rtol=0)
+
+
+def test_a_flat_source_takes_the_mean_of_its_match_and_no_noise() -> None:
+    swapped = statistics_of(stripes(2, 2), stripes(0, 10), deviation=1)
+    torch.testing.assert_close(swapped, stripes(5, 5), atol=1e-3, rtol=0)
+
+
+def test_no_feature_becomes_negative() -> None:
+    # Eq. 7 alone would give 3 (x - 2) + 1 = -2 and 4.
+    swapped = statistics_of(stripes(1, 3), torch.cat([stripes(0, 2)]) * 1.0, deviation=0)
+    assert swapped.min() >= 0
+    dark = statistics_of(stripes(0, 8), stripes(0, 0), deviation=0)
+    assert dark.min() == 0
+
+
+def test_every_channel_has_its_own_statistics() -> None:
+    source, target = torch.cat([stripes(1, 3), stripes(1, 3)]), torch.cat([stripes(2, 6), stripes(5, 7)])
+    swapped = statistics_of(source, target, deviation=0)
+    torch.testing.assert_close(swapped, target, atol=1e-3, rtol=0)
+
+
+def test_weights_of_the_top_k_sum_to_one_and_equal_matches_weigh_the_same() -> None:
+    weights = top_k_weights(torch.tensor([[0.9, 0.9], [0.9, 0.8]]), temperature=0.1)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+    assert weights[0].tolist() == [0.5, 0.5]
+    # A step of one temperature is a factor of e: 1/(1 + 1/e) = 0.7311
+    assert weights[1, 0].item() == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_one_match_weighs_one() -> None:
+    assert top_k_weights(torch.tensor([[0.3], [-0.2]]), temperature=0.05).tolist() == [[1], [1]]
+
+
+def test_a_blend_is_the_weighted_mean() -> None:
+    values = torch.stack([torch.full((4, 1), 2.0), torch.full((4, 1), 6.0)])[None]
+    assert blend(values, torch.tensor([[0.25, 0.75]])).flatten().tolist() == [5, 5, 5, 5]

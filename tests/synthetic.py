@@ -1,0 +1,69 @@
+"""Made-up patches that behave like those of a network: clustered, not negative, with many zeros; and indexes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.config import IndexConfig
+from kt_batch.index.ids import pack_ids, sort_order
+from kt_batch.index.index import Index, build_in_memory, library_mean
+from kt_batch.index.packing import pack
+from kt_batch.index.shards import Shard, match_parts
+from kt_batch.index.tree import join
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
+
+Ids = NDArray[np.uint8]
+
+
+def clustered(count: int, channels: int = 8, clusters: int = 12, seed: int = 0, spread: float = 0.3) -> Tensor:
+    """`(count, 4, channels)` float32 patches around a few directions, of many brightnesses, after a ReLU.
+
+    The directions depend on `clusters` and `channels` alone, so that patches of two seeds have neighbours.
+    """
+    centres = torch.randn(clusters, 4, channels, generator=torch.Generator().manual_seed(clusters))
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(clusters, (count,), generator=generator)
+    noise = torch.randn(count, 4, channels, generator=generator) * spread
+    brightness = 0.5 + torch.rand(count, 1, 1, generator=generator)
+    return ((centres[label] + noise) * brightness).relu()
+
+
+def ids_of(count: int, seed: int = 0) -> Ids:
+    """`(count, 12)` distinct patch ids of one image, in no order."""
+    place = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    return pack_ids("00ff7f8001020304", place // 300, place % 300)
+
+
+def packets_of(cells: Tensor) -> Tensor:
+    """What a library keeps of patches `(n, 4, C)`: float16 Haar packets."""
+    return haar(cells).half()
+
+
+def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None = None) -> Index:
+    """An index of `(n, 4, C)` patches in one shard; without a configuration small leaves, and only equal patches merged."""
+    ids = ids_of(len(cells)) if ids is None else ids
+    return build_in_memory(packets_of(cells), ids, config or IndexConfig(max_leaf=16, merge=1))
+
+
+def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids | None = None) -> Index:
+    """The same in several shards, one for each cluster of a top level."""
+    ids = ids_of(len(cells)) if ids is None else ids
+    order = sort_order(ids)
+    packets, ids = packets_of(cells)[torch.from_numpy(order)], ids[order]
+    mean = library_mean(packets, config)
+    vectors, _ = match_parts(packets, mean)
+    top = spherical_kmeans(ArrayPoints(vectors), shards, config.iterations, len(vectors), config.seed)
+    labels, _ = assign(vectors, top)
+    parts, subtrees = [], []
+    for cluster in range(shards):
+        rows = (labels == cluster).nonzero()[:, 0]
+        packed = pack(packets[rows], mean, top[cluster], config, level=1)
+        kept = rows[packed.order]
+        ll, lh, hl, hh = packets[kept].unbind(1)
+        parts.append(Shard((ll, lh, hl, hh), torch.from_numpy(ids)[kept], match_parts(packets[kept], mean)[1]))
+        subtrees.append(packed.subtree)
+    return Index(join(top, subtrees, mean), parts)
