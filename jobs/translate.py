@@ -24,7 +24,7 @@ def translate_images(
     alpha: options.Alpha = 1.0,
     top_k: options.TopK = 1,
     searcher: options.SearcherName = "ours",
-    probes: options.Probes = 16,
+    probes: options.Probes = 8,
     bands: options.Bands = 4,
     query_stride: options.QueryStride = 1,
     preserve_colour: options.PreserveColour = False,

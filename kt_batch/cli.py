@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from kt_batch import options
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
@@ -16,9 +17,13 @@ from kt_batch.console import ProgressDisplay
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import load_decoder, load_encoder
 from kt_batch.pipelines.build import BuildSummary, build_index
+from kt_batch.pipelines.demo import demo
 from kt_batch.pipelines.extract import ExtractSummary, extract
 from kt_batch.pipelines.single import translate_one
 from kt_batch.pipelines.translate import TranslateJob, TranslateSummary, default_cache, translate
+from kt_batch.report.explain import explain
+from kt_batch.report.inspect import inspect
+from kt_batch.report.views import sql as view_sql
 from kt_batch.start import library_models, make_runner, new_encoder, print_summary, reject_code, run_app, save_options
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
@@ -49,7 +54,7 @@ def try_command(
     swap: options.Swap = "geometric",
     alpha: options.Alpha = 1.0,
     top_k: options.TopK = 1,
-    probes: options.Probes = 16,
+    probes: options.Probes = 8,
     query_stride: options.QueryStride = 1,
     preserve_colour: options.PreserveColour = False,
     size: options.Size = 512,
@@ -224,7 +229,7 @@ def translate_command(
     alpha: options.Alpha = 1.0,
     top_k: options.TopK = 1,
     searcher: options.SearcherName = "ours",
-    probes: options.Probes = 16,
+    probes: options.Probes = 8,
     bands: options.Bands = 4,
     query_stride: options.QueryStride = 1,
     preserve_colour: options.PreserveColour = False,
@@ -299,3 +304,71 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was translated already")
     return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"]
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Everything the demo makes goes here.")] = Path("demo-out"),
+    runner: options.RunnerName = "ray",
+    workers: options.Workers = None,
+    threads: options.Threads = 2,
+    json: options.Json = False,
+) -> int:
+    """The whole main job, offline, on photographs that come along; ends with the page to open."""
+    source, encoder_config = new_encoder("kt-vgg", None, "relu3_1", 512)
+    decoder = load_decoder(load_encoder(source), "kt-vgg", "relu3_1", None)
+    how = RunOptions(runner=runner, workers=workers, threads=threads)
+    with make_runner(how) as running, ProgressDisplay() as display:
+        summary = demo(out, ExtractConfig(encoder=encoder_config), decoder.sha256, source, how, running, display)
+    print_summary(asdict(summary), [f"Open {summary.sheet}"], json)
+    return 0
+
+
+@app.command("explain")
+def explain_command(
+    run: Annotated[str, typer.Argument(help="The run.")],
+    output: Annotated[str, typer.Argument(help="An output or its input: images/a.jpg.png, a.jpg.")],
+    at: Annotated[str, typer.Option("--at", help="X,Y of a pixel of the output.")],
+    library: Annotated[str | None, typer.Option("--library", help="Where the library is now, if it moved.")] = None,
+    json: options.Json = False,
+) -> int:
+    """Where a pixel came from: the source images, boxes, NCC and weights of the patches that made it.
+
+    kt-batch explain run holiday.jpg --at 120,80
+    """
+    x, y = parse_pixel(at)
+    found = explain(run, output, x, y, library)
+    lines = [f"pixel {x},{y} of {found.output} ({found.width} x {found.height}), from {found.input}"]
+    for part in found.contributions:
+        box = part.file_box
+        lines.append(
+            f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
+        )
+    print_summary(found.to_dict(), lines, json)
+    return 0
+
+
+def parse_pixel(text: str) -> tuple[int, int]:
+    """`120,80` -> (120, 80)."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--at is a pixel such as 120,80, not '{text}'.")
+    return int(parts[0]), int(parts[1])
+
+
+@app.command("inspect")
+def inspect_command(
+    place: Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")],
+    sql: Annotated[bool, typer.Option("--sql", help="Print DuckDB views over its tables, to paste.")] = False,
+    json: options.Json = False,
+) -> int:
+    """What a library or a run holds.
+
+    kt-batch inspect monet.lib
+    """
+    if sql:
+        typer.echo(view_sql(place))
+        return 0
+    found = inspect(place)
+    print_summary(found, yaml.safe_dump(found, sort_keys=False, allow_unicode=True).splitlines(), json)
+    return 0

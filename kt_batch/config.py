@@ -67,7 +67,7 @@ class SearchConfig(_Config):
     """How the nearest patch is found."""
 
     searcher: Searcher = "ours"
-    probes: int = Field(16, ge=1, description="leaves a query looks into")
+    probes: int = Field(8, ge=1, description="leaves a query looks into")
     bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
     top_k: int = Field(1, ge=1, le=64)
 

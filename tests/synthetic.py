@@ -1,4 +1,4 @@
-"""Made-up patches that behave like those of a network: clustered, not negative, with many zeros; and indexes of them."""
+"""Made-up patches that behave like those of a network: clustered, not negative, many zeros; and indexes of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def packets_of(cells: Tensor) -> Tensor:
 
 
 def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None = None) -> Index:
-    """An index of `(n, 4, C)` patches in one shard; without a configuration small leaves, and only equal patches merged."""
+    """An index of `(n, 4, C)` patches in one shard; by default small leaves, and only equal patches merged."""
     ids = ids_of(len(cells)) if ids is None else ids
     return build_in_memory(packets_of(cells), ids, config or IndexConfig(max_leaf=16, merge=1))
 

@@ -5,7 +5,7 @@ All work on a batch of queries: the (query, leaf) pairs are grouped by leaf, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,10 @@ from kt_batch.kernels.bounds import radius_bound, rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, unit
 
-QUERY_TILE = 256
+QUERY_TILE = 128
 PATCH_TILE = 64  # leaves are padded to a multiple
 SPARE = 3  # candidates kept beyond top_k for the canonical re-scoring
+PAIRS = 65536  # re-scored at a time
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,25 @@ class Matches:
 
 
 def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
-    """The nearest kept patches of `(n, 4, C)` float32 raw query patches. k = min(top_k, patches in the index)."""
+    """The nearest kept patches of `(n, 4, C)` float32 raw query patches. k = min(top_k, patches in the index).
+
+    Where `config.probes` leaves may hold fewer than k patches, more leaves are probed.
+    """
     packets = haar(queries)
     k = min(config.top_k, index.count)
     if config.searcher == "exact":
         return _exact(index, packets, k)
+    probes = _probes(index, config.probes, k)
     if config.searcher == "ours":
-        return _ours(index, packets, k, config.probes)
+        return _ours(index, packets, k, probes)
     bands = None if config.searcher == "hkm" else config.bands
-    return _published(index, packets, k, config.probes, bands)
+    return _published(index, packets, k, probes, bands)
+
+
+def _probes(index: Index, asked: int, k: int) -> int:
+    """`asked`, or as many leaves as hold k patches whichever they are; never more than there are."""
+    held = index.tree.leaf_count.sort().values.cumsum(0)
+    return min(max(asked, int((held < k).sum()) + 1), index.tree.leaves)
 
 
 class _Pool:
@@ -57,12 +68,16 @@ class _Pool:
         self.slack = 2 * rounding_slack(dim)
 
     def to_beat(self, who: Tensor) -> Tensor:
-        """Float32 scores up to this, `(m,)`, cannot belong to the k canonically best."""
+        """Float32 scores below this, `(m,)`, cannot belong to the k canonically best."""
         return self.scores[who, self.k - 1] - self.slack
+
+    def crowded(self) -> Tensor:
+        """Queries `(m,)` whose every place is taken by a score that rounding may hide a better one behind."""
+        return (self.scores[:, -1] >= self.scores[:, self.k - 1] - self.slack).nonzero()[:, 0]
 
     def offer(self, who: Tensor, scores: Tensor, rows: Tensor) -> None:
         """Scores `(m, c)` of queries `who` `(m,)` against the patches `rows` `(c,)`."""
-        better = (scores.amax(1) > self.to_beat(who)).nonzero()[:, 0]
+        better = (scores.amax(1) >= self.to_beat(who)).nonzero()[:, 0]
         who, scores = who[better], scores[better]
         size = self.scores.shape[1]
         best = scores.topk(min(size, scores.shape[1]), dim=1)
@@ -73,58 +88,109 @@ class _Pool:
         self.rows[who] = found.gather(1, top.indices)
 
 
+# Queries `(m,)` -> what they are compared with: queries `(j,)` among them, unit vectors `(p, D)` padded, rows `(c,)`.
+_Offers = Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]
+
+
 def _exact(index: Index, packets: Tensor, k: int) -> Matches:
+    def offers(who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for x, rows in _all_patches(index):
+            for some in who.split(1024):
+                yield some, x, rows
+
     queries, _ = match_parts(packets, index.tree.mean)
-    pool = _Pool(len(queries), k, queries.shape[1])
-    everyone = torch.arange(len(queries))
-    for start, count, x in _all_patches(index):
-        rows = torch.arange(start, start + count)
-        for first, m, q in blocks(queries, QUERY_TILE):
-            pool.offer(everyone[first : first + m], (q @ x.T)[:m, :count], rows)
-    rows, scores = _rescore(index, queries, pool)
+    rows, scores = _canonically_best(index, queries, k, offers)
     return Matches(rows, scores, torch.ones(len(queries), dtype=torch.bool))
 
 
-def _all_patches(index: Index) -> Iterator[tuple[int, int, Tensor]]:
-    for shard, offset in zip(index.shards, index.shard_start.tolist(), strict=True):
-        for start in range(0, shard.count, 1024):
-            rows = torch.arange(start, min(start + 1024, shard.count))
-            yield offset + start, len(rows), pad_rows(index.match_vectors(rows + offset), 1024)
+def _all_patches(index: Index) -> Iterator[tuple[Tensor, Tensor]]:
+    """Unit match vectors of 1024 patches at a time, padded to `(1024, D)`, and the rows `(c,)` of these c patches."""
+    for rows in torch.arange(index.count).split(1024):
+        yield pad_rows(index.match_vectors(rows), 1024), rows
 
 
 def _ours(index: Index, packets: Tensor, k: int, probes: int) -> Matches:
     """Flat coarse search over the leaves, all of each probed leaf, the best few re-scored canonically.
 
-    The nearest leaf of every query comes first, so that most later leaves have nothing to offer. Reading LL first and
-    the rest only where its bound allows was measured and is slower (docs/decisions/0004).
+    Reading LL first, and the rest only where its bound allows, was measured and is slower (docs/decisions/0004).
     """
     queries, _ = match_parts(packets, index.tree.mean)
-    leaves, unprobed = _nearest_leaves(index, queries, min(probes, index.tree.leaves))
-    pool = _Pool(len(queries), k, queries.shape[1])
-    for ranks in (leaves[:, :1], leaves[:, 1:]):
-        for leaf, who in _pairs_by_leaf(ranks):
-            x, rows = _leaf_vectors(index, leaf)
-            pool.offer(who, _product(queries[who], x)[:, : len(rows)], rows)
-    rows, scores = _rescore(index, queries, pool)
+    leaves, unprobed = _nearest_leaves(index, queries, probes)
+
+    def offers(who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for leaf, some in _pairs_by_leaf(leaves[who]):
+            yield who[some], *_leaf_vectors(index, leaf)
+
+    rows, scores = _canonically_best(index, queries, k, offers)
     return Matches(rows, scores, scores[:, 0] >= unprobed)
+
+
+def _canonically_best(index: Index, queries: Tensor, k: int, offers: _Offers) -> tuple[Tensor, Tensor]:
+    """Of all that is offered to a query the k best `(n, k)` by canonical score, ties to the smaller id; and the scores.
+
+    Float32 products leave a few candidates per query, canonical scores decide among them. A query with more candidates
+    than its pool holds (patches that differ in brightness alone) is offered everything again.
+    """
+    pool = _Pool(len(queries), k, queries.shape[1])
+    for who, x, rows in offers(torch.arange(len(queries))):
+        pool.offer(who, _product(queries, who, x)[:, : len(rows)], rows)
+    best, scores = _rescore(index, queries, pool)
+    crowded = pool.crowded()
+    if len(crowded):
+        distinct, which = queries[crowded].unique(dim=0, return_inverse=True)
+        one_each = torch.empty(len(distinct), dtype=torch.int64)
+        one_each[which] = crowded
+        settled = _settle(index, queries, pool, one_each, offers)
+        best[crowded], scores[crowded] = settled[0][which], settled[1][which]
+    return best, scores
+
+
+def _settle(index: Index, queries: Tensor, pool: _Pool, who: Tensor, offers: _Offers) -> tuple[Tensor, Tensor]:
+    """As `_canonically_best` for the queries `who` `(m,)`, of every patch that rounding cannot rule out; `(m, k)`."""
+    best = torch.full((len(who), pool.k), -1, dtype=torch.int64)
+    scores = torch.full((len(who), pool.k), -torch.inf, dtype=torch.float64)
+    place = torch.empty(len(queries), dtype=torch.int64)
+    place[who] = torch.arange(len(who))
+    for some, x, rows in offers(who):
+        possible = _product(queries, some, x)[:, : len(rows)] >= pool.to_beat(some)[:, None]
+        columns = possible.any(0).nonzero()[:, 0]
+        found = torch.full((len(some), len(columns)), -torch.inf, dtype=torch.float64)
+        for pairs in possible[:, columns].nonzero().split(PAIRS):
+            query, column = pairs.unbind(1)
+            found[query, column] = canonical_scores(queries[some[query]], x[columns[column]])
+        at = place[some]
+        best[at], scores[at] = _best(
+            index,
+            torch.cat([best[at], rows[columns].expand(len(some), -1)], dim=1),
+            torch.cat([scores[at], found], dim=1),
+            pool.k,
+        )
+    return best, scores
 
 
 def _leaf_vectors(index: Index, leaf: int) -> tuple[Tensor, Tensor]:
     """Unit match vectors of a leaf, padded to `(p, D)`, and the rows `(c,)` of its c patches."""
     shard, start, count, first_row = index.leaf_rows(leaf)
-    packets = torch.stack([band[start : start + count] for band in shard.bands], dim=1)
+    vectors = torch.zeros(-(-count // PATCH_TILE) * PATCH_TILE, 4, index.channels)
+    for b, band in enumerate(shard.bands):
+        vectors[:count, b] = band[start : start + count]
     norms = shard.norms[start : start + count]
-    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-    vectors = ((packets.float() - index.tree.mean) * inverse[:, None, None]).flatten(1)
-    return pad_rows(vectors, PATCH_TILE), torch.arange(first_row, first_row + count)
+    divisor = torch.where(norms > 0, norms, torch.ones_like(norms))
+    vectors[:count].sub_(index.tree.mean).div_(divisor[:, None, None])
+    return vectors.flatten(1), torch.arange(first_row, first_row + count)
 
 
-def _product(q: Tensor, x: Tensor) -> Tensor:
-    """`(m, d)` x `(p, d)` -> `(m, p)`, in tiles of QUERY_TILE queries; p is a property of the leaf alone."""
+def _product(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
+    """Scores `(m, p)` of the queries `who` `(m,)` against `(p, d)`, in tiles of QUERY_TILE queries.
+
+    The last tile is filled up with its first query; p is a property of the leaf alone.
+    """
+    missing = -len(who) % QUERY_TILE
+    q = queries[torch.cat([who, who[:1].expand(missing)])]
     out = torch.empty(len(q), len(x))
-    for start, count, tile in blocks(q, QUERY_TILE):
-        out[start : start + count] = (tile @ x.T)[:count]
-    return out
+    for start in range(0, len(q), QUERY_TILE):
+        torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
+    return out[: len(who)]
 
 
 def _nearest_leaves(index: Index, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
@@ -133,15 +199,15 @@ def _nearest_leaves(index: Index, queries: Tensor, probes: int) -> tuple[Tensor,
     centres = pad_rows(index.tree.leaf_centres(), PATCH_TILE)
     radius = index.tree.leaf_radius
     slack = rounding_slack(queries.shape[1])
-    leaves, unprobed = [], []
-    for _, count, q in blocks(queries):
+    leaves = torch.empty(len(queries), probes, dtype=torch.int64)
+    unprobed = torch.empty(len(queries))
+    for start, count, q in blocks(queries):
         cosine = (q @ centres.T)[:count, : index.tree.leaves]
         best = cosine.topk(probes, dim=1).indices
-        bound = radius_bound(cosine, radius, slack)
-        bound.scatter_(1, best, -torch.inf)
-        leaves.append(best)
-        unprobed.append(bound.max(1).values)
-    return torch.cat(leaves), torch.cat(unprobed)
+        bound = radius_bound(cosine, radius, slack).scatter_(1, best, -torch.inf)
+        leaves[start : start + count] = best
+        unprobed[start : start + count] = bound.amax(1)
+    return leaves, unprobed
 
 
 def _pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -162,7 +228,7 @@ def _rescore(index: Index, queries: Tensor, pool: _Pool) -> tuple[Tensor, Tensor
     possible = (pool.rows >= 0) & (pool.scores >= pool.to_beat(everyone)[:, None])
     flat = pool.rows.flatten()
     scores = torch.full((n * size,), -torch.inf, dtype=torch.float64)
-    for part in possible.flatten().nonzero()[:, 0].split(65536):
+    for part in possible.flatten().nonzero()[:, 0].split(PAIRS):
         scores[part] = canonical_scores(queries[part // size], index.match_vectors(flat[part]))
     return _best(index, pool.rows, scores.view(n, size), pool.k)
 
@@ -180,16 +246,14 @@ def _published(index: Index, packets: Tensor, k: int, probes: int, bands: int | 
     re-scoring. `bands` None is HKM: the cosine of the patches themselves."""
     mean = index.tree.mean
     descent, _ = match_parts(packets, mean)
-    leaves = _descend(index, descent, min(probes, index.tree.leaves))
+    leaves = _descend(index, descent, probes)
     queries = _view(packets, mean, bands)
     pool = _Pool(len(queries), k, queries.shape[1])
     for leaf, who in _pairs_by_leaf(leaves):
-        if leaf < 0:
-            continue
         shard, start, count, first_row = index.leaf_rows(leaf)
         rows = torch.arange(first_row, first_row + count)
         x = pad_rows(_view(_read_bands(shard, start, count, bands).float(), mean, bands), PATCH_TILE)
-        pool.offer(who, _product(queries[who], x)[:, :count], rows)
+        pool.offer(who, _product(queries, who, x)[:, :count], rows)
     rows, scores = _best(index, pool.rows, pool.scores.double(), k)
     return Matches(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
 
@@ -206,14 +270,15 @@ def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:
 
 
 def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
-    """Follow the `beam` best nodes of each level; `(n, beam)` leaves, -1 where a query reached fewer."""
+    """Follow the `beam` best nodes of each level; `(n, beam)` leaves. `beam` is at most the number of leaves, so that
+    as many are reached."""
     tree = index.tree
     n = len(queries)
     nodes = torch.zeros(n, 1, dtype=torch.int64)
     scores = torch.zeros(n, 1)
     while bool((tree.child_count[nodes.clamp(min=0)] > 0).logical_and(nodes >= 0).any()):
         nodes, scores = _descend_once(index, queries, nodes, scores, beam)
-    return torch.where(nodes >= 0, tree.leaf[nodes.clamp(min=0)], -1)
+    return tree.leaf[nodes]
 
 
 def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, beam: int) -> tuple[Tensor, Tensor]:
@@ -229,7 +294,7 @@ def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, 
         else:
             first = int(tree.first_child[node])
             found = torch.arange(first, first + children).expand(len(who), -1)
-            reached = _product(queries[who], tree.centres[first : first + children])
+            reached = _product(queries, who, tree.centres[first : first + children])
         who_parts.append(who[:, None].expand_as(found).flatten())
         node_parts.append(found.flatten())
         score_parts.append(reached.flatten())

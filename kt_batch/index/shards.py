@@ -14,13 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
-from kt_batch.kernels.tiles import row_norms
+from kt_batch.kernels.tiles import divide_rows, row_norms
 
 BAND_NAMES = ("ll", "lh", "hl", "hh")
 FORMAT = "kt-batch-shard/1"
@@ -47,9 +46,8 @@ def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     `(n,)`, float32. A zero vector stays zero.
     """
     shifted = (packets.float() - mean).flatten(1)
-    norm = row_norms(shifted)
-    inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
-    return shifted * inverse[:, None], norm
+    norms = row_norms(shifted)
+    return divide_rows(shifted, norms), norms
 
 
 def write_shard(path: Path, packets: Tensor, patch_ids: Tensor, mean: Tensor) -> None:

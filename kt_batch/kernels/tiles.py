@@ -47,8 +47,14 @@ def row_norms(x: Tensor) -> Tensor:
     return torch.cat(found) if found else x.new_zeros(0, dtype=torch.float32)
 
 
+def divide_rows(x: Tensor, norms: Tensor) -> Tensor:
+    """Each row of `(n, D)` by its norm `(n,)`, float32; a zero row, of norm 0, stays zero.
+
+    Divided and not multiplied by the reciprocal, which float32 cannot hold for the smallest norms.
+    """
+    return x / torch.where(norms > 0, norms, torch.ones_like(norms))[:, None]
+
+
 def unit(x: Tensor) -> Tensor:
     """`(n, D)` -> rows of length 1, float32. A zero row stays zero, so its NCC is 0."""
-    norm = row_norms(x)
-    inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm))
-    return x.float() * inverse[:, None]
+    return divide_rows(x.float(), row_norms(x))

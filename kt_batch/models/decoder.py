@@ -42,7 +42,7 @@ class Decoder(nn.Module):
             if block == "res":
                 self.add_module(f"block{number}", _Residual(width, activation))
             elif block != "up":
-                out = 3 if block == "out" else int(block.split(":")[1])
+                out = 3 if block == "out" else int(block.removeprefix("conv:"))
                 self.add_module(f"block{number}", nn.Conv2d(width, out, 3))
                 width = out
 
@@ -59,6 +59,12 @@ class Decoder(nn.Module):
                 if block != "out":
                     x = ACTIVATIONS[self.activation](x)
         return x
+
+    def calm_residuals(self) -> None:
+        """Before training: make every residual block close to the identity, so that the first steps are steady."""
+        for module in self.modules():
+            if isinstance(module, _Residual):
+                module.second.weight.data *= 0.1
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:

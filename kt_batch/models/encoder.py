@@ -47,6 +47,7 @@ class Encoder(nn.Module):
         self.channels = dict(channels)
         self.preprocess = preprocess
         self.padding = padding
+        geometry(layers)  # KeyError where a layer is of no known kind
         before = 3
         for name in (n for n in layers if kind(n) == "conv"):
             self.add_module(name, nn.Conv2d(before, channels[name], 3))

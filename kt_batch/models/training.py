@@ -179,9 +179,10 @@ class TrainState:
         temporary = folder / "state.json.tmp"
         temporary.write_text(json.dumps({"step": self.step, "settings": asdict(settings)}))
         temporary.replace(folder / "state.json")
-        for old in folder.glob("*-*.safetensors"):
-            if old.stem.split("-")[1] != str(self.step):
-                old.unlink()
+        for kind in ("weights", "average", "optimizer"):
+            for old in folder.glob(f"{kind}-*.safetensors"):
+                if old.stem != f"{kind}-{self.step}":
+                    old.unlink()
 
     @classmethod
     def load(cls, folder: Path, student: Student, settings: TrainSettings) -> TrainState:

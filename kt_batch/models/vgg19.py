@@ -25,10 +25,14 @@ def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], w
     `metadata` may say `preprocess` (`caffe...`: BGR * 255 - mean; otherwise torchvision's) and `padding`
     (`reflection...`; otherwise zeros). Raises WeightsError when not even conv1_1 is there or a shape is wrong.
     """
-    known = [name for name, number in FEATURES.items() if f"features.{number}.weight" in state]
+    known = [
+        name
+        for name, number in FEATURES.items()
+        if {f"features.{number}.weight", f"features.{number}.bias"} <= set(state)
+    ]
     reached = [cut for cut in CUT_POINTS if set(_convolutions(layers_up_to(VGG19_LAYERS, cut))) <= set(known)]
     if not reached:
-        raise WeightsError(f"'{where}' holds no VGG-19: there is no 'features.0.weight' in it.")
+        raise WeightsError(f"'{where}' holds no VGG-19: it lacks 'features.0.weight' or 'features.0.bias'.")
     layers = layers_up_to(VGG19_LAYERS, reached[-1])
     channels = {name: state[f"features.{FEATURES[name]}.weight"].shape[0] for name in _convolutions(layers)}
     preprocess = CAFFE if metadata.get("preprocess", "").startswith("caffe") else TORCHVISION

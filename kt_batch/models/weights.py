@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -85,12 +87,13 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
     data = _read_shipped(name, layer) if path is None else _read(Path(path))
     where = path or f"{name} {layer}"
     tensors, metadata = parse(data, DECODER_FORMAT, where)
-    if metadata["encoder_sha256"] != encoder.sha256 or metadata["layer"] != layer:
-        raise MismatchError(
-            f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
-            f"not for {encoder.sha256[:16]} at {layer}."
-        )
-    decoder = Decoder(int(metadata["channels"]), tuple(metadata["blocks"].split()), metadata["activation"])
+    with _described(where):
+        if metadata["encoder_sha256"] != encoder.sha256 or metadata["layer"] != layer:
+            raise MismatchError(
+                f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
+                f"not for {encoder.sha256[:16]} at {layer}."
+            )
+        decoder = Decoder(int(metadata["channels"]), tuple(metadata["blocks"].split()), metadata["activation"])
     _fill(decoder, tensors, where)
     return LoadedDecoder(_ready(decoder), _sha256(data))
 
@@ -104,7 +107,7 @@ def encoder_bytes(encoder: Encoder, name: str) -> bytes:
         "padding": encoder.padding,
         "preprocess": json.dumps(asdict(encoder.preprocess)),
     }
-    return save(_half(encoder), metadata)
+    return _file(_half(encoder), metadata)
 
 
 def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
@@ -117,7 +120,18 @@ def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
         "blocks": " ".join(decoder.blocks),
         "activation": decoder.activation,
     }
-    return save(_half(decoder), metadata)
+    return _file(_half(decoder), metadata)
+
+
+def _file(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on what is in it alone; `save` writes metadata in a random order."""
+    data = save(tensors, metadata)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -138,20 +152,32 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
 def _encoder_from(data: bytes, where: str) -> Encoder:
     tensors, metadata = parse(data, None, where)
     if any(name.startswith("features.") for name in tensors):
-        return _ready(vgg19_from_state(tensors, metadata, where))
+        with _described(where):
+            return _ready(vgg19_from_state(tensors, metadata, where))
     if metadata.get("format") != ENCODER_FORMAT:
         raise WeightsError(f"'{where}' is neither of format {ENCODER_FORMAT} nor a VGG-19 with keys 'features.N.*'.")
-    layers = tuple(metadata["layers"].split())
-    convolutions = [layer for layer in layers if kind(layer) == "conv"]
-    missing = [layer for layer in convolutions if f"{layer}.weight" not in tensors]
-    if missing:
-        raise WeightsError(f"'{where}' lacks the weights of {', '.join(missing)}.")
-    channels = {layer: tensors[f"{layer}.weight"].shape[0] for layer in convolutions}
-    preprocess = json.loads(metadata["preprocess"])
-    preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
-    encoder = Encoder(layers, channels, Preprocess(**preprocess), metadata["padding"])
+    with _described(where):
+        layers = tuple(metadata["layers"].split())
+        convolutions = [layer for layer in layers if kind(layer) == "conv"]
+        missing = [layer for layer in convolutions if f"{layer}.weight" not in tensors]
+        if missing:
+            raise WeightsError(f"'{where}' lacks the weights of {', '.join(missing)}.")
+        channels = {layer: tensors[f"{layer}.weight"].shape[0] for layer in convolutions}
+        preprocess = json.loads(metadata["preprocess"])
+        preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
+        encoder = Encoder(layers, channels, Preprocess(**preprocess), metadata["padding"])
     _fill(encoder, tensors, where)
     return _ready(encoder)
+
+
+@contextmanager
+def _described(where: str) -> Iterator[None]:
+    """A file whose description is no network's: whatever building from it raises becomes one sentence."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        what = str(error).splitlines()[0]
+        raise WeightsError(f"'{where}' does not describe a network ({type(error).__name__}: {what}).") from error
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> None:

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from kt_batch.errors import DamagedError, MismatchError, UsageError
-from kt_batch.models.layers import Geometry, boxes
-from kt_batch.report.sources import Box, SourceImage, layer_geometry, library_of, open_run, source_images
+from kt_batch.models.layers import Geometry
+from kt_batch.report.sources import Box, SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.store.inputs import output_name
 from kt_batch.store.runs import Output, Run, provenance_of
 
 SHOWN = 5  # candidates in a message
+FORMATS = ("PNG", "JPEG", "WEBP")  # of outputs
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def explain(run: str, output: str, x: int, y: int, library: str | None = None) -
 def find_output(run: Run, wanted: str) -> Output:
     """The output that `wanted` names. Raises UsageError, with candidates, when it names none or several."""
     outputs = run.outputs
-    for name in (wanted, f"images/{wanted}", f"images/{wanted}.{run.config.format}"):
+    for name in (wanted, f"images/{wanted}", _output_of(wanted, run.config.format)):
         if name in outputs:
             return outputs[name]
     ends = (wanted, f"{wanted}.{run.config.format}")
@@ -116,12 +117,20 @@ def find_output(run: Run, wanted: str) -> Output:
     )
 
 
+def _output_of(name: str, image_format: str) -> str:
+    """`output_name`, or nothing when no input can be called so."""
+    try:
+        return output_name(name, image_format)
+    except UsageError:
+        return ""
+
+
 def image_size(run: Run, output: Output) -> tuple[int, int]:
     """Width and height of an output, from the header of its file. Raises DamagedError when it is no image."""
     try:
-        with run.location.open(output.name) as file, Image.open(file) as image:
+        with run.location.open(output.name) as file, Image.open(file, formats=FORMATS) as image:
             return image.size
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
 
 
@@ -148,7 +157,7 @@ def _contributions(
         if image_id not in images:
             raise MismatchError(f"'{library}' does not hold the image {image_id}, from which the run took patches.")
         image = images[image_id]
-        box = source_box(row["source_row"], row["source_col"], image.width, image.height, cells)
+        box = patch_box(row["source_row"], row["source_col"], image.width, image.height, cells)
         yield Contribution(
             row=row["row"],
             col=row["col"],
@@ -165,9 +174,3 @@ def _contributions(
             license=image.license,
             attribution=image.attribution,
         )
-
-
-def source_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:
-    """What the patch at a cell sees of a working image of `width` x `height` pixels."""
-    (x0, x1), (y0, y1) = boxes(np.array([col]), cells, width), boxes(np.array([row]), cells, height)
-    return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))

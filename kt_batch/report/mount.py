@@ -24,8 +24,7 @@ class LocationFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Size and kind of one file."""
-        name = self._strip_protocol(path)
-        return {"name": name, "size": self._location.size(name), "type": "file"}
+        return {"name": path, "size": self._location.size(_name(path)), "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Exactly the file asked for: parts are listed by their receipts, never by pattern."""
@@ -38,4 +37,9 @@ class LocationFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
         del mode
-        return self._location.open(path)
+        return self._location.open(_name(path))
+
+
+def _name(path: str) -> str:
+    """Within the location; fsspec hands paths over with their scheme in some methods and without in others."""
+    return path.rpartition("://")[2]

@@ -23,6 +23,8 @@ VIRIDIS = np.array(
 )  # fmt: skip
 
 SMOOTH = 2  # drawn this many times larger, then shrunk: Pillow's lines have no soft edges
+STROKE = 5  # before shrinking
+EDGE = (20, 20, 20, 130)
 GAP = 0.16  # between the result and its sources, as a share of the result's width
 
 
@@ -76,7 +78,7 @@ def lines_picture(
     height = round(result.height * scale)
     picture = Image.new("RGBA", (canvas, height))
     picture.paste(result.resize((left, height), Image.Resampling.LANCZOS), (0, 0))
-    places = _places(sources, canvas - left, round(left * (1 + GAP)), height)
+    places = _places(sources, Box(round(left * (1 + GAP)), 0, canvas, height))
     for source, place in zip(sources, places, strict=True):
         size = (place.x1 - place.x0, place.y1 - place.y0)
         picture.paste(source.resize(size, Image.Resampling.LANCZOS), (place.x0, place.y0))
@@ -84,25 +86,48 @@ def lines_picture(
     draw = ImageDraw.Draw(overlay)
     for number, line in enumerate(lines):
         place, source = places[line.source], sources[line.source]
-        there = _scaled(line.there, (place.x1 - place.x0) / source.width, place.x0, place.y0)
-        _draw(draw, _scaled(line.here, scale, 0, 0), there, _colour(number, len(lines)))
+        there = scaled(line.there, (place.x1 - place.x0) / source.width, place.x0, place.y0)
+        _draw(draw, scaled(line.here, scale), there, _colour(number, len(lines)))
     picture.alpha_composite(overlay)
     return picture.resize((width, round(height / SMOOTH)), Image.Resampling.LANCZOS)
 
 
-def _places(sources: Sequence[Image.Image], right: int, x: int, height: int) -> list[Box]:
-    """Where sources go in the space from `x` on: one column for one or two, else two; each in the middle of its cell."""
+def _places(sources: Sequence[Image.Image], area: Box) -> list[Box]:
+    """Where in `area` the sources go: one column for one or two, else two; each as large as its cell, in its middle."""
     columns = 1 if len(sources) <= 2 else 2
     rows = -(-len(sources) // columns)
     gap = 12 * SMOOTH
-    cell_width = (right - (x - _start(right, x)) - gap * (columns - 1)) // columns
-    cell_height = (height - gap * (rows - 1)) // rows
+    wide = (area.x1 - area.x0 - gap * (columns - 1)) // columns
+    high = (area.y1 - area.y0 - gap * (rows - 1)) // rows
     places = []
     for number, source in enumerate(sources):
         row, column = divmod(number, columns)
-        scale = min(cell_width / source.width, cell_height / source.height)
-        w, h = max(1, round(source.width * scale)), max(1, round(source.height * scale))
-        x0 = x + column * (cell_width + gap) + (cell_width - w) // 2
-        y0 = row * (cell_height + gap) + (cell_height - h) // 2
-        places.append(Box(x0, y0, x0 + w, y0 + h))
+        scale = min(wide / source.width, high / source.height)
+        width, height = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+        x = area.x0 + column * (wide + gap) + (wide - width) // 2
+        y = area.y0 + row * (high + gap) + (high - height) // 2
+        places.append(Box(x, y, x + width, y + height))
     return places
+
+
+def scaled(box: Box, scale: float, x: int = 0, y: int = 0) -> Box:
+    """A box of a picture that is drawn `scale` times as large at (x, y)."""
+    return Box(
+        x + round(box.x0 * scale), y + round(box.y0 * scale), x + round(box.x1 * scale), y + round(box.y1 * scale)
+    )
+
+
+def _draw(draw: ImageDraw.ImageDraw, here: Box, there: Box, colour: tuple[int, int, int, int]) -> None:
+    """Two boxes and a line between their facing sides, with a thin dark edge that keeps them visible on any ground."""
+    ends = (here.x1, (here.y0 + here.y1) // 2, there.x0, (there.y0 + there.y1) // 2)
+    for ink, edge in ((EDGE, 1), (colour, 0)):
+        draw.line(ends, ink, STROKE + 2 * edge)
+        for box in (here, there):
+            draw.rectangle(
+                (box.x0 - edge, box.y0 - edge, box.x1 + edge, box.y1 + edge), outline=ink, width=STROKE + 2 * edge
+            )
+
+
+def _colour(number: int, count: int) -> tuple[int, int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(number / count, 0.72, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255), 255

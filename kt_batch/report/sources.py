@@ -6,13 +6,14 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from kt_batch.config import Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
-from kt_batch.models.layers import VGG19_LAYERS, Geometry, geometry, layers_up_to
+from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
@@ -130,6 +131,12 @@ def indexes(library: Library) -> list[IndexSummary]:
 def layer_geometry(layer: Layer) -> Geometry:
     """What a cell of `layer` sees; the same for every encoder, as all are shaped like VGG-19."""
     return geometry(layers_up_to(VGG19_LAYERS, layer))
+
+
+def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:
+    """What the patch with this top-left cell sees of a working image of `width` x `height` pixels."""
+    (x0, x1), (y0, y1) = boxes(np.array([col]), cells, width), boxes(np.array([row]), cells, height)
+    return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))
 
 
 def source_images(library: Library, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:

@@ -51,7 +51,8 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
     and, when its library is at hand, `sources`: provenance with each source's URIs, licence, and box, both in the
     working image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..). Ids are BLOBs, as in the
     tables: `hex(image_id)` shows one, `unhex('...')` names one.
-    Parts are read from where they are; close the connection when done. Raises MissingError when `place` is neither.
+    Parts are read from where they are; close the connection when done. Raises MissingError when `place` is neither,
+    StorageError when a part is missing or no Parquet.
     """
     found = open_place(place)
     connection = duckdb.connect(config=SETTINGS)
@@ -68,8 +69,13 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
             connection.register_filesystem(LocationFiles(mounted[location.uri], location))
         return f"{mounted[location.uri]}://{name}"
 
-    for statement in _statements(found, naming):
-        connection.execute(statement)
+    try:
+        for statement in _statements(found, naming):
+            connection.execute(statement)
+    except duckdb.Error as error:
+        connection.close()
+        said = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
+        raise StorageError(f"The tables of '{place}' cannot be read: {said}") from error
     return connection
 
 

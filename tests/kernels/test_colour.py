@@ -8,7 +8,7 @@ from kt_batch.kernels.colour import luminance, preserve_colour
 
 
 def pixel(red: float, green: float, blue: float) -> torch.Tensor:
-    return torch.tensor([red, green, blue]).view(3, 1, 1)
+    return torch.tensor([red, green, blue], dtype=torch.float32).view(3, 1, 1)
 
 
 def test_the_luminance_of_white_is_one_and_of_green_the_largest_share() -> None:
@@ -31,5 +31,5 @@ def test_the_result_has_the_light_of_one_and_the_chroma_of_the_other() -> None:
 
 def test_what_would_leave_the_gamut_is_clamped() -> None:
     mixed = preserve_colour(pixel(1, 1, 1), pixel(1, 0, 0))
-    assert mixed.flatten().tolist()[0] == 1
-    assert preserve_colour(pixel(0, 0, 0), pixel(0, 0, 1)).flatten().tolist()[:2] == [0, 0]
+    assert mixed[0].item() == 1
+    assert preserve_colour(pixel(0, 0, 0), pixel(0, 0, 1))[:2].flatten().tolist() == [0, 0]

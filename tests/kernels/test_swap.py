@@ -12,7 +12,7 @@ from kt_batch.kernels.swap import FLOOR, MAX_RATIO, blend, geometric_swap, stati
 
 def stripes(low: float, high: float, size: int = 8) -> Tensor:
     """One channel whose columns alternate, so that every patch has mean (low + high)/2 and deviation (high - low)/2."""
-    return torch.tensor([low, high]).repeat(size // 2).expand(1, size, size).contiguous()
+    return torch.tensor([low, high], dtype=torch.float32).repeat(size // 2).expand(1, size, size).contiguous()
 
 
 def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Tensor | None = None) -> Tensor:
@@ -21,9 +21,7 @@ def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Ten
     rows, cols = positions(height, width, stride=1, cover=True)
     guide = torch.full((height, width), 0.5) if guide is None else guide
     every = torch.full((features.shape[0],), deviation)
-    return statistics_swap(
-        features, unfold(features, rows, cols), unfold(target, rows, cols), rows, cols, every, guide
-    )
+    return statistics_swap(features, unfold(features, rows, cols), unfold(target, rows, cols), rows, cols, every, guide)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -72,11 +70,10 @@ def test_a_flat_source_takes_the_mean_of_its_match_and_no_noise() -> None:
 
 
 def test_no_feature_becomes_negative() -> None:
-    # Eq. 7 alone would give 3 (x - 2) + 1 = -2 and 4.
-    swapped = statistics_of(stripes(1, 3), torch.cat([stripes(0, 2)]) * 1.0, deviation=0)
-    assert swapped.min() >= 0
-    dark = statistics_of(stripes(0, 8), stripes(0, 0), deviation=0)
-    assert dark.min() == 0
+    # Source: mean 4, deviation 4; the match is black, the ratio its bound: (x - 4)/3 + 0 = -4/3 and 4/3.
+    swapped = statistics_of(stripes(0, 8), stripes(0, 0), deviation=0)
+    torch.testing.assert_close(swapped, stripes(0, 4 / 3), atol=1e-3, rtol=0)
+    assert swapped.min() == 0
 
 
 def test_every_channel_has_its_own_statistics() -> None:

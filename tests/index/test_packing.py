@@ -1,0 +1,149 @@
+"""From the patches of a cluster to its leaves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kt_batch.config import IndexConfig
+from kt_batch.index.packing import Packed, collapse_equal, fan_out, merge_near, pack
+from kt_batch.index.shards import match_parts
+from kt_batch.kernels.tiles import unit
+from tests.synthetic import clustered, packets_of
+
+
+def packed(cells: Tensor, config: IndexConfig) -> Packed:
+    packets = packets_of(cells)
+    mean = torch.zeros(packets.shape[1:])
+    centre = unit(match_parts(packets, mean)[0].sum(0, keepdim=True))[0]
+    return pack(packets, mean, centre, config, level=0)
+
+
+def one_channel(*cells: tuple[float, float, float, float]) -> Tensor:
+    return torch.tensor(cells).view(-1, 4, 1)
+
+
+def test_of_equal_patches_the_first_is_kept() -> None:
+    found = packed(clustered(1).expand(50, -1, -1), IndexConfig(max_leaf=8, merge=1))
+    assert found.order.tolist() == [0]
+    assert found.owner.tolist() == [0] * 50
+
+
+def test_equal_patches_are_found_wherever_they_stand() -> None:
+    cells = clustered(40)
+    rows = torch.tensor([0, 1, 0, 2, 1, 3, 0])
+    assert collapse_equal(packets_of(cells)[rows]).tolist() == [0, 1, 0, 3, 1, 5, 0]
+
+
+def test_a_zero_patch_is_a_patch_like_any_other() -> None:
+    cells = torch.cat([torch.zeros(3, 4, 8), clustered(5)])
+    found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
+    assert found.owner.tolist()[:3] == [0, 0, 0]
+    assert 0 in found.order.tolist()
+
+
+def test_near_duplicates_are_merged_to_the_medoid_and_all_origins_are_kept() -> None:
+    # Angles of about -2, 0 and +2 degrees around (1, 1, 1, 1): the one in the middle is nearest to the others.
+    middle = one_channel((100, 100, 100, 100), (103, 97, 100, 100), (97, 103, 100, 100), (100, 0, 0, 0))[[1, 0, 2, 3]]
+    found = packed(middle, IndexConfig(max_leaf=8, merge=0.995))
+    assert found.order.tolist() == [1, 3]
+    assert found.owner.tolist() == [1, 1, 1, 3]
+
+
+def test_a_patch_of_another_brightness_is_not_merged() -> None:
+    cells = one_channel((1, 2, 3, 4), (2, 4, 6, 8), (1.02, 2.04, 3.06, 4.08))
+    found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
+    assert found.owner[1].item() == 1
+    assert found.owner[2].item() == found.owner[0].item()
+    assert sorted(found.order.tolist()) in ([0, 1], [1, 2])
+
+
+def test_a_threshold_of_one_merges_equal_patches_only() -> None:
+    cells = torch.cat([clustered(20), clustered(20) * 1.001, clustered(20)])
+    found = packed(cells, IndexConfig(max_leaf=8, merge=1))
+    assert sorted(found.order.tolist()) == list(range(40))
+    assert found.owner.tolist() == [*range(40), *range(20)]
+
+
+def test_a_merged_patch_is_as_similar_to_its_leader_as_the_threshold_says() -> None:
+    vectors = unit(clustered(200, spread=0.05).flatten(1))
+    kept, represents = merge_near(vectors, torch.ones(200), threshold=0.99)
+    assert 12 <= len(kept) < 200
+    assert represents[kept].equal(kept)
+    assert represents.unique().equal(kept)
+    # Both lie within acos(0.99) of the leader, so within twice that angle of each other: cosine 2 * 0.99^2 - 1.
+    assert (vectors * vectors[represents]).sum(1).min() >= 2 * 0.99**2 - 1 - 1e-6
+
+
+@pytest.mark.parametrize("merge", [0.995, 1])
+def test_every_patch_is_represented_by_a_kept_one_and_a_kept_one_by_itself(merge: float) -> None:
+    found = packed(clustered(600, spread=0.05), IndexConfig(max_leaf=32, merge=merge))
+    assert len(found.order.unique()) == len(found.order)
+    assert found.owner[found.order].equal(found.order)
+    assert set(found.owner.tolist()) == set(found.order.tolist())
+
+
+@pytest.mark.parametrize("max_leaf", [8, 50, 1000])
+def test_no_leaf_is_larger_than_allowed(max_leaf: int) -> None:
+    found = packed(clustered(900), IndexConfig(max_leaf=max_leaf, merge=1))
+    assert found.subtree.leaf_count.max() <= max_leaf
+    assert found.subtree.leaf_count.min() >= 1
+    assert found.subtree.leaf_count.sum() == len(found.order) == 900
+
+
+def test_patches_of_one_direction_cannot_be_split_and_stay_one_leaf() -> None:
+    brightness = 2.0 ** torch.arange(-5, 5)  # exact in float16, so that the unit vectors are the very same
+    cells = (brightness[:, None, None] * torch.ones(10, 4, 2)).contiguous()
+    found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
+    assert found.subtree.leaf_count.tolist() == [10]
+
+
+def test_patches_of_a_leaf_stand_by_ascending_id() -> None:
+    found = packed(clustered(300), IndexConfig(max_leaf=20, merge=1))
+    for leaf in found.order.split(found.subtree.leaf_count.tolist()):
+        assert leaf.tolist() == sorted(leaf.tolist())
+
+
+def test_no_kept_patch_lies_beyond_the_radius_of_its_leaf() -> None:
+    cells = clustered(500)
+    found = packed(cells, IndexConfig(max_leaf=20, merge=0.995))
+    vectors = match_parts(packets_of(cells), torch.zeros(4, 8))[0].double()
+    leaves = found.order.split(found.subtree.leaf_count.tolist())
+    nodes = (found.subtree.leaf >= 0).nonzero()[:, 0]
+    centres = found.subtree.centres[nodes[found.subtree.leaf[nodes].argsort()]].double()
+    for members, centre, radius in zip(leaves, centres, found.subtree.leaf_radius.tolist(), strict=True):
+        farthest = (vectors[members] @ centre).min().item()
+        assert radius < farthest < radius + 2e-6
+
+
+def test_fixed_clusters_give_the_levels_of_the_paper() -> None:
+    found = packed(clustered(500), IndexConfig(clusters=(4, 3), max_leaf=8, merge=1))
+    tree = found.subtree
+    assert tree.child_count[0] == 4
+    children = tree.child_count[1:5]
+    assert (children <= 3).all()
+    assert tree.leaf_count.shape[0] == int(torch.where(children == 0, 1, children).sum())
+
+
+@pytest.mark.parametrize(
+    ("count", "level", "config", "clusters"),
+    [
+        (512, 0, IndexConfig(), 1),  # fits into a leaf
+        (513, 0, IndexConfig(), 2),  # 513 / (512 * 2/3) = 1.5
+        (1024, 3, IndexConfig(), 3),
+        (10**6, 0, IndexConfig(), 32),  # never more than the fan-out
+        (10**6, 0, IndexConfig(clusters=(7, 5)), 7),
+        (10**6, 1, IndexConfig(clusters=(7, 5)), 5),
+        (10**6, 2, IndexConfig(clusters=(7, 5)), 1),
+        (3, 0, IndexConfig(clusters=(7, 5)), 3),
+    ],
+)
+def test_into_how_many_clusters_a_node_is_split(count: int, level: int, config: IndexConfig, clusters: int) -> None:
+    assert fan_out(count, level, config) == clusters
+
+
+def test_packing_twice_gives_the_same_bytes() -> None:
+    one, other = (packed(clustered(400), IndexConfig(max_leaf=16)) for _ in range(2))
+    assert one.order.equal(other.order)
+    assert one.subtree.to_bytes() == other.subtree.to_bytes()

@@ -1,0 +1,313 @@
+"""Weight files: checked, never unpickled, refused in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from kt_batch.errors import KtBatchError, MismatchError, UsageError, WeightsError
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder, Preprocess
+from kt_batch.models.layers import VGG19_LAYERS
+from kt_batch.models.vgg19 import CAFFE, TORCHVISION
+from kt_batch.models.weights import (
+    DECODER_FORMAT,
+    ENCODER_FORMAT,
+    EncoderSource,
+    decoder_bytes,
+    encoder_bytes,
+    load_decoder,
+    load_encoder,
+    shipped,
+)
+
+VGG19_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512)  # up to conv4_1; 0 is a pool
+
+
+def small_encoder() -> Encoder:
+    torch.manual_seed(0)
+    widths = {"conv1_1": 4, "conv1_2": 4, "conv2_1": 6}
+    return Encoder(VGG19_LAYERS[:7], widths, Preprocess(order="bgr", mean=(0.1, 0.2, 0.3)))
+
+
+def small_decoder() -> Decoder:
+    torch.manual_seed(0)
+    return Decoder(6, ("conv:4", "res", "up", "out"), "selu")
+
+
+def picture() -> Tensor:
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def write(folder: Path, data: bytes) -> str:
+    (folder / "weights").write_bytes(data)
+    return str(folder / "weights")
+
+
+def with_metadata(data: bytes, **changes: str | None) -> bytes:
+    """The same file with other metadata; None takes an entry away."""
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"] | changes
+    return save(load(data), {key: value for key, value in metadata.items() if value is not None})
+
+
+def one_sentence(error: pytest.ExceptionInfo[KtBatchError]) -> bool:
+    return re.fullmatch(r"[^\n]+\.", str(error.value)) is not None
+
+
+# ---- what is shipped ----
+
+
+def test_the_shipped_files_are_those_of_their_sha256() -> None:
+    folder = resources.files("kt_batch.models").joinpath("weights")
+    listed = [entry for parts in shipped().values() for entry in parts.values()]
+    assert len(listed) >= 2
+    for entry in listed:
+        assert hashlib.sha256(folder.joinpath(entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+    assert {entry["file"] for entry in listed} | {"weights.json"} == {file.name for file in folder.iterdir()}
+
+
+def test_the_shipped_networks_fit_each_other() -> None:
+    encoder = load_encoder(EncoderSource())
+    assert encoder.sha256 == shipped()["kt-vgg"]["encoder"]["sha256"]
+    decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
+    features = encoder.network.encode(picture(), "relu3_1")
+    assert features.shape == (1, encoder.network.channels_at("relu3_1"), 4, 4)
+    assert features.min() >= 0
+    restored = decoder.network.decode(features)
+    assert restored.shape == (1, 3, 16, 16)
+    assert restored.min() >= 0
+    assert restored.max() <= 1
+
+
+def test_a_loaded_network_cannot_be_trained_by_accident() -> None:
+    network = load_encoder(EncoderSource()).network
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert not network.training
+
+
+def test_a_shipped_file_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {"kt-vgg": {"encoder": shipped()["kt-vgg"]["encoder"] | {"sha256": "0" * 64}}}
+    monkeypatch.setattr("kt_batch.models.weights.shipped", lambda: changed)
+    with pytest.raises(WeightsError, match="is damaged: its SHA-256 is not the listed one") as error:
+        load_encoder(EncoderSource())
+    assert one_sentence(error)
+
+
+# ---- round trips ----
+
+
+def test_an_encoder_comes_back_from_its_file(tmp_path: Path) -> None:
+    encoder = small_encoder()
+    data = encoder_bytes(encoder, "small")
+    loaded = load_encoder(EncoderSource(path=write(tmp_path, data)))
+    assert loaded.sha256 == hashlib.sha256(data).hexdigest()
+    assert loaded.network.preprocess == encoder.preprocess
+    # Weights are kept as float16.
+    torch.testing.assert_close(
+        loaded.network.encode(picture(), "relu2_1"), encoder.encode(picture(), "relu2_1"), atol=5e-3, rtol=5e-3
+    )
+    assert encoder_bytes(loaded.network, "small") == data
+
+
+def test_a_decoder_comes_back_from_its_file(tmp_path: Path) -> None:
+    encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(small_encoder(), "small"))))
+    data = decoder_bytes(small_decoder(), encoder.sha256, "relu2_1")
+    loaded = load_decoder(encoder, "small", "relu2_1", write(tmp_path, data))
+    features = encoder.network.encode(picture(), "relu2_1")
+    expected = small_decoder().decode(features)
+    torch.testing.assert_close(loaded.network.decode(features), expected, atol=5e-3, rtol=5e-3)
+    assert decoder_bytes(loaded.network, encoder.sha256, "relu2_1") == data
+
+
+def test_the_same_network_is_always_the_same_file() -> None:
+    # Files are known by their SHA-256. (safetensors alone writes metadata in another order each time.)
+    assert len({encoder_bytes(small_encoder(), "small") for _ in range(10)}) == 1
+    assert len({decoder_bytes(small_decoder(), "0" * 64, "relu2_1") for _ in range(10)}) == 1
+    assert list(metadata_of(encoder_bytes(small_encoder(), "small"))) == sorted(metadata_of(good()))
+
+
+# ---- what is refused ----
+
+
+def pickled() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save({"conv1_1.weight": torch.zeros(1)}, buffer)
+    return buffer.getvalue()
+
+
+def good() -> bytes:
+    return encoder_bytes(small_encoder(), "small")
+
+
+def short_of_a_tensor() -> bytes:
+    tensors = load(good())
+    del tensors["conv1_2.weight"]
+    return save(tensors, metadata_of(good()))
+
+
+def metadata_of(data: bytes) -> dict[str, str]:
+    found: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return found
+
+
+def reshaped() -> bytes:
+    tensors = load(good())
+    return save(tensors | {"conv2_1.weight": torch.zeros(6, 5, 3, 3)}, metadata_of(good()))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: b"", "is not a safetensors file"),
+        (lambda: b"\x89PNG\r\n\x1a\n" + b"0" * 100, "is not a safetensors file"),
+        (pickled, "pickled weights such as .pth are refused"),
+        (lambda: good()[:-1], "is not a safetensors file"),
+        (lambda: good()[:60], "is not a safetensors file"),
+        (lambda: save({"a": torch.zeros(1)}), f"is neither of format {ENCODER_FORMAT} nor a VGG-19"),
+        (lambda: with_metadata(good(), format="kt-batch-encoder/9"), f"is neither of format {ENCODER_FORMAT}"),
+        (lambda: decoder_bytes(small_decoder(), "0" * 64, "relu2_1"), f"is neither of format {ENCODER_FORMAT}"),
+        (short_of_a_tensor, "lacks the weights of conv1_2"),
+        (reshaped, "does not fit its network"),
+        (lambda: with_metadata(good(), layers=None), "'layers'"),
+        (lambda: with_metadata(good(), layers="conv1_1 norm1_1"), "norm"),
+        (lambda: with_metadata(good(), padding=None), "'padding'"),
+        (lambda: with_metadata(good(), preprocess="{"), "JSONDecodeError"),
+        (lambda: with_metadata(good(), preprocess='{"mean": [0,0,0], "std": [1,1,1], "more": 1}'), "more"),
+        (lambda: save({"features.3.weight": torch.zeros(1)}), "holds no VGG-19"),
+        (lambda: save({"features.0.weight": torch.zeros(64, 3, 3, 3)}), "holds no VGG-19"),
+        (lambda: save({"features.0.weight": torch.zeros(()), "features.0.bias": torch.zeros(1)}), "does not describe"),
+        (lambda: save(vgg19_state() | {"features.2.weight": torch.zeros(64, 9, 3, 3)}), "does not fit VGG-19"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_encoder_is_refused_in_one_sentence(
+    tmp_path: Path, data: Callable[[], bytes], message: str
+) -> None:
+    path = write(tmp_path, data())
+    with pytest.raises(WeightsError, match=re.escape(message)) as error:
+        load_encoder(EncoderSource(path=path))
+    assert path in str(error.value)
+    assert one_sentence(error)
+
+
+def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="No such file") as error:
+        load_encoder(EncoderSource(path=str(tmp_path / "absent")))
+    assert one_sentence(error)
+
+
+def test_an_unknown_encoder_is_a_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"no encoder 'resnet'; choose one of kt-vgg, vgg19\.$"):
+        load_encoder(EncoderSource("resnet"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: b"no weights", "is not a safetensors file"),
+        (good, f"has format '{ENCODER_FORMAT}', expected '{DECODER_FORMAT}'"),
+        (lambda: save({"a": torch.zeros(1)}), f"has format 'None', expected '{DECODER_FORMAT}'"),
+        (lambda: with_metadata(a_decoder(), encoder_sha256=None), "'encoder_sha256'"),
+        (lambda: with_metadata(a_decoder(), channels="many"), "many"),
+        (lambda: with_metadata(a_decoder(), channels="7"), "does not fit its network"),
+        (lambda: with_metadata(a_decoder(), blocks="conv:4 res down out"), "down"),
+        (lambda: with_metadata(a_decoder(), activation="exec"), "exec"),
+    ],
+)
+def test_a_file_that_is_no_decoder_is_refused_in_one_sentence(
+    tmp_path: Path, data: Callable[[], bytes], message: str
+) -> None:
+    path = write(tmp_path, data())
+    with pytest.raises(WeightsError, match=re.escape(message)) as error:
+        load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu3_1", path)
+    assert path in str(error.value)
+    assert one_sentence(error)
+
+
+def a_decoder() -> bytes:
+    return decoder_bytes(small_decoder(), load_encoder(EncoderSource()).sha256, "relu3_1")
+
+
+def test_a_decoder_of_another_encoder_is_a_mismatch(tmp_path: Path) -> None:
+    path = write(tmp_path, decoder_bytes(small_decoder(), "ab" * 32, "relu3_1"))
+    encoder = load_encoder(EncoderSource())
+    with pytest.raises(
+        MismatchError, match=f"is for encoder {'ab' * 8} at relu3_1, not for {encoder.sha256[:16]}"
+    ) as error:
+        load_decoder(encoder, "kt-vgg", "relu3_1", path)
+    assert one_sentence(error)
+
+
+def test_a_decoder_of_another_layer_is_a_mismatch(tmp_path: Path) -> None:
+    encoder = load_encoder(EncoderSource())
+    path = write(tmp_path, decoder_bytes(small_decoder(), encoder.sha256, "relu2_1"))
+    with pytest.raises(MismatchError, match="at relu2_1, not for"):
+        load_decoder(encoder, "kt-vgg", "relu3_1", path)
+
+
+def test_a_layer_without_a_shipped_decoder_wants_a_file() -> None:
+    with pytest.raises(
+        UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu1_1; give --decoder-weights"
+    ):
+        load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu1_1", None)
+
+
+# ---- VGG-19 ----
+
+
+def vgg19_network() -> nn.Sequential:
+    """torchvision's `vgg19().features` up to relu4_1, with random weights of the true shapes."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    before = 3
+    for width in VGG19_WIDTHS:
+        if width == 0:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        convolution = nn.Conv2d(before, width, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight)
+        layers += [convolution, nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers)
+
+
+def vgg19_state() -> dict[str, Tensor]:
+    return {f"features.{name}": tensor for name, tensor in vgg19_network().state_dict().items()}
+
+
+def test_vgg19_is_read_under_torchvisions_names(tmp_path: Path) -> None:
+    loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(vgg19_state())))).network
+    assert loaded.layers == VGG19_LAYERS
+    assert [loaded.channels_at(cut) for cut in ("relu1_1", "relu2_1", "relu3_1", "relu4_1")] == [64, 128, 256, 512]
+    image = picture()
+    mean, std = torch.tensor(TORCHVISION.mean).view(3, 1, 1), torch.tensor(TORCHVISION.std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = vgg19_network()((image - mean) / std)
+    torch.testing.assert_close(loaded.encode(image, "relu4_1"), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_vgg19_up_to_relu3_1_is_enough_for_relu3_1(tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in vgg19_state().items() if int(name.split(".")[1]) <= 10}
+    loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(state)))).network
+    assert loaded.layers[-1] == "relu3_1"
+
+
+def test_a_files_own_word_on_its_pixels_is_taken(tmp_path: Path) -> None:
+    metadata = {"preprocess": "caffe: BGR * 255 - mean", "padding": "reflection"}
+    state = {name: tensor for name, tensor in vgg19_state().items() if int(name.split(".")[1]) == 0}
+    loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(state, metadata)))).network
+    assert loaded.preprocess == CAFFE
+    assert loaded.padding == "reflect"
+    blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
+    expected = torch.tensor([255 - 103.939, -116.779, -123.68]).view(1, 3, 1, 1)
+    torch.testing.assert_close(loaded.preprocess(blue), expected)
