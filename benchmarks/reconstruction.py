@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import kt_batch  # noqa: F401 - before torch, so that its threads wait asleep
@@ -28,17 +27,6 @@ from kt_batch.store.images import decode as decode_image
 from kt_batch.store.images import image_id, pad_to
 
 LAYER = "relu3_1"
-WCT_BLOCKS = ("conv:128", "up", "conv:128", "conv:64", "up", "conv:64", "out")
-WCT_NAMES = {"block0": "conv1", "block2": "conv2", "block3": "conv3", "block5": "conv4", "block6": "conv5"}
-
-
-def wct_decoder(path: Path) -> Decoder:
-    """WCT's decoder in our blocks."""
-    state = load_file(path)
-    decoder = Decoder(256, WCT_BLOCKS)
-    parts = [(name, part) for name in WCT_NAMES for part in ("weight", "bias")]
-    decoder.load_state_dict({f"{name}.{part}": state[f"{WCT_NAMES[name]}.{part}"].float() for name, part in parts})
-    return decoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def measure(encoder: Encoder, decoder: Decoder, files: list[Path]) -> dict[str, float]:
@@ -77,8 +65,9 @@ def main() -> None:
     ours = load_encoder(EncoderSource())
     table = {"kt-vgg": measure(ours.network, load_decoder(ours, "kt-vgg", LAYER, None).network, files)}
     if options.vgg19 and options.wct:
-        peer = load_encoder(EncoderSource("vgg19", str(options.vgg19))).network
-        table["VGG-19 + WCT"] = measure(peer, wct_decoder(options.wct), files)
+        peer = load_encoder(EncoderSource("vgg19", str(options.vgg19)))
+        decoder = load_decoder(peer, "vgg19", LAYER, str(options.wct))
+        table["VGG-19 + WCT"] = measure(peer.network, decoder.network, files)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(table, indent=1) + "\n")
     print(json.dumps(table, indent=1))

@@ -13,7 +13,7 @@ from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.console import ProgressDisplay
 from kt_batch.pipelines.build import build_index
 from kt_batch.pipelines.extract import extract
-from kt_batch.start import job_code, make_runner, new_encoder, print_summary, run_app, save_options
+from kt_batch.start import allowed_rejects, job_code, make_runner, new_encoder, print_summary, run_app, save_options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,6 +49,7 @@ def build_library(
     json: options.Json = False,
 ) -> int:
     """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
+    allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
     source, encoder_config = new_encoder(encoder, encoder_weights, layer, size)
     extraction = ExtractConfig(
         encoder=encoder_config,

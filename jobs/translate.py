@@ -9,7 +9,7 @@ import typer
 
 from kt_batch import options
 from kt_batch.cli import run_translate, translate_lines
-from kt_batch.start import job_code, print_summary, run_app, save_options
+from kt_batch.start import allowed_rejects, job_code, print_summary, run_app, save_options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -47,6 +47,7 @@ def translate_images(
     json: options.Json = False,
 ) -> int:
     """Re-render images after a library. Exits with 0 while rejects stay within --max-rejects."""
+    allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
     summary = run_translate(context.params)
     save_options(out, "translate", context.params)
     print_summary(asdict(summary), translate_lines(summary), json)

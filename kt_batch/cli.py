@@ -14,7 +14,7 @@ import yaml
 from kt_batch import options
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
 from kt_batch.console import ProgressDisplay
-from kt_batch.errors import UsageError
+from kt_batch.errors import StorageError, UsageError
 from kt_batch.models.weights import load_decoder, load_encoder
 from kt_batch.pipelines.build import BuildSummary, build_index
 from kt_batch.pipelines.demo import demo
@@ -92,8 +92,13 @@ def try_command(
             "quality": quality,
         }
     )
+    if not target.parent.is_dir():
+        raise UsageError(f"--out '{target}' is in no directory that exists.")
     data, summary = translate_one(photo, style, loaded, decoder, translation, IndexConfig(), threads)
-    target.write_bytes(data)
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"'{target}' cannot be written: {error.strerror}.") from error
     lines = [f"{target}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     print_summary({"out": str(target), **asdict(summary)}, lines, json)
@@ -175,6 +180,7 @@ def index_command(
     workers: options.Workers = None,
     threads: options.Threads = 2,
     address: options.Address = None,
+    mix_numerics: options.MixNumerics = False,
     config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> int:
@@ -191,7 +197,7 @@ def index_command(
             "seed": seed,
         }
     )
-    how = RunOptions(runner=runner, workers=workers, threads=threads, address=address)
+    how = RunOptions(runner=runner, workers=workers, threads=threads, address=address, mix_numerics=mix_numerics)
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = build_index(library, building, how, running, display)
     save_options(library, "index", context.params)

@@ -49,7 +49,11 @@ class ProgressDisplay:
 
     def __call__(self, step: Step) -> None:
         """Show one step."""
-        if self._quiet or step.total == 0:
+        if self._quiet:
+            return
+        if step.note:
+            self._console.print(step.note, markup=False, highlight=False, soft_wrap=True)
+        if step.total == 0:
             return
         now = time.monotonic()
         if step.stage != self._stage:

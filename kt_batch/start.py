@@ -46,7 +46,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         code, message = _explain(error)
         if debug:
             traceback.print_exc()
-        typer.echo(f"kt-batch: {message}", err=True)
+        if message:  # without a command typer has printed the help, and has nothing to add
+            typer.echo(f"kt-batch: {message}", err=True)
         return code
     return result if isinstance(result, int) else DONE
 

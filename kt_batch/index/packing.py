@@ -18,6 +18,7 @@ from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
 ROUND_DOWN = 2.0**-20
+MERGE_BLOCK = 4096  # rows compared with each other; a leaf that holds more (fixed clusters) is merged block by block
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor
     everyone = torch.arange(count)
     if threshold >= 1 or count < 2:
         return everyone, everyone
+    if count > MERGE_BLOCK:
+        blocks = everyone.split(MERGE_BLOCK)
+        represents = torch.cat([b[merge_near(vectors[b], norms[b], threshold)[1]] for b in blocks])
+        return represents.unique(), represents
     cosine = vectors @ vectors.T
     ratio = norms[:, None] / norms[None].clamp(min=1e-12)
     near = (cosine >= threshold) & (ratio <= NORM_RATIO) & (ratio >= 1 / NORM_RATIO)

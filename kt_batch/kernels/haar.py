@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BANDS = ("LL", "LH", "HL", "HH")
-
 
 def haar(x: Tensor) -> Tensor:
     """`(..., 4, C)` cells a, b, c, d -> `(..., 4, C)` bands LL, LH, HL, HH; the same call goes back."""

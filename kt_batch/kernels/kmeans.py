@@ -73,9 +73,12 @@ def spherical_kmeans(points: Points, k: int, iterations: int, sample_size: int, 
     """Centres `(k, dim)`, unit vectors, float32.
 
     Starts from k-means++ on the sample. A cluster that has become empty is re-seeded by the sample vector that is
-    worst represented by the centres (lowest best cosine; ties to the earlier one). Stops early when nothing changes.
+    worst represented by the centres (lowest best cosine; ties to the earlier one). Zero vectors have no direction: they
+    never become centres while there are others, and belong to cluster 0. Stops early when nothing changes.
     """
     sample = points.sample(sample_size)
+    lit = sample[sample.any(1)]
+    sample = lit if len(lit) else sample
     centres = plus_plus(sample, k, seed)
     for _ in range(iterations):
         sums, counts = points.assign_and_sum(centres)
@@ -95,7 +98,7 @@ def spherical_kmeans(points: Points, k: int, iterations: int, sample_size: int, 
 def plus_plus(sample: Tensor, k: int, seed: int) -> Tensor:
     """k-means++ (Arthur & Vassilvitskii 2007) for the distance 1 - cosine; `(k, dim)` rows of `sample`.
 
-    Where fewer than k distinct vectors exist, the rest repeats the first one and stays empty.
+    Where fewer than k distinct vectors exist, the rest repeats the first one, so that its cluster is empty.
     """
     generator = torch.Generator().manual_seed(seed)
     first = int(torch.randint(sample.shape[0], (1,), generator=generator))

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
@@ -186,8 +187,12 @@ class TrainState:
 
     @classmethod
     def load(cls, folder: Path, student: Student, settings: TrainSettings) -> TrainState:
-        """Go on from `save`. The student's weights are replaced."""
-        step = int(json.loads((folder / "state.json").read_text())["step"])
+        """Go on from `save`; the student's weights are replaced.
+
+        `steps` may differ, so that a training can be made longer or shorter. Raises MismatchError when another setting
+        does, DamagedError when `state.json` is none of ours.
+        """
+        step = _saved_step(folder / "state.json", settings)
         student.load_state_dict(load_file(folder / f"weights-{step}.safetensors"))
         state = cls.fresh(student, settings)
         state.step = step
@@ -203,3 +208,19 @@ class TrainState:
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         return state
+
+
+def _saved_step(path: Path, settings: TrainSettings) -> int:
+    try:
+        saved = json.loads(path.read_text())
+        step, theirs = int(saved["step"]), dict(saved["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"'{path}' is not the state of a training: {error}.") from error
+    ours = asdict(settings)
+    differs = [
+        f"{name} ({theirs.get(name)} there, {ours[name]} here)" for name in ours if theirs.get(name) != ours[name]
+    ]
+    differs = [text for text in differs if not text.startswith("steps ")]
+    if differs:
+        raise MismatchError(f"The training in '{path.parent}' was started with other settings: {', '.join(differs)}.")
+    return step

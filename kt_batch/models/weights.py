@@ -20,6 +20,7 @@ from kt_batch.errors import MismatchError, UsageError, WeightsError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import kind
+from kt_batch.models.peers import peer_decoder
 from kt_batch.models.vgg19 import vgg19_from_state, vgg19_from_torchvision
 
 ENCODER_FORMAT = "kt-batch-encoder/1"
@@ -75,7 +76,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
 
 
 def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None) -> LoadedDecoder:
-    """The decoder for `layer` of this encoder: shipped with it, or a file trained for it.
+    """The decoder for `layer` of this encoder: shipped with it, a file trained for it, or a peer's (models.peers).
 
     Raises UsageError when none is shipped and no path given, MismatchError when the file is for another encoder.
     """
@@ -86,7 +87,12 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
         )
     data = _read_shipped(name, layer) if path is None else _read(Path(path))
     where = path or f"{name} {layer}"
-    tensors, metadata = parse(data, DECODER_FORMAT, where)
+    tensors, metadata = parse(data, None, where)
+    peer = peer_decoder(tensors, layer)
+    if peer is not None:
+        _check_channels(peer, encoder, layer, where)
+        return LoadedDecoder(_ready(peer), _sha256(data))
+    _check_format(metadata, DECODER_FORMAT, where)
     with _described(where):
         if metadata["encoder_sha256"] != encoder.sha256 or metadata["layer"] != layer:
             raise MismatchError(
@@ -144,9 +150,20 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
         ) from error
     length = int.from_bytes(data[:8], "little")
     metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if expected is not None and metadata.get("format") != expected:
-        raise WeightsError(f"'{where}' has format '{metadata.get('format')}', expected '{expected}'.")
+    if expected is not None:
+        _check_format(metadata, expected, where)
     return tensors, metadata
+
+
+def _check_format(metadata: dict[str, str], expected: str, where: str) -> None:
+    if metadata.get("format") != expected:
+        raise WeightsError(f"'{where}' has format '{metadata.get('format')}', expected '{expected}'.")
+
+
+def _check_channels(decoder: Decoder, encoder: LoadedEncoder, layer: str, where: str) -> None:
+    channels = encoder.network.channels_at(layer)
+    if decoder.channels != channels:
+        raise MismatchError(f"The decoder '{where}' takes {decoder.channels} channels, the encoder has {channels}.")
 
 
 def _encoder_from(data: bytes, where: str) -> Encoder:

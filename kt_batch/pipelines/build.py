@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -36,7 +36,6 @@ from kt_batch.pipelines.build_units import (
     build_unit_id,
 )
 from kt_batch.pipelines.common import Progress, Runner, Step
-from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -77,7 +76,11 @@ class BuildSummary:
 def build_index(
     library_uri: str, config: IndexConfig, options: RunOptions, runner: Runner, progress: Progress
 ) -> BuildSummary:
-    """Index the present snapshot of a library. Raises UsageError when it holds no patch or is not fully extracted."""
+    """Index the present snapshot of a library, or go on with a build that was stopped.
+
+    Raises UsageError when it holds no patch or is not fully extracted, MismatchError when the build was begun on
+    another numerics class.
+    """
     started = time.perf_counter()
     library_uri = absolute_place(library_uri)
     library = Library.open(library_uri)
@@ -86,10 +89,21 @@ def build_index(
     if library.patches == 0:
         raise UsageError(f"'{library_uri}' holds no patches, so there is nothing to index.")
     digest = index_digest(config, library.snapshot)
-    job = BuildJob(library_uri, digest, config, library.patches, library.channels, options.threads)
+    job = BuildJob(
+        library=library_uri,
+        digest=digest,
+        config=config,
+        patches=library.patches,
+        channels=library.channels,
+        threads=options.threads,
+        numerics=None,
+        mix_numerics=options.mix_numerics,
+    )
     found = read_index_summary(library.location, digest)
     built = found is None
     if found is None:
+        earlier = next((r.numerics for r in read_build_receipts(job.build_location()).values()), None)
+        job = replace(job, numerics=tuple(earlier.items()) if earlier else None)
         found = _build(job, library, runner, progress)
     remove_build(job.build_location())
     seconds = time.perf_counter() - started
@@ -145,7 +159,7 @@ def _stage(
 
 def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     """The top level, fitted centrally on the `sample` patches whose ids have the smallest hashes."""
-    fix_numerics(job.threads)
+    job.fix_numerics()
     build = job.build_location()
     tables = [read_table(build, table) for receipt in sampled for table in receipt.tables]
     ids = np.concatenate([from_fixed_binary(table["patch_id"], "u1", (12,)) for table in tables])

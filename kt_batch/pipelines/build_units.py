@@ -19,7 +19,7 @@ from kt_batch.index.packing import pack
 from kt_batch.index.shards import match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
-from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
@@ -40,6 +40,14 @@ class BuildJob:
     patches: int
     channels: int
     threads: int
+    numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
+    mix_numerics: bool
+
+    def fix_numerics(self) -> dict[str, str]:
+        """Pin this process's numerics class. Raises MismatchError when the build was begun on another one."""
+        now = fix_numerics(self.threads)
+        check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
+        return now
 
     def library_location(self) -> Location:
         """The library."""
@@ -94,7 +102,7 @@ class SampleWorker:
 
     def __init__(self, job: BuildJob) -> None:
         self.job = job
-        self.numerics = fix_numerics(job.threads)
+        self.numerics = job.fix_numerics()
 
     def __call__(self, unit: PartUnit) -> Receipt:
         """Commit a table (patch_id, vector) of the part's share of the sample."""
@@ -111,7 +119,7 @@ class RouteWorker:
 
     def __init__(self, job: BuildJob, top_sha256: str) -> None:
         self.job = job
-        self.numerics = fix_numerics(job.threads)
+        self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
     def __call__(self, unit: PartUnit) -> Receipt:
@@ -141,7 +149,7 @@ class PackWorker:
 
     def __init__(self, job: BuildJob, top_sha256: str) -> None:
         self.job = job
-        self.numerics = fix_numerics(job.threads)
+        self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
     def __call__(self, unit: PackUnit) -> Receipt:

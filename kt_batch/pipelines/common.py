@@ -32,12 +32,13 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """How far a stage is, in its own units of work; `rejects` counts inputs."""
+    """How far a stage is, in its own units of work; `rejects` counts inputs; `note` is a sentence to be shown once."""
 
     stage: str
     done: int
     total: int
     rejects: int = 0
+    note: str = ""
 
 
 Progress = Callable[[Step], None]
@@ -104,13 +105,14 @@ def run_units(
     keep_worker: bool,
 ) -> list[Receipt]:
     """Run image units and show how many images are done."""
-    total = sum(len(unit.items) for unit in units)
+    sizes = {unit.id: len(unit.items) for unit in units}
+    total = sum(sizes.values())
     done = rejects = 0
     receipts: list[Receipt] = []
     progress(Step(stage, 0, total))
     for receipt in runner.run(factory, units, keep_worker=keep_worker):
         receipts.append(receipt)
-        done += receipt.images + receipt.rejects
+        done += sizes[receipt.unit]
         rejects += receipt.rejects
         progress(Step(stage, done, total, rejects))
     return receipts

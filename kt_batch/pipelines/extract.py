@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import (
     Progress,
     Runner,
+    Step,
     by_image,
     plan_items,
     read_planned,
@@ -34,7 +36,7 @@ from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.images import WorkingImage, decode, pad_to, preview
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.library import write_library_summary
-from kt_batch.store.locations import absolute_place, open_location
+from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table
@@ -53,6 +55,7 @@ class ExtractJob:
     threads: int
     numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
     mix_numerics: bool
+    elsewhere: frozenset[tuple[str, str]]  # (unit, image) where the image is another unit's
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,18 @@ def extract(
     location = open_location(library)
     ledger = Ledger(location)
     items = plan_items(list_inputs(arguments), progress)
+    check_space(location, disk_estimate(images_to_do(ledger, items), config, source), progress)
     ledger.plan(items, options.unit_size, config.model_dump(mode="json"), config.digest())
-    pending = owned(ledger.pending(), ledger.units())
-    estimate = disk_estimate(sum(len(unit.items) for unit in pending), config, source)
-    free = location.free_bytes()
-    if free is not None and estimate > free:
-        raise StorageError(
-            f"The library needs up to {estimate / 1e9:.1f} GB more at '{library}', where {free / 1e9:.1f} GB are free."
-        )
+    pending = ledger.pending()
     earlier = next((r.numerics for r in ledger.receipts().values()), None)
     job = ExtractJob(
-        library, config, source, options.threads, tuple(earlier.items()) if earlier else None, options.mix_numerics
+        library=library,
+        config=config,
+        source=source,
+        threads=options.threads,
+        numerics=tuple(earlier.items()) if earlier else None,
+        mix_numerics=options.mix_numerics,
+        elsewhere=owned_elsewhere(pending, ledger.units()),
     )
     fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress, keep_worker=False)
     receipts = list(ledger.receipts().values())
@@ -121,10 +125,35 @@ def extract(
     )
 
 
-def owned(pending: Sequence[Unit], planned: Sequence[Unit]) -> list[Unit]:
-    """Pending units with only the images that are theirs: one planned earlier under another name is not done again."""
+def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:
+    """How many distinct images are not done yet: planned before, or among `items`."""
+    first, done = owners(ledger.units()), ledger.receipts()
+    finished = {image for image, unit in first.items() if unit in done}
+    return len((first.keys() | {item.image_id for item in items}) - finished)
+
+
+def owned_elsewhere(pending: Sequence[Unit], planned: Sequence[Unit]) -> frozenset[tuple[str, str]]:
+    """(unit, image) where a pending unit lists an image that was planned earlier under another name."""
     first = owners(planned)
-    return [Unit(unit.id, tuple(item for item in unit.items if first[item.image_id] == unit.id)) for unit in pending]
+    return frozenset(
+        (unit.id, item.image_id) for unit in pending for item in unit.items if first[item.image_id] != unit.id
+    )
+
+
+def check_space(location: Location, estimate: int, progress: Progress) -> None:
+    """Say what the library will take at most, and raise StorageError when there is less."""
+    free = location.free_bytes()
+    if free is not None and estimate > free:
+        raise StorageError(
+            f"The library needs up to {_readable(estimate)} more at '{location.uri}', where {_readable(free)} are free."
+        )
+    if estimate:
+        room = "" if free is None else f"; {_readable(free)} are free"
+        progress(Step("plan", 0, 0, note=f"The library will take up to {_readable(estimate)} more{room}."))
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def disk_estimate(images: int, config: ExtractConfig, source: EncoderSource) -> int:
@@ -133,7 +162,7 @@ def disk_estimate(images: int, config: ExtractConfig, source: EncoderSource) -> 
         return 0
     network = load_encoder(source).network
     channels = network.channels_at(config.encoder.layer)
-    side = -(-config.encoder.size // network.geometry(config.encoder.layer).stride) - 1
+    side = max(2, -(-config.encoder.size // network.geometry(config.encoder.layer).stride)) - 1
     patches = (-(-side // config.stride)) ** 2
     return images * min(patches, config.max_patches or patches) * (8 * channels + 24)
 
@@ -150,19 +179,21 @@ class ExtractWorker:
         self.ledger = Ledger(self.location)
 
     def __call__(self, unit: Unit) -> Receipt:
-        """Extract one unit and commit it. An unusable image costs one reject row per URI."""
+        """Extract one unit and commit it. An unusable image costs one reject row per URI; an image that is another
+        unit's is looked at all the same, so that none is passed over in silence, but not extracted again."""
         config = self.job.config
         seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
-        images, patches, rejects, rejected = [], [], [], 0
+        images, patches, rejects = [], [], []
         for items in by_image(unit):
             started = time.perf_counter()
             try:
                 working = decode(read_planned(items[0]), config.encoder.size)
             except RejectError as error:
                 rejects += [reject_row(item, "decode", error) for item in items]
-                rejected += len(items)
                 continue
             seconds["read"] += time.perf_counter() - started
+            if (unit.id, items[0].image_id) in self.job.elsewhere:
+                continue
             started = time.perf_counter()
             patches.append(image_patches(self.encoder, working, items[0].image_id, config))
             seconds["encode"] += time.perf_counter() - started
@@ -175,16 +206,16 @@ class ExtractWorker:
             attempt=new_attempt(),
             config_digest=config.digest(),
             tables=tables,
-            images=len(unit.items) - rejected,
+            images=sum(len(row["uris"]) for row in images),
             patches=sum(table.num_rows for table in patches),
-            rejects=rejected,
+            rejects=len(rejects),
             numerics=self.numerics,
             timings=seconds,
         )
         return self.ledger.commit(receipt)
 
     def _write(
-        self, unit: str, images: list[dict[str, object]], patches: list[pa.Table], rejects: list[dict[str, str]]
+        self, unit: str, images: list[dict[str, Any]], patches: list[pa.Table], rejects: list[dict[str, str]]
     ) -> tuple[TableRef, ...]:
         location = self.location
         tables = []
@@ -222,7 +253,7 @@ def image_patches(encoder: Encoder, working: WorkingImage, identity: str, config
     return pa.Table.from_arrays(columns, schema=patches_schema(features.shape[0]))
 
 
-def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConfig) -> dict[str, object]:
+def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConfig) -> dict[str, Any]:
     return {
         "image_id": bytes.fromhex(items[0].image_id),
         "uris": [item.uri for item in items],

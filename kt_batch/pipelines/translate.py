@@ -6,15 +6,15 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 
 from kt_batch.config import RunOptions, TranslateConfig
-from kt_batch.errors import DamagedError, RejectError
+from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.ids import unpack_ids
 from kt_batch.index.index import Index
 from kt_batch.index.shards import open_shard
@@ -31,6 +31,7 @@ from kt_batch.pipelines.common import (
     rejects_table,
     run_units,
     sum_timings,
+    unreadable_id,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.images import decode, encode, pad_to
@@ -57,6 +58,7 @@ class TranslateJob:
     threads: int
     numerics: tuple[tuple[str, str], ...] | None
     mix_numerics: bool
+    contested: frozenset[str] = frozenset()  # names that were planned for more than one image
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,20 @@ def translate(
     runner: Runner,
     progress: Progress,
 ) -> TranslateSummary:
-    """Translate the images named by `arguments` into the run, or go on where an earlier call stopped."""
+    """Translate the images named by `arguments` into the run, or go on where an earlier call stopped.
+
+    Raises UsageError (nothing to translate, outputs that exclude each other), MismatchError (a run of another
+    configuration or numerics class, or that holds the output of another image under one of these names).
+    """
     started = time.perf_counter()
     location = open_location(job.run)
     ledger = Ledger(location)
     items = plan_items(list_inputs(arguments), progress)
+    check_outputs(ledger, items, job.config.format)
     content = job.config.model_dump(mode="json")
-    ledger.plan(items, options.unit_size, content, job.config.digest())
+    units = ledger.plan(items, options.unit_size, content, job.config.digest())
     earlier = next((r.numerics for r in ledger.receipts().values()), None)
-    job = TranslateJob(**{**job.__dict__, "numerics": tuple(earlier.items()) if earlier else None})
+    job = replace(job, numerics=tuple(earlier.items()) if earlier else None, contested=contested_names(units))
     factory = partial(TranslateWorker, job)
     fresh = run_units(runner, factory, ledger.pending(), "translate", progress, keep_worker=True)
     totals = write_run_summary(location, ledger, job.config, job.library)
@@ -117,6 +124,41 @@ def translate(
         patches_per_second=round(new_patches / seconds, 1),
         stage_seconds=sum_timings(fresh),
     )
+
+
+def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> None:
+    """Refuse what would be stuck half-way: an image whose output's name is taken by that of another image, and an
+    output that would have to be a file and a directory at once. What was rejected may come back mended: it has none.
+
+    Raises MismatchError, UsageError.
+    """
+    receipts = ledger.receipts()
+    made = {
+        item.name: item.image_id
+        for unit in ledger.units()
+        if unit.id in receipts
+        for item, output in zip(unit.items, receipts[unit.id].outputs, strict=False)
+        if output
+    }
+    for item in items:
+        other = made.get(item.name, item.image_id) != item.image_id
+        if other and item.image_id != unreadable_id(item.uri):  # one that cannot be read now is a reject
+            raise MismatchError(
+                f"'{output_name(item.name, image_format)}' was made from other bytes than '{item.uri}' holds now: the "
+                "file was changed, or another one goes by its name; translate it into another run."
+            )
+    files = {output_name(name, image_format) for name in [*made, *(item.name for item in items)]}
+    for file in sorted(files):
+        blocking = next((str(folder) for folder in PurePosixPath(file).parents if str(folder) in files), None)
+        if blocking:
+            raise UsageError(f"The outputs '{blocking}' and '{file}' cannot both exist; give them separate runs.")
+
+
+def contested_names(units: Sequence[Unit]) -> frozenset[str]:
+    """Names that stand for different images in different units: their files were changed while the run was made."""
+    first: dict[str, str] = {}
+    items = [item for unit in units for item in unit.items]
+    return frozenset(item.name for item in items if first.setdefault(item.name, item.image_id) != item.image_id)
 
 
 def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
@@ -201,17 +243,20 @@ class TranslateWorker:
         return self.ledger.commit(receipt)
 
     def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:
-        """Put-if-absent at the final name; what is there already is read back and must be the same image."""
+        """Put-if-absent at the final name; what is there already is read back and must be the same image, or one of
+        another numerics class where that is allowed and nothing but this image can have been there."""
         name = output_name(item.name, self.job.config.format)
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self.location.put_if_absent(name, data):
-            there = hashlib.sha256(self.location.read_bytes(name)).hexdigest()
-            if there != sha256 and not self.job.mix_numerics:
-                raise DamagedError(
-                    f"'{name}' at '{self.location.uri}' is there already with other content; it is not of this run."
-                )
-            sha256 = there
-        return sha256, len(data)
+        if self.location.put_if_absent(name, data):
+            return sha256, len(data)
+        there = self.location.read_bytes(name)
+        found = hashlib.sha256(there).hexdigest()
+        if found != sha256 and (not self.job.mix_numerics or item.name in self.job.contested):
+            raise DamagedError(
+                f"'{name}' at '{self.location.uri}' is there already with other content, in no receipt of this run; "
+                "remove it and start again."
+            )
+        return found, len(there)
 
     def _write(self, unit: str, tables: list[pa.Table], rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         refs = []

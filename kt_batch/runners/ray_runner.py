@@ -25,12 +25,11 @@ class RayRunner:
 
     def __init__(self, address: str | None, workers: int | None, threads: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not ray.is_initialized():
+        self._joined = not ray.is_initialized()
+        if self._joined:
             _connect(address)
-        self.threads = threads
-        available = int(ray.cluster_resources().get("CPU", 1))
-        self.workers = workers or max(1, available // threads)
-        self.cpus = min(float(threads), available / self.workers)
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        self.workers, self.cpus = share_out(nodes, workers, threads)
 
     def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
         """Yield results as they are finished, in any order. With `keep_worker` the units go to a pool of actors that
@@ -70,8 +69,22 @@ class RayRunner:
                 ray.kill(member)
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends with it."""
-        ray.shutdown()
+        """Leave the cluster if this runner joined it; one that was started here ends with it."""
+        if self._joined:
+            ray.shutdown()
+
+
+def share_out(nodes: Sequence[int], workers: int | None, threads: int) -> tuple[int, float]:
+    """How many workers run at once on nodes of so many CPUs, and how many CPUs Ray is to set aside for each.
+
+    A worker must fit on one node, whatever number of threads was asked for: one that fits nowhere would wait for ever.
+    """
+    largest = max([1, *nodes])
+    cpus = min(threads, largest)
+    if workers is None:
+        return max(1, sum(node // cpus for node in nodes)), float(cpus)
+    share = min(cpus, max(1, sum(nodes)) / workers)
+    return workers, float(int(share)) if share >= 1 else share  # above 1, Ray takes whole CPUs alone
 
 
 class _Actor:
@@ -97,10 +110,14 @@ def _get(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
-        cause = error.as_instanceof_cause()
-        if isinstance(error.cause, KtBatchError):
-            raise error.cause from error
-        raise cause from error
+        # The error itself: what Ray makes of it has a traceback for its message.
+        raise (error.cause if isinstance(error.cause, Exception) else error) from error
+    except RayError as error:
+        fault = (str(error).strip() or "no reason given").splitlines()[0]
+        raise KtBatchError(
+            f"A worker of the Ray cluster was lost ({type(error).__name__}: {fault}); start the same command again to "
+            "go on."
+        ) from error
 
 
 def _connect(address: str | None) -> None:

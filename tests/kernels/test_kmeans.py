@@ -64,6 +64,7 @@ def test_an_empty_cluster_is_seeded_again_with_the_worst_represented_point() -> 
     points = at_degrees(0, 0, near)
     start = plus_plus(points, 2, seed=0)
     assert torch.equal(start[0], start[1])
+    assert spherical_kmeans(ArrayPoints(points), 2, iterations=1, sample_size=3, seed=0)[1].equal(points[2])
     centres = spherical_kmeans(ArrayPoints(points), 2, iterations=5, sample_size=3, seed=0)
     assert assign(points, centres)[0].bincount(minlength=2).sort().values.tolist() == [1, 2]
     torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([0, near]), atol=1e-4, rtol=0)
@@ -82,6 +83,20 @@ def test_plus_plus_never_takes_one_of_few_distinct_points_twice() -> None:
     points = at_degrees(*[0] * 50, 60, 120)
     for seed in range(10):
         assert degrees(plus_plus(points, 3, seed)) == sorted(degrees(at_degrees(0, 60, 120)))
+
+
+def test_zero_vectors_never_become_centres() -> None:
+    points = torch.cat([torch.zeros(100, 2), at_degrees(0, 60, 120)])
+    for seed in range(5):
+        centres = spherical_kmeans(ArrayPoints(points), 3, iterations=5, sample_size=103, seed=seed)
+        torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([0.0, 60, 120]), atol=1e-4, rtol=0)
+
+
+def test_only_zero_vectors_are_one_cluster() -> None:
+    points = torch.zeros(10, 2)
+    centres = spherical_kmeans(ArrayPoints(points), 3, iterations=5, sample_size=10, seed=0)
+    assert centres.eq(0).all()
+    assert assign(points, centres)[0].eq(0).all()
 
 
 def test_sums_are_whole_numbers() -> None:

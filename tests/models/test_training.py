@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import VGG19_LAYERS
@@ -161,3 +162,15 @@ def test_affinity_compares_which_patches_are_alike_and_not_their_features(genera
     assert affinity_loss(features, features, index).item() == 0
     assert affinity_loss(turned, features, index).item() == pytest.approx(0, abs=1e-10)
     assert affinity_loss(torch.rand(1, 3, 5, 5, generator=generator), features, index).item() > 1e-4
+
+
+def test_going_on_with_another_setting_is_refused_and_names_it(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"step": 2, "settings": asdict(TrainSettings(affinity=1.0))}))
+    with pytest.raises(MismatchError, match=r"affinity \(1.0 there, 3.0 here\)"):
+        TrainState.load(tmp_path, student(), TrainSettings())
+
+
+def test_a_state_file_that_is_none_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("[]")
+    with pytest.raises(DamagedError, match=r"state\.json"):
+        TrainState.load(tmp_path, student(), TrainSettings())

@@ -1,0 +1,76 @@
+"""Paintings, photographs and a library of the paintings, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kt_batch.runners.local import LocalRunner
+from tests.tiny import draw_all, extracted, indexed
+
+
+@dataclass(frozen=True)
+class Collection:
+    """`paintings` holds 1.png .. 4.png, `photos` 11.png .. 13.png, all 72 x 56, so 64 x 50 when encoded: 16 x 13 cells,
+    15 x 12 patches. `library` is made of the paintings; `index` is the digest of its index."""
+
+    paintings: Path
+    photos: Path
+    library: Path
+    index: str
+
+
+PATCHES = 15 * 12
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    root = tmp_path_factory.mktemp("collection")
+    paintings = draw_all(root / "paintings", range(1, 5))
+    photos = draw_all(root / "photos", range(11, 14))
+    extracted([paintings], root / "library")
+    return Collection(paintings, photos, root / "library", indexed(root / "library").index)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """For tests that let a pipeline use more than one thread."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Recorder:
+    """A local runner that remembers what it was given, and stops before unit number `stop_at`."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.units: list[Any] = []
+        self.stop_at = stop_at
+
+    def run(
+        self, factory: Callable[[], Callable[[Any], Any]], units: Sequence[Any], *, keep_worker: bool
+    ) -> Iterator[Any]:
+        self.units += units
+        results = LocalRunner().run(factory, units, keep_worker=keep_worker)
+        for number, _ in enumerate(units):
+            if number == self.stop_at:
+                raise ZeroDivisionError("a worker broke")
+            yield next(results)
+
+
+class Meddler(LocalRunner):
+    """Changes a file between plan and work."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        self.change = change
+
+    def run(
+        self, factory: Callable[[], Callable[[Any], Any]], units: Sequence[Any], *, keep_worker: bool
+    ) -> Iterator[Any]:
+        self.change()
+        return super().run(factory, units, keep_worker=keep_worker)

@@ -1,0 +1,209 @@
+"""A library to its index: found again, resumed, and refused where it would be of no use."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kt_batch.config import IndexConfig, RunOptions
+from kt_batch.errors import MismatchError, MissingError, UsageError
+from kt_batch.pipelines.build import SHARD_PATCHES, top_clusters
+from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.translate import open_index
+from kt_batch.runners.local import LocalRunner
+from kt_batch.store.indexes import find_index, read_index_summary
+from kt_batch.store.library import Library
+from kt_batch.store.locations import open_location
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import Ledger
+from tests.pipelines.conftest import PATCHES, Collection, Recorder
+from tests.tiny import TREE, draw, extracted, hashes, indexed, parts
+
+
+class Stopping(LocalRunner):
+    """Breaks after so many units, over all stages."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def run(
+        self, factory: Callable[[], Callable[[Any], Any]], units: Sequence[Any], *, keep_worker: bool
+    ) -> Iterator[Any]:
+        for result in super().run(factory, units, keep_worker=keep_worker):
+            yield result
+            self.left -= 1
+            if self.left == 0:
+                raise ZeroDivisionError("a worker broke")
+
+
+@pytest.fixture
+def library(collection: Collection, tmp_path: Path) -> Path:
+    """The paintings, without an index."""
+    return Path(shutil.copytree(collection.library, tmp_path / "library", ignore=shutil.ignore_patterns("index")))
+
+
+def opened(library: Path, digest: str) -> Any:
+    summary = read_index_summary(open_location(str(library)), digest)
+    assert summary is not None
+    return open_index(open_location(str(library)), summary, library / "no-cache-is-needed-here")
+
+
+def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -> None:
+    index = opened(collection.library, collection.index)
+    everything = {bytes(row) for row in index.patch_ids_all()} if hasattr(index, "patch_ids_all") else None
+    kept = {bytes(row) for shard in index.shards for row in shard.patch_ids.numpy()}
+    members = _members(collection.library, collection.index)
+    assert everything is None or everything == kept
+    assert set(members.values()) <= kept
+    assert kept.isdisjoint(members)
+    assert kept | members.keys() == {bytes(value) for value in _ids(collection.library)}
+
+
+def _members(library: Path, digest: str) -> dict[bytes, bytes]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(library / f"index/{digest}/members.parquet")
+    return dict(zip(table["patch_id"].to_pylist(), table["kept_patch_id"].to_pylist(), strict=True))
+
+
+def _ids(library: Path) -> list[bytes]:
+    location = open_location(str(library))
+    return [
+        i
+        for part in parts(library, "patches")
+        for i in read_table(location, part, ["patch_id"])["patch_id"].to_pylist()
+    ]
+
+
+def test_an_index_is_the_same_bytes_however_the_library_was_cut(collection: Collection, tmp_path: Path) -> None:
+    """The digest is not the same, for it names the parts; tree, members and shards are."""
+
+    def content(library: Path, digest: str) -> list[str]:
+        found = hashes(library, "index")
+        return sorted(value for name, value in found.items() if name != f"index/{digest}/index.json")
+
+    expected = content(collection.library, collection.index)
+    for unit_size in (1, 8):
+        place = tmp_path / str(unit_size)
+        extracted([collection.paintings], place, options=RunOptions(threads=1, unit_size=unit_size))
+        assert content(place, indexed(place).index) == expected
+
+
+def test_a_second_index_does_nothing(library: Path) -> None:
+    first = indexed(library)
+    before, recorder = hashes(library), Recorder()
+    again = indexed(library, recorder)
+    assert (first.built, again.built, recorder.units) == (True, False, [])
+    assert (again.index, again.patches, again.kept) == (first.index, first.patches, first.kept)
+    assert hashes(library) == before
+
+
+def test_nothing_of_a_build_is_left_when_it_is_finished(library: Path) -> None:
+    digest = indexed(library).index
+    assert not [name for name in hashes(library) if "/build/" in name]
+    assert {f"index/{digest}/{name}" for name in ("index.json", "tree.safetensors", "members.parquet")} < set(
+        hashes(library)
+    )
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 8])
+def test_a_build_that_broke_goes_on_and_ends_the_same(collection: Collection, library: Path, after: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        indexed(library, Stopping(after))
+    with pytest.raises(MissingError, match="has no index"):
+        find_index(Library.open(str(library)), None)
+    recorder = Recorder()
+    assert indexed(library, recorder).index == collection.index
+    # Two parts are sampled and routed, then each cluster is packed; what was done is not done again.
+    clusters = top_clusters(4 * PATCHES, TREE)
+    assert len(recorder.units) == 2 + 2 + clusters - after
+    assert hashes(library, "index") == hashes(collection.library, "index")
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(library: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        indexed(library, Stopping(3))
+    with pytest.raises(MismatchError, match="threads 1 -> 2"):
+        indexed(library, options=RunOptions(threads=2))
+    assert indexed(library, options=RunOptions(threads=2, mix_numerics=True)).built
+
+
+def test_another_configuration_is_another_index_beside_the_first(library: Path) -> None:
+    first = indexed(library)
+    second = indexed(library, config=IndexConfig(fan_out=4, max_leaf=64, merge=1.0))
+    assert second.kept >= first.kept
+    with pytest.raises(MismatchError, match=f"has 2 indexes of its present state.*{min(first.index, second.index)}"):
+        find_index(Library.open(str(library)), None)
+    assert find_index(Library.open(str(library)), second.index[:6]).digest == second.index
+    with pytest.raises(MissingError, match="has 0 indexes 'ffff'"):
+        find_index(Library.open(str(library)), "ffff")
+
+
+def test_fixed_clusters_per_level_are_the_papers(library: Path) -> None:
+    summary = indexed(library, config=IndexConfig(clusters=(3, 2)))
+    assert 3 <= summary.leaves <= 6
+
+
+def test_a_library_that_grew_must_be_indexed_again(library: Path, tmp_path: Path) -> None:
+    first = indexed(library)
+    extracted([draw(tmp_path / "new.png", 9)], library)
+    with pytest.raises(MismatchError, match="has changed since it was indexed; run: kt-batch index"):
+        find_index(Library.open(str(library)), None)
+    second = indexed(library)
+    assert second.index != first.index
+    assert find_index(Library.open(str(library)), None).digest == second.index
+    assert second.patches == first.patches + PATCHES
+
+
+def test_what_is_no_library_an_unfinished_one_and_an_empty_one_are_refused(
+    collection: Collection, tmp_path: Path
+) -> None:
+    with pytest.raises(MissingError, match="not a knowledge library"):
+        indexed(tmp_path / "nothing")
+    with pytest.raises(ZeroDivisionError):
+        extracted([collection.paintings], tmp_path / "unfinished", Recorder(stop_at=1))
+    with pytest.raises(UsageError, match="not fully extracted; finish it first with kt-batch extract"):
+        indexed(tmp_path / "unfinished")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    extracted([tmp_path / "bad.png"], tmp_path / "empty")
+    with pytest.raises(UsageError, match="holds no patches"):
+        indexed(tmp_path / "empty")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_library_with_one_patch_can_be_indexed(tmp_path: Path) -> None:
+    extracted([draw(tmp_path / "dot.png", 1, width=1, height=1)], tmp_path / "library")
+    summary = indexed(tmp_path / "library")
+    assert (summary.patches, summary.kept, summary.leaves) == (1, 1, 1)
+
+
+def test_progress_counts_every_stage_to_its_end(library: Path) -> None:
+    from kt_batch.pipelines.build import build_index
+
+    steps: list[Step] = []
+    build_index(str(library), TREE, RunOptions(threads=1), LocalRunner(), steps.append)
+    assert list(dict.fromkeys(step.stage for step in steps)) == ["sample", "route", "pack"]
+    last = {step.stage: (step.done, step.total) for step in steps}
+    clusters = top_clusters(4 * PATCHES, TREE)
+    assert last == {"sample": (2, 2), "route": (2, 2), "pack": (clusters, clusters)}
+
+
+def test_a_shard_holds_what_one_worker_can_hold() -> None:
+    assert top_clusters(100, IndexConfig()) == 1
+    assert top_clusters(64 * SHARD_PATCHES, IndexConfig()) == 64
+
+
+def test_a_build_ignores_the_receipts_of_a_build_with_other_options(library: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        indexed(library, Stopping(3))
+    other = IndexConfig(fan_out=4, max_leaf=64, seed=1)
+    receipts: list[Receipt] = list(Ledger(open_location(str(library))).receipts().values())
+    assert {receipt.config_digest for receipt in receipts} != {other.digest()}
+    assert indexed(library, config=other).built
+    assert indexed(library).built
