@@ -210,7 +210,7 @@ def parse_clusters(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--clusters is a list of numbers such as 64,16, not '{text}'.")
     return tuple(int(part) for part in parts)
 
@@ -320,7 +320,10 @@ def demo_command(
     threads: options.Threads = 2,
     json: options.Json = False,
 ) -> int:
-    """The whole main job, offline, on photographs that come along; ends with the page to open."""
+    """The whole main job, offline, on photographs that come along; ends with the page to open.
+
+    kt-batch demo --out demo-out
+    """
     source, encoder_config = new_encoder("kt-vgg", None, "relu3_1", 512)
     decoder = load_decoder(load_encoder(source), "kt-vgg", "relu3_1", None)
     how = RunOptions(runner=runner, workers=workers, threads=threads)

@@ -24,7 +24,7 @@ OutputSize = Annotated[
 ]
 Stride = Annotated[int, typer.Option("--stride", help="Step between library patches, in cells.")]
 MaxPatches = Annotated[int | None, typer.Option("--max-patches", help="Keep a seeded sample of N patches per image.")]
-Seed = Annotated[int, typer.Option("--seed")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every choice made by chance; the same number, the same choice.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag for these images; may be repeated.")]
 License = Annotated[str, typer.Option("--license", help="Licence of these images, kept with every one.")]
 Attribution = Annotated[str, typer.Option("--attribution", help="Whom to credit, kept with every image.")]
@@ -52,7 +52,10 @@ Alpha = Annotated[float, typer.Option("--alpha", help="1: all swapped; 0: the pi
 TopK = Annotated[int, typer.Option("--top-k", help="Blend the K nearest patches.")]
 Probes = Annotated[int, typer.Option("--probes", help="Leaves that each query looks into.")]
 Bands = Annotated[int, typer.Option("--bands", help="Haar bands read by --searcher bhkm.")]
-SearcherName = Annotated[Literal["ours", "exact", "hkm", "bhkm"], typer.Option("--searcher")]
+SearcherName = Annotated[
+    Literal["ours", "exact", "hkm", "bhkm"],
+    typer.Option("--searcher", help="How the nearest patch is found; hkm and bhkm are the published ones."),
+]
 QueryStride = Annotated[int, typer.Option("--query-stride", help="Step between query patches, in cells: 1 or 2.")]
 PreserveColour = Annotated[bool, typer.Option("--preserve-colour", help="Keep the photograph's own colours.")]
 Format = Annotated[Literal["png", "jpg", "webp"], typer.Option("--format", help="File format of the outputs.")]
@@ -84,6 +87,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"'{path}' holds no mapping of options.")
     known: dict[str, str] = {}
     for parameter in context.command.params:
+        if parameter.name in ("config", "help"):
+            continue
         for flag in [*parameter.opts, parameter.name or ""]:
             known[flag.lstrip("-").replace("_", "-")] = parameter.name or ""
     unknown = [key for key in content if str(key).replace("_", "-") not in known]

@@ -28,6 +28,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(args=words, standalone_mode=False)
     except typer.Exit as stop:
-        return stop.exit_code
+        result = stop.exit_code
     except Exception as error:  # noqa: BLE001 - the last border: whatever it is, it is said and never a success
         code, message = _explain(error)
         if debug:
@@ -49,6 +50,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         if message:  # without a command typer has printed the help, and has nothing to add
             typer.echo(f"kt-batch: {message}", err=True)
         return code
+    if result == INTERRUPTED:
+        typer.echo("kt-batch: stopped; start the same command again to go on.", err=True)
+        return FAILED
     return result if isinstance(result, int) else DONE
 
 
@@ -59,8 +63,6 @@ def _explain(error: Exception) -> tuple[int, str]:
             return error.exit_code, str(error)
         case ValidationError():
             return WRONG_USAGE, _first_fault(error)
-        case typer.Abort():
-            return FAILED, "stopped; start the same command again to go on."
         case TyperException():
             return WRONG_USAGE, error.format_message()
     return FAILED, f"internal error, {type(error).__name__}: {error} (--debug shows where)"

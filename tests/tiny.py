@@ -72,8 +72,8 @@ def indexed(
 
 
 def translate_job(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateJob:
-    """A job of one thread; `config` are fields of TranslateConfig, and `mix_numerics`."""
-    mix = bool(config.pop("mix_numerics", False))
+    """A job of one thread; `config` are fields of TranslateConfig, `mix_numerics`, and `cache`."""
+    mix, cache = bool(config.pop("mix_numerics", False)), str(config.pop("cache", f"{run}-cache"))
     decoder = load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu3_1", None)
     return TranslateJob(
         library=absolute_place(str(library)),
@@ -83,7 +83,7 @@ def translate_job(library: Path | str, run: Path | str, index: str, **config: An
         ),
         source=EncoderSource(),
         decoder_path=None,
-        cache=f"{run}-cache",
+        cache=cache,
         threads=1,
         numerics=None,
         mix_numerics=mix,

@@ -12,14 +12,14 @@ import pyarrow as pa
 import torch
 
 from kt_batch.config import ExtractConfig, IndexConfig, TranslateConfig
-from kt_batch.errors import UsageError
+from kt_batch.errors import RejectError, UsageError
 from kt_batch.index.index import build_in_memory
 from kt_batch.kernels.haar import haar
 from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.store.images import decode, encode, image_id, pad_to
+from kt_batch.store.images import WorkingImage, decode, encode, image_id, pad_to
 from kt_batch.store.inputs import list_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary
 
@@ -52,6 +52,7 @@ def translate_one(
     """
     started = time.perf_counter()
     fix_numerics(threads)
+    _, working = _read_image(photo, config.encoder.size)
     inputs = list_inputs(paintings)
     if len(inputs) > MAX_PAINTINGS:
         raise UsageError(
@@ -60,12 +61,10 @@ def translate_one(
     seconds: dict[str, float] = {}
     tables, names = [], {}
     for source in inputs:
-        data = read_input(source.uri)
-        identity = image_id(data)
+        identity, painting = _read_image(source.uri, config.encoder.size)
         if identity not in names:
             names[identity] = source.uri
-            working = decode(data, config.encoder.size)
-            tables.append(image_patches(encoder.network, working, identity, ExtractConfig(encoder=config.encoder)))
+            tables.append(image_patches(encoder.network, painting, identity, ExtractConfig(encoder=config.encoder)))
     library = pa.concat_tables(tables)
     seconds["extract"] = time.perf_counter() - started
     since = time.perf_counter()
@@ -73,7 +72,6 @@ def translate_one(
     packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
     index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
     seconds["index"] = time.perf_counter() - since
-    working = decode(read_input(photo), config.encoder.size)
     stride = encoder.network.geometry(config.encoder.layer).stride
     method = KnowledgeTransfer(encoder.network, decoder.network, index, config)
     found = method.translate(to_tensor(pad_to(working.pixels, stride)))
@@ -88,3 +86,12 @@ def translate_one(
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | found.seconds).items()},
     )
     return encode(pixels, config.format, config.quality), summary
+
+
+def _read_image(uri: str, size: int) -> tuple[str, WorkingImage]:
+    """Image id and working image. Raises RejectError, which names the file."""
+    data = read_input(uri)
+    try:
+        return image_id(data), decode(data, size)
+    except RejectError as error:
+        raise RejectError(error.reason, f"'{uri}' cannot be used: {error.message}") from error

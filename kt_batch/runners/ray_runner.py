@@ -113,10 +113,9 @@ def _get(reference: Any) -> Any:
         # The error itself: what Ray makes of it has a traceback for its message.
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
     except RayError as error:
-        fault = (str(error).strip() or "no reason given").splitlines()[0]
         raise KtBatchError(
-            f"A worker of the Ray cluster was lost ({type(error).__name__}: {fault}); start the same command again to "
-            "go on."
+            f"A worker of the Ray cluster was lost ({type(error).__name__}: {_first_line(error)}); "
+            "start the same command again to go on."
         ) from error
 
 
@@ -127,4 +126,10 @@ def _connect(address: str | None) -> None:
         else:
             ray.init(log_to_driver=False, include_dashboard=False)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        raise StorageError(f"The Ray cluster at '{address or 'this machine'}' cannot be reached: {error}.") from error
+        place = address or os.environ.get("RAY_ADDRESS", "this machine")
+        raise StorageError(f"The Ray cluster at '{place}' cannot be reached: {_first_line(error)}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Ray's messages go on with logs and tracebacks."""
+    return (str(error).strip() or "no reason given").splitlines()[0].rstrip(" .:")

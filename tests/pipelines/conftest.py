@@ -13,6 +13,8 @@ import torch
 from kt_batch.runners.local import LocalRunner
 from tests.tiny import draw_all, extracted, indexed
 
+Factory = Callable[[], Callable[[Any], Any]]
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -52,9 +54,7 @@ class Recorder:
         self.units: list[Any] = []
         self.stop_at = stop_at
 
-    def run(
-        self, factory: Callable[[], Callable[[Any], Any]], units: Sequence[Any], *, keep_worker: bool
-    ) -> Iterator[Any]:
+    def run(self, factory: Factory, units: Sequence[Any], *, keep_worker: bool) -> Iterator[Any]:
         self.units += units
         results = LocalRunner().run(factory, units, keep_worker=keep_worker)
         for number, _ in enumerate(units):
@@ -69,8 +69,6 @@ class Meddler(LocalRunner):
     def __init__(self, change: Callable[[], object]) -> None:
         self.change = change
 
-    def run(
-        self, factory: Callable[[], Callable[[Any], Any]], units: Sequence[Any], *, keep_worker: bool
-    ) -> Iterator[Any]:
+    def run(self, factory: Factory, units: Sequence[Any], *, keep_worker: bool) -> Iterator[Any]:
         self.change()
         return super().run(factory, units, keep_worker=keep_worker)

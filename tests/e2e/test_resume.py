@@ -1,0 +1,191 @@
+"""Kill any process at any moment and start again: nothing lost, nothing doubled, nothing half-written visible."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import kt_batch.store.local
+from kt_batch.cli import app
+from kt_batch.start import run_app
+from kt_batch.store.locations import open_location
+from kt_batch.store.receipts import parse_receipt
+from tests.e2e.conftest import Small, run
+from tests.tiny import draw_all, extracted, hashes, indexed, patches, results, rows, translate_job, translated
+
+# Runs kt-batch and kills it at one write: `before` the file has its name, or just `after`.
+DRIVER = """
+import os, signal, sys
+import kt_batch.store.local as local
+from kt_batch.cli import app
+from kt_batch.start import run_app
+
+folder, number, when, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+link, seen = local._link, 0
+
+def deadly(temporary, target):
+    global seen
+    here = f"/{folder}/" in target.as_posix()
+    seen += here
+    if here and seen == number and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = link(temporary, target)
+    if here and seen == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+local._link = deadly
+sys.exit(run_app(app, words))
+"""
+
+
+def nothing_half_written(place: Path) -> None:
+    """Whatever has a name is whole."""
+    location = open_location(str(place))
+    for name in location.list():
+        if name.endswith(".parquet"):
+            with location.open(name) as file:
+                pq.read_table(file)
+        elif name.startswith("receipts/"):
+            parse_receipt(location.read_bytes(name), name)
+
+
+@pytest.mark.parametrize(
+    ("folder", "number", "when"),
+    [
+        ("plan", 1, "after"),
+        ("patches", 2, "before"),
+        pytest.param("receipts", 1, "before", marks=pytest.mark.slow),
+        ("receipts", 1, "after"),
+        pytest.param("receipts", 3, "after", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_extract_goes_on(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
+    words = ["extract", str(small.paintings), "--library", str(tmp_path / "library"), "--size", "64"]
+    words += ["--threads", "1", "--unit-size", "1"]
+    ended = run(sys.executable, "-c", DRIVER, folder, number, when, *words)
+    assert ended.code == -signal.SIGKILL
+    nothing_half_written(tmp_path / "library")
+    assert not (tmp_path / "library/library.json").exists()
+    assert run_app(app, words) == 0
+    assert patches(tmp_path / "library") == patches(small.library)
+    assert rows(tmp_path / "library", "images") == rows(small.library, "images")
+    assert indexed(tmp_path / "library").kept == indexed(small.library).kept
+
+
+@pytest.mark.parametrize(
+    ("folder", "number", "when"),
+    [
+        ("images", 2, "after"),
+        pytest.param("provenance", 1, "after", marks=pytest.mark.slow),
+        pytest.param("receipts", 2, "before", marks=pytest.mark.slow),
+        ("receipts", 1, "after"),
+    ],
+)
+def test_a_killed_translate_goes_on(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
+    place = tmp_path / "run"
+    words = ["translate", str(small.photos), "--library", str(small.library), "--out", str(place)]
+    words += ["--threads", "1", "--unit-size", "2"]
+    ended = run(sys.executable, "-c", DRIVER, folder, number, when, *words)
+    assert ended.code == -signal.SIGKILL
+    nothing_half_written(place)
+    assert run_app(app, words) == 0
+    translated([small.photos], translate_job(small.library, tmp_path / "undisturbed", small.index))
+    assert results(place) == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(7, marks=pytest.mark.slow)])
+def test_a_killed_index_goes_on(small: Small, tmp_path: Path, number: int) -> None:
+    place = Path(shutil.copytree(small.library, tmp_path / "library", ignore=shutil.ignore_patterns("index")))
+    words = ["index", str(place), "--threads", "1", "--max-leaf", "64"]
+    ended = run(sys.executable, "-c", DRIVER, "receipts", number, "after", *words)
+    assert ended.code == -signal.SIGKILL
+    assert run_app(app, words) == 0
+    shutil.copytree(small.library, tmp_path / "undisturbed", ignore=shutil.ignore_patterns("index"))
+    assert run_app(app, ["index", str(tmp_path / "undisturbed"), *words[2:]]) == 0
+    assert hashes(place, "index") == hashes(tmp_path / "undisturbed", "index")
+
+
+# ---- every moment ----------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL where a process for each moment would take too long."""
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any], begin: Callable[[], Any]) -> int:
+    """Begin anew and let `act` die at its first write, then act to the end; and so on for the second write, until it
+    survives. Returns how many writes there were."""
+    link = kt_batch.store.local._link
+    left = [0]
+
+    def deadly(temporary: Path, target: Path) -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return link(temporary, target)
+
+    monkeypatch.setattr(kt_batch.store.local, "_link", deadly)
+    for number in range(1, 1000):
+        begin()
+        left[0] = number
+        try:
+            act()
+        except Killed:
+            left[0] = 0
+            act()
+        else:
+            return number - 1
+    raise AssertionError("there is no end to the writes")
+
+
+def test_extract_and_translate_survive_a_death_at_any_write(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = draw_all(tmp_path / "photos", [11, 12])
+    translated([photos], translate_job(small.library, tmp_path / "expected", small.index))
+    expected = hashes(tmp_path / "expected")
+    attempt = [0]
+
+    def begin() -> None:
+        attempt[0] += 1
+
+    def extract() -> None:
+        place = tmp_path / f"library-{attempt[0]}"
+        extracted([small.paintings], place)
+        assert hashes(place, "patches") == hashes(small.library, "patches")
+        assert hashes(place, "images") == hashes(small.library, "images")
+
+    def translate() -> None:
+        place = tmp_path / f"run-{attempt[0]}"
+        translated([photos], translate_job(small.library, place, small.index))
+        found = hashes(place)
+        same = [name for name in expected if not name.startswith("receipts/")]
+        assert {name: found[name] for name in same} == {name: expected[name] for name in same}
+        assert found.keys() == expected.keys()
+
+    # A plan, two units of two tables and a receipt, a summary; a plan, two images, a table, a receipt, a summary.
+    assert sweep(monkeypatch, extract, begin) == 1 + 2 * 3 + 1
+    assert sweep(monkeypatch, translate, begin) == 1 + 2 + 1 + 1 + 1
+
+
+@pytest.mark.slow
+def test_index_survives_a_death_at_any_write(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "library"
+
+    def begin() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(small.library, place, ignore=shutil.ignore_patterns("index"))
+
+    def index() -> None:
+        indexed(place)
+        assert hashes(place, "index") == hashes(small.library, "index")
+
+    assert sweep(monkeypatch, index, begin) > 20

@@ -1,0 +1,27 @@
+"""Local loop and Ray give the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kt_batch.runners.ray_runner import RayRunner
+from tests.e2e.conftest import Small
+from tests.ray_local import ray_runner  # noqa: F401  # the fixture
+from tests.tiny import extracted, hashes, indexed, translate_job, translated
+
+
+def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    extracted([small.paintings], tmp_path / "library", ray_runner)
+    assert indexed(tmp_path / "library", ray_runner).index == small.index
+    for folder in ("plan", "images", "patches", "index"):
+        assert hashes(tmp_path / "library", folder) == hashes(small.library, folder)
+    assert (tmp_path / "library/library.json").read_bytes() == (small.library / "library.json").read_bytes()
+    for runner, place in ((None, "local"), (ray_runner, "ray")):
+        translated([small.photos], translate_job(small.library, tmp_path / place, small.index), runner, unit_size=1)
+    for folder in ("plan", "images", "provenance"):
+        assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
+    assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()

@@ -1,0 +1,82 @@
+"""The main job with everything on s3://, inputs too; the result is the local one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kt_batch.errors import StorageError
+from kt_batch.store.images import image_id
+from kt_batch.store.indexes import find_index
+from kt_batch.store.library import Library
+from tests.e2e.conftest import Small
+from tests.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
+from tests.tiny import extracted, hashes, indexed, patches, rows, translate_job, translated
+
+
+@pytest.fixture(params=["moto_server", pytest.param("ceph_server", marks=[pytest.mark.s3, pytest.mark.slow])])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of a new bucket."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server.new_location(monkeypatch).uri
+
+
+def without(found: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in names} for row in found]
+
+
+def upload(folder: Path, place: str) -> str:
+    from kt_batch.store.locations import open_location
+
+    for path in folder.iterdir():
+        assert open_location(place).put_if_absent(path.name, path.read_bytes())
+    return place
+
+
+def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, place: str, tmp_path: Path) -> None:
+    paintings, photos = upload(small.paintings, f"{place}/paintings"), upload(small.photos, f"{place}/photos")
+    library, run, cache = f"{place}/library", f"{place}/run", tmp_path / "cache"
+    made = extracted([paintings], library)
+    assert (made.images, made.rejected) == (3, 0)
+    assert patches(library) == patches(small.library)
+    images = rows(library, "images")
+    assert without(images, "uris") == without(rows(small.library, "images"), "uris")
+    assert {uri for row in images for uri in row["uris"]} == {f"{paintings}/{n}.png" for n in (1, 2, 3)}
+
+    digest = indexed(library).index
+    assert find_index(Library.open(library), None).digest == digest
+    content = sorted(v for k, v in hashes(library, "index").items() if not k.endswith("index.json"))
+    local = sorted(v for k, v in hashes(small.library, "index").items() if not k.endswith("index.json"))
+    assert content == local
+
+    job = translate_job(library, run, digest, cache=cache)
+    summary = translated([photos], job)
+    here = translate_job(small.library, tmp_path / "run", small.index)
+    assert summary.ncc_mean == translated([small.photos], here).ncc_mean
+    assert hashes(run, "images") == hashes(tmp_path / "run", "images")
+    assert without(rows(run, "provenance"), "library") == without(rows(tmp_path / "run", "provenance"), "library")
+    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} <= {
+        name.rpartition("/")[2] for name in hashes(library, "index/shards")
+    }
+
+    assert extracted([paintings], library).new_images == 0
+    assert indexed(library).built is False
+    assert translated([photos], job).new_images == 0
+
+
+def test_local_photographs_and_a_library_on_s3_meet(small: Small, place: str, tmp_path: Path) -> None:
+    extracted([small.paintings / "1.png"], f"{place}/library")
+    digest = indexed(f"{place}/library").index
+    job = translate_job(f"{place}/library", tmp_path / "run", digest, cache=tmp_path / "cache")
+    assert translated([small.photos / "11.png"], job).images == 1
+    sources = {row["source_image_id"].hex() for row in rows(tmp_path / "run", "provenance")}
+    assert sources == {image_id((small.paintings / "1.png").read_bytes())}
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(small: Small, place: str) -> None:
+    with pytest.raises(StorageError, match=r"^there is no bucket 'kt-none', named by s3://kt-none/library; create it"):
+        extracted([small.paintings], "s3://kt-none/library")
+    with pytest.raises(StorageError, match="there is no bucket 'kt-none'"):
+        extracted(["s3://kt-none/photos"], f"{place}/library")

@@ -1,0 +1,47 @@
+"""The numerics class: pinned, named in every receipt, and not mixed unless asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kt_batch import __version__
+from kt_batch.errors import MismatchError
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.locations import open_location
+from kt_batch.store.units import Ledger
+from tests.pipelines.conftest import Collection
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_threads_are_pinned_and_named() -> None:
+    found = fix_numerics(2)
+    assert torch.get_num_threads() == 2
+    assert (found["threads"], found["kt_batch"], found["torch"]) == ("2", __version__, torch.__version__)
+
+
+def test_a_class_is_known_by_versions_device_instructions_and_threads() -> None:
+    found = fix_numerics(1)
+    assert found.keys() == {"kt_batch", "torch", "numpy", "device", "isa", "threads"}
+    assert all(found.values())
+
+
+def test_the_same_class_may_go_on_and_so_may_the_first() -> None:
+    now = fix_numerics(1)
+    check_numerics(None, now, mix=False)
+    check_numerics(dict(now), now, mix=False)
+
+
+def test_another_class_is_refused_with_what_differs_unless_asked() -> None:
+    now = fix_numerics(1)
+    other = {**now, "isa": "SSE", "torch": "1.0"}
+    with pytest.raises(MismatchError) as refused:
+        check_numerics(other, now, mix=False)
+    assert f"torch 1.0 -> {now['torch']}, isa SSE -> {now['isa']}" in str(refused.value)
+    assert "numpy" not in str(refused.value)
+    check_numerics(other, now, mix=True)
+
+
+def test_every_receipt_holds_it(collection: Collection) -> None:
+    receipts = Ledger(open_location(str(collection.library))).receipts().values()
+    assert [receipt.numerics for receipt in receipts] == [fix_numerics(1)] * 2

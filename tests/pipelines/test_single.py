@@ -1,0 +1,106 @@
+"""`try`: one photograph after a few paintings, with nothing on disk."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kt_batch.config import IndexConfig, SearchConfig, TranslateConfig
+from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
+from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, translate_one
+from tests.pipelines.conftest import PATCHES, Collection
+from tests.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_job, translated
+
+ALL = SearchConfig(searcher="exact")
+
+
+def tried(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, SingleSummary]:
+    encoder = load_encoder(EncoderSource())
+    decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
+    settings = TranslateConfig.model_validate(
+        {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": "memory", **config}
+    )
+    return translate_one(str(photo), [str(each) for each in paintings], encoder, decoder, settings, IndexConfig(), 1)
+
+
+def test_the_result_is_a_picture_of_the_photographs_shape(collection: Collection) -> None:
+    data, summary = tried(collection.photos / "11.png", collection.paintings / "1.png")
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.size, image.format) == ((64, 50), "PNG")
+    assert summary.patches == PATCHES
+    assert 0 < summary.ncc_mean <= 1
+
+
+def test_it_is_the_picture_that_a_library_of_the_paintings_gives(collection: Collection, tmp_path: Path) -> None:
+    """Searched exactly and without merging, so that no difference between two trees can show."""
+    plain = IndexConfig(merge=1.0)
+    extracted([collection.paintings], tmp_path / "library")
+    digest = indexed(tmp_path / "library", config=plain).index
+    translated(
+        [collection.photos / "11.png"], translate_job(tmp_path / "library", tmp_path / "run", digest, search=ALL)
+    )
+    data, _ = tried(collection.photos / "11.png", collection.paintings, search=ALL)
+    (tmp_path / "try/images").mkdir(parents=True)
+    (tmp_path / "try/images/11.png.png").write_bytes(data)
+    ours, theirs = (np.asarray(Image.open(tmp_path / place / "images/11.png.png"), int) for place in ("try", "run"))
+    assert hashes(tmp_path / "try", "images").keys() == hashes(tmp_path / "run", "images").keys()
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_each_painting_has_its_share_and_together_they_are_all(collection: Collection) -> None:
+    _, summary = tried(collection.photos / "11.png", collection.paintings)
+    assert set(summary.shares) <= {str(path) for path in collection.paintings.iterdir()}
+    assert sum(summary.shares.values()) == pytest.approx(1, abs=0.001)
+    assert list(summary.shares.values()) == sorted(summary.shares.values(), reverse=True)
+
+
+def test_a_painting_after_itself_finds_every_patch_again(collection: Collection) -> None:
+    path = collection.paintings / "1.png"
+    _, summary = tried(path, collection.paintings, search=ALL)
+    assert summary.ncc_mean > 0.99
+    assert next(iter(summary.shares)) == str(path)
+
+
+def test_the_same_painting_twice_counts_once(collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(collection.paintings / "1.png", tmp_path / "in" / name)
+    _, summary = tried(collection.photos / "11.png", tmp_path / "in")
+    assert summary.shares == {str(tmp_path / "in/a.png"): 1.0}
+
+
+def test_the_same_call_gives_the_same_bytes(collection: Collection) -> None:
+    first, second = (tried(collection.photos / "12.png", collection.paintings)[0] for _ in range(2))
+    assert first == second
+
+
+def test_an_image_that_cannot_be_used_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(RejectError) as photo:
+        tried(tmp_path / "bad.png", collection.paintings)
+    with pytest.raises(RejectError) as painting:
+        tried(collection.photos / "11.png", tmp_path / "bad.png")
+    with pytest.raises(RejectError) as absent:
+        tried(tmp_path / "nowhere.png", collection.paintings)
+    reasons = [error.value.reason for error in (photo, painting, absent)]
+    assert reasons == [Reason.NOT_AN_IMAGE, Reason.NOT_AN_IMAGE, Reason.UNREADABLE]
+    assert "bad.png" in str(photo.value)
+    assert "bad.png" in str(painting.value)
+
+
+def test_more_paintings_than_fit_in_one_go_are_refused(collection: Collection, tmp_path: Path) -> None:
+    draw_all(tmp_path / "many", range(MAX_PAINTINGS + 1))
+    with pytest.raises(UsageError, match=f"up to {MAX_PAINTINGS} paintings, not {MAX_PAINTINGS + 1}"):
+        tried(collection.photos / "11.png", tmp_path / "many")
+
+
+def test_the_size_of_these_tests_is_that_of_the_working_image(collection: Collection) -> None:
+    data, _ = tried(collection.photos / "11.png", collection.paintings / "1.png", encoder=encoder_config(32))
+    with Image.open(io.BytesIO(data)) as image:
+        assert max(image.size) == 32 < SIZE

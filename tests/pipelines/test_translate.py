@@ -1,0 +1,450 @@
+"""Images to a run: every output leads back to what it was made from, and no picture of another image is adopted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kt_batch.config import RunOptions, SearchConfig
+from kt_batch.errors import DamagedError, MismatchError, Reason, UsageError
+from kt_batch.kernels.patches import unfold
+from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.common import Step, no_progress
+from kt_batch.pipelines.translate import TranslateJob, check_outputs, contested_names, translate
+from kt_batch.runners.local import LocalRunner
+from kt_batch.start import library_models
+from kt_batch.store.images import decode, pad_to
+from kt_batch.store.library import Library
+from kt_batch.store.local import LocalLocation
+from kt_batch.store.runs import Run, provenance_of
+from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.units import Item, Ledger, Unit
+from tests.pipelines.conftest import PATCHES, Collection, Meddler, Recorder
+from tests.tiny import SIZE, column, draw, hashes, parts, patches, results, rows, translate_job, translated
+
+
+@pytest.fixture
+def job(collection: Collection, tmp_path: Path) -> TranslateJob:
+    return translate_job(collection.library, tmp_path / "run", collection.index)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs, two to a unit, translated in one go."""
+    run = tmp_path_factory.mktemp("translate") / "run"
+    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    return run
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_every_photograph_becomes_an_image_of_its_working_size(undisturbed: Path) -> None:
+    found = sorted((undisturbed / "images").iterdir())
+    assert [path.name for path in found] == ["11.png.png", "12.png.png", "13.png.png"]
+    for path in found:
+        with Image.open(path) as image:
+            assert (image.size, image.mode, image.format) == ((64, 50), "RGB", "PNG")
+
+
+def test_every_query_patch_has_one_row_that_leads_to_a_patch_of_the_library(
+    collection: Collection, undisturbed: Path
+) -> None:
+    found = rows(undisturbed, "provenance")
+    assert len({(row["output"], row["row"], row["col"]) for row in found}) == len(found) == 3 * PATCHES
+    kept = set(column(collection.library, "patches", "patch_id"))
+    for row in found:
+        place = row["source_row"].to_bytes(2, "big") + row["source_col"].to_bytes(2, "big")
+        assert row["source_image_id"] + place in kept
+        assert (row["rank"], row["weight"], row["library"]) == (0, 1.0, str(collection.library))
+
+
+def test_the_ncc_of_a_row_is_that_of_the_stored_vector(collection: Collection, undisturbed: Path) -> None:
+    library, network = patches(collection.library), load_encoder(EncoderSource()).network
+    vectors = from_fixed_binary(library["vector"], "<f2", (-1,)).astype(np.float64)
+    where = {value: number for number, value in enumerate(library["patch_id"].to_pylist())}
+    run, seen = Run.open(str(undisturbed)), 0
+    for output in run.outputs.values():
+        pixels = pad_to(decode(Path(output.uri).read_bytes(), SIZE).pixels, 4)
+        features = encode(network, to_tensor(pixels), "relu3_1")
+        for row in provenance_of(run, output).to_pylist()[::7]:
+            query = unfold(features, torch.tensor([row["row"]]), torch.tensor([row["col"]])).double().flatten().numpy()
+            place = row["source_row"].to_bytes(2, "big") + row["source_col"].to_bytes(2, "big")
+            source = vectors[where[row["source_image_id"] + place]]
+            ncc = query @ source / (np.linalg.norm(query) * np.linalg.norm(source))
+            assert row["ncc"] == pytest.approx(ncc, abs=0.005)
+            seen += 1
+    assert seen == 3 * 26
+
+
+def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Collection, tmp_path: Path) -> None:
+    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3))
+    summary = translated([collection.photos / "11.png"], job)
+    table = provenance_of(Run.open(job.run), Run.open(job.run).outputs["images/11.png.png"])
+    weights = table["weight"].to_numpy().reshape(-1, 3)
+    ncc = table["ncc"].to_numpy().astype(np.float64).reshape(-1, 3)
+    assert table["rank"].to_pylist() == [0, 1, 2] * PATCHES
+    assert weights.sum(1) == pytest.approx(np.ones(PATCHES), abs=1e-6)
+    assert (np.diff(weights) <= 0).all()
+    assert summary.ncc_mean == pytest.approx(ncc[:, 0].mean(), abs=1e-6)
+    assert summary.patches == PATCHES
+
+
+def test_alpha_zero_takes_nothing_from_the_library(collection: Collection, tmp_path: Path) -> None:
+    swaps = ("geometric", "statistics")
+    jobs = [
+        translate_job(collection.library, tmp_path / swap, collection.index, alpha=0.0, swap=swap) for swap in swaps
+    ]
+    for job in jobs:
+        translated([collection.photos / "11.png"], job)
+    plain, other = (hashes(job.run, "images") for job in jobs)
+    assert plain == other
+
+
+def test_each_option_of_the_swap_changes_the_picture(collection: Collection, tmp_path: Path, undisturbed: Path) -> None:
+    seen = {hashes(undisturbed, "images")["images/11.png.png"]}
+    options: list[dict[str, Any]] = [
+        {"alpha": 0.5},
+        {"swap": "statistics"},
+        {"preserve_colour": True},
+        {"query_stride": 2},
+        {"alpha": 0.0},
+    ]
+    for number, option in enumerate(options):
+        job = translate_job(collection.library, tmp_path / str(number), collection.index, **option)
+        translated([collection.photos / "11.png"], job)
+        seen.add(hashes(job.run, "images")["images/11.png.png"])
+    assert len(seen) == 1 + len(options)
+
+
+@pytest.mark.parametrize(("kind", "written"), [("jpg", "JPEG"), ("webp", "WEBP")])
+def test_outputs_are_of_the_format_asked_for(collection: Collection, tmp_path: Path, kind: str, written: str) -> None:
+    job = translate_job(collection.library, tmp_path / "run", collection.index, format=kind, quality=80)
+    translated([collection.photos / "11.png"], job)
+    with Image.open(tmp_path / f"run/images/11.png.{kind}") as image:
+        assert (image.format, image.size) == (written, (64, 50))
+
+
+def test_the_summary_maps_each_output_to_its_input_and_its_rows(collection: Collection, undisturbed: Path) -> None:
+    summary = json.loads((undisturbed / "run.json").read_text())
+    assert sorted(summary["outputs"]) == [f"images/{n}.png.png" for n in (11, 12, 13)]
+    run = Run.open(str(undisturbed))
+    for name, entry in summary["outputs"].items():
+        output = run.outputs[name]
+        assert (entry["provenance"], entry["row_group"]) == (output.part.name, output.row_group)
+        assert set(provenance_of(run, output)["output"].to_pylist()) == {name}
+        assert Path(entry["uri"]).parent == collection.photos
+
+
+# ---- cut, ordered, interrupted ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit_size", [1, 3, 8])
+def test_outputs_and_rows_do_not_depend_on_the_unit_size(
+    collection: Collection, job: TranslateJob, undisturbed: Path, unit_size: int
+) -> None:
+    translated([collection.photos], job, unit_size=unit_size)
+    assert len(parts(job.run, "provenance")) == {1: 3, 3: 1, 8: 1}[unit_size]
+    assert results(job.run) == results(undisturbed)
+
+
+def test_part_files_of_equal_unit_size_are_the_same_bytes_in_any_order(
+    collection: Collection, job: TranslateJob, undisturbed: Path
+) -> None:
+    translated(sorted(collection.photos.iterdir(), reverse=True), job)
+    assert hashes(job.run, "provenance") == hashes(undisturbed, "provenance")
+    assert hashes(job.run)["run.json"] == hashes(undisturbed)["run.json"]
+
+
+def test_a_second_translate_does_nothing(collection: Collection, job: TranslateJob) -> None:
+    translated([collection.photos], job)
+    before, recorder = hashes(job.run), Recorder()
+    again = translated([collection.photos], job, recorder)
+    assert (recorder.units, again.images, again.new_images) == ([], 3, 0)
+    assert hashes(job.run) == before
+
+
+def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection, job: TranslateJob) -> None:
+    first = sorted(collection.photos.iterdir())[:2]
+    translated(first, job)
+    before, recorder = hashes(job.run, "images"), Recorder()
+    summary = translated([collection.photos], job, recorder)
+    assert [item.name for unit in recorder.units for item in unit.items] == ["13.png"]
+    assert (summary.images, summary.new_images) == (3, 1)
+    assert before.items() < hashes(job.run, "images").items()
+
+
+def test_after_a_worker_broke_only_the_rest_is_done(
+    collection: Collection, job: TranslateJob, undisturbed: Path
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        translated([collection.photos], job, Recorder(stop_at=1))
+    recorder = Recorder()
+    translated([collection.photos], job, recorder)
+    assert len(recorder.units) == 1
+    assert results(job.run) == results(undisturbed)
+
+
+def test_an_image_written_by_an_attempt_that_never_committed_is_adopted(
+    collection: Collection, job: TranslateJob, undisturbed: Path
+) -> None:
+    shutil.copytree(undisturbed / "images", Path(job.run) / "images")
+    translated([collection.photos], job)
+    assert results(job.run) == results(undisturbed)
+
+
+def test_other_options_are_refused_with_both_digests(collection: Collection, job: TranslateJob) -> None:
+    translated([collection.photos / "11.png"], job)
+    before = hashes(job.run)
+    other = translate_job(collection.library, job.run, collection.index, alpha=0.5)
+    with pytest.raises(
+        MismatchError, match=r"digest [0-9a-f]{16}, this job has [0-9a-f]{16}.*alpha \(1.0 there, 0.5 h"
+    ):
+        translated([collection.photos], other)
+    assert hashes(job.run) == before
+
+
+@pytest.mark.usefixtures("threads")
+def test_units_of_another_numerics_class_are_not_mixed_unless_asked(collection: Collection, job: TranslateJob) -> None:
+    two = RunOptions(threads=2)
+    translated([collection.photos / "11.png"], job)
+    job = translate_job(collection.library, job.run, collection.index)
+    with pytest.raises(MismatchError, match="threads 1 -> 2"):
+        translate([str(collection.photos)], with_threads(job, 2), two, LocalRunner(), no_progress)
+    mixed = translate_job(collection.library, job.run, collection.index, mix_numerics=True)
+    summary = translate([str(collection.photos)], with_threads(mixed, 2), two, LocalRunner(), no_progress)
+    assert summary.images == 3
+
+
+def with_threads(job: TranslateJob, threads: int) -> TranslateJob:
+    return TranslateJob(**{**job.__dict__, "threads": threads})
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_bytes_under_two_names_are_translated_once_and_written_twice(
+    collection: Collection, job: TranslateJob, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(collection.photos / "11.png", tmp_path / "in" / name)
+    summary = translated([tmp_path / "in"], job)
+    found = hashes(job.run, "images")
+    assert (summary.images, sorted(found)) == (2, ["images/a.png.png", "images/b/c.png.png"])
+    assert len(set(found.values())) == 1
+    assert set(column(job.run, "provenance", "output")) == set(found)
+
+
+def test_a_name_that_turns_up_later_gets_an_output_of_its_own(
+    collection: Collection, job: TranslateJob, tmp_path: Path
+) -> None:
+    shutil.copytree(collection.photos, tmp_path / "in")
+    translated([tmp_path / "in"], job)
+    shutil.copy(tmp_path / "in/11.png", tmp_path / "in/copy.png")
+    assert translated([tmp_path / "in"], job).images == 4
+    found = hashes(job.run, "images")
+    assert found["images/copy.png.png"] == found["images/11.png.png"]
+
+
+def test_one_name_in_two_folders_makes_two_outputs(job: TranslateJob, tmp_path: Path) -> None:
+    draw(tmp_path / "in/x/a.png", 21)
+    draw(tmp_path / "in/y/a.png", 22)
+    translated([tmp_path / "in"], job)
+    assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
+
+
+def test_two_arguments_go_under_their_own_names(job: TranslateJob, tmp_path: Path) -> None:
+    draw(tmp_path / "in/x/a.png", 21)
+    draw(tmp_path / "in/y/a.png", 22)
+    translated([tmp_path / "in/x", tmp_path / "in/y"], job)
+    assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
+
+
+def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateJob, tmp_path: Path) -> None:
+    """Whether the file was changed, or another folder holds one of the same name."""
+    draw(tmp_path / "x/a.png", 21)
+    translated([tmp_path / "x"], job)
+    before = hashes(job.run)
+    draw(tmp_path / "y/a.png", 22)
+    with pytest.raises(MismatchError, match=r"'images/a\.png\.png' was made from other bytes than '.*y/a\.png'"):
+        translated([tmp_path / "y"], job)
+    draw(tmp_path / "x/a.png", 22)
+    with pytest.raises(MismatchError, match="the file was changed"):
+        translated([tmp_path / "x"], job)
+    assert hashes(job.run) == before
+    draw(tmp_path / "x/a.png", 21)
+    assert translated([tmp_path / "x"], job).images == 1
+
+
+def test_a_rejected_file_may_come_back_mended(job: TranslateJob, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"no image")
+    assert translated([tmp_path / "in"], job).rejected == 1
+    draw(tmp_path / "in/a.png", 21)
+    summary = translated([tmp_path / "in"], job)
+    assert (summary.images, summary.new_images, sorted(hashes(job.run, "images"))) == (1, 1, ["images/a.png.png"])
+
+
+def test_a_file_changed_since_it_was_planned_is_rejected_and_translated_next_time(
+    job: TranslateJob, tmp_path: Path
+) -> None:
+    path = draw(tmp_path / "in/a.png", 21)
+    summary = translated([tmp_path / "in"], job, Meddler(lambda: draw(path, 22)))
+    assert (summary.images, column(job.run, "rejects", "reason")) == (0, [Reason.CHANGED])
+    assert hashes(job.run, "images") == {}
+    assert translated([tmp_path / "in"], job).new_images == 1
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
+    collection: Collection, job: TranslateJob, tmp_path: Path, mix: bool
+) -> None:
+    """The worst moment: the output is written, the process dies before its receipt, and the input is replaced."""
+    path = draw(tmp_path / "in/a.png", 21)
+    translated([tmp_path / "in"], job)
+    for receipt in (Path(job.run) / "receipts").iterdir():
+        receipt.unlink()
+    draw(path, 22)
+    again = translate_job(collection.library, job.run, collection.index, mix_numerics=mix)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=r"'images/a\.png\.png' at .* remove it and start again"):
+            translated([tmp_path / "in"], again)
+    (Path(job.run) / "images/a.png.png").unlink()
+    assert translated([tmp_path / "in"], again).images == 1
+
+
+def test_the_bytes_of_an_adopted_picture_of_another_numerics_class_are_what_its_receipt_says(
+    collection: Collection, tmp_path: Path
+) -> None:
+    job = translate_job(collection.library, tmp_path / "run", collection.index, mix_numerics=True)
+    (tmp_path / "run/images").mkdir(parents=True)
+    other = (collection.photos / "12.png").read_bytes()
+    (tmp_path / "run/images/11.png.png").write_bytes(other)
+    translated([collection.photos / "11.png"], job)
+    (receipt,) = Ledger(LocalLocation(tmp_path / "run")).receipts().values()
+    assert receipt.outputs == ((hashes(job.run, "images")["images/11.png.png"], len(other)),)
+
+
+def test_an_output_that_is_there_with_other_content_is_refused(collection: Collection, job: TranslateJob) -> None:
+    (Path(job.run) / "images").mkdir(parents=True)
+    (Path(job.run) / "images/11.png.png").write_bytes(b"something else")
+    with pytest.raises(DamagedError, match="there already with other content"):
+        translated([collection.photos / "11.png"], job)
+    assert (Path(job.run) / "images/11.png.png").read_bytes() == b"something else"
+
+
+def test_outputs_that_would_be_a_file_and_a_folder_at_once_are_refused(job: TranslateJob, tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.jpg", 21)
+    draw(tmp_path / "in/a.jpg.png/b.png", 22)
+    with pytest.raises(
+        UsageError, match=r"'images/a\.jpg\.png' and 'images/a\.jpg\.png/b\.png\.png' cannot both exist"
+    ):
+        translated([tmp_path / "in"], job)
+    assert not Path(job.run).exists()
+
+
+def planned(tmp_path: Path, *items: Item) -> tuple[Ledger, list[Unit]]:
+    ledger = Ledger(LocalLocation(tmp_path))
+    return ledger, [unit for item in items for unit in ledger.plan([item], 8, {}, "0" * 16)]
+
+
+def test_names_planned_for_two_images_are_contested(tmp_path: Path) -> None:
+    _, units = planned(tmp_path, Item("1" * 16, "/a", "a"), Item("1" * 16, "/b", "b"), Item("2" * 16, "/a", "a"))
+    assert contested_names(units) == {"a"}
+
+
+def test_what_is_planned_and_not_yet_done_refuses_nothing(tmp_path: Path) -> None:
+    ledger, _ = planned(tmp_path, Item("1" * 16, "/a", "a"))
+    check_outputs(ledger, [Item("2" * 16, "/a", "a")], "png")
+
+
+# ---- rejects, libraries ----------------------------------------------------------------------------------------------
+
+
+def test_an_unusable_image_costs_one_row_for_each_name_it_had(
+    collection: Collection, job: TranslateJob, tmp_path: Path
+) -> None:
+    shutil.copytree(collection.photos, tmp_path / "in")
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / "in" / name).write_bytes(b"no image")
+    steps: list[Step] = []
+    summary = translated([tmp_path / "in"], job, progress=steps.append)
+    assert (summary.images, summary.rejected) == (3, 2)
+    assert [Path(uri).name for uri in column(job.run, "rejects", "uri")] == ["bad.png", "worse.png"]
+    assert (steps[-1].done, steps[-1].total, steps[-1].rejects) == (5, 5, 2)
+
+
+def test_a_run_of_nothing_but_rejects_has_no_mean(job: TranslateJob, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    summary = translated([tmp_path / "bad.png"], job)
+    assert (summary.images, summary.rejected, summary.patches, summary.ncc_mean) == (0, 1, 0, None)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 3)])
+def test_images_smaller_than_a_patch_and_thin_ones_keep_their_shape(
+    job: TranslateJob, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    translated([draw(tmp_path / "small.png", 1, *size)], job)
+    with Image.open(Path(job.run) / "images/small.png.png") as image:
+        assert image.size == tuple(max(1, round(side * min(1, SIZE / max(size)))) for side in size)
+
+
+def test_a_library_made_with_another_encoder_is_refused(collection: Collection, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(_another_encoder())
+    with pytest.raises(
+        MismatchError, match=r"was made with encoder 'kt-vgg' [0-9a-f]{16}, these weights are [0-9a-f]{16}"
+    ):
+        library_models(Library.open(str(collection.library)), str(other), None)
+
+
+def _another_encoder() -> bytes:
+    from kt_batch.models.weights import encoder_bytes
+
+    network = load_encoder(EncoderSource()).network
+    with torch.no_grad():
+        next(network.parameters()).add_(0.5)
+    return encoder_bytes(network, "other")
+
+
+def test_an_index_that_is_gone_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
+    job = translate_job(collection.library, tmp_path / "run", "0123456789abcdef")
+    with pytest.raises(DamagedError, match=r"The index 0123456789abcdef of .* is gone"):
+        translated([collection.photos / "11.png"], job)
+
+
+def test_a_damaged_tree_and_a_cut_shard_are_one_sentence(collection: Collection, tmp_path: Path) -> None:
+    library = Path(shutil.copytree(collection.library, tmp_path / "library"))
+    job = translate_job(library, tmp_path / "run", collection.index)
+    shard = next((library / "index/shards").iterdir())
+    whole = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(DamagedError, match=f"has {len(whole) - 1} bytes, not {len(whole)}"):
+        translated([collection.photos / "11.png"], job)
+    tree = library / f"index/{collection.index}/tree.safetensors"
+    content = bytearray(tree.read_bytes())
+    content[-1] ^= 1
+    tree.unlink()
+    tree.write_bytes(bytes(content))
+    with pytest.raises(DamagedError, match=r"does not have the content that index.json says"):
+        translated([collection.photos / "11.png"], job)
+
+
+def test_nothing_to_translate_is_refused(job: TranslateJob, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments: Sequence[Path]
+    for arguments in ([], [tmp_path / "nowhere"], [tmp_path / "empty"]):
+        with pytest.raises(UsageError):
+            translated(arguments, job)
+    assert not Path(job.run).exists()
