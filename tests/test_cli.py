@@ -223,6 +223,18 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(("there", "sentence"), [(True, "holds no images"), (False, "does not exist")])
+def test_an_empty_directory_and_none_at_all_are_wrong_usage(
+    kt: Say, tmp_path: Path, there: bool, sentence: str
+) -> None:
+    if there:
+        (tmp_path / "in").mkdir()
+    said = kt("extract", tmp_path / "in", "--library", tmp_path / "library")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"kt-batch: '{tmp_path / 'in'}' {sentence}")
+    assert not (tmp_path / "library").exists()
+
+
 def test_a_failure_ends_with_1_and_one_sentence(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     none = tmp_path / "none"

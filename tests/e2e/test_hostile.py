@@ -88,14 +88,3 @@ def test_a_directory_takes_what_is_an_image_by_its_name_wherever_it_lies(small: 
     ended = kt("translate", tmp_path / "in", "--library", small.library, "--out", tmp_path / "out ü", "--threads", 1)
     assert ended.code == 0
     assert sorted(hashes(tmp_path / "out ü", "images")) == ["images/other/a b.png.png", "images/été 夏/a b.png.png"]
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_an_empty_directory_and_none_at_all_are_wrong_usage(tmp_path: Path, there: bool) -> None:
-    if there:
-        (tmp_path / "in").mkdir()
-    ended = kt("extract", tmp_path / "in", "--library", tmp_path / "library")
-    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
-    assert f"'{tmp_path / 'in'}'" in ended.err
-    assert ("holds no images" if there else "does not exist") in ended.err
-    assert not (tmp_path / "library").exists()

@@ -60,8 +60,8 @@ def nothing_half_written(place: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "number", "when"),
     [
-        ("plan", 1, "after"),
-        ("patches", 2, "before"),
+        pytest.param("plan", 1, "after", marks=pytest.mark.slow),
+        pytest.param("patches", 2, "before", marks=pytest.mark.slow),
         pytest.param("receipts", 1, "before", marks=pytest.mark.slow),
         ("receipts", 1, "after"),
         pytest.param("receipts", 3, "after", marks=pytest.mark.slow),
@@ -86,7 +86,7 @@ def test_a_killed_extract_goes_on(small: Small, tmp_path: Path, folder: str, num
         ("images", 2, "after"),
         pytest.param("provenance", 1, "after", marks=pytest.mark.slow),
         pytest.param("receipts", 2, "before", marks=pytest.mark.slow),
-        ("receipts", 1, "after"),
+        pytest.param("receipts", 1, "after", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_translate_goes_on(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
@@ -132,17 +132,18 @@ def sweep(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any], begin: Callab
             raise Killed
         return link(temporary, target)
 
-    monkeypatch.setattr(kt_batch.store.local, "_link", deadly)
-    for number in range(1, 1000):
-        begin()
-        left[0] = number
-        try:
-            act()
-        except Killed:
-            left[0] = 0
-            act()
-        else:
-            return number - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(kt_batch.store.local, "_link", deadly)
+        for number in range(1, 1000):
+            begin()
+            left[0] = number
+            try:
+                act()
+            except Killed:
+                left[0] = 0
+                act()
+            else:
+                return number - 1
     raise AssertionError("there is no end to the writes")
 
 
