@@ -21,19 +21,19 @@ def test_the_photographs_of_the_demo_are_carried_by_an_installed_package() -> No
     assert all(image.mode == "RGB" and min(image.size) >= 300 for image in found.values())
 
 
+def small_canvas(name: str) -> Image.Image:
+    return Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 20 + len(name)).convert("RGB")
+
+
+def small_photographs(names: tuple[str, ...]) -> dict[str, Image.Image]:
+    return {name: image.resize((64, 48)) for name, image in bundled(names).items()}
+
+
 def test_every_library_is_translated_with_both_swaps_and_shown_on_one_sheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        demo_module,
-        "canvas",
-        lambda name: Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 20 + len(name)).convert("RGB"),
-    )
-    monkeypatch.setattr(
-        demo_module,
-        "bundled",
-        lambda names: {Path(n).stem: bundled((n,))[Path(n).stem].resize((64, 48)) for n in names},
-    )
+    monkeypatch.setattr(demo_module, "canvas", small_canvas)
+    monkeypatch.setattr(demo_module, "bundled", small_photographs)
     encoder = load_encoder(EncoderSource())
     extraction = ExtractConfig(encoder=EncoderConfig(weights_sha256=encoder.sha256, size=64))
     decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
