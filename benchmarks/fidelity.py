@@ -3,8 +3,8 @@
     python benchmarks/fidelity.py --paintings DIR --photos DIR --vgg19 FILE --out results/fidelity.json
 
 Photographs (held out of training) ask, paintings answer. Each encoder chooses the nearest painting patch for the
-same positions; both choices are judged by VGG-19's NCC. Also: R2 of the linear fit from kt-vgg's cells to VGG-19's, fitted on
-the paintings and measured on the photographs.
+same positions; both choices are judged by VGG-19's NCC. Also: R2 of the linear fit from kt-vgg's cells to VGG-19's,
+fitted on the paintings and measured on the photographs.
 """
 
 from __future__ import annotations

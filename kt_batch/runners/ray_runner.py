@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -122,9 +123,9 @@ def _get(reference: Any) -> Any:
 def _connect(address: str | None) -> None:
     try:
         if address is not None or "RAY_ADDRESS" in os.environ:
-            ray.init(address=address or "auto", log_to_driver=False)
+            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(log_to_driver=False, include_dashboard=False)
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         place = address or os.environ.get("RAY_ADDRESS", "this machine")
         raise StorageError(f"The Ray cluster at '{place}' cannot be reached: {_first_line(error)}.") from error

@@ -97,7 +97,15 @@ def cluster() -> Iterator[Cluster]:
     """A head node, started as its users start one, on ports of its own."""
     with ray_environment() as (environment, folder):
         gcs, dashboard, client = free_ports(3)
-        command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
+        command = [
+            str(RAY),
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            f"--port={gcs}",
+            "--dashboard-host=127.0.0.1",
+        ]
         command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
