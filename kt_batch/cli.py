@@ -24,7 +24,16 @@ from kt_batch.pipelines.translate import TranslateJob, TranslateSummary, default
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.views import sql as view_sql
-from kt_batch.start import library_models, make_runner, new_encoder, print_summary, reject_code, run_app, save_options
+from kt_batch.start import (
+    absolute_file,
+    library_models,
+    make_runner,
+    new_encoder,
+    print_summary,
+    reject_code,
+    run_app,
+    save_options,
+)
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
 from kt_batch.store.locations import absolute_place
@@ -289,8 +298,8 @@ def run_translate(given: Mapping[str, Any]) -> TranslateSummary:
         run=absolute_place(given["out"]),
         config=translation,
         source=source,
-        decoder_path=given["decoder_weights"],
-        cache=given["cache_dir"] or default_cache(),
+        decoder_path=absolute_file(given["decoder_weights"]),
+        cache=absolute_file(given["cache_dir"]) or default_cache(),
         threads=how.threads,
         numerics=None,
         mix_numerics=how.mix_numerics,

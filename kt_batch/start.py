@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -91,7 +92,7 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
 
 def new_encoder(name: str, weights: str | None, layer: str, size: int) -> tuple[EncoderSource, EncoderConfig]:
     """The encoder that a new library is to be made with."""
-    source = EncoderSource(name, weights)
+    source = EncoderSource(name, absolute_file(weights))
     loaded = load_encoder(source)
     if layer not in loaded.network.layers:
         cuts = ", ".join(cut for cut in loaded.network.layers if cut.startswith("relu") and cut.endswith("_1"))
@@ -107,7 +108,7 @@ def library_models(
 ) -> tuple[EncoderSource, LoadedEncoder, LoadedDecoder]:
     """The encoder a library was made with and its decoder. Raises MismatchError when these weights are others."""
     wanted = library.config.encoder
-    source = EncoderSource(wanted.encoder, encoder_weights)
+    source = EncoderSource(wanted.encoder, absolute_file(encoder_weights))
     encoder = load_encoder(source)
     if encoder.sha256 != wanted.weights_sha256:
         raise MismatchError(
@@ -115,6 +116,11 @@ def library_models(
             f"these weights are {encoder.sha256[:16]}; give the right ones with --encoder-weights."
         )
     return source, encoder, load_decoder(encoder, wanted.encoder, wanted.layer, decoder_weights)
+
+
+def absolute_file(path: str | None) -> str | None:
+    """A path that means the same to a worker, whose working directory is another than the driver's."""
+    return None if path is None else str(Path(path).absolute())
 
 
 def save_options(place: str, command: str, values: Mapping[str, Any]) -> None:

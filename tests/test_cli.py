@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,10 @@ from PIL import Image
 import kt_batch.cli
 from kt_batch.cli import app, parse_clusters, parse_pixel
 from kt_batch.errors import UsageError
+from kt_batch.models.weights import shipped
 from kt_batch.options import ConfigFile, Size
-from kt_batch.start import allowed_rejects, job_code, run_app
+from kt_batch.pipelines.translate import translate
+from kt_batch.start import allowed_rejects, job_code, new_encoder, run_app
 from tests.tiny import draw, draw_all, hashes
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -285,6 +288,30 @@ def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
     monkeypatch.setattr(kt_batch.cli, "inspect", interrupted)
     said = kt("inspect", tmp_path)
     assert (said.code, "start the same command again to go on" in said.err) == (1, True)
+
+
+def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
+    kt: Say, library: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = resources.files("kt_batch.models") / "weights"
+    entry = shipped()["kt-vgg"]
+    for part in ("encoder", "relu3_1"):
+        (tmp_path / part).write_bytes((folder / entry[part]["file"]).read_bytes())
+    jobs: list[Any] = []
+
+    def watched(images: Any, job: Any, *rest: Any) -> Any:
+        jobs.append(job)
+        return translate(images, job, *rest)
+
+    monkeypatch.setattr(kt_batch.cli, "translate", watched)
+    monkeypatch.chdir(tmp_path)
+    words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
+    assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0
+    (job,) = jobs
+    places = (job.source.path, job.decoder_path, job.cache, job.run)
+    assert places == tuple(str(tmp_path / name) for name in ("encoder", "relu3_1", "cache", "run"))
+    source, _ = new_encoder("kt-vgg", "encoder", "relu3_1", 64)
+    assert source.path == str(tmp_path / "encoder")
 
 
 # ---- a file of options -----------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_after_ten_seconds_a_line_says_the_rate_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(kt_batch.console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kt_batch.console.time.monotonic", lambda: now[0])
     with ProgressDisplay() as display:
         display(Step("extract", 10, 50))  # ten were done before
         for done in (14, 20, 30):

@@ -12,8 +12,10 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
+from kt_batch.pipelines import build_units
 from kt_batch.pipelines.build import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.translate import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.indexes import find_index, read_index_summary
@@ -118,13 +120,16 @@ def test_a_build_that_broke_goes_on_and_ends_the_same(collection: Collection, li
     assert hashes(library, "index") == hashes(collection.library, "index")
 
 
-@pytest.mark.usefixtures("threads")
-def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(library: Path) -> None:
+def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
-    with pytest.raises(MismatchError, match="threads 1 -> 2"):
-        indexed(library, options=RunOptions(threads=2))
-    assert indexed(library, options=RunOptions(threads=2, mix_numerics=True)).built
+    here = fix_numerics(1)
+    monkeypatch.setattr(build_units, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
+    with pytest.raises(MismatchError, match=f"isa {here['isa']} -> SSE"):
+        indexed(library)
+    assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built
 
 
 def test_another_configuration_is_another_index_beside_the_first(library: Path) -> None:
