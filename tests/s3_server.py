@@ -105,8 +105,18 @@ def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     absent = [binary for binary in BINARIES if shutil.which(binary) is None]
     if absent:
         pytest.skip(f"{', '.join(absent)} not found: install ceph-mon, ceph-osd, ceph-common and radosgw")
-    with run_ceph(tmp_path_factory.mktemp("ceph")) as server:
-        yield server
+    with ExitStack() as stack:
+        yield _enter_ceph(stack, tmp_path_factory)
+
+
+# A port that was free a moment ago may be taken when a daemon asks for it.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type((RuntimeError, OSError, subprocess.TimeoutExpired, tenacity.RetryError)),
+    stop=tenacity.stop_after_attempt(3),
+    reraise=True,
+)
+def _enter_ceph(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> S3Server:
+    return stack.enter_context(run_ceph(tmp_path_factory.mktemp("ceph")))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from tests.tiny import hashes, patches
 
 DATA = ROOT.parent / "shared" / "data" / "images"
 RAY = Path(sys.executable).with_name("ray")
-SIZE, ROWS = 256, 1000
+SIZE, ROWS, PHOTOS = 256, 1000, 50
 
 needs_images = pytest.mark.skipif(not DATA.is_dir(), reason=f"the research images are not at {DATA}")
 
@@ -50,11 +50,12 @@ def first(folder: str, count: int) -> list[Path]:
 @needs_images
 def test_photographs_after_a_painter_and_the_ncc_of_a_thousand_rows(tmp_path: Path) -> None:
     library, place = tmp_path / "library", tmp_path / "run"
-    made = kt("extract", *first("style/van_gogh", 3), "--library", library, "--size", SIZE, "--json")
-    assert (made.code, made.json["images"], made.json["rejected"]) == (0, 3, 0)
+    made = kt("extract", DATA / "style" / "van_gogh", "--library", library, "--size", SIZE, "--json")
+    assert (made.code, made.json["images"], made.json["rejected"]) == (0, 13, 0)
     assert kt("index", library).code == 0
-    ended = kt("translate", *first("content", 3), "--library", library, "--out", place, "--swap", "geometric", "--json")
-    assert (ended.code, ended.json["images"], ended.json["rejected"]) == (0, 3, 0)
+    photos = first("content", PHOTOS)
+    ended = kt("translate", *photos, "--library", library, "--out", place, "--swap", "geometric", "--json")
+    assert (ended.code, ended.json["images"], ended.json["rejected"]) == (0, PHOTOS, 0)
     assert 0.5 < ended.json["ncc_mean"] < 1
     differences = recomputed(library, place)
     assert len(differences) >= ROWS
@@ -72,7 +73,7 @@ def recomputed(library: Path, place: Path) -> list[float]:
         pixels = pad_to(decode(Path(output.uri).read_bytes(), SIZE).pixels, 4)
         features = encode(network, to_tensor(pixels), "relu3_1")
         table = provenance_of(opened, output)
-        for row in table.take(random.permutation(table.num_rows)[: ROWS // 3 + 1]).to_pylist():
+        for row in table.take(random.permutation(table.num_rows)[: ROWS // PHOTOS]).to_pylist():
             query = unfold(features, torch.tensor([row["row"]]), torch.tensor([row["col"]])).double().flatten().numpy()
             key = row["source_image_id"] + row["source_row"].to_bytes(2, "big") + row["source_col"].to_bytes(2, "big")
             source = vectors[where[key]].astype(np.float64)
