@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 
 import typer
@@ -13,7 +12,16 @@ from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.console import ProgressDisplay
 from kt_batch.pipelines.build import build_index
 from kt_batch.pipelines.extract import extract
-from kt_batch.start import allowed_rejects, job_code, make_runner, new_encoder, print_summary, run_app, save_options
+from kt_batch.start import (
+    allowed_rejects,
+    job_code,
+    leave,
+    make_runner,
+    new_encoder,
+    print_summary,
+    run_app,
+    save_options,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,4 +84,4 @@ def build_library(
 
 
 if __name__ == "__main__":
-    sys.exit(run_app(app))
+    leave(run_app(app))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from kt_batch import options
 from kt_batch.models.training import TrainSettings
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.train import TrainJob, train_autoencoder
-from kt_batch.start import print_summary, run_app
+from kt_batch.start import leave, print_summary, run_app
 
 REPORT_EVERY = 20
 
@@ -51,4 +50,4 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(run_app(app))
+    leave(run_app(app))

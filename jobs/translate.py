@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 
 import typer
 
 from kt_batch import options
 from kt_batch.cli import run_translate, translate_lines
-from kt_batch.start import allowed_rejects, job_code, print_summary, run_app, save_options
+from kt_batch.start import allowed_rejects, job_code, leave, print_summary, run_app, save_options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -55,4 +54,4 @@ def translate_images(
 
 
 if __name__ == "__main__":
-    sys.exit(run_app(app))
+    leave(run_app(app))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from kt_batch.report.inspect import inspect
 from kt_batch.report.views import sql as view_sql
 from kt_batch.start import (
     absolute_file,
+    leave,
     library_models,
     make_runner,
     new_encoder,
@@ -50,7 +50,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of `kt-batch`."""
-    sys.exit(run_app(app))
+    leave(run_app(app))
 
 
 @app.command("try")

@@ -17,8 +17,13 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON: sorted keys, no spaces."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """16 hex digits of the SHA-256 of the canonical JSON: sorted keys, no spaces, options at their default absent.
+
+        So an option that a later version adds leaves the digests of earlier work as they are; in return, what a default
+        means may never change.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -37,7 +42,7 @@ class ExtractConfig(_Config):
     encoder: EncoderConfig
     stride: int = Field(1, ge=1, le=64, description="step between library patches, in cells")
     max_patches: int | None = Field(None, ge=1, description="patches kept per image, a seeded sample; none keeps all")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     tags: tuple[str, ...] = ()
     license: str = ""
     attribution: str = ""
@@ -57,7 +62,7 @@ class IndexConfig(_Config):
     )
     iterations: int = Field(10, ge=1, le=1000)
     sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 Searcher = Literal["ours", "exact", "hkm", "bhkm"]

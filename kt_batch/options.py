@@ -25,9 +25,9 @@ OutputSize = Annotated[
 Stride = Annotated[int, typer.Option("--stride", help="Step between library patches, in cells.")]
 MaxPatches = Annotated[int | None, typer.Option("--max-patches", help="Keep a seeded sample of N patches per image.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of every choice made by chance; the same number, the same choice.")]
-Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag for these images; may be repeated.")]
-License = Annotated[str, typer.Option("--license", help="Licence of these images, kept with every one.")]
-Attribution = Annotated[str, typer.Option("--attribution", help="Whom to credit, kept with every image.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag of all images of this library; may be repeated.")]
+License = Annotated[str, typer.Option("--license", help="Licence of all images of this library, kept with each.")]
+Attribution = Annotated[str, typer.Option("--attribution", help="Whom to credit for all images of this library.")]
 
 MatchSpace = Annotated[
     Literal["raw", "centred"], typer.Option("--match-space", help="raw (the paper), or with the library mean removed.")

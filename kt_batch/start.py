@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 import yaml
@@ -134,6 +135,17 @@ def save_options(place: str, command: str, values: Mapping[str, Any]) -> None:
 def print_summary(content: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:
     """Print the summary as one JSON object, or as lines for a person."""
     typer.echo(json.dumps(content, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process here and now.
+
+    pyarrow's threads, started late, can abort the interpreter while it takes itself apart, and the exit code would be
+    134 instead of ours. Everything is written, and the runner is closed, before this is called.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def reject_code(rejected: int) -> int:

@@ -40,14 +40,14 @@ from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
     index_digest,
-    put_named_table,
     read_blob,
     read_build_receipts,
     read_index_summary,
     remove_build,
+    table_bytes,
     write_index_summary,
 )
-from kt_batch.store.library import Library
+from kt_batch.store.library import Library, put_derived
 from kt_batch.store.locations import absolute_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import from_fixed_binary
@@ -189,9 +189,10 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     tree = join(top.centres[filled], subtrees, top.mean)
     data = tree.to_bytes()
     folder = f"index/{job.digest}"
-    library.location.put_if_absent(f"{folder}/tree.safetensors", data)
-    members = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
-    put_named_table(library.location, f"{folder}/members.parquet", _by_id(members))
+    merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
+    members = table_bytes(_by_id(merged))
+    put_derived(library.location, f"{folder}/tree.safetensors", data)
+    put_derived(library.location, f"{folder}/members.parquet", members)
     summary = IndexSummary(
         digest=job.digest,
         config=job.config,
@@ -203,6 +204,7 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
         leaves=tree.leaves,
         tree_sha256=hashlib.sha256(data).hexdigest(),
         tree_bytes=len(data),
+        members_sha256=hashlib.sha256(members).hexdigest(),
         shards=shards,
         numerics=packed[filled[0]].numerics,
     )

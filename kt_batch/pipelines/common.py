@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images import image_id
+from kt_batch.store.images import WorkingImage, decode, image_id
 from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import REJECTS
@@ -78,6 +78,21 @@ def read_planned(item: Item) -> bytes:
     if image_id(data) != item.image_id:
         raise RejectError(Reason.CHANGED, f"'{item.uri}' has changed since it was planned; run the command again.")
     return data
+
+
+def read_image(items: Sequence[Item], size: int, other_uris: Sequence[str] = ()) -> WorkingImage:
+    """The working image of items that are one image, from the first of their URIs that has it, or of `other_uris`.
+
+    Raises the RejectError of the first URI when none has it.
+    """
+    image = items[0].image_id
+    first: RejectError | None = None
+    for uri in dict.fromkeys([*(item.uri for item in items), *other_uris]):
+        try:
+            return decode(read_planned(Item(image, uri, uri)), size)
+        except RejectError as error:
+            first = first or error
+    raise first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
 
 
 def by_image(unit: Unit) -> list[list[Item]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,23 +26,24 @@ from kt_batch.pipelines.common import (
     Step,
     by_image,
     plan_items,
-    read_planned,
+    read_image,
     reject_row,
     rejects_table,
     run_units,
     sum_timings,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
-from kt_batch.store.images import WorkingImage, decode, pad_to, preview
+from kt_batch.store.images import WorkingImage, pad_to, preview
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.library import write_library_summary
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
-from kt_batch.store.tables import commit_table
+from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
-LARGEST_HALF = 65504.0
+LARGEST_HALF = 65504.0 / 2  # a Haar band of a patch can be twice its largest cell, and is a float16 as well
+BESIDE_VECTORS = 100_000  # bytes of an image for its preview, its rows and what Parquet adds
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class ExtractJob:
     threads: int
     numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
     mix_numerics: bool
-    elsewhere: frozenset[tuple[str, str]]  # (unit, image) where the image is another unit's
+    elsewhere: frozenset[tuple[str, str]] = frozenset()  # (unit, image) where the image is another unit's
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # URIs of images planned under several
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def extract(
         threads=options.threads,
         numerics=tuple(earlier.items()) if earlier else None,
         mix_numerics=options.mix_numerics,
-        elsewhere=owned_elsewhere(pending, ledger.units()),
+        elsewhere=owned_elsewhere(pending, image_owners(ledger)),
+        others=other_uris(pending, ledger.units()),
     )
     fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress, keep_worker=False)
     receipts = list(ledger.receipts().values())
@@ -127,17 +130,45 @@ def extract(
 
 def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:
     """How many distinct images are not done yet: planned before, or among `items`."""
-    first, done = owners(ledger.units()), ledger.receipts()
+    first, done = image_owners(ledger), ledger.receipts()
     finished = {image for image, unit in first.items() if unit in done}
     return len((first.keys() | {item.image_id for item in items}) - finished)
 
 
-def owned_elsewhere(pending: Sequence[Unit], planned: Sequence[Unit]) -> frozenset[tuple[str, str]]:
-    """(unit, image) where a pending unit lists an image that was planned earlier under another name."""
-    first = owners(planned)
+def image_owners(ledger: Ledger) -> dict[str, str]:
+    """For each planned image the unit that extracts it: the first, in plan order, that did not have to reject it."""
+    rejected = rejected_uris(ledger)
+    units = ledger.units()
+    kept = [Unit(unit.id, tuple(i for i in unit.items if (unit.id, i.uri) not in rejected)) for unit in units]
+    return owners(kept)
+
+
+def rejected_uris(ledger: Ledger) -> frozenset[tuple[str, str]]:
+    """(unit, URI) of every committed reject."""
+    tables = [table for receipt in ledger.receipts().values() for table in receipt.tables if table.kind == "rejects"]
+    found = [(table, read_table(ledger.location, table, ["uri"])["uri"].to_pylist()) for table in tables]
+    return frozenset((table.name.split("-")[1], uri) for table, uris in found for uri in uris)
+
+
+def owned_elsewhere(pending: Sequence[Unit], first: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    """(unit, image) where a pending unit lists an image that is another unit's."""
     return frozenset(
-        (unit.id, item.image_id) for unit in pending for item in unit.items if first[item.image_id] != unit.id
+        (unit.id, item.image_id)
+        for unit in pending
+        for item in unit.items
+        if first.get(item.image_id, unit.id) != unit.id
     )
+
+
+def other_uris(pending: Sequence[Unit], planned: Sequence[Unit]) -> dict[str, tuple[str, ...]]:
+    """Every URI of each pending image that is planned under several: where to look when the first is gone."""
+    wanted = {item.image_id for unit in pending for item in unit.items}
+    found: dict[str, dict[str, None]] = {}
+    for unit in planned:
+        for item in unit.items:
+            if item.image_id in wanted:
+                found.setdefault(item.image_id, {})[item.uri] = None
+    return {image: tuple(uris) for image, uris in found.items() if len(uris) > 1}
 
 
 def check_space(location: Location, estimate: int, progress: Progress) -> None:
@@ -164,7 +195,7 @@ def disk_estimate(images: int, config: ExtractConfig, source: EncoderSource) -> 
     channels = network.channels_at(config.encoder.layer)
     side = max(2, -(-config.encoder.size // network.geometry(config.encoder.layer).stride)) - 1
     patches = (-(-side // config.stride)) ** 2
-    return images * min(patches, config.max_patches or patches) * (8 * channels + 24)
+    return images * (min(patches, config.max_patches or patches) * (8 * channels + 40) + BESIDE_VECTORS)
 
 
 class ExtractWorker:
@@ -187,7 +218,8 @@ class ExtractWorker:
         for items in by_image(unit):
             started = time.perf_counter()
             try:
-                working = decode(read_planned(items[0]), config.encoder.size)
+                others = self.job.others.get(items[0].image_id, ())
+                working = read_image(items, config.encoder.size, others)
             except RejectError as error:
                 rejects += [reject_row(item, "decode", error) for item in items]
                 continue

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from importlib.metadata import version
+
 import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
+
+PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # they make pixels, files and tables
 
 
 def fix_numerics(threads: int) -> dict[str, str]:
@@ -15,7 +18,7 @@ def fix_numerics(threads: int) -> dict[str, str]:
     return {
         "kt_batch": __version__,
         "torch": str(torch.__version__),
-        "numpy": np.__version__,
+        **{package: version(package) for package in PACKAGES},
         "device": "cpu",
         "isa": torch.backends.cpu.get_cpu_capability(),
         "threads": str(threads),

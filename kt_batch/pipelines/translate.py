@@ -26,7 +26,7 @@ from kt_batch.pipelines.common import (
     Runner,
     by_image,
     plan_items,
-    read_planned,
+    read_image,
     reject_row,
     rejects_table,
     run_units,
@@ -34,10 +34,10 @@ from kt_batch.pipelines.common import (
     unreadable_id,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
-from kt_batch.store.images import decode, encode, pad_to
+from kt_batch.store.images import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
-from kt_batch.store.inputs import list_inputs, output_name
-from kt_batch.store.locations import Location, open_location
+from kt_batch.store.inputs import Input, list_inputs, output_name
+from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
 from kt_batch.store.runs import write_run_summary
 from kt_batch.store.schemas import PROVENANCE
@@ -96,7 +96,7 @@ def translate(
     started = time.perf_counter()
     location = open_location(job.run)
     ledger = Ledger(location)
-    items = plan_items(list_inputs(arguments), progress)
+    items = plan_items(outside(list_inputs(arguments), location), progress)
     check_outputs(ledger, items, job.config.format)
     content = job.config.model_dump(mode="json")
     units = ledger.plan(items, options.unit_size, content, job.config.digest())
@@ -126,6 +126,15 @@ def translate(
     )
 
 
+def outside(inputs: Sequence[Input], run: Location) -> list[Input]:
+    """The inputs that are not the run's own files. Raises UsageError when none is left."""
+    own = absolute_place(run.uri.removeprefix("file://")) if run.uri.startswith("file://") else run.uri
+    kept = [source for source in inputs if not source.uri.startswith(f"{own}/")]
+    if not kept:
+        raise UsageError(f"All inputs lie in the run itself, '{own}'; name the photographs.")
+    return kept
+
+
 def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> None:
     """Refuse what would be stuck half-way: an image whose output's name is taken by that of another image, and an
     output that would have to be a file and a directory at once. What was rejected may come back mended: it has none.
@@ -133,6 +142,7 @@ def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> N
     Raises MismatchError, UsageError.
     """
     receipts = ledger.receipts()
+    waiting = {item.name: item for unit in ledger.units() if unit.id not in receipts for item in unit.items}
     made = {
         item.name: item.image_id
         for unit in ledger.units()
@@ -146,6 +156,12 @@ def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> N
             raise MismatchError(
                 f"'{output_name(item.name, image_format)}' was made from other bytes than '{item.uri}' holds now: the "
                 "file was changed, or another one goes by its name; translate it into another run."
+            )
+        planned = waiting.get(item.name, item)
+        if planned.image_id != item.image_id and planned.uri != item.uri:
+            raise MismatchError(
+                f"'{output_name(item.name, image_format)}' is planned for '{planned.uri}', which is not done yet; "
+                f"translate '{item.uri}' into another run."
             )
     files = {output_name(name, image_format) for name in [*made, *(item.name for item in items)]}
     for file in sorted(files):
@@ -207,7 +223,7 @@ class TranslateWorker:
         for items in by_image(unit):
             started = time.perf_counter()
             try:
-                working = decode(read_planned(items[0]), config.encoder.size)
+                working = read_image(items, config.encoder.size)
             except RejectError as error:
                 rejects += [reject_row(item, "decode", error) for item in items]
                 continue

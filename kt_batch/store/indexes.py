@@ -20,9 +20,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from kt_batch.config import IndexConfig
-from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -56,6 +57,7 @@ class IndexSummary(BaseModel):
     leaves: int
     tree_sha256: str
     tree_bytes: int
+    members_sha256: str
     shards: tuple[ShardRef, ...]
     numerics: dict[str, str]
 
@@ -89,11 +91,11 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     return data
 
 
-def put_named_table(location: Location, name: str, table: pa.Table) -> None:
-    """Store a derived table, whose bytes follow from its content, under a plain name."""
-    with scratch_file(location, ".parquet") as path:
-        pq.write_table(table, path, compression="zstd", use_dictionary=False)
-        location.put_content(name, path)
+def table_bytes(table: pa.Table) -> bytes:
+    """A derived table as Parquet bytes that follow from its content alone."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    return bytes(sink.getvalue())
 
 
 @contextmanager
@@ -102,6 +104,8 @@ def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
     path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
     try:
         yield path
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"'{path}' cannot be written: {error}.") from error
     finally:
         path.unlink(missing_ok=True)
 

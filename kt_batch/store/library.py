@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from kt_batch.config import ExtractConfig
-from kt_batch.errors import MissingError, StorageError
+from kt_batch.errors import MismatchError, MissingError, StorageError
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.units import Ledger
@@ -27,7 +28,10 @@ class Library:
         found = self.ledger.config()
         if found is None:
             raise MissingError(f"'{location.uri}' is not a knowledge library: it has no plan.")
-        self.config = ExtractConfig.model_validate(found[0])
+        try:
+            self.config = ExtractConfig.model_validate(found[0])
+        except ValidationError as error:
+            raise MismatchError(f"'{location.uri}' is not a knowledge library of this version: is it a run?") from error
         self.config_digest = found[1]
 
     @classmethod
@@ -86,7 +90,11 @@ def write_library_summary(location: Location, ledger: Ledger, config: ExtractCon
 
 def write_summary(location: Location, name: str, content: dict[str, Any]) -> None:
     """Put a derived summary in place of an older one. In between there is none, and readers use plan and receipts."""
-    data = (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    put_derived(location, name, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def put_derived(location: Location, name: str, data: bytes) -> None:
+    """Make `name` hold `data`, which follows from what is committed; something else that lies there is replaced."""
     for _ in range(8):
         try:
             if location.read_bytes(name) == data:
@@ -96,4 +104,4 @@ def write_summary(location: Location, name: str, content: dict[str, Any]) -> Non
             pass
         if location.put_if_absent(name, data):
             return
-    raise StorageError(f"The summary '{name}' at '{location.uri}' keeps being replaced by another driver.")
+    raise StorageError(f"'{name}' at '{location.uri}' keeps being replaced by another driver.")

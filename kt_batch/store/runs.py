@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from kt_batch.config import TranslateConfig
-from kt_batch.errors import MissingError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import write_summary
 from kt_batch.store.locations import Location, open_location
@@ -50,7 +52,10 @@ class Run:
         found = self.ledger.config()
         if found is None:
             raise MissingError(f"'{location.uri}' is not a run: it has no plan.")
-        self.config = TranslateConfig.model_validate(found[0])
+        try:
+            self.config = TranslateConfig.model_validate(found[0])
+        except ValidationError as error:
+            raise MismatchError(f"'{location.uri}' is not a run of this version: is it a library?") from error
 
     @classmethod
     def open(cls, text: str) -> Run:
@@ -90,8 +95,13 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
 
 def provenance_of(run: Run, output: Output) -> Any:
     """The provenance table of one output."""
-    with run.location.open(output.part.name) as source:
-        return pq.ParquetFile(source).read_row_group(output.row_group)
+    try:
+        with run.location.open(output.part.name) as source:
+            return pq.ParquetFile(source).read_row_group(output.row_group)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"'{output.part.name}' at '{run.location.uri}' cannot be read as Parquet: {error}."
+        ) from error
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfig, library: str) -> Totals:

@@ -139,6 +139,11 @@ class Ledger:
         self._plans: list[Plan] = []
         self._receipts: dict[str, Receipt] = {}
 
+    @property
+    def location(self) -> Location:
+        """The library or run."""
+        return self._location
+
     def plan(self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str) -> list[Unit]:
         """Plan every item that is not planned yet, and return all units, old and new, in plan order.
 

@@ -16,7 +16,7 @@ from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import Step
-from kt_batch.pipelines.extract import disk_estimate, images_to_do, owned_elsewhere
+from kt_batch.pipelines.extract import disk_estimate, image_owners, images_to_do, owned_elsewhere
 from kt_batch.store.images import decode, image_id, pad_to
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.schemas import from_fixed_binary
@@ -202,7 +202,7 @@ def test_units_know_which_of_their_images_another_unit_extracts(tmp_path: Path) 
     ledger.plan([one], 8, {}, "0" * 16)
     assert images_to_do(ledger, [one, two, other]) == 2
     first, second = ledger.plan([two, other], 8, {}, "0" * 16)
-    assert owned_elsewhere([first, second], [first, second]) == {(second.id, "0" * 16)}
+    assert owned_elsewhere([first, second], image_owners(ledger)) == {(second.id, "0" * 16)}
 
 
 # ---- rejects and refusals --------------------------------------------------------------------------------------------

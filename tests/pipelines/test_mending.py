@@ -1,0 +1,121 @@
+"""What was stopped, moved, renamed or spoilt half-way ends as if nothing had happened, or is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from kt_batch.config import EncoderConfig, ExtractConfig
+from kt_batch.errors import MismatchError
+from kt_batch.store.library import Library
+from kt_batch.store.runs import Run
+from tests.tiny import column, draw, extracted, indexed, patches, results, translate_job, translated
+
+U = TypeVar("U")
+R = TypeVar("R")
+
+
+class Stopped(Exception):
+    """What a driver that was killed after planning leaves is a plan and nothing else."""
+
+
+class StoppingRunner:
+    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
+        raise Stopped
+        yield from ()  # makes it a generator, as runners are
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> tuple[Path, str]:
+    """A library of one painting, and its index's digest."""
+    draw(tmp_path / "paintings/p.png", 1)
+    extracted([tmp_path / "paintings"], tmp_path / "library")
+    return tmp_path / "library", indexed(tmp_path / "library").index
+
+
+def test_an_image_renamed_before_its_unit_was_done_is_read_under_its_new_name(tmp_path: Path) -> None:
+    old = draw(tmp_path / "in/one.png", 1)
+    with pytest.raises(Stopped):
+        extracted([tmp_path / "in"], tmp_path / "library", StoppingRunner())
+    old.rename(tmp_path / "in/two.png")
+    summary = extracted([tmp_path / "in"], tmp_path / "library")
+    assert summary.rejected == 0
+    assert len(patches(tmp_path / "library")) == summary.patches > 0
+
+
+def test_an_image_that_was_gone_is_extracted_when_it_is_back_under_another_name(tmp_path: Path) -> None:
+    old = draw(tmp_path / "in/one.png", 1)
+    draw(tmp_path / "in/other.png", 2)
+    with pytest.raises(Stopped):
+        extracted([tmp_path / "in"], tmp_path / "library", StoppingRunner())
+    old.rename(tmp_path / "away.png")
+    assert extracted([tmp_path / "in"], tmp_path / "library").rejected == 1
+    (tmp_path / "away.png").rename(tmp_path / "in/two.png")
+    assert extracted([tmp_path / "in"], tmp_path / "library").images == 2
+    found = patches(tmp_path / "library")["patch_id"].to_pylist()
+    assert len(found) == len(set(found))
+    assert len(column(tmp_path / "library", "images", "image_id")) == 2
+
+
+def test_a_name_planned_for_one_file_is_not_given_to_another_while_it_waits(
+    library: tuple[Path, str], tmp_path: Path
+) -> None:
+    draw(tmp_path / "a/photo.png", 3)
+    draw(tmp_path / "b/photo.png", 4)
+    job = translate_job(library[0], tmp_path / "run", library[1])
+    with pytest.raises(Stopped):
+        translated([tmp_path / "a"], job, StoppingRunner())
+    with pytest.raises(MismatchError, match=r"is planned for '.*a/photo\.png', which is not done yet"):
+        translated([tmp_path / "b"], job)
+    assert translated([tmp_path / "a"], job).images == 1
+
+
+def test_a_run_inside_its_own_input_folder_does_not_translate_its_outputs(
+    library: tuple[Path, str], tmp_path: Path
+) -> None:
+    draw(tmp_path / "photos/photo.png", 3)
+    job = translate_job(library[0], tmp_path / "photos/run", library[1], cache=str(tmp_path / "cache"))
+    assert translated([tmp_path / "photos"], job).images == 1
+    again = translated([tmp_path / "photos"], job)
+    assert (again.images, again.new_images, again.new_rejected) == (1, 0, 0)
+
+
+def test_a_tree_left_by_another_build_is_replaced_before_the_index_is_committed(
+    library: tuple[Path, str], tmp_path: Path
+) -> None:
+    draw(tmp_path / "photos/photo.png", 3)
+    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "before", library[1]))
+    folder = library[0] / "index" / library[1]
+    (folder / "index.json").unlink()
+    for name in ("tree.safetensors", "members.parquet"):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+    assert indexed(library[0]).built
+    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "after", library[1]))
+    assert results(tmp_path / "after")[0] == results(tmp_path / "before")[0]
+
+
+def test_a_run_is_not_taken_for_a_library_nor_a_library_for_a_run(library: tuple[Path, str], tmp_path: Path) -> None:
+    draw(tmp_path / "photos/photo.png", 3)
+    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "run", library[1]))
+    with pytest.raises(MismatchError, match="is it a run"):
+        Library.open(str(tmp_path / "run"))
+    with pytest.raises(MismatchError, match="is it a library"):
+        Run.open(str(library[0]))
+
+
+def test_a_copied_library_is_the_same_library(library: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(library[0], tmp_path / "copy")
+    assert Library.open(str(tmp_path / "copy")).snapshot == Library.open(str(library[0])).snapshot
+
+
+def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it_alone() -> None:
+    config = ExtractConfig(encoder=EncoderConfig(weights_sha256="0" * 64), stride=2)
+    text = '{"encoder":{"weights_sha256":"' + "0" * 64 + '"},"stride":2}'
+    assert config.digest() == hashlib.sha256(text.encode()).hexdigest()[:16]
