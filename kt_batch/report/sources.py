@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from kt_batch.config import Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
@@ -69,7 +68,7 @@ def open_place(place: str) -> Library | Run:
     for kind in (Library, Run):
         try:
             return kind(location)
-        except (ValidationError, MissingError):  # a plan of the other kind, or none
+        except (MismatchError, MissingError):  # a plan of the other kind, or none
             continue
     raise MissingError(f"'{place}' is neither a knowledge library nor a run of this version.")
 
@@ -110,8 +109,6 @@ def library_of(run: Run, library: str | None = None) -> Library:
         found = Library.open(place)
     except MissingError as error:
         raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
-    except ValidationError as error:
-        raise MismatchError(f"'{place}' is not the library of '{run.location.uri}', but a run.") from error
     wanted = run.config.index_digest
     if read_index_summary(found.location, wanted) is None:
         raise MismatchError(

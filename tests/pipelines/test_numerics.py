@@ -7,7 +7,7 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import PACKAGES, check_numerics, fix_numerics
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.pipelines.conftest import Collection
@@ -22,7 +22,8 @@ def test_the_threads_are_pinned_and_named() -> None:
 
 def test_a_class_is_known_by_versions_device_instructions_and_threads() -> None:
     found = fix_numerics(1)
-    assert found.keys() == {"kt_batch", "torch", "numpy", "device", "isa", "threads"}
+    assert found.keys() == {"kt_batch", "torch", *PACKAGES, "device", "isa", "threads"}
+    assert {"numpy", "pillow", "pyarrow"} <= set(PACKAGES)
     assert all(found.values())
 
 

@@ -166,7 +166,7 @@ def test_what_is_no_run_is_refused(made: Made, tmp_path: Path) -> None:
         explain(str(tmp_path), PARK, 0, 0)
     with pytest.raises(UsageError, match="is a knowledge library"):
         explain(str(made.library), PARK, 0, 0)
-    with pytest.raises(MismatchError, match="but a run"):
+    with pytest.raises(MismatchError, match="is it a run"):
         explain(str(made.blended), PARK, 0, 0, library=str(made.sparse))
 
 
