@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import torch
 
 from kt_batch.config import EncoderConfig, ExtractConfig
-from kt_batch.errors import MismatchError
+from kt_batch.errors import DamagedError, MismatchError, StorageError
+from kt_batch.kernels.haar import haar
+from kt_batch.pipelines.extract import LARGEST_HALF
+from kt_batch.store.indexes import scratch_file
 from kt_batch.store.library import Library
-from kt_batch.store.runs import Run
+from kt_batch.store.locations import LocalLocation
+from kt_batch.store.runs import Run, provenance_of
 from tests.tiny import column, draw, extracted, indexed, patches, results, translate_job, translated
 
 U = TypeVar("U")
@@ -119,3 +124,28 @@ def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it
     config = ExtractConfig(encoder=EncoderConfig(weights_sha256="0" * 64), stride=2)
     text = '{"encoder":{"weights_sha256":"' + "0" * 64 + '"},"stride":2}'
     assert config.digest() == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_provenance_part_that_was_cut_off_is_damaged(library: tuple[Path, str], tmp_path: Path) -> None:
+    draw(tmp_path / "photos/photo.png", 3)
+    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "run", library[1]))
+    run = Run.open(str(tmp_path / "run"))
+    (output,) = run.outputs.values()
+    part = tmp_path / "run" / output.part.name
+    part.write_bytes(part.read_bytes()[:-40])
+    with pytest.raises(DamagedError, match="cannot be read as Parquet"):
+        provenance_of(run, output)
+
+
+def test_features_too_large_for_a_float16_band_are_held_back() -> None:
+    cells = torch.full((1, 4, 2), LARGEST_HALF).half()
+    assert torch.isfinite(haar(cells.float()).half()).all()
+    assert not torch.isfinite(haar((2 * cells).float()).half()).all()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="cannot be written"),
+        scratch_file(LocalLocation(tmp_path), ".shard") as path,
+    ):
+        (path / "below a file").write_bytes(b"")
