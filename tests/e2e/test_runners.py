@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kt_batch.runners.ray_runner import RayRunner
 from tests.e2e.conftest import Small
 from tests.ray_local import ray_runner  # noqa: F401  # the fixture
@@ -25,3 +27,19 @@ def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_number_of_workers_changes_no_byte(
+    workers: int,
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811  # joins the cluster that the next one shares
+) -> None:
+    runner = RayRunner(None, workers, threads=1)
+    assert runner.workers == workers
+    translated([small.photos], translate_job(small.library, tmp_path / "local", small.index), unit_size=1)
+    translated([small.photos], translate_job(small.library, tmp_path / "ray", small.index), runner, unit_size=1)
+    for folder in ("plan", "images", "provenance"):
+        assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
