@@ -441,7 +441,6 @@ NUMERICS = {
     "isa": "AVX512",
     "threads": "2",
     "kt_batch": "0.1.0",
-    "pillow": "13.0.0",
     "imagecodecs": "2026.3.6",
     "tifffile": "2026.3.3",
     "pyarrow": "26.0.1",
