@@ -1,19 +1,23 @@
-"""Train kt-vgg, distilled from VGG-19, with its decoder: `python jobs/train_autoencoder.py IMAGES... --out DIR`."""
+"""Train kt-vgg with its decoders, or decoders for another encoder: `train_autoencoder.py IMAGES... --out DIR`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from kt_batch import options
-from kt_batch.models.training import TrainSettings
+from kt_batch.config import RunOptions
+from kt_batch.errors import UsageError
+from kt_batch.models.layers import CUT_POINTS
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.train import TrainJob, train_autoencoder
-from kt_batch.start import leave, print_summary, run_app
+from kt_batch.pipelines.train_metrics import Metrics
+from kt_batch.start import absolute_file, leave, make_members, print_summary, run_app
 
-REPORT_EVERY = 20
+# What the shipped decoders were trained for (docs/models.md).
+STEPS = "relu3_1=1800,relu4_1=150,relu2_1=60,relu1_1=40"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -21,32 +25,66 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def train(
     images: options.Paths,
-    out: Annotated[Path, typer.Option("--out", help="State, metrics and the finished weights go here.")],
+    out: Annotated[Path, typer.Option("--out", help="State, metrics and the finished weights; all workers see it.")],
     teacher_weights: Annotated[
         str | None, typer.Option("--teacher-weights", help="VGG-19 as safetensors; default: torchvision's.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps")] = TrainSettings().steps,
-    batch: Annotated[int, typer.Option("--batch", help="Crops of 128 px per step.")] = 8,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="Train decoders for this encoder (kt-vgg, vgg19) as it is.")
+    ] = None,
+    encoder_weights: options.EncoderWeights = None,
+    recipe: Annotated[
+        Literal["default", "paper"], typer.Option("--recipe", help="Our decoders, or the paper's (section 3.6).")
+    ] = "default",
+    steps: Annotated[str, typer.Option("--steps", help="Which decoders, and how many steps each.")] = STEPS,
+    batch: Annotated[int, typer.Option("--batch", help="Crops of 128 px per step and worker.")] = 16,
     seed: options.Seed = 0,
+    runner: options.RunnerName = "local",
+    workers: options.Workers = 1,
     threads: options.Threads = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each Ray worker.")] = False,
+    address: options.Address = None,
     json: options.Json = False,
 ) -> int:
-    """Train, or go on where an earlier call stopped; metrics go to metrics.csv."""
+    """Train, or go on where an earlier call stopped; metrics go to DIR/LAYER/STAGE/metrics.csv and TensorBoard.
+
+    On Ray nothing is printed on the way: follow those files.
+    """
     job = TrainJob(
-        tuple(images), EncoderSource("vgg19", teacher_weights), out, batch, threads, TrainSettings(steps, seed=seed)
+        images=tuple(images),
+        teacher=EncoderSource("vgg19", absolute_file(teacher_weights)),
+        encoder=EncoderSource(encoder or "kt-vgg", absolute_file(encoder_weights))
+        if encoder or encoder_weights
+        else None,
+        out=out.absolute(),
+        recipe=recipe,
+        steps=parse_steps(steps),
+        batch=batch,
+        threads=threads,
+        seed=seed,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "metrics.csv").open("a", buffering=1, encoding="utf-8") as metrics:
-
-        def report(step: int, losses: dict[str, float]) -> None:
-            if step % REPORT_EVERY == 0:
-                values = ",".join(f"{name}={value:.4f}" for name, value in losses.items())
-                metrics.write(f"{step},{values}\n")
-                typer.echo(f"step {step}/{steps} {values}", err=True)
-
-        weights = train_autoencoder(job, report)
-    print_summary({"weights": str(weights), "steps": steps}, [f"{weights}"], json)
+    how = RunOptions(runner=runner, workers=workers, threads=threads, address=address)
+    with make_members(how, gpu, out) as run_members:
+        weights = train_autoencoder(job, Metrics(job.out, _say), run_members)
+    print_summary({"weights": str(weights), "steps": dict(job.steps)}, [f"{weights}"], json)
     return 0
+
+
+def parse_steps(text: str) -> dict[str, int]:
+    """`relu3_1=2600,relu1_1=200` -> {"relu3_1": 2600, "relu1_1": 200}. Raises UsageError."""
+    steps: dict[str, int] = {}
+    for entry in text.split(","):
+        cut, _, number = entry.partition("=")
+        if cut not in CUT_POINTS or not number.isdecimal() or int(number) == 0:
+            raise UsageError(f"--steps got '{entry}'; give CUT=STEPS, CUT one of {', '.join(CUT_POINTS)}.")
+        if cut in steps:
+            raise UsageError(f"--steps names {cut} twice.")
+        steps[cut] = int(number)
+    return steps
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 if __name__ == "__main__":

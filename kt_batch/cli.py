@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from kt_batch import options
+from kt_batch.cli_models import bench_app, models_command
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
 from kt_batch.console import ProgressDisplay
 from kt_batch.errors import StorageError, UsageError
@@ -46,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
+app.command("models")(models_command)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import KtBatchError, MismatchError, UsageError
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.common import Runner
+from kt_batch.pipelines.train import Member
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
@@ -87,6 +89,25 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
     runner = RayRunner(run_options.address, run_options.workers, run_options.threads)
     try:
         yield runner
+    finally:
+        runner.close()
+
+
+@contextmanager
+def make_members(run_options: RunOptions, gpu: bool, out: Path) -> Iterator[Callable[[Member], None]]:
+    """What calls a training's member on every worker that the options ask for; Ray is imported only then."""
+    if run_options.runner == "local":
+        yield lambda member: member(0, 1, None)
+        return
+    from kt_batch.runners.ray_runner import RayRunner
+
+    try:
+        from kt_batch.runners.ray_training import run_members
+    except ImportError as error:
+        raise UsageError(f"Training on Ray needs kt_batch[train]: {error}.") from error
+    runner = RayRunner(run_options.address, run_options.workers or 1, run_options.threads)
+    try:
+        yield partial(run_members, workers=runner.workers, cpus=runner.cpus, gpu=gpu, out=out.absolute())
     finally:
         runner.close()
 

@@ -27,7 +27,20 @@ from kt_batch.start import allowed_rejects, job_code, new_encoder, run_app
 from tests.tiny import draw, draw_all, hashes
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+GROUPS = {"bench": ["models"]}
+
+
+def commands() -> dict[str, Any]:
+    """Every command by the words it is called with."""
+    found = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for group, names in GROUPS.items():
+        below = found.pop(group).commands
+        assert sorted(below) == names
+        found |= {f"{group} {name}": below[name] for name in names}
+    return found
+
+
+COMMANDS = sorted(commands())
 QUICK = ["--threads", "1", "--size", "64"]
 KEYS = {"images", "rejected", "patches", "seconds", "images_per_second", "ncc_mean"}
 
@@ -104,19 +117,19 @@ def job(name: str) -> ModuleType:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_says_what_it_does_and_gives_an_example(kt: Say, command: str) -> None:
-    said = kt(command, "--help")
+    said = kt(*command.split(), "--help")
     assert (said.code, said.err) == (0, "")
-    assert f"kt-batch {command} " in said.out.split("Usage:")[1].split("\n", 1)[1]
+    assert f"kt-batch {command}" in said.out.split("Usage:")[1].split("\n", 1)[1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_of_a_command_is_explained(command: str) -> None:
-    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    parameters = commands()[command].params
     assert [parameter.name for parameter in parameters if not parameter.help] == []
 
 
 def test_the_commands_are_those_of_the_readme() -> None:
-    assert {"try", "extract", "index", "translate", "explain", "inspect", "demo"} <= set(COMMANDS)
+    assert {"try", "extract", "index", "translate", "explain", "inspect", "demo", "models"} <= set(COMMANDS)
 
 
 def test_without_a_command_the_help_is_shown_as_wrong_usage(kt: Say) -> None:
@@ -496,3 +509,47 @@ def test_a_command_of_anyones_takes_a_file_of_options(kt: Say, tmp_path: Path) -
     (tmp_path / "empty.yaml").write_text("")
     assert kt("--config", tmp_path / "a.yaml", of=small).out == "9\n"
     assert kt("--config", tmp_path / "empty.yaml", of=small).out == "5\n"
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_every_shipped_file_with_its_checksum(kt: Say) -> None:
+    listed = kt("models", "--json").json["models"]
+    expected = [(name, part, entry["sha256"]) for name, parts in shipped().items() for part, entry in parts.items()]
+    assert sorted((part["name"], part["part"], part["sha256"]) for part in listed) == sorted(expected)
+    assert all(part["sha256"][:16] in kt("models").out for part in listed)
+
+
+def test_all_shipped_weights_together_are_at_most_24_megabytes(kt: Say) -> None:
+    assert sum(part["bytes"] for part in kt("models", "--json").json["models"]) <= 24e6
+
+
+def test_bench_models_prints_a_row_for_every_pair(kt: Say, tmp_path: Path) -> None:
+    photos = draw_all(tmp_path / "photos", [1, 2])
+    words = ["bench", "models", "--images", photos, "--size", "48", "--threads", "1"]
+    words += ["--pair", f"twin,relu3_1,kt-vgg,{shipped_file('relu3_1')}", "--reference", shipped_file("encoder")]
+    rows = kt(*words, "--json").json["rows"]
+    assert [row["name"] for row in rows] == ["kt-vgg"] * (len(rows) - 1) + ["twin"]
+    assert all(row["fidelity"]["same_patch"] == 1 for row in rows)
+    printed = kt(*words)
+    assert printed.code == 0
+    assert printed.out.count("100.0%") == len(rows)
+
+
+def test_a_pair_at_a_layer_that_is_no_cut_point_is_wrong_usage(kt: Say, tmp_path: Path) -> None:
+    photos = draw_all(tmp_path / "photos", [1])
+    said = kt("bench", "models", "--images", photos, "--pair", "x,relu9_9,kt-vgg,y")
+    assert said.code == 2
+    assert "relu9_9" in said.err
+
+
+def test_a_pair_that_lacks_a_part_is_wrong_usage(kt: Say, tmp_path: Path) -> None:
+    said = kt("bench", "models", "--images", draw_all(tmp_path / "photos", [1]), "--pair", "x,relu3_1")
+    assert said.code == 2
+    assert "NAME,LAYER,ENCODER,DECODER" in said.err
+
+
+def shipped_file(part: str) -> Path:
+    folder = resources.files("kt_batch.models").joinpath("weights")
+    return Path(str(folder)) / shipped()["kt-vgg"][part]["file"]

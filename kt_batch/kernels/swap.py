@@ -42,7 +42,7 @@ def statistics_swap(
     """Eq. 7 per channel over the 4 cells of a patch, as one affine map per cell.
 
     features `(C, h, w)`; source and matched `(n, 4, C)` patches at n positions; deviation `(C,)` the library's mean
-    standard deviation; guide `(h, w)` luminance in [0, 1]. Returns `(C, h, w)`, not negative.
+    standard deviation; guide `(h, w)` luminance in [0, 1]. Returns `(C, h, w)`, of any sign.
 
     Differs from the paper: both deviations get a floor and their ratio a bound (FLOOR, MAX_RATIO), and the maps
     (scale, shift), which overlaps average, are smoothed along the edges of the image before they are applied.
@@ -56,4 +56,4 @@ def statistics_swap(
     per_cell = fold(maps, rows, cols, features.shape[1], features.shape[2])
     smooth = guided_filter(per_cell, guide, GUIDE_RADIUS, GUIDE_EPSILON)
     scale_map, shift_map = smooth.chunk(2)
-    return (features * scale_map + shift_map).clamp_(min=0)
+    return features * scale_map + shift_map

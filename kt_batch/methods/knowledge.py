@@ -67,8 +67,13 @@ class KnowledgeTransfer:
             matched = blend(values, weights)
             swapped = self._swap(image, features, queries, matched, rows, cols)
             mixed = features + self.config.alpha * (swapped - features)
+            weight = 1.0
+            if self.config.swap == "geometric" and self.decoder.details:
+                # Details of patches that never lay side by side do not fit together; the photograph's own fade out.
+                mixed[-self.decoder.details :] = features[-self.decoder.details :]
+                weight = 1 - self.config.alpha
         with _timed(seconds, "decode"):
-            result = decode(self.decoder, mixed)
+            result = decode(self.decoder, mixed, weight)
             if self.config.preserve_colour:
                 result = preserve_colour(result, image)
         return Translation(result, rows, cols, matches, ncc, weights, seconds)
@@ -88,7 +93,9 @@ class KnowledgeTransfer:
         if self.config.swap == "geometric":
             return geometric_swap(matched, rows, cols, height, width)
         guide = torch.nn.functional.adaptive_avg_pool2d(luminance(image)[None], (height, width))[0]
-        return statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
+        swapped = statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
+        # An affine map can lead below zero, where no decoder has ever seen an activation; a code may have any sign.
+        return swapped if self.layer in self.encoder.codes else swapped.clamp_(min=0)
 
 
 def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
@@ -97,9 +104,10 @@ def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
     return encoder.encode(batch, layer)[0].contiguous()
 
 
-def decode(decoder: Decoder, features: Tensor) -> Tensor:
+def decode(decoder: Decoder, features: Tensor, detail_weight: float = 1.0) -> Tensor:
     """One feature map `(C, h, w)` -> image `(3, H, W)` in [0, 1]."""
-    return decoder.decode(features[None].contiguous(memory_format=torch.channels_last))[0].contiguous()
+    batch = features[None].contiguous(memory_format=torch.channels_last)
+    return decoder.decode(batch, detail_weight)[0].contiguous()
 
 
 def to_tensor(pixels: NDArray[np.float32]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,27 +30,49 @@ class Decoder(nn.Module):
     """A ladder of blocks.
 
     `blocks` is a tuple such as `("conv:128", "res", "up", "conv:64", "up", "out")`: `conv:N` a reflect-padded 3x3
-    convolution to N channels with its activation, `res` a residual block, `up` nearest-neighbour doubling, `out` the
-    last convolution to RGB without activation (the paper: "no activation layer and uses bias instead").
+    convolution to N channels with its activation, `res` a residual block, `up` nearest-neighbour doubling,
+    `subpixel:N` a convolution with its activation whose 4N channels become N at twice the size (Shi et al. 2016),
+    `out` the last convolution to RGB without activation (the paper: "no activation layer and uses bias instead"),
+    `subpixel-out` the same at twice the size.
+
+    The last `details` of the `channels` are an encoder's details (models.encoder), which the ladder does not see. They
+    say what the pixels of each cell are in a few directions, and the ladder's answer is moved along these to where they
+    say (back-projection, Irani & Peleg 1991), by `detail_weight` of the way.
+
+    With `direct` one linear 3x3 convolution from the features to the pixels of each cell is added to what the ladder
+    answers: it restores what a linear map can, and the ladder the rest.
     """
 
-    def __init__(self, channels: int, blocks: tuple[str, ...], activation: str = "relu") -> None:
+    def __init__(
+        self,
+        channels: int,
+        blocks: tuple[str, ...],
+        activation: str = "relu",
+        *,
+        direct: bool = False,
+        details: int = 0,
+    ) -> None:
         super().__init__()
+        self.scale = 2 ** sum(block == "up" or _is_subpixel(block) for block in blocks)
+        self.details = details
+        width = channels - details
+        self.direct = nn.Conv2d(width, 3 * self.scale**2, 3) if direct else None
+        self.detail = nn.Conv2d(3, details, self.scale, self.scale) if details else None
         self.channels = channels
         self.blocks = blocks
         self.activation = activation
-        width = channels
         for number, block in enumerate(blocks):
             if block == "res":
                 self.add_module(f"block{number}", _Residual(width, activation))
             elif block != "up":
-                out = 3 if block == "out" else int(block.removeprefix("conv:"))
-                self.add_module(f"block{number}", nn.Conv2d(width, out, 3))
+                out = _width_after(block)
+                self.add_module(f"block{number}", nn.Conv2d(width, out * (4 if _is_subpixel(block) else 1), 3))
                 width = out
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, detail_weight: float = 1.0) -> Tensor:
         """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB, nominally in [0, 1]; not clamped, so that training has a gradient."""
-        x = features
+        width = self.channels - self.details
+        x = code = features[:, :width]
         for number, block in enumerate(self.blocks):
             if block == "up":
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -56,20 +80,47 @@ class Decoder(nn.Module):
                 x = self.get_submodule(f"block{number}")(x)
             else:
                 x = self.get_submodule(f"block{number}")(_pad(x))
-                if block != "out":
+                if not block.endswith("out"):
                     x = ACTIVATIONS[self.activation](x)
+                if _is_subpixel(block):
+                    x = F.pixel_shuffle(x, 2)
+        if self.direct is not None:
+            x = x + F.pixel_shuffle(self.direct(_pad(code)), self.scale)
+        if self.detail is not None and detail_weight:
+            weight = self.detail.weight
+            missing = (features[:, width:] - self.detail(x)) * (detail_weight / weight[0].square().sum())
+            x = x + F.conv_transpose2d(missing, weight, stride=self.scale)
         return x
 
+    def first_convolutions(self) -> list[nn.Conv2d]:
+        """What the features meet first; a ladder begins with a convolution."""
+        first = cast("nn.Conv2d", self.get_submodule("block0"))
+        return [first] if self.direct is None else [first, self.direct]
+
     def calm_residuals(self) -> None:
-        """Before training: make every residual block close to the identity, so that the first steps are steady."""
+        """Before training: make every residual block close to the identity, so that the first steps are steady.
+
+        Beside a direct convolution the ladder begins by adding nothing.
+        """
+        if self.direct is not None:
+            last = cast("nn.Conv2d", self.get_submodule(f"block{len(self.blocks) - 1}"))
+            nn.init.zeros_(last.weight)
         for module in self.modules():
             if isinstance(module, _Residual):
                 module.second.weight.data *= 0.1
 
     @torch.no_grad()
-    def decode(self, features: Tensor) -> Tensor:
+    def decode(self, features: Tensor, detail_weight: float = 1.0) -> Tensor:
         """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB clamped to [0, 1]."""
-        return self.forward(features).clamp_(0.0, 1.0)
+        return self.forward(features, detail_weight).clamp_(0.0, 1.0)
+
+
+def _width_after(block: str) -> int:
+    return 3 if block.endswith("out") else int(block.removeprefix("conv:").removeprefix("subpixel:"))
+
+
+def _is_subpixel(block: str) -> bool:
+    return block.startswith("subpixel")
 
 
 def _pad(x: Tensor) -> Tensor:

@@ -1,73 +1,125 @@
-"""Training of kt-vgg: an encoder distilled from VGG-19 together with its decoder. A plain loop with callbacks.
+"""Training: a decoder, and where it is wanted the encoder before it. A plain loop with callbacks.
 
 Needs torch and safetensors only. Reading images and scheduling stand elsewhere; the caller hands over batches.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
+from kt_batch.models.fitting import fit_to
+from kt_batch.models.losses import affinity_loss, code_loss, swapped, unexplained
+from kt_batch.models.train_state import TrainState
+
+LEAST_DEVIATION = 1e-3  # of the largest channel's
+
+Synchronise = Callable[[list[Tensor]], None]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What changes the trained weights. Weights of the loss terms are relative to `reconstruction` = 1."""
+    """What changes the trained weights: the schedule, and the weight of each loss term (0: not computed).
 
-    steps: int = 4000
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    ema_decay: float = 0.999
+    subject: what is trained, in the caller's words; a state of another subject is refused.
+    fitted_rate: the learning rate of what starts from a fit, as a share of the rest's: the encoder, and a direct
+    convolution.
+    reconstruction: L1 between image and decoding (eq. 8). distillation: 1 - R2 of the codes to the teacher, summed over
+    the learned cuts. affinity: NCC between patches as the teacher has it. swapped: 1 - R2 between swapped latents and
+    the features of what they decode to.
+    """
+
+    subject: str = ""
+    steps: int = 1000
+    learning_rate: float = 0.02
+    fitted_rate: float = 0.02
+    warmup_steps: int = 20
+    ema_decay: float = 0.995
     reconstruction: float = 1.0
-    distillation: float = 0.3
-    affinity: float = 3.0
+    distillation: float = 1.0
+    affinity: float = 1.0
+    swapped: float = 0.0
     patch_sample: int = 512
     seed: int = 0
 
 
 class Student(nn.Module):
-    """Encoder, decoder, and the linear heads (1x1) from the student's features to the teacher's."""
+    """An encoder and the decoder for one cut of it. Of the encoder only the layers in `learned` are trained.
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, teacher_channels: dict[str, int]) -> None:
+    The decoder is trained on codes standardised per channel, (code - mean) / deviation: principal components differ in
+    size by orders of magnitude, and a decoder learns the small ones, which hold the detail, only when they do not.
+    `shipped_decoder` folds that into its first convolution.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, cut: str, learned: tuple[str, ...]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.heads = nn.ModuleDict(
-            {cut: nn.Conv2d(encoder.channels_at(cut), c, 1) for cut, c in teacher_channels.items()}
-        )
+        self.cut = cut
+        encoder.requires_grad_(False)
+        for name in learned:
+            encoder.get_submodule(name).requires_grad_(True)
+        self.taught = tuple(name for name in encoder.layers if f"code_{name}" in learned)
+        self.register_buffer("mean", torch.zeros(1, decoder.channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(1, decoder.channels, 1, 1))
 
+    @torch.no_grad()
+    def standardise(self, image: Tensor) -> None:
+        """Take mean and deviation of the codes from a batch `(n, 3, H, W)`."""
+        code = self.encoder.encode_code(image, self.cut)
+        self.mean = code.mean(dim=(0, 2, 3), keepdim=True)
+        deviation = code.std(dim=(0, 2, 3), keepdim=True)
+        # A channel that hardly ever answers is not to be amplified without bound when it does.
+        self.deviation = deviation.clamp_min(float(deviation.max()) * LEAST_DEVIATION)
 
-def distillation_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - R2 of the linear fit from student to teacher, all channels together: |p - t|^2 / |t - mean(t)|^2."""
-    centre = target.mean(dim=(0, 2, 3), keepdim=True)
-    return (predicted - target).square().sum() / (target - centre).square().sum()
+    def decode(self, code: Tensor) -> Tensor:
+        """`(n, C, h, w)` code -> `(n, 3, H, W)` RGB, not clamped."""
+        out: Tensor = self.decoder((code - self.mean) / self.deviation)
+        return out
 
+    @torch.no_grad()
+    def fit_direct(self, images: Sequence[Tensor]) -> None:
+        """Set the decoder's direct convolution to the regression of the pixels `(n, 3, H, W)` on the codes."""
+        if self.decoder.direct is not None:
+            codes = [(self.encoder.encode_code(image, self.cut) - self.mean) / self.deviation for image in images]
+            fit_to(self.decoder.direct, codes, [F.pixel_unshuffle(image, self.decoder.scale) for image in images])
 
-def affinity_loss(student: Tensor, teacher: Tensor, index: Tensor) -> Tensor:
-    """Mean squared difference of the NCC between the same random 2x2 patches in both feature maps.
+    @torch.no_grad()
+    def shipped_decoder(self) -> Decoder:
+        """A decoder that takes what the encoder gives: `shipped_decoder()(features, 0) == decode(code)`.
 
-    student `(n, Cs, h, w)`, teacher `(n, Ct, h, w)`, index `(m,)` into the n*(h-1)*(w-1) patches. What counts for a
-    match is not the features but which patch is nearest to which.
-    """
+        It restores the encoder's details, where there are some, with the encoder's own map.
+        """
+        ours, detail = self.decoder, self.encoder.pixel_detail(self.cut)
+        direct, count = ours.direct is not None, 0 if detail is None else detail.out_channels
+        decoder = Decoder(ours.channels + count, ours.blocks, ours.activation, direct=direct, details=count)
+        decoder.load_state_dict(ours.state_dict(), strict=False)
+        if detail is not None and decoder.detail is not None:
+            decoder.detail.load_state_dict(detail.state_dict())
+        for first in decoder.first_convolutions():
+            weight = first.weight / self.deviation
+            cast("Tensor", first.bias).sub_((weight * self.mean).sum(dim=(1, 2, 3)))
+            first.weight.copy_(weight)
+        return decoder
 
-    def ncc(features: Tensor) -> Tensor:
-        patches = F.unfold(features, 2).transpose(1, 2).reshape(-1, 4 * features.shape[1])[index]
-        unit = F.normalize(patches, dim=1)
-        return unit @ unit.T
+    def kept(self) -> dict[str, Tensor]:
+        """What a state must hold to go on with this student: what is trained, and what codes are standardised by."""
+        return {**self.trained(), "mean": self.mean, "deviation": self.deviation}
 
-    return (ncc(student) - ncc(teacher)).square().mean()
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
@@ -80,35 +132,35 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
 
 def train(
     student: Student,
-    teacher: Encoder,
+    teacher: Encoder | None,
     batches: Iterable[Tensor],
     settings: TrainSettings,
     report: Callable[[int, dict[str, float]], None],
     checkpoint: Callable[[int, TrainState], None],
     state: TrainState | None = None,
+    synchronise: Synchronise | None = None,
+    bfloat16: bool = False,
 ) -> TrainState:
     """Train until `settings.steps`; returns the final state, whose `average` holds the weights to ship.
 
-    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. `report(step, losses)` and
-    `checkpoint(step, state)` are called after every step and decide themselves what to do with it.
+    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. teacher: None where nothing of the encoder is
+    learned. `report(step, losses)` and `checkpoint(step, state)` are called after every step and decide themselves what
+    to do with it. `synchronise(gradients)` averages gradients in place over all workers. `bfloat16` runs the networks,
+    not the losses, under autocast.
     """
-    state = state or TrainState.fresh(student, settings)
-    cuts = tuple(student.heads)
+    state = state or TrainState.fresh(student.trained(), settings)
+    parameters = list(student.trained().values())
     for step, image in zip(range(state.step, settings.steps), batches, strict=False):
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
-        losses = _losses(student, teacher, image, cuts, settings, state.generator)
-        total = (
-            settings.reconstruction * losses["reconstruction"]
-            + settings.distillation * losses["distillation"]
-            + settings.affinity * losses["affinity"]
-        )
+            group["lr"] = learning_rate_at(step, settings) * group["share"]
+        losses, total = _losses(student, teacher, image, settings, state.generator, bfloat16)
         state.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        if synchronise:
+            synchronise([p.grad for p in parameters if p.grad is not None])
         state.optimizer.step()
         state.step = step + 1
-        state.update_average(student, settings.ema_decay)
+        state.update_average(student.trained(), settings.ema_decay)
         report(state.step, {name: float(value.detach()) for name, value in losses.items()})
         checkpoint(state.step, state)
     return state
@@ -116,111 +168,50 @@ def train(
 
 def _losses(
     student: Student,
-    teacher: Encoder,
+    teacher: Encoder | None,
     image: Tensor,
-    cuts: tuple[str, ...],
     settings: TrainSettings,
     generator: torch.Generator,
+    bfloat16: bool,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms by name, and their weighted sum."""
+    encoder, cut = student.encoder, student.cut
+    losses = {}
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+        found = encoder.activations(image, (*student.taught, cut))
+        code = encoder.code(cut, found[cut])
+        restored = student.decode(code)
+        losses["reconstruction"] = (restored.float() - image).abs().mean()
+        if settings.swapped:
+            latents = swapped(code.detach().float()[: max(2, len(code) // 2)])
+            again = encoder.encode_code(student.decode(latents).float(), cut)
+            losses["swapped"] = unexplained(again.float(), latents)
+    if teacher is not None:
+        losses |= _distillation(student, teacher, image, found, settings, generator, bfloat16)
+    weights = vars(settings)
+    total = torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
+    return losses, total
+
+
+def _distillation(
+    student: Student,
+    teacher: Encoder,
+    image: Tensor,
+    found: dict[str, Tensor],
+    settings: TrainSettings,
+    generator: torch.Generator,
+    bfloat16: bool,
 ) -> dict[str, Tensor]:
-    with torch.no_grad():
-        target = teacher(image, cuts)
-    found = student.encoder(image, cuts)
-    deepest = cuts[-1]
-    distillation = torch.stack([distillation_loss(student.heads[cut](found[cut]), target[cut]) for cut in cuts])
-    weights = torch.ones(len(cuts))
-    weights[-1] = 2.0
-    patches = image.shape[0] * (found[deepest].shape[2] - 1) * (found[deepest].shape[3] - 1)
-    index = torch.randint(patches, (settings.patch_sample,), generator=generator)
-    restored = student.decoder(found[deepest])
-    return {
-        "reconstruction": (restored - image).abs().mean(),  # eq. 8
-        "distillation": (distillation * weights).sum() / weights.sum(),
-        "affinity": affinity_loss(found[deepest], target[deepest], index),
-        "r2": 1 - distillation[-1].detach(),
-    }
-
-
-class TrainState:
-    """Step, optimizer, random generator and the exponential moving average of the weights."""
-
-    def __init__(
-        self, step: int, optimizer: torch.optim.Optimizer, generator: torch.Generator, average: dict[str, Tensor]
-    ) -> None:
-        self.step = step
-        self.optimizer = optimizer
-        self.generator = generator
-        self.average = average
-
-    @classmethod
-    def fresh(cls, student: Student, settings: TrainSettings) -> TrainState:
-        """A state at step 0."""
-        generator = torch.Generator().manual_seed(settings.seed)
-        optimizer = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=1e-5)
-        average = {k: v.detach().clone() for k, v in student.state_dict().items()}
-        return cls(0, optimizer, generator, average)
-
-    def update_average(self, student: Student, decay: float) -> None:
-        """Move the average towards the student; early steps weigh more, so that step 1 is not remembered for ever."""
-        keep = min(decay, (1 + self.step) / (10 + self.step))
-        for name, value in student.state_dict().items():
-            self.average[name].lerp_(value.detach(), 1 - keep)
-
-    def save(self, folder: Path, student: Student, settings: TrainSettings) -> None:
-        """Write weights, average and optimizer moments as safetensors files, and `state.json` last."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.contiguous() for k, v in student.state_dict().items()}, folder / f"weights-{self.step}.safetensors"
-        )
-        save_file({k: v.contiguous() for k, v in self.average.items()}, folder / f"average-{self.step}.safetensors")
-        moments: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        for number, entry in self.optimizer.state_dict()["state"].items():
-            for key, value in entry.items():
-                moments[f"{number}.{key}"] = torch.as_tensor(value).contiguous()
-        save_file(moments, folder / f"optimizer-{self.step}.safetensors")
-        temporary = folder / "state.json.tmp"
-        temporary.write_text(json.dumps({"step": self.step, "settings": asdict(settings)}))
-        temporary.replace(folder / "state.json")
-        for kind in ("weights", "average", "optimizer"):
-            for old in folder.glob(f"{kind}-*.safetensors"):
-                if old.stem != f"{kind}-{self.step}":
-                    old.unlink()
-
-    @classmethod
-    def load(cls, folder: Path, student: Student, settings: TrainSettings) -> TrainState:
-        """Go on from `save`; the student's weights are replaced.
-
-        `steps` may differ, so that a training can be made longer or shorter. Raises MismatchError when another setting
-        does, DamagedError when `state.json` is none of ours.
-        """
-        step = _saved_step(folder / "state.json", settings)
-        student.load_state_dict(load_file(folder / f"weights-{step}.safetensors"))
-        state = cls.fresh(student, settings)
-        state.step = step
-        state.average = load_file(folder / f"average-{step}.safetensors")
-        moments: dict[int, dict[str, Tensor]] = {}
-        with safe_open(folder / f"optimizer-{step}.safetensors", "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is not a dict
-                if name == "generator":
-                    state.generator.set_state(file.get_tensor(name))
-                else:
-                    number, key = name.split(".")
-                    moments.setdefault(int(number), {})[key] = file.get_tensor(name)
-        groups = state.optimizer.state_dict()["param_groups"]
-        state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        return state
-
-
-def _saved_step(path: Path, settings: TrainSettings) -> int:
-    try:
-        saved = json.loads(path.read_text())
-        step, theirs = int(saved["step"]), dict(saved["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"'{path}' is not the state of a training: {error}.") from error
-    ours = asdict(settings)
-    differs = [
-        f"{name} ({theirs.get(name)} there, {ours[name]} here)" for name in ours if theirs.get(name) != ours[name]
-    ]
-    differs = [text for text in differs if not text.startswith("steps ")]
-    if differs:
-        raise MismatchError(f"The training in '{path.parent}' was started with other settings: {', '.join(differs)}.")
-    return step
+    encoder, deepest = student.encoder, student.taught[-1]
+    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+        target = {name: value.float() for name, value in teacher.activations(image, student.taught).items()}
+    codes = {cut: encoder.code(cut, found[cut].float()) for cut in student.taught}
+    terms = {cut: code_loss(codes[cut], encoder.projection(cut), target[cut]) for cut in student.taught}
+    losses = {"distillation": torch.stack(list(terms.values())).sum()}
+    losses |= {f"r2_{cut}": 1 - term.detach() for cut, term in terms.items()}
+    if settings.affinity:
+        code = codes[deepest]
+        patches = len(image) * (code.shape[2] - 1) * (code.shape[3] - 1)
+        index = torch.randint(patches, (settings.patch_sample,), generator=generator).to(image.device)
+        losses["affinity"] = affinity_loss(code, target[deepest], index)
+    return losses

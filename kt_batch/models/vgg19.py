@@ -34,12 +34,12 @@ def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], w
     if not reached:
         raise WeightsError(f"'{where}' holds no VGG-19: it lacks 'features.0.weight' or 'features.0.bias'.")
     layers = layers_up_to(VGG19_LAYERS, reached[-1])
-    channels = {name: state[f"features.{FEATURES[name]}.weight"].shape[0] for name in _convolutions(layers)}
+    widths = {name: (state[f"features.{FEATURES[name]}.weight"].shape[0],) for name in _convolutions(layers)}
     preprocess = CAFFE if metadata.get("preprocess", "").startswith("caffe") else TORCHVISION
     padding = "reflect" if metadata.get("padding", "").startswith("reflection") else "zeros"
-    encoder = Encoder(layers, channels, preprocess, padding)
+    encoder = Encoder(layers, widths, preprocess, padding)
     weights = {
-        f"{name}.{part}": state[f"features.{FEATURES[name]}.{part}"] for name in channels for part in ("weight", "bias")
+        f"{name}.0.{part}": state[f"features.{FEATURES[name]}.{part}"] for name in widths for part in ("weight", "bias")
     }
     try:
         encoder.load_state_dict(weights)

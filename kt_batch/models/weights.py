@@ -18,12 +18,12 @@ from torch import Tensor
 
 from kt_batch.errors import MismatchError, UsageError, WeightsError
 from kt_batch.models.decoder import Decoder
-from kt_batch.models.encoder import Encoder, Preprocess
+from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import kind
 from kt_batch.models.peers import peer_decoder
 from kt_batch.models.vgg19 import vgg19_from_state, vgg19_from_torchvision
 
-ENCODER_FORMAT = "kt-batch-encoder/1"
+ENCODER_FORMAT = "kt-batch-encoder/2"
 DECODER_FORMAT = "kt-batch-decoder/1"
 ENCODERS = ("kt-vgg", "vgg19")
 
@@ -54,10 +54,50 @@ class LoadedDecoder:
     sha256: str
 
 
+@dataclass(frozen=True)
+class ShippedPart:
+    """One shipped weight file: an encoder, or the decoder for the cut `part` with what it takes."""
+
+    name: str
+    part: str
+    channels: int | None
+    stride: int | None
+    parameters: int
+    bytes: int
+    sha256: str
+    file: str
+
+
 def shipped() -> dict[str, dict[str, dict[str, str]]]:
     """The manifest of shipped weights: name -> part (`encoder`, `relu3_1`, ...) -> file, sha256."""
     text = resources.files("kt_batch.models").joinpath("weights/weights.json").read_text()
     found: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return found
+
+
+def describe_shipped() -> list[ShippedPart]:
+    """Every shipped file, loaded and checked, encoders before their decoders."""
+    found = []
+    for name, parts in shipped().items():
+        encoder = load_encoder(EncoderSource(name))
+        for part, entry in sorted(parts.items()):
+            network: torch.nn.Module = encoder.network
+            channels = stride = None
+            if part != "encoder":
+                network = load_decoder(encoder, name, part, None).network
+                channels, stride = encoder.network.channels_at(part), encoder.network.geometry(part).stride
+            found.append(
+                ShippedPart(
+                    name=name,
+                    part=part,
+                    channels=channels,
+                    stride=stride,
+                    parameters=sum(value.numel() for value in network.parameters()),
+                    bytes=len(_read_shipped(name, part)),
+                    sha256=entry["sha256"],
+                    file=entry["file"],
+                )
+            )
     return found
 
 
@@ -99,7 +139,13 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
                 f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
                 f"not for {encoder.sha256[:16]} at {layer}."
             )
-        decoder = Decoder(int(metadata["channels"]), tuple(metadata["blocks"].split()), metadata["activation"])
+        decoder = Decoder(
+            int(metadata["channels"]),
+            tuple(metadata["blocks"].split()),
+            metadata["activation"],
+            direct="direct.weight" in tensors,
+            details=len(tensors.get("detail.weight", ())),
+        )
     _fill(decoder, tensors, where)
     return LoadedDecoder(_ready(decoder), _sha256(data))
 
@@ -175,16 +221,23 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
         raise WeightsError(f"'{where}' is neither of format {ENCODER_FORMAT} nor a VGG-19 with keys 'features.N.*'.")
     with _described(where):
         layers = tuple(metadata["layers"].split())
-        convolutions = [layer for layer in layers if kind(layer) == "conv"]
-        missing = [layer for layer in convolutions if f"{layer}.weight" not in tensors]
-        if missing:
-            raise WeightsError(f"'{where}' lacks the weights of {', '.join(missing)}.")
-        channels = {layer: tensors[f"{layer}.weight"].shape[0] for layer in convolutions}
+        widths = {layer: _widths(tensors, layer, where) for layer in layers if kind(layer) == "conv"}
+        details = {cut: tensors[f"detail_{cut}.weight"].shape[0] for cut in layers if f"detail_{cut}.weight" in tensors}
+        codes = {cut: tensors[f"code_{cut}.weight"].shape[0] for cut in layers if f"code_{cut}.weight" in tensors}
         preprocess = json.loads(metadata["preprocess"])
         preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
-        encoder = Encoder(layers, channels, Preprocess(**preprocess), metadata["padding"])
+        encoder = Encoder(layers, widths, Preprocess(**preprocess), metadata["padding"], codes, details)
     _fill(encoder, tensors, where)
     return _ready(encoder)
+
+
+def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
+    """How wide a layer is, from the shapes of its weights `(N, C, k, k)`."""
+    if f"{layer}.0.weight" not in tensors:
+        raise WeightsError(f"'{where}' lacks the weights of {layer}.")
+    first = tensors[f"{layer}.0.weight"].shape[0]
+    second = tensors.get(f"{layer}.1.weight")
+    return (first,) if second is None else (first, second.shape[0])
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def encoder(layer: str) -> Encoder:
     if layer == "relu3_1":
         return load_encoder(EncoderSource()).network
     layers = layers_up_to(VGG19_LAYERS, layer)
-    network = Encoder(layers, {name: 3 for name in layers if kind(name) == "conv"}, Preprocess(mean=(0, 0, 0)))
+    network = Encoder(layers, {name: (3,) for name in layers if kind(name) == "conv"}, Preprocess(mean=(0, 0, 0)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():

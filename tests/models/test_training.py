@@ -1,143 +1,101 @@
-"""The training loop: it runs, stops, and goes on where it stopped."""
+"""The training loop: what it reports, what it changes, and what it hands over."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
-from kt_batch.models.layers import VGG19_LAYERS
-from kt_batch.models.training import (
-    Student,
-    TrainSettings,
-    TrainState,
-    affinity_loss,
-    distillation_loss,
-    learning_rate_at,
-    train,
-)
-
-LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
-SETTINGS = TrainSettings(steps=4, warmup_steps=2, patch_sample=32)
+from kt_batch.models.train_state import TrainState
+from kt_batch.models.training import LEAST_DEVIATION, Student, TrainSettings, learning_rate_at, train
+from kt_batch.models.weights import decoder_bytes, parse
+from tests.tiny_training import LEARNED, SETTINGS, batch, batches, ignore, student, teacher
 
 
-def encoder(width: int) -> Encoder:
-    return Encoder(LAYERS, {"conv1_1": width, "conv1_2": width, "conv2_1": 2 * width}, Preprocess())
+def reported(settings: TrainSettings, taught: bool = True) -> dict[str, float]:
+    """The losses of one step."""
+    steps: list[dict[str, float]] = []
+    train(
+        student() if taught else student(learned=()),
+        teacher() if taught else None,
+        batches(),
+        replace(settings, steps=1),
+        lambda step, losses: steps.append(losses),
+        ignore,
+    )
+    (losses,) = steps
+    return losses
 
 
-def teacher() -> Encoder:
-    torch.manual_seed(1)
-    return encoder(6).requires_grad_(False)
+def copied(model: Student) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def student() -> Student:
-    torch.manual_seed(2)
-    return Student(encoder(4), Decoder(8, ("conv:6", "res", "up", "out")), {"relu1_1": 6, "relu2_1": 12})
+def changed(model: Student, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in model.state_dict().items() if not value.equal(before[name])}
 
 
-def batches(first: int = 0) -> Iterator[Tensor]:
-    for number in itertools.count(first):
-        yield torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+# ---- the loop ----
 
 
-def ignore(step: int, what: object) -> None:
-    """For a report or a checkpoint that nobody wants."""
-
-
-def run(steps: int, model: Student, state: TrainState | None = None) -> TrainState:
-    """Up to `steps` of the 4 steps; each step has its own batch."""
-    first = state.step if state else 0
-    return train(model, teacher(), itertools.islice(batches(first), steps - first), SETTINGS, ignore, ignore, state)
-
-
-def test_every_step_reports_its_losses_and_offers_a_checkpoint() -> None:
-    reported: list[tuple[int, dict[str, float]]] = []
+def test_every_step_is_reported_and_offered_as_a_checkpoint() -> None:
+    told: list[tuple[int, dict[str, float]]] = []
     offered: list[tuple[int, int]] = []
-    model, before = student(), student().state_dict()
     state = train(
-        model,
+        student(),
         teacher(),
         batches(),
         SETTINGS,
-        lambda step, losses: reported.append((step, losses)),
+        lambda step, losses: told.append((step, losses)),
         lambda step, state: offered.append((step, state.step)),
     )
-    assert [step for step, _ in reported] == [1, 2, 3, 4]
+    assert [step for step, _ in told] == [1, 2, 3, 4]
     assert offered == [(1, 1), (2, 2), (3, 3), (4, 4)]
     assert state.step == 4
-    assert set(reported[0][1]) == {"reconstruction", "distillation", "affinity", "r2"}
-    assert all(torch.tensor(list(losses.values())).isfinite().all() for _, losses in reported)
-    assert all(not tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.tensor(list(losses.values())).isfinite().all() for _, losses in told)
 
 
-def test_the_average_follows_the_weights_more_slowly() -> None:
-    model, start = student(), student().state_dict()
-    state = run(4, model)
-    for name, value in model.state_dict().items():
-        assert set(state.average) == set(start)
-        assert (state.average[name] - start[name]).norm() < (value - start[name]).norm()
-        assert not state.average[name].equal(start[name])
-
-
-def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    whole = student()
-    expected = run(4, whole)
-
-    first = student()
-    run(2, first).save(tmp_path, first, SETTINGS)
-    torch.manual_seed(3)
-    resumed = Student(encoder(4), Decoder(8, ("conv:6", "res", "up", "out")), {"relu1_1": 6, "relu2_1": 12})
-    state = TrainState.load(tmp_path, resumed, SETTINGS)
-    assert state.step == 2
-    found = run(4, resumed, state)
-
-    assert found.step == expected.step == 4
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], value)
-        torch.testing.assert_close(found.average[name], expected.average[name])
-    assert found.generator.get_state().equal(expected.generator.get_state())
-
-
-def test_a_checkpoint_is_safetensors_and_json_and_says_what_it_is(tmp_path: Path) -> None:
-    model = student()
-    run(2, model).save(tmp_path, model, SETTINGS)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"weights-2.safetensors", "average-2.safetensors", "optimizer-2.safetensors", "state.json"}
-    assert json.loads((tmp_path / "state.json").read_text()) == {"step": 2, "settings": asdict(SETTINGS)}
-    for path in tmp_path.glob("*.safetensors"):
-        assert path.read_bytes()[8:9] == b"{"  # a header of JSON, not a pickle
-
-
-def test_a_later_checkpoint_replaces_the_earlier_one_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "kt-vgg-1.encoder.safetensors").write_bytes(b"somebody else's")
-    model = student()
-    state = run(1, model)
-    state.save(tmp_path, model, SETTINGS)
-    run(2, model, state).save(tmp_path, model, SETTINGS)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "weights-2.safetensors",
-        "average-2.safetensors",
-        "optimizer-2.safetensors",
-        "state.json",
-        "kt-vgg-1.encoder.safetensors",
-    }
+def test_no_batch_is_drawn_beyond_the_last_step() -> None:
+    drawn = itertools.count()
+    train(student(), teacher(), (batch(next(drawn)) for _ in range(9)), SETTINGS, ignore, ignore)
+    assert next(drawn) == 4
 
 
 def test_a_training_that_is_done_does_nothing_more() -> None:
     model = student()
-    state = run(4, model)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = train(model, teacher(), batches(), SETTINGS, ignore, ignore)
+    before = copied(model)
     assert train(model, teacher(), batches(), SETTINGS, ignore, ignore, state) is state
-    assert all(value.equal(weights[name]) for name, value in model.state_dict().items())
+    assert changed(model, before) == set()
+
+
+def test_the_same_seed_and_batches_give_the_same_weights() -> None:
+    first, second = student(), student()
+    for model in (first, second):
+        train(model, teacher(), batches(), SETTINGS, ignore, ignore)
+    assert changed(first, copied(second)) == set()
+
+
+def test_training_brings_the_decoding_nearer_to_the_image() -> None:
+    losses: list[float] = []
+    settings = TrainSettings(steps=30, warmup_steps=2, learning_rate=0.02)
+    model = student(learned=())
+    same = itertools.repeat(batch(0))
+    train(model, None, same, settings, lambda step, terms: losses.append(terms["reconstruction"]), ignore)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_average_follows_the_weights_more_slowly() -> None:
+    model, start = student(), copied(student())
+    state = train(model, teacher(), batches(), SETTINGS, ignore, ignore)
+    assert set(state.average) == set(model.trained())
+    for name, value in model.trained().items():
+        assert 0 < (state.average[name] - start[name]).norm() < (value - start[name]).norm()
 
 
 def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
@@ -147,30 +105,202 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert rates == pytest.approx([0.01, 0.5, 1, 1, 0.505, 0.01])
 
 
-def test_distillation_is_one_less_the_share_of_variance_explained(generator: torch.Generator) -> None:
-    target = torch.rand(2, 3, 4, 4, generator=generator)
-    mean = target.mean(dim=(0, 2, 3), keepdim=True).expand_as(target)
-    assert distillation_loss(target, target).item() == 0
-    assert distillation_loss(mean, target).item() == pytest.approx(1)
-    assert distillation_loss((target + mean) / 2, target).item() == pytest.approx(0.25)
+def test_what_starts_from_a_fit_learns_at_a_share_of_the_rate() -> None:
+    settings, model = replace(SETTINGS, fitted_rate=0.25), student()
+    state = train(model, teacher(), batches(), settings, ignore, ignore)
+    fitted, others = state.optimizer.param_groups
+    assert others["lr"] == learning_rate_at(3, settings)
+    assert fitted["lr"] == 0.25 * others["lr"]
+    names = {id(value): name for name, value in model.trained().items()}
+    assert {names[id(value)].split(".")[1] for value in fitted["params"]} == {*LEARNED, "direct"}
+    assert {names[id(value)].split(".")[1] for value in others["params"]} == {"block0", "block1", "block2", "block3"}
 
 
-def test_affinity_compares_which_patches_are_alike_and_not_their_features(generator: torch.Generator) -> None:
-    features = torch.rand(1, 3, 5, 5, generator=generator)
-    index = torch.tensor([0, 3, 7, 12])
-    turned = features.flip(1) * 2  # other channels and brightness, the same neighbours
-    assert affinity_loss(features, features, index).item() == 0
-    assert affinity_loss(turned, features, index).item() == pytest.approx(0, abs=1e-10)
-    assert affinity_loss(torch.rand(1, 3, 5, 5, generator=generator), features, index).item() > 1e-4
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, swapped=1.0)])
+def test_bfloat16_runs_the_networks_and_leaves_the_weights_float32(settings: TrainSettings) -> None:
+    model, before = student(), copied(student())
+    losses: list[float] = []
+    state = train(
+        model,
+        teacher(),
+        batches(),
+        replace(settings, steps=1),
+        lambda step, terms: losses.extend(terms.values()),
+        ignore,
+        bfloat16=True,
+    )
+    assert torch.tensor(losses).isfinite().all()
+    assert changed(model, before) == set(model.trained())
+    assert {value.dtype for value in (*model.trained().values(), *state.average.values())} == {torch.float32}
 
 
-def test_going_on_with_another_setting_is_refused_and_names_it(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text(json.dumps({"step": 2, "settings": asdict(TrainSettings(affinity=1.0))}))
-    with pytest.raises(MismatchError, match=r"affinity \(1.0 there, 3.0 here\)"):
-        TrainState.load(tmp_path, student(), TrainSettings())
+# ---- what is trained ----
 
 
-def test_a_state_file_that_is_none_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text("[]")
-    with pytest.raises(DamagedError, match=r"state\.json"):
-        TrainState.load(tmp_path, student(), TrainSettings())
+@pytest.mark.parametrize("learned", [("conv2_1", "code_relu2_1"), ("code_relu1_1",), LEARNED])
+def test_of_the_encoder_the_learned_layers_change_and_no_other(learned: tuple[str, ...]) -> None:
+    model, before = student(learned), copied(student(learned))
+    train(model, teacher(), batches(), SETTINGS, ignore, ignore)
+    moved = changed(model, before)
+    of_encoder = {name.split(".")[1] for name in moved if name.startswith("encoder.")}
+    assert of_encoder == set(learned)
+    assert {name for name in moved if name.startswith("decoder.")} == {
+        name for name in before if name.startswith("decoder.")
+    }
+    assert moved == set(model.trained())
+
+
+def test_an_encoder_that_is_not_learned_needs_no_teacher() -> None:
+    model, before = student(learned=()), copied(student())
+    train(model, None, batches(), SETTINGS, ignore, ignore)
+    assert {name.split(".")[0] for name in changed(model, before)} == {"decoder"}
+    assert {name.split(".")[0] for name in model.trained()} == {"decoder"}
+
+
+def test_the_cuts_that_are_taught_are_those_whose_code_is_learned() -> None:
+    assert student().taught == ("relu1_1", "relu2_1")
+    assert student(("code_relu1_1", "conv2_1")).taught == ("relu1_1",)
+    assert student(()).taught == ()
+
+
+# ---- what is minimised ----
+
+
+def test_by_default_a_student_is_told_by_its_image_and_its_teacher() -> None:
+    assert set(reported(SETTINGS)) == {"reconstruction", "distillation", "affinity", "r2_relu1_1", "r2_relu2_1"}
+    assert set(reported(SETTINGS, taught=False)) == {"reconstruction"}
+
+
+def test_distillation_is_what_the_codes_leave_unexplained() -> None:
+    losses = reported(SETTINGS)
+    assert losses["distillation"] == pytest.approx(2 - losses["r2_relu1_1"] - losses["r2_relu2_1"])
+
+
+def test_swapped_latents_are_there_only_when_they_have_a_weight() -> None:
+    without = reported(SETTINGS, taught=False)
+    with_term = reported(replace(SETTINGS, swapped=0.5), taught=False)
+    assert set(with_term) - set(without) == {"swapped"}
+    assert with_term["reconstruction"] == without["reconstruction"]
+    assert with_term["swapped"] > 0
+
+
+def test_affinity_without_a_weight_is_not_there() -> None:
+    assert "affinity" not in reported(replace(SETTINGS, affinity=0.0))
+
+
+def test_swapped_latents_with_a_weight_change_what_is_learned() -> None:
+    plain, other = student(learned=()), student(learned=())
+    train(plain, None, batches(), SETTINGS, ignore, ignore)
+    train(other, None, batches(), replace(SETTINGS, swapped=0.5), ignore, ignore)
+    assert changed(other, copied(plain)) == set(other.trained())
+
+
+# ---- several workers ----
+
+
+def test_synchronise_is_given_the_gradient_of_every_trained_parameter_in_every_step() -> None:
+    given: list[list[torch.Size]] = []
+    model = student()
+    train(
+        model,
+        teacher(),
+        batches(),
+        SETTINGS,
+        ignore,
+        ignore,
+        synchronise=lambda gradients: given.append([gradient.shape for gradient in gradients]),
+    )
+    assert given == [[value.shape for value in model.trained().values()]] * 4
+
+
+def test_the_step_is_made_with_the_gradients_that_synchronise_leaves() -> None:
+    def nothing(gradients: list[Tensor]) -> None:
+        for gradient in gradients:
+            gradient.zero_()
+
+    model, before = student(), copied(student())
+    train(model, teacher(), batches(), SETTINGS, ignore, ignore, synchronise=nothing)
+    assert changed(model, before) == set()
+
+
+# ---- codes to and from standard size ----
+
+
+def standardised() -> Student:
+    """Its decoder has biases that are not zero, as a trained one."""
+    model = student()
+    model.standardise(batch(7, images=8))
+    return model
+
+
+def test_the_decoder_is_given_codes_of_mean_0_and_deviation_1() -> None:
+    model = standardised()
+    code = model.encoder.encode(batch(7, images=8), "relu2_1").detach()
+    standard = (code - model.mean) / model.deviation
+    torch.testing.assert_close(standard.mean(dim=(0, 2, 3)), torch.zeros(10), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.std(dim=(0, 2, 3)), torch.ones(10), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_shipped_decoder_takes_codes_as_they_are() -> None:
+    model = standardised()
+    before = copied(model)
+    code = model.encoder.encode(batch(9), "relu2_1")
+    torch.testing.assert_close(model.shipped_decoder()(code), model.decode(code), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(model.decoder(code), model.decode(code), atol=1e-2)
+    assert changed(model, before) == set()
+
+
+@torch.no_grad()
+def test_the_direct_convolution_is_fitted_to_the_pixels() -> None:
+    # Beside a ladder that answers 0, a code that holds the whole image is decoded to it.
+    encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
+    encoder.get_parameter("conv1_1.0.weight").zero_()[:, :, 1, 1] = torch.eye(3).roll(1, 0)
+    encoder.get_parameter("conv1_1.0.bias").zero_()
+    model = Student(encoder, Decoder(3, ("conv:4", "out"), direct=True), "relu1_1", ())
+    model.load_state_dict(
+        {name: torch.zeros_like(v) for name, v in model.state_dict().items() if "block1" in name}, False
+    )
+    model.standardise(batch(0))
+    model.fit_direct([batch(number) for number in range(4)])
+    torch.testing.assert_close(model.decode(encoder.encode(batch(9), "relu1_1")), batch(9), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def with_a_silent_channel() -> Student:
+    """Its third channel never fires. VGG-19 has such channels."""
+    torch.manual_seed(0)
+    encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (4,)}, Preprocess())
+    encoder.get_parameter("conv1_1.0.bias")[2] = -100
+    model = Student(encoder, Decoder(4, ("conv:4", "out")), "relu1_1", ())
+    model.standardise(batch(0))
+    return model
+
+
+@torch.no_grad()
+def test_no_deviation_is_less_than_its_share_of_the_largest() -> None:
+    model = with_a_silent_channel()
+    expected = model.encoder.encode(batch(0), "relu1_1").std(dim=(0, 2, 3))
+    assert expected[2] == 0
+    expected[2] = LEAST_DEVIATION * expected.max()
+    torch.testing.assert_close(model.deviation.flatten(), expected)
+
+
+@torch.no_grad()
+def test_a_channel_that_never_fires_does_no_harm_to_the_shipped_decoder() -> None:
+    # Weight files are float16, in which nothing is larger than 65504.
+    model = with_a_silent_channel()
+    code = model.encoder.encode(batch(1), "relu1_1")
+    assert code[:, 2].count_nonzero() == 0
+    tensors, _ = parse(decoder_bytes(model.shipped_decoder(), "0" * 64, "relu1_1"), None, "memory")
+    loaded = Decoder(4, ("conv:4", "out"))
+    loaded.load_state_dict(tensors)
+    torch.testing.assert_close(loaded(code), model.decode(code), atol=1e-2, rtol=1e-2)
+
+
+def test_mean_and_deviation_are_kept_but_never_trained() -> None:
+    model = standardised()
+    assert not {"mean", "deviation"} & set(model.trained())
+    assert list(model.kept()) == [*model.trained(), "mean", "deviation"]
+    assert all(value.equal(model.state_dict()[name]) for name, value in model.kept().items())
+    assert set(TrainState.fresh(model.trained(), SETTINGS).average) == set(model.trained())

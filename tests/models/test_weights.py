@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kt_batch.errors import KtBatchError, MismatchError, UsageError, WeightsError
 from kt_batch.models.decoder import Decoder
-from kt_batch.models.encoder import Encoder, Preprocess
+from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import VGG19_LAYERS
 from kt_batch.models.vgg19 import CAFFE, TORCHVISION
 from kt_batch.models.weights import (
@@ -35,8 +35,15 @@ VGG19_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512)  # up to con
 
 def small_encoder() -> Encoder:
     torch.manual_seed(0)
-    widths = {"conv1_1": 4, "conv1_2": 4, "conv2_1": 6}
+    widths = {"conv1_1": (4,), "conv1_2": (4,), "conv2_1": (6,)}
     return Encoder(VGG19_LAYERS[:7], widths, Preprocess(order="bgr", mean=(0.1, 0.2, 0.3)))
+
+
+def coded_encoder() -> Encoder:
+    """With every kind of layer that there is: plain, of low rank, codes, and details."""
+    torch.manual_seed(0)
+    widths: dict[str, Widths] = {"conv1_1": (4,), "conv1_2": (3, 7), "conv2_1": (5, 9)}
+    return Encoder(VGG19_LAYERS[:7], widths, Preprocess(), codes={"relu1_1": 2, "relu2_1": 6}, details={"relu2_1": 3})
 
 
 def small_decoder() -> Decoder:
@@ -81,7 +88,6 @@ def test_the_shipped_networks_fit_each_other() -> None:
     decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
     features = encoder.network.encode(picture(), "relu3_1")
     assert features.shape == (1, encoder.network.channels_at("relu3_1"), 4, 4)
-    assert features.min() >= 0
     restored = decoder.network.decode(features)
     assert restored.shape == (1, 3, 16, 16)
     assert restored.min() >= 0
@@ -118,6 +124,33 @@ def test_an_encoder_comes_back_from_its_file(tmp_path: Path) -> None:
     assert encoder_bytes(loaded.network, "small") == data
 
 
+def test_an_encoder_with_codes_details_and_low_rank_layers_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    encoder = coded_encoder()
+    encoder.load_state_dict({name: tensor.half().float() for name, tensor in encoder.state_dict().items()})
+    data = encoder_bytes(encoder, "coded")
+    network = load_encoder(EncoderSource(path=write(tmp_path, data))).network
+    assert (network.layers, network.codes, network.channels) == (encoder.layers, encoder.codes, encoder.channels)
+    assert network.details == encoder.details == {"relu2_1": 3}
+    assert (network.padding, network.preprocess) == (encoder.padding, encoder.preprocess)
+    assert {tensor.dtype for tensor in load(data).values()} == {torch.float16}
+    assert set(network.state_dict()) == set(encoder.state_dict())
+    assert all(tensor.equal(encoder.state_dict()[name]) for name, tensor in network.state_dict().items())
+    assert network.encode(picture(), "relu2_1").shape == (1, 6 + 3, 8, 8)
+    assert encoder_bytes(network, "coded") == data
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: bool) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), direct=direct)
+    encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(coded_encoder(), "coded"))))
+    data = decoder_bytes(decoder, encoder.sha256, "relu2_1")
+    loaded = load_decoder(encoder, "coded", "relu2_1", write(tmp_path, data))
+    assert loaded.network.blocks == decoder.blocks
+    assert (loaded.network.direct is not None) is direct
+    assert decoder_bytes(loaded.network, encoder.sha256, "relu2_1") == data
+
+
 def test_a_decoder_comes_back_from_its_file(tmp_path: Path) -> None:
     encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(small_encoder(), "small"))))
     data = decoder_bytes(small_decoder(), encoder.sha256, "relu2_1")
@@ -142,7 +175,7 @@ def pickled() -> bytes:
     import io
 
     buffer = io.BytesIO()
-    torch.save({"conv1_1.weight": torch.zeros(1)}, buffer)
+    torch.save({"conv1_1.0.weight": torch.zeros(1)}, buffer)
     return buffer.getvalue()
 
 
@@ -152,8 +185,15 @@ def good() -> bytes:
 
 def short_of_a_tensor() -> bytes:
     tensors = load(good())
-    del tensors["conv1_2.weight"]
+    del tensors["conv1_2.0.weight"]
     return save(tensors, metadata_of(good()))
+
+
+def coded(**changes: Tensor | None) -> bytes:
+    """The file of the coded encoder with other tensors; None takes one away. Dots are written as `__`."""
+    data = encoder_bytes(coded_encoder(), "coded")
+    tensors = load(data) | {name.replace("__", "."): tensor for name, tensor in changes.items()}
+    return save({name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata_of(data))
 
 
 def metadata_of(data: bytes) -> dict[str, str]:
@@ -163,7 +203,7 @@ def metadata_of(data: bytes) -> dict[str, str]:
 
 def reshaped() -> bytes:
     tensors = load(good())
-    return save(tensors | {"conv2_1.weight": torch.zeros(6, 5, 3, 3)}, metadata_of(good()))
+    return save(tensors | {"conv2_1.0.weight": torch.zeros(6, 5, 3, 3)}, metadata_of(good()))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +219,17 @@ def reshaped() -> bytes:
         (lambda: decoder_bytes(small_decoder(), "0" * 64, "relu2_1"), f"is neither of format {ENCODER_FORMAT}"),
         (short_of_a_tensor, "lacks the weights of conv1_2"),
         (reshaped, "does not fit its network"),
+        (lambda: with_metadata(good(), format="kt-batch-encoder/1"), f"is neither of format {ENCODER_FORMAT}"),
+        (lambda: coded(conv1_2__0__weight=None), "lacks the weights of conv1_2"),
+        (lambda: coded(conv1_2__1__weight=None), "does not fit its network"),
+        (lambda: coded(conv1_2__1__weight=torch.zeros(())), "does not describe a network"),
+        (lambda: coded(code_relu1_1__weight=None), "does not fit its network"),
+        (lambda: coded(code_relu1_1__weight=torch.zeros(())), "does not describe a network"),
+        (lambda: coded(code_relu1_1__weight=torch.zeros(2, 5, 1, 1)), "does not fit its network"),
+        (lambda: coded(code_conv1_1__weight=torch.zeros(2, 4, 1, 1)), "does not fit its network"),
+        (lambda: coded(detail_relu2_1__weight=torch.zeros(())), "does not describe a network"),
+        (lambda: coded(detail_relu2_1__weight=torch.zeros(3, 3, 4, 4)), "does not fit its network"),
+        (lambda: coded(detail_conv1_1__weight=torch.zeros(2, 3, 1, 1)), "does not fit its network"),
         (lambda: with_metadata(good(), layers=None), "'layers'"),
         (lambda: with_metadata(good(), layers="conv1_1 norm1_1"), "norm"),
         (lambda: with_metadata(good(), padding=None), "'padding'"),
