@@ -35,7 +35,7 @@ def encoder(seed: int = 2) -> Encoder:
 def student(learned: tuple[str, ...] = LEARNED, seed: int = 2) -> Student:
     """That encoder and a decoder for its relu2_1, with a direct convolution."""
     coder = encoder(seed)
-    return Student(coder, Decoder(10, ("conv:6", "res", "conv:4", "subpixel-out"), direct=True), CUT, learned)
+    return Student(coder, Decoder(8, ("conv:6", "res", "conv:4", "subpixel-out"), direct=True), CUT, learned)
 
 
 def batch(number: int, images: int = 2) -> Tensor:

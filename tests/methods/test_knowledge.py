@@ -14,9 +14,10 @@ from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
 from kt_batch.kernels.colour import luminance
 from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.swap import blend, geometric_swap
 from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, decode, encode, to_pixels, to_tensor
 from kt_batch.models.decoder import Decoder
-from kt_batch.models.encoder import Encoder
+from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from tests.synthetic import index_of
 
@@ -56,9 +57,16 @@ def translate(content: int, library: int, **options: Any) -> Translation:
     return KnowledgeTransfer(*networks(), library_of(library), config).translate(picture(content))
 
 
-def through_the_networks(seed: int) -> Tensor:
+def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
     encoder, decoder = networks()
-    return decode(decoder, encode(encoder, picture(seed), LAYER))
+    return decode(decoder, encode(encoder, picture(seed), LAYER), detail_weight)
+
+
+def swapped_map(found: Translation, library: int) -> Tensor:
+    """The feature map of a geometric swap, details and all, from the matches of a translation."""
+    n, k = found.matches.rows.shape
+    values = library_of(library).patches(found.matches.rows.flatten()).view(n, k, 4, -1)
+    return geometric_swap(blend(values, found.weights), found.rows, found.cols, SIZE // 4, SIZE // 4)
 
 
 @pytest.mark.parametrize("swap", ["geometric", "statistics"])
@@ -79,10 +87,70 @@ def test_a_picture_finds_its_own_patches_in_a_library_of_itself() -> None:
     assert found.matches.certified.all()
 
 
-@pytest.mark.parametrize("swap", ["geometric", "statistics"])
-def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str) -> None:
+@pytest.mark.parametrize(("swap", "detail_weight"), [("geometric", 0.0), ("statistics", 1.0)])
+def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str, detail_weight: float) -> None:
     # Within half a level of 255: the library keeps float16, and statistics swap smooths its maps.
-    torch.testing.assert_close(translate(1, 1, swap=swap).image, through_the_networks(1), atol=2e-3, rtol=0)
+    expected = through_the_networks(1, detail_weight)
+    torch.testing.assert_close(translate(1, 1, swap=swap).image, expected, atol=2e-3, rtol=0)
+
+
+def details_at_the_end(features: Tensor, fill: Tensor | float) -> Tensor:
+    """The same `(C, h, w)` with other details."""
+    changed = features.clone()
+    changed[-networks()[1].details :] = fill
+    return changed
+
+
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_after_a_whole_geometric_swap_no_details_are_restored(top_k: int) -> None:
+    decoder = networks()[1]
+    assert decoder.details > 0
+    found = translate(1, 2, alpha=1, search=SearchConfig(probes=10**6, top_k=top_k))
+    swapped = swapped_map(found, 2)
+    assert (found.image - decode(decoder, swapped)).abs().max() > 0.01  # the library's
+    own = details_at_the_end(swapped, encode(networks()[0], picture(1), LAYER)[-decoder.details :])
+    assert (found.image - decode(decoder, own)).abs().max() > 0.01  # the photograph's
+    for fill in (0.0, 1000.0):
+        expected = decode(decoder, details_at_the_end(swapped, fill), 0.0)
+        torch.testing.assert_close(found.image, expected, atol=1e-5, rtol=0)
+
+
+def test_a_quarter_of_a_geometric_swap_restores_three_quarters_of_the_photographs_own_details() -> None:
+    encoder, decoder = networks()
+    found, features = translate(1, 2, alpha=0.25), encode(encoder, picture(1), LAYER)
+    mixed = features + 0.25 * (swapped_map(found, 2) - features)
+    own = details_at_the_end(mixed, features[-decoder.details :])
+    torch.testing.assert_close(found.image, decode(decoder, own, 0.75), atol=1e-5, rtol=0)
+    assert (found.image - decode(decoder, mixed, 0.75)).abs().max() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("codes", [{}, {"relu1_1": 3}])
+def test_only_codes_go_below_zero_in_a_statistics_swap(codes: dict[str, int]) -> None:
+    # The networks are the pixels themselves and their negative: only what lies below zero is seen in the result.
+    encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)), codes=codes)
+    decoder = Decoder(3, ("out",))
+    for parameter in (*encoder.parameters(), *decoder.parameters()):
+        parameter.zero_()
+    encoder.get_parameter("conv1_1.0.weight")[:, :, 1, 1] = torch.eye(3)
+    if codes:
+        encoder.get_parameter("code_relu1_1.weight")[:, :, 0, 0] = torch.eye(3)
+    decoder.get_parameter("block0.weight")[:, :, 1, 1] = -torch.eye(3)
+    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(3, 8, 8).contiguous()
+    rows, cols = positions(8, 8, stride=1, cover=True)
+    dark = unfold(0.01 * picture(1)[:, :8, :8], rows, cols)
+    index = index_of(dark, IndexConfig(max_leaf=16, merge=1), pack_ids("00" * 8, rows.numpy(), cols.numpy()))
+    config = TranslateConfig(
+        encoder=EncoderConfig(weights_sha256="0" * 64, layer="relu1_1"),
+        decoder_sha256="0" * 64,
+        index_digest="0" * 16,
+        swap="statistics",
+        search=EVERY,
+    )
+    image = KnowledgeTransfer(encoder, decoder, index, config).translate(stripes).image
+    # Source: mean 1/2, deviation 1/2; the match is nearly black, the ratio its bound: (x - 1/2)/3 = -1/6 where x is 0.
+    expected = torch.tensor([1 / 6, 0.0]).repeat(4).expand(3, 8, 8) if codes else torch.zeros(3, 8, 8)
+    torch.testing.assert_close(image, expected, atol=0.02, rtol=0)
 
 
 def test_every_second_patch_still_covers_every_cell() -> None:

@@ -1,4 +1,4 @@
-"""Decoders: a ladder of blocks, each of which keeps or doubles the size."""
+"""Decoders: a ladder of blocks, a direct convolution beside it, and details that are put back."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 from kt_batch.models.decoder import Decoder
 
 
-def decoder(*blocks: str, channels: int = 4, activation: str = "relu") -> Decoder:
+def decoder(
+    *blocks: str, channels: int = 4, activation: str = "relu", direct: bool = False, details: int = 0
+) -> Decoder:
     torch.manual_seed(0)
-    return Decoder(channels, blocks, activation).requires_grad_(False)
+    return Decoder(channels, blocks, activation, direct=direct, details=details).requires_grad_(False)
 
 
 def features(channels: int = 4) -> Tensor:
@@ -68,8 +70,19 @@ def test_a_decoder_that_is_used_answers_in_range() -> None:
 
 
 def test_the_features_meet_the_first_convolution_first() -> None:
-    assert decoder("conv:6", "res", "out").first_convolution().weight.shape == (6, 4, 3, 3)
-    assert decoder("subpixel:6", "out").first_convolution().weight.shape == (24, 4, 3, 3)
+    (plain,) = decoder("conv:6", "res", "out").first_convolutions()
+    (subpixel,) = decoder("subpixel:6", "out", channels=9, details=2).first_convolutions()
+    assert plain.weight.shape == (6, 4, 3, 3)
+    assert subpixel.weight.shape == (24, 7, 3, 3)
+
+
+def test_beside_a_direct_convolution_the_features_meet_two() -> None:
+    network = decoder("conv:6", "subpixel-out", channels=9, direct=True, details=2)
+    ladder, direct = network.first_convolutions()
+    assert ladder is network.get_submodule("block0")
+    assert direct is network.direct
+    assert ladder.weight.shape == (6, 7, 3, 3)
+    assert direct.weight.shape == (12, 7, 3, 3)
 
 
 def test_calm_residuals_are_a_tenth_and_other_blocks_as_they_were() -> None:
@@ -80,6 +93,114 @@ def test_calm_residuals_are_a_tenth_and_other_blocks_as_they_were() -> None:
         torch.testing.assert_close(value, expected)
 
 
+def test_beside_a_direct_convolution_the_ladder_begins_by_adding_nothing() -> None:
+    network = decoder("conv:6", "res", "subpixel-out", direct=True)
+    network.get_parameter("block2.bias").zero_()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.calm_residuals()
+    factors = {"block1.second.weight": 0.1, "block2.weight": 0}
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name] * factors.get(name, 1))
+    assert network(features()).equal(F.pixel_shuffle(convolved_directly(network, features()), 2))
+
+
 def test_a_block_of_no_known_name_is_refused() -> None:
     with pytest.raises(ValueError, match="down"):
         decoder("conv:4", "down", "out")
+
+
+# ---- direct ----
+
+
+def convolved_directly(network: Decoder, x: Tensor) -> Tensor:
+    weight, bias = network.get_parameter("direct.weight"), network.get_parameter("direct.bias")
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, bias)
+
+
+def silent(network: Decoder) -> Decoder:
+    """The same whose ladder answers 0."""
+    last = f"block{len(network.blocks) - 1}"
+    for part in ("weight", "bias"):
+        network.get_parameter(f"{last}.{part}").zero_()
+    return network
+
+
+def test_a_direct_convolution_is_added_to_what_the_ladder_answers() -> None:
+    network = decoder("conv:6", "subpixel-out", direct=True)
+    ladder = decoder("conv:6", "subpixel-out")
+    ladder.load_state_dict({name: value for name, value in network.state_dict().items() if "block" in name})
+    expected = ladder(features()) + F.pixel_shuffle(convolved_directly(network, features()), 2)
+    torch.testing.assert_close(network(features()), expected)
+
+
+def test_a_direct_convolution_says_every_pixel_of_a_cell() -> None:
+    network = silent(decoder("conv:6", "subpixel-out", channels=1, direct=True))
+    weight, bias = network.get_parameter("direct.weight").zero_(), network.get_parameter("direct.bias").zero_()
+    weight[:4, 0, 1, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])  # red at the four pixels of a cell
+    bias[8:] = 0.5  # blue everywhere
+    image = network(torch.tensor([[[[1.0, 10.0], [100.0, 0.0]]]]))[0]
+    assert image[0].tolist() == [[1, 2, 10, 20], [3, 4, 30, 40], [100, 200, 0, 0], [300, 400, 0, 0]]
+    assert image[1].count_nonzero() == 0
+    assert image[2].unique().tolist() == [0.5]
+
+
+# ---- details ----
+
+
+def detailed(direct: bool = False) -> Decoder:
+    """Four channels and two details: of red, the left column of a cell less the right one; of green, the sum."""
+    network = decoder("conv:6", "subpixel-out", channels=6, direct=direct, details=2)
+    weight = network.get_parameter("detail.weight").zero_()
+    weight[0, 0] = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    weight[1, 1] = 1
+    network.get_parameter("detail.bias").copy_(torch.tensor([0.5, -0.25]))
+    return network
+
+
+def details_of(network: Decoder, image: Tensor) -> Tensor:
+    return F.conv2d(image, network.get_parameter("detail.weight"), network.get_parameter("detail.bias"), stride=2)
+
+
+def test_details_are_put_where_the_encoder_saw_them() -> None:
+    given = torch.zeros(1, 6, 2, 2)
+    given[0, 4] = torch.tensor([[4.5, 0.5], [0.5, -3.5]])
+    given[0, 5] = torch.tensor([[-0.25, 7.75], [-0.25, -0.25]])
+    image = silent(detailed())(given)[0]
+    # The ladder's black image has the details 0.5 and -0.25: 4 and -4 are missing of red, 8 of green, over 4 pixels.
+    assert image[0].tolist() == [[1, -1, 0, 0], [1, -1, 0, 0], [0, 0, -1, 1], [0, 0, -1, 1]]
+    assert image[1].tolist() == [[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert image[2].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_the_details_of_the_answer_are_moved_by_their_weight_of_the_way(weight: float, direct: bool) -> None:
+    network, given = detailed(direct), features(channels=6)
+    start = details_of(network, network(given, 0.0))
+    assert (given[:, 4:] - start).abs().min() > 1e-3  # there is a way to go
+    found = details_of(network, network(given, weight))
+    torch.testing.assert_close(found, start + weight * (given[:, 4:] - start), atol=1e-5, rtol=0)
+
+
+def test_details_are_restored_in_full_unless_told_otherwise() -> None:
+    network, given = detailed(), features(channels=6)
+    assert network(given).equal(network(given, 1.0))
+    assert network.decode(given).equal(network(given, 1.0).clamp(0, 1))
+    assert network.decode(given, 0.5).equal(network(given, 0.5).clamp(0, 1))
+
+
+def test_what_the_details_do_not_say_is_left_to_the_ladder() -> None:
+    network, given = detailed(), features(channels=6)
+    moved = network(given) - network(given, 0.0)
+    assert moved[:, 2].count_nonzero() == 0  # blue
+    red, green = moved[:, 0], moved[:, 1]
+    torch.testing.assert_close(red[:, :, 0::2], -red[:, :, 1::2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(green[:, 0::2, 0::2], green[:, 1::2, 1::2], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_neither_the_ladder_nor_the_direct_convolution_sees_the_details(direct: bool) -> None:
+    network, given = detailed(direct), features(channels=6)
+    plain = decoder("conv:6", "subpixel-out", direct=direct)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})
+    assert network(given, 0.0).equal(plain(given[:, :4]))

@@ -162,6 +162,33 @@ def test_a_cut_without_details_gives_the_code_itself() -> None:
     assert network.features("relu2_1", activation, picture()).equal(network.code("relu2_1", activation))
 
 
+@pytest.mark.parametrize("cut", ["relu1_1", "relu2_1"])
+def test_details_are_one_convolution_of_the_picture_itself(cut: str) -> None:
+    torch.manual_seed(0)
+    preprocess = Preprocess("bgr", 255.0, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
+    network = Encoder(LAYERS, WIDTHS, preprocess, codes={"relu2_1": 3}, details={"relu1_1": 3, "relu2_1": 2})
+    network.requires_grad_(False)
+    detail, stride = network.pixel_detail(cut), network.geometry(cut).stride
+    assert detail is not None
+    assert (detail.kernel_size, detail.stride) == ((stride, stride), (stride, stride))
+    expected = network.encode(picture(), cut)[:, -network.details[cut] :]
+    torch.testing.assert_close(detail(picture()).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_where_there_are_no_details_they_are_no_convolution() -> None:
+    assert encoder(details={"relu1_1": 2}).pixel_detail("relu2_1") is None
+
+
+@pytest.mark.parametrize("codes", [{}, {"relu2_1": 3}])
+def test_the_code_is_what_is_encoded_less_the_details(codes: dict[str, int]) -> None:
+    network = encoder(codes, details={"relu2_1": 2})
+    channels = network.code_channels("relu2_1")
+    assert channels == codes.get("relu2_1", 8)
+    code, features = network.encode_code(picture(), "relu2_1"), network.encode(picture(), "relu2_1")
+    assert features.shape[1] == channels + 2
+    assert code.equal(features[:, :channels])
+
+
 # ---- what is asked of an encoder ----
 
 

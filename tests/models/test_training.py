@@ -235,20 +235,39 @@ def standardised() -> Student:
 
 def test_the_decoder_is_given_codes_of_mean_0_and_deviation_1() -> None:
     model = standardised()
-    code = model.encoder.encode(batch(7, images=8), "relu2_1").detach()
+    code = model.encoder.encode_code(batch(7, images=8), "relu2_1").detach()
     standard = (code - model.mean) / model.deviation
-    torch.testing.assert_close(standard.mean(dim=(0, 2, 3)), torch.zeros(10), atol=1e-5, rtol=0)
-    torch.testing.assert_close(standard.std(dim=(0, 2, 3)), torch.ones(10), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.mean(dim=(0, 2, 3)), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.std(dim=(0, 2, 3)), torch.ones(8), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_the_shipped_decoder_takes_codes_as_they_are() -> None:
+def test_the_shipped_decoder_takes_features_as_they_are() -> None:
     model = standardised()
     before = copied(model)
-    code = model.encoder.encode(batch(9), "relu2_1")
-    torch.testing.assert_close(model.shipped_decoder()(code), model.decode(code), atol=1e-5, rtol=1e-4)
+    features, code = model.encoder.encode(batch(9), "relu2_1"), model.encoder.encode_code(batch(9), "relu2_1")
+    torch.testing.assert_close(model.shipped_decoder()(features, 0), model.decode(code), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(model.decoder(code), model.decode(code), atol=1e-2)
     assert changed(model, before) == set()
+
+
+@torch.no_grad()
+def test_the_shipped_decoder_restores_the_details_of_the_encoder() -> None:
+    model = standardised()
+    rows = torch.linalg.qr(torch.randn(12, 2, generator=torch.Generator().manual_seed(0))).Q.T
+    model.encoder.get_parameter("detail_relu2_1.weight").copy_(rows.reshape(2, 3, 2, 2))
+    features, shipped = model.encoder.encode(batch(9), "relu2_1"), model.shipped_decoder()
+    assert (shipped.channels, shipped.details) == (10, 2)
+    again = model.encoder.encode(shipped(features), "relu2_1")
+    torch.testing.assert_close(again[:, 8:], features[:, 8:], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_the_shipped_decoder_for_an_encoder_without_details_has_none() -> None:
+    model = with_a_silent_channel()
+    code = model.encoder.encode(batch(1), "relu1_1")
+    assert model.shipped_decoder().details == 0
+    torch.testing.assert_close(model.shipped_decoder()(code), model.decode(code), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

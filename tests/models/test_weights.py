@@ -94,6 +94,19 @@ def test_the_shipped_networks_fit_each_other() -> None:
     assert restored.max() <= 1
 
 
+def test_what_the_shipped_decoder_answers_has_the_details_it_was_given() -> None:
+    encoder = load_encoder(EncoderSource())
+    network, decoder = encoder.network, load_decoder(encoder, "kt-vgg", "relu3_1", None).network
+    features = network.encode(picture(), "relu3_1")
+    assert decoder.details == network.details["relu3_1"] > 0
+    again = network.encode(decoder(features), "relu3_1")
+    given, found, guessed = (
+        map_[:, network.code_channels("relu3_1") :]
+        for map_ in (features, again, network.encode(decoder(features, 0.0), "relu3_1"))
+    )
+    assert (found - given).norm() < 0.01 * given.norm() < (guessed - given).norm()
+
+
 def test_a_loaded_network_cannot_be_trained_by_accident() -> None:
     network = load_encoder(EncoderSource()).network
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -139,15 +152,20 @@ def test_an_encoder_with_codes_details_and_low_rank_layers_comes_back_bit_for_bi
     assert encoder_bytes(network, "coded") == data
 
 
+@pytest.mark.parametrize("details", [0, 3])
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: bool) -> None:
+def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: bool, details: int) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), direct=direct)
+    decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), direct=direct, details=details)
+    decoder.load_state_dict({name: tensor.half().float() for name, tensor in decoder.state_dict().items()})
     encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(coded_encoder(), "coded"))))
     data = decoder_bytes(decoder, encoder.sha256, "relu2_1")
     loaded = load_decoder(encoder, "coded", "relu2_1", write(tmp_path, data))
     assert loaded.network.blocks == decoder.blocks
     assert (loaded.network.direct is not None) is direct
+    assert loaded.network.details == details
+    assert set(loaded.network.state_dict()) == set(decoder.state_dict())
+    assert all(tensor.equal(decoder.state_dict()[name]) for name, tensor in loaded.network.state_dict().items())
     assert decoder_bytes(loaded.network, encoder.sha256, "relu2_1") == data
 
 
@@ -308,9 +326,9 @@ def test_a_decoder_of_another_layer_is_a_mismatch(tmp_path: Path) -> None:
 
 def test_a_layer_without_a_shipped_decoder_wants_a_file() -> None:
     with pytest.raises(
-        UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu1_1; give --decoder-weights"
+        UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu1_2; give --decoder-weights"
     ):
-        load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu1_1", None)
+        load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu1_2", None)
 
 
 # ---- VGG-19 ----

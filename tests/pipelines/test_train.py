@@ -58,7 +58,9 @@ def teacher(path: Path) -> EncoderSource:
 
 
 def recipe_of(monkeypatch: pytest.MonkeyPatch, *stages: TrainSettings) -> None:
-    monkeypatch.setattr(train_module, "RECIPES", {"default": Recipe(BLOCKS, "relu", direct=True, stages=stages)})
+    monkeypatch.setattr(
+        train_module, "RECIPES", {"default": Recipe(BLOCKS, "relu", direct=("relu2_1",), stages=stages)}
+    )
 
 
 @pytest.fixture
@@ -224,6 +226,9 @@ def test_a_training_leaves_weight_files_that_belong_together(place: Place, small
     assert encoder.network.codes == {"relu1_1": 4, "relu2_1": 12}
     assert encoder.network.details == {"relu2_1": 2}
     assert (first.network.channels, second.network.channels) == (4, 12 + 2)
+    assert (first.network.details, second.network.details) == (0, 2)
+    assert first.network.direct is None
+    assert second.network.direct is not None
     image = torch.rand(1, 3, 16, 16)
     for cut, decoder in (("relu1_1", first), ("relu2_1", second)):
         restored = decoder.network.decode(encoder.network.encode(image, cut))
@@ -296,9 +301,9 @@ def test_each_stage_has_the_recipes_settings_and_what_the_job_says(place: Place,
     job = replace(place.job(relu1_1=7), seed=5)
     (first, one), (second, two) = job.stages(encoder, "relu1_1")
     assert (first, second) == (job.out / "relu1_1" / "stage0", job.out / "relu1_1" / "stage1")
-    assert one == TrainSettings(f"default relu1_1 stage 0 {encoder.sha256}", steps=7, warmup_steps=1, seed=5)
+    assert one == TrainSettings(f"default relu1_1 stage 0/ {encoder.sha256}", steps=7, warmup_steps=1, seed=5)
     assert two == TrainSettings(
-        f"default relu1_1 stage 1 {encoder.sha256}", steps=2, warmup_steps=1, swapped=0.1, seed=5
+        f"default relu1_1 stage 1/7 {encoder.sha256}", steps=2, warmup_steps=1, swapped=0.1, seed=5
     )
 
 
