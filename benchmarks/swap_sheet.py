@@ -53,7 +53,7 @@ def swapped(encoder: Encoder, decoder: Decoder, photo: Tensor, painting: Tensor)
     if LAYER not in encoder.codes:
         statistics = statistics.clamp(min=0)
     geometric = geometric_swap(found, rows, cols, height, width)
-    return [decode(decoder, geometric, 0.0), decode(decoder, statistics)]  # as `translate` does with --alpha 1
+    return [decode(decoder, geometric, features, 0.0), decode(decoder, statistics, features)]  # as --alpha 1
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -67,13 +68,10 @@ class KnowledgeTransfer:
             matched = blend(values, weights)
             swapped = self._swap(image, features, queries, matched, rows, cols)
             mixed = features + self.config.alpha * (swapped - features)
-            weight = 1.0
-            if self.config.swap == "geometric" and self.decoder.details:
-                # Details of patches that never lay side by side do not fit together; the photograph's own fade out.
-                mixed[-self.decoder.details :] = features[-self.decoder.details :]
-                weight = 1 - self.config.alpha
         with _timed(seconds, "decode"):
-            result = decode(self.decoder, mixed, weight)
+            # The photograph keeps its own fine details; painted anew, it loses them.
+            weight = 1 - self.config.alpha if self.config.swap == "geometric" else 1.0
+            result = decode(self.decoder, mixed, features, weight)
             if self.config.preserve_colour:
                 result = preserve_colour(result, image)
         return Translation(result, rows, cols, matches, ncc, weights, seconds)
@@ -104,10 +102,10 @@ def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
     return encoder.encode(batch, layer)[0].contiguous()
 
 
-def decode(decoder: Decoder, features: Tensor, detail_weight: float = 1.0) -> Tensor:
-    """One feature map `(C, h, w)` -> image `(3, H, W)` in [0, 1]."""
-    batch = features[None].contiguous(memory_format=torch.channels_last)
-    return decoder.decode(batch, detail_weight)[0].contiguous()
+def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
+    """One feature map `(C, h, w)` -> image `(3, H, W)` in [0, 1], with the details of `own`: see Decoder.forward."""
+    maps = [None if m is None else m[None].contiguous(memory_format=torch.channels_last) for m in (features, own)]
+    return decoder.decode(cast("Tensor", maps[0]), maps[1], detail_weight)[0].contiguous()
 
 
 def to_tensor(pixels: NDArray[np.float32]) -> Tensor:

@@ -69,10 +69,23 @@ class Decoder(nn.Module):
                 self.add_module(f"block{number}", nn.Conv2d(width, out * (4 if _is_subpixel(block) else 1), 3))
                 width = out
 
-    def forward(self, features: Tensor, detail_weight: float = 1.0) -> Tensor:
-        """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB, nominally in [0, 1]; not clamped, so that training has a gradient."""
-        width = self.channels - self.details
-        x = code = features[:, :width]
+    def forward(self, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
+        """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB, nominally in [0, 1]; not clamped, so that training has a gradient.
+
+        The details are those that the ladder's answer to `own` lacks: of `features` themselves, or where those are
+        swapped, of the features they came from. Details of other images do not fit together.
+        """
+        answer = self._ladder(features)
+        if self.detail is None or not detail_weight:
+            return answer
+        own = features if own is None else own
+        lacking = own[:, self.channels - self.details :] - self.detail(answer if own is features else self._ladder(own))
+        weight = self.detail.weight
+        lacking = lacking * (detail_weight / weight[0].square().sum())
+        return answer + F.conv_transpose2d(lacking, weight, stride=self.scale)
+
+    def _ladder(self, features: Tensor) -> Tensor:
+        x = code = features[:, : self.channels - self.details]
         for number, block in enumerate(self.blocks):
             if block == "up":
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -86,10 +99,6 @@ class Decoder(nn.Module):
                     x = F.pixel_shuffle(x, 2)
         if self.direct is not None:
             x = x + F.pixel_shuffle(self.direct(_pad(code)), self.scale)
-        if self.detail is not None and detail_weight:
-            weight = self.detail.weight
-            missing = (features[:, width:] - self.detail(x)) * (detail_weight / weight[0].square().sum())
-            x = x + F.conv_transpose2d(missing, weight, stride=self.scale)
         return x
 
     def first_convolutions(self) -> list[nn.Conv2d]:
@@ -110,9 +119,9 @@ class Decoder(nn.Module):
                 module.second.weight.data *= 0.1
 
     @torch.no_grad()
-    def decode(self, features: Tensor, detail_weight: float = 1.0) -> Tensor:
-        """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB clamped to [0, 1]."""
-        return self.forward(features, detail_weight).clamp_(0.0, 1.0)
+    def decode(self, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
+        """As `forward`, clamped to [0, 1]."""
+        return self.forward(features, own, detail_weight).clamp_(0.0, 1.0)
 
 
 def _width_after(block: str) -> int:

@@ -176,22 +176,22 @@ def test_details_are_put_where_the_encoder_saw_them() -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_the_details_of_the_answer_are_moved_by_their_weight_of_the_way(weight: float, direct: bool) -> None:
     network, given = detailed(direct), features(channels=6)
-    start = details_of(network, network(given, 0.0))
+    start = details_of(network, network(given, detail_weight=0.0))
     assert (given[:, 4:] - start).abs().min() > 1e-3  # there is a way to go
-    found = details_of(network, network(given, weight))
+    found = details_of(network, network(given, detail_weight=weight))
     torch.testing.assert_close(found, start + weight * (given[:, 4:] - start), atol=1e-5, rtol=0)
 
 
 def test_details_are_restored_in_full_unless_told_otherwise() -> None:
     network, given = detailed(), features(channels=6)
-    assert network(given).equal(network(given, 1.0))
-    assert network.decode(given).equal(network(given, 1.0).clamp(0, 1))
-    assert network.decode(given, 0.5).equal(network(given, 0.5).clamp(0, 1))
+    assert network(given).equal(network(given, detail_weight=1.0))
+    assert network.decode(given).equal(network(given, detail_weight=1.0).clamp(0, 1))
+    assert network.decode(given, detail_weight=0.5).equal(network(given, detail_weight=0.5).clamp(0, 1))
 
 
 def test_what_the_details_do_not_say_is_left_to_the_ladder() -> None:
     network, given = detailed(), features(channels=6)
-    moved = network(given) - network(given, 0.0)
+    moved = network(given) - network(given, detail_weight=0.0)
     assert moved[:, 2].count_nonzero() == 0  # blue
     red, green = moved[:, 0], moved[:, 1]
     torch.testing.assert_close(red[:, :, 0::2], -red[:, :, 1::2], atol=1e-6, rtol=0)
@@ -203,4 +203,15 @@ def test_neither_the_ladder_nor_the_direct_convolution_sees_the_details(direct: 
     network, given = detailed(direct), features(channels=6)
     plain = decoder("conv:6", "subpixel-out", direct=direct)
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})
-    assert network(given, 0.0).equal(plain(given[:, :4]))
+    assert network(given, detail_weight=0.0).equal(plain(given[:, :4]))
+
+
+def test_swapped_features_get_the_details_that_their_own_ones_lacked() -> None:
+    network = Decoder(6, ("conv:3", "subpixel-out"), details=2)
+    torch.manual_seed(0)
+    swapped, own = torch.rand(1, 6, 3, 3), torch.rand(1, 6, 3, 3)
+    added = network(own) - network(own, detail_weight=0)
+    torch.testing.assert_close(network(swapped, own) - network(swapped, detail_weight=0), added)
+    changed = swapped.clone()
+    changed[:, 4:] += 1  # its own details do not count
+    assert network(changed, own).equal(network(swapped, own))

@@ -246,7 +246,9 @@ def test_the_shipped_decoder_takes_features_as_they_are() -> None:
     model = standardised()
     before = copied(model)
     features, code = model.encoder.encode(batch(9), "relu2_1"), model.encoder.encode_code(batch(9), "relu2_1")
-    torch.testing.assert_close(model.shipped_decoder()(features, 0), model.decode(code), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.shipped_decoder()(features, detail_weight=0), model.decode(code), atol=1e-5, rtol=1e-4
+    )
     assert not torch.allclose(model.decoder(code), model.decode(code), atol=1e-2)
     assert changed(model, before) == set()
 

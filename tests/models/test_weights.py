@@ -102,7 +102,7 @@ def test_what_the_shipped_decoder_answers_has_the_details_it_was_given() -> None
     again = network.encode(decoder(features), "relu3_1")
     given, found, guessed = (
         map_[:, network.code_channels("relu3_1") :]
-        for map_ in (features, again, network.encode(decoder(features, 0.0), "relu3_1"))
+        for map_ in (features, again, network.encode(decoder(features, detail_weight=0), "relu3_1"))
     )
     assert (found - given).norm() < 0.01 * given.norm() < (guessed - given).norm()
 
