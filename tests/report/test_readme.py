@@ -20,7 +20,7 @@ def test_readme_shows_queries() -> None:
 
 
 def test_every_command_that_readme_names_exists() -> None:
-    commands = {found.name for found in (*app.registered_commands, *app.registered_groups)}
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     named = set(re.findall(r"kt-batch ([a-z]+) ", README))
     assert named <= commands
     assert {"try", "extract", "index", "translate", "explain", "inspect"} <= named
