@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess, Widths
@@ -15,27 +18,29 @@ from kt_batch.models.training import Student, TrainSettings
 
 LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
 CUT = "relu2_1"
-LEARNED = ("conv2_1", "code_relu1_1", "code_relu2_1")
-SETTINGS = TrainSettings(steps=4, warmup_steps=2, patch_sample=32)
+WIDTHS: dict[str, Widths] = {"conv1_1": (6,), "conv1_2": (6,), "conv2_1": (16,)}
+SETTINGS = TrainSettings(steps=4, warmup_steps=2)
 
 
-def teacher() -> Encoder:
-    """6 and 12 channels, no codes, weights that are always the same."""
-    torch.manual_seed(1)
-    return Encoder(LAYERS, {"conv1_1": (6,), "conv1_2": (6,), "conv2_1": (12,)}, Preprocess()).requires_grad_(False)
-
-
-def encoder(seed: int = 2) -> Encoder:
-    """The teacher's widths at low rank, codes of 4 channels at relu1_1 and 8 at relu2_1, and 2 of details there."""
+def encoder(
+    widths: Mapping[str, Widths] = WIDTHS,
+    codes: Mapping[str, int] | None = None,
+    details: Mapping[str, int] | None = None,
+    seed: int = 2,
+) -> Encoder:
+    """Up to relu2_1, its weights the same for a seed; details as fitted ones are, orthogonal and of equal length."""
     torch.manual_seed(seed)
+    network = Encoder(LAYERS, widths, Preprocess(), codes=codes, details=details)
+    for cut in network.details:
+        nn.init.orthogonal_(network.get_parameter(f"detail_{cut}.weight"))
+    return network
+
+
+def student(seed: int = 2) -> Student:
+    """An encoder of low rank with codes, of 8 channels and 2 of details at relu2_1, and a decoder with every part."""
     widths: dict[str, Widths] = {"conv1_1": (6,), "conv1_2": (3, 6), "conv2_1": (5, 12)}
-    return Encoder(LAYERS, widths, Preprocess(), codes={"relu1_1": 4, "relu2_1": 8}, details={"relu2_1": 2})
-
-
-def student(learned: tuple[str, ...] = LEARNED, seed: int = 2) -> Student:
-    """That encoder and a decoder for its relu2_1, with a direct convolution."""
-    coder = encoder(seed)
-    return Student(coder, Decoder(8, ("conv:6", "res", "conv:4", "subpixel-out"), direct=True), CUT, learned)
+    coder = encoder(widths, {"relu1_1": 4, CUT: 8}, {CUT: 2}, seed)
+    return Student(coder, Decoder(8, ("conv:6", "res", "conv:4", "subpixel-out"), direct=True), CUT)
 
 
 def batch(number: int, images: int = 2) -> Tensor:
@@ -48,5 +53,26 @@ def batches(first: int = 0) -> Iterator[Tensor]:
     return map(batch, itertools.count(first))
 
 
+def pictures(folder: Path, count: int) -> list[Path]:
+    """`count` files of 20 x 24 random pixels in a new folder, the same for the same number."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
 def ignore(step: int, what: object) -> None:
     """For a report or a checkpoint that nobody wants."""
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now, whatever becomes of them."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def differing(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> set[str]:
+    """The names of those that are not equal, or in one only."""
+    common = tensors.keys() & others.keys()
+    return (tensors.keys() ^ others.keys()) | {name for name in common if not tensors[name].equal(others[name])}

@@ -1,4 +1,8 @@
-"""Decoders: a feature map in, the working image out. Resize + convolution, so no checkerboard (paper, section 3.6)."""
+"""Decoders: a feature map in, the working image out.
+
+The paper's doubles the size by resize + convolution, so that there is no checkerboard (section 3.6). Ours doubles it by
+`subpixel` blocks, which promise nothing of the kind.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kt_batch.errors import WeightsError
+
 ACTIVATIONS = {"relu": F.relu, "selu": F.selu}
+DETAIL_TOLERANCE = 0.005  # float16 moves a product by up to .002 of a squared length, and there are two files
 
 
 class _Residual(nn.Module):
@@ -35,9 +42,11 @@ class Decoder(nn.Module):
     `out` the last convolution to RGB without activation (the paper: "no activation layer and uses bias instead"),
     `subpixel-out` the same at twice the size.
 
-    The last `details` of the `channels` are an encoder's details (models.encoder), which the ladder does not see. They
-    say what the pixels of each cell are in a few directions, and the ladder's answer is moved along these to where they
-    say (back-projection, Irani & Peleg 1991), by `detail_weight` of the way.
+    The last `details` of the `channels` are an encoder's details (models.encoder), which the ladder does not see: inner
+    products of the pixels of each cell with a few directions, the rows of `detail`. The ladder's answer is moved along
+    these directions, by `detail_weight` of the way to the answer whose inner products are the given ones
+    (back-projection, Irani & Peleg 1991). For that the directions must be orthogonal and of equal length, as those that
+    are fitted are: `check_details`.
 
     With `direct` one linear 3x3 convolution from the features to the pixels of each cell is added to what the ladder
     answers: it restores what a linear map can, and the ladder the rest.
@@ -100,6 +109,23 @@ class Decoder(nn.Module):
         if self.direct is not None:
             x = x + F.pixel_shuffle(self.direct(_pad(code)), self.scale)
         return x
+
+    @torch.no_grad()
+    def check_details(self, where: str) -> None:
+        """Raise WeightsError, naming `where`, unless the directions of the details are orthogonal and of equal length.
+
+        To within DETAIL_TOLERANCE of their squared length. Without details there is nothing to check.
+        """
+        if self.detail is None:
+            return
+        rows = self.detail.weight.flatten(1).double()
+        products = rows @ rows.T
+        error = (products / products[0, 0] - torch.eye(len(rows)).to(rows)).abs().max()
+        if not error <= DETAIL_TOLERANCE:  # nor when it is not a number: a first row of zeros
+            raise WeightsError(
+                f"The details {where} cannot be restored: their directions are to be orthogonal and of equal length, "
+                f"and products of them are off by {error:.2g} of a squared length; {DETAIL_TOLERANCE} is allowed."
+            )
 
     def first_convolutions(self) -> list[nn.Conv2d]:
         """What the features meet first; a ladder begins with a convolution."""

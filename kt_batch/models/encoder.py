@@ -41,9 +41,11 @@ class Encoder(nn.Module):
     2015, "Accelerating very deep convolutional networks").
     `codes` says at which cuts a linear map (1x1, no bias) follows the ReLU, and to how many channels: what `forward`
     returns there is the code, and the next layer goes on from it.
-    `details` says at which cuts further channels look at the image itself: a linear map of the stride x stride pixels
-    of each cell, which the next layer does not see. They carry what a decoder cannot guess from the rest.
+    `details` says at which of these cuts further channels look at the image itself: a linear map of the stride x stride
+    pixels of each cell, which the next layer does not see. They carry what a decoder cannot guess from the code.
     `padding` is `reflect` (peers' style-transfer networks and ours) or `zeros` (the original VGG).
+
+    Raises KeyError for a layer of no known kind, ValueError for details at a cut without a code.
     """
 
     def __init__(
@@ -61,8 +63,11 @@ class Encoder(nn.Module):
         self.padding = padding
         self.codes = dict(codes or {})
         self.details = dict(details or {})
+        uncoded = sorted(self.details.keys() - self.codes.keys())
+        if uncoded:
+            raise ValueError(f"details at {', '.join(uncoded)}, where there is no code; codes: {sorted(self.codes)}")
         self.channels: dict[str, int] = {}
-        geometry(layers)  # KeyError where a layer is of no known kind
+        geometry(layers)  # raises for a layer of no known kind
         width = 3
         for name in (n for n in layers if kind(n) == "conv"):
             self.add_module(name, _convolution(width, widths[name]))

@@ -1,4 +1,4 @@
-"""The first stage of distillation: every convolution of a student fitted to the teacher's responses by least squares.
+"""Distillation by least squares: every convolution of a student fitted to what its teacher answers.
 
 Before its ReLU a convolution is linear in its input, so the best one is a regression and needs no gradient: minutes
 where gradient descent needs hours. No weight of the teacher is read, only what it answers to images.

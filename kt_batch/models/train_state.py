@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kt_batch.models.training import TrainSettings
 
 FILE_BYTES = 12 << 20  # a state can be carried in files of at most 16 MiB
-FITTED = ("encoder.", "decoder.direct.")  # what starts from a fit
+FITTED = "decoder.direct."  # what starts from a fit
 KINDS = ("weights", "average", "optimizer")
 
 
@@ -55,14 +55,14 @@ class TrainState:
     def save(self, folder: Path, kept: Mapping[str, Tensor], settings: TrainSettings) -> None:
         """Write weights, average and optimizer moments in files of at most 16 MiB, and `state.json` last.
 
-        kept: the trained parameters by name, in the order they were trained in, then other tensors a student needs.
+        kept: by name the trained parameters, in any order, and other tensors a student needs. Each moment is called
+        after its parameter, `NAME/MOMENT`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         moments: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        names = list(kept)
-        for number, entry in self.optimizer.state_dict()["state"].items():
-            for key, value in entry.items():
-                moments[f"{names[number]}/{key}"] = torch.as_tensor(value)
+        for name, parameter in _named(self.optimizer, kept):
+            for key, value in self.optimizer.state[parameter].items():
+                moments[f"{name}/{key}"] = torch.as_tensor(value)
         weights = {name: value.detach() for name, value in kept.items()}
         files = []
         for kind, tensors in zip(KINDS, (weights, self.average, moments), strict=True):
@@ -97,19 +97,28 @@ class TrainState:
             for name, value in state.average.items():
                 value.copy_(found["average"][name])
             state.generator.set_state(found["optimizer"].pop("generator"))
-            _load_moments(state.optimizer, found["optimizer"], list(trained))
+            _load_moments(state.optimizer, found["optimizer"], trained)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DamagedError(f"The training state in '{folder}' cannot be read: {error}.") from error
         return state
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], names: list[str]) -> None:
+def _named(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of an optimizer with their names, in the optimizer's own order, which numbers them."""
+    names = {id(value): name for name, value in kept.items()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield names[id(parameter)], parameter
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    numbers = {name: number for number, (name, _) in enumerate(_named(optimizer, kept))}
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         name, moment = key.split("/")
-        entries.setdefault(names.index(name), {})[moment] = value
-    if len(entries) != len(names):
-        raise ValueError(f"moments of {len(entries)} parameters instead of {len(names)}")
+        entries.setdefault(numbers[name], {})[moment] = value
+    if len(entries) != len(numbers):
+        raise ValueError(f"moments of {len(entries)} parameters instead of {len(numbers)}")
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -1,4 +1,4 @@
-"""Training: a decoder, and where it is wanted the encoder before it. A plain loop with callbacks.
+"""Training a decoder for one cut of an encoder that stays as it is. A plain loop with callbacks.
 
 Needs torch and safetensors only. Reading images and scheduling stand elsewhere; the caller hands over batches.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.fitting import fit_to
-from kt_batch.models.losses import affinity_loss, code_loss, swapped, unexplained
+from kt_batch.models.losses import swapped, unexplained
 from kt_batch.models.train_state import TrainState
 
 LEAST_DEVIATION = 1e-3  # of the largest channel's
@@ -30,11 +30,9 @@ class TrainSettings:
     """What changes the trained weights: the schedule, and the weight of each loss term (0: not computed).
 
     subject: what is trained, in the caller's words; a state of another subject is refused.
-    fitted_rate: the learning rate of what starts from a fit, as a share of the rest's: the encoder, and a direct
-    convolution.
-    reconstruction: L1 between image and decoding (eq. 8). distillation: 1 - R2 of the codes to the teacher, summed over
-    the learned cuts. affinity: NCC between patches as the teacher has it. swapped: 1 - R2 between swapped latents and
-    the features of what they decode to.
+    fitted_rate: the learning rate of a direct convolution, which starts from a fit, as a share of the rest's.
+    reconstruction: L1 between image and decoding (eq. 8). swapped: 1 - R2 between swapped latents and the features of
+    what they decode to.
     """
 
     subject: str = ""
@@ -44,15 +42,12 @@ class TrainSettings:
     warmup_steps: int = 20
     ema_decay: float = 0.995
     reconstruction: float = 1.0
-    distillation: float = 1.0
-    affinity: float = 1.0
     swapped: float = 0.0
-    patch_sample: int = 512
     seed: int = 0
 
 
 class Student(nn.Module):
-    """An encoder and the decoder for one cut of it. Of the encoder only the layers in `learned` are trained.
+    """An encoder and the decoder for one cut of it. Only the decoder is trained.
 
     The decoder is trained on codes standardised per channel, (code - mean) / deviation: principal components differ in
     size by orders of magnitude, and a decoder learns the small ones, which hold the detail, only when they do not.
@@ -62,15 +57,12 @@ class Student(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, cut: str, learned: tuple[str, ...]) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, cut: str) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.cut = cut
         encoder.requires_grad_(False)
-        for name in learned:
-            encoder.get_submodule(name).requires_grad_(True)
-        self.taught = tuple(name for name in encoder.layers if f"code_{name}" in learned)
         self.register_buffer("mean", torch.zeros(1, decoder.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, decoder.channels, 1, 1))
 
@@ -99,7 +91,8 @@ class Student(nn.Module):
     def shipped_decoder(self) -> Decoder:
         """A decoder that takes what the encoder gives: `shipped_decoder()(features, 0) == decode(code)`.
 
-        It restores the encoder's details, where there are some, with the encoder's own map.
+        It restores the encoder's details, where there are some, with the encoder's own map. Raises WeightsError when
+        these are not fit for that (`Decoder.check_details`).
         """
         ours, detail = self.decoder, self.encoder.pixel_detail(self.cut)
         direct, count = ours.direct is not None, 0 if detail is None else detail.out_channels
@@ -107,6 +100,7 @@ class Student(nn.Module):
         decoder.load_state_dict(ours.state_dict(), strict=False)
         if detail is not None and decoder.detail is not None:
             decoder.detail.load_state_dict(detail.state_dict())
+            decoder.check_details(f"at {self.cut}")
         for first in decoder.first_convolutions():
             weight = first.weight / self.deviation
             cast("Tensor", first.bias).sub_((weight * self.mean).sum(dim=(1, 2, 3)))
@@ -132,7 +126,6 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
 
 def train(
     student: Student,
-    teacher: Encoder | None,
     batches: Iterable[Tensor],
     settings: TrainSettings,
     report: Callable[[int, dict[str, float]], None],
@@ -143,17 +136,17 @@ def train(
 ) -> TrainState:
     """Train until `settings.steps`; returns the final state, whose `average` holds the weights to ship.
 
-    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. teacher: None where nothing of the encoder is
-    learned. `report(step, losses)` and `checkpoint(step, state)` are called after every step and decide themselves what
-    to do with it. `synchronise(gradients)` averages gradients in place over all workers. `bfloat16` runs the networks,
-    not the losses, under autocast.
+    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. `report(step, losses)` and
+    `checkpoint(step, state)` are called after every step and decide themselves what to do with it.
+    `synchronise(gradients)` averages gradients in place over all workers. `bfloat16` runs the networks, not the losses,
+    under autocast.
     """
     state = state or TrainState.fresh(student.trained(), settings)
     parameters = list(student.trained().values())
     for step, image in zip(range(state.step, settings.steps), batches, strict=False):
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings) * group["share"]
-        losses, total = _losses(student, teacher, image, settings, state.generator, bfloat16)
+        losses, total = _losses(student, image, settings, bfloat16)
         state.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if synchronise:
@@ -167,51 +160,17 @@ def train(
 
 
 def _losses(
-    student: Student,
-    teacher: Encoder | None,
-    image: Tensor,
-    settings: TrainSettings,
-    generator: torch.Generator,
-    bfloat16: bool,
+    student: Student, image: Tensor, settings: TrainSettings, bfloat16: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms by name, and their weighted sum."""
     encoder, cut = student.encoder, student.cut
     losses = {}
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
-        found = encoder.activations(image, (*student.taught, cut))
-        code = encoder.code(cut, found[cut])
-        restored = student.decode(code)
-        losses["reconstruction"] = (restored.float() - image).abs().mean()
+        code = encoder.encode_code(image, cut)
+        losses["reconstruction"] = (student.decode(code).float() - image).abs().mean()
         if settings.swapped:
-            latents = swapped(code.detach().float()[: max(2, len(code) // 2)])
+            latents = swapped(code.float()[: max(2, len(code) // 2)])
             again = encoder.encode_code(student.decode(latents).float(), cut)
             losses["swapped"] = unexplained(again.float(), latents)
-    if teacher is not None:
-        losses |= _distillation(student, teacher, image, found, settings, generator, bfloat16)
     weights = vars(settings)
-    total = torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
-    return losses, total
-
-
-def _distillation(
-    student: Student,
-    teacher: Encoder,
-    image: Tensor,
-    found: dict[str, Tensor],
-    settings: TrainSettings,
-    generator: torch.Generator,
-    bfloat16: bool,
-) -> dict[str, Tensor]:
-    encoder, deepest = student.encoder, student.taught[-1]
-    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
-        target = {name: value.float() for name, value in teacher.activations(image, student.taught).items()}
-    codes = {cut: encoder.code(cut, found[cut].float()) for cut in student.taught}
-    terms = {cut: code_loss(codes[cut], encoder.projection(cut), target[cut]) for cut in student.taught}
-    losses = {"distillation": torch.stack(list(terms.values())).sum()}
-    losses |= {f"r2_{cut}": 1 - term.detach() for cut, term in terms.items()}
-    if settings.affinity:
-        code = codes[deepest]
-        patches = len(image) * (code.shape[2] - 1) * (code.shape[3] - 1)
-        index = torch.randint(patches, (settings.patch_sample,), generator=generator).to(image.device)
-        losses["affinity"] = affinity_loss(code, target[deepest], index)
-    return losses
+    return losses, torch.stack([weights[name] * value for name, value in losses.items()]).sum()

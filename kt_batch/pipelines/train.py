@@ -66,7 +66,7 @@ RECIPES = {
         {
             "relu1_1": ("conv:24", "out"),
             "relu2_1": ("conv:64", "res", "conv:32", "subpixel-out"),
-            "relu3_1": ("conv:96", "res", "res", "subpixel:32", "conv:32", "subpixel-out"),
+            "relu3_1": ("conv:64", "res", "res", "subpixel:32", "conv:32", "subpixel-out"),
             "relu4_1": ("conv:192", "res", "subpixel:96", "res", "subpixel:32", "conv:32", "subpixel-out"),
         },
         "relu",
@@ -109,19 +109,29 @@ class TrainJob:
     threads: int
     seed: int
 
-    def stages(self, encoder: LoadedEncoder, cut: str) -> list[tuple[Path, TrainSettings]]:
-        """Where the state of each stage goes, and its settings: the recipe's, with this job's steps and seed."""
-        found = []
-        for number, settings in enumerate(RECIPES[self.recipe].stages):
+    def stages(self, encoder: LoadedEncoder, cut: str) -> list[Stage]:
+        """The stages of a decoder: the recipe's, with this job's steps and seed."""
+        found: list[Stage] = []
+        for settings in RECIPES[self.recipe].stages:
             if settings.swapped and cut not in SWAPPED_AT:
                 continue
-            # A later stage names the first one's steps: one that was made longer is not followed by an old end.
-            subject = f"{self.recipe} {cut} stage {number}/{self.steps[cut] if number else ''} {encoder.sha256}"
-            steps = settings.steps if number else self.steps[cut]
-            found.append(
-                (self.out / cut / f"stage{number}", replace(settings, subject=subject, steps=steps, seed=self.seed))
-            )
+            before = sum(stage.settings.steps for stage in found)
+            # An end is the end of one length: a training that is made longer has another one, in a folder of its own.
+            name = f"stage{len(found)}" + (f"-after-{before}" if before else "")
+            subject = f"{self.recipe} {cut} {name} {encoder.sha256}"
+            steps = settings.steps if found else self.steps[cut]
+            whole = replace(settings, subject=subject, steps=steps, seed=self.seed)
+            found.append(Stage(self.out / cut / name, before, whole))
         return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a decoder's training: where its state goes, the steps of the stages before it, its settings."""
+
+    folder: Path
+    before: int
+    settings: TrainSettings
 
 
 def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Member], None]) -> Path:
@@ -174,15 +184,14 @@ def train_decoders(
     encoder = job_encoder(job, uris)
     for cut in job.steps:
         student = new_student(job, encoder, cut, uris).to(device)
-        for folder, settings in job.stages(encoder, cut):
+        for stage in job.stages(encoder, cut):
+            folder, settings = stage.folder, stage.settings
             state = TrainState.load(folder, student.kept(), settings) if (folder / "state.json").exists() else None
-            seed = (job.seed + 1 + (state.step if state else 0)) * workers + worker
+            seed = (job.seed + 1 + stage.before + (state.step if state else 0)) * workers + worker
             batches = (batch.to(device) for batch in crops(uris, job.batch, CROP, seed))
             told = partial(report, f"{cut}/{folder.name}") if worker == 0 else _silent
             keep = partial(_keep, student, settings, folder) if worker == 0 else _forget
-            reached = train(
-                student, None, batches, settings, told, keep, state, synchronise, bfloat16_is_fast(device)
-            )  # fmt: skip
+            reached = train(student, batches, settings, told, keep, state, synchronise, bfloat16_is_fast(device))
             student.load_state_dict(reached.average, strict=False)
 
 
@@ -204,7 +213,7 @@ def new_student(job: TrainJob, encoder: LoadedEncoder, cut: str, uris: Sequence[
     torch.manual_seed(job.seed)
     recipe = RECIPES[job.recipe]
     decoder = new_decoder(encoder.network.code_channels(cut), recipe, cut)
-    student = Student(encoder.network, decoder, cut, learned=())
+    student = Student(encoder.network, decoder, cut)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = list(islice(crops(uris, FIT_BATCH, CROP, job.seed), FIT_BATCHES))
     student.standardise(torch.cat(images[:8]))
@@ -216,9 +225,9 @@ def finished_decoder(job: TrainJob, encoder: LoadedEncoder, cut: str) -> Decoder
     """The decoder whose training in `job.out / cut` has ended, its weights averaged over the last steps."""
     recipe = RECIPES[job.recipe]
     decoder = new_decoder(encoder.network.code_channels(cut), recipe, cut)
-    student = Student(encoder.network, decoder, cut, learned=())
-    folder, settings = job.stages(encoder, cut)[-1]
-    state = TrainState.load(folder, student.kept(), settings)
+    student = Student(encoder.network, decoder, cut)
+    last = job.stages(encoder, cut)[-1]
+    state = TrainState.load(last.folder, student.kept(), last.settings)
     student.load_state_dict(state.average, strict=False)
     return student.shipped_decoder()
 

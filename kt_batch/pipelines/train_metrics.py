@@ -16,6 +16,7 @@ EVERY = 20  # steps
 class Metrics:
     """Writes the losses of every EVERY-th step below `out / cut`, and tells `echo` one line of them.
 
+    A table has each step once: where a training goes on, what an earlier one wrote of the same and of later steps goes.
     TensorBoard events are written where the package `tensorboard` is installed (extra `train`).
     """
 
@@ -23,18 +24,21 @@ class Metrics:
         self.out = out
         self.echo = echo
         self._events: dict[str, SummaryWriter | None] = {}
+        self._reached: dict[str, int] = {}
 
     def __call__(self, cut: str, step: int, losses: dict[str, float]) -> None:
-        """Report one step of the decoder for `cut`."""
+        """Report one step of the decoder for `cut`; every step is to be reported."""
+        folder = self.out / cut
+        path = folder / "metrics.csv"
+        if self._reached.get(cut) != step - 1 and path.exists():
+            _cut_back(path, step)
+        self._reached[cut] = step
         if step % EVERY:
             return
-        folder = self.out / cut
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.csv"
-        new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
-            if new:
+            if not file.tell():
                 rows.writerow(["step", *losses])
             rows.writerow([step, *(f"{value:.5f}" for value in losses.values())])
         if cut not in self._events:
@@ -45,6 +49,19 @@ class Metrics:
                 events.add_scalar(name, value, step)
             events.flush()
         self.echo(f"{cut} step {step} " + " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Leave of a table its header and the rows below `step`; replaces the file in one go, or not at all."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = file.readlines()
+    # A line without its end was being written when the machine went down.
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = whole[:1] + [row for row in whole[1:] if int(row.partition(",")[0]) < step]
+    if kept != lines:
+        temporary = path.with_name("metrics.csv.tmp")
+        temporary.write_text("".join(kept), newline="", encoding="utf-8")
+        temporary.replace(path)
 
 
 def _summary_writer(folder: Path) -> SummaryWriter | None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kt_batch.errors import WeightsError
 from kt_batch.models.decoder import Decoder
 
 
@@ -215,3 +216,43 @@ def test_swapped_features_get_the_details_that_their_own_ones_lacked() -> None:
     changed = swapped.clone()
     changed[:, 4:] += 1  # its own details do not count
     assert network(changed, own).equal(network(swapped, own))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        ([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]], None),
+        ([[1.0, 1.0, 0.0], [1.0, -1.0, 0.05]], None),  # 0.0025 / 2 longer
+        ([[1.0, 1.0, 0.0], [1.0, -1.0, 0.2]], "0.02"),
+        ([[1.0, 1.0, 0.0], [1.0, -0.9, 0.0]], "0.095"),  # (1 + 0.81) / 2
+        ([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], "3"),
+        ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], "1"),
+        ([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], "nan"),
+    ],
+)
+def test_only_orthogonal_directions_of_equal_length_can_be_restored(rows: list[list[float]], error: str | None) -> None:
+    network = decoder("conv:6", "out", details=2)
+    network.get_parameter("detail.weight").copy_(torch.tensor(rows)[:, :, None, None])
+    if error is None:
+        network.check_details("here")
+        return
+    with pytest.raises(WeightsError, match=rf"^The details here cannot be restored: .* off by {error} of a .*\.$"):
+        network.check_details("here")
+
+
+def test_a_decoder_without_details_has_none_to_check() -> None:
+    decoder("conv:6", "out").check_details("here")
+
+
+@torch.no_grad()
+def test_rounding_to_float16_twice_leaves_details_that_can_be_restored() -> None:
+    network = decoder("conv:6", "up", "up", "out", details=2)
+    weight = network.get_parameter("detail.weight")
+    # Each rounding makes the first row as much shorter as rounding can, and the second as much longer.
+    weight.copy_(torch.ones(2, 3, 4, 4))
+    weight[1, :, ::2] *= -1
+    for _ in range(2):
+        weight[0] *= 1 - 2**-11
+        weight[1] *= 1 + 2**-11
+    network.check_details("here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from kt_batch.models.layers import VGG19_LAYERS
 
 LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
 WIDTHS: dict[str, Widths] = {"conv1_1": (5,), "conv1_2": (2, 6), "conv2_1": (8,)}
+CODES = {"relu1_1": 4, "relu2_1": 3}
 AS_IS = Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
 
 
@@ -38,7 +41,7 @@ def padded(x: Tensor) -> Tensor:
 
 
 def test_the_weights_are_called_after_their_layers() -> None:
-    network = encoder({"relu1_1": 4}, details={"relu2_1": 2})
+    network = encoder(CODES, details={"relu2_1": 2})
     assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == {
         "conv1_1.0.weight": (5, 3, 3, 3),
         "conv1_1.0.bias": (5,),
@@ -49,6 +52,7 @@ def test_the_weights_are_called_after_their_layers() -> None:
         "conv1_2.1.bias": (6,),
         "conv2_1.0.weight": (8, 6, 3, 3),
         "conv2_1.0.bias": (8,),
+        "code_relu2_1.weight": (3, 8, 1, 1),
         "detail_relu2_1.weight": (2, 3, 2, 2),
     }
 
@@ -135,21 +139,19 @@ def test_details_are_a_linear_map_of_the_pixels_of_each_cell() -> None:
     torch.testing.assert_close(details, torch.tensor([[[-8.0, -20.0], [-20.0, 20.0]], [[-8.0, 0.0], [-8.0, -8.0]]]))
 
 
-@pytest.mark.parametrize("codes", [None, {"relu2_1": 3}])
-def test_details_come_after_the_code(codes: dict[str, int] | None) -> None:
-    network = encoder(codes, details={"relu2_1": 2})
+def test_details_come_after_the_code() -> None:
+    network = encoder({"relu2_1": 3}, details={"relu2_1": 2})
     activation = network.activations(picture(), ("relu2_1",))["relu2_1"]
     features = network.encode(picture(), "relu2_1")
     code = network.code("relu2_1", activation)
     assert features[:, :-2].equal(code)
     assert network.features("relu2_1", activation, picture()).equal(features)
-    assert features.shape == (2, code.shape[1] + 2, 4, 4)
+    assert features.shape == (2, 3 + 2, 4, 4)
 
 
-@pytest.mark.parametrize("codes", [None, {"relu1_1": 4}])
-def test_the_next_layer_does_not_see_the_details(codes: dict[str, int] | None) -> None:
-    network = encoder(codes, details={"relu1_1": 3})
-    plain = encoder(codes)
+def test_the_next_layer_does_not_see_the_details() -> None:
+    network = encoder({"relu1_1": 4}, details={"relu1_1": 3})
+    plain = encoder({"relu1_1": 4})
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})
     network.get_parameter("detail_relu1_1.weight").fill_(1000)
     assert network.encode(picture(), "relu2_1").equal(plain.encode(picture(), "relu2_1"))
@@ -157,7 +159,7 @@ def test_the_next_layer_does_not_see_the_details(codes: dict[str, int] | None) -
 
 
 def test_a_cut_without_details_gives_the_code_itself() -> None:
-    network = encoder({"relu2_1": 3}, details={"relu1_1": 2})
+    network = encoder({"relu1_1": 4, "relu2_1": 3}, details={"relu1_1": 2})
     activation = network.activations(picture(), ("relu2_1",))["relu2_1"]
     assert network.features("relu2_1", activation, picture()).equal(network.code("relu2_1", activation))
 
@@ -166,34 +168,40 @@ def test_a_cut_without_details_gives_the_code_itself() -> None:
 def test_details_are_one_convolution_of_the_picture_itself(cut: str) -> None:
     torch.manual_seed(0)
     preprocess = Preprocess("bgr", 255.0, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
-    network = Encoder(LAYERS, WIDTHS, preprocess, codes={"relu2_1": 3}, details={"relu1_1": 3, "relu2_1": 2})
+    network = Encoder(LAYERS, WIDTHS, preprocess, codes=CODES, details={"relu1_1": 3, "relu2_1": 2})
     network.requires_grad_(False)
-    detail, stride = network.pixel_detail(cut), network.geometry(cut).stride
-    assert detail is not None
+    detail, stride = cast("nn.Conv2d", network.pixel_detail(cut)), network.geometry(cut).stride
     assert (detail.kernel_size, detail.stride) == ((stride, stride), (stride, stride))
     expected = network.encode(picture(), cut)[:, -network.details[cut] :]
     torch.testing.assert_close(detail(picture()).detach(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_where_there_are_no_details_they_are_no_convolution() -> None:
-    assert encoder(details={"relu1_1": 2}).pixel_detail("relu2_1") is None
+    assert encoder(CODES, details={"relu1_1": 2}).pixel_detail("relu2_1") is None
 
 
-@pytest.mark.parametrize("codes", [{}, {"relu2_1": 3}])
-def test_the_code_is_what_is_encoded_less_the_details(codes: dict[str, int]) -> None:
-    network = encoder(codes, details={"relu2_1": 2})
-    channels = network.code_channels("relu2_1")
-    assert channels == codes.get("relu2_1", 8)
+@pytest.mark.parametrize("details", [{}, {"relu2_1": 2}])
+def test_the_code_is_what_is_encoded_less_the_details(details: dict[str, int]) -> None:
+    network = encoder(CODES, details=details)
+    assert network.code_channels("relu2_1") == 3
     code, features = network.encode_code(picture(), "relu2_1"), network.encode(picture(), "relu2_1")
-    assert features.shape[1] == channels + 2
-    assert code.equal(features[:, :channels])
+    assert features.shape[1] == 3 + details.get("relu2_1", 0)
+    assert code.equal(features[:, :3])
+
+
+@pytest.mark.parametrize("codes", [None, {"relu1_1": 4}])
+def test_details_at_a_cut_without_a_code_are_refused(codes: dict[str, int] | None) -> None:
+    with pytest.raises(ValueError, match=r"^details at relu2_1, where there is no code; codes: \["):
+        encoder(codes, details={"relu2_1": 2})
 
 
 # ---- what is asked of an encoder ----
 
 
-@pytest.mark.parametrize("details", [{}, {"relu1_1": 1, "relu2_1": 2}])
-@pytest.mark.parametrize("codes", [{}, {"relu1_1": 4, "relu2_1": 3}])
+@pytest.mark.parametrize(
+    ("codes", "details"),
+    [({}, {}), ({"relu2_1": 3}, {}), (CODES, {"relu2_1": 2}), (CODES, {"relu1_1": 1, "relu2_1": 2})],
+)
 def test_channels_at_is_what_encode_gives(codes: dict[str, int], details: dict[str, int]) -> None:
     network = encoder(codes, details=details)
     for cut, width in ({"relu1_1": 5, "relu1_2": 6, "relu2_1": 8} | codes).items():
@@ -204,7 +212,7 @@ def test_channels_at_is_what_encode_gives(codes: dict[str, int], details: dict[s
 
 
 def test_encode_is_one_cut_of_forward() -> None:
-    network = encoder({"relu1_1": 4, "relu2_1": 3}, details={"relu1_1": 1})
+    network = encoder(CODES, details={"relu1_1": 1})
     together = network.forward(picture(), ("relu2_1", "relu1_1"))
     assert set(together) == {"relu1_1", "relu2_1"}
     for cut, features in together.items():

@@ -1,48 +1,33 @@
-"""The first stage of distillation: regressions, from what the teacher answers alone."""
+"""Distillation by regressions, from what the teacher answers alone."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kt_batch.models import fitting
 from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.fitting import DETAIL_ENERGY, DETAIL_SHARE, Moments, fit, fit_code, fit_details, fit_to, low_rank
-from kt_batch.models.layers import VGG19_LAYERS, kind
+from kt_batch.models.layers import kind
 from kt_batch.models.losses import unexplained
-
-LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
-TEACHERS = {"conv1_1": 6, "conv1_2": 6, "conv2_1": 16}
+from tests.tiny_training import WIDTHS, differing, encoder
 
 
-def plain(widths: dict[str, int] = TEACHERS) -> dict[str, Widths]:
-    return {name: (width,) for name, width in widths.items()}
-
-
-def teacher(padding: str = "reflect") -> Encoder:
-    torch.manual_seed(1)
-    return Encoder(LAYERS, plain(), Preprocess(), padding).requires_grad_(False)
-
-
-def student(
-    widths: dict[str, Widths],
-    codes: dict[str, int] | None = None,
-    seed: int = 2,
-    details: dict[str, int] | None = None,
-) -> Encoder:
-    torch.manual_seed(seed)
-    return Encoder(LAYERS, widths, Preprocess(), codes=codes, details=details)
+def teacher() -> Encoder:
+    return encoder(seed=1).requires_grad_(False)
 
 
 def fitted(
-    widths: dict[str, Widths],
-    codes: dict[str, int] | None = None,
+    widths: Mapping[str, Widths] = WIDTHS,
+    codes: Mapping[str, int] | None = None,
+    details: Mapping[str, int] | None = None,
     seed: int = 0,
-    details: dict[str, int] | None = None,
 ) -> Encoder:
-    network = student(widths, codes, details=details)
+    network = encoder(widths, codes, details)
     fit(network, teacher(), pictures(), torch.Generator().manual_seed(seed))
     return network
 
@@ -64,7 +49,7 @@ class Answers(Encoder):
     """A teacher that can be asked but not looked into."""
 
     def __init__(self, network: Encoder) -> None:
-        torch.nn.Module.__init__(self)
+        nn.Module.__init__(self)
         self._ask = network.activations
 
     def activations(self, image: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -91,14 +76,14 @@ def left(x: Tensor, y: Tensor, down: Tensor, up: Tensor) -> float:
 
 
 def test_a_student_as_wide_as_its_teacher_answers_like_it() -> None:
-    network = fitted(plain())
-    assert r2(student(plain()), "relu2_1") < 0.5
+    network = fitted()
+    assert r2(encoder(), "relu2_1") < 0.5
     assert r2(network, "relu1_1") > 0.999
     assert r2(network, "relu2_1") > 0.99
 
 
 def test_a_lower_rank_explains_less() -> None:
-    found = [r2(fitted(plain() | {"conv2_1": (rank, 16)}), "relu2_1") for rank in (2, 6, 12)]
+    found = [r2(fitted(WIDTHS | {"conv2_1": (rank, 16)}), "relu2_1") for rank in (2, 6, 12)]
     assert found == sorted(found)
     assert found[0] < found[-1] - 0.1
     assert found[-1] > 0.9
@@ -106,10 +91,10 @@ def test_a_lower_rank_explains_less() -> None:
 
 def test_a_layer_makes_up_for_the_error_before_it() -> None:
     # conv1_2 of rank 2 is fitted first; conv2_1 then answers its input, not the teacher's.
-    network = fitted(plain() | {"conv1_2": (2, 6)})
-    exact = fitted(plain())
+    network = fitted(WIDTHS | {"conv1_2": (2, 6)})
+    exact = fitted()
     state = network.state_dict() | {k: v for k, v in exact.state_dict().items() if k.startswith("conv2_1")}
-    pasted = student(plain() | {"conv1_2": (2, 6)})
+    pasted = encoder(WIDTHS | {"conv1_2": (2, 6)})
     pasted.load_state_dict(state)
     assert r2(network, "relu2_1") > r2(pasted, "relu2_1")
 
@@ -133,41 +118,38 @@ def test_low_rank_is_as_good_as_the_singular_values_allow(generator: torch.Gener
 
 @torch.no_grad()
 def test_a_convolution_is_found_again_from_what_it_answers(generator: torch.Generator) -> None:
-    true, found = torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(3, 5, 3)
+    true, found = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3)
     inputs = [torch.randn(2, 3, 12, 10, generator=generator) for _ in range(4)]
     fit_to(found, inputs, [true(F.pad(x, (1, 1, 1, 1), mode="reflect")) for x in inputs])
-    assert found.bias is not None
-    torch.testing.assert_close(found.weight, true.weight, atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.bias, true.bias, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.state_dict(), true.state_dict(), atol=1e-4, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    widths, codes = plain() | {"conv2_1": (5, 16)}, {"relu2_1": 8}
-    first, again, other = (fitted(widths, codes, seed) for seed in (3, 3, 4))
-    assert all(value.equal(again.state_dict()[name]) for name, value in first.state_dict().items())
-    assert not all(value.equal(other.state_dict()[name]) for name, value in first.state_dict().items())
+    widths, codes = WIDTHS | {"conv2_1": (5, 16)}, {"relu2_1": 8}
+    first, again, other = (fitted(widths, codes, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert differing(first, again) == set()
+    assert differing(first, other)
 
 
 def test_the_weights_of_the_teacher_are_never_read() -> None:
-    widths, codes = plain() | {"conv2_1": (5, 16)}, {"relu2_1": 8}
-    blind = student(widths, codes)
+    widths, codes = WIDTHS | {"conv2_1": (5, 16)}, {"relu2_1": 8}
+    blind = encoder(widths, codes)
     veiled = Answers(teacher())
     assert list(veiled.parameters()) == []
     fit(blind, veiled, pictures(), torch.Generator().manual_seed(0))
-    seeing = fitted(widths, codes)
-    assert all(value.equal(seeing.state_dict()[name]) for name, value in blind.state_dict().items())
+    assert differing(blind.state_dict(), fitted(widths, codes).state_dict()) == set()
 
 
 def test_every_weight_is_fitted_and_none_of_the_random_ones_is_left() -> None:
-    widths, codes = plain() | {"conv1_2": (3, 6), "conv2_1": (5, 16)}, {"relu1_1": 4, "relu2_1": 8}
-    found = [student(widths, codes, seed, details={"relu1_1": 1, "relu2_1": 2}) for seed in (5, 6)]
+    widths, codes = WIDTHS | {"conv1_2": (3, 6), "conv2_1": (5, 16)}, {"relu1_1": 4, "relu2_1": 8}
+    found = [encoder(widths, codes, {"relu1_1": 1, "relu2_1": 2}, seed) for seed in (5, 6)]
     for network in found:
         fit(network, teacher(), pictures(), torch.Generator().manual_seed(0))
     first, second = (network.state_dict() for network in found)
     middle = {f"{name}.0.bias" for name in widths if kind(name) == "conv" and len(widths[name]) == 2}
     assert middle <= set(first)
     assert all(first[name].count_nonzero() == 0 for name in middle)  # the bias is the second convolution's
-    assert all(value.equal(second[name]) for name, value in first.items())
+    assert differing(first, second) == set()
 
 
 # ---- codes ----
@@ -175,13 +157,13 @@ def test_every_weight_is_fitted_and_none_of_the_random_ones_is_left() -> None:
 
 @pytest.mark.parametrize("width", [3, 8, 16])
 def test_the_rows_of_a_code_are_orthonormal(width: int) -> None:
-    rows = fitted(plain(), {"relu2_1": width}).projection("relu2_1").detach()[:, :, 0, 0]
+    rows = fitted(codes={"relu2_1": width}).projection("relu2_1").detach()[:, :, 0, 0]
     torch.testing.assert_close(rows @ rows.T, torch.eye(width), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_a_code_as_wide_as_its_layer_keeps_every_inner_product() -> None:
-    network = fitted(plain(), {"relu2_1": 16})
+    network = fitted(codes={"relu2_1": 16})
     (image, *_) = pictures()
     before = network.activations(image, ("relu2_1",))["relu2_1"].flatten(2)
     after = network.encode(image, "relu2_1").flatten(2)
@@ -192,7 +174,7 @@ def test_a_code_as_wide_as_its_layer_keeps_every_inner_product() -> None:
 def test_a_narrow_code_is_made_of_the_principal_directions() -> None:
     # So few that none is left to be chosen for the detail.
     assert DETAIL_SHARE > 4
-    network = fitted(plain(), {"relu2_1": 4})
+    network = fitted(codes={"relu2_1": 4})
     cells = torch.cat([network.activations(image, ("relu2_1",))["relu2_1"] for image in pictures()])
     cells = cells.permute(0, 2, 3, 1).flatten(0, 2)
     values = torch.linalg.svdvals(cells).square()
@@ -224,7 +206,7 @@ def test_the_last_directions_are_chosen_for_the_detail_of_the_image(monkeypatch:
 
 def detailed() -> Encoder:
     """A code of 6 channels and 3 of details at relu2_1, where a cell has 12 pixel values."""
-    return fitted(plain(), {"relu2_1": 6}, details={"relu2_1": 3})
+    return fitted(codes={"relu2_1": 6}, details={"relu2_1": 3})
 
 
 def rows_of_details(network: Encoder, cut: str) -> Tensor:
@@ -262,7 +244,7 @@ def decodable(network: Encoder) -> float:
 
 def test_a_linear_decoder_sees_more_of_the_image_with_details_and_most_with_fitted_ones() -> None:
     network, random = detailed(), detailed()
-    alone = fitted(plain(), {"relu2_1": 6})
+    alone = fitted(codes={"relu2_1": 6})
     weight = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     random.load_state_dict({"detail_relu2_1.weight": weight}, strict=False)
     assert decodable(alone) + 0.1 < decodable(random)

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from kt_batch.errors import WeightsError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.train_state import TrainState
 from kt_batch.models.training import LEAST_DEVIATION, Student, TrainSettings, learning_rate_at, train
 from kt_batch.models.weights import decoder_bytes, parse
-from tests.tiny_training import LEARNED, SETTINGS, batch, batches, ignore, student, teacher
+from tests.tiny_training import SETTINGS, batch, batches, copied, differing, ignore, student
 
 
-def reported(settings: TrainSettings, taught: bool = True) -> dict[str, float]:
+def reported(settings: TrainSettings) -> dict[str, float]:
     """The losses of one step."""
     steps: list[dict[str, float]] = []
-    train(
-        student() if taught else student(learned=()),
-        teacher() if taught else None,
-        batches(),
-        replace(settings, steps=1),
-        lambda step, losses: steps.append(losses),
-        ignore,
-    )
+    train(student(), batches(), replace(settings, steps=1), lambda step, losses: steps.append(losses), ignore)
     (losses,) = steps
     return losses
-
-
-def copied(model: Student) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def changed(model: Student, before: dict[str, Tensor]) -> set[str]:
-    return {name for name, value in model.state_dict().items() if not value.equal(before[name])}
 
 
 # ---- the loop ----
@@ -48,7 +35,6 @@ def test_every_step_is_reported_and_offered_as_a_checkpoint() -> None:
     offered: list[tuple[int, int]] = []
     state = train(
         student(),
-        teacher(),
         batches(),
         SETTINGS,
         lambda step, losses: told.append((step, losses)),
@@ -62,37 +48,36 @@ def test_every_step_is_reported_and_offered_as_a_checkpoint() -> None:
 
 def test_no_batch_is_drawn_beyond_the_last_step() -> None:
     drawn = itertools.count()
-    train(student(), teacher(), (batch(next(drawn)) for _ in range(9)), SETTINGS, ignore, ignore)
+    train(student(), (batch(next(drawn)) for _ in range(9)), SETTINGS, ignore, ignore)
     assert next(drawn) == 4
 
 
 def test_a_training_that_is_done_does_nothing_more() -> None:
     model = student()
-    state = train(model, teacher(), batches(), SETTINGS, ignore, ignore)
-    before = copied(model)
-    assert train(model, teacher(), batches(), SETTINGS, ignore, ignore, state) is state
-    assert changed(model, before) == set()
+    state = train(model, batches(), SETTINGS, ignore, ignore)
+    before = copied(model.state_dict())
+    assert train(model, batches(), SETTINGS, ignore, ignore, state) is state
+    assert differing(model.state_dict(), before) == set()
 
 
 def test_the_same_seed_and_batches_give_the_same_weights() -> None:
     first, second = student(), student()
     for model in (first, second):
-        train(model, teacher(), batches(), SETTINGS, ignore, ignore)
-    assert changed(first, copied(second)) == set()
+        train(model, batches(), SETTINGS, ignore, ignore)
+    assert differing(first.state_dict(), second.state_dict()) == set()
 
 
 def test_training_brings_the_decoding_nearer_to_the_image() -> None:
     losses: list[float] = []
     settings = TrainSettings(steps=30, warmup_steps=2, learning_rate=0.02)
-    model = student(learned=())
     same = itertools.repeat(batch(0))
-    train(model, None, same, settings, lambda step, terms: losses.append(terms["reconstruction"]), ignore)
+    train(student(), same, settings, lambda step, terms: losses.append(terms["reconstruction"]), ignore)
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_average_follows_the_weights_more_slowly() -> None:
-    model, start = student(), copied(student())
-    state = train(model, teacher(), batches(), SETTINGS, ignore, ignore)
+    model, start = student(), student().trained()
+    state = train(model, batches(), SETTINGS, ignore, ignore)
     assert set(state.average) == set(model.trained())
     for name, value in model.trained().items():
         assert 0 < (state.average[name] - start[name]).norm() < (value - start[name]).norm()
@@ -107,22 +92,21 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
 
 def test_what_starts_from_a_fit_learns_at_a_share_of_the_rate() -> None:
     settings, model = replace(SETTINGS, fitted_rate=0.25), student()
-    state = train(model, teacher(), batches(), settings, ignore, ignore)
+    state = train(model, batches(), settings, ignore, ignore)
     fitted, others = state.optimizer.param_groups
     assert others["lr"] == learning_rate_at(3, settings)
     assert fitted["lr"] == 0.25 * others["lr"]
     names = {id(value): name for name, value in model.trained().items()}
-    assert {names[id(value)].split(".")[1] for value in fitted["params"]} == {*LEARNED, "direct"}
+    assert {names[id(value)].split(".")[1] for value in fitted["params"]} == {"direct"}
     assert {names[id(value)].split(".")[1] for value in others["params"]} == {"block0", "block1", "block2", "block3"}
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, swapped=1.0)])
 def test_bfloat16_runs_the_networks_and_leaves_the_weights_float32(settings: TrainSettings) -> None:
-    model, before = student(), copied(student())
+    model, before = student(), student().state_dict()
     losses: list[float] = []
     state = train(
         model,
-        teacher(),
         batches(),
         replace(settings, steps=1),
         lambda step, terms: losses.extend(terms.values()),
@@ -130,69 +114,33 @@ def test_bfloat16_runs_the_networks_and_leaves_the_weights_float32(settings: Tra
         bfloat16=True,
     )
     assert torch.tensor(losses).isfinite().all()
-    assert changed(model, before) == set(model.trained())
+    assert differing(model.state_dict(), before) == set(model.trained())
     assert {value.dtype for value in (*model.trained().values(), *state.average.values())} == {torch.float32}
 
 
-# ---- what is trained ----
+# ---- what is trained, and to what end ----
 
 
-@pytest.mark.parametrize("learned", [("conv2_1", "code_relu2_1"), ("code_relu1_1",), LEARNED])
-def test_of_the_encoder_the_learned_layers_change_and_no_other(learned: tuple[str, ...]) -> None:
-    model, before = student(learned), copied(student(learned))
-    train(model, teacher(), batches(), SETTINGS, ignore, ignore)
-    moved = changed(model, before)
-    of_encoder = {name.split(".")[1] for name in moved if name.startswith("encoder.")}
-    assert of_encoder == set(learned)
-    assert {name for name in moved if name.startswith("decoder.")} == {
-        name for name in before if name.startswith("decoder.")
-    }
-    assert moved == set(model.trained())
-
-
-def test_an_encoder_that_is_not_learned_needs_no_teacher() -> None:
-    model, before = student(learned=()), copied(student())
-    train(model, None, batches(), SETTINGS, ignore, ignore)
-    assert {name.split(".")[0] for name in changed(model, before)} == {"decoder"}
-    assert {name.split(".")[0] for name in model.trained()} == {"decoder"}
-
-
-def test_the_cuts_that_are_taught_are_those_whose_code_is_learned() -> None:
-    assert student().taught == ("relu1_1", "relu2_1")
-    assert student(("code_relu1_1", "conv2_1")).taught == ("relu1_1",)
-    assert student(()).taught == ()
-
-
-# ---- what is minimised ----
-
-
-def test_by_default_a_student_is_told_by_its_image_and_its_teacher() -> None:
-    assert set(reported(SETTINGS)) == {"reconstruction", "distillation", "affinity", "r2_relu1_1", "r2_relu2_1"}
-    assert set(reported(SETTINGS, taught=False)) == {"reconstruction"}
-
-
-def test_distillation_is_what_the_codes_leave_unexplained() -> None:
-    losses = reported(SETTINGS)
-    assert losses["distillation"] == pytest.approx(2 - losses["r2_relu1_1"] - losses["r2_relu2_1"])
+def test_every_weight_of_the_decoder_changes_and_none_of_the_encoder() -> None:
+    model, before = student(), student().state_dict()
+    train(model, batches(), SETTINGS, ignore, ignore)
+    of_the_decoder = {name for name in before if name.startswith("decoder.")}
+    assert differing(model.state_dict(), before) == set(model.trained()) == of_the_decoder
 
 
 def test_swapped_latents_are_there_only_when_they_have_a_weight() -> None:
-    without = reported(SETTINGS, taught=False)
-    with_term = reported(replace(SETTINGS, swapped=0.5), taught=False)
-    assert set(with_term) - set(without) == {"swapped"}
+    without = reported(SETTINGS)
+    with_term = reported(replace(SETTINGS, swapped=0.5))
+    assert (set(without), set(with_term)) == ({"reconstruction"}, {"reconstruction", "swapped"})
     assert with_term["reconstruction"] == without["reconstruction"]
     assert with_term["swapped"] > 0
 
 
-def test_affinity_without_a_weight_is_not_there() -> None:
-    assert "affinity" not in reported(replace(SETTINGS, affinity=0.0))
-
-
 def test_swapped_latents_with_a_weight_change_what_is_learned() -> None:
-    plain, other = student(learned=()), student(learned=())
-    train(plain, None, batches(), SETTINGS, ignore, ignore)
-    train(other, None, batches(), replace(SETTINGS, swapped=0.5), ignore, ignore)
-    assert changed(other, copied(plain)) == set(other.trained())
+    plain, other = student(), student()
+    train(plain, batches(), SETTINGS, ignore, ignore)
+    train(other, batches(), replace(SETTINGS, swapped=0.5), ignore, ignore)
+    assert differing(other.trained(), plain.trained()) == set(other.trained())
 
 
 # ---- several workers ----
@@ -203,7 +151,6 @@ def test_synchronise_is_given_the_gradient_of_every_trained_parameter_in_every_s
     model = student()
     train(
         model,
-        teacher(),
         batches(),
         SETTINGS,
         ignore,
@@ -218,9 +165,9 @@ def test_the_step_is_made_with_the_gradients_that_synchronise_leaves() -> None:
         for gradient in gradients:
             gradient.zero_()
 
-    model, before = student(), copied(student())
-    train(model, teacher(), batches(), SETTINGS, ignore, ignore, synchronise=nothing)
-    assert changed(model, before) == set()
+    model, before = student(), student().state_dict()
+    train(model, batches(), SETTINGS, ignore, ignore, synchronise=nothing)
+    assert differing(model.state_dict(), before) == set()
 
 
 # ---- codes to and from standard size ----
@@ -244,24 +191,41 @@ def test_the_decoder_is_given_codes_of_mean_0_and_deviation_1() -> None:
 @torch.no_grad()
 def test_the_shipped_decoder_takes_features_as_they_are() -> None:
     model = standardised()
-    before = copied(model)
+    before = copied(model.state_dict())
     features, code = model.encoder.encode(batch(9), "relu2_1"), model.encoder.encode_code(batch(9), "relu2_1")
     torch.testing.assert_close(
         model.shipped_decoder()(features, detail_weight=0), model.decode(code), atol=1e-5, rtol=1e-4
     )
     assert not torch.allclose(model.decoder(code), model.decode(code), atol=1e-2)
-    assert changed(model, before) == set()
+    assert differing(model.state_dict(), before) == set()
 
 
 @torch.no_grad()
 def test_the_shipped_decoder_restores_the_details_of_the_encoder() -> None:
     model = standardised()
-    rows = torch.linalg.qr(torch.randn(12, 2, generator=torch.Generator().manual_seed(0))).Q.T
-    model.encoder.get_parameter("detail_relu2_1.weight").copy_(rows.reshape(2, 3, 2, 2))
     features, shipped = model.encoder.encode(batch(9), "relu2_1"), model.shipped_decoder()
     assert (shipped.channels, shipped.details) == (10, 2)
     again = model.encoder.encode(shipped(features), "relu2_1")
     torch.testing.assert_close(again[:, 8:], features[:, 8:], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("harm", [lambda rows: rows[1].mul_(1.05), lambda rows: rows[1].add_(0.05 * rows[0])])
+def test_an_encoder_whose_details_cannot_be_restored_gets_no_decoder(harm: Callable[[Tensor], Tensor]) -> None:
+    model = standardised()
+    harm(model.encoder.get_parameter("detail_relu2_1.weight"))
+    with pytest.raises(WeightsError, match=r"^The details at relu2_1 cannot be restored: "):
+        model.shipped_decoder()
+
+
+@torch.no_grad()
+def test_the_details_of_an_encoder_that_was_kept_in_float16_can_be_restored() -> None:
+    model = standardised()
+    weight = model.encoder.get_parameter("detail_relu2_1.weight")
+    exact = weight.clone()
+    weight.copy_(weight.half())
+    assert not weight.equal(exact)
+    assert model.shipped_decoder().details == 2
 
 
 @torch.no_grad()
@@ -278,7 +242,7 @@ def test_the_direct_convolution_is_fitted_to_the_pixels() -> None:
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
     encoder.get_parameter("conv1_1.0.weight").zero_()[:, :, 1, 1] = torch.eye(3).roll(1, 0)
     encoder.get_parameter("conv1_1.0.bias").zero_()
-    model = Student(encoder, Decoder(3, ("conv:4", "out"), direct=True), "relu1_1", ())
+    model = Student(encoder, Decoder(3, ("conv:4", "out"), direct=True), "relu1_1")
     model.load_state_dict(
         {name: torch.zeros_like(v) for name, v in model.state_dict().items() if "block1" in name}, False
     )
@@ -293,7 +257,7 @@ def with_a_silent_channel() -> Student:
     torch.manual_seed(0)
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (4,)}, Preprocess())
     encoder.get_parameter("conv1_1.0.bias")[2] = -100
-    model = Student(encoder, Decoder(4, ("conv:4", "out")), "relu1_1", ())
+    model = Student(encoder, Decoder(4, ("conv:4", "out")), "relu1_1")
     model.standardise(batch(0))
     return model
 
@@ -323,5 +287,5 @@ def test_mean_and_deviation_are_kept_but_never_trained() -> None:
     model = standardised()
     assert not {"mean", "deviation"} & set(model.trained())
     assert list(model.kept()) == [*model.trained(), "mean", "deviation"]
-    assert all(value.equal(model.state_dict()[name]) for name, value in model.kept().items())
+    assert differing(model.kept(), {name: model.state_dict()[name] for name in model.kept()}) == set()
     assert set(TrainState.fresh(model.trained(), SETTINGS).average) == set(model.trained())

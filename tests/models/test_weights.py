@@ -107,6 +107,13 @@ def test_what_the_shipped_decoder_answers_has_the_details_it_was_given() -> None
     assert (found - given).norm() < 0.01 * given.norm() < (guessed - given).norm()
 
 
+def test_the_details_of_every_shipped_decoder_can_be_restored() -> None:
+    encoder = load_encoder(EncoderSource())
+    assert set(encoder.network.details) == {"relu3_1", "relu4_1"}
+    for cut in encoder.network.details:
+        load_decoder(encoder, "kt-vgg", cut, None).network.check_details(f"at {cut}")
+
+
 def test_a_loaded_network_cannot_be_trained_by_accident() -> None:
     network = load_encoder(EncoderSource()).network
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -247,7 +254,8 @@ def reshaped() -> bytes:
         (lambda: coded(code_conv1_1__weight=torch.zeros(2, 4, 1, 1)), "does not fit its network"),
         (lambda: coded(detail_relu2_1__weight=torch.zeros(())), "does not describe a network"),
         (lambda: coded(detail_relu2_1__weight=torch.zeros(3, 3, 4, 4)), "does not fit its network"),
-        (lambda: coded(detail_conv1_1__weight=torch.zeros(2, 3, 1, 1)), "does not fit its network"),
+        (lambda: coded(detail_conv1_1__weight=torch.zeros(2, 3, 1, 1)), "details at conv1_1, where there is no code"),
+        (lambda: coded(code_relu2_1__weight=None), "details at relu2_1, where there is no code"),
         (lambda: with_metadata(good(), layers=None), "'layers'"),
         (lambda: with_metadata(good(), layers="conv1_1 norm1_1"), "norm"),
         (lambda: with_metadata(good(), padding=None), "'padding'"),

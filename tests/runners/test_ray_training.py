@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.train_state import TrainState
-from kt_batch.models.training import Student, Synchronise, train
+from kt_batch.models.training import Synchronise, train
 from kt_batch.models.weights import EncoderSource, encoder_bytes, load_decoder, load_encoder
 from kt_batch.pipelines.train import Report, TrainJob, train_autoencoder
 from kt_batch.runners.ray_runner import RayRunner
 from kt_batch.start import make_members
 from tests.ray_local import ray_runner  # noqa: F401  # the fixture
 from tests.tiny import draw_all
-from tests.tiny_training import SETTINGS, batch, ignore, student
+from tests.tiny_training import SETTINGS, batch, copied, differing, ignore, student
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,26 +35,35 @@ pytestmark = [
 WORKERS = RunOptions(runner="ray", workers=2, threads=1)
 
 
-def of_one_image(number: int) -> torch.Tensor:
+def of_one_image(step: int, worker: int) -> torch.Tensor:
     """What worker 0 sees is even, what worker 1 sees is odd."""
-    return batch(number, images=1)
+    return batch(2 * step + worker, images=1)
 
 
-def keep(folder: Path, model: Student, worker: int) -> None:
-    save_file({name: value.detach().contiguous() for name, value in model.trained().items()}, folder / f"{worker}")
+def four_steps(
+    folder: Path, worker: int, synchronise: Synchronise | None, lost: Callable[[int, TrainState | None], None]
+) -> None:
+    """A training on images of one worker, from the state in `folder` where there is one; the weights it ends with.
+
+    `lost(step, state)` is called after every step with the state that the training began with.
+    """
+    model, path = student(), folder / "state"
+    state = TrainState.load(path, model.kept(), SETTINGS) if (path / "state.json").exists() else None
+    first = state.step if state else 0
+    (folder / f"{worker} from {first}").touch()
+
+    def checkpoint(step: int, reached: TrainState) -> None:
+        if worker == 0:
+            reached.save(path, model.kept(), SETTINGS)
+        lost(step, state)
+
+    images = (of_one_image(step, worker) for step in range(first, SETTINGS.steps))
+    train(model, images, SETTINGS, ignore, checkpoint, state, synchronise)
+    save_file(copied(model.trained()), folder / f"{worker}")
 
 
 def two_of_a_training(folder: Path, worker: int, workers: int, synchronise: Synchronise | None) -> None:
-    """Four steps on images of its own, and the weights it ends with."""
-    model = student(learned=())
-    images = (of_one_image(workers * step + worker) for step in range(SETTINGS.steps))
-
-    def checkpoint(step: int, state: TrainState) -> None:
-        if worker == 0:
-            state.save(folder / "state", model.kept(), SETTINGS)
-
-    train(model, None, images, SETTINGS, ignore, checkpoint, synchronise=synchronise)
-    keep(folder, model, worker)
+    four_steps(folder, worker, synchronise, ignore)
 
 
 def breaking(folder: Path, worker: int, workers: int, synchronise: Synchronise | None) -> None:
@@ -62,21 +73,21 @@ def breaking(folder: Path, worker: int, workers: int, synchronise: Synchronise |
 
 def losing_a_worker(folder: Path, worker: int, workers: int, synchronise: Synchronise | None) -> None:
     """The process of the second worker dies, once, in its second step."""
-    model = student(learned=())
-    path = folder / "state"
-    state = TrainState.load(path, model.kept(), SETTINGS) if (path / "state.json").exists() else None
-    (folder / f"{worker} from {state.step if state else 0}").touch()
-    first = state.step if state else 0
-    images = (of_one_image(workers * step + worker) for step in range(first, SETTINGS.steps))
 
-    def checkpoint(step: int, reached: TrainState) -> None:
-        if worker == 0:
-            reached.save(path, model.kept(), SETTINGS)
+    def lost(step: int, state: TrainState | None) -> None:
         if worker == 1 and step == 2 and state is None:
             os._exit(1)
 
-    train(model, None, images, SETTINGS, ignore, checkpoint, state, synchronise)
-    keep(folder, model, worker)
+    four_steps(folder, worker, synchronise, lost)
+
+
+def weights_of_both(folder: Path, member: Callable[[Path, int, int, Synchronise | None], None]) -> dict[str, Tensor]:
+    """What two workers end with, which is the same."""
+    with make_members(WORKERS, gpu=False, out=folder / "out") as run_members:
+        run_members(partial(member, folder))
+    first, second = load_file(folder / "0"), load_file(folder / "1")
+    assert differing(first, second) == set()
+    return first
 
 
 def note(path: Path) -> Report:
@@ -93,32 +104,23 @@ def test_two_workers_end_with_the_weights_of_one_that_sees_the_images_of_both(
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
-    with make_members(WORKERS, gpu=False, out=tmp_path / "out") as run_members:
-        run_members(partial(two_of_a_training, tmp_path))
-    first, second = load_file(tmp_path / "0"), load_file(tmp_path / "1")
-    assert all(value.equal(second[name]) for name, value in first.items())
-
-    alone = student(learned=())
-    start = {name: value.detach().clone() for name, value in alone.trained().items()}
-    both = (torch.cat([of_one_image(2 * step), of_one_image(2 * step + 1)]) for step in range(SETTINGS.steps))
-    train(alone, None, both, SETTINGS, ignore, ignore)
+    found = weights_of_both(tmp_path, two_of_a_training)
+    alone, start = student(), student().trained()
+    both = (torch.cat([of_one_image(step, 0), of_one_image(step, 1)]) for step in range(SETTINGS.steps))
+    train(alone, both, SETTINGS, ignore, ignore)
     for name, value in alone.trained().items():
-        moved = (value - start[name]).norm()
-        assert (value - first[name]).norm() < 0.01 * moved, name
+        assert (value - found[name]).norm() < 0.01 * (value - start[name]).norm(), name
 
     kept = TrainState.load(tmp_path / "state", alone.kept(), SETTINGS)
     assert kept.step == SETTINGS.steps
-    assert all(value.equal(first[name]) for name, value in alone.trained().items())
+    assert differing(alone.trained(), found) == set()
 
 
 def test_a_worker_that_is_lost_makes_all_go_on_from_the_state(
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
-    with make_members(WORKERS, gpu=False, out=tmp_path / "out") as run_members:
-        run_members(partial(losing_a_worker, tmp_path))
-    first, second = load_file(tmp_path / "0"), load_file(tmp_path / "1")
-    assert all(value.equal(second[name]) for name, value in first.items())
+    weights_of_both(tmp_path, losing_a_worker)
     starts = {path.name for path in tmp_path.glob("* from *")}
     assert {"0 from 0", "1 from 0"} < starts
     again = {name.split()[-1] for name in starts} - {"0"}

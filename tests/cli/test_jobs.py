@@ -1,0 +1,102 @@
+"""The jobs: the same work as the commands', and a code that a cluster understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from jobs import build_library, translate
+from jobs.train_autoencoder import STEPS, parse_steps
+from kt_batch.errors import UsageError
+from kt_batch.pipelines.train import RECIPES
+from kt_batch.start import allowed_rejects, job_code
+from tests.cli.conftest import KEYS, QUICK, Say
+from tests.tiny import draw_all, hashes
+
+APPS: dict[str, typer.Typer] = {"build_library": build_library.app, "translate": translate.app}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Three good paintings and one file that is none."""
+    draw_all(tmp_path / "mixed", [1, 2, 3])
+    (tmp_path / "mixed/bad.jpg").write_bytes(b"no image")
+    return tmp_path / "mixed"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "code"),
+    [
+        ([], 0),
+        (["--max-rejects", "1"], 0),
+        (["--max-rejects", "0"], 1),
+        (["--max-rejects", "25%"], 0),
+        (["--max-rejects", "24%"], 1),
+        (["--strict"], 3),
+    ],
+)
+def test_a_job_ends_with_0_while_rejects_stay_within_bounds(
+    kt: Say, mixed: Path, tmp_path: Path, bounds: list[str], code: int
+) -> None:
+    build = build_library.app
+    arguments = [mixed, "--library", tmp_path / "library", *QUICK, "--runner", "local", "--max-patches", "30", "--json"]
+    said = kt(*arguments, *bounds, of=build)
+    assert said.code == code
+    assert (said.json["extract"]["rejected"], said.json["index"]["patches"]) == (1, 90)
+
+
+def test_the_jobs_do_what_the_commands_do(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    common = [photos, "--library", library, "--threads", 1, "--json"]
+    assert kt("translate", *common, "--out", one).code == 3
+    said = kt(*common, "--out", other, "--runner", "local", of=translate.app)
+    assert (said.code, said.json.keys() >= KEYS) == (0, True)
+    assert hashes(one, "images") == hashes(other, "images")
+    assert [path.name.split("-")[0] for path in (other / "options").iterdir()] == ["translate"]
+    said = kt(*common, "--out", other, "--runner", "local", "--strict", of=translate.app)
+    assert said.code == 3
+
+
+@pytest.mark.parametrize("name", ["build_library", "translate"])
+def test_a_bound_that_makes_no_sense_is_refused_before_the_work(
+    kt: Say, library: Path, photos: Path, tmp_path: Path, name: str
+) -> None:
+    words = [photos, "--library", library if name == "translate" else tmp_path / "new", "--max-rejects", "few"]
+    words += ["--out", tmp_path / "new"] if name == "translate" else []
+    said = kt(*words, "--runner", "local", of=APPS[name])
+    assert (said.code, "--max-rejects is a number or a percentage" in said.err) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("text", "total", "allowed"), [("12", 5, 12), ("5%", 200, 10), ("0", 9, 0), ("100%", 3, 3)])
+def test_bounds_are_numbers_or_shares(text: str, total: int, allowed: float) -> None:
+    assert allowed_rejects(text, total) == allowed
+
+
+@pytest.mark.parametrize("text", ["", "%", "-1", "nan", "inf", "five", "5%%"])
+def test_other_bounds_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        allowed_rejects(text, 10)
+
+
+def test_the_code_of_a_job() -> None:
+    assert [job_code(n, 10, "20%", strict=False) for n in (0, 2, 3)] == [0, 0, 1]
+    assert [job_code(n, 10, "20%", strict=True) for n in (0, 1, 3)] == [0, 3, 3]
+
+
+# ---- the steps of a training ----
+
+
+def test_steps_are_read_from_their_option() -> None:
+    assert parse_steps("relu3_1=2600,relu1_1=200") == {"relu3_1": 2600, "relu1_1": 200}
+    assert set(parse_steps(STEPS)) == set(RECIPES["default"].blocks) == set(RECIPES["paper"].blocks)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "relu3_1", "relu3_1=", "relu3_1=0", "relu3_1=-1", "relu3_1=1.5", "conv1_1=3", "relu1_1=2,,", "100"]
+)
+def test_steps_that_make_no_sense_are_a_wrong_usage(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^--steps got '.*'; give CUT=STEPS, CUT one of relu1_1, .*\.$"):
+        parse_steps(text)

@@ -1,0 +1,248 @@
+"""Options given on the line or in a file, and the code and the sentence that a command ends with."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+import kt_batch.cli
+from kt_batch.cli import parse_clusters, parse_pixel
+from kt_batch.errors import UsageError
+from kt_batch.models.weights import shipped
+from kt_batch.options import ConfigFile, Size
+from kt_batch.pipelines.translate import translate
+from kt_batch.start import new_encoder
+from tests.cli.conftest import QUICK, Say
+from tests.tiny import draw, hashes
+
+# ---- codes ----
+
+
+def test_rejects_end_with_3_and_are_counted(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
+    said = kt("translate", photos, "--library", library, "--out", tmp_path / "run", "--threads", 1, "--json")
+    assert (said.code, said.json["images"], said.json["rejected"]) == (3, 1, 1)
+    assert "1 rejected" in said.err
+    said = kt("extract", photos, "--library", tmp_path / "library", *QUICK, "--json")
+    assert (said.code, said.json["images"], said.json["rejected"]) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["extract"], "Missing argument 'images'."),
+        (["extract", "{photos}/a.png"], "Missing option '--library'."),
+        (["nonsense"], "No such command 'nonsense'."),
+        (["extract", "{photos}", "--library", "{new}", "--size", "banana"], "--size"),
+        (["extract", "{photos}", "--library", "{new}", "--size", "1"], "size got 1"),
+        (["extract", "{photos}", "--library", "{new}", "--colour", "1"], "No such option"),
+        (["extract", "{photos}", "--library", "ftp://somewhere"], "scheme ftp://"),
+        (["extract", "{photos}/none", "--library", "{new}"], "does not exist"),
+        (["extract", "{photos}", "--library", "{new}", "--encoder", "vgg18"], "no encoder 'vgg18'"),
+        (["extract", "{photos}", "--library", "{new}", "--threads", "0"], "threads got 0"),
+        (["index", "{library}", "--clusters", "3,x"], "--clusters is a list"),
+        (["index", "{library}", "--max-leaf", "2"], "max_leaf got 2"),
+        (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--alpha", "2"], "alpha got 2.0"),
+        (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--top-k", "0"], "top_k got 0"),
+        (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--swap", "x"], "--swap"),
+        (["explain", "{library}", "a.png", "--at", "1;2"], "--at is a pixel such as 120,80, not '1;2'"),
+        (["try", "{photos}/a.png", "--style", "{photos}/a.png", "--out", "x.bmp"], "must end in .png, .jpg or .webp"),
+        (["try", "{photos}/a.png", "--style", "{photos}/a.png", "--out", "{new}/x.png"], "no directory that exists"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_one_sentence(
+    kt: Say, library: Path, photos: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    said = kt(*(word.format(photos=photos, library=library, new=tmp_path / "new") for word in words))
+    assert (said.code, said.out) == (2, "")
+    assert sentence in said.err
+    assert said.err.startswith("kt-batch: ")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("there", "sentence"), [(True, "holds no images"), (False, "does not exist")])
+def test_an_empty_directory_and_none_at_all_are_wrong_usage(
+    kt: Say, tmp_path: Path, there: bool, sentence: str
+) -> None:
+    if there:
+        (tmp_path / "in").mkdir()
+    said = kt("extract", tmp_path / "in", "--library", tmp_path / "library")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith(f"kt-batch: '{tmp_path / 'in'}' {sentence}")
+    assert not (tmp_path / "library").exists()
+
+
+def test_a_failure_ends_with_1_and_one_sentence(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    none = tmp_path / "none"
+    good = photos / "a.png"
+    for words, sentence in [
+        (["index", none], "is not a knowledge library"),
+        (["translate", good, "--library", none, "--out", tmp_path / "run"], "is not a knowledge library"),
+        (["translate", good, "--library", library, "--out", tmp_path / "run", "--index", "ffff"], "0 indexes 'ffff'"),
+        (["extract", good, "--library", tmp_path / "file/library", *QUICK], "cannot write"),
+        (["extract", good, "--library", library, *QUICK, "--stride", "2"], "stride (1 there, 2 here)"),
+        (["extract", good, "--library", tmp_path / "new", "--encoder-weights", none], "cannot be read"),
+        (["inspect", none], "none"),
+        (["try", photos / "bad.jpg", "--style", good, "--out", tmp_path / "x.png"], "bad.jpg' cannot be used"),
+    ]:
+        said = kt(*words)
+        assert (said.code, said.out) == (1, ""), words
+        assert sentence in said.err
+        assert said.err.splitlines()[-1].startswith("kt-batch: ")
+        assert "Traceback" not in said.err
+
+
+def test_a_bug_is_one_sentence_and_with_debug_a_traceback_too(
+    kt: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(kt_batch.cli, "inspect", broken)
+    said = kt("inspect", tmp_path)
+    assert (said.code, said.err) == (1, "kt-batch: internal error, ZeroDivisionError: a bug (--debug shows where)\n")
+    said = kt("inspect", "--debug", tmp_path)
+    assert said.code == 1
+    assert said.err.startswith("Traceback (most recent call last)")
+    assert "in broken" in said.err
+
+
+def test_debug_may_stand_anywhere(kt: Say, tmp_path: Path) -> None:
+    for words in (["--debug", "inspect", tmp_path / "none"], ["inspect", tmp_path / "none", "--debug"]):
+        assert "Traceback (most recent call last)" in kt(*words).err
+
+
+def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
+    kt: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kt_batch.cli, "inspect", interrupted)
+    said = kt("inspect", tmp_path)
+    assert (said.code, "start the same command again to go on" in said.err) == (1, True)
+
+
+def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
+    kt: Say, library: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = resources.files("kt_batch.models") / "weights"
+    entry = shipped()["kt-vgg"]
+    for part in ("encoder", "relu3_1"):
+        (tmp_path / part).write_bytes((folder / entry[part]["file"]).read_bytes())
+    jobs: list[Any] = []
+
+    def watched(images: Any, job: Any, *rest: Any) -> Any:
+        jobs.append(job)
+        return translate(images, job, *rest)
+
+    monkeypatch.setattr(kt_batch.cli, "translate", watched)
+    monkeypatch.chdir(tmp_path)
+    words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
+    assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0
+    (job,) = jobs
+    places = (job.source.path, job.decoder_path, job.cache, job.run)
+    assert places == tuple(str(tmp_path / name) for name in ("encoder", "relu3_1", "cache", "run"))
+    source, _ = new_encoder("kt-vgg", "encoder", "relu3_1", 64)
+    assert source.path == str(tmp_path / "encoder")
+
+
+# ---- a file of options ----
+
+
+def test_options_may_stand_in_a_file_and_those_given_win(kt: Say, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    options = tmp_path / "options.yaml"
+    options.write_text(yaml.safe_dump({"size": 32, "max-patches": 7, "unit_size": 1, "threads": 1, "tag": ["x", "y"]}))
+    extract = ["extract", tmp_path / "a.png", "--config", options, "--json"]
+    assert kt(*extract, "--library", tmp_path / "one").json["patches"] == 7
+    assert kt(*extract, "--library", tmp_path / "two", "--max-patches", 5).json["patches"] == 5
+    config = kt("inspect", tmp_path / "one", "--json").json
+    assert (config["size"], config["images"]) == (32, 1)
+
+
+def test_the_options_of_a_command_lie_beside_its_output_and_are_accepted_again(
+    kt: Say, library: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = kt("translate", photos / "a.png", "--library", library, "--out", run, "--threads", 1, "--alpha", 0.5)
+    assert first.code == 0
+    (saved,) = (run / "options").iterdir()
+    content = yaml.safe_load(saved.read_text())
+    assert (content["alpha"], content["images"], content["swap"]) == (0.5, [str(photos / "a.png")], "geometric")
+    again = kt("translate", "--config", saved)
+    assert (again.code, "nothing to do" in again.out) == (0, True)
+    moved = kt("translate", "--config", saved, "--out", tmp_path / "other")
+    assert (moved.code, hashes(tmp_path / "other", "images")) == (0, hashes(run, "images"))
+    for command, place in (("extract", library), ("index", library)):
+        (saved,) = (place / "options").glob(f"{command}-*.yaml")
+        assert "nothing to do" in kt(command, "--config", saved).out
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("colour: red", "unknown option 'colour'"),
+        ("- a\n- b", "holds no mapping"),
+        ("a: [", "cannot be read as YAML"),
+        ("size: banana", "size"),
+        ("config: other.yaml", "unknown option 'config'"),
+        ("help: true", "unknown option 'help'"),
+    ],
+)
+def test_a_file_of_options_that_makes_no_sense_is_refused(
+    kt: Say, photos: Path, tmp_path: Path, text: str, sentence: str
+) -> None:
+    options = tmp_path / "options.yaml"
+    options.write_text(text)
+    said = kt("extract", photos / "a.png", "--library", tmp_path / "new", "--config", options)
+    assert said.code == 2
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_options_that_is_not_there_is_refused(kt: Say, photos: Path, tmp_path: Path) -> None:
+    said = kt("extract", photos / "a.png", "--library", tmp_path / "new", "--config", tmp_path / "none.yaml")
+    assert (said.code, "none.yaml" in said.err) == (2, True)
+
+
+def test_yaml_that_would_build_objects_is_refused(kt: Say, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text(f"size: !!python/object/apply:pathlib.Path.touch ['{tmp_path / 'owned'}']")
+    assert kt("extract", photos / "a.png", "--library", tmp_path / "new", "--config", tmp_path / "evil.yaml").code == 2
+    assert not (tmp_path / "owned").exists()
+
+
+# ---- small parts ----
+
+
+def test_pixels_and_clusters_are_read() -> None:
+    assert parse_pixel("120, 80") == (120, 80)
+    assert parse_clusters("64,16") == (64, 16)
+    assert parse_clusters(None) == ()
+    for text in ("", "1", "1,2,3", "-1,2", "a,b", "1.5,2"):
+        with pytest.raises(UsageError, match="--at is a pixel"):
+            parse_pixel(text)
+    for text in ("", "0", "1,", "-3", "²"):
+        with pytest.raises(UsageError, match="--clusters is a list"):
+            parse_clusters(text)
+
+
+def test_a_command_of_anyones_takes_a_file_of_options(kt: Say, tmp_path: Path) -> None:
+    small = typer.Typer(add_completion=False)
+
+    @small.command()
+    def show(size: Size = 5, config: ConfigFile = None) -> int:
+        typer.echo(size)
+        return 0
+
+    (tmp_path / "a.yaml").write_text("size: 9\n")
+    (tmp_path / "empty.yaml").write_text("")
+    assert kt("--config", tmp_path / "a.yaml", of=small).out == "9\n"
+    assert kt("--config", tmp_path / "empty.yaml", of=small).out == "5\n"
