@@ -73,6 +73,7 @@ class SearchConfig(_Config):
 
     searcher: Searcher = "ours"
     probes: int = Field(8, ge=1, description="leaves a query looks into")
+    certify: bool = Field(False, description="prove of every match that no kept patch has a larger score")
     bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
     top_k: int = Field(1, ge=1, le=64)
 

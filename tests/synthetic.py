@@ -10,11 +10,12 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import pack_ids, sort_order
 from kt_batch.index.index import Index, build_in_memory, library_mean
-from kt_batch.index.packing import pack
-from kt_batch.index.shards import Shard, match_parts
+from kt_batch.index.packing import ClusterSpace, pack
+from kt_batch.index.shards import make_shard, match_parts
 from kt_batch.index.tree import join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
+from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
 
 Ids = NDArray[np.uint8]
 
@@ -56,14 +57,16 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
     packets, ids = packets_of(cells)[torch.from_numpy(order)], ids[order]
     mean = library_mean(packets, config)
     vectors, _ = match_parts(packets, mean)
-    top = spherical_kmeans(ArrayPoints(vectors), shards, config.iterations, len(vectors), config.seed)
-    labels, _ = assign(vectors, top)
+    directions = principal_directions(vectors, LEVEL_WIDTH - 1)
+    space = ClusterSpace(config, directions)
+    points = space.points(vectors)
+    top = spherical_kmeans(ArrayPoints(points), shards, config.iterations, len(points), config.seed)
+    labels, _ = assign(points, top)
     parts, subtrees = [], []
     for cluster in range(shards):
         rows = (labels == cluster).nonzero()[:, 0]
-        packed = pack(packets[rows], mean, top[cluster], config, level=1)
+        packed = pack(packets[rows], mean, top[cluster], space, level=1)
         kept = rows[packed.order]
-        ll, lh, hl, hh = packets[kept].unbind(1)
-        parts.append(Shard((ll, lh, hl, hh), torch.from_numpy(ids)[kept], match_parts(packets[kept], mean)[1]))
+        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, directions))
         subtrees.append(packed.subtree)
-    return Index(join(top, subtrees, mean), parts)
+    return Index(join(space.lift(top), subtrees, mean, directions), parts)

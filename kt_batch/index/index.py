@@ -11,11 +11,12 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
-from kt_batch.index.packing import pack
-from kt_batch.index.shards import Shard, match_parts
+from kt_batch.index.packing import ClusterSpace, pack, spread
+from kt_batch.index.shards import Shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
+from kt_batch.kernels.tiles import divide_rows, unit
 
 
 class Index:
@@ -28,6 +29,8 @@ class Index:
         self.shard_start = counts.cumsum(0) - counts
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
+        self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
+        self.leaf_coordinates = unit(tree.leaf_centres() @ tree.directions)
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
@@ -35,12 +38,17 @@ class Index:
         start, count = int(self.tree.leaf_start[leaf]), int(self.tree.leaf_count[leaf])
         return self.shards[number], start, count, int(self.shard_start[number]) + start
 
+    def leaf_level(self, leaf: int) -> tuple[Tensor, int]:
+        """The first level `(c, d + 1)` float32 of a leaf's c patches, and the row of the first of them."""
+        shard, start, count, first_row = self.leaf_rows(leaf)
+        return shard.level[start : start + count].float(), first_row
+
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
         for shard, inside, where in self._by_shard(rows):
             for b in range(4):
-                out[where, b] = shard.bands[b][inside]
+                out[where, b] = shard.bands[b].index_select(0, inside)
         return out
 
     def patches(self, rows: Tensor) -> Tensor:
@@ -56,7 +64,23 @@ class Index:
 
     def match_vectors(self, rows: Tensor) -> Tensor:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
-        return match_parts(self.packets(rows), self.tree.mean)[0]
+        norms = torch.empty(len(rows))
+        for shard, inside, where in self._by_shard(rows):
+            norms[where] = shard.norms[inside]
+        return divide_rows((self.packets(rows).float() - self.tree.mean).flatten(1), norms)
+
+    def products(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Float32 scores `(m,)` of unit vectors `(m, D)` with the patches of `rows` `(m,)`, pair by pair."""
+        out = torch.empty(len(rows))
+        for shard, inside, where in self._by_shard(rows):
+            asked = vectors.index_select(0, where).view(-1, 4, self.channels)
+            total = torch.zeros(len(where))
+            for b in range(4):
+                values = shard.bands[b].index_select(0, inside).float().sub_(self.tree.mean[b])
+                total += values.mul_(asked[:, b]).sum(1)
+            norms = shard.norms[inside]
+            out[where] = torch.where(norms > 0, total / norms, 0.0)
+        return out
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
         number = torch.searchsorted(self.shard_start, rows, right=True) - 1
@@ -73,13 +97,12 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     packets, ids = packets[order], torch.from_numpy(patch_ids)[order]
     mean = library_mean(packets, config)
     vectors, _ = match_parts(packets, mean)
-    centre = unit(vectors.double().sum(0, keepdim=True).float())
-    packed = pack(packets, mean, centre[0], config, level=0)
-    kept = packets[packed.order]
-    _, norms = match_parts(kept, mean)
-    ll, lh, hl, hh = (kept[:, b].contiguous() for b in range(4))
-    shard = Shard((ll, lh, hl, hh), ids[packed.order], norms)
-    return Index(join(centre, [packed.subtree], mean), [shard])
+    directions = principal_directions(vectors[spread(len(vectors), config.sample)], LEVEL_WIDTH - 1)
+    space = ClusterSpace(config, directions)
+    centre = unit(space.points(vectors).double().sum(0, keepdim=True).float())
+    packed = pack(packets, mean, centre[0], space, level=0)
+    shard = make_shard(packets[packed.order], ids[packed.order], mean, directions)
+    return Index(join(space.lift(centre), [packed.subtree], mean, directions), [shard])
 
 
 def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
+from kt_batch.index.candidates import pairs_by_leaf
 from kt_batch.index.index import Index
+from kt_batch.index.ours import search_certified, search_fast
 from kt_batch.index.shards import Shard, match_parts
-from kt_batch.kernels.bounds import radius_bound, rounding_slack
+from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, unit
 
@@ -47,7 +49,11 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
         return _exact(index, packets, k)
     probes = _probes(index, config.probes, k)
     if config.searcher == "ours":
-        return _ours(index, packets, k, probes)
+        queries, _ = match_parts(packets, index.tree.mean)
+        # All leaves probed by estimate cost as much as all proved by bound.
+        certify = config.certify or probes == index.tree.leaves
+        rows, scores = (search_certified if certify else search_fast)(index, queries, k, probes)
+        return Matches(rows, scores, torch.full((len(queries),), certify))
     bands = None if config.searcher == "hkm" else config.bands
     return _published(index, packets, k, probes, bands)
 
@@ -109,22 +115,6 @@ def _all_patches(index: Index) -> Iterator[tuple[Tensor, Tensor]]:
         yield pad_rows(index.match_vectors(rows), 1024), rows
 
 
-def _ours(index: Index, packets: Tensor, k: int, probes: int) -> Matches:
-    """Flat coarse search over the leaves, all of each probed leaf, the best few re-scored canonically.
-
-    Reading LL first, and the rest only where its bound allows, was measured and is slower (docs/decisions/0004).
-    """
-    queries, _ = match_parts(packets, index.tree.mean)
-    leaves, unprobed = _nearest_leaves(index, queries, probes)
-
-    def offers(who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for leaf, some in _pairs_by_leaf(leaves[who]):
-            yield who[some], *_leaf_vectors(index, leaf)
-
-    rows, scores = _canonically_best(index, queries, k, offers)
-    return Matches(rows, scores, scores[:, 0] >= unprobed)
-
-
 def _canonically_best(index: Index, queries: Tensor, k: int, offers: _Offers) -> tuple[Tensor, Tensor]:
     """Of all that is offered to a query the k best `(n, k)` by canonical score, ties to the smaller id; and the scores.
 
@@ -168,18 +158,6 @@ def _settle(index: Index, queries: Tensor, pool: _Pool, who: Tensor, offers: _Of
     return best, scores
 
 
-def _leaf_vectors(index: Index, leaf: int) -> tuple[Tensor, Tensor]:
-    """Unit match vectors of a leaf, padded to `(p, D)`, and the rows `(c,)` of its c patches."""
-    shard, start, count, first_row = index.leaf_rows(leaf)
-    vectors = torch.zeros(-(-count // PATCH_TILE) * PATCH_TILE, 4, index.channels)
-    for b, band in enumerate(shard.bands):
-        vectors[:count, b] = band[start : start + count]
-    norms = shard.norms[start : start + count]
-    divisor = torch.where(norms > 0, norms, torch.ones_like(norms))
-    vectors[:count].sub_(index.tree.mean).div_(divisor[:, None, None])
-    return vectors.flatten(1), torch.arange(first_row, first_row + count)
-
-
 def _product(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     """Scores `(m, p)` of the queries `who` `(m,)` against `(p, d)`, in tiles of QUERY_TILE queries.
 
@@ -191,34 +169,6 @@ def _product(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     for start in range(0, len(q), QUERY_TILE):
         torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
     return out[: len(who)]
-
-
-def _nearest_leaves(index: Index, queries: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-    """The `probes` leaves with the nearest centres `(n, probes)`, best first, and for each query an upper bound of its
-    score in all other leaves `(n,)` (-inf when there are none)."""
-    centres = pad_rows(index.tree.leaf_centres(), PATCH_TILE)
-    radius = index.tree.leaf_radius
-    slack = rounding_slack(queries.shape[1])
-    leaves = torch.empty(len(queries), probes, dtype=torch.int64)
-    unprobed = torch.empty(len(queries))
-    for start, count, q in blocks(queries):
-        cosine = (q @ centres.T)[:count, : index.tree.leaves]
-        best = cosine.topk(probes, dim=1).indices
-        bound = radius_bound(cosine, radius, slack).scatter_(1, best, -torch.inf)
-        leaves[start : start + count] = best
-        unprobed[start : start + count] = bound.amax(1)
-    return leaves, unprobed
-
-
-def _pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """`(n, p)` leaf numbers -> for each leaf that occurs, ascending: the leaf and the queries `(m,)` that probe it."""
-    if leaves.numel() == 0:
-        return
-    flat = leaves.flatten()
-    order = torch.sort(flat, stable=True).indices
-    found, counts = flat[order].unique_consecutive(return_counts=True)
-    queries = (order // leaves.shape[1]).split(counts.tolist())
-    yield from zip(found.tolist(), queries, strict=True)
 
 
 def _rescore(index: Index, queries: Tensor, pool: _Pool) -> tuple[Tensor, Tensor]:
@@ -249,7 +199,7 @@ def _published(index: Index, packets: Tensor, k: int, probes: int, bands: int | 
     leaves = _descend(index, descent, probes)
     queries = _view(packets, mean, bands)
     pool = _Pool(len(queries), k, queries.shape[1])
-    for leaf, who in _pairs_by_leaf(leaves):
+    for leaf, who in pairs_by_leaf(leaves):
         shard, start, count, first_row = index.leaf_rows(leaf)
         rows = torch.arange(first_row, first_row + count)
         x = pad_rows(_view(_read_bands(shard, start, count, bands).float(), mean, bands), PATCH_TILE)
@@ -284,7 +234,7 @@ def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
 def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, beam: int) -> tuple[Tensor, Tensor]:
     tree = index.tree
     who_parts, node_parts, score_parts = [], [], []
-    for node, slots in _pairs_by_leaf(nodes.reshape(-1, 1)):
+    for node, slots in pairs_by_leaf(nodes.reshape(-1, 1)):
         if node < 0:
             continue
         who = slots // nodes.shape[1]

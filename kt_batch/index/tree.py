@@ -21,7 +21,8 @@ class Tree:
     """centres `(nodes, D)` float32; first_child, child_count, leaf `(nodes,)` int64 (leaf -1: an inner node).
 
     Per leaf `(leaves,)`: leaf_node, leaf_shard, leaf_start, leaf_count int64; leaf_radius float32, the cosine between
-    the centre and its farthest kept patch, rounded down. mean `(4, C)` and deviation `(C,)` float32.
+    the centre and its farthest kept patch, rounded down. mean `(4, C)` and deviation `(C,)` float32. directions `(D, d)`
+    float32: what the first level of a search is made with (kernels.principal).
     """
 
     centres: Tensor
@@ -35,6 +36,7 @@ class Tree:
     leaf_radius: Tensor
     mean: Tensor
     deviation: Tensor
+    directions: Tensor
 
     @property
     def leaves(self) -> int:
@@ -83,7 +85,7 @@ class Subtree:
             raise DamagedError(f"A subtree of this index cannot be read: {error}.") from error
 
 
-def join(top: Tensor, subtrees: list[Subtree], mean: Tensor) -> Tree:
+def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, directions: Tensor) -> Tree:
     """Hang one subtree under each top-level centre `(k, D)`; subtree s lies in shard s."""
     dim = top.shape[1]
     k = len(subtrees)
@@ -117,4 +119,5 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor) -> Tree:
         leaf_radius=torch.cat([t.leaf_radius for t in subtrees]),
         mean=mean,
         deviation=(torch.stack([t.deviation_sum for t in subtrees]).sum(0) / max(1, kept)).float(),
+        directions=directions,
     )

@@ -26,3 +26,12 @@ def radius_bound(centre_cosine: Tensor, radius_cosine: Tensor, slack: float) -> 
     radius = radius_cosine.clamp(-1, 1)
     outside = cosine * radius + ((1 - cosine) * (1 + cosine)).sqrt() * ((1 - radius) * (1 + radius)).sqrt()
     return torch.where(cosine >= radius, torch.ones_like(cosine), outside) + FORMULA_SLACK
+
+
+def first_level_slack(dim: int) -> float:
+    """How far the bound that kernels.principal makes of two unit vectors of `dim` values may lie below the true score.
+
+    Coordinates are stored as float16 (half an ulp of each: 2^-11 of the product of two vectors of length <= 1), the
+    directions are orthonormal to about 2^-18, and two float32 products of at most `dim` values come on top.
+    """
+    return 2.0**-11 + 2.0**-18 + 2 * rounding_slack(dim)

@@ -20,11 +20,12 @@ from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import hash_ids, sort_order
 from kt_batch.index.index import library_mean
-from kt_batch.index.packing import fan_out
+from kt_batch.index.packing import ClusterSpace, fan_out
 from kt_batch.index.shards import match_parts
 from kt_batch.index.tree import Subtree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
+from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
 from kt_batch.pipelines.build_units import (
     BuildJob,
     PackUnit,
@@ -168,10 +169,11 @@ def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     packets = haar(torch.from_numpy(vectors[order]).float()).half()
     mean = library_mean(packets, job.config)
     sample, _ = match_parts(packets, mean)
+    directions = principal_directions(sample, LEVEL_WIDTH - 1)
+    points = ArrayPoints(ClusterSpace(job.config, directions).points(sample))
     clusters = top_clusters(job.patches, job.config)
-    return Top(
-        spherical_kmeans(ArrayPoints(sample), clusters, job.config.iterations, len(sample), job.config.seed), mean
-    )
+    centres = spherical_kmeans(points, clusters, job.config.iterations, len(sample), job.config.seed)
+    return Top(centres, mean, directions)
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
@@ -186,7 +188,8 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     outputs = [[output for output in packed[number].outputs if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
     subtrees = [Subtree.from_bytes(read_blob(build, "subtrees", subtree[0])) for _, subtree in outputs]
-    tree = join(top.centres[filled], subtrees, top.mean)
+    centres = ClusterSpace(job.config, top.directions).lift(top.centres[filled])
+    tree = join(centres, subtrees, top.mean, top.directions)
     data = tree.to_bytes()
     folder = f"index/{job.digest}"
     merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import hash_ids, sort_order
-from kt_batch.index.packing import pack
-from kt_batch.index.shards import match_parts, write_shard
+from kt_batch.index.packing import ClusterSpace, pack
+from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
@@ -82,14 +82,16 @@ def build_unit_id(stage: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Top:
-    """The fitted top level: centres `(k, D)` unit and the library mean `(4, C)`, both float32."""
+    """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in, the
+    library mean `(4, C)` and the first level's directions `(D, d)`, all float32."""
 
     centres: Tensor
     mean: Tensor
+    directions: Tensor
 
     def put(self, build: Location) -> str:
         """Store it by content; returns its SHA-256."""
-        return put_blob(build, "top", save({"centres": self.centres, "mean": self.mean}))[0]
+        return put_blob(build, "top", save({"centres": self.centres, "mean": self.mean, "directions": self.directions}))[0]
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
@@ -129,7 +131,9 @@ class RouteWorker:
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
         raw = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, job.channels)).copy())
         packets = torch.cat([haar(part.float()).half() for part in raw.split(16384)])
-        labels = torch.cat([assign(match_parts(p, top.mean)[0], top.centres)[0] for p in packets.split(16384)])
+        space = ClusterSpace(job.config, top.directions)
+        points = (space.points(match_parts(part, top.mean)[0]) for part in packets.split(16384))
+        labels = torch.cat([assign(part, top.centres)[0] for part in points])
         order = torch.sort(labels, stable=True).indices
         clusters = labels[order].numpy()
         routed = pa.Table.from_arrays(
@@ -159,9 +163,11 @@ class PackWorker:
         ids, packets = _cluster_rows(build, unit, job.channels)
         if not len(ids):
             return _commit(job, unit.id, (), self.numerics)
-        packed = pack(packets, top.mean, top.centres[unit.cluster], job.config, level=1)
+        space = ClusterSpace(job.config, top.directions)
+        packed = pack(packets, top.mean, top.centres[unit.cluster], space, level=1)
+        kept = torch.from_numpy(ids)[packed.order]
         with scratch_file(job.library_location(), ".shard") as path:
-            write_shard(path, packets[packed.order], torch.from_numpy(ids)[packed.order], top.mean)
+            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.directions))
             shard = put_file(job.library_location(), "index/shards", path)
         subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
         merged = (packed.owner != torch.arange(len(ids))).numpy()

@@ -29,7 +29,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.receipts import Receipt, parse_receipt
 
-INDEX_FORMAT = "kt-batch-index/1"
+INDEX_FORMAT = "kt-batch-index/2"
 
 
 class ShardRef(BaseModel):
@@ -63,8 +63,8 @@ class IndexSummary(BaseModel):
 
 
 def index_digest(config: IndexConfig, snapshot: str) -> str:
-    """The name of an index: its configuration and its library's snapshot, 16 hex digits."""
-    return hashlib.sha256(f"{config.digest()}:{snapshot}".encode()).hexdigest()[:16]
+    """The name of an index: its format, its configuration and its library's snapshot, 16 hex digits."""
+    return hashlib.sha256(f"{INDEX_FORMAT}:{config.digest()}:{snapshot}".encode()).hexdigest()[:16]
 
 
 def put_blob(location: Location, folder: str, data: bytes) -> tuple[str, int]:

@@ -1,0 +1,111 @@
+"""Candidates of many queries at once: (query, row, score) pairs, their scores, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kt_batch.index.index import Index
+from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.tiles import canonical_scores
+
+CHUNK = 512  # pairs whose patches are read at a time: what fits into a core's cache
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """m candidates: the query `who`, the `rows` of the index, both int64, and a float32 score, each `(m,)`."""
+
+    who: Tensor
+    rows: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.who)
+
+    def at(self, where: Tensor) -> Pairs:
+        """Those that an index or a mask selects."""
+        return Pairs(self.who[where], self.rows[where], self.scores[where])
+
+
+def joined(parts: list[Pairs]) -> Pairs:
+    """All pairs of several lists."""
+    none = torch.empty(0, dtype=torch.int64)
+    parts = [Pairs(none, none, torch.empty(0)), *parts]
+    return Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("who", "rows", "scores")))
+
+
+def pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """`(n, p)` leaf numbers -> for each leaf that occurs, ascending: the leaf and the queries `(m,)` that probe it."""
+    if leaves.numel() == 0:
+        return
+    flat = leaves.flatten()
+    order = torch.sort(flat, stable=True).indices
+    found, counts = flat[order].unique_consecutive(return_counts=True)
+    queries = (order // leaves.shape[1]).split(counts.tolist())
+    yield from zip(found.tolist(), queries, strict=True)
+
+
+def best_few(pairs: Pairs, count: int) -> Pairs:
+    """Of each query at most `count` pairs with the largest scores, by query and descending score."""
+    order = torch.sort(pairs.scores, descending=True, stable=True).indices
+    order = order[torch.sort(pairs.who[order], stable=True).indices]
+    found = pairs.at(order)
+    return found.at(_rank(found.who) < count)
+
+
+def distinct(pairs: Pairs) -> Pairs:
+    """Without the second and later pairs of the same query and row; by query and row."""
+    order = torch.sort(pairs.rows, stable=True).indices
+    order = order[torch.sort(pairs.who[order], stable=True).indices]
+    found = pairs.at(order)
+    again = (found.who[1:] == found.who[:-1]) & (found.rows[1:] == found.rows[:-1])
+    return found.at(torch.cat([again.new_zeros(min(1, len(found))), again]).logical_not())
+
+
+def scored(index: Index, vectors: Tensor, pairs: Pairs) -> Pairs:
+    """The same pairs with the float32 score of the patches in full; vectors `(n, D)` unit queries."""
+    scores = torch.empty(len(pairs))
+    order = torch.sort(pairs.rows, stable=True).indices
+    for part in order.split(CHUNK):
+        scores[part] = index.products(vectors.index_select(0, pairs.who[part]), pairs.rows[part])
+    return Pairs(pairs.who, pairs.rows, scores)
+
+
+def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
+    """The k-th largest score of each query's pairs, `(queries,)`; -inf where it has fewer."""
+    found = best_few(pairs, k)
+    last = found.at(_rank(found.who) == k - 1)
+    out = torch.full((queries,), -torch.inf)
+    out[last.who] = last.scores
+    return out
+
+
+def canonically_best(index: Index, vectors: Tensor, pairs: Pairs, k: int) -> tuple[Tensor, Tensor]:
+    """Of distinct, scored pairs the k best rows `(n, k)` of each query by canonical score, ties to the smaller patch id,
+    and the scores `(n, k)` float64; -1 and -inf where a query has fewer."""
+    n = len(vectors)
+    worst = kth_best(pairs, n, k) - 2 * rounding_slack(vectors.shape[1])
+    left = pairs.at(pairs.scores >= worst[pairs.who])
+    scores = torch.empty(len(left), dtype=torch.float64)
+    for part in torch.arange(len(left)).split(8192):
+        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), index.match_vectors(left.rows[part]))
+    ids = np.ascontiguousarray(index.patch_ids(left.rows)).view("S12")[:, 0]
+    order = torch.from_numpy(np.lexsort((ids, -scores.numpy(), left.who.numpy())))
+    who, rows, scores = left.who[order], left.rows[order], scores[order]
+    rank = _rank(who)
+    best = rank < k
+    out_rows = torch.full((n, k), -1, dtype=torch.int64)
+    out_scores = torch.full((n, k), -torch.inf, dtype=torch.float64)
+    out_rows[who[best], rank[best]] = rows[best]
+    out_scores[who[best], rank[best]] = scores[best]
+    return out_rows, out_scores
+
+
+def _rank(who: Tensor) -> Tensor:
+    """The place of each pair among its query's, 0 first; `who` ascends."""
+    return torch.arange(len(who)) - torch.searchsorted(who, who)

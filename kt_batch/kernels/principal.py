@@ -1,0 +1,64 @@
+"""The first level of a search: a patch's principal coordinates, and the length of what they leave out.
+
+With orthonormal directions, <q, x> is the product of the coordinates plus that of the rests, and the latter is at most
+|rest_q| * |rest_x| (Cauchy-Schwarz). With the rest's length as one more coordinate both are a single product: read as
+it stands it is an upper bound, and with the query's rest scaled down an estimate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.tiles import blocks
+
+LEVEL_WIDTH = 128  # principal coordinates and the rest's length: 127 + 1
+
+
+def principal_directions(vectors: Tensor, count: int) -> Tensor:
+    """The `count` orthonormal directions `(D, count)` that hold most of the mean square of `(n, D)`, strongest first.
+
+    Of at most D. Not centred, since what is bounded is a product and not a distance. The sign of each is such that its
+    largest component is positive.
+    """
+    moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for _, _, block in blocks(vectors):
+        moments += (block.T @ block).double()
+    found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
+    largest = found.gather(0, found.abs().argmax(0, keepdim=True))
+    return (found * largest.sign()).float().contiguous()
+
+
+def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
+    """`(n, D)` vectors and `(D, d)` directions -> `(n, d + 1)` float32: the coordinates, then the length of the rest.
+
+    Vectors are unit or zero. The rest is the root of a difference of squares, and is never too short: what rounding may
+    take from the difference is added to it.
+    """
+    slack = 2 * rounding_slack(vectors.shape[1])
+    out = torch.empty(len(vectors), directions.shape[1] + 1)
+    for start, count, block in blocks(vectors):
+        coordinates = block @ directions
+        rest = block.square().sum(1) - coordinates.square().sum(1)
+        out[start : start + count, :-1] = coordinates[:count]
+        out[start : start + count, -1] = rest.clamp_(min=0).add_(slack).sqrt_()[:count]
+    return out
+
+
+def stored_first_level(level: Tensor) -> Tensor:
+    """`first_level` as it is stored: `(n, d + 1)` float16, the length of the rest rounded up."""
+    stored = level.half()
+    rest = stored[:, -1].numpy()
+    up = torch.from_numpy(np.nextafter(rest, np.float16(np.inf)))
+    stored[:, -1] = torch.where(stored[:, -1].float() < level[:, -1], up, stored[:, -1])
+    return stored
+
+
+def halved(level: Tensor) -> Tensor:
+    """`(n, d + 1)` first level -> `(n, (d + 1) // 2 + 1)`: the stronger half of the coordinates, and the length of all
+    that is then the rest, again never too short."""
+    half = level.shape[1] // 2
+    rest = level[:, half:].square().sum(1, keepdim=True).sqrt() * (1 + 2.0**-20)
+    return torch.cat([level[:, :half], rest], dim=1)
