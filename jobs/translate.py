@@ -24,6 +24,7 @@ def translate_images(
     top_k: options.TopK = 1,
     searcher: options.SearcherName = "ours",
     probes: options.Probes = 8,
+    certify: options.Certify = False,
     bands: options.Bands = 4,
     query_stride: options.QueryStride = 1,
     preserve_colour: options.PreserveColour = False,

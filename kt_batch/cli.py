@@ -11,7 +11,8 @@ import typer
 import yaml
 
 from kt_batch import options
-from kt_batch.cli_models import bench_app, models_command
+from kt_batch.cli_bench import bench_app
+from kt_batch.cli_models import models_command
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
 from kt_batch.console import ProgressDisplay
 from kt_batch.errors import StorageError, UsageError
@@ -248,6 +249,7 @@ def translate_command(
     top_k: options.TopK = 1,
     searcher: options.SearcherName = "ours",
     probes: options.Probes = 8,
+    certify: options.Certify = False,
     bands: options.Bands = 4,
     query_stride: options.QueryStride = 1,
     preserve_colour: options.PreserveColour = False,

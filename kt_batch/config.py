@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_WORKING_SIZE = 4096
 
@@ -65,17 +65,25 @@ class IndexConfig(_Config):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-Searcher = Literal["ours", "exact", "hkm", "bhkm"]
+Searcher = Literal["ours", "exact", "hkm", "bhkm", "pq", "ivf", "hnsw"]
 
 
 class SearchConfig(_Config):
     """How the nearest patch is found."""
 
     searcher: Searcher = "ours"
-    probes: int = Field(8, ge=1, description="leaves a query looks into")
+    probes: int = Field(
+        8, ge=1, description="leaves a query looks into; of ivf its lists, of hnsw efSearch; exact and pq have none"
+    )
     certify: bool = Field(False, description="prove of every match that no kept patch has a larger score")
     bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
     top_k: int = Field(1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _certify_what_can_be(self) -> Self:
+        if self.certify and self.searcher not in ("ours", "exact"):
+            raise ValueError(f"certify is for the searchers ours and exact, not for {self.searcher}")
+        return self
 
 
 class TranslateConfig(_Config):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from kt_batch.config import Layer
+from kt_batch.config import Layer, Searcher
 
 Paths = Annotated[list[str], typer.Argument(help="Paths, directories, globs or URIs (s3://bucket/prefix).")]
 LibraryOut = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
@@ -50,11 +50,19 @@ Swap = Annotated[
 ]
 Alpha = Annotated[float, typer.Option("--alpha", help="1: all swapped; 0: the picture through encoder and decoder.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Blend the K nearest patches.")]
-Probes = Annotated[int, typer.Option("--probes", help="Leaves that each query looks into.")]
+Probes = Annotated[
+    int, typer.Option("--probes", help="Leaves that each query looks into; lists of --searcher ivf, efSearch of hnsw.")
+]
+Certify = Annotated[
+    bool, typer.Option("--certify", help="Prove of every match that no kept patch of the index is nearer; slower.")
+]
 Bands = Annotated[int, typer.Option("--bands", help="Haar bands read by --searcher bhkm.")]
 SearcherName = Annotated[
-    Literal["ours", "exact", "hkm", "bhkm"],
-    typer.Option("--searcher", help="How the nearest patch is found; hkm and bhkm are the published ones."),
+    Searcher,
+    typer.Option(
+        "--searcher",
+        help="How the nearest patch is found; hkm and bhkm are the published ones; pq, ivf and hnsw are faiss's.",
+    ),
 ]
 QueryStride = Annotated[int, typer.Option("--query-stride", help="Step between query patches, in cells: 1 or 2.")]
 PreserveColour = Annotated[bool, typer.Option("--preserve-colour", help="Keep the photograph's own colours.")]

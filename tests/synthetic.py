@@ -51,7 +51,7 @@ def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None =
 
 
 def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids | None = None) -> Index:
-    """The same in several shards, one for each cluster of a top level."""
+    """The same in several shards, one for each cluster of a top level that holds a patch."""
     ids = ids_of(len(cells)) if ids is None else ids
     order = sort_order(ids)
     packets, ids = packets_of(cells)[torch.from_numpy(order)], ids[order]
@@ -63,10 +63,11 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
     top = spherical_kmeans(ArrayPoints(points), shards, config.iterations, len(points), config.seed)
     labels, _ = assign(points, top)
     parts, subtrees = [], []
-    for cluster in range(shards):
+    filled = labels.unique().tolist()
+    for cluster in filled:
         rows = (labels == cluster).nonzero()[:, 0]
         packed = pack(packets[rows], mean, top[cluster], space, level=1)
         kept = rows[packed.order]
         parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, directions))
         subtrees.append(packed.subtree)
-    return Index(join(space.lift(top), subtrees, mean, directions), parts)
+    return Index(join(space.lift(top[filled]), subtrees, mean, directions), parts)

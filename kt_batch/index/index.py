@@ -31,6 +31,7 @@ class Index:
         self.channels = tree.mean.shape[1]
         self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
         self.leaf_coordinates = unit(tree.leaf_centres() @ tree.directions)
+        self.rivals: dict[str, object] = {}
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
@@ -61,6 +62,12 @@ class Index:
         for shard, inside, where in self._by_shard(rows):
             out[where] = shard.patch_ids[inside]
         return out.numpy()
+
+    def smallest_ids(self, k: int) -> Tensor:
+        """The rows `(k,)` of the k smallest patch ids."""
+        parts = [torch.from_numpy(sort_order(shard.patch_ids.numpy())[:k]) for shard in self.shards]
+        rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
+        return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
 
     def match_vectors(self, rows: Tensor) -> Tensor:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""

@@ -29,11 +29,12 @@ from kt_batch.kernels.bounds import first_level_slack, rounding_slack
 from kt_batch.kernels.principal import first_level, halved
 
 NEAREST = 4  # leaves whose most promising patches may be a query's first candidates
-FIRST = 2  # first candidates read in full, beyond top_k
+FIRST = 1  # first candidates read in full, beyond top_k
 CROWD = 48  # patches of one leaf that may reach what is to beat before the smaller ones are dropped
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
 FEW = 10  # patches read in full for a query in fast mode, beyond its first candidates and top_k
 ROWS = 4096  # (query, leaf) pairs whose products are looked through at a time
+PRODUCTS = 1 << 23  # and at most so many products: a leaf may hold any number of patches that cannot be split
 BLOCK = 1024  # queries that meet a leaf at a time in a certified search
 PENDING = 1 << 18  # pairs that wait for their canonical score there
 
@@ -56,10 +57,15 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Fou
     `probes` is where it begins: the better the first matches, the fewer patches are read in full.
     """
     rows, scores = search_fast(index, vectors, k, probes)
-    level = first_level(vectors, index.tree.directions)
-    return _in_threads(
-        len(vectors), lambda part: _certify(index, vectors[part], level[part], rows[part], scores[part])
+    lit = vectors.any(1)
+    # A zero vector ties with every patch: no bound rules out any, and the smallest ids win.
+    rows[~lit] = index.smallest_ids(k)
+    some, begin, known = vectors[lit], rows[lit], scores[lit]
+    level = first_level(some, index.tree.directions)
+    rows[lit], scores[lit] = _in_threads(
+        len(some), lambda part: _certify(index, some[part], level[part], begin[part], known[part])
     )
+    return rows, scores
 
 
 def _in_threads(count: int, work: Callable[[slice], _Found]) -> _Found:
@@ -111,9 +117,11 @@ def _products(index: Index, level: Tensor, leaves: Tensor) -> Iterator[tuple[Ten
     order = torch.sort(leaves.flatten(), stable=True).indices
     which = leaves.flatten()[order]
     who = order // leaves.shape[1]
-    buffer = torch.empty(ROWS, int(index.tree.leaf_count.max()))
-    for start in range(0, len(who), ROWS):
-        part, queries = which[start : start + ROWS], level.index_select(0, who[start : start + ROWS])
+    largest = int(index.tree.leaf_count.max())
+    size = max(1, min(ROWS, PRODUCTS // largest))
+    buffer = torch.empty(min(size, len(who)), largest)
+    for start in range(0, len(who), size):
+        part, queries = which[start : start + size], level.index_select(0, who[start : start + size])
         found, counts = part.unique_consecutive(return_counts=True)
         at = 0
         for leaf, count in zip(found.tolist(), counts.tolist(), strict=True):
@@ -122,7 +130,7 @@ def _products(index: Index, level: Tensor, leaves: Tensor) -> Iterator[tuple[Ten
             torch.mm(queries[at : at + count], x.T, out=rows[:, : len(x)])
             rows[:, len(x) :] = -torch.inf
             at += count
-        yield who[start : start + ROWS], buffer[:at], index.first_rows[part]
+        yield who[start : start + size], buffer[:at], index.first_rows[part]
 
 
 def _first_candidates(index: Index, level: Tensor, leaves: Tensor, k: int) -> Pairs:
@@ -151,24 +159,24 @@ def _survivors(products: Tensor, who: Tensor, to_beat: Tensor, first_row: Tensor
 
 def _certify(index: Index, vectors: Tensor, level: Tensor, rows: Tensor, scores: Tensor) -> _Found:
     """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
-    k = rows.shape[1]
     slack = first_level_slack(vectors.shape[1])
     short = halved(level)
     found, waiting = [], 0
     for leaf in range(index.tree.leaves):
         x, first_row = index.leaf_level(leaf)
         short_x = halved(x)
-        for start in range(0, len(vectors), BLOCK):
-            to_beat = scores[start : start + BLOCK, -1].float() - slack
-            some = ((short[start : start + BLOCK] @ short_x.T).amax(1) >= to_beat).nonzero()[:, 0]
+        size = max(1, min(BLOCK, PRODUCTS // len(x)))
+        for start in range(0, len(vectors), size):
+            to_beat = scores[start : start + size, -1].float() - slack
+            some = ((short[start : start + size] @ short_x.T).amax(1) >= to_beat).nonzero()[:, 0]
             who = some + start
             left = _survivors(level[who] @ x.T, who, to_beat[some], torch.full_like(who, first_row), len(x))
             found.append(left)
             waiting += len(left)
-        if waiting > PENDING or leaf == index.tree.leaves - 1:
-            rows, scores = _settled(index, vectors, joined(found), rows, scores)
-            found, waiting = [], 0
-    return rows, scores
+            if waiting > PENDING:
+                rows, scores = _settled(index, vectors, joined(found), rows, scores)
+                found, waiting = [], 0
+    return _settled(index, vectors, joined(found), rows, scores)
 
 
 def _settled(index: Index, vectors: Tensor, pairs: Pairs, rows: Tensor, scores: Tensor) -> _Found:

@@ -19,7 +19,6 @@ from kt_batch.kernels.tiles import unit
 
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
-ROUND_DOWN = 2.0**-20
 MERGE_BLOCK = 4096  # rows compared with each other; a leaf that holds more (fixed clusters) is merged block by block
 
 
@@ -63,25 +62,21 @@ def pack(packets: Tensor, mean: Tensor, centre: Tensor, space: ClusterSpace, lev
     builder = _Builder(config, space.points(vectors), centre)
     builder.split(0, torch.arange(len(distinct)), level)
     norms = packets[distinct].double().square().sum((1, 2)).sqrt()
-    centres = space.lift(torch.stack(builder.centres))
     order: list[Tensor] = []
-    counts, radii = [], []
-    for node, members in builder.leaves:
+    counts = []
+    for members in builder.leaves:
         kept, represents = merge_near(vectors[members], norms[members], config.merge)
         owner[distinct[members]] = distinct[members[represents]]
         order.append(distinct[members[kept]])
         counts.append(len(kept))
-        cosines = (vectors[members[kept]] * centres[node]).double().sum(1)
-        radii.append(float(cosines.min()) - ROUND_DOWN)
     kept_rows = torch.cat(order)
     _, deviation = mean_and_std(packets[kept_rows].float())
     subtree = Subtree(
-        centres=centres,
+        centres=space.lift(torch.stack(builder.centres)),
         first_child=torch.tensor(builder.first_child),
         child_count=torch.tensor(builder.child_count),
         leaf=torch.tensor(builder.leaf),
         leaf_count=torch.tensor(counts),
-        leaf_radius=torch.tensor(radii, dtype=torch.float32),
         deviation_sum=deviation.double().sum(0),
     )
     return Packed(kept_rows, owner[owner], subtree)
@@ -97,7 +92,7 @@ class _Builder:
         self.first_child = [0]
         self.child_count = [0]
         self.leaf = [-1]
-        self.leaves: list[tuple[int, Tensor]] = []
+        self.leaves: list[Tensor] = []
 
     def split(self, node: int, members: Tensor, level: int) -> None:
         """Split `members` (rows, ascending) below `node`, or make it a leaf."""
@@ -105,7 +100,7 @@ class _Builder:
         groups = self._cluster(members, k) if k > 1 else []
         if len(groups) < 2:
             self.leaf[node] = len(self.leaves)
-            self.leaves.append((node, members))
+            self.leaves.append(members)
             return
         self.first_child[node] = len(self.centres)
         self.child_count[node] = len(groups)

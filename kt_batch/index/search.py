@@ -1,6 +1,7 @@
-"""Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands) and `ours`.
+"""Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands), `ours`, and peers (index.rivals).
 
-All work on a batch of queries: the (query, leaf) pairs are grouped by leaf, and every product has a fixed shape.
+All work on a batch of queries, whose (query, leaf) pairs are grouped by leaf. The products of `exact`, `hkm` and `bhkm`
+have fixed shapes; `ours` (index.ours) decides by canonical scores alone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
+from kt_batch.errors import UsageError
 from kt_batch.index.candidates import pairs_by_leaf
 from kt_batch.index.index import Index
 from kt_batch.index.ours import search_certified, search_fast
+from kt_batch.index.rivals import RIVALS, rival_of, search_rival
 from kt_batch.index.shards import Shard, match_parts
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, unit
+from kt_batch.kernels.tiles import canonical_scores, pad_rows, unit
 
 QUERY_TILE = 128
 PATCH_TILE = 64  # leaves are padded to a multiple
@@ -41,12 +44,19 @@ class Matches:
 def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
     """The nearest kept patches of `(n, 4, C)` float32 raw query patches. k = min(top_k, patches in the index).
 
-    Where `config.probes` leaves may hold fewer than k patches, more leaves are probed.
+    Where `config.probes` leaves may hold fewer than k patches, more leaves are probed. Raises UsageError for a query
+    that is not finite.
     """
     packets = haar(queries)
+    if not packets.isfinite().all():
+        raise UsageError("A query patch holds NaN, infinity or values too large for float32; it has no nearest patch.")
     k = min(config.top_k, index.count)
     if config.searcher == "exact":
         return _exact(index, packets, k)
+    if config.searcher in RIVALS:
+        vectors, _ = match_parts(packets, index.tree.mean)
+        rows, scores = search_rival(rival_of(index, config.searcher), index, vectors, k, config.probes)
+        return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     probes = _probes(index, config.probes, k)
     if config.searcher == "ours":
         queries, _ = match_parts(packets, index.tree.mean)

@@ -76,12 +76,15 @@ def write_shard(path: Path, shard: Shard) -> None:
 
 
 def open_shard(path: Path) -> Shard:
-    """Map a shard. Raises DamagedError when it is not one."""
+    """Map a shard. Raises DamagedError when it is not one, or was made of patches with NaN or infinity."""
     try:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
                 raise DamagedError(f"'{path}' is not an index shard of format {FORMAT}.")
             ll, lh, hl, hh = (file.get_tensor(name) for name in BAND_NAMES)
-            return Shard((ll, lh, hl, hh), *(file.get_tensor(name) for name in ("patch_ids", "norms", "level")))
+            shard = Shard((ll, lh, hl, hh), *(file.get_tensor(name) for name in ("patch_ids", "norms", "level")))
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"The index shard '{path}' cannot be read: {error}.") from error
+    if not shard.norms.isfinite().all():
+        raise DamagedError(f"The index shard '{path}' holds patches with NaN or infinity; allowed are finite values.")
+    return shard

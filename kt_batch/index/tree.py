@@ -20,9 +20,8 @@ from kt_batch.errors import DamagedError
 class Tree:
     """centres `(nodes, D)` float32; first_child, child_count, leaf `(nodes,)` int64 (leaf -1: an inner node).
 
-    Per leaf `(leaves,)`: leaf_node, leaf_shard, leaf_start, leaf_count int64; leaf_radius float32, the cosine between
-    the centre and its farthest kept patch, rounded down. mean `(4, C)` and deviation `(C,)` float32. directions `(D, d)`
-    float32: what the first level of a search is made with (kernels.principal).
+    Per leaf `(leaves,)` int64: leaf_node, leaf_shard, leaf_start, leaf_count. mean `(4, C)` and deviation `(C,)`
+    float32. directions `(D, d)` float32: what the first level of a search is made with (kernels.principal).
     """
 
     centres: Tensor
@@ -33,7 +32,6 @@ class Tree:
     leaf_shard: Tensor
     leaf_start: Tensor
     leaf_count: Tensor
-    leaf_radius: Tensor
     mean: Tensor
     deviation: Tensor
     directions: Tensor
@@ -69,7 +67,6 @@ class Subtree:
     child_count: Tensor
     leaf: Tensor
     leaf_count: Tensor
-    leaf_radius: Tensor
     deviation_sum: Tensor
 
     def to_bytes(self) -> bytes:
@@ -116,7 +113,6 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, directions: Tensor)
         leaf_shard=torch.cat([torch.full_like(t.leaf_count, s) for s, t in enumerate(subtrees)]),
         leaf_start=torch.cat([t.leaf_count.cumsum(0) - t.leaf_count for t in subtrees]),
         leaf_count=torch.cat([t.leaf_count for t in subtrees]),
-        leaf_radius=torch.cat([t.leaf_radius for t in subtrees]),
         mean=mean,
         deviation=(torch.stack([t.deviation_sum for t in subtrees]).sum(0) / max(1, kept)).float(),
         directions=directions,

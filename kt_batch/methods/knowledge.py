@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import TranslateConfig
+from kt_batch.errors import WeightsError
 from kt_batch.index.index import Index
 from kt_batch.index.search import Matches, search
 from kt_batch.kernels.colour import luminance, preserve_colour
@@ -97,9 +98,15 @@ class KnowledgeTransfer:
 
 
 def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
-    """One image `(3, H, W)` -> float32 features `(C, h, w)`; never batched, so that its bytes depend on it alone."""
+    """One image `(3, H, W)` -> float32 features `(C, h, w)`; never batched, so that its bytes depend on it alone.
+
+    Raises WeightsError when they are not finite, which images, whose pixels are, cannot be the cause of.
+    """
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    return encoder.encode(batch, layer)[0].contiguous()
+    features = encoder.encode(batch, layer)[0].contiguous()
+    if not features.isfinite().all():
+        raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
+    return features
 
 
 def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:

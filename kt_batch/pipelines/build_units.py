@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
+from kt_batch.errors import DamagedError
 from kt_batch.index.ids import hash_ids, sort_order
 from kt_batch.index.packing import ClusterSpace, pack
 from kt_batch.index.shards import make_shard, match_parts, write_shard
@@ -82,8 +83,8 @@ def build_unit_id(stage: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Top:
-    """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in, the
-    library mean `(4, C)` and the first level's directions `(D, d)`, all float32."""
+    """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in,
+    the library mean `(4, C)` and the first level's directions `(D, d)`, all float32."""
 
     centres: Tensor
     mean: Tensor
@@ -91,7 +92,8 @@ class Top:
 
     def put(self, build: Location) -> str:
         """Store it by content; returns its SHA-256."""
-        return put_blob(build, "top", save({"centres": self.centres, "mean": self.mean, "directions": self.directions}))[0]
+        fitted = {"centres": self.centres, "mean": self.mean, "directions": self.directions}
+        return put_blob(build, "top", save(fitted))[0]
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
@@ -107,9 +109,16 @@ class SampleWorker:
         self.numerics = job.fix_numerics()
 
     def __call__(self, unit: PartUnit) -> Receipt:
-        """Commit a table (patch_id, vector) of the part's share of the sample."""
+        """Commit a table (patch_id, vector) of the part's share of the sample.
+
+        Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
+        """
         job = self.job
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        if not np.isfinite(from_fixed_binary(table["vector"], "<f2", (4, job.channels))).all():
+            raise DamagedError(
+                f"'{unit.part.name}' at '{job.library}' holds patches with NaN or infinity; allowed are finite values."
+            )
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
         share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
         chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))

@@ -271,7 +271,7 @@ def image_patches(encoder: Encoder, working: WorkingImage, identity: str, config
     if config.max_patches is not None and len(ids) > config.max_patches:
         chosen = np.sort(np.argsort(hash_ids(ids, config.seed), kind="stable")[: config.max_patches])
         rows, cols, ids = rows[chosen], cols[chosen], ids[chosen]
-    vectors = unfold(features.clamp(max=LARGEST_HALF).half(), rows, cols).numpy()
+    vectors = unfold(features.clamp(-LARGEST_HALF, LARGEST_HALF).half(), rows, cols).numpy()
     x0, x1 = boxes(cols.numpy(), geometry, working.width)
     y0, y1 = boxes(rows.numpy(), geometry, working.height)
     columns = [

@@ -145,7 +145,9 @@ def write_index_summary(location: Location, summary: IndexSummary) -> None:
 def find_index(library: Library, wanted: str | None) -> IndexSummary:
     """The index of the library's present snapshot, or the one named by `wanted` (a digest or the head of one).
 
-    Raises MissingError when there is none, MismatchError when the library has changed since or several would do.
+    An index of an earlier snapshot is as good as it was, when it is asked for: the patches it names are still there.
+    Raises MissingError when there is none, MismatchError when the library has changed since, when several would do, or
+    when it was made by a version of kt_batch that wrote another format.
     """
     names = library.location.list("index")
     digests = sorted({name.split("/")[1] for name in names if name.endswith("/index.json")})
@@ -155,18 +157,30 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
         found = [s for s in summaries if s.digest.startswith(wanted)]
         if len(found) != 1:
             raise MissingError(f"'{place}' has {len(found)} indexes '{wanted}'; it has {', '.join(digests) or 'none'}.")
-        return found[0]
+        return _of_this_format(found, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
     current = [s for s in summaries if s.snapshot == library.snapshot]
     if not current:
         raise MismatchError(f"'{place}' has changed since it was indexed; run: kt-batch index {place}")
+    current = _of_this_format(current, place)
     if len(current) > 1:
         raise MismatchError(
             f"'{place}' has {len(current)} indexes of its present state; choose with --index: "
             f"{', '.join(s.digest for s in current)}."
         )
     return current[0]
+
+
+def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSummary]:
+    """Those that this version can search. Raises MismatchError when there is none among them."""
+    found = [summary for summary in summaries if summary.format == INDEX_FORMAT]
+    if not found:
+        raise MismatchError(
+            f"The index {summaries[0].digest} of '{place}' is of format {summaries[0].format}, this version reads "
+            f"{INDEX_FORMAT}; run: kt-batch index {place}"
+        )
+    return found
 
 
 def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:

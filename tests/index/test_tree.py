@@ -21,7 +21,6 @@ def leaf_subtree(centre: list[float], count: int) -> Subtree:
         child_count=torch.tensor([0]),
         leaf=torch.tensor([0]),
         leaf_count=torch.tensor([count]),
-        leaf_radius=torch.tensor([0.5]),
         deviation_sum=torch.tensor([6.0], dtype=torch.float64),
     )
 
@@ -34,7 +33,6 @@ def split_subtree() -> Subtree:
         child_count=torch.tensor([2, 0, 2, 0, 0]),
         leaf=torch.tensor([-1, 0, -1, 1, 2]),
         leaf_count=torch.tensor([2, 3, 4]),
-        leaf_radius=torch.tensor([0.2, 0.3, 0.4]),
         deviation_sum=torch.tensor([4.0], dtype=torch.float64),
     )
 
@@ -49,7 +47,7 @@ def reached(tree: Tree, node: int = 0) -> list[int]:
 
 def test_two_subtrees_joined_by_hand() -> None:
     top = torch.tensor([[1.0, 0], [0, 1]])
-    tree = join(top, [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1))
+    tree = join(top, [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1), torch.eye(2))
     # Nodes: 0 root, 1 and 2 the clusters, 3 to 6 the rest of the first one.
     assert tree.centres[:, 0].tolist() == [0, 1, 0, 2, 3, 4, 5]
     assert tree.first_child.tolist() == [1, 3, 0, 0, 5, 0, 0]

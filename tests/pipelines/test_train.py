@@ -117,8 +117,8 @@ def alone(member: Member) -> None:
 
 def parts(weights: Path, *cuts: str) -> tuple[LoadedEncoder, list[LoadedDecoder]]:
     """What a training left, loaded as anybody would."""
-    encoder = load_encoder(EncoderSource("mine", str(weights / "kt-vgg-2.encoder.safetensors")))
-    return encoder, [load_decoder(encoder, "mine", cut, str(weights / f"kt-vgg-2.{cut}.safetensors")) for cut in cuts]
+    encoder = load_encoder(EncoderSource("mine", str(weights / "kt-vgg-3.encoder.safetensors")))
+    return encoder, [load_decoder(encoder, "mine", cut, str(weights / f"kt-vgg-3.{cut}.safetensors")) for cut in cuts]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -174,7 +174,7 @@ def test_a_training_leaves_weight_files_that_belong_together(place: Place, small
         assert restored.isfinite().all()
     assert set(files(weights)) == {
         "weights.json",
-        *(f"kt-vgg-2.{part}.safetensors" for part in ("encoder", "relu1_1", "relu2_1")),
+        *(f"kt-vgg-3.{part}.safetensors" for part in ("encoder", "relu1_1", "relu2_1")),
     }
 
 
@@ -182,7 +182,7 @@ def test_the_encoder_is_the_one_that_the_decoders_were_trained_for(place: Place,
     job = place.job(relu1_1=1)
     weights = train_autoencoder(job, ignore, alone)
     # Rounded once, before any decoder was trained.
-    assert files(weights)["kt-vgg-2.encoder.safetensors"] == (job.out / "encoder.safetensors").read_bytes()
+    assert files(weights)["kt-vgg-3.encoder.safetensors"] == (job.out / "encoder.safetensors").read_bytes()
 
 
 def test_the_same_training_gives_the_same_files(place: Place, small: None) -> None:
@@ -224,7 +224,7 @@ def test_a_training_that_is_made_longer_after_its_end_trains_on_and_ends_anew(pl
     weights = train_autoencoder(replace(short, steps={"relu1_1": 4}), steps, alone)
     assert steps == [("stage0", 3), ("stage0", 4), ("stage1-after-4", 1), ("stage1-after-4", 2)]
     changed = {name for name, content in files(weights).items() if content != before[name]}
-    assert changed == {"weights.json", "kt-vgg-2.relu1_1.safetensors"}
+    assert changed == {"weights.json", "kt-vgg-3.relu1_1.safetensors"}
     # The end goes on from the longer first stage and not from the earlier end: as if it had been interrupted at step 2.
     interrupted = place.job("interrupted", relu1_1=4)
     with pytest.raises(ZeroDivisionError):
@@ -318,7 +318,7 @@ def test_an_encoder_that_is_given_gets_decoders_and_stays_as_it_is(place: Place,
     job = replace(place.job(relu2_1=1), encoder=given)
     weights = train_autoencoder(job, ignore, alone)
     assert not (job.out / "encoder.safetensors").exists()
-    decoder = load_decoder(load_encoder(given), "vgg19", "relu2_1", str(weights / "kt-vgg-2.relu2_1.safetensors"))
+    decoder = load_decoder(load_encoder(given), "vgg19", "relu2_1", str(weights / "kt-vgg-3.relu2_1.safetensors"))
     assert decoder.network.channels == 16
 
 

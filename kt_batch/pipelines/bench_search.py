@@ -1,0 +1,267 @@
+"""How fast and how right every searcher is on one library, peers included, in one run on the same threads."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.errors import MismatchError
+from kt_batch.index.index import Index, build_in_memory
+from kt_batch.index.rivals import build_rival, search_rival
+from kt_batch.index.search import search
+from kt_batch.index.shards import match_parts
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.bench_models import working_images
+from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.translate import default_cache, open_index
+from kt_batch.store.images import pad_to
+from kt_batch.store.indexes import IndexSummary, find_index
+from kt_batch.store.library import Library
+
+TRUTH = 2048  # queries whose exact match is found; recall and NCC ratio are of these
+REPEATS = 3  # of each timing, the median counts
+SAME = 1e-9  # a match is the best one when its canonical score is
+OURS = (4, 8, 16, 24, 32, 48, 64, 96)
+RIVALS = {
+    "ivf": (8, 16, 32, 64),
+    "ivf-panorama": (8, 16, 32, 64),
+    "ivf-pq": (16, 32, 64),
+    "hnsw": (16, 32, 64, 128),
+    "pq": (1,),
+}
+
+
+@dataclass(frozen=True)
+class SearchFigures:
+    """One row: a searcher at one setting (leaves probed, lists probed, efSearch; None where it has none).
+
+    recall: share of queries whose match has the best score there is; ncc_ratio: mean NCC found / mean NCC of the best.
+    build_seconds: from vectors in memory to an index in memory; bytes_per_patch: of that index.
+    """
+
+    searcher: str
+    setting: int | None
+    recall: float
+    ncc_ratio: float
+    queries: int
+    queries_per_second: float
+    certified: float
+    build_seconds: float | None
+    bytes_per_patch: float | None
+
+
+@dataclass(frozen=True)
+class SearchTable:
+    """The rows of one run, and what they were measured on. matrix_gflops: what a large float32 product reaches here."""
+
+    patches: int
+    dimension: int
+    queries: int
+    leaves: int
+    threads: int
+    matrix_gflops: float
+    rows: tuple[SearchFigures, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Raw query patches `(n, 4, C)`, the places `(t,)` of those whose exact scores `(t,)` and mean NCC are known."""
+
+    queries: Tensor
+    sample: Tensor
+    best: Tensor
+    best_ncc: float
+
+
+Find = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def bench_search(
+    library_uri: str,
+    images: Sequence[str],
+    source: EncoderSource,
+    rivals: Sequence[str],
+    threads: int,
+    progress: Progress,
+) -> SearchTable:
+    """Measure every searcher on an indexed library, asked by the patches of `images`, all at once.
+
+    Raises MismatchError when the encoder is not the library's.
+    """
+    torch.set_num_threads(threads)
+    index, summary = opened(library_uri)
+    queries = query_patches(library_uri, images, source)
+    asked = ask(index, queries)
+    rebuilt, build_seconds = rebuild(index, summary.config)
+    rows = list(_ours(rebuilt, asked, build_seconds, progress))
+    for number, name in enumerate(rivals, start=1):
+        rows += _rival(rebuilt, name, asked)
+        progress(Step("rivals", number, len(rivals)))
+    return SearchTable(
+        index.count, 4 * index.channels, len(queries), index.tree.leaves, threads, matrix_gflops(), tuple(rows)
+    )
+
+
+def opened(library_uri: str) -> tuple[Index, IndexSummary]:
+    """The present index of a library."""
+    library = Library.open(library_uri)
+    summary = find_index(library, None)
+    return open_index(library.location, summary, Path(default_cache())), summary
+
+
+def query_patches(library_uri: str, images: Sequence[str], source: EncoderSource) -> Tensor:
+    """All patches `(n, 4, C)` of the images at the library's layer and size, image after image."""
+    config = Library.open(library_uri).config.encoder
+    loaded = load_encoder(source)
+    if loaded.sha256 != config.weights_sha256:
+        raise MismatchError(
+            f"'{library_uri}' was made with encoder weights {config.weights_sha256[:16]}, not {loaded.sha256[:16]}."
+        )
+    stride = loaded.network.geometry(config.layer).stride
+    found = []
+    with torch.inference_mode():
+        for image in working_images(images, config.size, held_out=False):
+            features = encode(loaded.network, to_tensor(pad_to(image.pixels, stride)), config.layer)
+            found.append(unfold(features, *positions(features.shape[1], features.shape[2], 1, cover=True)))
+    return torch.cat(found).clone()
+
+
+def ask(index: Index, queries: Tensor, sample: int = TRUTH) -> Asked:
+    """Find the exact matches of `sample` queries, evenly spread."""
+    chosen = torch.arange(min(sample, len(queries))) * len(queries) // min(sample, len(queries))
+    exact = search(index, queries[chosen], SearchConfig(searcher="exact"))
+    return Asked(queries, chosen, exact.scores[:, 0], _mean_ncc(index, queries[chosen], exact.rows[:, 0]))
+
+
+def rebuild(index: Index, config: IndexConfig) -> tuple[Index, float]:
+    """The index of the same patches built anew in memory, and the seconds that takes. Equal patches alone are merged,
+    so that all searchers have the same ones."""
+    every = torch.arange(index.count)
+    packets, ids = index.packets(every), index.patch_ids(every)
+    started = time.perf_counter()
+    found = build_in_memory(packets, ids, config.model_copy(update={"merge": 1.0}))
+    return found, time.perf_counter() - started
+
+
+def _ours(index: Index, asked: Asked, build_seconds: float, progress: Progress) -> Iterator[SearchFigures]:
+    size = index_bytes(index) / index.count
+    settings = [
+        *((f"bhkm {bands}", SearchConfig(searcher="bhkm", bands=bands, probes=1)) for bands in (1, 2, 3, 4)),
+        ("hkm", SearchConfig(searcher="hkm", probes=1)),
+        *(("ours", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
+        ("ours --certify", SearchConfig(probes=16, certify=True)),
+        ("exact", SearchConfig(searcher="exact")),
+    ]
+    for number, (name, config) in enumerate(settings, start=1):
+        probes = None if config.searcher == "exact" else config.probes
+        yield measure(index, name, probes, asked, searcher(index, config), build_seconds, size)
+        progress(Step("ours", number, len(settings)))
+
+
+def searcher(index: Index, config: SearchConfig) -> Find:
+    """A searcher of an index as a function from raw queries to rows, scores and what is certified."""
+
+    def find(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = search(index, queries, config)
+        return found.rows[:, 0], found.scores[:, 0], found.certified
+
+    return find
+
+
+def _rival(index: Index, name: str, asked: Asked) -> list[SearchFigures]:
+    rival = build_rival(index, name)
+    rows = []
+    for probes in RIVALS[name]:
+
+        def find(queries: Tensor, probes: int = probes) -> tuple[Tensor, Tensor, Tensor]:
+            vectors, _ = match_parts(haar(queries), index.tree.mean)
+            found, scores = search_rival(rival, index, vectors, 1, probes)
+            return found[:, 0], scores[:, 0], torch.zeros(len(queries), dtype=torch.bool)
+
+        setting = None if name == "pq" else probes
+        rows.append(measure(index, name, setting, asked, find, rival.build_seconds, rival.bytes / index.count))
+    return rows
+
+
+def measure(
+    index: Index,
+    name: str,
+    setting: int | None,
+    asked: Asked,
+    find: Find,
+    build_seconds: float | None,
+    bytes_per_patch: float | None,
+) -> SearchFigures:
+    """One row. Quality on the sample; speed on all queries at once, or on the sample where that would take long."""
+    started = time.perf_counter()
+    rows, scores, certified = find(asked.queries[asked.sample])
+    once = time.perf_counter() - started
+    whole = once * len(asked.queries) / len(asked.sample) < 30
+    timed = asked.queries if whole else asked.queries[asked.sample]
+    spent = [] if whole else [once]
+    while len(spent) < (REPEATS if whole or once < 10 else 1):
+        started = time.perf_counter()
+        find(timed)
+        spent.append(time.perf_counter() - started)
+    seconds = sorted(spent)[len(spent) // 2]
+    # What bhkm scores is of the bands it reads: all are compared by the canonical score of what they found.
+    vectors, _ = match_parts(haar(asked.queries[asked.sample]), index.tree.mean)
+    scores = canonical_scores(vectors, index.match_vectors(rows))
+    return SearchFigures(
+        searcher=name,
+        setting=setting,
+        recall=round(float((scores >= asked.best - SAME).double().mean()), 4),
+        ncc_ratio=round(_mean_ncc(index, asked.queries[asked.sample], rows) / asked.best_ncc, 5),
+        queries=len(timed),
+        queries_per_second=round(len(timed) / seconds, 1),
+        certified=round(float(certified.double().mean()), 4),
+        build_seconds=None if build_seconds is None else round(build_seconds, 1),
+        bytes_per_patch=None if bytes_per_patch is None else round(bytes_per_patch, 1),
+    )
+
+
+def _mean_ncc(index: Index, queries: Tensor, rows: Tensor) -> float:
+    return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
+
+
+def index_bytes(index: Index) -> int:
+    """Of the shards and the tree, as they are on disk."""
+    shards = sum(
+        tensor.nbytes for shard in index.shards for tensor in (*shard.bands, shard.patch_ids, shard.norms, shard.level)
+    )
+    return shards + len(index.tree.to_bytes())
+
+
+def matrix_gflops(size: int = 2048) -> float:
+    """10^9 float32 operations a second in a large product, median of five: what the machine could do at best."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    spent = []
+    for _ in range(5):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        spent.append(time.perf_counter() - started)
+    return round(2 * size**3 / sorted(spent)[2] / 1e9, 1)
+
+
+def speed_at(rows: Sequence[SearchFigures], name: str, recall: float) -> float | None:
+    """Queries a second of a searcher at this recall, between the two settings around it (by the logarithm of the
+    speed); None where no setting reaches it."""
+    points = sorted((row.recall, row.queries_per_second) for row in rows if row.searcher == name)
+    above = [point for point in points if point[0] >= recall]
+    below = [point for point in points if point[0] < recall]
+    if not above:
+        return None
+    (high, fast), (low, faster) = above[0], (below[-1] if below else above[0])
+    share = 0.0 if high == low else (high - recall) / (high - low)
+    return math.exp((1 - share) * math.log(fast) + share * math.log(faster))

@@ -1,0 +1,105 @@
+"""Laws of the first level: what a search reads of a patch never makes it look worse than it is."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kt_batch.kernels.bounds import first_level_slack, rounding_slack
+from kt_batch.kernels.principal import first_level, halved, principal_directions, stored_first_level
+from kt_batch.kernels.tiles import unit
+
+many = settings(max_examples=150, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+dims = st.integers(1, 96)
+KINDS = ("any", "positive", "within the directions", "beside them", "one axis", "subnormal", "equal values", "zero")
+kinds = st.sampled_from(KINDS)
+
+
+def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
+    """`(count, D)` unit or zero vectors of a kind that might deceive a bound of these directions `(D, d)`."""
+    generator = torch.Generator().manual_seed(seed)
+    dim, d = directions.shape
+    noise = torch.randn(count, dim, generator=generator)
+    match kind:
+        case "within the directions":  # the rest is the rounding of float32, or little more
+            x = torch.randn(count, d, generator=generator) @ directions.T + 10 ** (-2 - 6 * torch.rand(1, generator=generator)) * noise
+        case "beside them":
+            x = noise - noise @ directions @ directions.T
+        case "positive":
+            x = noise.abs() * (noise > 0.5)
+        case "one axis":
+            x = torch.nn.functional.one_hot(torch.arange(count) % dim, dim).float()
+        case "subnormal":  # one value of size, others that float16 rounds coarsely, and some that float32 does
+            x = noise * 10 ** (-45 * torch.rand(count, dim, generator=generator))
+            x[:, 0] = 1
+        case "equal values":
+            x = noise.sign()
+        case "zero":
+            x = torch.zeros(count, dim)
+        case _:
+            x = noise
+    return unit(x)
+
+
+def some_directions(kind: str, seed: int, dim: int, count: int) -> Tensor:
+    """`(dim, at most count)` directions, fitted to vectors of a kind."""
+    return principal_directions(vectors_of(kind, seed, 40, torch.eye(dim)), count)
+
+
+@many
+@given(seeds, kinds, st.integers(1, 1100), dims, st.integers(1, 127))
+def test_directions_are_orthonormal_and_their_signs_are_fixed(seed: int, kind: str, vectors: int, dim: int, count: int) -> None:
+    found = principal_directions(vectors_of(kind, seed, vectors, torch.eye(dim)), count)
+    assert found.shape == (dim, min(dim, count))
+    gram = found.double().T @ found.double()
+    # The stated 2^-18 of `first_level_slack`.
+    assert torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=torch.float64), 2) < 2**-18
+    assert (found.amax(0) + 1e-6 >= -found.amin(0)).all()  # its largest component is positive
+
+
+@many
+@given(seeds, kinds, kinds, dims)
+def test_as_many_directions_as_values_leave_nothing_but_rounding(seed: int, kind: str, other: str, dim: int) -> None:
+    directions = some_directions(other, seed + 1, dim, dim)
+    rest = first_level(vectors_of(kind, seed, 30, directions), directions)[:, -1]
+    assert (rest.square() <= 4 * rounding_slack(dim) + 2**-18).all()
+
+
+@many
+@given(seeds, kinds, kinds, dims, st.integers(1, 127))
+def test_a_rest_is_never_shorter_than_what_is_left(seed: int, kind: str, other: str, dim: int, count: int) -> None:
+    directions = some_directions(other, seed + 1, dim, count)
+    x = vectors_of(kind, seed, 30, directions)
+    exact = directions.double()
+    left = (x.double() - x.double() @ exact @ exact.T).norm(dim=1)
+    level = first_level(x, directions)
+    assert (level[:, -1].double() >= left).all()
+    assert (stored_first_level(level)[:, -1].double() >= level[:, -1].double()).all()
+
+
+@many
+@given(seeds, kinds, kinds, kinds, dims, st.integers(1, 127), st.sampled_from([1.0, -1.0]), st.floats(0, 0.1))
+def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
+    seed: int, kind: str, asked: str, fitted: str, dim: int, count: int, side: float, away: float
+) -> None:
+    directions = some_directions(fitted, seed + 1, dim, count)
+    x = vectors_of(kind, seed, 30, directions)
+    # Queries of any kind, and such as are the stored vectors themselves, their opposites, or next to them.
+    near = unit(side * x + away * vectors_of(asked, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(asked, seed + 3, 30, directions), near])
+    truth = queries.double() @ x.double().T
+    q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
+    slack = first_level_slack(dim)
+    assert (q @ stored.T + slack >= truth).all()
+    assert (halved(q) @ halved(stored).T + slack >= truth).all()
+
+
+@many
+@given(seeds, st.integers(1, 40), st.integers(2, 129))
+def test_half_a_first_level_says_no_less_than_the_whole(seed: int, count: int, width: int) -> None:
+    q, x = (torch.randn(count, width, generator=torch.Generator().manual_seed(seed + n)).double() for n in (0, 1))
+    assert halved(q).shape == (count, width // 2 + 1)
+    assert (halved(q) @ halved(x).T >= q @ x.T).all()
