@@ -1,4 +1,4 @@
-"""The commands that measure searching: `bench search`, `bench growth` and `bench paper`."""
+"""The commands that measure: `bench models`, and of searching `bench search`, `bench growth` and `bench paper`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kt_batch import options
-from kt_batch.cli_models import bench_app
+from kt_batch.cli_models import bench_models_command
 from kt_batch.console import ProgressDisplay
 from kt_batch.errors import UsageError
 from kt_batch.models.layers import CUT_POINTS
@@ -20,6 +20,9 @@ from kt_batch.pipelines.bench_paper import PaperFigures, bench_paper
 from kt_batch.pipelines.bench_search import RIVALS, SearchTable, bench_search, speed_at
 from kt_batch.report.plots import recall_plot
 from kt_batch.start import absolute_file, print_summary
+
+bench_app = typer.Typer(help="Measure, beside peers, in one run.", no_args_is_help=True)
+bench_app.command("models")(bench_models_command)
 
 Indexed = Annotated[str, typer.Argument(help="An indexed library: a directory or s3://bucket/prefix.")]
 Queries = Annotated[list[str], typer.Option("--queries", help="Images whose patches ask; may be repeated.")]
@@ -111,12 +114,10 @@ def bench_paper_command(
 
 
 def _search_lines(table: SearchTable, recall: float) -> list[str]:
-    lines = [
-        f"{table.patches:,} patches, D = {table.dimension}, {table.queries:,} queries, {table.threads} threads, "
-        f"{table.matrix_gflops:.0f} GFLOP/s in a large product",
-        f"{'':14} {'setting':>8} {'recall@1':>9} {'NCC ratio':>10} {'queries/s':>10} {'certified':>10} {'build':>9}"
-        f" {'bytes':>7}",
-    ]
+    first = f"{table.patches:,} patches, D = {table.dimension}, {table.queries:,} queries, {table.threads} threads"
+    quality = f"{'recall@1':>9} {'NCC ratio':>10} {'queries/s':>10} {'certified':>10}"
+    header = f"{'':14} {'setting':>8} {quality} {'build':>9} {'bytes':>7}"
+    lines = [f"{first}, {table.matrix_gflops:.0f} GFLOP/s in a large product", header]
     for row in table.rows:
         setting = "" if row.setting is None else str(row.setting)
         build = "" if row.build_seconds is None else f"{row.build_seconds:.1f} s"

@@ -16,8 +16,6 @@ from kt_batch.models.weights import ENCODERS, EncoderSource, describe_shipped, s
 from kt_batch.pipelines.bench_models import Figures, Pair, bench_models
 from kt_batch.start import absolute_file, print_summary
 
-bench_app = typer.Typer(help="Measure, beside peers, in one run.", no_args_is_help=True)
-
 HEADER = (
     f"{'':16} {'layer':8} {'ch':>4} {'PSNR':>6} {'worst':>6} {'SSIM':>6} {'encode':>8} {'decode':>8}"
     f" {'NCC of choice':>14} {'same':>6} {'R2':>6}"
@@ -42,7 +40,6 @@ def models_command(json: options.Json = False) -> int:
     return 0
 
 
-@bench_app.command("models")
 def bench_models_command(
     images: Annotated[list[str], typer.Option("--images", help="Photographs; may be repeated.")],
     paintings: Annotated[

@@ -16,6 +16,7 @@ from kt_batch.index.tree import join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
 from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
+from kt_batch.kernels.tiles import canonical_scores
 
 Ids = NDArray[np.uint8]
 
@@ -48,6 +49,21 @@ def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None =
     """An index of `(n, 4, C)` patches in one shard; by default small leaves, and only equal patches merged."""
     ids = ids_of(len(cells)) if ids is None else ids
     return build_in_memory(packets_of(cells), ids, config or IndexConfig(max_leaf=16, merge=1))
+
+
+def brute_force(index: Index, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of all kept patches for `(n, 4, C)` queries by the definition: every canonical score, ties to the
+    smaller id. Rows and scores `(n, k)`, fewer where the index holds fewer."""
+    asked, _ = match_parts(haar(queries), index.tree.mean)
+    everything = torch.arange(index.count)
+    library, ids = index.match_vectors(everything), [row.tobytes() for row in index.patch_ids(everything)]
+    rows, scores = [], []
+    for one in asked:
+        score = canonical_scores(one.expand(index.count, -1), library)
+        best = sorted(range(index.count), key=lambda row: (-score[row].item(), ids[row]))[:k]
+        rows.append(best)
+        scores.append(score[best])
+    return torch.tensor(rows, dtype=torch.int64), torch.stack(scores)
 
 
 def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids | None = None) -> Index:

@@ -86,8 +86,8 @@ def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
 
 
 def canonically_best(index: Index, vectors: Tensor, pairs: Pairs, k: int) -> tuple[Tensor, Tensor]:
-    """Of distinct, scored pairs the k best rows `(n, k)` of each query by canonical score, ties to the smaller patch id,
-    and the scores `(n, k)` float64; -1 and -inf where a query has fewer."""
+    """Of distinct, scored pairs the k best rows `(n, k)` of each query by canonical score, ties to the smaller patch
+    id, and the scores `(n, k)` float64; -1 and -inf where a query has fewer."""
     n = len(vectors)
     worst = kth_best(pairs, n, k) - 2 * rounding_slack(vectors.shape[1])
     left = pairs.at(pairs.scores >= worst[pairs.who])

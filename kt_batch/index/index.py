@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
-from kt_batch.index.packing import ClusterSpace, pack, spread
+from kt_batch.index.packing import PART, ClusterSpace, pack, spread
 from kt_batch.index.shards import Shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
@@ -103,10 +103,11 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     order = torch.from_numpy(sort_order(patch_ids))
     packets, ids = packets[order], torch.from_numpy(patch_ids)[order]
     mean = library_mean(packets, config)
-    vectors, _ = match_parts(packets, mean)
-    directions = principal_directions(vectors[spread(len(vectors), config.sample)], LEVEL_WIDTH - 1)
+    sample = packets[spread(len(packets), config.sample)]
+    directions = principal_directions(match_parts(sample, mean)[0], LEVEL_WIDTH - 1)
     space = ClusterSpace(config, directions)
-    centre = unit(space.points(vectors).double().sum(0, keepdim=True).float())
+    points = space.points_of(packets, torch.arange(len(packets)), mean)
+    centre = unit(sum_rows(points)[None].float())
     packed = pack(packets, mean, centre[0], space, level=0)
     shard = make_shard(packets[packed.order], ids[packed.order], mean, directions)
     return Index(join(space.lift(centre), [packed.subtree], mean, directions), [shard])
@@ -116,4 +117,9 @@ def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:
     """What match space subtracts, `(4, C)` float32: the mean packet, or zero in space `raw`."""
     if config.match_space == "raw":
         return torch.zeros(packets.shape[1:], dtype=torch.float32)
-    return packets.double().mean(0).float()
+    return (sum_rows(packets) / len(packets)).float()
+
+
+def sum_rows(x: Tensor) -> Tensor:
+    """The sum over the first of the dimensions, float64, in blocks of fixed size."""
+    return torch.stack([part.double().sum(0) for part in x.split(PART)]).sum(0)

@@ -19,6 +19,7 @@ from kt_batch.kernels.tiles import unit
 
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
+PART = 16384  # packets that are made float32 at a time
 MERGE_BLOCK = 4096  # rows compared with each other; a leaf that holds more (fixed clusters) is merged block by block
 
 
@@ -44,6 +45,10 @@ class ClusterSpace:
         """Unit vectors `(n, D)` -> the unit vectors `(n, p)` that are clustered."""
         return vectors if self.config.clusters else unit(first_level(vectors, self.directions)[:, :-1])
 
+    def points_of(self, packets: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
+        """The points `(m, p)` of rows `(m,)` of packets `(n, 4, C)`, PART at a time: float32 takes twice the room."""
+        return torch.cat([self.points(match_parts(packets[part], mean)[0]) for part in rows.split(PART)])
+
     def lift(self, centres: Tensor) -> Tensor:
         """Centres `(k, p)` as unit vectors `(k, D)`."""
         return centres if self.config.clusters else unit(centres @ self.directions.T)
@@ -55,31 +60,39 @@ def pack(packets: Tensor, mean: Tensor, centre: Tensor, space: ClusterSpace, lev
     packets `(n, 4, C)` float16 by ascending patch id, n >= 1; mean `(4, C)`; centre `(p,)` the cluster's own, in
     `space`. `level` is how many levels of `config.clusters` are used up already.
     """
-    config = space.config
     owner = collapse_equal(packets)
     distinct = (owner == torch.arange(len(owner))).nonzero()[:, 0]
-    vectors, _ = match_parts(packets[distinct], mean)
-    builder = _Builder(config, space.points(vectors), centre)
+    builder = _Builder(space.config, space.points_of(packets, distinct, mean), centre)
     builder.split(0, torch.arange(len(distinct)), level)
-    norms = packets[distinct].double().square().sum((1, 2)).sqrt()
     order: list[Tensor] = []
     counts = []
     for members in builder.leaves:
-        kept, represents = merge_near(vectors[members], norms[members], config.merge)
-        owner[distinct[members]] = distinct[members[represents]]
-        order.append(distinct[members[kept]])
+        rows = distinct[members]
+        kept, represents = _merged(packets[rows], mean, space.config.merge)
+        owner[rows] = rows[represents]
+        order.append(rows[kept])
         counts.append(len(kept))
     kept_rows = torch.cat(order)
-    _, deviation = mean_and_std(packets[kept_rows].float())
     subtree = Subtree(
         centres=space.lift(torch.stack(builder.centres)),
         first_child=torch.tensor(builder.first_child),
         child_count=torch.tensor(builder.child_count),
         leaf=torch.tensor(builder.leaf),
         leaf_count=torch.tensor(counts),
-        deviation_sum=deviation.double().sum(0),
+        deviation_sum=sum(
+            (mean_and_std(packets[rows].float())[1].double().sum(0) for rows in kept_rows.split(PART)),
+            torch.zeros(packets.shape[2], dtype=torch.float64),
+        ),
     )
     return Packed(kept_rows, owner[owner], subtree)
+
+
+def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """`merge_near` of the packets `(m, 4, C)` of one leaf."""
+    if threshold >= 1:
+        return torch.arange(len(packets)), torch.arange(len(packets))
+    norms = packets.double().square().sum((1, 2)).sqrt()
+    return merge_near(match_parts(packets, mean)[0], norms, threshold)
 
 
 class _Builder:

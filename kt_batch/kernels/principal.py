@@ -28,7 +28,8 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
         moments += (block.T @ block).double()
     found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
     largest = found.gather(0, found.abs().argmax(0, keepdim=True))
-    return (found * largest.sign()).float().contiguous()
+    turned: Tensor = (found * largest.sign()).float().contiguous()
+    return turned
 
 
 def first_level(vectors: Tensor, directions: Tensor) -> Tensor:

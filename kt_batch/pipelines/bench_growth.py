@@ -35,8 +35,8 @@ SAMPLE = 1024  # queries whose exact match is found at each size
 
 @dataclass(frozen=True)
 class GrowthFigures:
-    """One size. seconds_per_query at the recall asked for, None where no setting reaches it; memory_bytes: the most that
-    this process has had resident so far, sizes ascending; bytes_per_patch of the index."""
+    """One size. seconds_per_query at the recall asked for, None where no setting reaches it; memory_bytes: the most
+    that this process has had resident so far, sizes ascending; bytes_per_patch of the index."""
 
     patches: int
     leaves: int

@@ -15,7 +15,7 @@ from kt_batch.models.weights import shipped
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.tiny import draw, draw_all, hashes
 
-GROUPS = {"bench": ["models"]}
+GROUPS = {"bench": ["growth", "models", "paper", "search"]}
 
 
 def commands() -> dict[str, Any]:
@@ -160,6 +160,54 @@ def test_bench_models_prints_a_row_for_every_pair(kt: Say, tmp_path: Path) -> No
     printed = kt(*words)
     assert printed.code == 0
     assert printed.out.count("100.0%") == len(rows)
+
+
+def test_bench_search_prints_a_row_for_every_searcher_and_draws_a_plot(kt: Say, tmp_path: Path) -> None:
+    paintings, library = draw_all(tmp_path / "paintings", [1, 2]), tmp_path / "library"
+    kt("extract", paintings, "--library", library, "--size", "48")
+    kt("index", library)
+    words = ["bench", "search", library, "--queries", draw_all(tmp_path / "photos", [3]), "--rivals", ""]
+    words += ["--threads", "1", "--plot", tmp_path / "plots" / "recall.svg"]
+    said = kt(*words, "--json")
+    assert said.code == 0
+    assert {"exact", "ours --certify", "hkm", "bhkm 1"} <= {row["searcher"] for row in said.json["rows"]}
+    assert (tmp_path / "plots" / "recall.svg").read_text(encoding="utf-8").startswith("<svg")
+    printed = kt(*words)
+    assert printed.code == 0
+    assert "recall@1" in printed.out
+
+
+def test_bench_search_knows_its_rivals(kt: Say, tmp_path: Path) -> None:
+    said = kt("bench", "search", tmp_path, "--queries", tmp_path, "--rivals", "annoy")
+    assert said.code == 2
+    assert "'annoy'; there are ivf," in said.err
+
+
+def test_bench_paper_knows_its_layers(kt: Say, tmp_path: Path) -> None:
+    words = ["--paintings", tmp_path, "--photographs", tmp_path, "--out", tmp_path]
+    said = kt("bench", "paper", *words, "--layers", "relu9_9")
+    assert said.code == 2
+    assert "relu9_9" in said.err
+
+
+def test_bench_growth_of_a_small_library_says_how_many_patches_it_needs(kt: Say, tmp_path: Path) -> None:
+    paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
+    kt("extract", paintings, "--library", library, "--size", "48")
+    kt("index", library)
+    said = kt("bench", "growth", library, "--queries", paintings)
+    assert said.code == 2
+    assert "growth needs at least 262144" in said.err
+
+
+def test_only_our_own_searchers_can_certify(kt: Say, tmp_path: Path) -> None:
+    paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
+    kt("extract", paintings, "--library", library, "--size", "48")
+    kt("index", library)
+    words = ["translate", paintings, "--library", library, "--out", tmp_path / "run", "--certify"]
+    said = kt(*words, "--searcher", "hkm")
+    assert said.code == 2
+    assert "certify is for the searchers ours and exact" in said.err
+    assert kt(*words).code == 0
 
 
 def test_a_pair_at_a_layer_that_is_no_cut_point_is_wrong_usage(kt: Say, tmp_path: Path) -> None:

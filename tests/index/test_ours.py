@@ -1,0 +1,230 @@
+"""The default searcher: its two modes, its shares of work, and the libraries and queries that nothing goes right with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.index import ours
+from kt_batch.index.index import Index
+from kt_batch.index.ours import nearest_leaves, search_fast
+from kt_batch.index.search import Matches, search
+from kt_batch.index.shards import match_parts
+from kt_batch.kernels.haar import haar
+from tests.synthetic import brute_force, clustered, index_of, sharded_index_of
+
+CHANNELS = 48  # D = 192: more than the 127 coordinates of the first level, so that there is a rest
+BOTH = pytest.mark.parametrize("certify", [False, True])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(index: Index, queries: Tensor, certify: bool = False, probes: int = 8, top_k: int = 1) -> Matches:
+    return search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=certify))
+
+
+def same(one: Matches, other: Matches) -> bool:
+    """Equal to the last bit."""
+    return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
+
+
+def is_brute_force(found: Matches, index: Index, queries: Tensor) -> bool:
+    rows, scores = brute_force(index, queries, found.rows.shape[1])
+    return found.rows.equal(rows) and found.scores.equal(scores)
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    """2,000 patches in three shards, about 100 leaves."""
+    cells = clustered(2000, CHANNELS, clusters=30, seed=1)
+    return sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1), shards=3)
+
+
+@pytest.fixture(scope="module")
+def queries() -> Tensor:
+    return clustered(250, CHANNELS, clusters=30, seed=2)
+
+
+# ---- the two modes ----
+
+
+def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queries: Tensor) -> None:
+    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    leaves = nearest_leaves(index, vectors @ index.tree.directions, 8)
+    held = torch.zeros(len(queries), index.count, dtype=torch.bool)
+    for n, some in enumerate(leaves.tolist()):
+        for leaf in some:
+            _, _, count, first = index.leaf_rows(leaf)
+            held[n, first : first + count] = True
+    scores = vectors.double() @ index.match_vectors(torch.arange(index.count)).double().T
+    best = scores.masked_fill(~held, -torch.inf).amax(1)
+    rows, found = search_fast(index, vectors, 1, 8)
+    assert held.gather(1, rows).all()
+    assert (found[:, 0] >= best - 1e-9).double().mean() > 0.97
+
+
+def test_nearest_leaves_are_those_of_the_nearest_centres(index: Index, queries: Tensor) -> None:
+    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    found = nearest_leaves(index, vectors @ index.tree.directions, 5)
+    directions = index.tree.directions.double()
+    centres = index.tree.leaf_centres().double() @ directions
+    cosines = vectors.double() @ directions @ (centres / centres.norm(dim=1, keepdim=True)).T
+    assert found.equal(cosines.topk(5, dim=1).indices)
+
+
+def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tensor) -> None:
+    found = run(index, queries, probes=index.tree.leaves, top_k=3)
+    assert found.certified.all()
+    assert is_brute_force(found, index, queries)
+    assert not run(index, queries, probes=index.tree.leaves - 1).certified.any()
+
+
+@pytest.mark.parametrize("top_k", [1, 5])
+def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
+    index: Index, queries: Tensor, top_k: int
+) -> None:
+    found = run(index, queries, certify=True, probes=1, top_k=top_k)
+    assert not found.rows.equal(run(index, queries, probes=1, top_k=top_k).rows)
+    assert is_brute_force(found, index, queries)
+
+
+def test_fixed_clusters_of_any_size_are_searched_alike(queries: Tensor) -> None:
+    index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(clusters=(3,), merge=1))
+    assert index.tree.leaf_count.max() > 100
+    assert is_brute_force(run(index, queries[:50], certify=True, probes=1), index, queries[:50])
+
+
+# ---- how the work is shared out does not matter ----
+
+
+@BOTH
+@pytest.mark.parametrize("count", [2, 3])
+def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, certify: bool, count: int) -> None:
+    for asked in (queries, queries[:1], queries[:2], queries[:0]):
+        with threads(1):
+            alone = run(index, asked, certify, top_k=2)
+        with threads(count):
+            assert same(run(index, asked, certify, top_k=2), alone)
+            assert torch.get_num_threads() == count  # as it was before the search
+
+
+def test_the_threads_are_as_before_when_a_search_fails(
+    index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "canonically_best", None)
+    with threads(2):
+        with pytest.raises(TypeError):
+            run(index, queries)
+        assert torch.get_num_threads() == 2
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "sizes", [{"ROWS": 5}, {"PRODUCTS": 64}, {"BLOCK": 7}, {"PENDING": 20}, {"ROWS": 1, "BLOCK": 1, "PENDING": 0}]
+)
+def test_how_much_is_looked_through_at_a_time_does_not_matter(
+    index: Index, queries: Tensor, certify: bool, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(index, queries[:40], certify, top_k=2)
+    for name, size in sizes.items():
+        assert hasattr(ours, name)
+        monkeypatch.setattr(ours, name, size)
+    assert same(run(index, queries[:40], certify, top_k=2), expected)
+
+
+# ---- the small, the flat and the empty ----
+
+
+@BOTH
+def test_one_patch_is_found_by_every_query(certify: bool, queries: Tensor) -> None:
+    found = run(index_of(clustered(1, CHANNELS)), queries, certify, top_k=3)
+    assert found.rows.tolist() == [[0]] * len(queries)
+
+
+@BOTH
+def test_of_patches_that_are_all_equal_one_is_kept_and_found(certify: bool, queries: Tensor) -> None:
+    index = index_of(clustered(1, CHANNELS).expand(300, -1, -1))
+    assert index.count == 1
+    assert run(index, queries, certify).rows.eq(0).all()
+
+
+@BOTH
+def test_patches_of_one_direction_are_one_leaf_and_ties_go_to_the_smallest_ids(certify: bool, queries: Tensor) -> None:
+    # Eight powers of two: unit vectors that are the very same.
+    cells = clustered(1, CHANNELS, seed=3) * (2.0 ** torch.arange(-4, 4))[:, None, None]
+    index = index_of(cells, IndexConfig(max_leaf=8, merge=1))
+    assert index.tree.leaf_count.tolist() == [8]
+    assert is_brute_force(run(index, queries, certify, top_k=3), index, queries)
+
+
+@BOTH
+@pytest.mark.parametrize("space", ["raw", "centred"])
+def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: str) -> None:
+    colours = torch.rand(40, 1, CHANNELS, generator=torch.Generator().manual_seed(0))
+    index = index_of(
+        torch.cat([colours.expand(-1, 4, -1), clustered(200, CHANNELS)]),
+        IndexConfig.model_validate({"max_leaf": 16, "merge": 1, "match_space": space}),
+    )
+    found = run(index, colours.expand(-1, 4, -1), certify)
+    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=1e-3, rtol=0)
+
+
+def test_fewer_patches_than_clusters_are_all_leaves() -> None:
+    cells = clustered(5, CHANNELS)
+    index = index_of(cells, IndexConfig(clusters=(8, 8), merge=1))
+    assert index.count == 5
+    for probes in (1, 8):
+        assert is_brute_force(run(index, cells, probes=probes), index, cells)
+
+
+def test_a_zero_query_ties_with_every_patch_and_takes_the_smallest_ids(index: Index, queries: Tensor) -> None:
+    asked = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
+    found = run(index, asked, certify=True, top_k=3)
+    assert is_brute_force(found, index, asked)
+    assert found.scores[2].tolist() == [0, 0, 0]
+    assert run(index, asked, top_k=3).scores[2].tolist() == [0, 0, 0]
+
+
+@BOTH
+def test_a_single_query_that_is_zero_is_answered(index: Index, certify: bool) -> None:
+    assert run(index, torch.zeros(1, 4, CHANNELS), certify).scores.tolist() == [[0]]
+
+
+@BOTH
+def test_a_query_that_no_patch_resembles_still_gets_its_best(certify: bool) -> None:
+    # All scores are negative; the zero patch, with score 0, is the best of them.
+    cells = torch.cat([clustered(50, CHANNELS), torch.zeros(1, 4, CHANNELS)])
+    index = index_of(cells)
+    asked = -clustered(10, CHANNELS, seed=9)
+    found = run(index, asked, certify, probes=index.tree.leaves)
+    assert is_brute_force(found, index, asked)
+    assert found.scores.eq(0).all()
+
+
+@BOTH
+def test_more_than_all_patches_asked_for_are_all_patches(certify: bool, queries: Tensor) -> None:
+    index = index_of(clustered(30, CHANNELS), IndexConfig(max_leaf=8, merge=1))
+    found = run(index, queries, certify, probes=1, top_k=64)
+    assert found.rows.sort(dim=1).values.eq(torch.arange(30)).all()
+    assert is_brute_force(found, index, queries)
+
+
+@BOTH
+def test_values_that_only_float32_holds_are_searched_like_others(certify: bool, index: Index, queries: Tensor) -> None:
+    # A score does not see brightness, however faint or bright; 2^-100 of a value is nothing in float16.
+    expected = run(index, queries, certify)
+    for scale in (2.0**100, 2.0**-100):
+        assert run(index, queries * scale, certify).rows.equal(expected.rows)

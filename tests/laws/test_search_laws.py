@@ -1,0 +1,106 @@
+"""Laws of the default searcher, for libraries and queries of every awkward kind."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.index.index import Index
+from kt_batch.index.search import search
+from kt_batch.index.shards import match_parts
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.tiles import canonical_scores
+from tests.synthetic import brute_force, clustered, sharded_index_of
+
+KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
+many = settings(max_examples=60, deadline=None)
+seeds = st.integers(0, 10**6)
+# D = 4, 32 and 160: fewer values than the first level has coordinates, and more.
+channels = st.sampled_from([1, 8, 40])
+mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
+configs = st.builds(
+    IndexConfig,
+    match_space=st.sampled_from(["raw", "centred"]),
+    max_leaf=st.sampled_from([8, 32]),
+    merge=st.sampled_from([0.9, 0.995, 1.0]),
+    clusters=st.sampled_from([(), (), (4, 3)]),
+)
+
+
+def patches_of(mixture: list[tuple[str, int]], channels: int, seed: int) -> Tensor:
+    """`(n, 4, channels)` patches, so many of each kind."""
+    parts = []
+    for number, (kind, count) in enumerate(mixture):
+        base = clustered(count, channels, clusters=7, seed=seed + number)
+        brightness = torch.arange(count)[:, None, None] % 30
+        match kind:
+            case "equal":
+                base = base[:1].expand(count, -1, -1)
+            case "brighter":  # ties to the last bit: float16 and the norms take powers of two exactly
+                base = base[:1] * 2.0 ** (brightness % 9 - 4)
+            case "bent":  # one patch at many brightnesses: within rounding of each other, and not equal
+                base = base[:1] * 1.1**brightness
+            case "flat":  # all four cells equal
+                base = base[:, :1].expand(-1, 4, -1)
+            case "zero":
+                base = torch.zeros_like(base)
+            case "negative":  # codes are not behind a ReLU
+                base = -base
+        parts.append(base)
+    return torch.cat(parts)
+
+
+def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexConfig, shards: int) -> Index:
+    return sharded_index_of(patches_of(mixture, width, seed), config, shards)
+
+
+@many
+@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+def test_a_certified_search_is_brute_force_to_the_last_bit(
+    library: list[tuple[str, int]],
+    asked: list[tuple[str, int]],
+    width: int,
+    seed: int,
+    config: IndexConfig,
+    shards: int,
+    top_k: int,
+    probes: int,
+) -> None:
+    index = made(library, width, seed, config, shards)
+    # Half of the queries are of the library's own making, so that they meet themselves there.
+    queries = torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+    found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
+    rows, scores = brute_force(index, queries, top_k)
+    assert found.certified.all()
+    assert found.scores.equal(scores)
+    assert found.rows.equal(rows)
+
+
+@many
+@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
+    library: list[tuple[str, int]],
+    asked: list[tuple[str, int]],
+    width: int,
+    seed: int,
+    config: IndexConfig,
+    shards: int,
+    top_k: int,
+    probes: int,
+) -> None:
+    index = made(library, width, seed, config, shards)
+    queries = patches_of(asked, width, seed + 100)[::3]
+    found = search(index, queries, SearchConfig(probes=probes, top_k=top_k))
+    k = min(top_k, index.count)
+    assert found.rows.shape == (len(queries), k)
+    assert found.rows.min() >= 0
+    for n, rows in enumerate(found.rows.tolist()):
+        assert len(set(rows)) == k
+        by_rank = list(zip((-found.scores[n]).tolist(), map(bytes, index.patch_ids(found.rows[n])), strict=True))
+        assert by_rank == sorted(by_rank)
+    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    repeated = vectors.repeat_interleave(k, 0)
+    assert found.scores.flatten().equal(canonical_scores(repeated, index.match_vectors(found.rows.flatten())))
