@@ -38,7 +38,7 @@ WIDTHS: dict[str, Widths] = {
 CODES = {"relu1_1": 24, "relu2_1": 64, "relu3_1": 144, "relu4_1": 192}
 DETAILS = {"relu3_1": 8, "relu4_1": 12}
 HELD_OUT = "0"  # images whose id begins with this digit, one in sixteen, are never trained on
-SWAPPED_AT = ("relu3_1", "relu4_1")  # nearer to the image a crop has too many cells to match in a step
+SWAPPED_AT = ("relu3_1",)  # where it was measured; nearer to the image a crop has too many cells to match in a step
 CROP = 128
 FIT_BATCHES = 32
 FIT_BATCH = 8
@@ -67,10 +67,10 @@ RECIPES = {
             "relu1_1": ("conv:24", "out"),
             "relu2_1": ("conv:64", "res", "conv:32", "subpixel-out"),
             "relu3_1": ("conv:64", "res", "res", "subpixel:32", "conv:32", "subpixel-out"),
-            "relu4_1": ("conv:192", "res", "up", "conv:96", "res", "up", "conv:48", "up", "conv:24", "out"),
+            "relu4_1": ("conv:192", "res", "subpixel:96", "res", "subpixel:32", "conv:32", "subpixel-out"),
         },
         "relu",
-        ("relu1_1", "relu2_1"),
+        ("relu1_1", "relu2_1", "relu4_1"),
         (
             TrainSettings(),
             TrainSettings(steps=100, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, swapped=0.1),
