@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -153,7 +152,7 @@ def _hash(location: Location, name: str) -> tuple[str, int]:
     """SHA-256 and size of a file, read piece by piece."""
     digest, size = hashlib.sha256(), 0
     with location.open(name) as file:
-        while piece := cast("bytes", file.read(CHUNK)):
+        while piece := file.read(CHUNK):
             digest.update(piece)
             size += len(piece)
     return digest.hexdigest(), size

@@ -34,7 +34,8 @@ QUERIES = 4
 some = settings(max_examples=200, deadline=None)
 # Few values each, so that ties and repetitions are the rule.
 candidates = st.lists(
-    st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 5), st.sampled_from([-1.0, -0.5, 0.25, 0.5, 1.0])), max_size=40
+    st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 5), st.sampled_from([-1.0, -0.5, 0.25, 0.5, 1.0])),
+    max_size=40,
 )
 counts = st.integers(1, 6)
 
@@ -114,8 +115,8 @@ def test_no_candidates_have_no_best() -> None:
 
 @cache
 def tied() -> tuple[Index, Tensor]:
-    """12 patches at 4 brightnesses that float16 takes exactly, so that they tie by fours, with a zero patch; and queries
-    `(QUERIES, D)`: three that behave, and a zero vector, which ties with everything."""
+    """12 patches at 4 brightnesses that float16 takes exactly, so that they tie by fours, with a zero patch; and
+    queries `(QUERIES, D)`: three that behave, and a zero vector, which ties with everything."""
     brightness = 2.0 ** torch.arange(-2, 2)
     cells = (clustered(12, seed=3)[:, None] * brightness[:, None, None]).flatten(0, 1)
     index = index_of(torch.cat([cells, torch.zeros(1, 4, 8)]))

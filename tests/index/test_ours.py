@@ -1,4 +1,4 @@
-"""The default searcher: its two modes, its shares of work, and the libraries and queries that nothing goes right with."""
+"""The default searcher: its two modes, its shares of work, and libraries and queries that nothing goes right with."""
 
 from __future__ import annotations
 

@@ -78,7 +78,9 @@ def test_a_shard_of_patches_with_nan_is_refused_in_one_sentence(tmp_path: Path) 
         packets = packets_of(clustered(20))
         packets[7, 2, 3] = value
         write_shard(tmp_path / "shard", shard_of(packets, torch.zeros(4, 8)))
-        with pytest.raises(DamagedError, match=r"^The index shard '.*/shard' holds patches with NaN or infinity; .*\.$"):
+        with pytest.raises(
+            DamagedError, match=r"^The index shard '.*/shard' holds patches with NaN or infinity; .*\.$"
+        ):
             open_shard(tmp_path / "shard")
 
 

@@ -44,9 +44,7 @@ def test_fewer_vectors_than_directions_are_completed_to_an_orthonormal_set(count
 def test_the_order_of_many_vectors_does_not_change_what_they_have_in_common(generator: torch.Generator) -> None:
     vectors = torch.randn(3000, 6, generator=generator) * torch.tensor([1.0, 2, 4, 8, 16, 32])
     shuffled = vectors[torch.randperm(3000, generator=generator)]
-    torch.testing.assert_close(
-        principal_directions(shuffled, 6), principal_directions(vectors, 6), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(principal_directions(shuffled, 6), principal_directions(vectors, 6), atol=1e-5, rtol=0)
 
 
 def test_a_first_level_is_coordinates_and_the_length_of_the_rest() -> None:

@@ -25,7 +25,10 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
     noise = torch.randn(count, dim, generator=generator)
     match kind:
         case "within the directions":  # the rest is the rounding of float32, or little more
-            x = torch.randn(count, d, generator=generator) @ directions.T + 10 ** (-2 - 6 * torch.rand(1, generator=generator)) * noise
+            x = (
+                torch.randn(count, d, generator=generator) @ directions.T
+                + 10 ** (-2 - 6 * torch.rand(1, generator=generator)) * noise
+            )
         case "beside them":
             x = noise - noise @ directions @ directions.T
         case "positive":
@@ -51,7 +54,9 @@ def some_directions(kind: str, seed: int, dim: int, count: int) -> Tensor:
 
 @many
 @given(seeds, kinds, st.integers(1, 1100), dims, st.integers(1, 127))
-def test_directions_are_orthonormal_and_their_signs_are_fixed(seed: int, kind: str, vectors: int, dim: int, count: int) -> None:
+def test_directions_are_orthonormal_and_their_signs_are_fixed(
+    seed: int, kind: str, vectors: int, dim: int, count: int
+) -> None:
     found = principal_directions(vectors_of(kind, seed, vectors, torch.eye(dim)), count)
     assert found.shape == (dim, min(dim, count))
     gram = found.double().T @ found.double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import EncoderConfig, IndexConfig, SearchConfig, TranslateConfig
+from kt_batch.errors import WeightsError
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
 from kt_batch.kernels.colour import luminance
@@ -150,6 +151,15 @@ def test_only_codes_go_below_zero_in_a_statistics_swap(codes: dict[str, int]) ->
     # Source: mean 1/2, deviation 1/2; the match is nearly black, the ratio its bound: (x - 1/2)/3 = -1/6 where x is 0.
     expected = torch.tensor([1 / 6, 0.0]).repeat(4).expand(3, 8, 8) if codes else torch.zeros(3, 8, 8)
     torch.testing.assert_close(image, expected, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_lead_to_nan_are_one_sentence(value: float) -> None:
+    encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
+    encoder.get_parameter("conv1_1.0.bias")[1] = value
+    with pytest.raises(WeightsError, match=r"^With these weights the encoder's relu1_1 holds NaN or infinity; .*\.$"):
+        encode(encoder, picture(1), "relu1_1")
 
 
 def test_every_second_patch_still_covers_every_cell() -> None:

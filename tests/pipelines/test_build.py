@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from kt_batch.pipelines.common import Step
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.translate import open_index
 from kt_batch.runners.local import LocalRunner
-from kt_batch.store.indexes import find_index, read_index_summary
+from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 from kt_batch.store.tables import read_table
@@ -157,6 +158,31 @@ def test_a_library_that_grew_must_be_indexed_again(library: Path, tmp_path: Path
     assert second.index != first.index
     assert find_index(Library.open(str(library)), None).digest == second.index
     assert second.patches == first.patches + PATCHES
+
+
+def test_an_index_of_an_earlier_snapshot_is_there_for_who_names_it(library: Path, tmp_path: Path) -> None:
+    first = indexed(library)
+    extracted([draw(tmp_path / "new.png", 9)], library)
+    assert find_index(Library.open(str(library)), first.index).digest == first.index
+    indexed(library)
+    assert find_index(Library.open(str(library)), first.index[:8]).digest == first.index
+
+
+def test_an_index_of_another_format_is_named_and_a_new_one_takes_its_place(library: Path) -> None:
+    earlier = "0" * 16
+    folder = Path(shutil.copytree(library / "index" / indexed(library).index, library / "index" / earlier))
+    shutil.rmtree(library / "index" / indexed(library).index)
+    summary = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(summary | {"format": "kt-batch-index/1", "digest": earlier}))
+    for wanted in (None, earlier):
+        with pytest.raises(
+            MismatchError,
+            match=rf"^The index {earlier} of '.*' is of format kt-batch-index/1, this version reads {INDEX_FORMAT}; run: ",
+        ):
+            find_index(Library.open(str(library)), wanted)
+    new = indexed(library)
+    assert new.built
+    assert find_index(Library.open(str(library)), None).digest == new.index
 
 
 def test_no_library_an_unfinished_one_and_an_empty_one_are_refused(collection: Collection, tmp_path: Path) -> None:

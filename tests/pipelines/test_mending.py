@@ -19,7 +19,8 @@ from kt_batch.store.indexes import scratch_file
 from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.runs import Run, provenance_of
-from tests.tiny import column, draw, extracted, indexed, patches, results, translate_job, translated
+from kt_batch.store.schemas import from_fixed_binary
+from tests.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_job, translated
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -141,6 +142,29 @@ def test_features_too_large_for_a_float16_band_are_held_back() -> None:
     cells = torch.full((1, 4, 2), LARGEST_HALF).half()
     assert torch.isfinite(haar(cells.float()).half()).all()
     assert not torch.isfinite(haar((2 * cells).float()).half()).all()
+
+
+def test_features_far_below_zero_are_held_back_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A code may have any sign.
+    monkeypatch.setattr("kt_batch.pipelines.extract.encode", lambda *_: torch.tensor([-1e6, 1e6]).expand(1, 2, 2))
+    extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
+    vectors = from_fixed_binary(patches(tmp_path / "library")["vector"], "<f2", (4,))
+    assert vectors.tolist() == [[-LARGEST_HALF, LARGEST_HALF, -LARGEST_HALF, LARGEST_HALF]]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    # As if written by something else: `extract` lets none through.
+    features = torch.rand(2, 9, 9)
+    features[1, 4, 4] = value
+    monkeypatch.setattr("kt_batch.pipelines.extract.encode", lambda *_: features)
+    monkeypatch.setattr("kt_batch.pipelines.extract.LARGEST_HALF", torch.inf)
+    extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
+    (part,) = [name for name in hashes(tmp_path / "library") if name.startswith("patches/")]
+    with pytest.raises(DamagedError, match=rf"^'{part}' at '.*/library' holds patches with NaN or infinity; .*\.$"):
+        indexed(tmp_path / "library")
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import Step, no_progress
 from kt_batch.pipelines.translate import TranslateJob, check_outputs, contested_names, translate
+from kt_batch.report.sources import library_of, source_images
 from kt_batch.runners.local import LocalRunner
 from kt_batch.start import library_models
 from kt_batch.store.images import decode, pad_to
@@ -29,7 +30,20 @@ from kt_batch.store.runs import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger, Unit
 from tests.pipelines.conftest import PATCHES, Collection, Meddler, Recorder
-from tests.tiny import SIZE, column, draw, hashes, parts, patches, results, rows, translate_job, translated
+from tests.tiny import (
+    SIZE,
+    column,
+    draw,
+    extracted,
+    hashes,
+    indexed,
+    parts,
+    patches,
+    results,
+    rows,
+    translate_job,
+    translated,
+)
 
 
 @pytest.fixture
@@ -421,6 +435,23 @@ def test_an_index_that_is_gone_is_one_sentence(collection: Collection, tmp_path:
     job = translate_job(collection.library, tmp_path / "run", "0123456789abcdef")
     with pytest.raises(DamagedError, match=r"The index 0123456789abcdef of .* is gone"):
         translated([collection.photos / "11.png"], job)
+
+
+def test_an_index_of_an_earlier_snapshot_translates_as_it_did_and_is_explained(
+    collection: Collection, undisturbed: Path, tmp_path: Path
+) -> None:
+    library = Path(shutil.copytree(collection.library, tmp_path / "library"))
+    extracted([draw(tmp_path / "new.png", 9)], library)
+    indexed(library)
+    job = translate_job(library, tmp_path / "run", collection.index)
+    translated([collection.photos], job)
+    assert hashes(job.run, "images") == hashes(undisturbed, "images")
+    plain = [{name: row[name] for name in row if name != "library"} for row in rows(job.run, "provenance")]
+    assert plain == [{name: row[name] for name in row if name != "library"} for row in rows(undisturbed, "provenance")]
+    run = Run.open(job.run)
+    for output in run.outputs.values():
+        sources = {i.hex() for i in provenance_of(run, output)["source_image_id"].to_pylist()}
+        assert source_images(library_of(run), sources).keys() == sources
 
 
 def test_a_damaged_tree_and_a_cut_shard_are_one_sentence(collection: Collection, tmp_path: Path) -> None:

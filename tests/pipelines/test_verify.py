@@ -111,7 +111,7 @@ def test_what_is_whole_has_no_faults(run: Path, library: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["images/*.png", "provenance/*.parquet"])
 def test_a_bit_that_turned_in_a_run_is_found(run: Path, pattern: str) -> None:
-    broken = sorted(run.glob(pattern))[0]
+    broken = min(run.glob(pattern))
     damage(broken)
     found = check(run)
     assert len(found.faults) == 1
@@ -121,14 +121,14 @@ def test_a_bit_that_turned_in_a_run_is_found(run: Path, pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["images/*.png", "provenance/*.parquet"])
 def test_what_is_gone_from_a_run_is_found(run: Path, pattern: str) -> None:
-    gone = sorted(run.glob(pattern))[0]
+    gone = min(run.glob(pattern))
     gone.unlink()
     assert gone.name in check(run).faults[0]
 
 
 @pytest.mark.parametrize("pattern", ["patches/*.parquet", "index/shards/*", "index/*/tree.safetensors"])
 def test_a_bit_that_turned_in_a_library_or_its_index_is_found(library: Path, pattern: str) -> None:
-    damage(sorted(library.glob(pattern))[0])
+    damage(min(library.glob(pattern)))
     assert len(check(library).faults) == 1
 
 
