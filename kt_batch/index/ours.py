@@ -58,8 +58,8 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Fou
     """
     rows, scores = search_fast(index, vectors, k, probes)
     lit = vectors.any(1)
-    # A zero vector ties with every patch: no bound rules out any, and the smallest ids win.
-    rows[~lit] = index.smallest_ids(k)
+    if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
+        rows[~lit] = index.smallest_ids(k)
     some, begin, known = vectors[lit], rows[lit], scores[lit]
     level = first_level(some, index.tree.directions)
     rows[lit], scores[lit] = _in_threads(
