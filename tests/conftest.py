@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None)  # there are no asserts on time
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True, scope="session")
