@@ -153,7 +153,7 @@ class ObjectDaemonDiedError(Exception):
 
 
 # ceph-osd 16.2 may abort while it starts: its first command to the monitor can overtake the answer that says who the
-# monitor is ("wrong fsid", or 'map::at' thrown). Seen in one start of three; as any supervisor would, we start it again.
+# monitor is ("wrong fsid", or "map::at" thrown). Seen in one start of three; we start it again, as a supervisor would.
 @tenacity.retry(
     retry=tenacity.retry_if_exception_type(ObjectDaemonDiedError), stop=tenacity.stop_after_attempt(20), reraise=True
 )
