@@ -22,7 +22,7 @@ $(error FAISS is '$(FAISS)'; it may be cpu or gpu)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint format clean
+.PHONY: help demo test test-slow test-all chaos lint format clean
 
 help:  ## what can be made
 	@awk -F ':.*## +' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test: $(TEST_READY)  ## the quick tests
 
 test-slow: $(TEST_READY)  ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu" --durations=20 --durations-min=1 $(PYTEST)
+
+chaos: $(TEST_READY)  ## kill random processes of real runs, ROUNDS=50 times
+	ROUNDS=$(or $(ROUNDS),50) $(BIN)/python -m pytest tests/e2e/test_chaos.py $(PYTEST)
 
 test-all: test test-slow  ## all tests but those that need a GPU
 

@@ -12,7 +12,7 @@ import yaml
 
 from kt_batch import options
 from kt_batch.cli_bench import bench_app
-from kt_batch.cli_care import verify_command
+from kt_batch.cli_care import add_care_commands
 from kt_batch.cli_models import models_command
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
 from kt_batch.console import ProgressDisplay
@@ -50,7 +50,7 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 app.command("models")(models_command)
-app.command("verify")(verify_command)
+add_care_commands(app)
 app.add_typer(bench_app, name="bench")
 
 

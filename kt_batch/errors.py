@@ -3,6 +3,7 @@
 KtBatchError
 |-- UsageError           the call makes no sense as written          exit 2
 |-- RejectError          one input cannot be used                    a reject row, exit 3 at the end
+|-- StoppedError         the end was asked for (SIGTERM)           exit 1
 |-- StorageError         a place cannot be read or written           exit 1
 |   |-- MissingError     nothing lies there
 |   `-- DamagedError     something lies there, but not what its name or receipt says
@@ -38,6 +39,9 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"  # an image, but of a kind we do not read (channels, sample format)
     NON_FINITE = "non_finite"  # NaN or infinity in a float image
     CHANGED = "changed"  # its bytes are not those that were planned
+    DECODER_DIED = "decoder_died"  # decoding it ends the process that does so, each time
+    DECODER_SLOW = "decoder_slow"  # decoding it takes longer than any image should
+    FATAL = "fatal"  # every process that worked on it died or fell silent
 
 
 class RejectError(KtBatchError):
@@ -50,6 +54,10 @@ class RejectError(KtBatchError):
 
     def __reduce__(self) -> tuple[type[RejectError], tuple[Reason, str]]:
         return RejectError, (self.reason, self.message)
+
+
+class StoppedError(KtBatchError):
+    """Somebody asked for the end, and what was begun is finished."""
 
 
 class StorageError(KtBatchError):

@@ -27,11 +27,13 @@ from kt_batch.errors import KtBatchError, MismatchError, UsageError
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.common import Runner
 from kt_batch.pipelines.train import Member
+from kt_batch.runners.drain import Drain
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
+NOT_KEPT = ("config", "json", "dry_run", "pilot", "price")  # options that say nothing of what was made
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -80,15 +82,18 @@ def _first_fault(error: ValidationError) -> str:
 
 @contextmanager
 def make_runner(run_options: RunOptions) -> Iterator[Runner]:
-    """The runner that the options ask for; Ray is imported only then."""
+    """The runner that the options ask for; Ray is imported only then. SIGTERM makes it finish what is begun."""
+    drain = Drain()
     if run_options.runner == "local":
-        yield LocalRunner()
+        with drain.on_sigterm():
+            yield LocalRunner(drain)
         return
     from kt_batch.runners.ray_runner import RayRunner
 
-    runner = RayRunner(run_options.address, run_options.workers, run_options.threads)
+    runner = RayRunner(run_options.address, run_options.workers, run_options.threads, drain)
     try:
-        yield runner
+        with drain.on_sigterm():
+            yield runner
     finally:
         runner.close()
 
@@ -147,7 +152,7 @@ def absolute_file(path: str | None) -> str | None:
 
 def save_options(place: str, command: str, values: Mapping[str, Any]) -> None:
     """Keep the options of a command beside its output, as a YAML file that --config accepts again."""
-    kept = {name: value for name, value in values.items() if value is not None and name not in ("config", "json")}
+    kept = {name: value for name, value in values.items() if value is not None and name not in NOT_KEPT}
     text = yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     open_location(place).put_if_absent(f"options/{command}-{digest}.yaml", text.encode())

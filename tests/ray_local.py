@@ -35,13 +35,21 @@ def ray_environment() -> Iterator[tuple[dict[str, str], Path]]:
 
 
 @pytest.fixture(scope="session")
-def ray_runner() -> Iterator[RayRunner]:
-    """One thread per worker, so as many workers as the machine has processors."""
+def ray_here() -> Iterator[None]:
+    """A Ray of this process, for all tests."""
     with pytest.MonkeyPatch.context() as patch, ray_environment() as (environment, _):
         for name, value in {**environment, "RAY_ADDRESS": ""}.items():
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS")
         patch.delenv("RAY_AUTH_MODE")  # Ray has read it at its import; unset, it looks for a token and finds ours
         runner = RayRunner(None, None, 1)
-        yield runner
+        yield
         runner.close()
+
+
+@pytest.fixture
+def ray_runner(ray_here: None) -> Iterator[RayRunner]:
+    """One thread per worker, so as many workers as the machine has processors; they are gone after the test."""
+    runner = RayRunner(None, None, 1)
+    yield runner
+    runner.close()

@@ -36,7 +36,7 @@ from kt_batch.pipelines.build_units import (
     Top,
     build_unit_id,
 )
-from kt_batch.pipelines.common import Progress, Runner, Step
+from kt_batch.pipelines.common import Beat, Progress, Runner, Step
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -143,7 +143,7 @@ def _stage(
     runner: Runner,
     progress: Progress,
     stage: str,
-    factory: Callable[[], Callable[[PartUnit], Receipt]] | Callable[[], Callable[[PackUnit], Receipt]],
+    factory: Callable[[], Callable[[PartUnit, Beat], Receipt]] | Callable[[], Callable[[PackUnit, Beat], Receipt]],
     units: Sequence[PartUnit] | Sequence[PackUnit],
 ) -> list[Receipt]:
     """Run the units that have no receipt yet; returns the receipts of all, in the order of the units."""
@@ -151,7 +151,7 @@ def _stage(
     pending = [unit for unit in units if unit.id not in done]
     count = len(units) - len(pending)
     progress(Step(stage, count, len(units)))
-    for receipt in runner.run(factory, pending, keep_worker=False):  # type: ignore[arg-type]
+    for receipt in runner.run(factory, pending):  # type: ignore[arg-type]
         done[receipt.unit] = receipt
         count += 1
         progress(Step(stage, count, len(units)))

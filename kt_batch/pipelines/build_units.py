@@ -20,6 +20,7 @@ from kt_batch.index.packing import ClusterSpace, pack
 from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
+from kt_batch.pipelines.common import Beat, no_beat
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
 from kt_batch.store.locations import Location, open_location
@@ -108,7 +109,7 @@ class SampleWorker:
         self.job = job
         self.numerics = job.fix_numerics()
 
-    def __call__(self, unit: PartUnit) -> Receipt:
+    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
         """Commit a table (patch_id, vector) of the part's share of the sample.
 
         Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
@@ -133,7 +134,7 @@ class RouteWorker:
         self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
-    def __call__(self, unit: PartUnit) -> Receipt:
+    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
         """Commit the routed part."""
         job, top = self.job, self.top
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
@@ -165,7 +166,7 @@ class PackWorker:
         self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
-    def __call__(self, unit: PackUnit) -> Receipt:
+    def __call__(self, unit: PackUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
         """Commit the cluster; an empty one leaves a receipt without outputs."""
         job, top = self.job, self.top
         build = job.build_location()

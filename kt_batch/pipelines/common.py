@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images import WorkingImage, decode, image_id
+from kt_batch.store.images import WorkingImage, image_id
 from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import REJECTS
@@ -23,11 +23,25 @@ R = TypeVar("R")
 HASH_THREADS = 8
 
 
+Beat = Callable[[str], None]
+
+
+def no_beat(part: str) -> None:
+    """For callers that nobody watches."""
+
+
 class Runner(Protocol):
     """Who runs the units. Results come as they are finished, in any order."""
 
-    def run(self, factory: Callable[[], Callable[[U], R]], units: Sequence[U], *, keep_worker: bool) -> Iterator[R]:
-        """`factory` makes a worker where the work is done; `keep_worker` asks for one that lives through many units."""
+    def run(
+        self,
+        factory: Callable[[], Callable[[U, Beat], R]],
+        units: Sequence[U],
+        condemn: Callable[[U, str, str], U] | None = None,
+    ) -> Iterator[R]:
+        """`factory` makes a worker where the work is done; it lives through many units. A worker is called with a unit
+        and a heartbeat: `beat(part)` says which part of the unit it begins. A part over which process after process is
+        lost is taken out: `condemn(unit, part, why)` is the unit to do instead."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class Step:
 
 
 Progress = Callable[[Step], None]
+Decode = Callable[[bytes, int], WorkingImage]  # the bytes of a file and a long side
 
 
 def no_progress(step: Step) -> None:
@@ -80,24 +95,41 @@ def read_planned(item: Item) -> bytes:
     return data
 
 
-def read_image(items: Sequence[Item], size: int, other_uris: Sequence[str] = ()) -> WorkingImage:
+def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Sequence[str] = ()) -> WorkingImage:
     """The working image of items that are one image, from the first of their URIs that has it, or of `other_uris`.
 
-    Raises the RejectError of the first URI when none has it.
+    Raises the RejectError of the first URI when none has it. What cannot be decoded is not tried again from another
+    URI: its bytes would be the same.
     """
     image = items[0].image_id
     first: RejectError | None = None
     for uri in dict.fromkeys([*(item.uri for item in items), *other_uris]):
         try:
-            return decode(read_planned(Item(image, uri, uri)), size)
+            data = read_planned(Item(image, uri, uri))
         except RejectError as error:
             first = first or error
+            continue
+        try:
+            return decode(data, size)
+        except RejectError as error:
+            raise first or error from error
     raise first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
 
 
 def by_image(unit: Unit) -> list[list[Item]]:
     """The items of a unit, one list per image id, in id order."""
     return [list(items) for _, items in groupby(unit.items, key=lambda item: item.image_id)]
+
+
+def condemned(unit: Unit, image: str, why: str) -> Unit:
+    """The unit, its image `image` to be rejected unseen."""
+    return replace(unit, condemned={**unit.condemned, image: why})
+
+
+def check_condemned(unit: Unit, image: str) -> None:
+    """Raise RejectError for an image that is condemned."""
+    if image in unit.condemned:
+        raise RejectError(Reason.FATAL, f"The image was given up: {unit.condemned[image]}.")
 
 
 def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
@@ -112,12 +144,10 @@ def reject_row(item: Item, stage: str, error: RejectError) -> dict[str, str]:
 
 def run_units(
     runner: Runner,
-    factory: Callable[[], Callable[[Unit], Receipt]],
+    factory: Callable[[], Callable[[Unit, Beat], Receipt]],
     units: Sequence[Unit],
     stage: str,
     progress: Progress,
-    *,
-    keep_worker: bool,
 ) -> list[Receipt]:
     """Run image units and show how many images are done."""
     sizes = {unit.id: len(unit.items) for unit in units}
@@ -125,7 +155,7 @@ def run_units(
     done = rejects = 0
     receipts: list[Receipt] = []
     progress(Step(stage, 0, total))
-    for receipt in runner.run(factory, units, keep_worker=keep_worker):
+    for receipt in runner.run(factory, units, condemned):
         receipts.append(receipt)
         done += sizes[receipt.unit]
         rejects += receipt.rejects

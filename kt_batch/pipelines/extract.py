@@ -21,10 +21,13 @@ from kt_batch.models.encoder import Encoder
 from kt_batch.models.layers import boxes
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import (
+    Beat,
     Progress,
     Runner,
     Step,
     by_image,
+    check_condemned,
+    no_beat,
     plan_items,
     read_image,
     reject_row,
@@ -33,11 +36,12 @@ from kt_batch.pipelines.common import (
     sum_timings,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage, pad_to, preview
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.library import write_library_summary
 from kt_batch.store.locations import Location, absolute_place, open_location
-from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Item, Ledger, Unit, owners
@@ -109,7 +113,7 @@ def extract(
         elsewhere=owned_elsewhere(pending, image_owners(ledger)),
         others=other_uris(pending, ledger.units()),
     )
-    fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress, keep_worker=False)
+    fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress)
     receipts = list(ledger.receipts().values())
     write_library_summary(location, ledger, config)
     seconds = time.perf_counter() - started
@@ -135,10 +139,11 @@ def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:
     return len((first.keys() | {item.image_id for item in items}) - finished)
 
 
-def image_owners(ledger: Ledger) -> dict[str, str]:
-    """For each planned image the unit that extracts it: the first, in plan order, that did not have to reject it."""
+def image_owners(ledger: Ledger, new: Sequence[Unit] = ()) -> dict[str, str]:
+    """For each image of the plan, and of units that may yet be planned, the unit that extracts it: the first, in plan
+    order, that did not have to reject it."""
     rejected = rejected_uris(ledger)
-    units = ledger.units()
+    units = [*ledger.units(), *new]
     kept = [Unit(unit.id, tuple(i for i in unit.items if (unit.id, i.uri) not in rejected)) for unit in units]
     return owners(kept)
 
@@ -176,14 +181,15 @@ def check_space(location: Location, estimate: int, progress: Progress) -> None:
     free = location.free_bytes()
     if free is not None and estimate > free:
         raise StorageError(
-            f"The library needs up to {_readable(estimate)} more at '{location.uri}', where {_readable(free)} are free."
+            f"The library needs up to {readable_size(estimate)} more at '{location.uri}', where {readable_size(free)} are free."
         )
     if estimate:
-        room = "" if free is None else f"; {_readable(free)} are free"
-        progress(Step("plan", 0, 0, note=f"The library will take up to {_readable(estimate)} more{room}."))
+        room = "" if free is None else f"; {readable_size(free)} are free"
+        progress(Step("plan", 0, 0, note=f"The library will take up to {readable_size(estimate)} more{room}."))
 
 
-def _readable(size: int) -> str:
+def readable_size(size: int) -> str:
+    """Bytes for a person."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -206,20 +212,24 @@ class ExtractWorker:
         self.numerics = fix_numerics(job.threads)
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         self.encoder = load_encoder(job.source).network
+        self.images = DecoderProcess()
         self.location = open_location(job.library)
         self.ledger = Ledger(self.location)
 
-    def __call__(self, unit: Unit) -> Receipt:
+    def __call__(self, unit: Unit, beat: Beat = no_beat) -> Receipt:
         """Extract one unit and commit it. An unusable image costs one reject row per URI; an image that is another
         unit's is looked at all the same, so that none is passed over in silence, but not extracted again."""
         config = self.job.config
         seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
+        item_seconds: dict[str, float] = {}
         images, patches, rejects = [], [], []
         for items in by_image(unit):
-            started = time.perf_counter()
+            began = started = time.perf_counter()
             try:
+                beat(items[0].image_id)
+                check_condemned(unit, items[0].image_id)
                 others = self.job.others.get(items[0].image_id, ())
-                working = read_image(items, config.encoder.size, others)
+                working = read_image(items, config.encoder.size, self.images.decode, others)
             except RejectError as error:
                 rejects += [reject_row(item, "decode", error) for item in items]
                 continue
@@ -230,6 +240,8 @@ class ExtractWorker:
             patches.append(image_patches(self.encoder, working, items[0].image_id, config))
             seconds["encode"] += time.perf_counter() - started
             images.append(_image_row(items, working, config))
+            item_seconds[items[0].image_id] = time.perf_counter() - began
+        beat("")
         started = time.perf_counter()
         tables = self._write(unit.id, images, patches, rejects)
         seconds["write"] += time.perf_counter() - started
@@ -243,6 +255,9 @@ class ExtractWorker:
             rejects=len(rejects),
             numerics=self.numerics,
             timings=seconds,
+            finished=time.time(),
+            worker=this_worker(),
+            item_seconds=tuple(item_seconds.get(item.image_id) for item in unit.items),
         )
         return self.ledger.commit(receipt)
 

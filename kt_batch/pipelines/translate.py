@@ -22,9 +22,12 @@ from kt_batch.index.tree import Tree
 from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, to_pixels, to_tensor
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.common import (
+    Beat,
     Progress,
     Runner,
     by_image,
+    check_condemned,
+    no_beat,
     plan_items,
     read_image,
     reject_row,
@@ -34,11 +37,12 @@ from kt_batch.pipelines.common import (
     unreadable_id,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
 from kt_batch.store.inputs import Input, list_inputs, output_name
 from kt_batch.store.locations import Location, absolute_place, open_location
-from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.runs import write_run_summary
 from kt_batch.store.schemas import PROVENANCE
 from kt_batch.store.tables import commit_table
@@ -103,7 +107,7 @@ def translate(
     earlier = next((r.numerics for r in ledger.receipts().values()), None)
     job = replace(job, numerics=tuple(earlier.items()) if earlier else None, contested=contested_names(units))
     factory = partial(TranslateWorker, job)
-    fresh = run_units(runner, factory, ledger.pending(), "translate", progress, keep_worker=True)
+    fresh = run_units(runner, factory, ledger.pending(), "translate", progress)
     totals = write_run_summary(location, ledger, job.config, job.library)
     receipts = list(ledger.receipts().values())
     seconds = time.perf_counter() - started
@@ -207,23 +211,27 @@ class TranslateWorker:
         if summary is None:
             raise DamagedError(f"The index {job.config.index_digest} of '{job.library}' is gone.")
         index = open_index(library, summary, Path(job.cache))
+        self.images = DecoderProcess()
         self.method = KnowledgeTransfer(encoder.network, decoder.network, index, job.config)
         self.stride = encoder.network.geometry(layer).stride
         self.location = open_location(job.run)
         self.ledger = Ledger(self.location)
 
-    def __call__(self, unit: Unit) -> Receipt:
+    def __call__(self, unit: Unit, beat: Beat = no_beat) -> Receipt:
         """Translate one unit and commit it. An unusable image costs one reject row per output it would have had."""
         config = self.job.config
         outputs: dict[str, tuple[str, int]] = {}
         tables: list[pa.Table] = []
         rejects: list[dict[str, str]] = []
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
+        item_seconds: dict[str, float] = {}
         patches = 0
         for items in by_image(unit):
-            started = time.perf_counter()
+            began = started = time.perf_counter()
             try:
-                working = read_image(items, config.encoder.size)
+                beat(items[0].image_id)
+                check_condemned(unit, items[0].image_id)
+                working = read_image(items, config.encoder.size, self.images.decode)
             except RejectError as error:
                 rejects += [reject_row(item, "decode", error) for item in items]
                 continue
@@ -241,6 +249,8 @@ class TranslateWorker:
                 )
             patches += len(found.rows) * len(items)
             seconds["write"] += time.perf_counter() - started
+            item_seconds[items[0].image_id] = time.perf_counter() - began
+        beat("")
         started = time.perf_counter()
         refs = self._write(unit.id, tables, rejects)
         seconds["write"] += time.perf_counter() - started
@@ -255,6 +265,9 @@ class TranslateWorker:
             rejects=len(rejects),
             numerics=self.numerics,
             timings=seconds,
+            finished=time.time(),
+            worker=this_worker(),
+            item_seconds=tuple(item_seconds.get(item.image_id) for item in unit.items),
         )
         return self.ledger.commit(receipt)
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kt_batch.errors import MismatchError, StorageError
+from kt_batch.errors import StorageError
 from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.gc import kind_of, open_either, survey
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -31,7 +32,9 @@ CHUNK = 1 << 20
 @dataclass(frozen=True)
 class VerifySummary:
     """What `verify` found. kind is `library` or `run`; units those that are committed, pending those that are not;
-    faults one sentence each; digest 64 hex digits over all rows and outputs, None where some cannot be read."""
+    faults one sentence each; orphans the files that nothing committed names and `gc` would remove, foreign those whose
+    names are not kt_batch's, neither of them faults; digest 64 hex digits over all rows and outputs, None where some
+    cannot be read."""
 
     place: str
     kind: str
@@ -40,6 +43,8 @@ class VerifySummary:
     files: int
     bytes: int
     faults: tuple[str, ...]
+    orphans: int
+    foreign: int
     digest: str | None
 
 
@@ -73,24 +78,19 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         progress(Step("verify", number, total))
     for name, sha256 in outputs:
         digest += _number(f"{name} {sha256}".encode())
+    beside = survey(opened)
     return VerifySummary(
         place=location.uri,
-        kind="run" if isinstance(opened, Run) else "library",
+        kind=kind_of(opened),
         units=len(opened.receipts),
-        pending=len(opened.ledger.pending()),
+        pending=beside.pending,
         files=total,
         bytes=size,
         faults=tuple(faults),
+        orphans=len(beside.orphans),
+        foreign=len(beside.foreign),
         digest=None if faults else f"{digest % MODULUS:064x}",
     )
-
-
-def open_either(place: str) -> Library | Run:
-    """What lies at a place. Raises MissingError when it is neither a library nor a run."""
-    try:
-        return Library.open(place)
-    except MismatchError:
-        return Run.open(place)
 
 
 def rows_digest(kind: str, table: pa.Table) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +13,7 @@ COLOURS = (
     "#239b56", "#7d3c98", "#d2529a",
 )  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 720, 460, 64
+STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a picture that is a part of a page
 
 
 def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -41,7 +42,37 @@ def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
         (HEIGHT - MARGIN - i / max(1, high - low) * (HEIGHT - 2 * MARGIN), f"{10 ** (low + i):,}")
         for i in range(high - low + 1)
     ]
+    return _render(
+        "recall.svg.j2",
+        title=title, lines=lines, x_ticks=x_ticks, y_ticks=y_ticks, width=WIDTH, height=HEIGHT, margin=MARGIN,
+    )  # fmt: skip
+
+
+def throughput_plot(
+    rates: Sequence[float], seconds: float, marks: Sequence[tuple[float, str]], label: Callable[[float], str]
+) -> str:
+    """Images a second (y) in equal steps of `seconds` of work (x), as steps, for a page with the colours `--accent`,
+    `--edge` and `--soft`.
+
+    marks: (second, what happened there), drawn as broken lines. `label` writes a number of seconds.
+    """
+    highest = max(*rates, 1e-9)
+    unit = 10 ** math.floor(math.log10(highest))
+    top = next(unit * factor for factor in (1, 2, 4, 5, 8, 10, 20) if unit * factor >= highest)
+    left, right, floor, ceiling = 52, STRIP_WIDTH - 12, STRIP_HEIGHT - 28, 16
+    xs = [left + number / len(rates) * (right - left) for number in range(len(rates) + 1)]
+    ys = [floor - rate / top * (floor - ceiling) for rate in rates]
+    points = [f"{x:.1f},{y:.1f}" for number, y in enumerate(ys) for x in (xs[number], xs[number + 1])]
+    return _render(
+        "throughput.svg.j2",
+        points=points,
+        x_ticks=[(left + share / 4 * (right - left), label(seconds * share / 4)) for share in range(1, 5)],
+        y_ticks=[(floor - share / 4 * (floor - ceiling), f"{top * share / 4:.4g}") for share in range(5)],
+        marks=[(left + at / seconds * (right - left), text) for at, text in marks],
+        left=left, right=right, floor=floor, ceiling=ceiling, width=STRIP_WIDTH, height=STRIP_HEIGHT,
+    )  # fmt: skip
+
+
+def _render(template: str, **values: Any) -> str:
     templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
-    return templates.get_template("recall.svg.j2").render(
-        title=title, lines=lines, x_ticks=x_ticks, y_ticks=y_ticks, width=WIDTH, height=HEIGHT, margin=MARGIN
-    )
+    return templates.get_template(template).render(**values)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +22,7 @@ from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.store.names import TEMP_PREFIX, Names, is_safe_name, safe_name
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,18 @@ class LocalLocation:
     def list(self, prefix: str = "") -> Names:
         """See `Location`."""
         top = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self.root
+        return sorted(filter(is_safe_name, self._walk(top)))
 
-        def refuse(error: OSError) -> None:
-            if not isinstance(error, _ABSENT):
-                raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
-
-        found = [Path(folder, file) for folder, _, files in os.walk(top, onerror=refuse) for file in files]
-        return sorted(name for path in found if is_safe_name(name := path.relative_to(self.root).as_posix()))
+    def list_temporary(self) -> dict[str, int]:
+        """See `Location`; a file that has its final name already, a second one, frees nothing."""
+        found = {}
+        for name in sorted(filter(_is_temporary, self._walk(self.root))):
+            path = self.root / name
+            with _reading(path), suppress(FileNotFoundError):  # its writer was alive and is done
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = status.st_size if status.st_nlink == 1 else 0
+        return found
 
     def open(self, name: str) -> BinaryIO:
         """See `Location`."""
@@ -113,9 +121,10 @@ class LocalLocation:
 
     def delete(self, name: str) -> None:
         """See `Location`."""
-        if not self._path(name).parent.is_dir():
+        path = self.root / name if _is_temporary(name) else self._path(name)
+        if not path.parent.is_dir():
             return
-        target = self._writable_path(name)
+        target = self._writable(path)
         with _writing(target):
             target.unlink(missing_ok=True)
             _sync(target.parent)
@@ -136,14 +145,32 @@ class LocalLocation:
         return self.root / safe_name(name)
 
     def _writable_path(self, name: str) -> Path:
+        return self._writable(self._path(name))
+
+    def _writable(self, path: Path) -> Path:
         """The target with an existing directory, which really lies below the root: no link leads out on the way."""
-        path = self._path(name)
         with _writing(path):
             root, folder = self.root.resolve(), path.parent.resolve()
             if not folder.is_relative_to(root):
                 raise StorageError(f"cannot write {path}: {path.parent} is a link that leads out of {self.root}")
             _make_directory(folder)
         return folder / path.name
+
+    def _walk(self, top: Path) -> Iterator[str]:
+        """The names of all files below a directory, safe or not."""
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, _ABSENT):
+                raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
+
+        for folder, _, files in os.walk(top, onerror=refuse):
+            yield from (Path(folder, file).relative_to(self.root).as_posix() for file in files)
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether a name below the root is one that files on their way are written under."""
+    folder, slash, last = name.rpartition("/")
+    return _TEMPORARY.fullmatch(last) is not None and (not slash or is_safe_name(folder))
 
 
 @contextmanager

@@ -66,6 +66,12 @@ class Location(Protocol):
     def local_path(self, name: str) -> Path | None:
         """The file itself, for memory mapping; None where there is no file."""
 
+    def list_temporary(self) -> dict[str, int]:
+        """Name -> bytes that removing it frees, of every file on its way: its writer is at work, or died.
+
+        `delete` takes these names too, no other method does.
+        """
+
     def delete(self, name: str) -> None:
         """Remove the content; nothing there is fine."""
 

@@ -7,7 +7,10 @@ stays small and cannot point anywhere else.
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
+import socket
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
@@ -19,7 +22,9 @@ RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda value: round(value, 3))]
+Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # a clock's, too
+WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]
+HOST_LENGTH = 32
 
 
 class _Record(BaseModel):
@@ -41,6 +46,10 @@ class Receipt(_Record):
 
     `outputs` is aligned with the unit's items: (SHA-256, bytes) of each output image, None for a rejected item; empty
     when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` stand outside digests.
+
+    So do three that are for the report alone, and that receipts of earlier versions lack: `finished` (Unix seconds),
+    `worker` (host:process) and `item_seconds`, aligned with the unit's items: the seconds of each one's image, None
+    where it was rejected or is another unit's. No decision uses them.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -54,6 +63,9 @@ class Receipt(_Record):
     patches: NonNegativeInt = 0
     numerics: dict[str, str] = {}
     timings: dict[str, Seconds] = {}
+    finished: Seconds | None = None
+    worker: WorkerName | None = None
+    item_seconds: tuple[Seconds | None, ...] = ()
 
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
@@ -64,8 +76,11 @@ class Receipt(_Record):
         return self
 
     def to_json(self) -> bytes:
-        """Canonical bytes: sorted keys, no spaces, table names left out."""
+        """Canonical bytes: sorted keys, no spaces; table names and what was not recorded left out."""
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
+        for field in ("finished", "worker", "item_seconds"):
+            if content[field] in (None, []):
+                del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -89,6 +104,14 @@ def table_name(kind: str, unit: str, sha256: str) -> str:
 def new_attempt() -> str:
     """A random id, 16 hex digits, of one attempt at one unit: how a writer knows its own receipt again."""
     return secrets.token_hex(8)
+
+
+def this_worker() -> str:
+    """`host:process` of this process; of a long host name its first label, and of that the end, where pods differ."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "-"
+    if len(host) > HOST_LENGTH:
+        host = host.split(".")[0][-HOST_LENGTH:] or "-"
+    return f"{host}:{os.getpid()}"
 
 
 def _with_names(content: Any) -> Any:

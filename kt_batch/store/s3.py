@@ -139,6 +139,10 @@ class S3Location:
         safe_name(name)
         return None
 
+    def list_temporary(self) -> dict[str, int]:
+        """None: an object is there as a whole. Uploads in parts that were cut are for the bucket's lifecycle rules."""
+        return {}
+
     def delete(self, name: str) -> None:
         """See `Location`."""
         with self._explained(name):

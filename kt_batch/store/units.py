@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -45,10 +45,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Items that are done, retried and committed as one; `id` is 16 hex digits that follow from them."""
+    """Items that are done, retried and committed as one; `id` is 16 hex digits that follow from them.
+
+    condemned: image id -> why it is not to be touched again. In no plan: a driver finds it out while it runs.
+    """
 
     id: str
     items: tuple[Item, ...]
+    condemned: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,14 @@ class Ledger:
             )
             self._plans.append(self._read_plan(number))  # ours or the winner's; the rest is the next round's work
 
+    def would_plan(
+        self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str
+    ) -> list[Unit]:
+        """The units that `plan` would add to those that are there, and its errors; writes nothing."""
+        self._read_plans()
+        self._require_config(config, config_digest)
+        return make_units(self._unplanned(items), unit_size)
+
     def units(self) -> list[Unit]:
         """All units planned so far, in plan order."""
         self._read_plans()
@@ -203,7 +215,7 @@ class Ledger:
     def snapshot(self) -> str:
         """16 hex digits over what is committed: units, tables and outputs by content.
 
-        The order of completion, attempts and timings do not matter to it.
+        The order of completion, attempts, timings, clocks and workers do not matter to it.
         """
         digest = hashlib.sha256()
         for unit, receipt in sorted(self.receipts().items()):
@@ -244,6 +256,9 @@ class Ledger:
             raise DamagedError(f"{place} has the config digest {receipt.config_digest}, but its plan has {planned}")
         if receipt.outputs and len(receipt.outputs) != len(unit.items):
             raise DamagedError(f"{place} has {len(receipt.outputs)} outputs, but its unit has {len(unit.items)} items")
+        if receipt.item_seconds and len(receipt.item_seconds) != len(unit.items):
+            count = len(receipt.item_seconds)
+            raise DamagedError(f"{place} has the seconds of {count} items, but its unit has {len(unit.items)} items")
         return receipt
 
     def _require_config(self, config: Mapping[str, Any], config_digest: str) -> None:

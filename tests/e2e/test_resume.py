@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from kt_batch.cli import app
 from kt_batch.start import run_app
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import parse_receipt
-from tests.e2e.conftest import Small, run
+from tests.e2e.conftest import COMMAND, Small, run
 from tests.tiny import draw_all, extracted, hashes, indexed, patches, results, rows, translate_job, translated
 
 # Runs kt-batch and kills it at one write: `before` the file has its name, or just `after`.
@@ -111,6 +113,26 @@ def test_a_killed_index_goes_on(small: Small, tmp_path: Path, number: int) -> No
     shutil.copytree(small.library, tmp_path / "undisturbed", ignore=shutil.ignore_patterns("index"))
     assert run_app(app, ["index", str(tmp_path / "undisturbed"), *words[2:]]) == 0
     assert hashes(place, "index") == hashes(tmp_path / "undisturbed", "index")
+
+
+def test_a_run_that_is_asked_to_end_commits_what_it_began_and_goes_on_later(small: Small, tmp_path: Path) -> None:
+    photos = draw_all(tmp_path / "photos", range(20, 50))
+    words = ["translate", str(photos), "--library", str(small.library), "--out", str(tmp_path / "run")]
+    words += ["--threads", "1", "--unit-size", "1"]
+    with subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
+        while driver.poll() is None and not list(tmp_path.glob("run/receipts/*.json")):
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGTERM)
+        _, said = driver.communicate(timeout=120)
+    done = len(list(tmp_path.glob("run/receipts/*.json")))
+    assert driver.returncode == 1
+    assert said.splitlines()[-1].endswith(
+        "stopped as asked; what was begun is finished, start the same command again to go on."
+    )
+    assert len(list(tmp_path.glob("run/images/*.png"))) == done < 30  # nothing is there that no receipt names
+    assert run_app(app, words) == 0
+    translated([photos], translate_job(small.library, tmp_path / "undisturbed", small.index), unit_size=1)
+    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
 
 
 # ---- every moment ----------------------------------------------------------------------------------------------------

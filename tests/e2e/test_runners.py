@@ -8,7 +8,7 @@ import pytest
 
 from kt_batch.runners.ray_runner import RayRunner
 from tests.e2e.conftest import Small
-from tests.ray_local import ray_runner  # noqa: F401  # the fixture
+from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.tiny import extracted, hashes, indexed, translate_job, translated
 
 

@@ -13,7 +13,7 @@ import torch
 from kt_batch.runners.local import LocalRunner
 from tests.tiny import draw_all, extracted, indexed
 
-Factory = Callable[[], Callable[[Any], Any]]
+Factory = Callable[[], Callable[[Any, Callable[[str], None]], Any]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Recorder:
         self.units: list[Any] = []
         self.stop_at = stop_at
 
-    def run(self, factory: Factory, units: Sequence[Any], *, keep_worker: bool) -> Iterator[Any]:
+    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
         self.units += units
-        results = LocalRunner().run(factory, units, keep_worker=keep_worker)
+        results = LocalRunner().run(factory, units, condemn)
         for number, _ in enumerate(units):
             if number == self.stop_at:
                 raise ZeroDivisionError("a worker broke")
@@ -67,8 +67,9 @@ class Meddler(LocalRunner):
     """Changes a file between plan and work."""
 
     def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
         self.change = change
 
-    def run(self, factory: Factory, units: Sequence[Any], *, keep_worker: bool) -> Iterator[Any]:
+    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
         self.change()
-        return super().run(factory, units, keep_worker=keep_worker)
+        return super().run(factory, units, condemn)

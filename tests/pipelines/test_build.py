@@ -31,10 +31,11 @@ class Stopping(LocalRunner):
     """Breaks after so many units, over all stages."""
 
     def __init__(self, after: int) -> None:
+        super().__init__()
         self.left = after
 
-    def run(self, factory: Factory, units: Sequence[Any], *, keep_worker: bool) -> Iterator[Any]:
-        for result in super().run(factory, units, keep_worker=keep_worker):
+    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+        for result in super().run(factory, units, condemn):
             yield result
             self.left -= 1
             if self.left == 0:

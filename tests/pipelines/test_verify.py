@@ -132,9 +132,26 @@ def test_a_bit_that_turned_in_a_library_or_its_index_is_found(library: Path, pat
     assert len(check(library).faults) == 1
 
 
-def test_what_no_receipt_names_is_not_looked_at(run: Path) -> None:
+def test_what_no_receipt_names_is_counted_and_is_no_fault(run: Path, library: Path) -> None:
+    before = check(run)
+    assert (before.orphans, before.foreign) == (0, 0)
     (run / "images" / "stranger.png").write_bytes(b"not ours")
-    assert check(run).faults == ()
+    (run / "provenance" / f".tmp-{'0' * 24}").write_bytes(b"half")
+    found = check(run)
+    assert (found.faults, found.orphans, found.foreign, found.digest) == ((), 1, 1, before.digest)
+    assert (check(library).orphans, check(library).foreign) == (0, 0)
+
+
+def test_what_an_attempt_wrote_before_it_was_stopped_is_an_orphan_until_its_unit_is_done(
+    run: Path, collection: Collection, tmp_path: Path
+) -> None:
+    receipt = min((run / "receipts").iterdir())
+    receipt.unlink()
+    found = check(run)
+    assert (found.pending, found.faults, found.foreign) == (1, (), 0)
+    assert found.orphans > 1  # images and their provenance
+    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    assert check(run).orphans == 0
 
 
 def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:

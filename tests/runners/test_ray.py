@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
-from kt_batch.errors import DamagedError, KtBatchError, Reason, RejectError, UsageError
+from kt_batch.errors import DamagedError, KtBatchError, Reason, RejectError, StoppedError, UsageError
+from kt_batch.runners.drain import Drain
 from kt_batch.runners.ray_runner import RayRunner, share_out
-from tests.ray_local import ray_runner  # noqa: F401  # the fixture
+from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 
-both_ways = pytest.mark.parametrize("keep_worker", [False, True])
-
-
-def squares() -> Callable[[int], int]:
-    return lambda unit: unit * unit
+Beat = Callable[[str], None]
+Worker = Callable[[int, Beat], Any]
+SHORT = 1.5  # seconds; the deadline of runners whose workers are to be found silent
 
 
-def breaking(error: Exception) -> Callable[[int], int]:
-    def worker(unit: int) -> int:
+def squares() -> Worker:
+    return lambda unit, _: unit * unit
+
+
+def breaking(error: Exception) -> Worker:
+    def worker(unit: int, _: Beat) -> int:
         if unit == 2:
             raise error
         return unit
@@ -30,56 +36,82 @@ def breaking(error: Exception) -> Callable[[int], int]:
     return worker
 
 
-def unmakeable() -> Callable[[int], int]:
+def unmakeable() -> Worker:
     raise UsageError("the worker cannot be made")
 
 
-def counted(folder: Path) -> Callable[[int], tuple[int, int]]:
+def counted(folder: Path) -> Worker:
     """Leaves a file for each worker made; units name the process they ran in."""
     (folder / f"{os.getpid()}-{len(list(folder.iterdir()))}").touch()
-    return lambda unit: (unit, os.getpid())
+    return lambda unit, _: (unit, os.getpid())
 
 
-def dying(unit: int) -> int:
-    os._exit(1)
+@dataclass(frozen=True)
+class Letters:
+    """A unit of parts; a worker answers with those it has done."""
+
+    parts: str
+    condemned: tuple[str, ...] = ()
+
+
+def without(unit: Letters, part: str, why: str) -> Letters:
+    return replace(unit, condemned=(*unit.condemned, f"{part}: {why}"))
+
+
+def ended_by(*, deadly: str = "", endless: str = "", at_first: Path | None = None) -> Callable[[Letters, Beat], Any]:
+    """A worker whose process some parts kill and others stop; with `at_first` only the first time."""
+
+    def worker(unit: Letters, beat: Beat) -> str:
+        for part in unit.parts:
+            beat(part)
+            if any(word.startswith(part) for word in unit.condemned):
+                continue
+            if at_first is not None and (at_first / part).exists():
+                continue
+            if at_first is not None:
+                (at_first / part).touch()
+            if part in deadly:
+                os._exit(1)
+            while part in endless:
+                time.sleep(1)
+        return unit.parts + "".join(f" without {word}" for word in unit.condemned)
+
+    return worker
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------
 
 
-@both_ways
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_every_unit_has_its_result(ray_runner: RayRunner, keep_worker: bool, count: int) -> None:  # noqa: F811
-    found = ray_runner.run(squares, range(count), keep_worker=keep_worker)
+def test_every_unit_has_its_result(ray_runner: RayRunner, count: int) -> None:  # noqa: F811
+    found = ray_runner.run(squares, range(count))
     assert sorted(found) == [unit * unit for unit in range(count)]
 
 
-@both_ways
-def test_a_process_makes_its_worker_once(ray_runner: RayRunner, tmp_path: Path, keep_worker: bool) -> None:  # noqa: F811
-    results = list(ray_runner.run(partial(counted, tmp_path), range(12), keep_worker=keep_worker))
+def test_a_process_makes_its_worker_once(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+    results = list(ray_runner.run(partial(counted, tmp_path), range(12)))
     assert sorted(unit for unit, _ in results) == list(range(12))
     workers = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert sorted(workers) == sorted({str(process) for _, process in results})
 
 
-def test_tasks_of_another_stage_get_a_worker_of_their_own(ray_runner: RayRunner) -> None:  # noqa: F811
-    first = list(ray_runner.run(partial(breaking, ValueError()), [1], keep_worker=False))
-    second = list(ray_runner.run(squares, [3], keep_worker=False))
-    assert (first, second) == ([1], [9])
+def test_the_processes_of_one_stage_do_the_next(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+    processes = []
+    for stage in ("first", "second"):
+        (tmp_path / stage).mkdir()
+        processes.append({process for _, process in ray_runner.run(partial(counted, tmp_path / stage), range(40))})
+    assert processes[0] & processes[1]
+    assert len(list((tmp_path / "second").iterdir())) == len(processes[1])  # with workers of their own
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("keep_worker", "kind"), [(False, UsageError), (False, KtBatchError), (True, DamagedError)])
-def test_an_error_for_a_person_arrives_as_itself(
-    ray_runner: RayRunner,  # noqa: F811
-    keep_worker: bool,
-    kind: type[KtBatchError],
-) -> None:
+@pytest.mark.parametrize("kind", [UsageError, KtBatchError, DamagedError])
+def test_an_error_for_a_person_arrives_as_itself(ray_runner: RayRunner, kind: type[KtBatchError]) -> None:  # noqa: F811
     factory = partial(breaking, kind("two is not possible"))
     with pytest.raises(KtBatchError) as raised:
-        list(ray_runner.run(factory, [1, 2, 3], keep_worker=keep_worker))
+        list(ray_runner.run(factory, [1, 2, 3]))
     assert type(raised.value) is kind
     assert str(raised.value) == "two is not possible"
 
@@ -87,35 +119,79 @@ def test_an_error_for_a_person_arrives_as_itself(
 def test_a_reject_keeps_its_reason(ray_runner: RayRunner) -> None:  # noqa: F811
     factory = partial(breaking, RejectError(Reason.EMPTY, "zero bytes"))
     with pytest.raises(RejectError) as raised:
-        list(ray_runner.run(factory, [2], keep_worker=False))
+        list(ray_runner.run(factory, [2]))
     assert (raised.value.reason, raised.value.message) == (Reason.EMPTY, "zero bytes")
 
 
-@both_ways
-def test_a_bug_arrives_as_itself_and_in_one_line(ray_runner: RayRunner, keep_worker: bool) -> None:  # noqa: F811
+def test_a_bug_arrives_as_itself_and_in_one_line(ray_runner: RayRunner) -> None:  # noqa: F811
     factory = partial(breaking, ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError) as raised:
-        list(ray_runner.run(factory, [2], keep_worker=keep_worker))
+        list(ray_runner.run(factory, [2]))
     assert str(raised.value) == "a bug"
     assert "Traceback" not in str(raised.value)
     assert "test_ray.py" in str(raised.value.__cause__)  # where it was, for --debug
 
 
-@both_ways
-def test_an_error_of_the_factory_arrives_as_itself(ray_runner: RayRunner, keep_worker: bool) -> None:  # noqa: F811
+def test_an_error_of_the_factory_arrives_as_itself(ray_runner: RayRunner) -> None:  # noqa: F811
     with pytest.raises(UsageError, match="the worker cannot be made"):
-        list(ray_runner.run(unmakeable, [1], keep_worker=keep_worker))
-
-
-def test_a_task_whose_process_always_dies_is_given_up_with_a_sentence(ray_runner: RayRunner) -> None:  # noqa: F811
-    with pytest.raises(KtBatchError, match=r"^A worker of the Ray cluster was lost \(WorkerCrashedError: .*\); start"):
-        list(ray_runner.run(lambda: dying, [1], keep_worker=False))
+        list(ray_runner.run(unmakeable, [1]))
 
 
 def test_after_an_error_the_runner_goes_on(ray_runner: RayRunner) -> None:  # noqa: F811
     with pytest.raises(ValueError, match="a bug"):
-        list(ray_runner.run(partial(breaking, ValueError("a bug")), range(8), keep_worker=True))
-    assert sorted(ray_runner.run(squares, range(8), keep_worker=True)) == [unit * unit for unit in range(8)]
+        list(ray_runner.run(partial(breaking, ValueError("a bug")), range(8)))
+    assert sorted(ray_runner.run(squares, range(8))) == [unit * unit for unit in range(8)]
+
+
+# ---- workers that are lost -------------------------------------------------------------------------------------------
+
+
+def test_a_unit_whose_process_dies_is_done_by_another(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+    factory = partial(lambda folder: ended_by(deadly="b", at_first=folder), tmp_path)
+    units = [Letters("abc"), Letters("de")]
+    assert sorted(ray_runner.run(factory, units, without)) == ["abc", "de"]
+
+
+def test_a_part_that_kills_every_process_is_condemned_and_the_rest_of_its_unit_done(
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    units = [Letters("abc"), Letters("de"), Letters("f")]
+    first, *others = sorted(ray_runner.run(lambda: ended_by(deadly="b"), units, without))
+    assert first.startswith("abc without b: the process that worked on it was lost 3 times: it died (")
+    assert others == ["de", "f"]
+
+
+def test_two_deadly_parts_of_one_unit_are_both_found(ray_runner: RayRunner) -> None:  # noqa: F811
+    (found,) = ray_runner.run(lambda: ended_by(deadly="ac"), [Letters("abc")], without)
+    assert found.count(" without ") == 2
+
+
+def test_a_part_that_never_ends_is_condemned(ray_runner: RayRunner) -> None:  # noqa: F811
+    runner = RayRunner(None, None, 1, deadline=SHORT)
+    (found,) = runner.run(lambda: ended_by(endless="b"), [Letters("abc")], without)
+    runner.close()
+    assert found == "abc without b: the process that worked on it was lost 3 times: it was silent for 1.5 s"
+
+
+def test_without_a_part_to_condemn_the_run_ends_with_a_sentence(ray_runner: RayRunner) -> None:  # noqa: F811
+    sentence = (
+        r"^A worker of the Ray cluster was lost, 3 times on the same work: it died \(.*\); start the same command"
+    )
+    with pytest.raises(KtBatchError, match=sentence):
+        list(ray_runner.run(lambda: ended_by(deadly="b"), [Letters("abc")]))
+
+
+def test_a_pool_that_was_asked_to_end_finishes_what_is_begun(ray_runner: RayRunner) -> None:  # noqa: F811
+    drain = Drain()
+    runner = RayRunner(None, 1, 1, drain)
+    results = runner.run(squares, [2, 3, 4])
+    assert next(results) == 4
+    drain.requested = True
+    rest: list[int] = []
+    with pytest.raises(StoppedError, match=r"^stopped as asked"):
+        rest.extend(results)
+    runner.close()
+    assert rest in ([], [9])  # one may have been begun
 
 
 # ---- joining ---------------------------------------------------------------------------------------------------------
@@ -124,7 +200,7 @@ def test_after_an_error_the_runner_goes_on(ray_runner: RayRunner) -> None:  # no
 def test_a_runner_leaves_a_ray_that_it_did_not_join(ray_runner: RayRunner) -> None:  # noqa: F811
     RayRunner(None, None, 1).close()
     assert ray.is_initialized()
-    assert sorted(ray_runner.run(squares, [2], keep_worker=False)) == [4]
+    assert sorted(ray_runner.run(squares, [2])) == [4]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from kt_batch.models.weights import EncoderSource, encoder_bytes, load_decoder, 
 from kt_batch.pipelines.train import Report, TrainJob, train_autoencoder
 from kt_batch.runners.ray_runner import RayRunner
 from kt_batch.start import make_members
-from tests.ray_local import ray_runner  # noqa: F401  # the fixture
+from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.tiny import draw_all
 from tests.tiny_training import SETTINGS, batch, copied, differing, ignore, student
 

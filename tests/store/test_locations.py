@@ -215,6 +215,51 @@ def test_deleting_frees_the_name_and_is_done_when_nothing_is_there(place: Locati
 
 
 @everywhere
+def test_files_on_their_way_are_listed_apart_and_buckets_have_none(place: Location) -> None:
+    place.put_if_absent("parts/a", b"1")
+    assert place.list_temporary() == {}
+
+
+def test_what_a_killed_writer_left_is_listed_with_its_bytes_and_can_be_deleted(tmp_path: Path) -> None:
+    place = open_location(str(tmp_path))
+    place.put_if_absent("parts/a", b"1")
+    left = [f".tmp-{'0' * 24}.parquet", f"parts/.tmp-{'1' * 24}"]
+    for name in left:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / f".tmp-{'2' * 24}").hardlink_to(tmp_path / "parts/a")  # killed after the link: two names of one file
+    assert place.list_temporary() == {left[0]: 4, f".tmp-{'2' * 24}": 0, left[1]: 4}
+    for name in place.list_temporary():
+        place.delete(name)
+        place.delete(name)
+    assert place.list_temporary() == {}
+    assert place.read_bytes("parts/a") == b"1"
+
+
+@pytest.mark.parametrize(
+    "name", [".tmp-1", ".tmp-notes", f"x.tmp-{'0' * 24}", f".tmp-{'0' * 24}/x", f".tmp-{'g' * 24}"]
+)
+def test_only_names_that_writers_give_are_files_on_their_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"1")
+    assert open_location(str(tmp_path)).list_temporary() == {}
+
+
+def test_a_link_is_no_file_on_its_way(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-{'0' * 24}").symlink_to(tmp_path / "elsewhere")
+    assert open_location(str(tmp_path)).list_temporary() == {}
+
+
+@pytest.mark.parametrize("name", [f"../.tmp-{'0' * 24}", f"/.tmp-{'0' * 24}", f"a/../../.tmp-{'0' * 24}"])
+def test_a_file_on_its_way_somewhere_else_is_not_deleted(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / f".tmp-{'0' * 24}"
+    outside.write_bytes(b"1")
+    (tmp_path / "place/a").mkdir(parents=True)
+    with pytest.raises(UsageError):
+        open_location(str(tmp_path / "place")).delete(name)
+    assert outside.exists()
+
+
+@everywhere
 def test_a_reader_seeks_from_start_position_and_end(place: Location) -> None:
     place.put_if_absent("x", b"0123456789")
     with place.open("x") as file:

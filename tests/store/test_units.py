@@ -18,7 +18,7 @@ import pytest
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.receipts import Receipt, TableRef, new_attempt, parse_receipt, table_name
+from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, table_name, this_worker
 from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units, owners
 from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
@@ -394,6 +394,64 @@ def test_a_receipt_is_compact_json_without_names_and_reads_back_whole() -> None:
     assert parse_receipt(receipt.to_json(), f"{unit.id}.json") == receipt
 
 
+def test_what_the_report_is_told_is_rounded_and_reads_back_whole() -> None:
+    unit = make_units([an_item(1), an_item(2)], 8)[0]
+    receipt = a_receipt(unit, finished=1763718000.12345, worker="node-7:42", item_seconds=(1.23456, None))
+    content = json.loads(receipt.to_json())
+    assert (content["finished"], content["worker"], content["item_seconds"]) == (
+        1763718000.123, "node-7:42", [1.235, None],
+    )  # fmt: skip
+    assert parse_receipt(receipt.to_json(), f"{unit.id}.json") == receipt
+
+
+def test_a_receipt_from_before_workers_were_recorded_is_read_and_stays_as_it_is() -> None:
+    unit = make_units([an_item(1)], 8)[0]
+    data = a_receipt(unit, timings={"encode": 1.5}).to_json()
+    assert json.loads(data).keys().isdisjoint({"finished", "worker", "item_seconds"})
+    old = parse_receipt(data, f"{unit.id}.json")
+    assert (old.finished, old.worker, old.item_seconds) == (None, None, ())
+    assert old.to_json() == data
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"worker": "no process"},
+        {"worker": f"{'h' * 33}:1"},
+        {"worker": "<b>:1"},
+        {"finished": -1.0},
+        {"finished": float("inf")},
+        {"item_seconds": (float("nan"),)},
+    ],
+)
+def test_a_receipt_that_tells_the_report_nonsense_is_refused(told: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        a_receipt(make_units([an_item(1)], 8)[0], **told)
+
+
+def test_seconds_of_more_or_fewer_items_than_the_unit_has_are_damage(ledger: Ledger) -> None:
+    ledger.commit(a_receipt(planned(ledger, 1)[0], item_seconds=(1.0, 2.0)))
+    with pytest.raises(DamagedError, match="has the seconds of 2 items, but its unit has 1 items"):
+        ledger.receipts()
+
+
+@pytest.mark.parametrize(
+    ("host", "kept"),
+    [
+        ("vm", "vm"),
+        ("ip-10-0-0-1.ec2.internal", "ip-10-0-0-1.ec2.internal"),
+        ("raycluster-kuberay-worker-group-abcde.default.svc.cluster.local", "uster-kuberay-worker-group-abcde"),
+        ("Grüße <b>", "Gr--e--b-"),
+        ("", "-"),
+    ],
+)
+def test_a_worker_is_called_after_its_host_and_process(monkeypatch: pytest.MonkeyPatch, host: str, kept: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    monkeypatch.setattr("os.getpid", lambda: 42)
+    assert this_worker() == f"{kept}:42"
+    assert a_receipt(make_units([an_item(1)], 8)[0], worker=this_worker()).worker == f"{kept}:42"
+
+
 def test_a_receipt_cannot_point_outside_its_place() -> None:
     unit = make_units([an_item(1)], 8)[0]
     table = a_table(unit)
@@ -420,6 +478,8 @@ def test_a_snapshot_depends_on_what_is_committed_and_on_nothing_else(tmp_path: P
     first = snapshot("first", 1, timings={"encode": 1.0})
     assert len(first) == 16
     assert snapshot("other-order", -1, timings={"encode": 2.0}, numerics={"threads": "2"}) == first
+    told: dict[str, Any] = {"finished": 1763718000.0, "worker": "node-7:42", "item_seconds": (1.0, None)}
+    assert snapshot("others-worker", 1, **told) == first
     assert snapshot("other-table", 1, content=b"x") != first
     assert snapshot("other-outputs", 1, outputs=(("cd" * 32, 1), None)) != first
 
@@ -457,9 +517,15 @@ def test_plan_and_receipts_cost_at_most_200_bytes_per_image(ledger: Ledger, loca
     assert [len(unit.items) for unit in units] == [8] * 64
     for unit in units:
         outputs = tuple((f"{chance.getrandbits(256):064x}", chance.randint(300_000, 700_000)) for _ in unit.items)
-        timings = {"read": 0.123, "encode": 2.345, "search": 12.345, "decode": 2.345, "write": 0.123}
+        timings = {"read": 0.123, "encode": 2.345, "search": 12.345, "swap": 1.234, "decode": 2.345, "write": 0.123}
         counts = {"images": 8, "patches": 129032}
-        receipt = a_receipt(unit, tables=(a_table(unit, "provenance"),), outputs=outputs, numerics=NUMERICS, **counts)
+        told = {
+            "finished": 1_763_718_000 + chance.random() * 10_000,
+            "worker": f"{'w' * HOST_LENGTH}:{chance.randint(10**6, 4 * 10**6)}",
+            "item_seconds": tuple(chance.uniform(10, 99) for _ in unit.items),
+        }
+        tables = (a_table(unit, "provenance"),)
+        receipt = a_receipt(unit, tables=tables, outputs=outputs, numerics=NUMERICS, **counts, **told)
         ledger.commit(receipt.model_copy(update={"timings": timings, "config_digest": config.digest()}))
     assert len(ledger.receipts()) == 64
     cost = sum(location.size(name) for name in location.list()) / len(items)

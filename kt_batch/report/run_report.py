@@ -1,0 +1,292 @@
+"""How an extract or a translate went: from plan, receipts and reject tables alone.
+
+Clocks of several machines may differ by a little; the report shows them, and nothing else uses them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kt_batch.report.plots import throughput_plot
+from kt_batch.report.sources import open_place
+from kt_batch.store.library import Library
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.runs import Run
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import READERS, Unit
+
+SLOWEST = 10
+PAUSE = 60.0  # seconds in which no unit was under way, from which on nobody was at work
+SHOWN_WORKERS = 40  # on the page; JSON has all
+BINS = 60  # of the throughput
+REJECT_COLUMNS = ("uri", "reason", "message")
+SHORTEST = 0.001  # seconds of a unit: what a receipt can tell
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """Units of the plan: those with a receipt, and those without."""
+
+    planned: int
+    done: int
+    pending: int
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Inputs of the plan, one for each name. `elsewhere`: listed again in a later unit, extracted by an earlier one."""
+
+    planned: int
+    done: int
+    pending: int
+    rejected: int
+    elsewhere: int
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images over working time: the time in which units were under way, without pauses between two goes.
+
+    started, finished: Unix seconds. `rates` are images a second in equal steps of `step` working seconds, where the
+    images of a unit are spread evenly over its seconds; `pauses` are (working seconds before it, its length).
+    """
+
+    started: float
+    finished: float
+    images: int
+    working_seconds: float
+    images_per_second: float
+    step: float
+    rates: tuple[float, ...]
+    pauses: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class SlowImage:
+    """An image with the seconds from its reading to its result; what a unit writes as a whole is not in them."""
+
+    name: str
+    uri: str
+    seconds: float
+    unit: str
+    worker: str | None
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Rejects with one reason; the example is the first by URI."""
+
+    reason: str
+    count: int
+    uri: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Worker seconds in one stage, and their share of all."""
+
+    stage: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """What one process did: images a second of its own work. None: receipts that do not tell whose they are."""
+
+    worker: str | None
+    units: int
+    images: int
+    seconds: float
+    images_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """Units done whose receipts tell no time, no worker or no seconds of images: an earlier version wrote them."""
+
+    finished: int
+    worker: int
+    item_seconds: int
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How far a library (`extract`) or a run (`translate`) is, and what it took; kind is `library` or `run`."""
+
+    place: str
+    kind: str
+    units: UnitCounts
+    images: ImageCounts
+    throughput: Throughput | None
+    stages: tuple[Stage, ...]
+    slowest: tuple[SlowImage, ...]
+    rejects: tuple[Rejects, ...]
+    workers: tuple[WorkerShare, ...]
+    unrecorded: Unrecorded
+
+
+def run_report(place: str) -> RunReport:
+    """How the library or the run at a path or s3:// URI was made.
+
+    Raises MissingError where there is neither, DamagedError for a plan, a receipt or a reject table that is none.
+    """
+    found = open_place(place)
+    units = found.ledger.units()
+    done = [(unit, found.receipts[unit.id]) for unit in units if unit.id in found.receipts]
+    receipts = [receipt for _, receipt in done]
+    return RunReport(
+        place=found.location.uri,
+        kind="library" if isinstance(found, Library) else "run",
+        units=UnitCounts(len(units), len(done), len(units) - len(done)),
+        images=image_counts(units, found.receipts),
+        throughput=throughput(receipts),
+        stages=stages(receipts),
+        slowest=slowest(done),
+        rejects=rejects(found),
+        workers=workers(receipts),
+        unrecorded=Unrecorded(
+            finished=sum(receipt.finished is None for receipt in receipts),
+            worker=sum(receipt.worker is None for receipt in receipts),
+            item_seconds=sum(not receipt.item_seconds for receipt in receipts),
+        ),
+    )
+
+
+def image_counts(units: Sequence[Unit], receipts: Mapping[str, Receipt]) -> ImageCounts:
+    """How many inputs were planned, and what became of them."""
+    planned = sum(len(unit.items) for unit in units)
+    pending = sum(len(unit.items) for unit in units if unit.id not in receipts)
+    done = sum(receipt.images for receipt in receipts.values())
+    rejected = sum(receipt.rejects for receipt in receipts.values())
+    return ImageCounts(planned, done, pending, rejected, max(0, planned - pending - done - rejected))
+
+
+def throughput(receipts: Sequence[Receipt]) -> Throughput | None:
+    """Images over working time, of the receipts that tell when they were finished; None where none does.
+
+    A unit was under way for the seconds of its stages, up to the moment it was finished.
+    """
+    told = sorted((_began(r.finished, r), r.finished, r.images) for r in receipts if r.finished is not None)
+    if not told:
+        return None
+    began, ended, images = (np.array(column, np.float64) for column in zip(*told, strict=True))
+    latest = np.maximum.accumulate(ended)
+    gaps = np.maximum(began[1:] - latest[:-1], 0.0)
+    cut = np.where(gaps > PAUSE, gaps, 0.0)
+    left_out = began[0] + np.concatenate([[0.0], np.cumsum(cut)])  # of each unit: from its clock to working time
+    began, ended = began - left_out, ended - left_out
+    working = float(ended.max())
+    edges = np.linspace(0.0, working, BINS + 1)
+    made = [float((images * ((edge - began) / (ended - began)).clip(0.0, 1.0)).sum()) for edge in edges]
+    step = working / BINS
+    return Throughput(
+        started=round(told[0][0], 3),
+        finished=round(float(latest[-1]), 3),
+        images=int(images.sum()),
+        working_seconds=round(working, 3),
+        images_per_second=round(float(images.sum()) / working, 4),
+        step=round(step, 6),
+        rates=tuple(np.round(np.diff(made) / step, 4).tolist()),
+        pauses=tuple((round(float(began[n + 1]), 3), round(float(cut[n]), 3)) for n in np.flatnonzero(cut)),
+    )
+
+
+def _began(finished: float, receipt: Receipt) -> float:
+    return min(max(0.0, finished - sum(receipt.timings.values())), finished - SHORTEST)
+
+
+def stages(receipts: Iterable[Receipt]) -> tuple[Stage, ...]:
+    """Worker seconds by stage, in the order of the work as far as receipts keep one, else by name."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for receipt in receipts:
+        for stage, seconds in receipt.timings.items():
+            total[stage] += seconds
+    whole = sum(total.values())
+    order = ("read", "encode", "search", "swap", "decode", "write")
+    names = sorted(total, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return tuple(Stage(name, round(total[name], 3), round(total[name] / whole, 4) if whole else 0.0) for name in names)
+
+
+def slowest(done: Iterable[tuple[Unit, Receipt]], count: int = SLOWEST) -> tuple[SlowImage, ...]:
+    """The images that took longest, ties by name; one with several names stands under its first."""
+    told = (
+        SlowImage(item.name, item.uri, seconds, unit.id, receipt.worker)
+        for unit, receipt in done
+        if receipt.item_seconds
+        for number, (item, seconds) in enumerate(zip(unit.items, receipt.item_seconds, strict=True))
+        if seconds is not None and (number == 0 or unit.items[number - 1].image_id != item.image_id)
+    )
+    return tuple(heapq.nsmallest(count, told, key=lambda image: (-image.seconds, image.name)))
+
+
+def rejects(place: Library | Run) -> tuple[Rejects, ...]:
+    """Rejects by reason with an example of each, the commonest first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for table in pool.map(partial(read_table, place.location, columns=REJECT_COLUMNS), place.parts("rejects")):
+            for row in table.to_pylist():
+                found.setdefault(row["reason"], []).append((row["uri"], row["message"]))
+    listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in found.items()]
+    return tuple(sorted(listed, key=lambda entry: (-entry.count, entry.reason)))
+
+
+def workers(receipts: Iterable[Receipt]) -> tuple[WorkerShare, ...]:
+    """Who took part, those with the most units first; receipts that do not tell come last."""
+    found: defaultdict[str | None, list[Receipt]] = defaultdict(list)
+    for receipt in receipts:
+        found[receipt.worker].append(receipt)
+    listed = []
+    for worker, own in found.items():
+        images, seconds = sum(r.images for r in own), sum(sum(r.timings.values()) for r in own)
+        rate = round(images / seconds, 4) if seconds else None
+        listed.append(WorkerShare(worker, len(own), images, round(seconds, 3), rate))
+    return tuple(sorted(listed, key=lambda share: (share.worker is None, -share.units, share.worker or "")))
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def report_page(report: RunReport) -> str:
+    """The report as one self-contained HTML page without scripts."""
+    templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
+    templates.filters.update(clock=clock, duration=duration)
+    return templates.get_template("run_report.html.j2").render(
+        report=report, plot=_plot(report.throughput) if report.throughput else None, shown_workers=SHOWN_WORKERS
+    )
+
+
+def _plot(found: Throughput) -> str:
+    return throughput_plot(
+        found.rates,
+        found.working_seconds,
+        [(at, f"pause of {duration(length)}") for at, length in found.pauses],
+        duration,
+    )
+
+
+def clock(unix: float) -> str:
+    """Unix seconds as a date and time of day, UTC."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: `0.05 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    for large, small, names in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s"))):
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {names[0]}" + (f" {rest} {names[1]}" if rest else "")
+    return f"{whole} s"

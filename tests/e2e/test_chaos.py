@@ -1,0 +1,98 @@
+"""SIGKILL at a random moment to a random process of a run on Ray; then again, to the end: an undisturbed run's digest.
+
+Five rounds here; `make chaos ROUNDS=50` does more.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.verify import verify
+from tests.e2e.conftest import COMMAND, run
+from tests.ray_local import ray_environment
+from tests.tiny import draw_all
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+SPAN = 14.0  # seconds from the start in which the kill may fall; a job takes about as long
+HOW = ["--threads", 1, "--unit-size", 2]
+
+
+class Job:
+    """Extract, index and translate, as three command lines, into a folder of their own."""
+
+    def __init__(self, images: Path, folder: Path) -> None:
+        self.library, self.run = folder / "library", folder / "run"
+        self.commands: list[list[object]] = [
+            ["extract", images, "--library", self.library, "--size", 64, *HOW],
+            ["index", self.library, "--max-leaf", 64, "--threads", 1],
+            ["translate", images, "--library", self.library, "--out", self.run, *HOW],
+        ]
+
+    def digests(self) -> list[str | None]:
+        return [verify(str(place), no_progress).digest for place in (self.library, self.run)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str | None]]:
+    """The images, and the digests that every round must end with."""
+    root = tmp_path_factory.mktemp("chaos")
+    images = draw_all(root / "images", range(1, 13))
+    job = Job(images, root / "undisturbed")
+    for command in job.commands:
+        assert run(COMMAND, *command).code == 0
+    digests = job.digests()
+    assert None not in digests
+    return images, digests
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The driver, its raylet and all workers: what was started by it, and what still lives."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_whatever_is_killed_the_same_command_again_ends_as_if_nothing_had_been(
+    undisturbed: tuple[Path, list[str | None]], tmp_path: Path, round_: int
+) -> None:
+    images, expected = undisturbed
+    chance = random.Random(round_)
+    job = Job(images, tmp_path)
+    stage = round_ % 3
+    for command in job.commands[:stage]:
+        assert run(COMMAND, *command).code == 0
+    with ray_environment() as (environment, _):
+        line = [str(COMMAND), *(str(word) for word in job.commands[stage]), "--runner", "ray"]
+        with subprocess.Popen(
+            line, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as driver:
+            time.sleep(chance.uniform(0, SPAN))
+            living = (
+                sorted(family(psutil.Process(driver.pid)), key=lambda each: each.pid) if driver.poll() is None else []
+            )
+            if living:
+                victim = chance.choice(living)
+                victim.send_signal(signal.SIGKILL)
+            try:
+                driver.communicate(timeout=120)
+            finally:
+                for process in living:  # what a killed driver leaves
+                    if process.is_running():
+                        process.kill()
+    for command in job.commands[stage:]:
+        ended = run(COMMAND, *command)
+        assert ended.code == 0, ended.err
+    assert job.digests() == expected

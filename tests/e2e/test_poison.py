@@ -1,0 +1,74 @@
+"""An image that kills or stops every process that touches it costs one reject row, and not the run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kt_batch.runners.ray_runner import RayRunner
+from kt_batch.store.images import image_id
+from tests.e2e.conftest import Small
+from tests.ray_local import ray_here  # noqa: F401  # the fixture
+from tests.tiny import extracted, patches, rows, translate_job, translated
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
+
+Beat = Callable[[str], None]
+
+
+def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm: str) -> Callable[[Any, Beat], Any]:
+    """The pipeline's own worker, whose process suffers as soon as it begins this image."""
+    worker = factory()
+
+    def careless(unit: Any, beat: Beat) -> Any:
+        def beat_and_suffer(part: str) -> None:
+            beat(part)
+            if part == image and image not in unit.condemned:
+                os._exit(1) if harm == "dies" else time.sleep(3600)
+
+        return worker(unit, beat_and_suffer)
+
+    return careless
+
+
+class PoisonRunner(RayRunner):
+    """Ray, and one image that its processes cannot stand."""
+
+    def __init__(self, image: Path, harm: str) -> None:
+        super().__init__(None, None, 1, deadline=3.0)
+        self.poison = partial(poisoned, image=image_id(image.read_bytes()), harm=harm)
+
+    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+        yield from super().run(partial(self.poison, factory), units, condemn)
+
+
+@pytest.mark.parametrize(("harm", "said"), [("dies", "it died ("), ("hangs", "it was silent for 3 s")])
+def test_a_poisonous_painting_is_rejected_and_all_others_are_extracted(
+    small: Small, tmp_path: Path, harm: str, said: str
+) -> None:
+    poison, *others = sorted(small.paintings.iterdir())
+    runner = PoisonRunner(poison, harm)
+    summary = extracted([small.paintings], tmp_path / "library", runner)
+    runner.close()
+    (reject,) = rows(tmp_path / "library", "rejects")
+    assert (summary.images, summary.rejected) == (len(others), 1)
+    assert (reject["uri"], reject["reason"]) == (str(poison), "fatal")
+    assert said in reject["message"]
+    extracted(others, tmp_path / "without-it")
+    assert patches(tmp_path / "library") == patches(tmp_path / "without-it")
+
+
+def test_a_poisonous_photograph_costs_its_own_picture_alone(small: Small, tmp_path: Path) -> None:
+    poison, *others = sorted(small.photos.iterdir())
+    runner = PoisonRunner(poison, "dies")
+    summary = translated([small.photos], translate_job(small.library, tmp_path / "run", small.index), runner)
+    runner.close()
+    assert (summary.images, summary.rejected) == (len(others), 1)
+    made = {path.name for path in (tmp_path / "run/images").iterdir()}
+    assert made == {f"{path.name}.png" for path in others}

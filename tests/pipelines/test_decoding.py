@@ -1,0 +1,85 @@
+"""Workers decode in a child process: a file that breaks the decoder costs its reject row and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from kt_batch.errors import Reason, RejectError
+from kt_batch.pipelines import extract as extract_module
+from kt_batch.pipelines import translate as translate_module
+from kt_batch.pipelines.common import read_image
+from kt_batch.store.decoder_process import DecoderProcess
+from kt_batch.store.images import WorkingImage, image_id
+from kt_batch.store.units import Item
+from tests.pipelines.conftest import Collection
+from tests.tiny import draw, extracted, hashes, patches, rows, translate_job, translated
+
+CHILD = """
+import os
+from kt_batch.store import decoder_child, images
+def decode(data, size):
+    if data == b"fatal":
+        os.abort()
+    return images.decode(data, size)
+decoder_child.main(decode)
+"""
+FRAGILE = partial(DecoderProcess, command=(sys.executable, "-P", "-c", CHILD))
+
+
+def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "DecoderProcess", FRAGILE)
+    shutil.copytree(collection.paintings, tmp_path / "in")
+    (tmp_path / "in/fatal.png").write_bytes(b"fatal")
+    summary = extracted([tmp_path / "in"], tmp_path / "library")
+    assert (summary.images, summary.rejected) == (4, 1)
+    (reject,) = rows(tmp_path / "library", "rejects")
+    assert (Path(reject["uri"]).name, reject["stage"], reject["reason"]) == ("fatal.png", "decode", Reason.DECODER_DIED)
+    assert "SIGABRT" in reject["message"]
+    assert patches(tmp_path / "library") == patches(collection.library)
+
+
+def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate_module, "DecoderProcess", FRAGILE)
+    draw(tmp_path / "in/a.png", 31)
+    (tmp_path / "in/fatal.png").write_bytes(b"fatal")
+    translated([tmp_path / "in"], translate_job(collection.library, tmp_path / "run", collection.index))
+    assert [reject["reason"] for reject in rows(tmp_path / "run", "rejects")] == [Reason.DECODER_DIED]
+    assert list(hashes(tmp_path / "run", "images")) == ["images/a.png.png"]
+
+
+def test_no_child_is_left_when_the_work_is_done(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a.png", 1)
+    before = children()
+    extracted([tmp_path / "in"], tmp_path / "library")
+    assert children() == before
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_bytes_that_cannot_be_decoded_are_not_tried_again_from_another_place(tmp_path: Path) -> None:
+    tried = []
+
+    def decode(data: bytes, size: int) -> WorkingImage:
+        tried.append(data)
+        raise RejectError(Reason.DECODER_SLOW, "slow")
+
+    names = ("a", "b", "c")
+    for name in names[1:]:
+        (tmp_path / name).write_bytes(b"same")
+    items = [Item(image_id(b"same"), str(tmp_path / name), name) for name in names]
+    with pytest.raises(RejectError) as caught:
+        read_image(items, 8, decode)
+    assert tried == [b"same"]
+    assert caught.value.reason == Reason.UNREADABLE  # of the first of them, as ever
