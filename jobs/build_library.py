@@ -7,8 +7,18 @@ from dataclasses import asdict
 import typer
 
 from kt_batch import options
-from kt_batch.cli import extract_lines, index_lines, parse_clusters
-from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
+from kt_batch.cli_batch import (
+    asked_for,
+    dry_extract,
+    estimate_job_code,
+    estimate_lines,
+    extract_lines,
+    extract_settings,
+    index_lines,
+    parse_clusters,
+    run_options,
+)
+from kt_batch.config import IndexConfig
 from kt_batch.console import ProgressDisplay
 from kt_batch.pipelines.build import build_index
 from kt_batch.pipelines.extract import extract
@@ -17,7 +27,6 @@ from kt_batch.start import (
     job_code,
     leave,
     make_runner,
-    new_encoder,
     print_summary,
     run_app,
     save_options,
@@ -53,27 +62,24 @@ def build_library(
     mix_numerics: options.MixNumerics = False,
     max_rejects: options.MaxRejects = "100%",
     strict: options.Strict = False,
+    dry_run: options.DryRun = False,
+    pilot: options.Pilot = None,
+    price: options.Price = None,
     config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> int:
     """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
-    source, encoder_config = new_encoder(encoder, encoder_weights, layer, size)
-    extraction = ExtractConfig(
-        encoder=encoder_config,
-        stride=stride,
-        max_patches=max_patches,
-        seed=seed,
-        tags=tuple(tag or ()),
-        license=license,
-        attribution=attribution,
-    )
     building = IndexConfig(
         match_space=match_space, clusters=parse_clusters(clusters), max_leaf=max_leaf, merge=merge, seed=seed
     )
-    how = RunOptions(
-        runner=runner, workers=workers, threads=threads, unit_size=unit_size, address=address, mix_numerics=mix_numerics
-    )
+    if asked := asked_for(context.params):
+        estimate = dry_extract(context.params, asked)
+        lines = [*estimate_lines(estimate, runner), "  the index that is built afterwards is not estimated"]
+        print_summary({"extract": asdict(estimate)}, lines, json)
+        return estimate_job_code(estimate, max_rejects, strict)
+    source, extraction = extract_settings(context.params)
+    how = run_options(context.params)
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(images, library, extraction, source, how, running, display)
         indexed = build_index(library, building, how, running, display)

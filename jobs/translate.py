@@ -7,7 +7,14 @@ from dataclasses import asdict
 import typer
 
 from kt_batch import options
-from kt_batch.cli import run_translate, translate_lines
+from kt_batch.cli_batch import (
+    asked_for,
+    dry_translate,
+    estimate_job_code,
+    estimate_lines,
+    run_translate,
+    translate_lines,
+)
 from kt_batch.start import allowed_rejects, job_code, leave, print_summary, run_app, save_options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,11 +50,18 @@ def translate_images(
     mix_numerics: options.MixNumerics = False,
     max_rejects: options.MaxRejects = "100%",
     strict: options.Strict = False,
+    dry_run: options.DryRun = False,
+    pilot: options.Pilot = None,
+    price: options.Price = None,
     config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> int:
     """Re-render images after a library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
+    if asked := asked_for(context.params):
+        estimate = dry_translate(context.params, asked)
+        print_summary(asdict(estimate), estimate_lines(estimate, runner), json)
+        return estimate_job_code(estimate, max_rejects, strict)
     summary = run_translate(context.params)
     save_options(out, "translate", context.params)
     print_summary(asdict(summary), translate_lines(summary), json)

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
 from kt_batch import options
+from kt_batch.cli_batch import add_batch_commands
 from kt_batch.cli_bench import bench_app
 from kt_batch.cli_care import add_care_commands
 from kt_batch.cli_models import models_command
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, TranslateConfig
 from kt_batch.console import ProgressDisplay
 from kt_batch.errors import StorageError, UsageError
 from kt_batch.models.weights import load_decoder, load_encoder
-from kt_batch.pipelines.build import BuildSummary, build_index
 from kt_batch.pipelines.demo import demo
-from kt_batch.pipelines.extract import ExtractSummary, extract
 from kt_batch.pipelines.single import translate_one
-from kt_batch.pipelines.translate import TranslateJob, TranslateSummary, default_cache, translate
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.views import sql as view_sql
-from kt_batch.start import (
-    absolute_file,
-    leave,
-    library_models,
-    make_runner,
-    new_encoder,
-    print_summary,
-    reject_code,
-    run_app,
-    save_options,
-)
-from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
-from kt_batch.store.locations import absolute_place
+from kt_batch.start import leave, make_runner, new_encoder, print_summary, run_app
 
 app = typer.Typer(
     name="kt-batch",
@@ -49,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
+add_batch_commands(app)
 app.command("models")(models_command)
 add_care_commands(app)
 app.add_typer(bench_app, name="bench")
@@ -118,214 +103,6 @@ def try_command(
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     print_summary({"out": str(target), **asdict(summary)}, lines, json)
     return 0
-
-
-@app.command("extract")
-def extract_command(
-    context: typer.Context,
-    images: options.Paths,
-    library: options.LibraryOut,
-    encoder: options.Encoder = "kt-vgg",
-    encoder_weights: options.EncoderWeights = None,
-    layer: options.LayerName = "relu3_1",
-    size: options.Size = 512,
-    stride: options.Stride = 1,
-    max_patches: options.MaxPatches = None,
-    seed: options.Seed = 0,
-    tag: options.Tags = None,
-    license: options.License = "",  # noqa: A002
-    attribution: options.Attribution = "",
-    runner: options.RunnerName = "local",
-    workers: options.Workers = None,
-    threads: options.Threads = 2,
-    unit_size: options.UnitSize = 8,
-    address: options.Address = None,
-    mix_numerics: options.MixNumerics = False,
-    config: options.ConfigFile = None,
-    json: options.Json = False,
-) -> int:
-    """Images -> a knowledge library. Run it again to go on, or with more images to add them.
-
-    kt-batch extract paintings/ --library monet.lib
-    """
-    source, encoder_config = new_encoder(encoder, encoder_weights, layer, size)
-    extraction = ExtractConfig.model_validate(
-        {
-            "encoder": encoder_config,
-            "stride": stride,
-            "max_patches": max_patches,
-            "seed": seed,
-            "tags": tuple(tag or ()),
-            "license": license,
-            "attribution": attribution,
-        }
-    )
-    how = RunOptions(
-        runner=runner, workers=workers, threads=threads, unit_size=unit_size, address=address, mix_numerics=mix_numerics
-    )
-    with make_runner(how) as running, ProgressDisplay() as display:
-        summary = extract(images, library, extraction, source, how, running, display)
-    save_options(library, "extract", context.params)
-    print_summary(asdict(summary), extract_lines(summary), json)
-    return reject_code(summary.rejected)
-
-
-def extract_lines(summary: ExtractSummary) -> list[str]:
-    """The summary for a person."""
-    lines = [f"{summary.library}: {summary.images} images, {summary.patches:,} patches, {summary.rejected} rejected"]
-    if summary.new_images:
-        lines.append(
-            f"  {summary.new_images} images in {summary.seconds:.1f} s ({summary.images_per_second:.2f} images/s)"
-        )
-    elif summary.new_rejected == 0:
-        lines.append("  nothing to do: everything was extracted already")
-    return [*lines, f"  next: kt-batch index {summary.library}"]
-
-
-@app.command("index")
-def index_command(
-    context: typer.Context,
-    library: Annotated[str, typer.Argument(help="The library: a directory or s3://bucket/prefix.")],
-    match_space: options.MatchSpace = "raw",
-    clusters: options.Clusters = None,
-    max_leaf: options.MaxLeaf = 512,
-    merge: options.Merge = 0.995,
-    seed: options.Seed = 0,
-    runner: options.RunnerName = "local",
-    workers: options.Workers = None,
-    threads: options.Threads = 2,
-    address: options.Address = None,
-    mix_numerics: options.MixNumerics = False,
-    config: options.ConfigFile = None,
-    json: options.Json = False,
-) -> int:
-    """Cluster a library by BHKM, so that it can be searched.
-
-    kt-batch index monet.lib
-    """
-    building = IndexConfig.model_validate(
-        {
-            "match_space": match_space,
-            "clusters": parse_clusters(clusters),
-            "max_leaf": max_leaf,
-            "merge": merge,
-            "seed": seed,
-        }
-    )
-    how = RunOptions(runner=runner, workers=workers, threads=threads, address=address, mix_numerics=mix_numerics)
-    with make_runner(how) as running, ProgressDisplay() as display:
-        summary = build_index(library, building, how, running, display)
-    save_options(library, "index", context.params)
-    print_summary(asdict(summary), index_lines(summary), json)
-    return 0
-
-
-def parse_clusters(text: str | None) -> tuple[int, ...]:
-    """`64,16` -> (64, 16)."""
-    if text is None:
-        return ()
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--clusters is a list of numbers such as 64,16, not '{text}'.")
-    return tuple(int(part) for part in parts)
-
-
-def index_lines(summary: BuildSummary) -> list[str]:
-    """The summary for a person."""
-    state = f"built in {summary.seconds:.1f} s" if summary.built else "nothing to do: it was built already"
-    return [
-        f"{summary.library}: index {summary.index}, {state}",
-        f"  {summary.patches:,} patches, {summary.merged_share:.1%} merged, {summary.leaves} leaves",
-        f"  next: kt-batch translate PHOTOS --library {summary.library} --out RUN",
-    ]
-
-
-@app.command("translate")
-def translate_command(
-    context: typer.Context,
-    images: options.Paths,
-    library: options.LibraryOut,
-    out: options.RunOut,
-    swap: options.Swap = "geometric",
-    alpha: options.Alpha = 1.0,
-    top_k: options.TopK = 1,
-    searcher: options.SearcherName = "ours",
-    probes: options.Probes = 8,
-    certify: options.Certify = False,
-    bands: options.Bands = 4,
-    query_stride: options.QueryStride = 1,
-    preserve_colour: options.PreserveColour = False,
-    size: options.OutputSize = None,
-    format: options.Format = "png",  # noqa: A002
-    quality: options.Quality = 95,
-    index: options.IndexDigest = None,
-    encoder_weights: options.EncoderWeights = None,
-    decoder_weights: options.DecoderWeights = None,
-    cache_dir: options.CacheDir = None,
-    runner: options.RunnerName = "local",
-    workers: options.Workers = None,
-    threads: options.Threads = 2,
-    unit_size: options.UnitSize = 8,
-    address: options.Address = None,
-    mix_numerics: options.MixNumerics = False,
-    config: options.ConfigFile = None,
-    json: options.Json = False,
-) -> int:
-    """Re-render photographs after a library, and record where every patch came from.
-
-    kt-batch translate photos/ --library monet.lib --out run
-    """
-    summary = run_translate(context.params)
-    save_options(out, "translate", context.params)
-    print_summary(asdict(summary), translate_lines(summary), json)
-    return reject_code(summary.rejected)
-
-
-def run_translate(given: Mapping[str, Any]) -> TranslateSummary:
-    """Translate with the options of `translate_command`, by their names; `jobs/translate.py` takes the same ones."""
-    opened = Library.open(given["library"])
-    source, _, decoder = library_models(opened, given["encoder_weights"], given["decoder_weights"])
-    encoder = opened.config.encoder
-    if given["size"] is not None:
-        encoder = EncoderConfig.model_validate({**encoder.model_dump(), "size": given["size"]})
-    search = SearchConfig.model_validate({name: given[name] for name in SearchConfig.model_fields})
-    same = ("swap", "alpha", "query_stride", "preserve_colour", "format", "quality")
-    translation = TranslateConfig.model_validate(
-        {
-            "encoder": encoder,
-            "decoder_sha256": decoder.sha256,
-            "index_digest": find_index(opened, given["index"]).digest,
-            "search": search,
-            **{name: given[name] for name in same},
-        }
-    )
-    how = RunOptions.model_validate({name: given[name] for name in RunOptions.model_fields})
-    job = TranslateJob(
-        library=absolute_place(given["library"]),
-        run=absolute_place(given["out"]),
-        config=translation,
-        source=source,
-        decoder_path=absolute_file(given["decoder_weights"]),
-        cache=absolute_file(given["cache_dir"]) or default_cache(),
-        threads=how.threads,
-        numerics=None,
-        mix_numerics=how.mix_numerics,
-    )
-    with make_runner(how) as running, ProgressDisplay() as display:
-        return translate(given["images"], job, how, running, display)
-
-
-def translate_lines(summary: TranslateSummary) -> list[str]:
-    """The summary for a person."""
-    ncc = "" if summary.ncc_mean is None else f", mean NCC {summary.ncc_mean:.3f}"
-    lines = [f"{summary.run}: {summary.images} images, {summary.rejected} rejected{ncc}"]
-    if summary.new_images:
-        lines.append(
-            f"  {summary.new_images} images in {summary.seconds:.1f} s ({summary.images_per_second:.2f} images/s)"
-        )
-    elif summary.new_rejected == 0:
-        lines.append("  nothing to do: everything was translated already")
-    return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"]
 
 
 @app.command("demo")

@@ -78,6 +78,21 @@ Address = Annotated[str | None, typer.Option("--address", help="Of a Ray cluster
 MixNumerics = Annotated[
     bool, typer.Option("--mix-numerics", help="Go on with results of another machine kind or package version.")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what is done, what is to do, how large.")]
+Pilot = Annotated[
+    int | None,
+    typer.Option(
+        "--pilot",
+        help="With --dry-run: really do N of the images still to do, in a temporary directory that is removed, and "
+        "estimate the rest.",
+    ),
+]
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price", help="With --pilot: of one node per hour; the cost is worker-hours x price, one worker per node."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 MaxRejects = Annotated[str, typer.Option("--max-rejects", help="Succeed while no more inputs are rejected: N or P%.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 3 when any input was rejected.")]

@@ -181,7 +181,8 @@ def check_space(location: Location, estimate: int, progress: Progress) -> None:
     free = location.free_bytes()
     if free is not None and estimate > free:
         raise StorageError(
-            f"The library needs up to {readable_size(estimate)} more at '{location.uri}', where {readable_size(free)} are free."
+            f"The library needs up to {readable_size(estimate)} more at '{location.uri}', "
+            f"where {readable_size(free)} are free."
         )
     if estimate:
         room = "" if free is None else f"; {readable_size(free)} are free"

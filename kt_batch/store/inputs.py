@@ -104,6 +104,20 @@ def read_input(uri: str) -> bytes:
         raise RejectError(Reason.UNREADABLE, f"cannot read {uri!r}: {error}") from error
 
 
+def input_size(uri: str) -> int | None:
+    """The bytes that an input holds, without reading it; None where that cannot be found out now."""
+    try:
+        if uri.startswith(_S3):
+            from kt_batch.store.s3 import S3Location
+
+            bucket, key = _bucket_and_key(uri)
+            return S3Location(bucket, "").size(key)
+        status = _local_path(uri).stat()
+    except (OSError, ValueError, StorageError, UsageError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,9 @@ import typer
 import yaml
 
 import kt_batch.cli
-from kt_batch.cli import parse_clusters, parse_pixel
+import kt_batch.cli_batch
+from kt_batch.cli import parse_pixel
+from kt_batch.cli_batch import parse_clusters
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import shipped
 from kt_batch.options import ConfigFile, Size
@@ -142,7 +144,7 @@ def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
         jobs.append(job)
         return translate(images, job, *rest)
 
-    monkeypatch.setattr(kt_batch.cli, "translate", watched)
+    monkeypatch.setattr(kt_batch.cli_batch, "translate", watched)
     monkeypatch.chdir(tmp_path)
     words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
     assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0
