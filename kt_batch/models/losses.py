@@ -29,3 +29,15 @@ def swapped(features: Tensor) -> Tensor:
         nearest = (queries.flatten(1) @ F.normalize(library.flatten(1), dim=1).T).argmax(1)
         out.append(fold(library[nearest], rows, cols, features.shape[2], features.shape[3]))
     return torch.stack(out)
+
+
+def lattice(error: Tensor, period: int, cells: int = 4) -> Tensor:
+    """What of an error `(n, 3, H, W)` repeats from cell to cell: the grid that an eye finds in a smooth area.
+
+    The error's mean at each of the `period` x `period` places of a cell, over squares of `cells` x `cells` cells, less
+    the mean over all places; the mean of its magnitude. Nothing but a grid survives that: 0 for any error that is
+    constant, and little for one that is random. H and W are multiples of `period`.
+    """
+    places = F.pixel_unshuffle(error, period).unflatten(1, (3, period**2))
+    places = places - places.mean(dim=2, keepdim=True)
+    return F.avg_pool2d(places.flatten(1, 2), cells, stride=max(1, cells // 2)).abs().mean()

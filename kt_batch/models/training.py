@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.fitting import fit_to
-from kt_batch.models.losses import swapped, unexplained
+from kt_batch.models.losses import lattice, swapped, unexplained
 from kt_batch.models.train_state import TrainState
 
 LEAST_DEVIATION = 1e-3  # of the largest channel's
@@ -32,7 +32,7 @@ class TrainSettings:
     subject: what is trained, in the caller's words; a state of another subject is refused.
     fitted_rate: the learning rate of a direct convolution, which starts from a fit, as a share of the rest's.
     reconstruction: L1 between image and decoding (eq. 8). swapped: 1 - R2 between swapped latents and the features of
-    what they decode to.
+    what they decode to. lattice: the grid of the cells in the error, and, beside `swapped`, in what those decode to.
     """
 
     subject: str = ""
@@ -43,6 +43,7 @@ class TrainSettings:
     ema_decay: float = 0.995
     reconstruction: float = 1.0
     swapped: float = 0.0
+    lattice: float = 0.0
     seed: int = 0
 
 
@@ -167,10 +168,15 @@ def _losses(
     losses = {}
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
         code = encoder.encode_code(image, cut)
-        losses["reconstruction"] = (student.decode(code).float() - image).abs().mean()
+        error = student.decode(code).float() - image
+        losses["reconstruction"] = error.abs().mean()
+        if settings.lattice:
+            losses["lattice"] = lattice(error, student.decoder.scale)
         if settings.swapped:
             latents = swapped(code.float()[: max(2, len(code) // 2)])
-            again = encoder.encode_code(student.decode(latents).float(), cut)
-            losses["swapped"] = unexplained(again.float(), latents)
+            decoded = student.decode(latents).float()
+            losses["swapped"] = unexplained(encoder.encode_code(decoded, cut).float(), latents)
+            if settings.lattice:
+                losses["lattice"] = losses["lattice"] + lattice(decoded, student.decoder.scale)
     weights = vars(settings)
     return losses, torch.stack([weights[name] * value for name, value in losses.items()]).sum()
