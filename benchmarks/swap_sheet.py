@@ -1,9 +1,10 @@
 """What decoders make of swapped features: 12 pairs, both swaps, kt-vgg beside a peer, on one sheet.
 
-    python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --wct FILE --out docs/images/swaps.jpg
+    python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer WCT --out docs/images/swaps.jpg
+    python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer ADAIN --layer relu4_1 --out ...
 
 Of every photograph with every painting 12 pairs, evenly spaced. Columns: photograph, painting, then geometric and
-statistics swap, each by kt-vgg and by VGG-19 with WCT's decoder, all at relu3_1 with exact matching. `make demo` leaves
+statistics swap, each by kt-vgg and by VGG-19 with the peer's decoder, with exact matching. `make demo` leaves
 photographs and canvases whose pictures may be published.
 """
 
@@ -28,20 +29,19 @@ from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.store.images import decode as decode_image
 from kt_batch.store.images import pad_to
 
-LAYER = "relu3_1"
 PAIRS = 12
 SIZE = 384
 CELL = 200  # pixels a picture is wide on the sheet
 
 
 def read(path: Path) -> Tensor:
-    """`(3, H, W)` in [0, 1], sides multiples of 4."""
-    return to_tensor(pad_to(decode_image(path.read_bytes(), SIZE).pixels, 4))
+    """`(3, H, W)` in [0, 1], sides multiples of 8."""
+    return to_tensor(pad_to(decode_image(path.read_bytes(), SIZE).pixels, 8))
 
 
-def swapped(encoder: Encoder, decoder: Decoder, photo: Tensor, painting: Tensor) -> list[Tensor]:
+def swapped(encoder: Encoder, decoder: Decoder, layer: str, photo: Tensor, painting: Tensor) -> list[Tensor]:
     """The photograph after the painting by geometric and by statistics swap."""
-    features, style = encode(encoder, photo, LAYER), encode(encoder, painting, LAYER)
+    features, style = encode(encoder, photo, layer), encode(encoder, painting, layer)
     height, width = features.shape[1:]
     rows, cols = positions(height, width, 1, cover=True)
     queries = unfold(features, rows, cols)
@@ -50,7 +50,7 @@ def swapped(encoder: Encoder, decoder: Decoder, photo: Tensor, painting: Tensor)
     guide = torch.nn.functional.adaptive_avg_pool2d(luminance(photo)[None], (height, width))[0]
     deviation = library.std(dim=1, correction=0).mean(0)
     statistics = statistics_swap(features, queries, found, rows, cols, deviation, guide)
-    if LAYER not in encoder.codes:
+    if layer not in encoder.codes:
         statistics = statistics.clamp(min=0)
     geometric = geometric_swap(found, rows, cols, height, width)
     return [decode(decoder, geometric, features, 0.0), decode(decoder, statistics, features)]  # as --alpha 1
@@ -68,19 +68,21 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("paintings", type=Path)
     parser.add_argument("--vgg19", required=True)
-    parser.add_argument("--wct", required=True)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--layer", default="relu3_1")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(2)
     ours, peer = load_encoder(EncoderSource()), load_encoder(EncoderSource("vgg19", options.vgg19))
-    decoders = load_decoder(ours, "kt-vgg", LAYER, None), load_decoder(peer, "vgg19", LAYER, options.wct)
+    layer = options.layer
+    decoders = load_decoder(ours, "kt-vgg", layer, None), load_decoder(peer, "vgg19", layer, options.peer)
     sides = [sorted(p for p in folder.rglob("*") if p.is_file()) for folder in (options.photographs, options.paintings)]
     rows = []
     every = list(itertools.product(*sides))
     for photo, painting in (every[i * len(every) // PAIRS] for i in range(PAIRS)):
         images = read(photo), read(painting)
         mine, theirs = (
-            swapped(encoder.network, decoder.network, *images)
+            swapped(encoder.network, decoder.network, layer, *images)
             for encoder, decoder in zip((ours, peer), decoders, strict=True)
         )
         rows.append([to_picture(image) for image in (*images, mine[0], theirs[0], mine[1], theirs[1])])

@@ -17,7 +17,7 @@ from kt_batch.pipelines.train_metrics import Metrics
 from kt_batch.start import absolute_file, leave, make_members, print_summary, run_app
 
 # What the shipped decoders were trained for (docs/models.md).
-STEPS = "relu3_1=2600,relu4_1=500,relu2_1=250,relu1_1=100"
+STEPS = "relu3_1=2600,relu4_1=900,relu2_1=250,relu1_1=100"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

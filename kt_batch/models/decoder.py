@@ -1,7 +1,7 @@
 """Decoders: a feature map in, the working image out.
 
 The paper's doubles the size by resize + convolution, so that there is no checkerboard (section 3.6). Ours doubles it by
-`subpixel` blocks, which promise nothing of the kind.
+`subpixel` blocks too, which promise nothing of the kind: their training has to (losses.lattice).
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
 def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None) -> LoadedDecoder:
     """The decoder for `layer` of this encoder: shipped with it, a file trained for it, or a peer's (models.peers).
 
-    Raises UsageError when none is shipped and no path given, MismatchError when the file is for another encoder.
+    Raises UsageError when none is shipped and no path given, MismatchError when the file is for another encoder,
+    WeightsError for a file that is damaged or whose details cannot be restored.
     """
     parts = shipped().get(name, {})
     if path is None and layer not in parts:
@@ -147,6 +148,7 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
             details=len(tensors.get("detail.weight", ())),
         )
     _fill(decoder, tensors, where)
+    decoder.check_details(f"of '{where}'")
     return LoadedDecoder(_ready(decoder), _sha256(data))
 
 

@@ -28,7 +28,7 @@ from kt_batch.pipelines.crops import crops
 from kt_batch.store.inputs import list_inputs
 
 NAME = "kt-vgg"
-VERSION = "kt-vgg-3"
+VERSION = "kt-vgg-4"
 WIDTHS: dict[str, Widths] = {
     "conv1_1": (64,), "conv1_2": (16, 64),
     "conv2_1": (40, 128), "conv2_2": (64, 128),

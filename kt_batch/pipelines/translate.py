@@ -242,6 +242,7 @@ class TranslateWorker:
             started = time.perf_counter()
             pixels = to_pixels(found.image)[: working.height, : working.width]
             data = encode(pixels, config.format, config.quality)
+            beat("")  # trouble with the store from here on is not the image's
             for item in items:
                 outputs[item.name] = self._put_image(item, data)
                 tables.append(

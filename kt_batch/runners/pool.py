@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.errors import KtBatchError
 from kt_batch.runners.drain import Drain
+from kt_batch.runners.meters import Meters
 
 TICK = 0.5  # seconds between two looks at heartbeats
 NODE_TICK = 2.0  # and at the nodes
 STRIKES = 3  # workers that a part may cost; after so many deaths it is not chance
+FUSE = 5  # parts condemned without a unit finished between them: then it is not the parts
+FALSE_STARTS = 20  # workers lost before they began anything, without a unit finished between them
 SETTING_UP = 10  # times the deadline that a worker has to load models and to stage an index
 BEAT_SECONDS = 10  # a worker waits at most so long to be heard
 
@@ -31,10 +35,10 @@ Condemn = Callable[[Any, str, str], Any]
 
 @dataclass
 class _Work:
-    """A unit, and how many workers each part of it has cost."""
+    """A unit, and for each part of it the nodes of the workers that were lost over it."""
 
     unit: Any
-    strikes: Counter[str] = field(default_factory=Counter)
+    strikes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass
@@ -55,21 +59,22 @@ class _Member:
 
 
 class Pool:
-    """Actors of `cpus` CPUs each, at most `size()` of them; they live until `close`, through many stages.
+    """Actors that live until `close`, through many stages. `share()`: how many there may be now, and the CPUs of each.
 
     deadline: seconds a worker may be silent over one part of a unit.
     """
 
-    def __init__(self, cpus: float, size: Callable[[], int], deadline: float, drain: Drain) -> None:
-        self._cpus = cpus
-        self._size = size
+    def __init__(self, share: Callable[[], tuple[int, float]], deadline: float, drain: Drain) -> None:
+        self._share = share
+        self._room, self._cpus = share()
         self._deadline = deadline
         self._drain = drain
         self._members: list[_Member] = []
         self._numbers = itertools.count()
         self._stages = itertools.count()
         self._turns = itertools.count(1)
-        self._false_starts = 0
+        self._false_starts = self._condemned = 0  # without a unit finished between them
+        self._meters = Meters()
         self._heart: Any = None
         self._nodes_at = 0.0
 
@@ -81,6 +86,7 @@ class Pool:
         end was asked for.
         """
         waiting = deque(_Work(unit) for unit in units)
+        self._false_starts = self._condemned = 0
         stage = (next(self._stages), ray.put(factory))
         try:
             while waiting or self._busy():
@@ -88,18 +94,23 @@ class Pool:
                     self._drain.check()
                 self._grow(len(waiting) + len(self._busy()))
                 self._assign(waiting, stage)
+                self._meters.busy.set(len(self._busy()))
+                self._meters.waiting.set(len(waiting))
                 yield from self._collect(waiting, condemn)
                 self._look_after(waiting, condemn)
         finally:
             for member in self._busy():  # left in the middle: what they do is of no use any more
                 self._drop(member)
+            self._meters.busy.set(0)
+            self._meters.waiting.set(0)
 
     def close(self) -> None:
         """End all actors."""
         for member in list(self._members):
             self._drop(member)
         if self._heart is not None:
-            ray.kill(self._heart)
+            with suppress(RayError, ValueError):
+                ray.kill(self._heart)
             self._heart = None
 
     def _busy(self) -> list[_Member]:
@@ -109,8 +120,9 @@ class Pool:
         """Ask for as many members as there is work and room for. They get work when they are there."""
         if self._heart is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-            self._heart = ray.remote(_Heart).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
-        for _ in range(len(self._members), min(wanted, self._size())):
+            options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+            self._heart = ray.remote(_Heart).options(**options).remote()
+        for _ in range(len(self._members), min(wanted, self._room)):
             number = next(self._numbers)
             actor: Any = ray.remote(_Actor).options(num_cpus=self._cpus).remote(number, self._heart)
             self._members.append(_Member(number, actor, actor.ready.remote()))
@@ -137,13 +149,15 @@ class Pool:
                 # The error itself: what Ray makes of it has a traceback for its message.
                 raise (error.cause if isinstance(error.cause, Exception) else error) from error
             except RayError as error:
-                self._listen()
-                self._lose(member, f"it died ({first_line(error)})", waiting, condemn)
+                blame = self._listen() and not getattr(error, "preempted", False)
+                self._lose(member, f"it died ({first_line(error)})" if blame else "", waiting, condemn)
                 continue
             member.call, work, member.work = None, member.work, None
             if work is None:
-                member.node, self._false_starts = result, 0
+                member.node = result
             else:
+                self._false_starts = self._condemned = 0
+                self._meters.units.inc()
                 yield result
 
     def _look_after(self, waiting: deque[_Work], condemn: Condemn | None) -> None:
@@ -152,48 +166,71 @@ class Pool:
         if now - self._nodes_at < NODE_TICK:
             return
         self._nodes_at = now
+        self._room, self._cpus = self._share()
         self._listen()
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        for member in self._busy():
+        alive = _alive()
+        for member in list(self._members):
             allowed = self._deadline * (1 if member.beat[1] else SETTING_UP)
-            if member.node not in alive:
+            if member.node and member.node not in alive:
                 self._lose(member, "", waiting, condemn)
-            elif now - member.heard > allowed:
+            elif member.work and now - member.heard > allowed:
                 self._lose(member, f"it was silent for {allowed:g} s", waiting, condemn)
 
-    def _listen(self) -> None:
-        """Read the heartbeats. The heart is restarted when it dies; until then nothing is heard."""
+    def _listen(self) -> bool:
+        """Read the heartbeats; False when there are none to be had, as when the heart was restarted a moment ago."""
         try:
             beats = ray.get(self._heart.beats.remote(), timeout=BEAT_SECONDS)
         except (RayActorError, GetTimeoutError):
-            return
+            return False
         for member in self._members:
             turn, *beat = beats.get(member.number, (0, 0, ""))
             if turn == member.turn and tuple(beat) != member.beat:
                 member.beat, member.heard = (beat[0], beat[1]), time.monotonic()
+        return bool(beats)
 
     def _lose(self, member: _Member, why: str, waiting: deque[_Work], condemn: Condemn | None) -> None:
-        """Give up a member. Without a reason of its own (a node that is gone) nobody is to blame for it."""
+        """Give up a member; its unit waits again. Without `why` (a node that is gone) nobody is to blame for it."""
         self._drop(member)
-        work, part = member.work, member.beat[1]
-        if work is None:
-            self._false_starts += 1
-            if self._false_starts == STRIKES:
-                raise KtBatchError(f"No worker comes up on the Ray cluster: {why}.")
+        self._meters.lost.inc()
+        work, (count, part) = member.work, member.beat
+        if work is None or count == 0:  # it never came up, or never began
+            self._false_starts += bool(why)
+            if self._false_starts >= FALSE_STARTS:
+                raise KtBatchError(f"Worker after worker is lost on the Ray cluster before it begins: {why}.")
+        elif why:
+            work.strikes[part].append(member.node)
+            self._judge(work, part, why, condemn)
+        if work is not None:
+            waiting.appendleft(work)
+
+    def _judge(self, work: _Work, part: str, why: str, condemn: Condemn | None) -> None:
+        """Condemn a part that has cost STRIKES workers. Those whose node is gone by now do not count: it was the node."""
+        alive = _alive()
+        if sum(node in alive for node in work.strikes[part]) < STRIKES:
             return
-        work.strikes[part] += bool(why)
-        if work.strikes[part] == STRIKES:
-            if condemn is None or not part:
-                raise KtBatchError(
-                    f"A worker of the Ray cluster was lost, {STRIKES} times on the same work: {why}; "
-                    "start the same command again to go on."
-                )
-            work.unit = condemn(work.unit, part, f"the process that worked on it was lost {STRIKES} times: {why}")
-        waiting.appendleft(work)
+        if condemn is None or not part:
+            raise KtBatchError(
+                f"A worker of the Ray cluster was lost, {STRIKES} times on the same work: {why}; "
+                "start the same command again to go on."
+            )
+        self._condemned += 1
+        if self._condemned >= FUSE:
+            raise KtBatchError(
+                f"{FUSE} images one after another cost worker after worker, and none is finished between them, so it is "
+                f"not the images: {why}."
+            )
+        self._meters.condemned.inc()
+        work.unit = condemn(work.unit, part, f"the process that worked on it was lost {STRIKES} times: {why}")
 
     def _drop(self, member: _Member) -> None:
-        ray.kill(member.actor)
         self._members.remove(member)
+        with suppress(RayError, ValueError):  # it may be gone, and Ray with it
+            ray.kill(member.actor)
+
+
+def _alive() -> set[str]:
+    """The ids of the nodes that the cluster believes in."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 class _Heart:

@@ -17,7 +17,7 @@ from kt_batch.runners.pool import Pool, first_line
 
 U = TypeVar("U")
 R = TypeVar("R")
-DEADLINE = 600.0  # seconds over one image; the slowest that was measured took a tenth of it
+DEADLINE = 1200.0  # seconds over one image, more than a store's own retries or two decoders that hang can take
 
 
 class RayRunner:
@@ -39,9 +39,9 @@ class RayRunner:
         self._joined = not ray.is_initialized()
         if self._joined:
             _connect(address)
-        self.workers, self.cpus = share_out(_node_cpus(), workers, threads)
-        size = partial(_room, workers, threads, self.workers)
-        self._pool = Pool(self.cpus, size, deadline, drain or Drain())
+        self._share = partial(_share_now, workers, threads)
+        self.workers, self.cpus = self._share()
+        self._pool = Pool(self._share, deadline, drain or Drain())
 
     def run(
         self,
@@ -54,18 +54,20 @@ class RayRunner:
 
     def close(self) -> None:
         """Leave the cluster if this runner joined it; one that was started here ends with it."""
-        self._pool.close()
-        if self._joined:
-            ray.shutdown()
+        try:
+            self._pool.close()
+        finally:
+            if self._joined:
+                ray.shutdown()
 
 
 def _node_cpus() -> list[int]:
     return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
-def _room(workers: int | None, threads: int, at_first: int) -> int:
-    """How many workers may stand at once: as many as were asked for, else what there is room for now."""
-    return at_first if workers is not None else share_out(_node_cpus(), None, threads)[0]
+def _share_now(workers: int | None, threads: int) -> tuple[int, float]:
+    """`share_out` of the nodes that there are now."""
+    return share_out(_node_cpus(), workers, threads)
 
 
 def share_out(nodes: Sequence[int], workers: int | None, threads: int) -> tuple[int, float]:
@@ -73,7 +75,7 @@ def share_out(nodes: Sequence[int], workers: int | None, threads: int) -> tuple[
 
     A worker must fit on one node, whatever number of threads was asked for: one that fits nowhere would wait for ever.
     """
-    largest = max([1, *nodes])
+    largest = max(nodes, default=0) or threads  # with no CPU yet, an autoscaler is asked for what will be needed
     cpus = min(threads, largest)
     if workers is None:
         return max(1, sum(node // cpus for node in nodes)), float(cpus)

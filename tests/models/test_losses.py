@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kt_batch.models.losses import swapped, unexplained
+from kt_batch.models.losses import lattice, swapped, unexplained
 
 
 def features(generator: torch.Generator, images: int = 2, channels: int = 3) -> Tensor:
@@ -51,3 +51,19 @@ def test_the_nearest_patch_is_that_of_the_same_direction_not_the_brightest() -> 
 
 def test_no_gradient_flows_through_a_swap(generator: torch.Generator) -> None:
     assert not swapped(features(generator).requires_grad_()).requires_grad
+
+
+def test_the_lattice_of_a_checkerboard_is_its_amplitude_and_of_a_flat_error_nothing() -> None:
+    # Cells of 2 x 2 whose places are +.1, -.1, -.1, +.1: their mean is 0, and they repeat.
+    board = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(1, 3, 8, 8)
+    assert lattice(board, 2).item() == pytest.approx(0.1)
+    assert lattice(board + 0.3, 2).item() == pytest.approx(0.1)
+    assert lattice(torch.full((1, 3, 16, 16), 0.3), 2).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_the_lattice_of_noise_falls_with_the_root_of_the_cells_it_is_averaged_over(
+    generator: torch.Generator,
+) -> None:
+    noise = torch.randn(4, 3, 64, 64, generator=generator)
+    one, many = lattice(noise, 2, cells=1).item(), lattice(noise, 2, cells=4).item()
+    assert many == pytest.approx(one / 4, rel=0.05)

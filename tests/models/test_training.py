@@ -136,6 +136,13 @@ def test_swapped_latents_are_there_only_when_they_have_a_weight() -> None:
     assert with_term["swapped"] > 0
 
 
+def test_the_lattice_is_there_only_when_it_has_a_weight_and_counts_swapped_latents_too() -> None:
+    alone = reported(replace(SETTINGS, lattice=1.0))
+    beside = reported(replace(SETTINGS, lattice=1.0, swapped=0.5))
+    assert set(alone) == {"reconstruction", "lattice"}
+    assert beside["lattice"] > alone["lattice"] > 0
+
+
 def test_swapped_latents_with_a_weight_change_what_is_learned() -> None:
     plain, other = student(), student()
     train(plain, batches(), SETTINGS, ignore, ignore)

@@ -117,8 +117,8 @@ def alone(member: Member) -> None:
 
 def parts(weights: Path, *cuts: str) -> tuple[LoadedEncoder, list[LoadedDecoder]]:
     """What a training left, loaded as anybody would."""
-    encoder = load_encoder(EncoderSource("mine", str(weights / "kt-vgg-3.encoder.safetensors")))
-    return encoder, [load_decoder(encoder, "mine", cut, str(weights / f"kt-vgg-3.{cut}.safetensors")) for cut in cuts]
+    encoder = load_encoder(EncoderSource("mine", str(weights / "kt-vgg-4.encoder.safetensors")))
+    return encoder, [load_decoder(encoder, "mine", cut, str(weights / f"kt-vgg-4.{cut}.safetensors")) for cut in cuts]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -174,7 +174,7 @@ def test_a_training_leaves_weight_files_that_belong_together(place: Place, small
         assert restored.isfinite().all()
     assert set(files(weights)) == {
         "weights.json",
-        *(f"kt-vgg-3.{part}.safetensors" for part in ("encoder", "relu1_1", "relu2_1")),
+        *(f"kt-vgg-4.{part}.safetensors" for part in ("encoder", "relu1_1", "relu2_1")),
     }
 
 
@@ -182,7 +182,7 @@ def test_the_encoder_is_the_one_that_the_decoders_were_trained_for(place: Place,
     job = place.job(relu1_1=1)
     weights = train_autoencoder(job, ignore, alone)
     # Rounded once, before any decoder was trained.
-    assert files(weights)["kt-vgg-3.encoder.safetensors"] == (job.out / "encoder.safetensors").read_bytes()
+    assert files(weights)["kt-vgg-4.encoder.safetensors"] == (job.out / "encoder.safetensors").read_bytes()
 
 
 def test_the_same_training_gives_the_same_files(place: Place, small: None) -> None:
@@ -224,7 +224,7 @@ def test_a_training_that_is_made_longer_after_its_end_trains_on_and_ends_anew(pl
     weights = train_autoencoder(replace(short, steps={"relu1_1": 4}), steps, alone)
     assert steps == [("stage0", 3), ("stage0", 4), ("stage1-after-4", 1), ("stage1-after-4", 2)]
     changed = {name for name, content in files(weights).items() if content != before[name]}
-    assert changed == {"weights.json", "kt-vgg-3.relu1_1.safetensors"}
+    assert changed == {"weights.json", "kt-vgg-4.relu1_1.safetensors"}
     # The end goes on from the longer first stage and not from the earlier end: as if it had been interrupted at step 2.
     interrupted = place.job("interrupted", relu1_1=4)
     with pytest.raises(ZeroDivisionError):
@@ -256,6 +256,19 @@ def test_each_stage_has_the_recipes_settings_and_what_the_job_says(place: Place,
         Stage(job.out / "relu1_1/stage0", 0, TrainSettings(one, steps=7, warmup_steps=1, seed=5)),
         Stage(job.out / "relu1_1/stage1-after-7", 7, TrainSettings(two, steps=2, warmup_steps=1, swapped=0.1, seed=5)),
     ]
+
+
+def test_a_recipe_may_have_a_learning_rate_of_its_own_for_the_first_stage_of_a_cut(
+    place: Place, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gentle = replace(train_module.RECIPES["default"], rates={"relu2_1": 0.004})
+    monkeypatch.setattr(train_module, "RECIPES", {"default": gentle})
+    encoder = load_encoder(place.job().teacher)
+    rates = {
+        cut: [stage.settings.learning_rate for stage in place.job(**{cut: 3}).stages(encoder, cut)]
+        for cut in ("relu1_1", "relu2_1")
+    }
+    assert rates == {"relu1_1": [0.02, 0.02], "relu2_1": [0.004, 0.02]}
 
 
 def test_a_third_stage_comes_after_the_steps_of_both_before(
@@ -318,7 +331,7 @@ def test_an_encoder_that_is_given_gets_decoders_and_stays_as_it_is(place: Place,
     job = replace(place.job(relu2_1=1), encoder=given)
     weights = train_autoencoder(job, ignore, alone)
     assert not (job.out / "encoder.safetensors").exists()
-    decoder = load_decoder(load_encoder(given), "vgg19", "relu2_1", str(weights / "kt-vgg-3.relu2_1.safetensors"))
+    decoder = load_decoder(load_encoder(given), "vgg19", "relu2_1", str(weights / "kt-vgg-4.relu2_1.safetensors"))
     assert decoder.network.channels == 16
 
 

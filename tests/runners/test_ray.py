@@ -1,9 +1,10 @@
-"""The same promises from tasks and actors of a real Ray on this machine."""
+"""The same promises from a pool of actors of a real Ray on this machine."""
 
 from __future__ import annotations
 
 import os
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -194,6 +195,22 @@ def test_a_pool_that_was_asked_to_end_finishes_what_is_begun(ray_runner: RayRunn
     assert rest in ([], [9])  # one may have been begun
 
 
+@pytest.mark.slow
+def test_prometheus_finds_what_a_pool_has_done_at_rays_agent(ray_runner: RayRunner) -> None:  # noqa: F811
+    list(ray_runner.run(squares, range(5)))
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    give_up = time.monotonic() + 60
+    found: list[str] = []
+    while not found and time.monotonic() < give_up:
+        time.sleep(1)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line for line in lines if line.startswith("ray_kt_batch_units_done")]
+    assert found
+    assert float(found[0].split()[-1]) >= 5
+
+
 # ---- joining ---------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +232,8 @@ def test_a_runner_leaves_a_ray_that_it_did_not_join(ray_runner: RayRunner) -> No
         ([4], 3, 2, (3, 1.0)),  # 4/3, but above 1 Ray takes whole CPUs alone
         ([2], 1, 2, (1, 2.0)),
         ([0, 4], None, 2, (2, 2.0)),  # a head node often gives none
-        ([], None, 2, (1, 1.0)),
+        ([], None, 2, (1, 2.0)),  # what an autoscaler is asked for
+        ([0], None, 4, (1, 4.0)),
     ],
 )
 def test_workers_share_the_processors(

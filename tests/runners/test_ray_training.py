@@ -165,5 +165,5 @@ def test_a_training_on_a_cluster_leaves_weight_files_that_belong_together(
         "relu1_1/stage0:2",
     ]  # the first worker's alone
     encoder = load_encoder(source)
-    decoder = load_decoder(encoder, "mine", "relu1_1", str(weights / "kt-vgg-3.relu1_1.safetensors"))
+    decoder = load_decoder(encoder, "mine", "relu1_1", str(weights / "kt-vgg-4.relu1_1.safetensors"))
     assert decoder.network.channels == 4
