@@ -204,7 +204,7 @@ class Pool:
             waiting.appendleft(work)
 
     def _judge(self, work: _Work, part: str, why: str, condemn: Condemn | None) -> None:
-        """Condemn a part that has cost STRIKES workers. Those whose node is gone by now do not count: it was the node."""
+        """Condemn a part that has cost STRIKES workers. Where the node is gone by now, it was the node."""
         alive = _alive()
         if sum(node in alive for node in work.strikes[part]) < STRIKES:
             return
@@ -216,8 +216,8 @@ class Pool:
         self._condemned += 1
         if self._condemned >= FUSE:
             raise KtBatchError(
-                f"{FUSE} images one after another cost worker after worker, and none is finished between them, so it is "
-                f"not the images: {why}."
+                f"{FUSE} images one after another cost worker after worker, and no unit is finished between them, so "
+                f"it is not the images: {why}."
             )
         self._meters.condemned.inc()
         work.unit = condemn(work.unit, part, f"the process that worked on it was lost {STRIKES} times: {why}")

@@ -264,10 +264,8 @@ def test_a_recipe_may_have_a_learning_rate_of_its_own_for_the_first_stage_of_a_c
     gentle = replace(train_module.RECIPES["default"], rates={"relu2_1": 0.004})
     monkeypatch.setattr(train_module, "RECIPES", {"default": gentle})
     encoder = load_encoder(place.job().teacher)
-    rates = {
-        cut: [stage.settings.learning_rate for stage in place.job(**{cut: 3}).stages(encoder, cut)]
-        for cut in ("relu1_1", "relu2_1")
-    }
+    job = place.job(relu1_1=3, relu2_1=3)
+    rates = {cut: [stage.settings.learning_rate for stage in job.stages(encoder, cut)] for cut in job.steps}
     assert rates == {"relu1_1": [0.02, 0.02], "relu2_1": [0.004, 0.02]}
 
 
