@@ -165,6 +165,8 @@ def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: boo
     torch.manual_seed(0)
     decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), direct=direct, details=details)
     decoder.load_state_dict({name: tensor.half().float() for name, tensor in decoder.state_dict().items()})
+    if decoder.detail is not None:
+        torch.nn.init.dirac_(decoder.detail.weight)  # each looks at a colour of its own: orthogonal, of equal length
     encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(coded_encoder(), "coded"))))
     data = decoder_bytes(decoder, encoder.sha256, "relu2_1")
     loaded = load_decoder(encoder, "coded", "relu2_1", write(tmp_path, data))
@@ -174,6 +176,15 @@ def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: boo
     assert set(loaded.network.state_dict()) == set(decoder.state_dict())
     assert all(tensor.equal(decoder.state_dict()[name]) for name, tensor in loaded.network.state_dict().items())
     assert decoder_bytes(loaded.network, encoder.sha256, "relu2_1") == data
+
+
+def test_a_decoder_whose_details_cannot_be_restored_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), details=3)  # directions at random
+    encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(coded_encoder(), "coded"))))
+    path = write(tmp_path, decoder_bytes(decoder, encoder.sha256, "relu2_1"))
+    with pytest.raises(WeightsError, match=rf"^The details of '{path}' cannot be restored: "):
+        load_decoder(encoder, "coded", "relu2_1", path)
 
 
 def test_a_decoder_comes_back_from_its_file(tmp_path: Path) -> None:
