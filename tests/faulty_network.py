@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 PIECE = 1 << 16
 SPELL = 0.5  # seconds that one kind of weather lasts
 SLOW = 64 << 10  # bytes a second when throttled
-# new connections are reset; living ones are reset; nothing is delivered for 2 s; throttled; nothing for half a second
-WEATHER = {"calm": 50, "refuse": 10, "reset": 10, "stall": 10, "throttle": 10, "hole": 10}
+# Ten spells in an order of their own each time. New connections are reset; living ones are reset; nothing is delivered
+# for 2 s; throttled; nothing is delivered for half a second.
+WEATHER = ("calm",) * 5 + ("refuse", "reset", "stall", "throttle", "hole")
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Relay:
     seen: Counter[str] = field(default_factory=Counter)
     weather: str = "calm"
     end: Callable[[], object] = lambda: None
+    open: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def live(self, ready: threading.Event) -> None:
         """Listen and let the weather change until `end`."""
@@ -37,11 +39,18 @@ class Relay:
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         chance = random.Random(self.seed)
+        spells: list[str] = []
         while not over.is_set():
-            self.weather = chance.choices(list(WEATHER), list(WEATHER.values()))[0]
+            spells = spells or chance.sample(WEATHER, len(WEATHER))
+            self.weather = spells.pop()
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), 2.0 if self.weather == "stall" else SPELL)
+        self.weather = "calm"
         server.close()
+        for writer in self.open:
+            writer.transport.abort()
+        while self.open:
+            await asyncio.sleep(0.05)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.seen["connections"] += 1
@@ -50,13 +59,16 @@ class Relay:
             writer.transport.abort()
             return
         there, to_there = await asyncio.open_connection(*self.upstream)
+        ends = (writer, to_there)
+        self.open += ends
         try:
             await asyncio.gather(self._relay(reader, to_there), self._relay(there, writer))
         finally:
-            for end in (writer, to_there):
+            for end in ends:
                 end.close()
                 with suppress(ConnectionError):
                     await end.wait_closed()
+                self.open.remove(end)
 
     async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:

@@ -119,7 +119,9 @@ def cluster() -> Iterator[Cluster]:
             )
         try:
             wait_for(f"http://127.0.0.1:{dashboard}/api/version")
-            yield Cluster(f"http://127.0.0.1:{dashboard}", environment)
+            found = Cluster(f"http://127.0.0.1:{dashboard}", environment)
+            take_a_job(found)
+            yield found
         finally:
             head.send_signal(signal.SIGTERM)
             try:
@@ -151,6 +153,19 @@ def wait_for(url: str) -> None:
     except urllib.error.HTTPError as answer:
         if answer.code not in (401, 403):  # it is up, and asks for the token
             raise
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(ConnectionError),
+    wait=tenacity.wait_fixed(1),
+    stop=tenacity.stop_after_attempt(30),
+)
+def take_a_job(cluster: Cluster) -> None:
+    """The dashboard answers some seconds before the node's agent does, which starts the jobs."""
+    ended = run(RAY, "job", "submit", "--address", cluster.address, "--", "true", environment=cluster.environment)
+    if "No available agent" in ended.err:
+        raise ConnectionError(ended.err)
+    assert ended.code == 0, ended.out + ended.err
 
 
 @pytest.mark.slow
