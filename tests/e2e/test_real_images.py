@@ -97,7 +97,7 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """A head node, started as its users start one, on ports of its own."""
     with ray_environment() as (environment, folder):
-        gcs, dashboard, client = free_ports(3)
+        gcs, dashboard, client, agent = free_ports(4)
         command = [
             str(RAY),
             "start",
@@ -108,6 +108,7 @@ def cluster() -> Iterator[Cluster]:
             "--dashboard-host=127.0.0.1",
         ]
         command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
+        command += [f"--dashboard-agent-listen-port={agent}"]  # with Ray's own, a second Ray here takes no job, ever
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 command,
