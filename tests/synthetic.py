@@ -15,7 +15,7 @@ from kt_batch.index.shards import make_shard, match_parts
 from kt_batch.index.tree import join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
-from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
+from kt_batch.kernels.quantised import fit_basis
 from kt_batch.kernels.tiles import canonical_scores
 
 Ids = NDArray[np.uint8]
@@ -73,8 +73,8 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
     packets, ids = packets_of(cells)[torch.from_numpy(order)], ids[order]
     mean = library_mean(packets, config)
     vectors, _ = match_parts(packets, mean)
-    directions = principal_directions(vectors, LEVEL_WIDTH - 1)
-    space = ClusterSpace(config, directions)
+    basis = fit_basis(vectors)
+    space = ClusterSpace(config, basis.directions)
     points = space.points(vectors)
     top = spherical_kmeans(ArrayPoints(points), shards, config.iterations, len(points), config.seed)
     labels, _ = assign(points, top)
@@ -84,6 +84,7 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
         rows = (labels == cluster).nonzero()[:, 0]
         packed = pack(packets[rows], mean, top[cluster], space, level=1)
         kept = rows[packed.order]
-        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, directions))
+        counts, as_float16 = packed.subtree.leaf_count, config.payload == "float16"
+        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, basis, counts, as_float16))
         subtrees.append(packed.subtree)
-    return Index(join(space.lift(top[filled]), subtrees, mean, directions), parts)
+    return Index(join(space.lift(top[filled]), subtrees, mean, basis), parts)

@@ -67,12 +67,12 @@ def distinct(pairs: Pairs) -> Pairs:
     return found.at(torch.cat([again.new_zeros(min(1, len(found))), again]).logical_not())
 
 
-def scored(index: Index, vectors: Tensor, pairs: Pairs) -> Pairs:
-    """The same pairs with the float32 score of the patches in full; vectors `(n, D)` unit queries."""
+def scored(index: Index, asked: Tensor, pairs: Pairs) -> Pairs:
+    """The same pairs with the float32 score of the patches in full; asked `(n, a)` as `Index.asked` makes them."""
     scores = torch.empty(len(pairs))
     order = torch.sort(pairs.rows, stable=True).indices
     for part in order.split(CHUNK):
-        scores[part] = index.products(vectors.index_select(0, pairs.who[part]), pairs.rows[part])
+        scores[part] = index.products(asked.index_select(0, pairs.who[part]), pairs.rows[part])
     return Pairs(pairs.who, pairs.rows, scores)
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
-from kt_batch.index.packing import PART, ClusterSpace, pack, spread
-from kt_batch.index.shards import Shard, make_shard, match_parts
+from kt_batch.index.packing import ClusterSpace, pack, spread
+from kt_batch.index.shards import PART, Shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
+from kt_batch.kernels.quantised import asked, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
 
 
@@ -30,7 +30,13 @@ class Index:
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
         self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
-        self.leaf_coordinates = unit(tree.leaf_centres() @ tree.directions)
+        self.leaf_means = torch.cat([shard.leaf_means for shard in self.shards])
+        self.leaf_variances = torch.cat([shard.leaf_variances for shard in self.shards])
+        by_size = torch.sort(tree.leaf_count, stable=True).indices
+        self.leaf_size_rank = torch.empty_like(by_size)
+        self.leaf_size_rank[by_size] = torch.arange(len(by_size))
+        if len(by_size) < 1 << 15:  # which sorts by counting
+            self.leaf_size_rank = self.leaf_size_rank.to(torch.int16)
         self.rivals: dict[str, object] = {}
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
@@ -48,9 +54,18 @@ class Index:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
         for shard, inside, where in self._by_shard(rows):
+            if len(shard.payload) == 2:
+                vectors = self._dequantised(shard, inside) * shard.norms.index_select(0, inside)[:, None]
+                out[where] = (vectors.view(-1, 4, self.channels) + self.tree.mean).half()
+                continue
             for b in range(4):
-                out[where, b] = shard.bands[b].index_select(0, inside)
+                out[where, b] = shard.payload[b].index_select(0, inside)
         return out
+
+    def _dequantised(self, shard: Shard, inside: Tensor) -> Tensor:
+        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)` of a shard of codes."""
+        level, codes, gains = (part.index_select(0, inside) for part in (shard.level, *shard.payload))
+        return dequantise(level[:, :-1], codes, gains, self.tree.basis)
 
     def patches(self, rows: Tensor) -> Tensor:
         """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
@@ -71,23 +86,41 @@ class Index:
 
     def match_vectors(self, rows: Tensor) -> Tensor:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
-        norms = torch.empty(len(rows))
+        out = torch.empty(len(rows), 4 * self.channels)
         for shard, inside, where in self._by_shard(rows):
-            norms[where] = shard.norms[inside]
-        return divide_rows((self.packets(rows).float() - self.tree.mean).flatten(1), norms)
+            if len(shard.payload) == 2:
+                out[where] = self._dequantised(shard, inside)
+                continue
+            packets = torch.stack([band.index_select(0, inside) for band in shard.payload], dim=1)
+            out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
+        return out
 
-    def products(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Float32 scores `(m,)` of unit vectors `(m, D)` with the patches of `rows` `(m,)`, pair by pair."""
+    def asked(self, vectors: Tensor) -> Tensor:
+        """Unit queries `(n, D)` in match space as `products` takes them, `(n, a)`."""
+        return asked(vectors, self.tree.basis) if len(self.shards[0].payload) == 2 else vectors
+
+    def products(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""
         out = torch.empty(len(rows))
         for shard, inside, where in self._by_shard(rows):
-            asked = vectors.index_select(0, where).view(-1, 4, self.channels)
+            some = queries if len(where) == len(rows) else queries.index_select(0, where)
+            if len(shard.payload) == 2:
+                level, codes, gains = (part.index_select(0, inside) for part in (shard.level, *shard.payload))
+                out[where] = products(some, level[:, :-1], codes, gains)
+                continue
+            some = some.view(-1, 4, self.channels)
             total = torch.zeros(len(where))
             for b in range(4):
-                values = shard.bands[b].index_select(0, inside).float().sub_(self.tree.mean[b])
-                total += values.mul_(asked[:, b]).sum(1)
+                values = shard.payload[b].index_select(0, inside).float().sub_(self.tree.mean[b])
+                total += values.mul_(some[:, b]).sum(1)
             norms = shard.norms[inside]
             out[where] = torch.where(norms > 0, total / norms, 0.0)
         return out
+
+    def leaves_holding(self, k: int) -> int:
+        """How many leaves hold k patches, whichever they are."""
+        held = self.tree.leaf_count.sort().values.cumsum(0)
+        return min(int((held < k).sum()) + 1, self.tree.leaves)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
         number = torch.searchsorted(self.shard_start, rows, right=True) - 1
@@ -104,13 +137,14 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     packets, ids = packets[order], torch.from_numpy(patch_ids)[order]
     mean = library_mean(packets, config)
     sample = packets[spread(len(packets), config.sample)]
-    directions = principal_directions(match_parts(sample, mean)[0], LEVEL_WIDTH - 1)
-    space = ClusterSpace(config, directions)
+    basis = fit_basis(match_parts(sample, mean)[0])
+    space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets)), mean)
     centre = unit(sum_rows(points)[None].float())
     packed = pack(packets, mean, centre[0], space, level=0)
-    shard = make_shard(packets[packed.order], ids[packed.order], mean, directions)
-    return Index(join(space.lift(centre), [packed.subtree], mean, directions), [shard])
+    counts, as_float16 = packed.subtree.leaf_count, config.payload == "float16"
+    shard = make_shard(packets[packed.order], ids[packed.order], mean, basis, counts, as_float16)
+    return Index(join(space.lift(centre), [packed.subtree], mean, basis), [shard])
 
 
 def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
-from kt_batch.index.shards import match_parts
+from kt_batch.index.shards import PART, match_parts
 from kt_batch.index.tree import Subtree
 from kt_batch.kernels.haar import mean_and_std
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
@@ -19,7 +20,6 @@ from kt_batch.kernels.tiles import unit
 
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
-PART = 16384  # packets that are made float32 at a time
 MERGE_BLOCK = 4096  # rows compared with each other; a leaf that holds more (fixed clusters) is merged block by block
 
 
@@ -54,19 +54,30 @@ class ClusterSpace:
         return centres if self.config.clusters else unit(centres @ self.directions.T)
 
 
-def pack(packets: Tensor, mean: Tensor, centre: Tensor, space: ClusterSpace, level: int) -> Packed:
+def pack(
+    packets: Tensor,
+    mean: Tensor,
+    centre: Tensor,
+    space: ClusterSpace,
+    level: int,
+    pulse: Callable[[], None] = lambda: None,
+) -> Packed:
     """Pack one cluster.
 
     packets `(n, 4, C)` float16 by ascending patch id, n >= 1; mean `(4, C)`; centre `(p,)` the cluster's own, in
-    `space`. `level` is how many levels of `config.clusters` are used up already.
+    `space`. `level` is how many levels of `config.clusters` are used up already. `pulse` is called between pieces of
+    the work: the beginning, every split, every leaf.
     """
+    pulse()
     owner = collapse_equal(packets)
     distinct = (owner == torch.arange(len(owner))).nonzero()[:, 0]
-    builder = _Builder(space.config, space.points_of(packets, distinct, mean), centre)
+    pulse()
+    builder = _Builder(space.config, space.points_of(packets, distinct, mean), centre, pulse)
     builder.split(0, torch.arange(len(distinct)), level)
     order: list[Tensor] = []
     counts = []
     for members in builder.leaves:
+        pulse()
         rows = distinct[members]
         kept, represents = _merged(packets[rows], mean, space.config.merge)
         owner[rows] = rows[represents]
@@ -98,8 +109,9 @@ def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Te
 class _Builder:
     """Grows the node arrays while clusters are split."""
 
-    def __init__(self, config: IndexConfig, vectors: Tensor, centre: Tensor) -> None:
+    def __init__(self, config: IndexConfig, vectors: Tensor, centre: Tensor, pulse: Callable[[], None]) -> None:
         self.config = config
+        self.pulse = pulse
         self.vectors = vectors
         self.centres = [centre]
         self.first_child = [0]
@@ -109,6 +121,7 @@ class _Builder:
 
     def split(self, node: int, members: Tensor, level: int) -> None:
         """Split `members` (rows, ascending) below `node`, or make it a leaf."""
+        self.pulse()
         k = fan_out(len(members), level, self.config)
         groups = self._cluster(members, k) if k > 1 else []
         if len(groups) < 2:

@@ -107,7 +107,7 @@ def search_rival(rival: Rival, index: Index, vectors: Tensor, k: int, probes: in
         probes = min(2 * probes, rival.most_probes)
     proposals = joined([*found, _scanned(index, vectors, missing, count)])
     if rival.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
-        proposals = scored(index, vectors, proposals)
+        proposals = scored(index, index.asked(vectors), proposals)
     return canonically_best(index, vectors, proposals, k)
 
 

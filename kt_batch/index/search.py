@@ -19,7 +19,7 @@ from kt_batch.index.candidates import pairs_by_leaf
 from kt_batch.index.index import Index
 from kt_batch.index.ours import search_certified, search_fast
 from kt_batch.index.rivals import RIVALS, rival_of, search_rival
-from kt_batch.index.shards import Shard, match_parts
+from kt_batch.index.shards import match_parts
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores, pad_rows, unit
@@ -57,7 +57,7 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
         vectors, _ = match_parts(packets, index.tree.mean)
         rows, scores = search_rival(rival_of(index, config.searcher), index, vectors, k, config.probes)
         return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
-    probes = _probes(index, config.probes, k)
+    probes = min(max(config.probes, index.leaves_holding(k)), index.tree.leaves)
     if config.searcher == "ours":
         queries, _ = match_parts(packets, index.tree.mean)
         # All leaves probed by estimate cost as much as all proved by bound.
@@ -66,12 +66,6 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
         return Matches(rows, scores, torch.full((len(queries),), certify))
     bands = None if config.searcher == "hkm" else config.bands
     return _published(index, packets, k, probes, bands)
-
-
-def _probes(index: Index, asked: int, k: int) -> int:
-    """`asked`, or as many leaves as hold k patches whichever they are; never more than there are."""
-    held = index.tree.leaf_count.sort().values.cumsum(0)
-    return min(max(asked, int((held < k).sum()) + 1), index.tree.leaves)
 
 
 class _Pool:
@@ -210,17 +204,21 @@ def _published(index: Index, packets: Tensor, k: int, probes: int, bands: int | 
     queries = _view(packets, mean, bands)
     pool = _Pool(len(queries), k, queries.shape[1])
     for leaf, who in pairs_by_leaf(leaves):
-        shard, start, count, first_row = index.leaf_rows(leaf)
+        _, _, count, first_row = index.leaf_rows(leaf)
         rows = torch.arange(first_row, first_row + count)
-        x = pad_rows(_view(_read_bands(shard, start, count, bands).float(), mean, bands), PATCH_TILE)
+        x = pad_rows(_view(_read_bands(index, leaf, bands).float(), mean, bands), PATCH_TILE)
         pool.offer(who, _product(queries, who, x)[:, :count], rows)
     rows, scores = _best(index, pool.rows, pool.scores.double(), k)
     return Matches(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
 
 
-def _read_bands(shard: Shard, start: int, count: int, bands: int | None) -> Tensor:
-    """`(count, bands, C)` float16: only the bands that are compared are read; all four where `bands` is None."""
-    return torch.stack([band[start : start + count] for band in shard.bands[:bands]], dim=1)
+def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
+    """`(count, bands, C)` float16 of a leaf: only the bands that are compared are read, where the shard has bands; all
+    four where `bands` is None."""
+    shard, start, count, first_row = index.leaf_rows(leaf)
+    if len(shard.payload) == 2:
+        return index.packets(torch.arange(first_row, first_row + count))[:, :bands]
+    return torch.stack([band[start : start + count] for band in shard.payload[:bands]], dim=1)
 
 
 def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
+from kt_batch.kernels.principal import Basis
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Tree:
     """centres `(nodes, D)` float32; first_child, child_count, leaf `(nodes,)` int64 (leaf -1: an inner node).
 
     Per leaf `(leaves,)` int64: leaf_node, leaf_shard, leaf_start, leaf_count. mean `(4, C)` and deviation `(C,)`
-    float32. directions `(D, d)` float32: what the first level of a search is made with (kernels.principal).
+    float32. directions `(D, d)` and spread `(D,)` float32: what patches are written in (kernels.principal.Basis).
     """
 
     centres: Tensor
@@ -35,6 +36,12 @@ class Tree:
     mean: Tensor
     deviation: Tensor
     directions: Tensor
+    spread: Tensor
+
+    @property
+    def basis(self) -> Basis:
+        """What patches are written in."""
+        return Basis(self.directions, self.spread)
 
     @property
     def leaves(self) -> int:
@@ -82,7 +89,7 @@ class Subtree:
             raise DamagedError(f"A subtree of this index cannot be read: {error}.") from error
 
 
-def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, directions: Tensor) -> Tree:
+def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tree:
     """Hang one subtree under each top-level centre `(k, D)`; subtree s lies in shard s."""
     dim = top.shape[1]
     k = len(subtrees)
@@ -115,5 +122,6 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, directions: Tensor)
         leaf_count=torch.cat([t.leaf_count for t in subtrees]),
         mean=mean,
         deviation=(torch.stack([t.deviation_sum for t in subtrees]).sum(0) / max(1, kept)).float(),
-        directions=directions,
+        directions=basis.directions,
+        spread=basis.spread,
     )

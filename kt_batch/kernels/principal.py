@@ -7,6 +7,8 @@ it stands it is an upper bound, and with the query's rest scaled down an estimat
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +17,15 @@ from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import blocks
 
 LEVEL_WIDTH = 128  # principal coordinates and the rest's length: 127 + 1
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a library's patches are written in: orthonormal `directions` `(D, d)`, and `spread` `(D,)`: how much each
+    value of what they leave over spreads (kernels.quantised). Float32."""
+
+    directions: Tensor
+    spread: Tensor
 
 
 def principal_directions(vectors: Tensor, count: int) -> Tensor:
@@ -46,6 +57,16 @@ def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
         out[start : start + count, :-1] = coordinates[:count]
         out[start : start + count, -1] = rest.clamp_(min=0).add_(slack).sqrt_()[:count]
     return out
+
+
+def first_level_of(coordinates: Tensor, has_rest: Tensor) -> Tensor:
+    """Coordinates `(n, d)` float16 -> first level `(n, d + 1)` float32 of the unit vectors that have them, exactly.
+
+    The length of the rest follows from them, is never too short, and 0 where `has_rest` `(n,)` is False.
+    """
+    exact = coordinates.double()
+    rest = (1 - exact.square().sum(1, keepdim=True)).clamp(min=0).sqrt() * has_rest[:, None]
+    return torch.cat([exact, rest * (1 + 2.0**-20)], dim=1).float()
 
 
 def stored_first_level(level: Tensor) -> Tensor:

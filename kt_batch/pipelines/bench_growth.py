@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import UsageError
-from kt_batch.index.index import Index, build_in_memory
+from kt_batch.index.index import build_in_memory
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.bench_search import (
     SearchFigures,
     ask,
     index_bytes,
+    library_patches,
     measure,
-    opened,
     query_patches,
     searcher,
     speed_at,
@@ -29,7 +30,7 @@ from kt_batch.pipelines.bench_search import (
 from kt_batch.pipelines.common import Progress, Step
 
 SIZES = (65_536, 262_144, 1_048_576, 4_194_304)
-PROBES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192)
+PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256)
 SAMPLE = 1024  # queries whose exact match is found at each size
 
 
@@ -71,16 +72,16 @@ def bench_growth(
     Raises UsageError when the library holds too few patches for two sizes.
     """
     torch.set_num_threads(threads)
-    index, summary = opened(library_uri)
-    sizes = [size for size in SIZES if size <= index.count]
+    packets, ids, config = library_patches(library_uri)
+    sizes = [size for size in SIZES if size <= len(ids)]
     if len(sizes) < 2:
-        raise UsageError(f"'{library_uri}' holds {index.count} patches; growth needs at least {SIZES[1]}.")
+        raise UsageError(f"'{library_uri}' holds {len(ids)} patches; growth needs at least {SIZES[1]}.")
     queries = query_patches(library_uri, images, source)
-    order = torch.randperm(index.count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
     found = []
     for number, size in enumerate(sizes, start=1):
-        config = summary.config.model_copy(update={"merge": 1.0})
-        found.append(_measure_size(index, order[:size].sort().values, config, queries, recall))
+        rows = order[:size].sort().values
+        found.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
         progress(Step("sizes", number, len(sizes)))
     timed = [(figures.patches, figures.seconds_per_query) for figures in found]
     reached = [(patches, seconds) for patches, seconds in timed if seconds is not None]
@@ -92,8 +93,9 @@ def bench_growth(
     )
 
 
-def _measure_size(index: Index, rows: Tensor, config: IndexConfig, queries: Tensor, recall: float) -> GrowthFigures:
-    packets, ids = index.packets(rows), index.patch_ids(rows)
+def _measure_size(
+    packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, queries: Tensor, recall: float
+) -> GrowthFigures:
     started = time.perf_counter()
     part = build_in_memory(packets, ids, config)
     build_seconds = time.perf_counter() - started

@@ -106,7 +106,8 @@ def _library(loaded: LoadedEncoder, images: Sequence[Tensor], layer: str) -> Ind
         rows, cols = positions(features.shape[1], features.shape[2], 1, cover=True)
         packets.append(haar(unfold(features, rows, cols)).half())
         ids.append(pack_ids(f"{number:016x}", rows.numpy(), cols.numpy()))
-    return build_in_memory(torch.cat(packets), np.concatenate(ids), IndexConfig(clusters=CLUSTERS, merge=1.0))
+    config = IndexConfig(clusters=CLUSTERS, merge=1.0, payload="float16")  # bhkm is to read single bands
+    return build_in_memory(torch.cat(packets), np.concatenate(ids), config)
 
 
 @dataclass(frozen=True)

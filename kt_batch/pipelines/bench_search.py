@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
@@ -24,15 +25,18 @@ from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.bench_models import working_images
 from kt_batch.pipelines.common import Progress, Step
-from kt_batch.pipelines.translate import default_cache, open_index
 from kt_batch.store.images import pad_to
-from kt_batch.store.indexes import IndexSummary, find_index
+from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
+from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.tables import read_table
 
 TRUTH = 2048  # queries whose exact match is found; recall and NCC ratio are of these
 REPEATS = 3  # of each timing, the median counts
-SAME = 1e-9  # a match is the best one when its canonical score is
-OURS = (4, 8, 16, 24, 32, 48, 64, 96)
+LONG = 60  # seconds: what would take longer on all queries is timed on the sample
+BRIEF = 15  # seconds: what takes longer is timed once
+SAME = 1e-6  # a match counts as the best when its score is within this: of a white wall there are hundreds of patches
+OURS = (8, 16, 32, 64, 128, 192, 256)
 RIVALS = {
     "ivf": (8, 16, 32, 64),
     "ivf-panorama": (8, 16, 32, 64),
@@ -100,24 +104,42 @@ def bench_search(
     Raises MismatchError when the encoder is not the library's.
     """
     torch.set_num_threads(threads)
-    index, summary = opened(library_uri)
+    packets, ids, config = library_patches(library_uri)
     queries = query_patches(library_uri, images, source)
+    index, seconds = _built(packets, ids, config, "float16")
     asked = ask(index, queries)
-    rebuilt, build_seconds = rebuild(index, summary.config)
-    rows = list(_ours(rebuilt, asked, build_seconds, progress))
+    rows = list(_ours(index, asked, seconds, progress))
+    small, seconds = _built(packets, ids, config, "4bit")
+    rows += _ours_4bit(index, small, asked, seconds)
+    progress(Step("4bit", 1, 1))
+    del packets, small
     for number, name in enumerate(rivals, start=1):
-        rows += _rival(rebuilt, name, asked)
+        rows += _rival(index, name, asked)
         progress(Step("rivals", number, len(rivals)))
     return SearchTable(
         index.count, 4 * index.channels, len(queries), index.tree.leaves, threads, matrix_gflops(), tuple(rows)
     )
 
 
-def opened(library_uri: str) -> tuple[Index, IndexSummary]:
-    """The present index of a library."""
+def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexConfig]:
+    """All patches of a library as packets `(n, 4, C)` float16, their ids `(n, 12)`, and how its present index was made,
+    but that equal patches alone are merged, so that all searchers have the same ones."""
     library = Library.open(library_uri)
     summary = find_index(library, None)
-    return open_index(library.location, summary, Path(default_cache())), summary
+    packets, ids = [], []
+    for part in library.parts("patches"):
+        table = read_table(library.location, part, ["patch_id", "vector"])
+        ids.append(from_fixed_binary(table["patch_id"], "u1", (12,)))
+        cells = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, summary.channels)).copy())
+        packets += [haar(some.float()).half() for some in cells.split(16384)]
+    return torch.cat(packets), np.concatenate(ids), summary.config.model_copy(update={"merge": 1.0})
+
+
+def _built(packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, payload: str) -> tuple[Index, float]:
+    """An index in memory, and the seconds it took."""
+    started = time.perf_counter()
+    found = build_in_memory(packets, ids, config.model_copy(update={"payload": payload}))
+    return found, time.perf_counter() - started
 
 
 def query_patches(library_uri: str, images: Sequence[str], source: EncoderSource) -> Tensor:
@@ -144,16 +166,6 @@ def ask(index: Index, queries: Tensor, sample: int = TRUTH) -> Asked:
     return Asked(queries, chosen, exact.scores[:, 0], _mean_ncc(index, queries[chosen], exact.rows[:, 0]))
 
 
-def rebuild(index: Index, config: IndexConfig) -> tuple[Index, float]:
-    """The index of the same patches built anew in memory, and the seconds that takes. Equal patches alone are merged,
-    so that all searchers have the same ones."""
-    every = torch.arange(index.count)
-    packets, ids = index.packets(every), index.patch_ids(every)
-    started = time.perf_counter()
-    found = build_in_memory(packets, ids, config.model_copy(update={"merge": 1.0}))
-    return found, time.perf_counter() - started
-
-
 def _ours(index: Index, asked: Asked, build_seconds: float, progress: Progress) -> Iterator[SearchFigures]:
     size = index_bytes(index) / index.count
     settings = [
@@ -167,6 +179,14 @@ def _ours(index: Index, asked: Asked, build_seconds: float, progress: Progress) 
         probes = None if config.searcher == "exact" else config.probes
         yield measure(index, name, probes, asked, searcher(index, config), build_seconds, size)
         progress(Step("ours", number, len(settings)))
+
+
+def _ours_4bit(index: Index, small: Index, asked: Asked, build_seconds: float) -> Iterator[SearchFigures]:
+    """The same patches in 4 bits a value: same leaves, same rows. What is found is judged by the library's own."""
+    size = index_bytes(small) / small.count
+    for probes in (p for p in OURS if p < small.tree.leaves):
+        find = searcher(small, SearchConfig(probes=probes))
+        yield measure(index, "ours 4bit", probes, asked, find, build_seconds, size)
 
 
 def searcher(index: Index, config: SearchConfig) -> Find:
@@ -207,10 +227,10 @@ def measure(
     started = time.perf_counter()
     rows, scores, certified = find(asked.queries[asked.sample])
     once = time.perf_counter() - started
-    whole = once * len(asked.queries) / len(asked.sample) < 30
+    whole = once * len(asked.queries) / len(asked.sample) < LONG
     timed = asked.queries if whole else asked.queries[asked.sample]
     spent = [] if whole else [once]
-    while len(spent) < (REPEATS if whole or once < 10 else 1):
+    while len(spent) < (REPEATS if sum(spent) < BRIEF else 1):
         started = time.perf_counter()
         find(timed)
         spent.append(time.perf_counter() - started)
@@ -237,9 +257,7 @@ def _mean_ncc(index: Index, queries: Tensor, rows: Tensor) -> float:
 
 def index_bytes(index: Index) -> int:
     """Of the shards and the tree, as they are on disk."""
-    shards = sum(
-        tensor.nbytes for shard in index.shards for tensor in (*shard.bands, shard.patch_ids, shard.norms, shard.level)
-    )
+    shards = sum(tensor.nbytes for shard in index.shards for tensor in shard.tensors().values())
     return shards + len(index.tree.to_bytes())
 
 

@@ -29,7 +29,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.receipts import Receipt, parse_receipt
 
-INDEX_FORMAT = "kt-batch-index/2"
+INDEX_FORMAT = "kt-batch-index/3"
 
 
 class ShardRef(BaseModel):

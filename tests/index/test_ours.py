@@ -12,13 +12,14 @@ from torch import Tensor
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index import ours
 from kt_batch.index.index import Index
-from kt_batch.index.ours import nearest_leaves, search_fast
+from kt_batch.index.ours import REACH, nearest_leaves, search_fast
 from kt_batch.index.search import Matches, search
-from kt_batch.index.shards import match_parts
+from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
+from kt_batch.kernels.principal import first_level
 from tests.synthetic import brute_force, clustered, index_of, sharded_index_of
 
-CHANNELS = 48  # D = 192: more than the 127 coordinates of the first level, so that there is a rest
+CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
 BOTH = pytest.mark.parametrize("certify", [False, True])
 
 
@@ -63,7 +64,7 @@ def queries() -> Tensor:
 
 def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queries: Tensor) -> None:
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    leaves = nearest_leaves(index, vectors @ index.tree.directions, 8)
+    leaves, _ = nearest_leaves(index, first_level(vectors, index.tree.directions), 8)
     held = torch.zeros(len(queries), index.count, dtype=torch.bool)
     for n, some in enumerate(leaves.tolist()):
         for leaf in some:
@@ -73,16 +74,27 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
     best = scores.masked_fill(~held, -torch.inf).amax(1)
     rows, found = search_fast(index, vectors, 1, 8)
     assert held.gather(1, rows).all()
-    assert (found[:, 0] >= best - 1e-9).double().mean() > 0.97
+    assert (found[:, 0] >= best - 1e-9).double().mean() > 0.9  # noise in 512 values is hard on 127 coordinates
 
 
-def test_nearest_leaves_are_those_of_the_nearest_centres(index: Index, queries: Tensor) -> None:
+def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: Tensor) -> None:
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    found = nearest_leaves(index, vectors @ index.tree.directions, 5)
-    directions = index.tree.directions.double()
-    centres = index.tree.leaf_centres().double() @ directions
-    cosines = vectors.double() @ directions @ (centres / centres.norm(dim=1, keepdim=True)).T
+    level = first_level(vectors, index.tree.directions)
+    found, _ = nearest_leaves(index, level, 5)
+    means = [index.leaf_level(leaf)[0][:, :-1].double().mean(0) for leaf in range(index.tree.leaves)]
+    cosines = level[:, :-1].double() @ torch.nn.functional.normalize(torch.stack(means), dim=1).T
     assert found.equal(cosines.topk(5, dim=1).indices)
+
+
+def test_a_leaf_reaches_as_far_as_four_deviations_of_its_products(index: Index, queries: Tensor) -> None:
+    vectors, _ = match_parts(haar(queries[:20]), index.tree.mean)
+    level = first_level(vectors, index.tree.directions)
+    leaves, reach = nearest_leaves(index, level, 3)
+    for query, found, expected in zip(level, leaves.tolist(), reach, strict=True):
+        for leaf, value in zip(found, expected, strict=True):
+            x, _ = index.leaf_level(leaf)
+            deviation = (x[:, :VARIANCES].var(0, correction=0) @ query[:VARIANCES].square()).sqrt()
+            torch.testing.assert_close(value, (x @ query).mean() + REACH * deviation, atol=1e-4, rtol=1e-4)
 
 
 def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tensor) -> None:
@@ -179,7 +191,7 @@ def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: 
         IndexConfig.model_validate({"max_leaf": 16, "merge": 1, "match_space": space}),
     )
     found = run(index, colours.expand(-1, 4, -1), certify)
-    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.03, rtol=0)
 
 
 def test_fewer_patches_than_clusters_are_all_leaves() -> None:

@@ -12,51 +12,84 @@ from torch import Tensor
 
 from kt_batch.errors import DamagedError
 from kt_batch.index.shards import FORMAT, Shard, make_shard, match_parts, open_shard, write_shard
+from kt_batch.kernels.principal import Basis
 from tests.synthetic import clustered, ids_of, packets_of
 
 EYE = torch.eye(32)
 
 
-def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE) -> Shard:
-    return make_shard(packets, torch.from_numpy(ids_of(len(packets))), mean, directions)
+def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, as_float16: bool = True) -> Shard:
+    """All patches in one leaf."""
+    basis = Basis(directions, torch.full((len(directions),), 0.2))
+    ids = torch.from_numpy(ids_of(len(packets)))
+    return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), as_float16)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(params=["float16", "4bit"])
+def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A shard of 20 patches of 8 channels, with 5 directions."""
-    write_shard(tmp_path / "shard", shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5]))
+    found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], request.param == "float16")
+    write_shard(tmp_path / "shard", found)
     return tmp_path / "shard"
 
 
-def test_a_shard_comes_back_from_its_file(path: Path) -> None:
+@pytest.mark.parametrize("as_float16", [True, False])
+def test_a_shard_comes_back_from_its_file(tmp_path: Path, as_float16: bool) -> None:
     packets = packets_of(clustered(20))
-    shard = open_shard(path)
-    assert shard.count == 20
-    assert torch.stack(shard.bands, dim=1).equal(packets)
-    assert shard.patch_ids.equal(torch.from_numpy(ids_of(20)))
-    torch.testing.assert_close(shard.norms, packets.float().flatten(1).norm(dim=1))
-    assert shard.level.equal(shard_of(packets, torch.zeros(4, 8), EYE[:, :5]).level)
+    shard = shard_of(packets, torch.zeros(4, 8), EYE[:, :5], as_float16)
+    write_shard(tmp_path / "shard", shard)
+    found = open_shard(tmp_path / "shard")
+    assert found.count == 20
+    assert len(found.payload) == len(shard.payload)
+    assert {name: tensor.equal(shard.tensors()[name]) for name, tensor in found.tensors().items()} == dict.fromkeys(
+        shard.tensors(), True
+    )
+    assert found.patch_ids.equal(torch.from_numpy(ids_of(20)))
+    torch.testing.assert_close(found.norms, packets.float().flatten(1).norm(dim=1))
 
 
-def test_the_format_is_pinned(path: Path) -> None:
+def test_float16_bands_are_the_librarys_own() -> None:
+    packets = packets_of(clustered(20))
+    assert torch.stack(shard_of(packets, torch.zeros(4, 8), EYE[:, :5]).payload, dim=1).equal(packets)
+
+
+def test_patches_of_few_values_stay_float16() -> None:
+    # 32 values: 8 directions are a quarter of them, 9 are more.
+    packets, mean = packets_of(clustered(20)), torch.zeros(4, 8)
+    assert [len(shard_of(packets, mean, EYE[:, :n], as_float16=False).payload) for n in (8, 9)] == [2, 4]
+
+
+def test_the_format_is_pinned(path: Path, request: pytest.FixtureRequest) -> None:
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "kt-batch-shard/2"}
+        assert file.metadata() == {"format": "kt-batch-shard/3"}
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is not a dict
+    bands = dict.fromkeys(("ll", "lh", "hl", "hh"), ((20, 8), torch.float16))
+    codes = {"codes": ((20, 16), torch.uint8), "gains": ((20,), torch.float32)}
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in found.items()} == {
-        "ll": ((20, 8), torch.float16),
-        "lh": ((20, 8), torch.float16),
-        "hl": ((20, 8), torch.float16),
-        "hh": ((20, 8), torch.float16),
         "patch_ids": ((20, 12), torch.uint8),
         "norms": ((20,), torch.float32),
         "level": ((20, 6), torch.float16),
+        "leaf_means": ((1, 6), torch.float32),
+        "leaf_variances": ((1, 5), torch.float32),
+        **(bands if "float16" in request.node.name else codes),
     }
 
 
-def test_the_same_patches_make_the_same_bytes(path: Path) -> None:
-    again = path.with_name("again")
-    write_shard(again, shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5]))
-    assert again.read_bytes() == path.read_bytes()
+def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
+    packets, ids = packets_of(clustered(5)), torch.from_numpy(ids_of(5))
+    basis = Basis(EYE[:, :3], torch.ones(32))
+    shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), as_float16=True)
+    level = shard.level.float()
+    torch.testing.assert_close(shard.leaf_means, torch.stack([level[:2].mean(0), level[2:].mean(0)]))
+    expected = torch.stack([level[:2, :3].var(0, correction=0), level[2:, :3].var(0, correction=0)])
+    torch.testing.assert_close(shard.leaf_variances, expected)
+
+
+def test_the_same_patches_make_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "again"):
+        found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], as_float16=False)
+        write_shard(tmp_path / name, found)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "again").read_bytes()
 
 
 def test_norms_are_those_of_match_space() -> None:

@@ -10,6 +10,7 @@ import torch
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.tree import Subtree, Tree, join
+from kt_batch.kernels.principal import Basis
 from tests.synthetic import clustered, index_of, sharded_index_of
 
 
@@ -47,7 +48,7 @@ def reached(tree: Tree, node: int = 0) -> list[int]:
 
 def test_two_subtrees_joined_by_hand() -> None:
     top = torch.tensor([[1.0, 0], [0, 1]])
-    tree = join(top, [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1), torch.eye(2))
+    tree = join(top, [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1), Basis(torch.eye(2), torch.ones(2)))
     # Nodes: 0 root, 1 and 2 the clusters, 3 to 6 the rest of the first one.
     assert tree.centres[:, 0].tolist() == [0, 1, 0, 2, 3, 4, 5]
     assert tree.first_child.tolist() == [1, 3, 0, 0, 5, 0, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -40,22 +40,23 @@ def picture(seed: int) -> Tensor:
 
 
 @cache
-def library_of(seed: int) -> Index:
+def library_of(seed: int, payload: Literal["4bit", "float16"] = "float16") -> Index:
     """Every patch of one picture."""
     features = encode(networks()[0], picture(seed), LAYER)
     rows, cols = positions(SIZE // 4, SIZE // 4, stride=1, cover=True)
     ids = pack_ids(f"{seed:016x}", rows.numpy(), cols.numpy())
-    return index_of(unfold(features, rows, cols), IndexConfig(max_leaf=16, merge=1), ids)
+    return index_of(unfold(features, rows, cols), IndexConfig(max_leaf=16, merge=1, payload=payload), ids)
 
 
-def translate(content: int, library: int, **options: Any) -> Translation:
+def translate(content: int, library: int | Index, **options: Any) -> Translation:
     config = TranslateConfig(
         encoder=EncoderConfig(weights_sha256="0" * 64, layer=LAYER),
         decoder_sha256="0" * 64,
         index_digest="0" * 16,
         **({"search": EVERY} | options),
     )
-    return KnowledgeTransfer(*networks(), library_of(library), config).translate(picture(content))
+    index = library_of(library) if isinstance(library, int) else library
+    return KnowledgeTransfer(*networks(), index, config).translate(picture(content))
 
 
 def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
@@ -93,6 +94,16 @@ def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str, deta
     # Within half a level of 255: the library keeps float16, and statistics swap smooths its maps.
     expected = through_the_networks(1, detail_weight)
     torch.testing.assert_close(translate(1, 1, swap=swap).image, expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("swap", ["geometric", "statistics"])
+def test_from_four_bits_a_value_the_picture_is_the_same_to_45_db(swap: str) -> None:
+    # Of a library of the picture itself every patch is found again, so that both are made of the same matches.
+    expected = translate(1, 1, swap=swap)
+    found = translate(1, library_of(1, "4bit"), swap=swap)
+    assert found.matches.rows.equal(expected.matches.rows)
+    assert not found.image.equal(expected.image)
+    assert -10 * (found.image - expected.image).square().mean().log10() > 45
 
 
 def details_at_the_end(features: Tensor, fill: Tensor | float) -> Tensor:

@@ -55,7 +55,7 @@ def test_every_searcher_is_measured_and_the_exact_one_is_always_right(collection
     assert rows["ivf", 64].recall == 1  # more lists than there are
     assert rows["bhkm 4", 1].recall == rows["hkm", 1].recall <= 1
     assert all(row.queries_per_second > 0 for row in table.rows)
-    assert {step.stage for step in steps} == {"ours", "rivals"}
+    assert {step.stage for step in steps} == {"ours", "4bit", "rivals"}
 
 
 def test_another_encoder_than_the_librarys_is_refused(
