@@ -28,6 +28,7 @@ from kt_batch.start import (
     leave,
     make_runner,
     print_summary,
+    release_gpus,
     run_app,
     save_options,
 )
@@ -54,14 +55,18 @@ def build_library(
     clusters: options.Clusters = None,
     max_leaf: options.MaxLeaf = 512,
     merge: options.Merge = 0.995,
+    payload: options.Payload = "4bit",
     runner: options.RunnerName = "ray",
     workers: options.Workers = None,
     threads: options.Threads = 2,
     unit_size: options.UnitSize = 8,
+    gpus: options.Gpus = 0.0,
     address: options.Address = None,
     mix_numerics: options.MixNumerics = False,
     max_rejects: options.MaxRejects = "100%",
     strict: options.Strict = False,
+    retry_rejected: options.RetryRejected = False,
+    log_file: options.LogFile = None,
     dry_run: options.DryRun = False,
     pilot: options.Pilot = None,
     price: options.Price = None,
@@ -70,8 +75,15 @@ def build_library(
 ) -> int:
     """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
-    building = IndexConfig(
-        match_space=match_space, clusters=parse_clusters(clusters), max_leaf=max_leaf, merge=merge, seed=seed
+    building = IndexConfig.model_validate(
+        {
+            "match_space": match_space,
+            "clusters": parse_clusters(clusters),
+            "max_leaf": max_leaf,
+            "merge": merge,
+            "payload": payload,
+            "seed": seed,
+        }
     )
     if asked := asked_for(context.params):
         estimate = dry_extract(context.params, asked)
@@ -82,6 +94,7 @@ def build_library(
     how = run_options(context.params)
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(images, library, extraction, source, how, running, display)
+        release_gpus(running)  # an index is built without
         indexed = build_index(library, building, how, running, display)
     save_options(library, "build_library", context.params)
     content = {"extract": asdict(extracted), "index": asdict(indexed)}

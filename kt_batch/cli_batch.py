@@ -66,8 +66,11 @@ def extract_command(
     workers: options.Workers = None,
     threads: options.Threads = 2,
     unit_size: options.UnitSize = 8,
+    gpus: options.Gpus = 0.0,
     address: options.Address = None,
     mix_numerics: options.MixNumerics = False,
+    retry_rejected: options.RetryRejected = False,
+    log_file: options.LogFile = None,
     dry_run: options.DryRun = False,
     pilot: options.Pilot = None,
     price: options.Price = None,
@@ -113,6 +116,7 @@ def extract_lines(summary: ExtractSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was extracted already")
+    lines += retry_lines(summary.rejected)
     return [*lines, f"  next: kt-batch index {summary.library}"]
 
 
@@ -126,12 +130,14 @@ def index_command(
     clusters: options.Clusters = None,
     max_leaf: options.MaxLeaf = 512,
     merge: options.Merge = 0.995,
+    payload: options.Payload = "4bit",
     seed: options.Seed = 0,
     runner: options.RunnerName = "local",
     workers: options.Workers = None,
     threads: options.Threads = 2,
     address: options.Address = None,
     mix_numerics: options.MixNumerics = False,
+    log_file: options.LogFile = None,
     config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> int:
@@ -145,6 +151,7 @@ def index_command(
             "clusters": parse_clusters(clusters),
             "max_leaf": max_leaf,
             "merge": merge,
+            "payload": payload,
             "seed": seed,
         }
     )
@@ -204,8 +211,11 @@ def translate_command(
     workers: options.Workers = None,
     threads: options.Threads = 2,
     unit_size: options.UnitSize = 8,
+    gpus: options.Gpus = 0.0,
     address: options.Address = None,
     mix_numerics: options.MixNumerics = False,
+    retry_rejected: options.RetryRejected = False,
+    log_file: options.LogFile = None,
     dry_run: options.DryRun = False,
     pilot: options.Pilot = None,
     price: options.Price = None,
@@ -265,6 +275,11 @@ def translate_settings(given: Mapping[str, Any], how: RunOptions) -> TranslateJo
     )
 
 
+def retry_lines(rejected: int) -> list[str]:
+    """What can be done about rejects, where there are some."""
+    return ["  rejected images are listed in rejects/; --retry-rejected tries them once more"] if rejected else []
+
+
 def translate_lines(summary: TranslateSummary) -> list[str]:
     """The summary for a person."""
     ncc = "" if summary.ncc_mean is None else f", mean NCC {summary.ncc_mean:.3f}"
@@ -275,6 +290,7 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was translated already")
+    lines += retry_lines(summary.rejected)
     return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"]
 
 
@@ -335,8 +351,9 @@ def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
         f"  {estimate.found} images found, {estimate.done} done already, {estimate.to_do} to do"
         + (f" ({again} of them planned earlier and not among those found)" if again else ""),
     ]
-    if estimate.rejected:
-        lines.append(f"  {estimate.rejected} rejected earlier")
+    if estimate.rejected or estimate.again:
+        again_too = f", {estimate.again} more to be tried again" if estimate.again else ""
+        lines.append(f"  {estimate.rejected} rejected earlier{again_too}")
     if estimate.to_do == 0:
         return [*lines, "  nothing to do: everything is done already"]
     lines.append(f"  {estimate.units_to_plan} units to plan, {estimate.units_pending} planned earlier and pending")
@@ -378,6 +395,6 @@ def _projection_lines(estimate: Estimate, runner: str) -> list[str]:
     if runner == "local" and estimate.workers > 1:
         lines.append(f"    --runner local has one worker; {estimate.workers} need --runner ray")
     if estimate.estimated_cost is not None:
-        spent = f"{estimate.estimated_worker_hours:.2f} worker-hours at {estimate.price:g}, one worker per node"
-        lines.append(f"  estimate of the cost: {estimate.estimated_cost:.2f} ({spent})")
+        spent = f"{estimate.estimated_worker_hours:.3f} worker-hours at {estimate.price:g}, one worker per node"
+        lines.append(f"  estimate of the cost: {estimate.estimated_cost:.3f} ({spent})")
     return lines

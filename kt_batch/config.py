@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_WORKING_SIZE = 4096
 
@@ -60,6 +60,9 @@ class IndexConfig(_Config):
     merge: float = Field(
         0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals"
     )
+    payload: Literal["4bit", "float16"] = Field(
+        "4bit", description="how patches are kept: 4 bits a value beside the first level, or as in the library"
+    )
     iterations: int = Field(10, ge=1, le=1000)
     sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -109,5 +112,15 @@ class RunOptions(_Config):
     workers: int | None = Field(None, ge=1, description="none: as many as the machine or the cluster has room for")
     threads: int = Field(2, ge=1, le=256, description="per worker; part of the numerics class")
     unit_size: int = Field(8, ge=1, le=4096, description="images per unit, for units planned from now on")
+    gpus: float = Field(0.0, description="of each Ray worker: a share of one GPU, or a whole number of GPUs")
     address: str | None = Field(None, description="of the Ray cluster; none starts a local one")
     mix_numerics: bool = False
+    retry_rejected: bool = Field(False, description="try the listed inputs that were rejected once more")
+    log_file: str | None = Field(None, description="where events go as lines of JSON; - is standard error")
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_as_ray_takes_them(cls, value: float) -> float:
+        if value != 0 and not 0.01 <= value <= 1 and not (value > 1 and value.is_integer()):
+            raise ValueError("allowed is 0, a share of one GPU from 0.01 to 1, or a whole number of GPUs per worker")
+        return value

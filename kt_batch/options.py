@@ -39,6 +39,9 @@ MaxLeaf = Annotated[int, typer.Option("--max-leaf", help="A leaf that holds more
 Merge = Annotated[
     float, typer.Option("--merge", help="NCC from which patches of a leaf are merged; 1: only equal ones.")
 ]
+Payload = Annotated[
+    str, typer.Option("--payload", help="How an index keeps patches: 4bit (decodes alike, .4 of the bytes) or float16.")
+]
 IndexDigest = Annotated[str | None, typer.Option("--index", help="Which index, where a library has several.")]
 
 RunOut = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]
@@ -74,9 +77,18 @@ RunnerName = Annotated[Literal["local", "ray"], typer.Option("--runner", help="A
 Workers = Annotated[int | None, typer.Option("--workers", help="Ray workers at once; default: as many as fit.")]
 Threads = Annotated[int, typer.Option("--threads", help="Per worker; the same number gives the same bytes.")]
 UnitSize = Annotated[int, typer.Option("--unit-size", help="Images per unit of work.")]
+Gpus = Annotated[
+    float, typer.Option("--gpus", help="Of each Ray worker: a share of one GPU, such as 0.5, or a whole number.")
+]
 Address = Annotated[str | None, typer.Option("--address", help="Of a Ray cluster; default: start one here.")]
 MixNumerics = Annotated[
     bool, typer.Option("--mix-numerics", help="Go on with results of another machine kind or package version.")
+]
+RetryRejected = Annotated[
+    bool, typer.Option("--retry-rejected", help="Try the listed images that were rejected earlier once more.")
+]
+LogFile = Annotated[
+    str | None, typer.Option("--log-file", help="Append what happens, as lines of JSON; '-': to standard error.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what is done, what is to do, how large.")]
 Pilot = Annotated[

@@ -22,8 +22,10 @@ import yaml
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
+from kt_batch import __version__
 from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import KtBatchError, MismatchError, UsageError
+from kt_batch.events import tell, write_log
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.common import Runner
 from kt_batch.pipelines.train import Member
@@ -33,7 +35,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
-NOT_KEPT = ("config", "json", "dry_run", "pilot", "price")  # options that say nothing of what was made
+NOT_KEPT = ("config", "json", "dry_run", "pilot", "price", "retry_rejected", "log_file")  # none tells what was made
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -82,20 +84,36 @@ def _first_fault(error: ValidationError) -> str:
 
 @contextmanager
 def make_runner(run_options: RunOptions) -> Iterator[Runner]:
-    """The runner that the options ask for; Ray is imported only then. SIGTERM makes it finish what is begun."""
+    """The runner that the options ask for; Ray is imported only then. SIGTERM makes it finish what is begun. What
+    happens meanwhile goes to the log that the options name."""
     drain = Drain()
-    if run_options.runner == "local":
-        with drain.on_sigterm():
-            yield LocalRunner(drain)
+    local = run_options.runner == "local"
+    if local and run_options.gpus:
+        raise UsageError(f"--gpus {run_options.gpus:g} is for --runner ray, where workers share GPUs; leave it out.")
+    with write_log(run_options.log_file):
+        tell("run_started", runner=run_options.runner, threads=run_options.threads, version=__version__)
+        if local:
+            with drain.on_sigterm():
+                yield LocalRunner(drain)
+            return
+        from kt_batch.runners.ray_runner import RayRunner
+
+        runner = RayRunner(run_options.address, run_options.workers, run_options.threads, drain, gpus=run_options.gpus)
+        try:
+            with drain.on_sigterm():
+                yield runner
+        finally:
+            runner.close()
+
+
+def release_gpus(runner: Runner) -> None:
+    """What is done from now on needs no GPU: workers that hold one are replaced by workers without."""
+    if isinstance(runner, LocalRunner):
         return
     from kt_batch.runners.ray_runner import RayRunner
 
-    runner = RayRunner(run_options.address, run_options.workers, run_options.threads, drain)
-    try:
-        with drain.on_sigterm():
-            yield runner
-    finally:
-        runner.close()
+    if isinstance(runner, RayRunner):
+        runner.release_gpus()
 
 
 @contextmanager

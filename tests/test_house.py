@@ -203,12 +203,14 @@ def test_every_pod_wants_a_token_and_no_privileges() -> None:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_launcher_and_the_image_set_the_same_environment_as_the_pods() -> None:
+def test_launcher_image_and_shell_set_the_same_environment_as_the_pods() -> None:
     options = load("aws.yaml")["docker"]["run_options"]
     given = dict(option.removeprefix("--env ").split("=") for option in options if option.startswith("--env "))
     assert given == NODE_ENVIRONMENT
     image = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     assert dict(re.findall(r"(RAY_\w+)=(\w+)", image)) == NODE_ENVIRONMENT
+    by_hand = (CLUSTER / "environment.sh").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^export (\w+)=(\w+)$", by_hand, flags=re.MULTILINE)) == NODE_ENVIRONMENT
 
 
 def test_the_clusters_ray_is_the_ray_of_the_project() -> None:

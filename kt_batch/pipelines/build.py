@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from kt_batch.config import IndexConfig, RunOptions
-from kt_batch.errors import UsageError
+from kt_batch.errors import MissingError, UsageError
 from kt_batch.index.ids import hash_ids, sort_order
 from kt_batch.index.index import library_mean
 from kt_batch.index.packing import ClusterSpace, fan_out
@@ -25,7 +25,7 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.tree import Subtree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
-from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
+from kt_batch.kernels.quantised import fit_basis
 from kt_batch.pipelines.build_units import (
     BuildJob,
     PackUnit,
@@ -36,7 +36,7 @@ from kt_batch.pipelines.build_units import (
     Top,
     build_unit_id,
 )
-from kt_batch.pipelines.common import Beat, Progress, Runner, Step
+from kt_batch.pipelines.common import Beat, Progress, Runner, Step, tell_committed, told
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -103,12 +103,10 @@ def build_index(
     found = read_index_summary(library.location, digest)
     built = found is None
     if found is None:
-        earlier = next((r.numerics for r in read_build_receipts(job.build_location()).values()), None)
-        job = replace(job, numerics=tuple(earlier.items()) if earlier else None)
-        found = _build(job, library, runner, progress)
+        found = _build_or_adopt(job, library, runner, progress)
     remove_build(job.build_location())
     seconds = time.perf_counter() - started
-    return BuildSummary(
+    summary = BuildSummary(
         library=library_uri,
         index=digest,
         built=built,
@@ -121,6 +119,19 @@ def build_index(
         seconds=round(seconds, 3),
         patches_per_second=round(found.patches / seconds, 1),
     )
+    return told(summary)
+
+
+def _build_or_adopt(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
+    """Build it, or take what another driver has built meanwhile: whoever is first removes the pieces of both."""
+    try:
+        earlier = next((r.numerics for r in read_build_receipts(job.build_location()).values()), None)
+        return _build(replace(job, numerics=tuple(earlier.items()) if earlier else None), library, runner, progress)
+    except MissingError:
+        found = read_index_summary(library.location, job.digest)
+        if found is None:
+            raise
+        return found
 
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
@@ -153,6 +164,7 @@ def _stage(
     progress(Step(stage, count, len(units)))
     for receipt in runner.run(factory, pending):  # type: ignore[arg-type]
         done[receipt.unit] = receipt
+        tell_committed(receipt)
         count += 1
         progress(Step(stage, count, len(units)))
     return [done[unit.id] for unit in units]
@@ -169,11 +181,11 @@ def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     packets = haar(torch.from_numpy(vectors[order]).float()).half()
     mean = library_mean(packets, job.config)
     sample, _ = match_parts(packets, mean)
-    directions = principal_directions(sample, LEVEL_WIDTH - 1)
-    points = ArrayPoints(ClusterSpace(job.config, directions).points(sample))
+    basis = fit_basis(sample)
+    points = ArrayPoints(ClusterSpace(job.config, basis.directions).points(sample))
     clusters = top_clusters(job.patches, job.config)
     centres = spherical_kmeans(points, clusters, job.config.iterations, len(sample), job.config.seed)
-    return Top(centres, mean, directions)
+    return Top(centres, mean, basis)
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
@@ -188,8 +200,8 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     outputs = [[output for output in packed[number].outputs if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
     subtrees = [Subtree.from_bytes(read_blob(build, "subtrees", subtree[0])) for _, subtree in outputs]
-    centres = ClusterSpace(job.config, top.directions).lift(top.centres[filled])
-    tree = join(centres, subtrees, top.mean, top.directions)
+    centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
+    tree = join(centres, subtrees, top.mean, top.basis)
     data = tree.to_bytes()
     folder = f"index/{job.digest}"
     merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)

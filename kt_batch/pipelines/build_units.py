@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from kt_batch.index.packing import ClusterSpace, pack
 from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
+from kt_batch.kernels.principal import Basis
 from kt_batch.pipelines.common import Beat, no_beat
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
@@ -85,21 +87,22 @@ def build_unit_id(stage: str, what: str) -> str:
 @dataclass(frozen=True)
 class Top:
     """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in,
-    the library mean `(4, C)` and the first level's directions `(D, d)`, all float32."""
+    the library mean `(4, C)` and the basis that patches are written in, all float32."""
 
     centres: Tensor
     mean: Tensor
-    directions: Tensor
+    basis: Basis
 
     def put(self, build: Location) -> str:
         """Store it by content; returns its SHA-256."""
-        fitted = {"centres": self.centres, "mean": self.mean, "directions": self.directions}
+        fitted = {"centres": self.centres, "mean": self.mean, **vars(self.basis)}
         return put_blob(build, "top", save(fitted))[0]
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
         """Read what `put` stored."""
-        return cls(**load(read_blob(build, "top", sha256)))
+        found = load(read_blob(build, "top", sha256))
+        return cls(found["centres"], found["mean"], Basis(found["directions"], found["spread"]))
 
 
 class SampleWorker:
@@ -109,13 +112,15 @@ class SampleWorker:
         self.job = job
         self.numerics = job.fix_numerics()
 
-    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
+    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:
         """Commit a table (patch_id, vector) of the part's share of the sample.
 
         Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
         """
         job = self.job
+        beat("")
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        beat("")
         if not np.isfinite(from_fixed_binary(table["vector"], "<f2", (4, job.channels))).all():
             raise DamagedError(
                 f"'{unit.part.name}' at '{job.library}' holds patches with NaN or infinity; allowed are finite values."
@@ -123,6 +128,7 @@ class SampleWorker:
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
         share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
         chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))
+        beat("")
         return _commit(job, unit.id, (("sample", table.take(chosen), None),), self.numerics)
 
 
@@ -134,16 +140,17 @@ class RouteWorker:
         self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
-    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
+    def __call__(self, unit: PartUnit, beat: Beat = no_beat) -> Receipt:
         """Commit the routed part."""
         job, top = self.job, self.top
+        beat("")
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        beat("")
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
         raw = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, job.channels)).copy())
         packets = torch.cat([haar(part.float()).half() for part in raw.split(16384)])
-        space = ClusterSpace(job.config, top.directions)
-        points = (space.points(match_parts(part, top.mean)[0]) for part in packets.split(16384))
-        labels = torch.cat([assign(part, top.centres)[0] for part in points])
+        space = ClusterSpace(job.config, top.basis.directions)
+        labels = torch.cat([_labels(part, space, top, beat) for part in packets.split(16384)])
         order = torch.sort(labels, stable=True).indices
         clusters = labels[order].numpy()
         routed = pa.Table.from_arrays(
@@ -155,6 +162,7 @@ class RouteWorker:
             schema=routed_schema(job.channels),
         )
         groups = [int(n) for n in np.bincount(clusters, minlength=len(top.centres)) if n]
+        beat("")
         return _commit(job, unit.id, (("routed", routed, groups),), self.numerics)
 
 
@@ -166,31 +174,41 @@ class PackWorker:
         self.numerics = job.fix_numerics()
         self.top = Top.get(job.build_location(), top_sha256)
 
-    def __call__(self, unit: PackUnit, beat: Beat = no_beat) -> Receipt:  # noqa: ARG002
+    def __call__(self, unit: PackUnit, beat: Beat = no_beat) -> Receipt:
         """Commit the cluster; an empty one leaves a receipt without outputs."""
         job, top = self.job, self.top
         build = job.build_location()
-        ids, packets = _cluster_rows(build, unit, job.channels)
+        ids, packets = _cluster_rows(build, unit, job.channels, beat)
         if not len(ids):
             return _commit(job, unit.id, (), self.numerics)
-        space = ClusterSpace(job.config, top.directions)
-        packed = pack(packets, top.mean, top.centres[unit.cluster], space, level=1)
+        space = ClusterSpace(job.config, top.basis.directions)
+        packed = pack(packets, top.mean, top.centres[unit.cluster], space, level=1, pulse=partial(beat, ""))
         kept = torch.from_numpy(ids)[packed.order]
         with scratch_file(job.library_location(), ".shard") as path:
-            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.directions))
+            counts, as_float16 = packed.subtree.leaf_count, job.config.payload == "float16"
+            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, as_float16))
+            beat("")
             shard = put_file(job.library_location(), "index/shards", path)
         subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
+        beat("")
         return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
 
 
-def _cluster_rows(build: Location, unit: PackUnit, channels: int) -> tuple[NDArray[np.uint8], Tensor]:
+def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Beat) -> Tensor:
+    """The top-level cluster of each packet."""
+    beat("")
+    return assign(space.points(match_parts(packets, top.mean)[0]), top.centres)[0]
+
+
+def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Beat) -> tuple[NDArray[np.uint8], Tensor]:
     """Ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by ascending patch id."""
     tables = []
     for ref in unit.routed:
+        beat("")
         with build.open(ref.name) as source:
             file = pq.ParquetFile(source)
             groups = range(file.num_row_groups)

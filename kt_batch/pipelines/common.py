@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.events import tell
 from kt_batch.store.images import WorkingImage, image_id
-from kt_batch.store.inputs import Input, read_input
+from kt_batch.store.inputs import Input, input_id, read_input
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.units import Item, Unit
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 U = TypeVar("U")
 R = TypeVar("R")
+S = TypeVar("S", bound="DataclassInstance")
 HASH_THREADS = 8
 
 
@@ -76,7 +82,7 @@ def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
 
 def _identify(source: Input) -> Item:
     try:
-        identity = image_id(read_input(source.uri))
+        identity = input_id(source.uri)
     except RejectError:
         identity = unreadable_id(source.uri)
     return Item(identity, source.uri, source.name)
@@ -138,7 +144,9 @@ def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
 
 
 def reject_row(item: Item, stage: str, error: RejectError) -> dict[str, str]:
-    """One row of it."""
+    """One row of it; the log is told as well."""
+    about = {"image": item.image_id, "uri": item.uri, "stage": stage, "reason": str(error.reason)}
+    tell("image_rejected", error.message, logging.WARNING, **about)
     return {"uri": item.uri, "stage": stage, "reason": str(error.reason), "message": error.message}
 
 
@@ -157,10 +165,31 @@ def run_units(
     progress(Step(stage, 0, total))
     for receipt in runner.run(factory, units, condemned):
         receipts.append(receipt)
+        tell_committed(receipt)
         done += sizes[receipt.unit]
         rejects += receipt.rejects
         progress(Step(stage, done, total, rejects))
     return receipts
+
+
+def tell_committed(receipt: Receipt) -> None:
+    """Tell of a unit's commit."""
+    tell(
+        "unit_committed",
+        unit=receipt.unit,
+        attempt=receipt.attempt,
+        worker=receipt.worker,
+        seconds=round(sum(receipt.timings.values()), 3) if receipt.timings else None,
+        images=receipt.images,
+        patches=receipt.patches,
+        rejects=receipt.rejects,
+    )
+
+
+def told(summary: S) -> S:
+    """The summary of a pipeline, of which the log is told as well."""
+    tell("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **asdict(summary))
+    return summary
 
 
 def sum_timings(receipts: Sequence[Receipt]) -> dict[str, float]:

@@ -38,6 +38,7 @@ from kt_batch.pipelines.extract import (
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.translate import TranslateJob, TranslateWorker, check_outputs, outside
+from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.inputs import input_size, list_inputs
 from kt_batch.store.locations import absolute_place, open_location
 from kt_batch.store.receipts import Receipt
@@ -90,7 +91,8 @@ class Estimate:
 
     found, done: inputs that were named, and those of them that are done. to_do: inputs that the run would do, those
     that an earlier one planned and left included; images_to_do: the images that it would work on for them.
-    finished, rejected: inputs that are done, named or not, and those of them that were rejected.
+    finished, rejected: inputs that are done, named or not, and those of them that were rejected. again: inputs to do
+    that were rejected; they count as neither.
     unreadable: images to do that cannot be had now; they are not in input_bytes.
     output_bytes_at_most: extract's disk estimate; the run refuses when it is more than free_bytes.
     All that is called estimated follows from the pilot, or is the disk estimate; None where nothing is known.
@@ -103,6 +105,7 @@ class Estimate:
     images_to_do: int
     finished: int
     rejected: int
+    again: int
     units_to_plan: int
     units_pending: int
     input_bytes: int
@@ -141,7 +144,8 @@ def estimate_extract(
     library = absolute_place(library)
     ledger = Ledger(open_location(library))
     items = plan_items(list_inputs(arguments), progress)
-    new = ledger.would_plan(items, options.unit_size, config.model_dump(mode="json"), config.digest())
+    retry = find_retry(ledger, items) if options.retry_rejected else None
+    new = ledger.would_plan(items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
     work = _Work(library, ledger, items, new, ledger.pending())
     work.check_numerics(options)
     elsewhere = owned_elsewhere(work.units, image_owners(ledger, new))
@@ -178,7 +182,8 @@ def estimate_translate(
     items = plan_items(outside(list_inputs(arguments), location), progress)
     check_outputs(ledger, items, job.config.format)
     config, digest = job.config.model_dump(mode="json"), job.config.digest()
-    new = ledger.would_plan(items, options.unit_size, config, digest)
+    retry = find_retry(ledger, items) if options.retry_rejected else None
+    new = ledger.would_plan(items, options.unit_size, config, digest, retry)
     work = _Work(job.run, ledger, items, new, ledger.pending())
     work.check_numerics(options)
     images = [group for _, group in work.images()]
@@ -218,10 +223,12 @@ class _Work:
 
     def estimate(self, options: RunOptions, images: int) -> Estimate:
         """What can be told without a pilot."""
-        receipts = self.ledger.receipts()
-        finished = {
-            (item.image_id, item.name) for unit in self.ledger.units() if unit.id in receipts for item in unit.items
-        }
+        attempts = self.ledger.attempts()
+        finished = {(item.image_id, item.name) for unit, receipt in attempts if receipt for item in unit.items}
+        finished -= {(item.image_id, item.name) for unit in self.units for item in unit.items}
+        rejects = find_rejects(self.ledger)
+        again = rejects.among(self.units)
+        rejected = rejects.count - again
         sizes = _sizes([group for _, group in self.images()])
         return Estimate(
             place=self.place,
@@ -229,8 +236,9 @@ class _Work:
             done=sum((item.image_id, item.name) in finished for item in self.items),
             to_do=sum(len(unit.items) for unit in self.units),
             images_to_do=images,
-            finished=sum(receipt.images + receipt.rejects for receipt in receipts.values()),
-            rejected=sum(receipt.rejects for receipt in receipts.values()),
+            finished=sum(receipt.images for _, receipt in attempts if receipt) + rejected,
+            rejected=rejected,
+            again=again,
             units_to_plan=len(self.new),
             units_pending=len(self.pending),
             input_bytes=sum(size for size in sizes if size is not None),

@@ -34,8 +34,10 @@ from kt_batch.pipelines.common import (
     rejects_table,
     run_units,
     sum_timings,
+    told,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.attempts import find_retry
 from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage, pad_to, preview
 from kt_batch.store.inputs import list_inputs
@@ -43,7 +45,7 @@ from kt_batch.store.library import write_library_summary
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
-from kt_batch.store.tables import commit_table, read_table
+from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
 LARGEST_HALF = 65504.0 / 2  # a Haar band of a patch can be twice its largest cell, and is a float16 as well
@@ -89,7 +91,8 @@ def extract(
     runner: Runner,
     progress: Progress,
 ) -> ExtractSummary:
-    """Extract the images named by `arguments` into `library`, or go on where an earlier run stopped.
+    """Extract the images named by `arguments` into `library`, or go on where an earlier run stopped. Of those that were
+    rejected the options may ask for another try.
 
     Raises UsageError (nothing to extract), MismatchError (a library of another configuration or numerics class),
     StorageError (no space, no such place).
@@ -99,8 +102,9 @@ def extract(
     location = open_location(library)
     ledger = Ledger(location)
     items = plan_items(list_inputs(arguments), progress)
+    retry = find_retry(ledger, items) if options.retry_rejected else None
     check_space(location, disk_estimate(images_to_do(ledger, items), config, source), progress)
-    ledger.plan(items, options.unit_size, config.model_dump(mode="json"), config.digest())
+    ledger.plan(items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
     pending = ledger.pending()
     earlier = next((r.numerics for r in ledger.receipts().values()), None)
     job = ExtractJob(
@@ -115,13 +119,13 @@ def extract(
     )
     fresh = run_units(runner, partial(ExtractWorker, job), pending, "extract", progress)
     receipts = list(ledger.receipts().values())
-    write_library_summary(location, ledger, config)
+    rejected = write_library_summary(location, ledger, config)
     seconds = time.perf_counter() - started
     new_images, new_patches = sum(r.images for r in fresh), sum(r.patches for r in fresh)
-    return ExtractSummary(
+    summary = ExtractSummary(
         library=library,
         images=sum(r.images for r in receipts),
-        rejected=sum(r.rejects for r in receipts),
+        rejected=rejected,
         patches=sum(r.patches for r in receipts),
         new_images=new_images,
         new_rejected=sum(r.rejects for r in fresh),
@@ -130,6 +134,7 @@ def extract(
         patches_per_second=round(new_patches / seconds, 1),
         stage_seconds=sum_timings(fresh),
     )
+    return told(summary)
 
 
 def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:
@@ -142,17 +147,11 @@ def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:
 def image_owners(ledger: Ledger, new: Sequence[Unit] = ()) -> dict[str, str]:
     """For each image of the plan, and of units that may yet be planned, the unit that extracts it: the first, in plan
     order, that did not have to reject it."""
-    rejected = rejected_uris(ledger)
+    tables = ledger.reject_tables(ledger.attempts())
+    rejected = {(unit, uri) for unit, table in tables.items() for uri in table["uri"].to_pylist()}
     units = [*ledger.units(), *new]
     kept = [Unit(unit.id, tuple(i for i in unit.items if (unit.id, i.uri) not in rejected)) for unit in units]
     return owners(kept)
-
-
-def rejected_uris(ledger: Ledger) -> frozenset[tuple[str, str]]:
-    """(unit, URI) of every committed reject."""
-    tables = [table for receipt in ledger.receipts().values() for table in receipt.tables if table.kind == "rejects"]
-    found = [(table, read_table(ledger.location, table, ["uri"])["uri"].to_pylist()) for table in tables]
-    return frozenset((table.name.split("-")[1], uri) for table, uris in found for uri in uris)
 
 
 def owned_elsewhere(pending: Sequence[Unit], first: Mapping[str, str]) -> frozenset[tuple[str, str]]:
@@ -191,6 +190,8 @@ def check_space(location: Location, estimate: int, progress: Progress) -> None:
 
 def readable_size(size: int) -> str:
     """Bytes for a person."""
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 

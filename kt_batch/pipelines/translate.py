@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -34,9 +35,11 @@ from kt_batch.pipelines.common import (
     rejects_table,
     run_units,
     sum_timings,
+    told,
     unreadable_id,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.attempts import find_retry
 from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
@@ -46,7 +49,7 @@ from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.runs import write_run_summary
 from kt_batch.store.schemas import PROVENANCE
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TranslateJob:
     numerics: tuple[tuple[str, str], ...] | None
     mix_numerics: bool
     contested: frozenset[str] = frozenset()  # names that were planned for more than one image
+    elsewhere: frozenset[tuple[str, str]] = frozenset()  # (unit, name) where another unit has made the output
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def translate(
     runner: Runner,
     progress: Progress,
 ) -> TranslateSummary:
-    """Translate the images named by `arguments` into the run, or go on where an earlier call stopped.
+    """Translate the images named by `arguments` into the run, or go on where an earlier call stopped. Of those that
+    were rejected the options may ask for another try.
 
     Raises UsageError (nothing to translate, outputs that exclude each other), MismatchError (a run of another
     configuration or numerics class, or that holds the output of another image under one of these names).
@@ -103,21 +108,26 @@ def translate(
     items = plan_items(outside(list_inputs(arguments), location), progress)
     check_outputs(ledger, items, job.config.format)
     content = job.config.model_dump(mode="json")
-    units = ledger.plan(items, options.unit_size, content, job.config.digest())
+    retry = find_retry(ledger, items) if options.retry_rejected else None
+    units = ledger.plan(items, options.unit_size, content, job.config.digest(), retry)
     earlier = next((r.numerics for r in ledger.receipts().values()), None)
-    job = replace(job, numerics=tuple(earlier.items()) if earlier else None, contested=contested_names(units))
-    factory = partial(TranslateWorker, job)
-    fresh = run_units(runner, factory, ledger.pending(), "translate", progress)
+    job = replace(
+        job,
+        numerics=tuple(earlier.items()) if earlier else None,
+        contested=contested_names(units),
+        elsewhere=made_elsewhere(ledger.attempts()),
+    )
+    fresh = run_units(runner, partial(TranslateWorker, job), ledger.pending(), "translate", progress)
     totals = write_run_summary(location, ledger, job.config, job.library)
     receipts = list(ledger.receipts().values())
     seconds = time.perf_counter() - started
     new_images, new_patches = sum(r.images for r in fresh), sum(r.patches for r in fresh)
-    return TranslateSummary(
+    summary = TranslateSummary(
         run=job.run,
         library=job.library,
         index=job.config.index_digest,
         images=sum(r.images for r in receipts),
-        rejected=sum(r.rejects for r in receipts),
+        rejected=totals.rejects,
         patches=sum(r.patches for r in receipts),
         ncc_mean=totals.ncc_mean,
         certified_share=totals.certified_share,
@@ -128,6 +138,7 @@ def translate(
         patches_per_second=round(new_patches / seconds, 1),
         stage_seconds=sum_timings(fresh),
     )
+    return told(summary)
 
 
 def outside(inputs: Sequence[Input], run: Location) -> list[Input]:
@@ -181,6 +192,19 @@ def contested_names(units: Sequence[Unit]) -> frozenset[str]:
     return frozenset(item.name for item in items if first.setdefault(item.name, item.image_id) != item.image_id)
 
 
+def made_elsewhere(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
+    """(unit, name) where a pending unit lists an output that a committed one has made: its image could not be read for
+    a while, and is the same again."""
+    made = {
+        (item.image_id, item.name)
+        for unit, receipt in attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
+        if output
+    }
+    pending = [unit for unit, receipt in attempts if receipt is None]
+    return frozenset((u.id, i.name) for u in pending for i in u.items if (i.image_id, i.name) in made)
+
+
 def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
     """Open an index for searching; its shards are mapped from the library itself or from `cache`."""
     name = f"index/{summary.digest}/tree.safetensors"
@@ -216,11 +240,13 @@ class TranslateWorker:
         self.stride = encoder.network.geometry(layer).stride
         self.location = open_location(job.run)
         self.ledger = Ledger(self.location)
+        self.aside = ThreadPoolExecutor(1)  # an output is made durable while the next image is worked on
 
     def __call__(self, unit: Unit, beat: Beat = no_beat) -> Receipt:
-        """Translate one unit and commit it. An unusable image costs one reject row per output it would have had."""
+        """Translate one unit and commit it. An unusable image costs one reject row per output it would have had; one
+        whose outputs are there already is looked at all the same."""
         config = self.job.config
-        outputs: dict[str, tuple[str, int]] = {}
+        stored: dict[str, Future[tuple[str, int]]] = {}
         tables: list[pa.Table] = []
         rejects: list[dict[str, str]] = []
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
@@ -236,6 +262,9 @@ class TranslateWorker:
                 rejects += [reject_row(item, "decode", error) for item in items]
                 continue
             seconds["read"] += time.perf_counter() - started
+            missing = [item for item in items if (unit.id, item.name) not in self.job.elsewhere]
+            if not missing:
+                continue
             found = self.method.translate(to_tensor(pad_to(working.pixels, self.stride)))
             for stage, spent in found.seconds.items():
                 seconds[stage] += spent
@@ -243,16 +272,17 @@ class TranslateWorker:
             pixels = to_pixels(found.image)[: working.height, : working.width]
             data = encode(pixels, config.format, config.quality)
             beat("")  # trouble with the store from here on is not the image's
-            for item in items:
-                outputs[item.name] = self._put_image(item, data)
+            for item in missing:
+                self._put_soon(stored, item, data)
                 tables.append(
                     provenance_rows(found, self.method.index, output_name(item.name, config.format), self.job)
                 )
-            patches += len(found.rows) * len(items)
+            patches += len(found.rows) * len(missing)
             seconds["write"] += time.perf_counter() - started
             item_seconds[items[0].image_id] = time.perf_counter() - began
         beat("")
         started = time.perf_counter()
+        outputs = {name: put.result() for name, put in stored.items()}
         refs = self._write(unit.id, tables, rejects)
         seconds["write"] += time.perf_counter() - started
         receipt = Receipt(
@@ -271,6 +301,13 @@ class TranslateWorker:
             item_seconds=tuple(item_seconds.get(item.image_id) for item in unit.items),
         )
         return self.ledger.commit(receipt)
+
+    def _put_soon(self, stored: dict[str, Future[tuple[str, int]]], item: Item, data: bytes) -> None:
+        """Have an output made durable while the next image is worked on: one at a time, so that memory stays bounded,
+        and what went wrong with an earlier one is raised here."""
+        for earlier in stored.values():
+            earlier.result()
+        stored[item.name] = self.aside.submit(self._put_image, item, data)
 
     def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:
         """Put-if-absent at the final name; what is there already is read back and must be the same image, or one of

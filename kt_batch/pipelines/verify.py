@@ -2,6 +2,7 @@
 
 Two libraries or runs of the same inputs and options have the same digest, whatever workers, unit size, order of inputs
 or interruptions they were made with (on one numerics class): it is a sum over rows and outputs, not over part files.
+Rejects that a later attempt has superseded are not in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 from kt_batch.errors import StorageError
 from kt_batch.pipelines.common import Progress, Step
 from kt_batch.pipelines.gc import kind_of, open_either, survey
+from kt_batch.store.attempts import settle
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -55,15 +57,20 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     """
     opened = open_either(place)
     location = opened.location
-    tables = [table for receipt in opened.receipts.values() for table in receipt.tables]
+    tables = [(unit, table) for unit, receipt in opened.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
     total, size, digest = len(tables) + len(blobs), 0, 0
     faults: list[str] = []
-    for number, ref in enumerate(tables, start=1):
+    rejects: dict[str, pa.Table] = {}
+    for number, (unit, ref) in enumerate(tables, start=1):
         try:
-            digest += rows_digest(ref.kind, read_table(location, ref, verify=True))
+            table = read_table(location, ref, verify=True)
             size += ref.bytes
+            if ref.kind == "rejects":
+                rejects[unit] = table
+            else:
+                digest += rows_digest(ref.kind, table)
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))
@@ -76,6 +83,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))
+    digest += rows_digest("rejects", settle(opened.attempts, rejects).rows)
     for name, sha256 in outputs:
         digest += _number(f"{name} {sha256}".encode())
     beside = survey(opened)

@@ -175,9 +175,7 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
 
 def _rejects(place: Library | Run) -> dict[str, int]:
     """Rejected inputs by reason, the commonest first."""
-    reasons: Counter[str] = Counter()
-    for part in place.parts("rejects"):
-        reasons.update(read_table(place.location, part, ["reason"])["reason"].to_pylist())
+    reasons = Counter(place.rejects.rows["reason"].to_pylist())
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 

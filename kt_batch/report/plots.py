@@ -13,6 +13,8 @@ COLOURS = (
     "#239b56", "#7d3c98", "#d2529a",
 )  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 720, 460, 64
+DAY = 86400.0
+CLOCK_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, DAY)
 STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a picture that is a part of a page
 
 
@@ -66,11 +68,19 @@ def throughput_plot(
     return _render(
         "throughput.svg.j2",
         points=points,
-        x_ticks=[(left + share / 4 * (right - left), label(seconds * share / 4)) for share in range(1, 5)],
+        x_ticks=[(left + at / seconds * (right - left), label(at)) for at in round_times(seconds)],
         y_ticks=[(floor - share / 4 * (floor - ceiling), f"{top * share / 4:.4g}") for share in range(5)],
         marks=[(left + at / seconds * (right - left), text) for at, text in marks],
         left=left, right=right, floor=floor, ceiling=ceiling, width=STRIP_WIDTH, height=STRIP_HEIGHT,
     )  # fmt: skip
+
+
+def round_times(seconds: float) -> list[float]:
+    """From two to five moments, equally far apart and round for a clock, within (0, seconds]."""
+    power = 10 ** math.floor(math.log10(max(seconds, 1e-6)))
+    steps = [power * factor for factor in (0.2, 0.5, 1, 2)] if seconds < 120 else CLOCK_STEPS
+    step = next((step for step in steps if seconds <= 5.5 * step), math.ceil(seconds / 5 / DAY) * DAY)
+    return [step * number for number in range(1, int(seconds / step * (1 + 1e-9)) + 1)]
 
 
 def _render(template: str, **values: Any) -> str:

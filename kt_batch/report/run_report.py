@@ -8,27 +8,23 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kt_batch.report.plots import throughput_plot
 from kt_batch.report.sources import open_place
+from kt_batch.store import attempts
 from kt_batch.store.library import Library
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.runs import Run
-from kt_batch.store.tables import read_table
-from kt_batch.store.units import READERS, Unit
+from kt_batch.store.units import Unit
 
 SLOWEST = 10
 PAUSE = 60.0  # seconds in which no unit was under way, from which on nobody was at work
 SHOWN_WORKERS = 40  # on the page; JSON has all
 BINS = 60  # of the throughput
-REJECT_COLUMNS = ("uri", "reason", "message")
 SHORTEST = 0.001  # seconds of a unit: what a receipt can tell
 
 
@@ -43,7 +39,10 @@ class UnitCounts:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Inputs of the plan, one for each name. `elsewhere`: listed again in a later unit, extracted by an earlier one."""
+    """Inputs of the plan, one for each name. `elsewhere`: listed again in a later unit, extracted by an earlier one.
+
+    One that was rejected and waits for another try is both pending and rejected.
+    """
 
     planned: int
     done: int
@@ -149,11 +148,11 @@ def run_report(place: str) -> RunReport:
         place=found.location.uri,
         kind="library" if isinstance(found, Library) else "run",
         units=UnitCounts(len(units), len(done), len(units) - len(done)),
-        images=image_counts(units, found.receipts),
+        images=image_counts(units, found.receipts, found.rejects),
         throughput=throughput(receipts),
         stages=stages(receipts),
         slowest=slowest(done),
-        rejects=rejects(found),
+        rejects=rejects(found.rejects),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),
@@ -163,13 +162,15 @@ def run_report(place: str) -> RunReport:
     )
 
 
-def image_counts(units: Sequence[Unit], receipts: Mapping[str, Receipt]) -> ImageCounts:
+def image_counts(units: Sequence[Unit], receipts: Mapping[str, Receipt], rejects: attempts.Rejects) -> ImageCounts:
     """How many inputs were planned, and what became of them."""
-    planned = sum(len(unit.items) for unit in units)
-    pending = sum(len(unit.items) for unit in units if unit.id not in receipts)
+    pending = [unit for unit in units if unit.id not in receipts]
+    waiting = sum(len(unit.items) for unit in pending)
+    again = rejects.among(pending)
+    planned = sum(len(unit.items) for unit in units) - sum(map(len, rejects.superseded.values())) - again
     done = sum(receipt.images for receipt in receipts.values())
-    rejected = sum(receipt.rejects for receipt in receipts.values())
-    return ImageCounts(planned, done, pending, rejected, max(0, planned - pending - done - rejected))
+    rejected = rejects.count
+    return ImageCounts(planned, done, waiting, rejected, max(0, planned + again - waiting - done - rejected))
 
 
 def throughput(receipts: Sequence[Receipt]) -> Throughput | None:
@@ -230,13 +231,11 @@ def slowest(done: Iterable[tuple[Unit, Receipt]], count: int = SLOWEST) -> tuple
     return tuple(heapq.nsmallest(count, told, key=lambda image: (-image.seconds, image.name)))
 
 
-def rejects(place: Library | Run) -> tuple[Rejects, ...]:
+def rejects(standing: attempts.Rejects) -> tuple[Rejects, ...]:
     """Rejects by reason with an example of each, the commonest first."""
     found: dict[str, list[tuple[str, str]]] = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        for table in pool.map(partial(read_table, place.location, columns=REJECT_COLUMNS), place.parts("rejects")):
-            for row in table.to_pylist():
-                found.setdefault(row["reason"], []).append((row["uri"], row["message"]))
+    for row in standing.rows.to_pylist():
+        found.setdefault(row["reason"], []).append((row["uri"], row["message"]))
     listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in found.items()]
     return tuple(sorted(listed, key=lambda entry: (-entry.count, entry.reason)))
 

@@ -19,7 +19,6 @@ from kt_batch.store.locations import open_location
 from kt_batch.store.runs import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import owners
 
 PLAIN_COLUMNS = (
     "image_id", "original_width", "original_height", "width", "height", "license", "attribution",
@@ -142,13 +141,13 @@ def source_images(library: Library, ids: Collection[str], *, previews: bool = Fa
     An id that the library does not hold is left out.
     """
     wanted = set(ids)
-    units = library.ledger.units()
     uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}
-    for unit in units:
+    holding: set[str] = set()  # the first unit of an image may have had to reject it
+    for unit in library.ledger.units():
         for item in unit.items:
             if item.image_id in wanted:
                 uris[item.image_id].add(item.uri)
-    holding = {unit for image_id, unit in owners(units).items() if image_id in wanted}
+                holding.add(unit.id)
     parts = [part for part in library.parts("images") if holding & {part.name.split("-")[1]}]
     columns = [*PLAIN_COLUMNS, "preview"] if previews else PLAIN_COLUMNS
     found = {}

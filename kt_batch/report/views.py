@@ -46,11 +46,11 @@ Naming = Callable[[Location, str], str]  # what DuckDB is to call a file of a lo
 def connect(place: str) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with views over the committed parts of the library or the run at `place`.
 
-    A library: `images`, `patches`, `rejects`, `members` (merged patch -> kept patch, of each index of its present
-    state), `image_uris` (image id -> every URI and name planned for it). A run: `provenance`, `rejects`, `outputs`,
-    and, when its library is at hand, `sources`: provenance with each source's URIs, licence, and box, both in the
-    working image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..). Ids are BLOBs, as in the
-    tables: `hex(image_id)` shows one, `unhex('...')` names one.
+    A library: `images`, `patches`, `rejects` (those that no later attempt has superseded), `members` (merged patch ->
+    kept patch, of each index of its present state), `image_uris` (image id -> every URI and name planned for it). A
+    run: `provenance`, `rejects`, `outputs`, and, when its library is at hand, `sources`: provenance with each source's
+    URIs, licence, and box, both in the working image (x0 ..) and outward in the file's own EXIF-oriented pixels
+    (file_x0 ..). Ids are BLOBs, as in the tables: `hex(image_id)` shows one, `unhex('...')` names one.
     Parts are read from where they are; close the connection when done. Raises MissingError when `place` is neither,
     StorageError when a part is missing or no Parquet.
     """
@@ -107,7 +107,7 @@ def _library_views(library: Library, naming: Naming) -> dict[str, str]:
     return {
         "images": _images(library, naming),
         "patches": _parts(library, "patches", patches_schema(channels), naming),
-        "rejects": _parts(library, "rejects", REJECTS, naming),
+        "rejects": _rejects(library, naming),
         "members": _members(library, naming),
         "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library, naming)})",
     }
@@ -133,7 +133,7 @@ def _members(library: Library, naming: Naming) -> str:
 def _run_views(run: Run, naming: Naming) -> dict[str, str]:
     views = {
         "provenance": _parts(run, "provenance", PROVENANCE, naming),
-        "rejects": _parts(run, "rejects", REJECTS, naming),
+        "rejects": _rejects(run, naming),
         "outputs": _outputs(run, naming),
     }
     with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
@@ -144,6 +144,13 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
 def _outputs(run: Run, naming: Naming) -> str:
     """One row per output: its input, and what its first matches were like."""
     units = ", ".join(_text(unit) for unit in sorted(run.receipts)) or "NULL"
+    without = [
+        f"({_text(unit.id)}, {_text(item.uri)})"
+        for unit, receipt in run.attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
+        if output is None
+    ]
+    others = f" AND (lower(hex(unit)), uri) NOT IN ({', '.join(without)})" if without else ""
     return f"""\
 SELECT output, uri, name, image_id, patches, ncc_mean, certified_share
 FROM (
@@ -152,7 +159,7 @@ FROM (
 )
 JOIN (
   SELECT {_output_name(run)} AS output, uri, name, image_id
-  FROM ({_plan(run, naming)}) WHERE lower(hex(unit)) IN ({units})
+  FROM ({_plan(run, naming)}) WHERE lower(hex(unit)) IN ({units}){others}
 ) USING (output)
 ORDER BY output"""
 
@@ -210,6 +217,20 @@ def _past_pixel(edge: str, length: str) -> str:
 
 def _parts(place: Library | Run, kind: str, schema: pa.Schema, naming: Naming) -> str:
     return _files(place.location, [part.name for part in place.parts(kind)], schema, naming)
+
+
+def _rejects(place: Library | Run, naming: Naming) -> str:
+    """Without those that a later attempt has superseded."""
+    whole, filtered = [], []
+    for part in place.parts("rejects"):
+        gone = place.rejects.superseded.get(part.name.split("-")[1], frozenset())
+        if not gone:
+            whole.append(part.name)
+        elif len(gone) < part.rows:
+            uris = ", ".join(_text(uri) for uri in sorted(gone))
+            one = _files(place.location, [part.name], REJECTS, naming)
+            filtered.append(f"SELECT * FROM ({one}) WHERE uri NOT IN ({uris})")
+    return "\nUNION ALL\n".join([_files(place.location, whole, REJECTS, naming), *filtered])
 
 
 def _plan(place: Library | Run, naming: Naming) -> str:

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from kt_batch.errors import StoppedError
+from kt_batch.events import tell
 
 
 class Drain:
@@ -20,6 +21,7 @@ class Drain:
     def check(self) -> None:
         """Raise StoppedError when the end was asked for; to be called when nothing is under way."""
         if self.requested:
+            tell("drained")
             raise StoppedError("stopped as asked; what was begun is finished, start the same command again to go on.")
 
     @contextmanager
@@ -33,6 +35,7 @@ class Drain:
         def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             self.requested = True
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            tell("drain_requested", "SIGTERM: what is begun will be finished, nothing else begun")
 
         signal.signal(signal.SIGTERM, request)
         try:

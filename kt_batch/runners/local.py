@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from kt_batch.events import about, tell, turn_to
 from kt_batch.runners.drain import Drain
+from kt_batch.store.receipts import this_worker
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -28,12 +30,21 @@ class LocalRunner:
         worker: Callable[[U, Callable[[str], None]], R] | None = None
         for unit in units:
             self._drain.check()
-            worker = worker or factory()
-            yield worker(unit, _unheard)
+            with about(unit=unit_name(unit), worker=this_worker()):
+                tell("unit_started")
+                worker = worker or factory()
+                result = worker(unit, _begins)
+            yield result
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-def _unheard(part: str) -> None:
-    """A heartbeat that nobody waits for."""
+def unit_name(unit: object) -> str:
+    """How a unit is called in the log."""
+    return str(getattr(unit, "id", unit))
+
+
+def _begins(part: str) -> None:
+    """A heartbeat: nobody waits for it, but the log should know what it is about."""
+    turn_to(image=part)

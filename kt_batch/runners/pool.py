@@ -1,12 +1,15 @@
 """A pool of Ray actors that is watched: who dies or falls silent is replaced, and its unit is done by another one.
 
 Ray's own retries are off. They know nothing of images: one that kills its process would kill every process it is given
-to. Here every worker says which part of its unit it begins (a heartbeat), so that what killed it is known by name.
+to. Here every worker says which part of its unit it begins (a heartbeat), so that what killed it is known by name. To
+wait until each of them is heard takes milliseconds; so a unit is done with care, beat by beat, only when it has cost a
+worker already, and the first one it costs is blamed on nothing.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +22,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.errors import KtBatchError
+from kt_batch.events import Event, about, keep_events, repeat, tell, turn_to
 from kt_batch.runners.drain import Drain
+from kt_batch.runners.local import unit_name
 from kt_batch.runners.meters import Meters
+from kt_batch.runners.patience import Patience
+from kt_batch.store.receipts import this_worker
 
 TICK = 0.5  # seconds between two looks at heartbeats
 NODE_TICK = 2.0  # and at the nodes
@@ -29,15 +36,19 @@ FUSE = 5  # parts condemned without a unit finished between them: then it is not
 FALSE_STARTS = 20  # workers lost before they began anything, without a unit finished between them
 SETTING_UP = 10  # times the deadline that a worker has to load models and to stage an index
 BEAT_SECONDS = 10  # a worker waits at most so long to be heard
+BEAT_EVERY = 0.5  # seconds between two beats of a worker that does not wait for them
 
 Condemn = Callable[[Any, str, str], Any]
 
 
 @dataclass
 class _Work:
-    """A unit, and for each part of it the nodes of the workers that were lost over it."""
+    """A unit, and for each part of it the nodes of the workers that were lost over it. `careful`: it has cost one.
+    tries: how often it was begun."""
 
     unit: Any
+    careful: bool
+    tries: int = 0
     strikes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -50,9 +61,11 @@ class _Member:
 
     number: int
     actor: Any
+    cpus: float
     call: Any = None
     work: _Work | None = None
     node: str = ""
+    name: str = ""  # host:process, as receipts have it
     turn: int = 0
     beat: tuple[int, str] = (0, "")
     heard: float = 0.0
@@ -61,11 +74,15 @@ class _Member:
 class Pool:
     """Actors that live until `close`, through many stages. `share()`: how many there may be now, and the CPUs of each.
 
-    deadline: seconds a worker may be silent over one part of a unit.
+    gpus: what each asks for, too. deadline: seconds a worker may be silent over one part of a unit. Where no worker
+    comes up, the pool says what it waits for (`patience`), and ends where that can never come.
     """
 
-    def __init__(self, share: Callable[[], tuple[int, float]], deadline: float, drain: Drain) -> None:
+    def __init__(
+        self, share: Callable[[], tuple[int, float]], deadline: float, drain: Drain, gpus: float = 0.0
+    ) -> None:
         self._share = share
+        self._gpus = gpus
         self._room, self._cpus = share()
         self._deadline = deadline
         self._drain = drain
@@ -75,18 +92,20 @@ class Pool:
         self._turns = itertools.count(1)
         self._false_starts = self._condemned = 0  # without a unit finished between them
         self._meters = Meters()
+        self._patience = Patience()
         self._heart: Any = None
         self._nodes_at = 0.0
 
     def run(self, factory: Callable[[], Any], units: Sequence[Any], condemn: Condemn | None) -> Iterator[Any]:
         """Yield results as they are finished, in any order. An error of a unit is raised here as it was there.
 
-        A part that has cost STRIKES workers is condemned, and its unit done again without it; without `condemn`, or
-        when no part was named, KtBatchError is raised. Raises StoppedError once the running units are finished when the
-        end was asked for.
+        A part that has cost STRIKES workers, after the one that made its unit suspect, is condemned, and the unit done
+        again without it; without `condemn`, or when no part was named, KtBatchError is raised, and where no worker can
+        ever come up. Raises StoppedError once the running units are finished when the end was asked for.
         """
-        waiting = deque(_Work(unit) for unit in units)
+        waiting = deque(_Work(unit, careful=condemn is None) for unit in units)
         self._false_starts = self._condemned = 0
+        self._patience = Patience()
         stage = (next(self._stages), ray.put(factory))
         try:
             while waiting or self._busy():
@@ -124,15 +143,19 @@ class Pool:
             self._heart = ray.remote(_Heart).options(**options).remote()
         for _ in range(len(self._members), min(wanted, self._room)):
             number = next(self._numbers)
-            actor: Any = ray.remote(_Actor).options(num_cpus=self._cpus).remote(number, self._heart)
-            self._members.append(_Member(number, actor, actor.ready.remote()))
+            asked = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+            actor: Any = ray.remote(_Actor).options(**asked).remote(number, self._heart)
+            self._members.append(_Member(number, actor, self._cpus, actor.ready.remote()))
 
     def _assign(self, waiting: deque[_Work], stage: tuple[int, Any]) -> None:
         for member in self._members:
             if member.call is None and waiting and not self._drain.requested:
                 member.work = waiting.popleft()
                 member.turn, member.beat, member.heard = next(self._turns), (0, ""), time.monotonic()
-                member.call = member.actor.run.remote(member.turn, stage[0], [stage[1]], member.work.unit)
+                work = member.work
+                work.tries += 1
+                tell("unit_started", unit=unit_name(work.unit), worker=member.name, tries=work.tries)
+                member.call = member.actor.run.remote(member.turn, stage[0], [stage[1]], work.unit, work.careful)
 
     def _collect(self, waiting: deque[_Work], condemn: Condemn | None) -> Iterator[Any]:
         """Wait a moment for any answer; yield results, and take note of who is there or lost."""
@@ -146,16 +169,23 @@ class Pool:
             try:
                 result = ray.get(call)
             except RayTaskError as error:
+                self._listen()  # the last that was told of it
                 # The error itself: what Ray makes of it has a traceback for its message.
                 raise (error.cause if isinstance(error.cause, Exception) else error) from error
             except RayError as error:
-                blame = self._listen() and not getattr(error, "preempted", False)
+                # Who never came up has no beats; of all others they must be had, to know what it was at.
+                blame = not getattr(error, "preempted", False) and (member.work is None or self._listen())
                 self._lose(member, f"it died ({first_line(error)})" if blame else "", waiting, condemn)
                 continue
             member.call, work, member.work = None, member.work, None
             if work is None:
-                member.node = result
+                member.node, member.name = result
+                tell("worker_ready", worker=member.name, node=member.node)
             else:
+                result, events = result
+                if work.careful:
+                    self._listen()  # what came with its beats
+                repeat(events)
                 self._false_starts = self._condemned = 0
                 self._meters.units.inc()
                 yield result
@@ -168,20 +198,27 @@ class Pool:
         self._nodes_at = now
         self._room, self._cpus = self._share()
         self._listen()
+        if any(member.node for member in self._members):
+            self._patience.rest()
+        else:
+            self._patience.check(self._cpus, self._gpus)
         alive = _alive()
         for member in list(self._members):
-            allowed = self._deadline * (1 if member.beat[1] else SETTING_UP)
+            allowed = self._deadline * (1 if member.beat[0] > 1 else SETTING_UP)
             if member.node and member.node not in alive:
                 self._lose(member, "", waiting, condemn)
+            elif not member.node and member.cpus > self._cpus:  # no node holds so many: ask for what there is
+                self._drop(member)
             elif member.work and now - member.heard > allowed:
                 self._lose(member, f"it was silent for {allowed:g} s", waiting, condemn)
 
     def _listen(self) -> bool:
         """Read the heartbeats; False when there are none to be had, as when the heart was restarted a moment ago."""
         try:
-            beats = ray.get(self._heart.beats.remote(), timeout=BEAT_SECONDS)
+            beats, events = ray.get(self._heart.beats.remote(), timeout=BEAT_SECONDS)
         except (RayActorError, GetTimeoutError):
             return False
+        repeat(events)
         for member in self._members:
             turn, *beat = beats.get(member.number, (0, 0, ""))
             if turn == member.turn and tuple(beat) != member.beat:
@@ -189,19 +226,25 @@ class Pool:
         return bool(beats)
 
     def _lose(self, member: _Member, why: str, waiting: deque[_Work], condemn: Condemn | None) -> None:
-        """Give up a member; its unit waits again. Without `why` (a node that is gone) nobody is to blame for it."""
+        """Give up a member; its unit waits again. Without `why` (a node that is gone) nobody is to blame for it, nor
+        where it did not wait to be heard: then what it was at is not known."""
         self._drop(member)
         self._meters.lost.inc()
         work, (count, part) = member.work, member.beat
+        unit = work and unit_name(work.unit)
+        said = why or "its node is gone"
+        tell("worker_lost", said, logging.WARNING, worker=member.name, node=member.node, unit=unit, image=part)
         if work is None or count == 0:  # it never came up, or never began
             self._false_starts += bool(why)
             if self._false_starts >= FALSE_STARTS:
                 raise KtBatchError(f"Worker after worker is lost on the Ray cluster before it begins: {why}.")
-        elif why:
+        elif why and work.careful:
             work.strikes[part].append(member.node)
             self._judge(work, part, why, condemn)
         if work is not None:
+            work.careful = True
             waiting.appendleft(work)
+            tell("unit_retried", said, logging.WARNING, unit=unit, tries=work.tries)
 
     def _judge(self, work: _Work, part: str, why: str, condemn: Condemn | None) -> None:
         """Condemn a part that has cost STRIKES workers. Where the node is gone by now, it was the node."""
@@ -220,7 +263,9 @@ class Pool:
                 f"it is not the images: {why}."
             )
         self._meters.condemned.inc()
-        work.unit = condemn(work.unit, part, f"the process that worked on it was lost {STRIKES} times: {why}")
+        why = f"the process that worked on it was lost {STRIKES} times: {why}"
+        tell("image_condemned", why, logging.WARNING, unit=unit_name(work.unit), image=part)
+        work.unit = condemn(work.unit, part, why)
 
     def _drop(self, member: _Member) -> None:
         self._members.remove(member)
@@ -234,16 +279,23 @@ def _alive() -> set[str]:
 
 
 class _Heart:
-    """Keeps the last heartbeat of every member: its turn, how many there were in it, and the part."""
+    """Keeps the last heartbeat of every member: its turn, how many there were in it, and the part; and for the log what
+    came with them."""
 
     def __init__(self) -> None:
         self.last: dict[int, tuple[int, int, str]] = {}
+        self.told: list[Event] = []
 
-    def beat(self, number: int, turn: int, count: int, part: str) -> None:
+    def beat(self, number: int, turn: int, count: int, part: str, told: list[Event]) -> None:
         self.last[number] = (turn, count, part)
+        self.tell(told)
 
-    def beats(self) -> dict[int, tuple[int, int, str]]:
-        return self.last
+    def tell(self, told: list[Event]) -> None:
+        self.told += told
+
+    def beats(self) -> tuple[dict[int, tuple[int, int, str]], list[Event]]:
+        told, self.told = self.told, []
+        return self.last, told
 
 
 class _Actor:
@@ -255,26 +307,44 @@ class _Actor:
         self.stage = -1
         self.worker: Callable[[Any, Callable[[str], None]], Any] | None = None
 
-    def ready(self) -> str:
-        """Answers once the actor is there, with the id of its node."""
-        return str(ray.get_runtime_context().get_node_id())
+    def ready(self) -> tuple[str, str]:
+        """Answers once the actor is there, with the id of its node and its name."""
+        return str(ray.get_runtime_context().get_node_id()), this_worker()
 
-    def run(self, turn: int, stage: int, factory: list[Any], unit: Any) -> Any:
-        """The worker is made here and not in the constructor, so that its error is raised as itself."""
-        counts = itertools.count(1)
+    def run(self, turn: int, stage: int, factory: list[Any], unit: Any, careful: bool) -> tuple[Any, list[Event]]:
+        """The result, and what is to be told of it. The worker is made here and not in the constructor, so that its
+        error is raised as itself."""
+        counts, sent = itertools.count(1), 0.0
 
         def beat(part: str) -> None:
-            """Waits until it is heard: a process that dies in the next moment would take the message with it."""
+            """With care it waits until it is heard: a process that dies in the next moment would take the message with
+            it. The first says that the worker is there, the second that it has begun."""
+            nonlocal sent
+            turn_to(image=part)
+            count, now = next(counts), time.monotonic()
+            if not careful and count > 2 and now - sent < BEAT_EVERY:
+                return
+            sent = now
+            told = events.take() if careful else []  # otherwise it comes with the result, before which it belongs
+            heard = self.heart.beat.remote(self.number, turn, count, part, told)
+            if not careful and count > 1:
+                return
             try:
-                ray.get(self.heart.beat.remote(self.number, turn, next(counts), part), timeout=BEAT_SECONDS)
+                ray.get(heard, timeout=BEAT_SECONDS)
             except (RayActorError, GetTimeoutError):
                 return  # the heart is being restarted; the work is worth more than the news of it
 
-        beat("")
-        if self.worker is None or stage != self.stage:
-            self.worker = None  # before the next one is made, so that the two never stand in memory together
-            self.worker, self.stage = ray.get(factory[0])(), stage
-        return self.worker(unit, beat)
+        with keep_events() as events, about(unit=unit_name(unit), worker=this_worker()):
+            beat("")
+            try:
+                if self.worker is None or stage != self.stage:
+                    self.worker = None  # before the next one is made, so that the two never stand in memory together
+                    self.worker, self.stage = ray.get(factory[0])(), stage
+                return self.worker(unit, beat), events.take()
+            except Exception:
+                with suppress(RayActorError, GetTimeoutError):  # the error is worth more than what led to it
+                    ray.get(self.heart.tell.remote(events.take()), timeout=BEAT_SECONDS)
+                raise
 
 
 def first_line(error: Exception) -> str:

@@ -26,8 +26,9 @@ from kt_batch.store.decoder_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REP
 from kt_batch.store.images import WorkingImage
 from kt_batch.store.rasters import MAX_PIXELS, fit
 
-# The costliest image that is allowed takes about 50 s of one core, an ordinary one of the same size 15 s. A reject is
-# for good, so a machine may be busy with other things. Two children in a row still stay within what a runner allows.
+# The costliest image that is allowed takes about 50 s of one core, an ordinary one of the same size 15 s. A reject
+# stays one until somebody asks for a retry, so a machine may be busy with other things. Two children in a row still
+# stay within what a runner allows.
 SECONDS = 280.0
 START_SECONDS = 120.0
 

@@ -13,6 +13,7 @@ import stat
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
 )  # fmt: skip
 MAX_BYTES = 2**32  # an image within the pixel limit is smaller, even uncompressed
+MAX_NAME_BYTES = 768  # of an output; keys of object stores hold 1024, of which a run's prefix takes some
+PIECE = 8 << 20  # bytes held at a time where not all are needed at once
 
 _S3 = "s3://"
 _FILE = "file://"
@@ -84,12 +87,17 @@ def list_inputs(arguments: Sequence[str]) -> list[Input]:
 def output_name(name: str, format: str) -> str:  # noqa: A002
     """Where the output of an input lies in a run: `a.jpg` -> `images/a.jpg.png`.
 
-    Components over 255 bytes are cut and end in a hash of themselves. Raises UsageError for a name that is unsafe.
+    Components over 255 bytes are cut and end in a hash of themselves; of a path over 768 bytes only its last component
+    is left, and a hash of the path stands for the others. Raises UsageError for a name that is unsafe.
     """
     *directories, last = name.split("/")
     if not last:
         raise UsageError(f"an input cannot be called {name!r}; allowed is a relative path such as 'photos/a.jpg'")
-    return safe_name("/".join(["images", *(_shortened(part) for part in directories), _shortened(last, f".{format}")]))
+    parts = ["images", *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
+    if len("/".join(parts).encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+        safe_name("/".join(parts))
+        parts[1:-1] = [f"deep-{hashlib.sha256(name.encode()).hexdigest()[:16]}"]
+    return safe_name("/".join(parts))
 
 
 def read_input(uri: str) -> bytes:
@@ -98,10 +106,20 @@ def read_input(uri: str) -> bytes:
     Raises RejectError: UNREADABLE when it is gone, is no regular file, or its place fails; TOO_MANY_PIXELS when it is
     so large that no image within the pixel limit fills it.
     """
-    try:
-        return _read_object(uri) if uri.startswith(_S3) else _read_file(_local_path(uri))
-    except (OSError, ValueError, StorageError, UsageError) as error:
-        raise RejectError(Reason.UNREADABLE, f"cannot read {uri!r}: {error}") from error
+    with _reading(uri):
+        return b"".join(_pieces(uri, MAX_BYTES))
+
+
+def input_id(uri: str) -> str:
+    """The image id of an input, as `images.image_id` of its bytes, which are never in memory as a whole.
+
+    Raises RejectError as `read_input` does.
+    """
+    digest = hashlib.sha256()
+    with _reading(uri):
+        for piece in _pieces(uri, PIECE):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def input_size(uri: str) -> int | None:
@@ -121,21 +139,44 @@ def input_size(uri: str) -> int | None:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> bytes:
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, StorageError, UsageError) as error:
+        raise RejectError(Reason.UNREADABLE, f"cannot read {uri!r}: {error}") from error
+
+
+def _pieces(uri: str, most: int) -> Iterator[bytes]:
+    """The bytes of an input, at most `most` at a time."""
+    return _pieces_of_object(uri, most) if uri.startswith(_S3) else _pieces_of_file(_local_path(uri), most)
+
+
+def _pieces_of_file(path: Path, most: int) -> Iterator[bytes]:
+    """As many bytes as the file says it has: some that the kernel makes up say none, and never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # asked before opening: a named pipe would wait for somebody to write to it
         raise OSError("it is not a regular file")
     _check_bytes(str(path), status.st_size)
-    return path.read_bytes()
+    left = status.st_size
+    with path.open("rb") as file:
+        while left and (piece := file.read(min(left, most))):
+            left -= len(piece)
+            yield piece
 
 
-def _read_object(uri: str) -> bytes:
+def _pieces_of_object(uri: str, most: int) -> Iterator[bytes]:
     from kt_batch.store.s3 import S3Location
 
     bucket, key = _bucket_and_key(uri)
     location = S3Location(bucket, "")
-    _check_bytes(uri, location.size(key))
-    return location.read_bytes(key)
+    size = location.size(key)
+    _check_bytes(uri, size)
+    if size <= most:
+        yield location.read_bytes(key)
+        return
+    for start in range(0, size, most):
+        yield location.read_range(key, start, most)
 
 
 def _check_bytes(uri: str, size: int) -> None:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MismatchError, MissingError, StorageError
+from kt_batch.store.attempts import Rejects, find_rejects, settle
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef
-from kt_batch.store.units import Ledger
+from kt_batch.store.units import Attempt, Ledger
 
 LIBRARY_FORMAT = "kt-batch-library/1"
 
@@ -45,6 +46,16 @@ class Library:
         return self.ledger.receipts()
 
     @cached_property
+    def attempts(self) -> list[Attempt]:
+        """All units in plan order with their receipts."""
+        return [(unit, self.receipts.get(unit.id)) for unit in self.ledger.units()]
+
+    @cached_property
+    def rejects(self) -> Rejects:
+        """The rejects that count."""
+        return settle(self.attempts, self.ledger.reject_tables(self.attempts))
+
+    @cached_property
     def snapshot(self) -> str:
         """Digest of everything committed, 16 hex digits."""
         return self.ledger.snapshot()
@@ -64,13 +75,14 @@ class Library:
             return int(pq.read_schema(source).field("vector").type.byte_width) // 8
 
     def parts(self, kind: str) -> list[TableRef]:
-        """The committed parts of one kind (`images`, `patches`, `rejects`), by unit id."""
+        """The committed parts of one kind (`images`, `patches`, `rejects`), by unit id; not all rejects need count."""
         return [table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind]
 
 
-def write_library_summary(location: Location, ledger: Ledger, config: ExtractConfig) -> None:
-    """Write `library.json`, derived from plan and receipts alone."""
+def write_library_summary(location: Location, ledger: Ledger, config: ExtractConfig) -> int:
+    """Write `library.json`, derived from plan, receipts and reject tables alone; returns the number of rejects."""
     receipts = ledger.receipts()
+    rejects = find_rejects(ledger).count
     write_summary(
         location,
         "library.json",
@@ -82,10 +94,11 @@ def write_library_summary(location: Location, ledger: Ledger, config: ExtractCon
             "units": len(receipts),
             "images": sum(r.images for r in receipts.values()),
             "patches": sum(r.patches for r in receipts.values()),
-            "rejects": sum(r.rejects for r in receipts.values()),
+            "rejects": rejects,
             "bytes": sum(table.bytes for r in receipts.values() for table in r.tables),
         },
     )
+    return rejects
 
 
 def write_summary(location: Location, name: str, content: dict[str, Any]) -> None:

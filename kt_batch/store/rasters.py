@@ -23,7 +23,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
-from tifffile import EXTRASAMPLE, PHOTOMETRIC
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
 from kt_batch.errors import Reason, RejectError
 
@@ -48,6 +48,13 @@ _SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(#[^\n]*\s+)*-?\d",
     re.DOTALL,
 )
+
+_BOMB = re.compile(r"too large|too much memory", re.IGNORECASE)  # Pillow on PNG chunks that inflate without end
+
+# Frame headers of JPEG that are read, with 8 bits a sample: baseline, extended, progressive, lossless, and two with
+# arithmetic coding. The others are hierarchical, or JPEG-LS.
+_FRAMES_OF_JPEG = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA})
+_NO_FRAMES_OF_JPEG = frozenset({0xC4, 0xC8, 0xCC})  # tables whose numbers lie between theirs
 
 # Mode of Pillow -> the mode whose samples are taken.
 _TAKEN_AS = {
@@ -114,8 +121,10 @@ def read_raster(data: bytes, long_side: int) -> Raster:
 
 
 def _rejection(data: bytes, error: Exception) -> RejectError:
-    if "too large" in str(error):  # Pillow on PNG chunks that inflate without end: a ValueError like any other
+    if _BOMB.search(str(error)):  # a ValueError like any other
         return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
+    if data[:3] == b"\xff\xd8\xff" and (kind := _other_jpeg(data)):
+        return RejectError(Reason.UNSUPPORTED, f"the file is {kind}; allowed is JPEG of 8 bits a sample")
     if _SIGNATURE.match(data):
         # "cannot identify" names an address in memory, and a reject reads the same in every run.
         why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
@@ -123,12 +132,42 @@ def _rejection(data: bytes, error: Exception) -> RejectError:
     return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
 
 
+def _other_jpeg(data: bytes) -> str | None:
+    """What the first frame header of a JPEG says it is, where that is a kind which is not read."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and len(data) >= at + 5:
+        marker, length, bits = struct.unpack_from(">xBHB", data, at)
+        if (0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES_OF_JPEG) or marker == 0xF7:
+            known = marker in _FRAMES_OF_JPEG and bits == 8
+            return None if known else f"a JPEG of {bits} bits a sample with frame {marker:#x}"
+        at += 2 + length
+    return None
+
+
+def _check_sums_of_png(data: bytes) -> None:
+    """Refuse pixels that are not those that were written. Pillow checks the sums of the chunks before them alone.
+
+    A chunk that is cut has no sum: whether all pixels are there is for the decoder to say.
+    """
+    view, at = memoryview(data), 8
+    while len(data) >= at + 12:
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if data[at + 4 : at + 8] == b"IDAT" and len(data) >= end + 4:
+            (found,) = struct.unpack_from(">I", data, end)
+            if zlib.crc32(view[at + 4 : end]) != found:
+                raise RejectError(Reason.TRUNCATED, f"the image is damaged: wrong checksum of the pixels at byte {at}")
+        at = end + 4
+
+
 def _read(data: bytes, long_side: int) -> Raster:
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _read_tiff(data, long_side)
-    # IHDR is the first chunk of every PNG: length, name, width, height, bit depth.
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and data[24] == 16:
-        return _read_deep_png(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        _check_sums_of_png(data)
+        # IHDR is the first chunk of every PNG: length, name, width, height, bit depth.
+        if data[12:16] == b"IHDR" and data[24] == 16:
+            return _read_deep_png(data)
     return _read_with_pillow(data, long_side)
 
 
@@ -229,6 +268,13 @@ def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
     """Refuses what would otherwise come back as one plane of a measurement, or as the thumbnail of a raw file."""
     if page.is_reduced:
         raise RejectError(Reason.UNSUPPORTED, "the first image of the TIFF is a preview, as in camera raw files")
+    if page.compression not in tuple(COMPRESSION) or page.photometric not in tuple(PHOTOMETRIC):
+        raise RejectError(
+            Reason.UNSUPPORTED,
+            f"the TIFF has compression {page.compression!r} and colours of kind {page.photometric!r}; one is unknown",
+        )
+    if page.sampleformat == SAMPLEFORMAT.INT:  # Pillow reads the 8-bit kind as if it had no sign
+        raise RejectError(Reason.UNSUPPORTED, "the TIFF has signed samples; allowed are unsigned and float")
     axes = max(len(page.shape), _declared_axes(page))
     if page.imagedepth > 1 or axes > len(page.shape) + 1:
         raise RejectError(Reason.UNSUPPORTED, f"the TIFF has {axes} axes; allowed are an image and a list of pages")

@@ -13,20 +13,22 @@ from pydantic import ValidationError
 
 from kt_batch.config import TranslateConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.store.attempts import Rejects, settle
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import write_summary
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Ledger, Unit
+from kt_batch.store.units import Attempt, Ledger, Unit
 
 RUN_FORMAT = "kt-batch-run/1"
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Means over all first matches of a run; None where it has none."""
+    """The rejects of a run, and means over all its first matches; None where it has none."""
 
+    rejects: int
     ncc_mean: float | None
     certified_share: float | None
 
@@ -68,16 +70,26 @@ class Run:
         return self.ledger.receipts()
 
     @cached_property
+    def attempts(self) -> list[Attempt]:
+        """All units in plan order with their receipts."""
+        return [(unit, self.receipts.get(unit.id)) for unit in self.ledger.units()]
+
+    @cached_property
+    def rejects(self) -> Rejects:
+        """The rejects that count."""
+        return settle(self.attempts, self.ledger.reject_tables(self.attempts))
+
+    @cached_property
     def outputs(self) -> dict[str, Output]:
         """All committed outputs, by name, sorted."""
         found = []
-        for unit in self.ledger.units():
-            if unit.id in self.receipts:
-                found += _outputs(unit, self.receipts[unit.id], self.config.format)
+        for unit, receipt in self.attempts:
+            if receipt is not None:
+                found += _outputs(unit, receipt, self.config.format)
         return {output.name: output for output in sorted(found, key=lambda output: output.name)}
 
     def parts(self, kind: str) -> list[TableRef]:
-        """The committed parts of one kind (`provenance`, `rejects`), by unit id."""
+        """The committed parts of one kind (`provenance`, `rejects`), by unit id; not all rejects need count."""
         return [table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind]
 
 
@@ -105,7 +117,7 @@ def provenance_of(run: Run, output: Output) -> Any:
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfig, library: str) -> Totals:
-    """Write `run.json`, derived from plan, receipts and provenance alone."""
+    """Write `run.json`, derived from plan, receipts and tables alone."""
     run = Run(location)
     totals = _totals(run)
     receipts = run.receipts.values()
@@ -120,7 +132,7 @@ def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfi
             "snapshot": ledger.snapshot(),
             "images": sum(r.images for r in receipts),
             "patches": sum(r.patches for r in receipts),
-            "rejects": sum(r.rejects for r in receipts),
+            "rejects": totals.rejects,
             "ncc_mean": totals.ncc_mean,
             "certified_share": totals.certified_share,
             "outputs": {
@@ -133,6 +145,7 @@ def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfi
 
 
 def _totals(run: Run) -> Totals:
+    rejects = run.rejects.count
     count, certified, ncc = 0, 0, 0.0
     for part in run.parts("provenance"):
         table = read_table(run.location, part, ["rank", "ncc", "certified"])
@@ -141,5 +154,5 @@ def _totals(run: Run) -> Totals:
         certified += int(np.count_nonzero(table["certified"].to_numpy()[first]))
         ncc += float(table["ncc"].to_numpy()[first].astype(np.float64).sum())
     if count == 0:
-        return Totals(None, None)
-    return Totals(round(ncc / count, 6), round(certified / count, 6))
+        return Totals(rejects, None, None)
+    return Totals(rejects, round(ncc / count, 6), round(certified / count, 6))

@@ -10,6 +10,7 @@ of it appears in a message: errors name the location and the store's error code.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from botocore import exceptions as botocore_errors
 from s3fs import S3FileSystem
 
 from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.events import about, tell
 from kt_batch.store.names import Names, is_safe_name, safe_name
 
 T = TypeVar("T")
@@ -175,7 +177,8 @@ class S3Location:
     def _explained(self, name: str) -> Iterator[None]:
         """Every failure of the store as one sentence. Only the cause keeps the client's words, for a traceback."""
         try:
-            yield
+            with about(object=f"{self.uri}/{name}"):
+                yield
         except _FAILURES as error:
             if error_code(error) == "NoSuchBucket":
                 raise self._no_bucket() from error
@@ -258,10 +261,18 @@ def _reason(error: BaseException) -> str:
     return f"the store answered {code}" if code else f"the request failed with {type(error).__name__}"
 
 
+def _tell_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = round(state.next_action.sleep, 3) if state.next_action else None
+    why = _reason(error) if error else ""
+    tell("storage_retry", why, logging.WARNING, tries=state.attempt_number, seconds=pause)
+
+
 _retrying = tenacity.Retrying(
     retry=tenacity.retry_if_exception(is_transient),
     wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
     stop=tenacity.stop_after_attempt(5),
+    before_sleep=_tell_retry,
     reraise=True,
 )
 

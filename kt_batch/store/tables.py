@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -96,9 +97,11 @@ def _scratch_file(location: Location) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        why = os.strerror(error.errno) if error.errno else error  # Arrow's own text is for programmers
+        raise StorageError(f"cannot write {path}: {why}") from error
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has turned read-only keeps it, and `gc` finds it
+            path.unlink(missing_ok=True)
 
 
 def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A plan is a sequence of files, each put-if-absent under the next number. Whoever loses a number reads the winner's file
 and plans only what is still missing, so any number of drivers end with the same units, and no unit ever changes. An
-item is the same item wherever it is listed from: its key is (image id, name).
+item is the same item wherever it is listed from: its key is (image id, name). It is planned once, and once more in each
+retry that wants it; a unit's id follows from its items and the number of the retry.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import pyarrow.parquet as pq
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.tables import read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
+RETRY_FORMAT = "kt-batch-plan/2"  # the same columns; the metadata hold the number of the retry
 READERS = 16  # receipts read at a time; they are small and far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -48,24 +51,42 @@ class Unit:
     """Items that are done, retried and committed as one; `id` is 16 hex digits that follow from them.
 
     condemned: image id -> why it is not to be touched again. In no plan: a driver finds it out while it runs.
+    retry: 0 for the first attempt at its items, else the number of the retry.
     """
 
     id: str
     items: tuple[Item, ...]
     condemned: Mapping[str, str] = field(default_factory=dict, compare=False)
+    retry: int = 0
+
+
+Attempt = tuple[Unit, Receipt | None]  # None: not committed yet
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Items that were planned before and are to be tried once more; within one retry, by its number, each only once."""
+
+    number: int
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One plan file."""
+    """One plan file; its units are all of one retry, or of none."""
 
     units: tuple[Unit, ...]
     config: dict[str, Any]
     config_digest: str
 
+    @property
+    def retry(self) -> int:
+        """The number of the retry; 0 for first attempts."""
+        return self.units[0].retry if self.units else 0
 
-def make_units(items: Iterable[Item], unit_size: int) -> list[Unit]:
-    """Divide items into units of at most `unit_size`, whatever order they come in.
+
+def make_units(items: Iterable[Item], unit_size: int, retry: int = 0) -> list[Unit]:
+    """Divide items into units of at most `unit_size`, whatever order they come in; `retry` is that of all of them.
 
     Items are sorted by (image id, name, uri). All names of one image share a unit, which only then may be larger. An
     item listed twice, from two URIs, counts once. Raises UsageError for a size under 1 or an image id that is none.
@@ -80,10 +101,10 @@ def make_units(items: Iterable[Item], unit_size: int) -> list[Unit]:
             raise UsageError(f"the image id {image_id!r} is none; allowed are 16 hex digits in lower case")
         group = [next(same_name) for _, same_name in groupby(same_image, key=lambda item: item.name)]
         if batch and len(batch) + len(group) > unit_size:
-            units.append(_unit(batch))
+            units.append(_unit(batch, retry))
             batch = []
         batch += group
-    return [*units, _unit(batch)] if batch else units
+    return [*units, _unit(batch, retry)] if batch else units
 
 
 def owners(units: Iterable[Unit]) -> dict[str, str]:
@@ -111,9 +132,8 @@ def encode_plan(plan: Plan) -> bytes:
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, _PLAN_SCHEMA, **options) as writer:
         writer.write_table(pa.table(columns, schema=_PLAN_SCHEMA))
-        writer.add_key_value_metadata(
-            {"format": PLAN_FORMAT, "config": _canonical(plan.config), "config_digest": plan.config_digest}
-        )
+        kind = {"format": RETRY_FORMAT, "retry": str(plan.retry)} if plan.retry else {"format": PLAN_FORMAT}
+        writer.add_key_value_metadata({**kind, "config": _canonical(plan.config), "config_digest": plan.config_digest})
     return bytes(sink.getvalue())
 
 
@@ -122,10 +142,15 @@ def decode_plan(data: bytes, name: str) -> Plan:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-        if metadata.get("format") != PLAN_FORMAT:
-            raise DamagedError(f"{name} has the format {metadata.get('format')!r}; allowed is {PLAN_FORMAT!r}")
+        if metadata.get("format") not in (PLAN_FORMAT, RETRY_FORMAT):
+            allowed = f"allowed are {PLAN_FORMAT!r} and {RETRY_FORMAT!r}"
+            raise DamagedError(f"{name} has the format {metadata.get('format')!r}; {allowed}")
+        retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT else 0
+        if metadata["format"] == RETRY_FORMAT and retry < 1:
+            raise DamagedError(f"{name} is said to be of retry {retry}; allowed is 1 and more")
         columns = file.read(_PLAN_SCHEMA.names).cast(_PLAN_SCHEMA).to_pydict()
-        units = tuple(_checked_units(zip(*(columns[column] for column in _PLAN_SCHEMA.names), strict=True), name))
+        rows = zip(*(columns[column] for column in _PLAN_SCHEMA.names), strict=True)
+        units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{name} is not a readable plan: {error}") from error
@@ -142,21 +167,30 @@ class Ledger:
         self._location = location
         self._plans: list[Plan] = []
         self._receipts: dict[str, Receipt] = {}
+        self._rejects: dict[str, pa.Table] = {}
 
     @property
     def location(self) -> Location:
         """The library or run."""
         return self._location
 
-    def plan(self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str) -> list[Unit]:
-        """Plan every item that is not planned yet, and return all units, old and new, in plan order.
+    def plan(
+        self,
+        items: Sequence[Item],
+        unit_size: int,
+        config: Mapping[str, Any],
+        config_digest: str,
+        retry: Retry | None = None,
+    ) -> list[Unit]:
+        """Plan every item that is not planned yet, and those of `retry` that are not planned in it or a later one, and
+        return all units, old and new, in plan order.
 
         `config` is JSON-able. Raises MismatchError when the units were planned with another configuration.
         """
         self._read_plans()
         while True:
             self._require_config(config, config_digest)
-            units = make_units(self._unplanned(items), unit_size)
+            units = self._new_units(items, unit_size) or self._retry_units(retry, unit_size)
             if not units:
                 return self._units()
             number = len(self._plans)
@@ -166,12 +200,17 @@ class Ledger:
             self._plans.append(self._read_plan(number))  # ours or the winner's; the rest is the next round's work
 
     def would_plan(
-        self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str
+        self,
+        items: Sequence[Item],
+        unit_size: int,
+        config: Mapping[str, Any],
+        config_digest: str,
+        retry: Retry | None = None,
     ) -> list[Unit]:
         """The units that `plan` would add to those that are there, and its errors; writes nothing."""
         self._read_plans()
         self._require_config(config, config_digest)
-        return make_units(self._unplanned(items), unit_size)
+        return [*self._new_units(items, unit_size), *self._retry_units(retry, unit_size)]
 
     def units(self) -> list[Unit]:
         """All units planned so far, in plan order."""
@@ -193,10 +232,24 @@ class Ledger:
             self._receipts.update(zip((unit.id for unit in new), pool.map(self._checked_receipt, new), strict=True))
         return {unit.id: self._receipts[unit.id] for unit in units if unit.id in committed}
 
+    def attempts(self) -> list[Attempt]:
+        """All units in plan order with their receipts, as they stood at one moment."""
+        done = self.receipts()
+        return [(unit, done.get(unit.id)) for unit in self._units()]
+
     def pending(self) -> list[Unit]:
         """The units without a receipt, in plan order."""
-        done = self.receipts()
-        return [unit for unit in self._units() if unit.id not in done]
+        return [unit for unit, receipt in self.attempts() if receipt is None]
+
+    def reject_tables(self, attempts: Iterable[Attempt]) -> dict[str, pa.Table]:
+        """Unit id -> reject table of every committed unit that has one."""
+        tables = [table for _, receipt in attempts if receipt for table in receipt.tables if table.kind == "rejects"]
+        units = [table.name.split("-")[1] for table in tables]
+        new = [(unit, table) for unit, table in zip(units, tables, strict=True) if unit not in self._rejects]
+        with ThreadPoolExecutor(READERS) as pool:
+            read = pool.map(lambda entry: read_table(self._location, entry[1]), new)
+            self._rejects.update(zip((unit for unit, _ in new), read, strict=True))
+        return {unit: self._rejects[unit] for unit in units}
 
     def commit(self, receipt: Receipt) -> Receipt:
         """Commit a unit and return the receipt that counts: this one, or that of whoever was first.
@@ -215,20 +268,30 @@ class Ledger:
     def snapshot(self) -> str:
         """16 hex digits over what is committed: units, tables and outputs by content.
 
-        The order of completion, attempts, timings, clocks and workers do not matter to it.
+        The order of completion, attempts, timings, clocks and workers do not matter to it. Neither does a retry that
+        brought nothing: an index of what is there stays the index of what is there.
         """
         digest = hashlib.sha256()
-        for unit, receipt in sorted(self.receipts().items()):
+        for unit, receipt in sorted(self.attempts(), key=lambda attempt: attempt[0].id):
+            if receipt is None or (unit.retry and not _brought_something(receipt)):
+                continue
             tables = sorted((table.kind, table.sha256) for table in receipt.tables)
             outputs = [output and output[0] for output in receipt.outputs]
-            digest.update(_canonical([unit, tables, outputs]).encode())
+            digest.update(_canonical([unit.id, tables, outputs]).encode())
         return digest.hexdigest()[:16]
 
     def _units(self) -> list[Unit]:
         return [unit for plan in self._plans for unit in plan.units]
 
-    def _unplanned(self, items: Sequence[Item]) -> list[Item]:
-        planned = {(item.image_id, item.name) for unit in self._units() for item in unit.items}
+    def _new_units(self, items: Sequence[Item], unit_size: int) -> list[Unit]:
+        return make_units(self._unplanned(items), unit_size)
+
+    def _retry_units(self, retry: Retry | None, unit_size: int) -> list[Unit]:
+        return make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
+
+    def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
+        """The items that are not planned in this retry or a later one."""
+        planned = {(item.image_id, item.name) for unit in self._units() if unit.retry >= retry for item in unit.items}
         return [item for item in items if (item.image_id, item.name) not in planned]
 
     def _read_plans(self) -> None:
@@ -270,17 +333,22 @@ class Ledger:
                 )
 
 
-def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str]], name: str) -> Iterator[Unit]:
+def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str]], retry: int, name: str) -> Iterator[Unit]:
     for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit([Item(image_id.hex(), uri, path) for _, image_id, uri, path in members])
+        unit = _unit([Item(image_id.hex(), uri, path) for _, image_id, uri, path in members], retry)
         if unit.id != unit_id.hex():
             raise DamagedError(f"{name} holds a unit {unit_id.hex()} whose items make {unit.id}")
         yield unit
 
 
-def _unit(items: Sequence[Item]) -> Unit:
-    content = _canonical([[item.image_id, item.name, item.uri] for item in items])
-    return Unit(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(items))
+def _unit(items: Sequence[Item], retry: int) -> Unit:
+    members = [[item.image_id, item.name, item.uri] for item in items]
+    content = _canonical({"retry": retry, "items": members} if retry else members)
+    return Unit(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(items), retry=retry)
+
+
+def _brought_something(receipt: Receipt) -> bool:
+    return any(receipt.outputs) or any(table.kind != "rejects" for table in receipt.tables)
 
 
 def _plan_name(number: int) -> str:

@@ -85,7 +85,7 @@ def test_a_dry_run_fails_where_the_run_would_for_lack_of_space(
 ) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda _: 1000)
     said = kt("extract", paintings, "--library", tmp_path / "new", *QUICK, "--dry-run")
-    assert (said.code, "0.0 MB are free, too few: the run would be refused" in said.out) == (1, True)
+    assert (said.code, "1.0 kB are free, too few: the run would be refused" in said.out) == (1, True)
 
 
 def test_other_options_than_planned_are_refused_in_the_words_of_the_run(kt: Say, library: Path, photos: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from jobs import build_library, translate
 from jobs.train_autoencoder import STEPS, parse_steps
+from kt_batch import cli
 from kt_batch.errors import UsageError
 from kt_batch.pipelines.train import RECIPES
 from kt_batch.start import allowed_rejects, job_code
@@ -57,6 +58,20 @@ def test_the_jobs_do_what_the_commands_do(kt: Say, library: Path, photos: Path, 
     assert [path.name.split("-")[0] for path in (other / "options").iterdir()] == ["translate"]
     said = kt(*common, "--out", other, "--runner", "local", "--strict", of=translate.app)
     assert said.code == 3
+
+
+def test_the_jobs_take_the_options_of_their_commands_with_the_same_defaults() -> None:
+    def options(app: typer.Typer, *names: str) -> dict[str, tuple[tuple[str, ...], object]]:
+        group = typer.main.get_command(app)
+        found = [getattr(group, "commands", {}).get(name, group) for name in names or [""]]
+        return {p.name or "": (tuple(p.opts), p.default) for command in found for p in command.params}
+
+    of_jobs_alone = {"max_rejects", "strict"}
+    for job, commands in ((build_library.app, ["index", "extract"]), (translate.app, ["translate"])):
+        theirs, ours = options(cli.app, *commands), options(job)
+        assert ours.keys() - theirs.keys() == of_jobs_alone
+        different = {name for name in theirs if theirs[name] != ours.get(name)}
+        assert different == {"runner"}  # jobs are for clusters
 
 
 @pytest.mark.parametrize("name", ["build_library", "translate"])

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import threading
+from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
-from tests.e2e.conftest import Ended, Small, kt
+from tests.e2e.conftest import COMMAND, Ended, Small, kt
 from tests.hostile import Case, make_corpus
+from tests.hostile_places import Whole, make_whole
 from tests.tiny import column, draw, hashes, rows
+
+# Bytes that each of the two processes may hold at most. Half of that is Python and torch, and the bytes of the largest
+# file, 256 MiB that are no image; what is declared or inflates beyond the limit of pixels is never there.
+LIMITS = {"driver": 1000 << 20, "decoder": 500 << 20}
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +97,100 @@ def test_a_directory_takes_what_is_an_image_by_its_name_wherever_it_lies(small: 
     ended = kt("translate", tmp_path / "in", "--library", small.library, "--out", tmp_path / "out ü", "--threads", 1)
     assert ended.code == 0
     assert sorted(hashes(tmp_path / "out ü", "images")) == ["images/other/a b.png.png", "images/été 夏/a b.png.png"]
+
+
+# ---- the whole corpus ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole") / "in"
+    folder.mkdir()
+    return make_whole(folder)
+
+
+def watched(*words: object) -> tuple[Ended, dict[str, int]]:
+    """`kt-batch WORDS`, and the most memory that its process, and its decoder's, ever held."""
+    peaks: Counter[str] = Counter()
+    ended = threading.Event()
+    line = [str(COMMAND), *map(str, words)]
+    with subprocess.Popen(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watcher = threading.Thread(target=watch, args=(psutil.Process(process.pid), peaks, ended))
+        watcher.start()
+        try:
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
+            ended.set()
+            watcher.join()
+    return Ended(process.returncode, out, err), dict(peaks)
+
+
+def watch(process: psutil.Process, peaks: Counter[str], ended: threading.Event) -> None:
+    """The kernel keeps each process's own peak, so looking now and then misses next to nothing."""
+    while not ended.wait(0.02):
+        try:
+            for each in (process, *process.children()):
+                role = "decoder" if "kt_batch.store.decoder_child" in each.cmdline() else "driver"
+                status = Path(f"/proc/{each.pid}/status").read_text()
+                held = next((int(row.split()[1]) << 10 for row in status.splitlines() if row.startswith("VmHWM")), 0)
+                peaks[role] = max(peaks[role], held)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
+            continue  # one of them ended while it was looked at
+
+
+def within_limits(peaks: dict[str, int]) -> bool:
+    assert peaks.keys() == LIMITS.keys()
+    return all(peaks[role] <= limit for role, limit in LIMITS.items())
+
+
+def verdicts(place: Path) -> dict[str, str]:
+    found = rows(place, "rejects")
+    assert all(row["message"] for row in found)
+    assert len({row["uri"] for row in found}) == len(found)
+    return {row["uri"]: row["reason"] for row in found}
+
+
+@pytest.mark.slow
+def test_the_whole_corpus_meets_its_verdicts_in_extract_within_bounded_memory(whole: Whole, tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    assert whole.cases > 600
+    ended, peaks = watched("extract", *whole.arguments, "--library", library, "--size", 64, "--threads", 1, "--json")
+    no_traceback(ended)
+    assert verdicts(library) == whole.bad
+    assert sorted(uri for uris in column(library, "images", "uris") for uri in uris) == sorted(whole.good)
+    assert (ended.code, ended.json["images"], ended.json["rejected"]) == (3, len(whole.good), len(whole.bad))
+    assert within_limits(peaks), peaks
+    assert {path.name for path in tmp_path.iterdir()} == {"library"}
+
+
+@pytest.mark.slow
+def test_the_whole_corpus_meets_its_verdicts_in_translate_within_bounded_memory(
+    whole: Whole, small: Small, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    ended, peaks = watched(
+        "translate", *whole.arguments, "--library", small.library, "--out", run, "--threads", 1, "--json"
+    )
+    no_traceback(ended)
+    assert verdicts(run) == whole.bad
+    outputs = {entry["uri"]: name for name, entry in json.loads((run / "run.json").read_text())["outputs"].items()}
+    assert outputs.keys() == whole.good
+    written = set(hashes(run, "images"))
+    assert (set(outputs.values()), len(written)) == (written, len(whole.good))
+    assert (ended.code, ended.json["images"], ended.json["rejected"]) == (3, len(whole.good), len(whole.bad))
+    assert within_limits(peaks), peaks
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert kt("verify", run).code == 0
+
+
+@pytest.mark.slow
+def test_odd_places_a_second_time_are_nothing_to_do(whole: Whole, tmp_path: Path) -> None:
+    words = ["extract", whole.folder / "places", "--library", tmp_path / "library", "--size", 64, "--threads", 1]
+    first, again = kt(*words, "--json"), kt(*words, "--json")
+    assert (first.code, again.code) == (3, 3)
+    assert first.json["images"] == again.json["images"] > 0
+    assert (again.json["new_images"], again.json["new_rejected"]) == (0, 0)
+    assert kt("verify", tmp_path / "library").code == 0

@@ -54,6 +54,21 @@ def opened(library: Path, digest: str) -> Any:
     return open_index(open_location(str(library)), summary, library / "no-cache-is-needed-here")
 
 
+class Listening(LocalRunner):
+    """Counts the heartbeats of each unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beats: dict[str, list[int]] = {}
+
+    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+        worker = factory()
+        for unit in units:
+            given: list[str] = []
+            yield worker(unit, given.append)
+            self.beats.setdefault(type(worker).__name__, []).append(len(given))
+
+
 def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -> None:
     index = opened(collection.library, collection.index)
     kept = {bytes(row) for shard in index.shards for row in shard.patch_ids.numpy()}
@@ -61,6 +76,16 @@ def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -
     assert set(members.values()) <= kept
     assert kept.isdisjoint(members)
     assert kept | members.keys() == {bytes(value) for value in _ids(collection.library)}
+
+
+def test_the_units_of_a_build_give_a_sign_of_life_between_pieces_of_their_work(library: Path) -> None:
+    """So that a worker's deadline is for a piece; a cluster has a piece for every leaf, a part for every read."""
+    runner = Listening()
+    found = indexed(library, runner)
+    beats = runner.beats
+    assert min(beats["SampleWorker"]) == 3
+    assert min(beats["RouteWorker"]) >= 4
+    assert sum(beats["PackWorker"]) >= 2 * found.leaves + len(parts(library, "patches")) * len(beats["PackWorker"])
 
 
 def _members(library: Path, digest: str) -> dict[bytes, bytes]:

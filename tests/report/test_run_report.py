@@ -15,7 +15,7 @@ from kt_batch.cli import app
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MissingError
 from kt_batch.report.inspect import inspect
-from kt_batch.report.plots import throughput_plot
+from kt_batch.report.plots import round_times, throughput_plot
 from kt_batch.report.run_report import (
     ImageCounts,
     Rejects,
@@ -264,6 +264,21 @@ def test_the_axis_of_throughput_ends_on_a_round_number_above_the_highest_rate() 
     assert ">10.0 s</text>" in svg
     assert "<pause>" not in svg
     assert throughput_plot((0.0, 0.0), 10.0, [], duration).count("<polyline") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.53, [0.1, 0.2, 0.3, 0.4, 0.5]), (10.0, [2, 4, 6, 8, 10]), (53.7, [10, 20, 30, 40, 50]),
+        (99, [20, 40, 60, 80]), (119, [50, 100]), (120, [30, 60, 90, 120]),
+        (4000, [900, 1800, 2700, 3600]), (86400, [21600, 43200, 64800, 86400]),
+        (30 * 86400, [n * 6 * 86400 for n in range(1, 6)]),
+    ],
+)  # fmt: skip
+def test_the_axis_of_time_has_two_to_five_moments_that_are_round_for_a_clock(
+    seconds: float, expected: list[float]
+) -> None:
+    assert round_times(seconds) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from kt_batch.store import rasters
 from kt_batch.store.images import Floats, WorkingImage, decode, encode, image_id, pad_to, preview
 from kt_batch.store.rasters import fit, read_raster
 from tests.hostile import Case, chunk, cmyk_profile, deep, deep_png, exif, make_corpus, picture, png, saved, tiff
+from tests.hostile_formats import formats
 
 T = Image.Transpose
 
@@ -52,6 +53,12 @@ def test_every_file_of_the_hostile_corpus_meets_its_verdict(corpus: tuple[Path, 
     assert met == {case.name: case.verdict for case in cases}
     of_files = {"good", *Reason} - {Reason.UNREADABLE, Reason.CHANGED, Reason.FATAL}
     assert {case.verdict for case in cases} == of_files - {Reason.DECODER_DIED, Reason.DECODER_SLOW}
+
+
+def test_every_variant_of_every_format_meets_its_verdict() -> None:
+    made = {name: (verdict_on(content), verdict) for name, verdict, _, content in formats()}
+    assert len(made) > 200
+    assert {name: met for name, (met, verdict) in made.items() if met != verdict} == {}
 
 
 def verdict_on(data: bytes) -> str:

@@ -14,7 +14,8 @@ from moto.server import ThreadedMotoServer
 
 from kt_batch.errors import Reason, RejectError, StorageError, UsageError
 from kt_batch.store import inputs
-from kt_batch.store.inputs import Input, list_inputs, output_name, read_input
+from kt_batch.store.images import image_id
+from kt_batch.store.inputs import Input, input_id, list_inputs, output_name, read_input
 from kt_batch.store.names import is_safe_name
 from tests.hostile import make_corpus
 
@@ -271,6 +272,18 @@ def test_long_components_are_shortened_and_stay_different() -> None:
         assert all(len(part.encode()) <= 255 for part in name.split("/"))
 
 
+def test_a_path_longer_than_a_key_may_be_is_shortened_and_stays_different() -> None:
+    deep = "/".join(["d" * 200] * 15)
+    first, second, third = (output_name(name, "png") for name in (f"{deep}/a.jpg", f"{deep}/b.jpg", f"{deep}/x/a.jpg"))
+    assert len({first, second, third}) == 3
+    for name in (first, second, third):
+        assert len(name) <= 768
+        assert name.startswith("images/deep-")
+    assert first.endswith("/a.jpg.png")
+    with pytest.raises(UsageError):
+        output_name(f"{deep}/../a.jpg", "png")
+
+
 @pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "a//b.jpg", "a/./b.jpg", "", "a\nb.jpg"])
 def test_an_output_cannot_leave_its_run(name: str) -> None:
     with pytest.raises(UsageError):
@@ -298,6 +311,23 @@ def test_reading_gives_the_bytes_and_what_is_gone_is_unreadable(tmp_path: Path) 
     assert reason_for(f"{tmp_path}/gone.jpg") == Reason.UNREADABLE
     assert reason_for(str(tmp_path)) == Reason.UNREADABLE
     assert reason_for("a\0b") == Reason.UNREADABLE
+
+
+def test_an_input_is_identified_piece_by_piece_as_it_would_be_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "PIECE", 7)
+    for size in (0, 6, 7, 8, 50):
+        path = tmp_path / f"{size}.jpg"
+        path.write_bytes(bytes(range(size)))
+        assert [len(piece) for piece in inputs._pieces(str(path), 7)] == [7] * (size // 7) + [size % 7] * (size % 7 > 0)
+        assert input_id(str(path)) == image_id(bytes(range(size)))
+    with pytest.raises(RejectError, match="cannot read"):
+        input_id(str(tmp_path / "gone.jpg"))
+
+
+def test_a_file_that_the_kernel_makes_up_is_read_as_far_as_it_says_it_goes() -> None:
+    assert read_input("/proc/self/pagemap") == b""  # 2^47 bytes and more
 
 
 def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
@@ -364,6 +394,8 @@ def test_objects_carry_their_uris_and_can_be_read(bucket: str) -> None:
     found = list_inputs([f"s3://{bucket}/photos"])
     assert [item.uri for item in found] == ["s3://studio/photos/a.jpg", "s3://studio/photos/x/b.png"]
     assert [read_input(item.uri) for item in found] == [b"photos/a.jpg", b"photos/x/b.png"]
+    assert b"".join(inputs._pieces(found[0].uri, 5)) == b"photos/a.jpg"
+    assert input_id(found[0].uri) == image_id(b"photos/a.jpg")
     assert reason_for(f"s3://{bucket}/photos/gone.jpg") == Reason.UNREADABLE
 
 

@@ -1,0 +1,109 @@
+"""What became of every input: of several attempts at it the last one counts.
+
+An attempt is a committed unit, and attempts follow each other in plan order, whatever any clock said. Two of them are
+at one input when they have it under the same name, and with the same bytes or at the same place: so a retry, a mended
+file and one that could not be read for a while all follow the attempt that failed. Its reject counts until then.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from kt_batch.store.schemas import REJECTS
+from kt_batch.store.units import Attempt, Item, Ledger, Retry, Unit
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """The rejects of a library or a run.
+
+    standing: (unit id, item) of those that count. rows: their table rows, by unit id. superseded: unit id -> URIs of
+    its rejects that do not count any more; units without any are absent.
+    """
+
+    standing: frozenset[tuple[str, Item]]
+    rows: pa.Table
+    superseded: Mapping[str, frozenset[str]]
+
+    @property
+    def count(self) -> int:
+        """How many count."""
+        return len(self.rows)
+
+    def among(self, units: Iterable[Unit]) -> int:
+        """How many of those that count are inputs of `units`, which are still to be done."""
+        keys = {key for unit in units for item in unit.items for key in _keys(item)}
+        return sum(not keys.isdisjoint(_keys(item)) for _, item in self.standing)
+
+
+def settle(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Rejects:
+    """Which rejects count, where `tables` are the reject tables of the committed units by id."""
+    uris = {unit: frozenset(table["uri"].to_pylist()) for unit, table in tables.items()}
+    standing: set[tuple[str, Item]] = set()
+    failed: defaultdict[Key, set[tuple[str, Item]]] = defaultdict(set)
+    for unit, receipt in attempts:
+        if receipt is None:
+            continue
+        if failed:
+            for item in unit.items:
+                for key in _keys(item):
+                    standing -= failed.pop(key, set())
+        for item in unit.items:
+            if item.uri in uris.get(unit.id, ()):
+                standing.add((unit.id, item))
+                for key in _keys(item):
+                    failed[key].add((unit.id, item))
+    counting: defaultdict[str, set[str]] = defaultdict(set)
+    for unit_id, item in standing:
+        counting[unit_id].add(item.uri)
+    superseded = {unit: left for unit, found in uris.items() if (left := found - counting[unit])}
+    return Rejects(frozenset(standing), _rows(tables, superseded), superseded)
+
+
+def find_rejects(ledger: Ledger) -> Rejects:
+    """The rejects of a library or a run as it stands now."""
+    attempts = ledger.attempts()
+    return settle(attempts, ledger.reject_tables(attempts))
+
+
+def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
+    """The listed items whose input is a reject and waits for no other attempt, and the retry that they belong to.
+
+    That is the last one while it is under way, else the next. So whoever goes on with a retry that was stopped begins
+    no other, and drivers that ask for one at the same time have the same one.
+    """
+    attempts = ledger.attempts()
+    rejects = settle(attempts, ledger.reject_tables(attempts))
+    pending = [unit for unit, receipt in attempts if receipt is None]
+    waiting = {key for unit in pending for item in unit.items for key in _keys(item)}
+    failed = {key for _, item in rejects.standing for key in _keys(item)}
+    planned = {(item.image_id, item.name) for unit, _ in attempts for item in unit.items}
+    again = tuple(
+        item
+        for item in items
+        if (item.image_id, item.name) in planned
+        and not failed.isdisjoint(_keys(item))
+        and waiting.isdisjoint(_keys(item))
+    )
+    last = max((unit.retry for unit, _ in attempts), default=0)
+    under_way = last > 0 and any(unit.retry == last for unit in pending)
+    return Retry(last if under_way else last + 1, again)
+
+
+def _keys(item: Item) -> tuple[Key, Key]:
+    """Two items are one input when they share one of these; an image id is never a place."""
+    return (item.name, item.image_id), (item.name, item.uri)
+
+
+def _rows(tables: Mapping[str, pa.Table], superseded: Mapping[str, frozenset[str]]) -> pa.Table:
+    kept = [REJECTS.empty_table()]
+    for unit, table in sorted(tables.items()):
+        gone = superseded.get(unit, frozenset())
+        kept.append(table.filter(pa.array([uri not in gone for uri in table["uri"].to_pylist()], pa.bool_())))
+    return pa.concat_tables(kept)

@@ -1,0 +1,88 @@
+"""`--retry-rejected`, from the outside: codes, counts and what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs import build_library, translate
+from kt_batch.errors import Reason, RejectError
+from kt_batch.pipelines import common
+from kt_batch.store.units import Item
+from tests.cli.conftest import QUICK, Say
+from tests.tiny import draw_all
+
+JOB = ["--runner", "local"]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Until it is undone, every image called 2.png is too large."""
+
+    def read_image(items: Sequence[Item], *rest: Any) -> Any:
+        if items[0].name.endswith("2.png"):
+            raise RejectError(Reason.TOO_MANY_PIXELS, "2.png is too large")
+        return common.read_image(items, *rest)
+
+    for pipeline in ("extract", "translate"):
+        monkeypatch.setattr(f"kt_batch.pipelines.{pipeline}.read_image", read_image)
+    return monkeypatch
+
+
+def test_extract_tries_again_when_told_to_and_ends_with_0(kt: Say, refused: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["extract", draw_all(tmp_path / "in", [1, 2]), "--library", tmp_path / "library", *QUICK]
+    first = kt(*words)
+    assert first.code == 3
+    assert "--retry-rejected tries them once more" in first.out
+    refused.undo()
+    assert kt(*words).code == 3
+    dry = kt(*words, "--retry-rejected", "--dry-run")
+    assert dry.code == 0
+    assert "2 images found, 1 done already, 1 to do" in dry.out
+    assert "0 rejected earlier, 1 more to be tried again" in dry.out
+    again = kt(*words, "--retry-rejected", "--json")
+    assert (again.code, again.json["images"], again.json["rejected"]) == (0, 2, 0)
+    last = kt(*words)
+    assert last.code == 0
+    assert "--retry-rejected" not in last.out
+
+
+def test_translate_tries_again_when_told_to(
+    kt: Say, library: Path, refused: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["translate", draw_all(tmp_path / "in", [1, 2]), "--library", library, "--out", tmp_path / "run"]
+    words += ["--threads", 1]
+    first = kt(*words)
+    assert first.code == 3
+    assert "--retry-rejected tries them once more" in first.out
+    assert kt(*words, "--retry-rejected", "--json").json["rejected"] == 1
+    refused.undo()
+    again = kt(*words, "--retry-rejected", "--json")
+    assert (again.code, again.json["images"], again.json["new_images"], again.json["rejected"]) == (0, 2, 1, 0)
+
+
+def test_the_jobs_count_only_the_rejects_that_count_against_their_bound(
+    kt: Say, library: Path, refused: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = draw_all(tmp_path / "in", [1, 2])
+    bound = [*JOB, "--max-rejects", 0]
+    making = [folder, "--library", tmp_path / "library", *QUICK, *bound]
+    using = [folder, "--library", library, "--out", tmp_path / "run", "--threads", 1, *bound]
+    assert kt(*making, of=build_library.app).code == kt(*using, of=translate.app).code == 1
+    refused.undo()
+    assert kt(*making, of=build_library.app).code == kt(*using, of=translate.app).code == 1
+    made = kt(*making, "--retry-rejected", "--json", of=build_library.app)
+    assert (made.code, made.json["extract"]["rejected"], made.json["index"]["built"]) == (0, 0, True)
+    used = kt(*using, "--retry-rejected", "--json", of=translate.app)
+    assert (used.code, used.json["rejected"]) == (0, 0)
+
+
+def test_a_retry_is_asked_for_each_time_and_not_kept_with_the_options(kt: Say, tmp_path: Path) -> None:
+    words = ["extract", draw_all(tmp_path / "in", [1]), "--library", tmp_path / "library", *QUICK]
+    assert kt(*words, "--retry-rejected").code == 0
+    (saved,) = (tmp_path / "library/options").iterdir()
+    assert "retry_rejected" not in yaml.safe_load(saved.read_text())
