@@ -17,6 +17,7 @@ from kt_batch.report.run_report import RunReport, duration, report_page, run_rep
 from kt_batch.start import print_summary
 
 Place = Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
+Digest = Annotated[bool, typer.Option("--digest", help="Print the digest alone, when all is there.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Remove what is listed; without it nothing is touched.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Also remove what belongs to work under way; only if surely nobody works there.")
@@ -30,7 +31,7 @@ def add_care_commands(app: typer.Typer) -> None:
     app.command("report")(report_command)
 
 
-def verify_command(place: Place, json: options.Json = False) -> int:
+def verify_command(place: Place, digest: Digest = False, json: options.Json = False) -> int:
     """Read back everything a library or a run says it holds; exits with 1 where something is missing or damaged.
 
     The digest is the same for the same inputs and options, whatever workers, unit size or interruptions there were.
@@ -39,6 +40,9 @@ def verify_command(place: Place, json: options.Json = False) -> int:
     """
     with ProgressDisplay() as display:
         found = verify(place, display)
+    if digest and found.digest and not found.faults:
+        typer.echo(found.digest)
+        return 0
     state = "all there" if not found.faults else f"{len(found.faults)} faults"
     pending = f", {found.pending} units not done yet" if found.pending else ""
     lines = [f"{found.place}: {found.kind}, {found.files} files, {found.bytes:,} bytes: {state}{pending}"]

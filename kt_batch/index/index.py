@@ -32,6 +32,8 @@ class Index:
         self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
         self.leaf_means = torch.cat([shard.leaf_means for shard in self.shards])
         self.leaf_variances = torch.cat([shard.leaf_variances for shard in self.shards])
+        places = (tree.leaf_shard, tree.leaf_start, tree.leaf_count, self.first_rows)
+        self._places = list(zip(*(values.tolist() for values in places), strict=True))
         by_size = torch.sort(tree.leaf_count, stable=True).indices
         self.leaf_size_rank = torch.empty_like(by_size)
         self.leaf_size_rank[by_size] = torch.arange(len(by_size))
@@ -41,9 +43,8 @@ class Index:
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
-        number = int(self.tree.leaf_shard[leaf])
-        start, count = int(self.tree.leaf_start[leaf]), int(self.tree.leaf_count[leaf])
-        return self.shards[number], start, count, int(self.shard_start[number]) + start
+        number, start, count, first_row = self._places[leaf]
+        return self.shards[number], start, count, first_row
 
     def leaf_level(self, leaf: int) -> tuple[Tensor, int]:
         """The first level `(c, d + 1)` float32 of a leaf's c patches, and the row of the first of them."""
@@ -52,20 +53,32 @@ class Index:
 
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
+        if self._coded:
+            vectors, norms = self._dequantised(rows)
+            return (vectors.mul_(norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
         for shard, inside, where in self._by_shard(rows):
-            if len(shard.payload) == 2:
-                vectors = self._dequantised(shard, inside) * shard.norms.index_select(0, inside)[:, None]
-                out[where] = (vectors.view(-1, 4, self.channels) + self.tree.mean).half()
-                continue
             for b in range(4):
                 out[where, b] = shard.payload[b].index_select(0, inside)
         return out
 
-    def _dequantised(self, shard: Shard, inside: Tensor) -> Tensor:
-        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)` of a shard of codes."""
-        level, codes, gains = (part.index_select(0, inside) for part in (shard.level, *shard.payload))
-        return dequantise(level[:, :-1], codes, gains, self.tree.basis)
+    @property
+    def _coded(self) -> bool:
+        """Whether patches are kept as codes; float16 otherwise."""
+        return len(self.shards[0].payload) == 2
+
+    def _dequantised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)` kept as codes, and their norms `(m,)`.
+
+        All shards' rows at once: a block of fixed shape costs the same however few rows are in it.
+        """
+        kept = [(shard.level, *shard.payload, shard.norms) for shard in self.shards]
+        found = [torch.empty(len(rows), *part.shape[1:], dtype=part.dtype) for part in kept[0]]
+        for number, inside, where in self._placed(rows):
+            for out, part in zip(found, kept[number], strict=True):
+                out[where] = part.index_select(0, inside)
+        level, codes, gains, norms = found
+        return dequantise(level[:, :-1], codes, gains, self.tree.basis), norms
 
     def patches(self, rows: Tensor) -> Tensor:
         """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
@@ -86,25 +99,24 @@ class Index:
 
     def match_vectors(self, rows: Tensor) -> Tensor:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
+        if self._coded:
+            return self._dequantised(rows)[0]
         out = torch.empty(len(rows), 4 * self.channels)
         for shard, inside, where in self._by_shard(rows):
-            if len(shard.payload) == 2:
-                out[where] = self._dequantised(shard, inside)
-                continue
             packets = torch.stack([band.index_select(0, inside) for band in shard.payload], dim=1)
             out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
         return out
 
     def asked(self, vectors: Tensor) -> Tensor:
         """Unit queries `(n, D)` in match space as `products` takes them, `(n, a)`."""
-        return asked(vectors, self.tree.basis) if len(self.shards[0].payload) == 2 else vectors
+        return asked(vectors, self.tree.basis) if self._coded else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""
         out = torch.empty(len(rows))
         for shard, inside, where in self._by_shard(rows):
             some = queries if len(where) == len(rows) else queries.index_select(0, where)
-            if len(shard.payload) == 2:
+            if self._coded:
                 level, codes, gains = (part.index_select(0, inside) for part in (shard.level, *shard.payload))
                 out[where] = products(some, level[:, :-1], codes, gains)
                 continue
@@ -123,12 +135,16 @@ class Index:
         return min(int((held < k).sum()) + 1, self.tree.leaves)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
+        """Each shard that rows `(m,)` lie in, their rows there, and their places among the m."""
+        return [(self.shards[number], inside, where) for number, inside, where in self._placed(rows)]
+
+    def _placed(self, rows: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+        """As `_by_shard`, with the number of each shard."""
         number = torch.searchsorted(self.shard_start, rows, right=True) - 1
-        found = []
-        for s in number.unique().tolist():
-            where = (number == s).nonzero()[:, 0]
-            found.append((self.shards[s], rows[where] - self.shard_start[s], where))
-        return found
+        order = torch.sort(number, stable=True).indices
+        counts = torch.bincount(number, minlength=len(self.shards)).tolist()
+        places = zip(range(len(counts)), self.shard_start.tolist(), order.split(counts), strict=True)
+        return [(shard, rows[where] - start, where) for shard, start, where in places if len(where)]
 
 
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:

@@ -9,9 +9,11 @@ upper bound it is, for every patch of the index.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,13 +32,13 @@ from kt_batch.index.index import Index
 from kt_batch.kernels.bounds import first_level_slack, rounding_slack
 from kt_batch.kernels.principal import first_level, halved
 
-FIRST_ROUND = 16  # leaves that every query looks into, or half of its probes
+FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
 NEAREST = 4  # of these, leaves whose most promising patches may be a query's first candidates
 FIRST = 2  # first candidates read in full, beyond top_k
 REACH = 4.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
 CROWD = 24  # patches of one leaf that may reach what is to beat before the smaller ones are dropped
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
-FEW = (10, 20)  # patches read in full for a query in the first and the second round, beyond top_k
+FEW = 10  # patches read in full for a query in a round, beyond top_k; in a second round twice as many
 ROWS = 4096  # (query, leaf) pairs whose products are looked through at a time
 PRODUCTS = 1 << 23  # and at most so many products: a leaf may hold any number of patches that cannot be split
 CHOOSING = 512  # queries whose leaves are chosen at a time
@@ -81,9 +83,23 @@ def _in_threads(count: int, work: Callable[[slice], _Found]) -> _Found:
     """
     threads = torch.get_num_threads()
     size = max(1, -(-count // threads))
-    with _one_thread_each(threads), ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(work, [slice(start, start + size) for start in range(0, max(1, count), size)]))
+    shares = [slice(start, start + size) for start in range(0, max(1, count), size)]
+    if threads == 1:
+        found = [work(share) for share in shares]
+    else:
+        with _one_thread_each(threads):
+            found = list(_pool(threads).map(work, shares))
     return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found])
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that live as long as the process: new ones for every search would each leave memory behind, as the
+    allocator keeps a share for each."""
+    return ThreadPoolExecutor(threads)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 @contextmanager
@@ -97,19 +113,22 @@ def _one_thread_each(threads: int) -> Iterator[None]:
 
 def _fast(index: Index, vectors: Tensor, level: Tensor, k: int, probes: int) -> _Found:
     leaves, reach = nearest_leaves(index, level, probes)
-    always = min(probes, max(FIRST_ROUND if probes >= 2 * FIRST_ROUND else (probes + 1) // 2, index.leaves_holding(k)))
     asked = index.asked(vectors)
     known = scored(index, asked, best_few(_first_candidates(index, level, leaves[:, :NEAREST], k), FIRST + k))
-    known = _round(index, asked, level, _all_pairs(leaves[:, :always]), known, k, FEW[0])
-    to_beat = kth_best(known, len(vectors), k)
-    who, column = (reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
-    known = _round(index, asked, level, (who, leaves[who, column + always]), known, k, FEW[1])
+    always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
+    known = _round(index, asked, level, _all_pairs(leaves[:, :always]), known, k, FEW)
+    if always < probes:
+        to_beat = kth_best(known, len(vectors), k)
+        who, column = (reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
+        known = _round(index, asked, level, (who, leaves[who, column + always]), known, k, 2 * FEW)
     return canonically_best(index, vectors, known, k)
 
 
 def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     """The `probes` leaves with the nearest means `(n, probes)`, best first, for the first level `(n, d + 1)` of n
-    queries; and what the estimate of the best patch of each may reach `(n, probes)`, as if a leaf's were normal."""
+    queries; and what the estimate of the best patch of each may reach, as if a leaf's were normal: `(n, probes)`, or
+    `(n, 0)` for so few probes that one round takes them all."""
+    two_rounds = probes >= 2 * FIRST_ROUND
     means, variances = index.leaf_means[:, :-1], index.leaf_variances
     lengths, rests = means.norm(dim=1).clamp(min=1e-12), index.leaf_means[:, -1]
     leaves, reach = [], []
@@ -122,9 +141,12 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
             some = torch.arange(probes).expand(len(part), -1)
         order = torch.sort(cosines.gather(1, some), dim=1, descending=True, stable=True).indices
         some = some.gather(1, order)
+        leaves.append(some)
+        if not two_rounds:
+            reach.append(part[:, :0])
+            continue
         spread = (part[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
         reach.append(products.gather(1, some) + part[:, -1:] * rests[some] + REACH * spread)
-        leaves.append(some)
     return torch.cat(leaves), torch.cat(reach)
 
 

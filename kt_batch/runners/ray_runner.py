@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray.exceptions import RayError
 
 from kt_batch.errors import StorageError
 from kt_batch.runners.drain import Drain
@@ -107,9 +106,9 @@ def _connect(address: str | None) -> None:
             ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
         else:  # "local": without it Ray would join one that was started here earlier, or wait for it when it is gone
             ray.init(address="local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        place = place or "this machine"
-        raise StorageError(f"The Ray cluster at '{place}' cannot be reached: {first_line(error)}.") from error
+    except Exception as error:  # of a start that takes too long, Ray says so by a bare Exception
+        failed = f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
+        raise StorageError(f"{failed}: {first_line(error)}.") from error
 
 
 def _knock(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,13 @@ def test_a_pair_that_lacks_a_part_is_wrong_usage(kt: Say, tmp_path: Path) -> Non
     said = kt("bench", "models", "--images", draw_all(tmp_path / "photos", [1]), "--pair", "x,relu3_1")
     assert said.code == 2
     assert "NAME,LAYER,ENCODER,DECODER" in said.err
+
+
+def test_verify_prints_the_digest_alone_when_asked_to_and_all_is_there(kt: Say, library: Path, tmp_path: Path) -> None:
+    digest = kt("verify", library, "--json").json["digest"]
+    assert kt("verify", library, "--digest").out == f"{digest}\n"
+    copy = shutil.copytree(library, tmp_path / "copy")
+    next((copy / "patches").iterdir()).unlink()
+    said = kt("verify", copy, "--digest")
+    assert said.code == 1
+    assert "1 faults" in said.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -89,7 +90,8 @@ def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: 
 def test_a_leaf_reaches_as_far_as_four_deviations_of_its_products(index: Index, queries: Tensor) -> None:
     vectors, _ = match_parts(haar(queries[:20]), index.tree.mean)
     level = first_level(vectors, index.tree.directions)
-    leaves, reach = nearest_leaves(index, level, 3)
+    leaves, reach = nearest_leaves(index, level, 40)
+    assert nearest_leaves(index, level, 8)[1].shape == (20, 0)
     for query, found, expected in zip(level, leaves.tolist(), reach, strict=True):
         for leaf, value in zip(found, expected, strict=True):
             x, _ = index.leaf_level(leaf)
@@ -131,6 +133,26 @@ def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, cer
         with threads(count):
             assert same(run(index, asked, certify, top_k=2), alone)
             assert torch.get_num_threads() == count  # as it was before the search
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 2)])
+def test_the_threads_of_a_search_do_the_next_ones(
+    index: Index, queries: Tensor, count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new thread may cost the process some memory for good."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    ours._pool.cache_clear()
+    with threads(count):
+        for _ in range(4):
+            run(index, queries)
+    assert len(started) <= most
 
 
 def test_the_threads_are_as_before_when_a_search_fails(
@@ -191,7 +213,7 @@ def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: 
         IndexConfig.model_validate({"max_leaf": 16, "merge": 1, "match_space": space}),
     )
     found = run(index, colours.expand(-1, 4, -1), certify)
-    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.03, rtol=0)
+    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
 
 
 def test_fewer_patches_than_clusters_are_all_leaves() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.kernels.principal import Basis, first_level, first_level_of
-from kt_batch.kernels.quantised import CODEBOOK, asked, decoded, dequantise, fit_basis, products, quantise, towards_zero
+from kt_batch.kernels.quantised import asked, decoded, dequantise, fit_basis, products, quantise, towards_zero
 from kt_batch.kernels.tiles import unit
 from tests.synthetic import clustered
 
@@ -25,24 +25,25 @@ def basis() -> Basis:
     return fit_basis(vectors(1000))
 
 
-def test_a_code_is_the_nearest_of_sixteen_values() -> None:
-    # No direction and a spread of 1, so that what is coded is the vector itself: 0.6 and 0.8 are nearest to .63 and
-    # .915 (their middle is .7725).
+def test_a_code_is_the_nearest_of_sixteen_steps() -> None:
+    # No direction and a spread of 1, so that what is coded is the vector itself. Steps of .44 around 0 lie at .22, .66
+    # and 1.1: nearest to both .6 and .8 is .66, which is code 9.
     basis = Basis(torch.zeros(2, 1), torch.ones(2))
     _, codes, gains = quantise(torch.tensor([[0.6, 0.8]]), basis)
-    low, high = int(codes[0, 0]) & 15, int(codes[0, 0]) >> 4
-    assert (float(CODEBOOK[low]), float(CODEBOOK[high])) == pytest.approx((0.63, 0.915))
-    assert float(gains[0]) == pytest.approx(1 / (0.63**2 + 0.915**2) ** 0.5)
+    assert (int(codes[0, 0]) & 15, int(codes[0, 0]) >> 4) == (9, 9)
+    assert decoded(codes).tolist() == [pytest.approx([0.66, 0.66])]
+    assert float(gains[0]) == pytest.approx(1 / (2 * 0.66**2) ** 0.5)
 
 
-def test_every_byte_is_two_codes_the_first_in_its_low_bits() -> None:
-    found = decoded(torch.arange(256, dtype=torch.uint8)[:, None])
-    assert found.tolist() == [[float(CODEBOOK[byte & 15]), float(CODEBOOK[byte >> 4])] for byte in range(256)]
+def test_what_is_too_large_has_the_last_code() -> None:
+    basis = Basis(torch.zeros(2, 1), torch.tensor([0.1, 1.0]))
+    _, codes, _ = quantise(torch.tensor([[-1.0, 0.0]]), basis)
+    assert int(codes[0, 0]) & 15 == 0  # -10 spreads; -3.3 is as far as codes go
 
 
-def test_the_codebook_is_symmetric_and_ascends() -> None:
-    assert CODEBOOK.equal(-CODEBOOK.flip(0))
-    assert CODEBOOK.equal(CODEBOOK.sort().values)
+def test_the_first_half_of_the_values_is_in_the_low_bits() -> None:
+    found = decoded(torch.tensor([[0x1F, 0x80]], dtype=torch.uint8))
+    assert found.tolist() == [pytest.approx([(code - 7.5) * 0.44 for code in (15, 0, 1, 8)])]
 
 
 def test_what_comes_back_is_of_unit_length_and_near_what_went_in(basis: Basis) -> None:
@@ -100,7 +101,7 @@ def test_a_vector_does_not_depend_on_what_it_is_quantised_beside(basis: Basis) -
 
 
 def test_none_at_all_is_none(basis: Basis) -> None:
-    assert asked(torch.empty(0, VALUES), basis).shape == (0, VALUES + 127)
+    assert asked(torch.empty(0, VALUES), basis).shape == (0, VALUES + 128)
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
