@@ -91,8 +91,10 @@ class Place:
 
 
 @pytest.fixture
-def place(small: Small, moto_server: S3Server) -> Iterator[Place]:  # noqa: F811
+def place(small: Small, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
     """A copy of the checkout, with its own version, a home of its own, and a bucket with paintings and photographs."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)  # a Ray of other tests, whose token would be found
     folder = Path(tempfile.mkdtemp(prefix="kt-readme-"))  # short: socket paths may not be long
     try:
         checkout = folder / "checkout"
