@@ -15,10 +15,9 @@ from kt_batch.cli_batch import (
     extract_lines,
     extract_settings,
     index_lines,
-    parse_clusters,
+    index_settings,
     run_options,
 )
-from kt_batch.config import IndexConfig
 from kt_batch.console import ProgressDisplay
 from kt_batch.pipelines.build import build_index
 from kt_batch.pipelines.extract import extract
@@ -75,16 +74,7 @@ def build_library(
 ) -> int:
     """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
-    building = IndexConfig.model_validate(
-        {
-            "match_space": match_space,
-            "clusters": parse_clusters(clusters),
-            "max_leaf": max_leaf,
-            "merge": merge,
-            "payload": payload,
-            "seed": seed,
-        }
-    )
+    building = index_settings(context.params)
     if asked := asked_for(context.params):
         estimate = dry_extract(context.params, asked)
         lines = [*estimate_lines(estimate, runner), "  the index that is built afterwards is not estimated"]

@@ -145,22 +145,21 @@ def index_command(
 
     kt-batch index monet.lib
     """
-    building = IndexConfig.model_validate(
-        {
-            "match_space": match_space,
-            "clusters": parse_clusters(clusters),
-            "max_leaf": max_leaf,
-            "merge": merge,
-            "payload": payload,
-            "seed": seed,
-        }
-    )
+    building = index_settings(context.params)
     how = run_options(context.params)
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = build_index(library, building, how, running, display)
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0
+
+
+def index_settings(params: Mapping[str, Any]) -> IndexConfig:
+    """What an index is built with, of the options of `index` or `build_library`. Raises UsageError, ValidationError."""
+    names = ("match_space", "max_leaf", "merge", "payload", "seed")
+    return IndexConfig.model_validate(
+        {name: params[name] for name in names} | {"clusters": parse_clusters(params["clusters"])}
+    )
 
 
 def parse_clusters(text: str | None) -> tuple[int, ...]:

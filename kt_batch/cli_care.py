@@ -43,12 +43,12 @@ def verify_command(place: Place, digest: Digest = False, json: options.Json = Fa
     if digest and found.digest and not found.faults:
         typer.echo(found.digest)
         return 0
-    state = "all there" if not found.faults else f"{len(found.faults)} faults"
+    state = "all there" if not found.faults else _counted(len(found.faults), "fault")
     pending = f", {found.pending} units not done yet" if found.pending else ""
     lines = [f"{found.place}: {found.kind}, {found.files} files, {found.bytes:,} bytes: {state}{pending}"]
     lines += [f"  {fault}" for fault in found.faults]
     beside = ((found.orphans, "that nothing committed names (kt-batch gc lists them)"), (found.foreign, "of others"))
-    lines += [f"  beside them {_files(count)} {what}" for count, what in beside if count]
+    lines += [f"  beside them {_counted(count, 'file')} {what}" for count, what in beside if count]
     lines += [f"  digest {found.digest}"] if found.digest else []
     print_summary(asdict(found), lines, json)
     return 1 if found.faults else 0
@@ -70,9 +70,9 @@ def gc_command(place: Place, delete: Delete = False, force: Force = False, json:
 
 def _gc_lines(found: GcSummary) -> list[str]:
     state = "removed" if found.deleted else "to remove with --delete"
-    lines = [f"{found.place}: {found.kind}, {_files(len(found.orphans))}, {found.bytes:,} bytes: {state}"]
+    lines = [f"{found.place}: {found.kind}, {_counted(len(found.orphans), 'file')}, {found.bytes:,} bytes: {state}"]
     lines += [f"  {orphan.name} ({orphan.bytes:,} bytes)" for orphan in found.orphans]
-    lines += [f"  {_files(found.foreign)} of others: left alone"] if found.foreign else []
+    lines += [f"  {_counted(found.foreign, 'file')} of others: left alone"] if found.foreign else []
     if (found.pending or found.unfinished) and not found.deleted:
         lines.append(
             f"  not finished there: units {found.pending}, indexes {found.unfinished}; these files may be theirs, so "
@@ -81,8 +81,8 @@ def _gc_lines(found: GcSummary) -> list[str]:
     return lines
 
 
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def report_command(

@@ -6,6 +6,7 @@ KtBatchError
 |-- StoppedError         the end was asked for (SIGTERM)           exit 1
 |-- StorageError         a place cannot be read or written           exit 1
 |   |-- MissingError     nothing lies there
+|   |-- UnreachableError the store itself fails, whatever is asked of it
 |   `-- DamagedError     something lies there, but not what its name or receipt says
 |-- MismatchError        two things do not belong together (library and encoder, run and options)
 `-- WeightsError         a weight file is wrong, damaged or of a refused kind
@@ -31,7 +32,7 @@ class UsageError(KtBatchError):
 class Reason(StrEnum):
     """Why an input was rejected; the `reason` column of the reject tables."""
 
-    UNREADABLE = "unreadable"  # the place gave an error or vanished after planning
+    UNREADABLE = "unreadable"  # it vanished after planning, or only it cannot be read
     EMPTY = "empty"  # zero bytes
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
@@ -66,6 +67,10 @@ class StorageError(KtBatchError):
 
 class MissingError(StorageError):
     """Nothing lies at this place."""
+
+
+class UnreachableError(StorageError):
+    """The store itself fails, whatever is asked of it: no answer, no such bucket, credentials it does not know."""
 
 
 class DamagedError(StorageError):

@@ -18,9 +18,17 @@ from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import asked, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
 
+WINDOW = 64
+FOREIGN = -1e30
+
 
 class Index:
-    """A tree over shards. A kept patch is named by its row: shards one after the other, leaf order within a shard."""
+    """A tree over shards. A kept patch is named by its row: shards one after the other, leaf order within a shard.
+
+    A leaf is looked at through its window, `window_width` rows from `window_rows` on: the leaf, and as many patches of
+    the next as make the width a multiple of WINDOW, so that leaves of one width can be multiplied in one call.
+    Where a shard ends before, the window begins before the leaf.
+    """
 
     def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
         self.tree = tree
@@ -34,11 +42,10 @@ class Index:
         self.leaf_variances = torch.cat([shard.leaf_variances for shard in self.shards])
         places = (tree.leaf_shard, tree.leaf_start, tree.leaf_count, self.first_rows)
         self._places = list(zip(*(values.tolist() for values in places), strict=True))
-        by_size = torch.sort(tree.leaf_count, stable=True).indices
-        self.leaf_size_rank = torch.empty_like(by_size)
-        self.leaf_size_rank[by_size] = torch.arange(len(by_size))
-        if len(by_size) < 1 << 15:  # which sorts by counting
-            self.leaf_size_rank = self.leaf_size_rank.to(torch.int16)
+        sizes = counts[tree.leaf_shard]
+        self.window_width = torch.minimum((tree.leaf_count + WINDOW - 1) // WINDOW * WINDOW, sizes)
+        self._window_start = torch.minimum(tree.leaf_start, sizes - self.window_width)
+        self.window_rows = self.shard_start[tree.leaf_shard] + self._window_start
         self.rivals: dict[str, object] = {}
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
@@ -50,6 +57,20 @@ class Index:
         """The first level `(c, d + 1)` float32 of a leaf's c patches, and the row of the first of them."""
         shard, start, count, first_row = self.leaf_rows(leaf)
         return shard.level[start : start + count].float(), first_row
+
+    def window_levels(self, leaves: Tensor, width: int) -> Tensor:
+        """The first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, which are of that width.
+
+        A patch of another leaf has FOREIGN for the length of its rest: its product with any query is below all others.
+        """
+        places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
+        windows = torch.cat([self.shards[shard].level[start : start + width] for shard, start in places])
+        windows = windows.float().view(len(leaves), width, -1)
+        own = (self.first_rows - self.window_rows)[leaves, None]
+        place = torch.arange(width)
+        foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
+        windows[..., -1].masked_fill_(foreign, FOREIGN)
+        return windows
 
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""

@@ -1,51 +1,57 @@
 """The default searcher: the first level of what is probed, then the few patches it leaves, then canonical scores.
 
-Every (query, leaf) pair is a row of one product per leaf, in principal coordinates with the length of the rest as one
-more (kernels.principal): 128 values for each patch instead of D. A patch is read in full only when the product says
-that it may beat the best found so far. In fast mode the product is an estimate; the nearest leaves are probed first,
-then of the next nearest those that reach as far as what is to beat by then. A certified search reads the product as the
-upper bound it is, for every patch of the index.
+The first level is a product in principal coordinates with the length of the rest as one more (kernels.principal): 128
+values for each patch instead of D. In fast mode it is an estimate. The patches of the nearest leaves with the largest
+ones are read in full; then, of the next nearest leaves, those are looked into that reach as far as what is to beat by
+then. A certified search reads the product as the upper bound it is, for every patch of the index.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.candidates import (
-    Pairs,
-    best_few,
-    canonically_best,
-    distinct,
-    joined,
-    kth_best,
-    scored,
-)
+from kt_batch.index.candidates import Pairs, canonically_best, distinct, few_of_each, joined, kth_best, scored
 from kt_batch.index.index import Index
+from kt_batch.index.threads import Each, shared_out
+from kt_batch.index.visits import Products, grouped, products_of
 from kt_batch.kernels.bounds import first_level_slack, rounding_slack
 from kt_batch.kernels.principal import first_level, halved
 
 FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
-NEAREST = 4  # of these, leaves whose most promising patches may be a query's first candidates
-FIRST = 2  # first candidates read in full, beyond top_k
+PROMISING = 6  # leaves of the first round: the best patch of the last of them says what is worth reading
 REACH = 4.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
 CROWD = 24  # patches of one leaf that may reach what is to beat before the smaller ones are dropped
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
-FEW = 10  # patches read in full for a query in a round, beyond top_k; in a second round twice as many
-ROWS = 4096  # (query, leaf) pairs whose products are looked through at a time
-PRODUCTS = 1 << 23  # and at most so many products: a leaf may hold any number of patches that cannot be split
-CHOOSING = 512  # queries whose leaves are chosen at a time
-BLOCK = 1024  # queries that meet a leaf at a time in a certified search
+FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
+READY = 1024  # queries that a thread makes ready at a time
+CHOOSING = 256  # and chooses leaves for
+KEPT = 1 << 25  # products of the first round that are in memory at a time, where several queries are
+PRODUCTS = 1 << 23  # of a certified search at a time: a leaf may hold any number of patches that cannot be split
+BLOCK = 1024  # queries that meet a leaf at a time there
 PENDING = 1 << 18  # pairs that wait for their canonical score there
 
 _Found = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """n queries: unit vectors `(n, D)`, their first level `(n, d + 1)` with the rest scaled to an estimate, what
+    `Index.products` takes `(n, a)`, and the leaves they may look into with what these reach (`nearest_leaves`)."""
+
+    vectors: Tensor
+    level: Tensor
+    asked: Tensor
+    leaves: Tensor
+    reach: Tensor
+
+    def at(self, part: slice) -> _Queries:
+        """Some of them."""
+        return _Queries(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
 def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
@@ -54,9 +60,30 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
 
     vectors: `(n, D)` unit queries in match space. The leaves must hold k patches.
     """
-    level = first_level(vectors, index.tree.directions)
-    level[:, -1] *= REST_SHARE
-    return _in_threads(len(vectors), lambda part: _fast(index, vectors[part], level[part], k, probes))
+    always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
+
+    def ready(some: Tensor) -> tuple[Tensor, ...]:
+        level = first_level(some, index.tree.directions)
+        level[:, -1] *= REST_SHARE
+        return some, level, index.asked(some), *nearest_leaves(index, level, probes)
+
+    with shared_out() as each:
+        parts = each(ready, vectors.split(READY))
+        queries = _Queries(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        products = index.window_width[queries.leaves[:, :always]].sum(1)
+        found = [_fast(index, queries.at(part), k, always, each) for part in _portions(products, KEPT)]
+    return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found])
+
+
+def _portions(costs: Tensor, most: int) -> Iterator[slice]:
+    """Slices of consecutive items of costs `(n,)` that cost no more than `most` together, or are one item."""
+    ends = costs.cumsum(0)
+    start = 0
+    while start < len(costs) or start == 0:
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(torch.searchsorted(ends, before + most, right=True)))
+        yield slice(start, stop)
+        start = stop
 
 
 def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
@@ -70,58 +97,54 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Fou
         rows[~lit] = index.smallest_ids(k)
     some, begin, known = vectors[lit], rows[lit], scores[lit]
     level = first_level(some, index.tree.directions)
-    rows[lit], scores[lit] = _in_threads(
-        len(some), lambda part: _certify(index, some[part], level[part], begin[part], known[part])
-    )
+    share = max(1, -(-len(some) // torch.get_num_threads()))
+    with shared_out() as each:
+        parts = each(
+            lambda part: _certify(index, some[part], level[part], begin[part], known[part]),
+            [slice(start, start + share) for start in range(0, len(some), share)],
+        )
+    rows[lit], scores[lit] = (torch.cat(found) for found in zip(*parts, strict=True)) if parts else (begin, known)
     return rows, scores
 
 
-def _in_threads(count: int, work: Callable[[slice], _Found]) -> _Found:
-    """`work` on as many shares of the queries as there are threads, each computing on one thread of its own.
-
-    The product of one leaf is too small to be shared among threads.
-    """
-    threads = torch.get_num_threads()
-    size = max(1, -(-count // threads))
-    shares = [slice(start, start + size) for start in range(0, max(1, count), size)]
-    if threads == 1:
-        found = [work(share) for share in shares]
-    else:
-        with _one_thread_each(threads):
-            found = list(_pool(threads).map(work, shares))
-    return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found])
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that live as long as the process: new ones for every search would each leave memory behind, as the
-    allocator keeps a share for each."""
-    return ThreadPoolExecutor(threads)
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
-
-
-@contextmanager
-def _one_thread_each(threads: int) -> Iterator[None]:
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _fast(index: Index, vectors: Tensor, level: Tensor, k: int, probes: int) -> _Found:
-    leaves, reach = nearest_leaves(index, level, probes)
-    asked = index.asked(vectors)
-    known = scored(index, asked, best_few(_first_candidates(index, level, leaves[:, :NEAREST], k), FIRST + k))
-    always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
-    known = _round(index, asked, level, _all_pairs(leaves[:, :always]), known, k, FEW)
+def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each) -> _Found:
+    n, probes = queries.leaves.shape
+    fresh = _first_round(index, queries, k, always, each)
+    known = scored(index, queries.asked, few_of_each(fresh, FEW + k), each)
     if always < probes:
-        to_beat = kth_best(known, len(vectors), k)
-        who, column = (reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
-        known = _round(index, asked, level, (who, leaves[who, column + always]), known, k, 2 * FEW)
-    return canonically_best(index, vectors, known, k)
+        to_beat = kth_best(known, n, k)
+        fresh = _second_round(index, queries, to_beat, k, always, each)
+        known = joined([known, scored(index, queries.asked, few_of_each(fresh, 2 * FEW + k), each)])
+    return canonically_best(index, queries.vectors, known, k, each)
+
+
+def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
+    """The patches of the `always` nearest leaves with the largest estimates."""
+    n = len(queries.leaves)
+    leaves = queries.leaves[:, :always].flatten()
+    who = torch.arange(n).repeat_interleave(always)
+    looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
+    best = torch.full((n * always,), -torch.inf)
+    for products in looked:
+        best.scatter_reduce_(0, products.visits, products.best, "amax")
+    if PROMISING + k - 1 <= always:
+        to_beat = best.view(n, always).topk(PROMISING + k - 1, dim=1).values[:, -1]
+    else:
+        to_beat = torch.full((n,), -torch.inf)
+    return joined(each(lambda products: _survivors(products, to_beat, CROWD + k), looked))
+
+
+def _second_round(index: Index, queries: _Queries, to_beat: Tensor, k: int, always: int, each: Each) -> Pairs:
+    """The patches of the other leaves whose estimates reach `to_beat` `(n,)`, of those leaves that do."""
+    who, column = (queries.reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
+    leaves = queries.leaves[who, column + always]
+    to_beat = to_beat - 2 * rounding_slack(4 * index.channels)
+    return joined(
+        each(
+            lambda group: _survivors(products_of(index, queries.level, who, group), to_beat, CROWD + k),
+            grouped(index, leaves),
+        )
+    )
 
 
 def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
@@ -131,100 +154,38 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     two_rounds = probes >= 2 * FIRST_ROUND
     means, variances = index.leaf_means[:, :-1], index.leaf_variances
     lengths, rests = means.norm(dim=1).clamp(min=1e-12), index.leaf_means[:, -1]
+    directions = (means / lengths[:, None]).T
     leaves, reach = [], []
     for part in level.split(CHOOSING):
-        products = part[:, :-1] @ means.T
-        cosines = products / lengths
+        cosines = part[:, :-1] @ directions
         if probes < index.tree.leaves:  # several times faster than topk of so many
             some = torch.from_numpy(np.argpartition(cosines.numpy(), -probes, axis=1)[:, -probes:].copy())
         else:
             some = torch.arange(probes).expand(len(part), -1)
-        order = torch.sort(cosines.gather(1, some), dim=1, descending=True, stable=True).indices
+        cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
         some = some.gather(1, order)
         leaves.append(some)
-        if not two_rounds:
+        if two_rounds:
+            spread = (part[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
+            reach.append(cosines * lengths[some] + part[:, -1:] * rests[some] + REACH * spread)
+        else:
             reach.append(part[:, :0])
-            continue
-        spread = (part[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
-        reach.append(products.gather(1, some) + part[:, -1:] * rests[some] + REACH * spread)
     return torch.cat(leaves), torch.cat(reach)
 
 
-def _all_pairs(leaves: Tensor) -> tuple[Tensor, Tensor]:
-    """`(n, p)` leaves -> queries and leaves `(n * p,)` of all pairs."""
-    return torch.arange(len(leaves)).repeat_interleave(leaves.shape[1]), leaves.flatten()
-
-
-def _round(
-    index: Index, asked: Tensor, level: Tensor, pairs: tuple[Tensor, Tensor], known: Pairs, k: int, few: int
-) -> Pairs:
-    """`known`, and with their scores the most promising patches of the (query, leaf) `pairs` that may beat them."""
-    to_beat = kth_best(known, len(level), k) - 2 * rounding_slack(4 * index.channels)
-    found = []
-    for who, products, first_row in _products(index, level, *pairs):
-        found.append(_survivors(products, who, to_beat[who], first_row, CROWD + k))
-    return distinct(joined([known, scored(index, asked, best_few(joined(found), few + k))]))
-
-
-def _products(index: Index, level: Tensor, who: Tensor, leaves: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """First-level products of queries `who` `(p,)` with the leaves `(p,)` they probe, ROWS pairs at a time, leaves of
-    one size together.
-
-    Yields the queries `(m,)`, products `(m, c)` and the row of the index `(m,)` that the first column stands for; c is
-    the size of the largest leaf among them, and columns beyond a leaf's own are -inf. The products are overwritten by
-    the next.
-    """
-    order = torch.from_numpy(np.argsort(index.leaf_size_rank[leaves].numpy(), kind="stable"))
-    leaves, who = leaves.index_select(0, order), who.index_select(0, order)
-    sizes = index.tree.leaf_count[leaves]
-    room = torch.empty(0)
-    start = 0
-    while start < len(who):
-        stop = min(start + ROWS, len(who))
-        stop = min(stop, start + max(1, PRODUCTS // int(sizes[stop - 1])))
-        width = int(sizes[stop - 1])
-        if room.numel() < (stop - start) * width:
-            room = torch.empty((stop - start) * width)
-        buffer = room[: (stop - start) * width].view(-1, width)
-        _leaf_products(index, level.index_select(0, who[start:stop]), leaves[start:stop], buffer)
-        yield who[start:stop], buffer, index.first_rows[leaves[start:stop]]
-        start = stop
-
-
-def _leaf_products(index: Index, queries: Tensor, leaves: Tensor, out: Tensor) -> None:
-    """Products of queries `(m, d + 1)` with the patches of their leaves `(m,)`, equal ones side by side."""
-    found, counts = leaves.unique_consecutive(return_counts=True)
-    at = 0
-    for leaf, count in zip(found.tolist(), counts.tolist(), strict=True):
-        x, _ = index.leaf_level(leaf)
-        rows = out[at : at + count]
-        torch.mm(queries[at : at + count], x.T, out=rows[:, : len(x)])
-        rows[:, len(x) :] = -torch.inf
-        at += count
-
-
-def _first_candidates(index: Index, level: Tensor, leaves: Tensor, k: int) -> Pairs:
-    """The k most promising patches of each of the leaves `(n, p)`, with their estimates."""
-    found = []
-    for who, products, first_row in _products(index, level, *_all_pairs(leaves)):
-        best = products.max(1, keepdim=True) if k == 1 else products.topk(min(k, products.shape[1]), dim=1)
-        pairs = Pairs(who[:, None].expand_as(best[1]), best[1] + first_row[:, None], best[0])
-        found.append(pairs.at(best[0] > -torch.inf))
-    return joined(found)
-
-
-def _survivors(products: Tensor, who: Tensor, to_beat: Tensor, first_row: Tensor, at_most: int) -> Pairs:
-    """Of products `(m, c)` with the patches from `first_row` `(m,)` on: those that reach `to_beat` `(m,)`, and of these
-    the largest `at_most` of each row."""
-    some = (products.amax(1) >= to_beat).nonzero()[:, 0]
-    products, who, to_beat, first_row = products.index_select(0, some), who[some], to_beat[some], first_row[some]
-    possible = products >= to_beat.clamp(min=-2.0)[:, None]
+def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
+    """The patches whose products reach what their query has to beat, `(n,)` by query, and of these the largest
+    `at_most` of each leaf."""
+    least = to_beat.clamp(min=-2.0)[products.who]
+    some = (products.best >= least).nonzero()[:, 0]
+    values, least = products.values.index_select(0, some), least[some]
+    who, first_rows = products.who[some], products.first_rows[some]
+    possible = values >= least[:, None]
     crowded = (possible.sum(1) > at_most).nonzero()[:, 0]
     if len(crowded):
-        least = products[crowded].topk(at_most, dim=1).values[:, -1:]
-        possible[crowded] = products[crowded] >= least
+        possible[crowded] = values[crowded] >= values[crowded].topk(at_most, dim=1).values[:, -1:]
     row, column = possible.nonzero().unbind(1)
-    return Pairs(who[row], column + first_row[row], products[row, column])
+    return Pairs(who[row], column + first_rows[row], values[row, column])
 
 
 def _certify(index: Index, vectors: Tensor, level: Tensor, rows: Tensor, scores: Tensor) -> _Found:
@@ -238,10 +199,12 @@ def _certify(index: Index, vectors: Tensor, level: Tensor, rows: Tensor, scores:
         short_x = halved(x)
         size = max(1, min(BLOCK, PRODUCTS // len(x)))
         for start in range(0, len(vectors), size):
-            to_beat = scores[start : start + size, -1].float() - slack
-            some = ((short[start : start + size] @ short_x.T).amax(1) >= to_beat).nonzero()[:, 0]
-            who = some + start
-            left = _survivors(level[who] @ x.T, who, to_beat[some], torch.full_like(who, first_row), len(x))
+            to_beat = scores[:, -1].float() - slack
+            bounds = short[start : start + size] @ short_x.T
+            who = (bounds.amax(1) >= to_beat[start : start + size]).nonzero()[:, 0] + start
+            values = level[who] @ x.T
+            products = Products(who, who, torch.full_like(who, first_row), values, values.amax(1))
+            left = _survivors(products, to_beat, len(x))
             found.append(left)
             waiting += len(left)
             if waiting > PENDING:

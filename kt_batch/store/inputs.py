@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from kt_batch.errors import Reason, RejectError, StorageError, UsageError
+from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store.names import MAX_COMPONENT_BYTES, TEMP_PREFIX, safe_name
 
 IMAGE_SUFFIXES = (
@@ -103,8 +103,8 @@ def output_name(name: str, format: str) -> str:  # noqa: A002
 def read_input(uri: str) -> bytes:
     """The bytes of an input.
 
-    Raises RejectError: UNREADABLE when it is gone, is no regular file, or its place fails; TOO_MANY_PIXELS when it is
-    so large that no image within the pixel limit fills it.
+    Raises RejectError: UNREADABLE when it is gone, is no regular file, or cannot be read; TOO_MANY_PIXELS when it is so
+    large that no image within the pixel limit fills it. Raises UnreachableError when its store fails: no image's fault.
     """
     with _reading(uri):
         return b"".join(_pieces(uri, MAX_BYTES))
@@ -113,7 +113,7 @@ def read_input(uri: str) -> bytes:
 def input_id(uri: str) -> str:
     """The image id of an input, as `images.image_id` of its bytes, which are never in memory as a whole.
 
-    Raises RejectError as `read_input` does.
+    Raises as `read_input` does.
     """
     digest = hashlib.sha256()
     with _reading(uri):
@@ -143,6 +143,8 @@ def input_size(uri: str) -> int | None:
 def _reading(uri: str) -> Iterator[None]:
     try:
         yield
+    except UnreachableError:
+        raise
     except (OSError, ValueError, StorageError, UsageError) as error:
         raise RejectError(Reason.UNREADABLE, f"cannot read {uri!r}: {error}") from error
 

@@ -24,7 +24,7 @@ import tenacity
 from botocore import exceptions as botocore_errors
 from s3fs import S3FileSystem
 
-from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.events import about, tell
 from kt_batch.store.names import Names, is_safe_name, safe_name
 
@@ -35,11 +35,24 @@ CONNECT_SECONDS = 5
 READ_SECONDS = 60
 
 _REFUSED = ("PreconditionFailed", "412")
+_UNTOLD = ("400", "403")  # a HEAD's answers have no body, and so no code
 _BEYOND = ("InvalidRange", "416")
 # Answers that say "later": an overload, a fault of the store, or another conditional put of the name in progress.
 _OVERLOADED = ("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "503")
 _STUMBLED = ("InternalError", "RequestTimeout", "500", "502", "504")
 _TRANSIENT = (*_OVERLOADED, *_STUMBLED, "ConditionalRequestConflict")
+# Answers that hold for everything in the bucket, and for as long as nobody changes the credentials or makes it.
+_LOCKED_OUT = (
+    "NoSuchBucket",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
 _CUT = (
     ConnectionError,
     TimeoutError,
@@ -49,6 +62,13 @@ _CUT = (
     botocore_errors.ReadTimeoutError,
     botocore_errors.IncompleteReadError,
     botocore_errors.ResponseStreamingError,
+)
+_NO_CREDENTIALS = (
+    botocore_errors.CredentialRetrievalError,
+    botocore_errors.NoCredentialsError,
+    botocore_errors.PartialCredentialsError,
+    botocore_errors.TokenRetrievalError,
+    botocore_errors.UnauthorizedSSOTokenError,
 )
 _FAILURES = (OSError, botocore_errors.BotoCoreError, botocore_errors.ClientError, aiohttp.ClientError)
 
@@ -185,7 +205,9 @@ class S3Location:
             if isinstance(error, FileNotFoundError):
                 self._require_bucket()
                 raise MissingError(f"nothing lies at {self.uri}/{name}") from error
-            raise StorageError(f"cannot use {self.uri}/{name}: {_reason(error)}") from error
+            why = self._denied(error) if error_code(error) in _UNTOLD else error
+            kind = UnreachableError if is_unreachable(why) else StorageError
+            raise kind(f"cannot use {self.uri}/{name}: {_reason(why)}") from error
 
     def _require_bucket(self) -> None:
         """Tell a missing bucket from a missing object, which a HEAD answers alike."""
@@ -196,8 +218,16 @@ class S3Location:
         except PermissionError:  # some may read objects, yet not ask about their bucket
             return
 
-    def _no_bucket(self) -> StorageError:
-        return StorageError(f"there is no bucket {self.bucket!r}, named by {self.uri}; create it first")
+    def _denied(self, error: BaseException) -> BaseException:
+        """What ails the bucket where that is why a HEAD failed, whose answer has no code; else the error itself."""
+        try:
+            self._call("list_objects_v2", MaxKeys=1)
+        except _FAILURES as why:
+            return why if is_unreachable(why) else error
+        return error
+
+    def _no_bucket(self) -> UnreachableError:
+        return UnreachableError(f"there is no bucket {self.bucket!r}, named by {self.uri}; create it first")
 
 
 class RangeReader(io.RawIOBase):
@@ -243,6 +273,13 @@ def is_transient(error: BaseException) -> bool:
     if code is not None:
         return code in _TRANSIENT
     return isinstance(error, _CUT) and not isinstance(error, botocore_errors.SSLError)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether nothing in the bucket can be had now: what `is_transient` names, after all tries, or no way in."""
+    if error_code(error) in _LOCKED_OUT:
+        return True
+    return is_transient(error) or isinstance(error, (*_NO_CREDENTIALS, botocore_errors.SSLError))
 
 
 def error_code(error: BaseException | None) -> str | None:

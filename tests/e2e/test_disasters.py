@@ -316,6 +316,27 @@ def test_a_bucket_deleted_halfway_is_one_sentence(
     assert ceph_server.secret_key not in ended.err
 
 
+@pytest.mark.s3
+def test_images_whose_bucket_is_deleted_halfway_are_not_rejected(
+    small: Small,
+    ceph_server: S3Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    images = ceph_server.new_location(monkeypatch)
+    bucket = images.uri.removeprefix("s3://").partition("/")[0]
+    for path in small.photos.iterdir():
+        assert images.put_if_absent(path.name, path.read_bytes())
+    words = ["translate", images.uri, "--library", small.library, "--out", tmp_path / "run", *HOW]
+    with paused(3, *words) as process:
+        delete_bucket(ceph_server, bucket)
+        process.go_on()
+        ended = process.end()
+    one_sentence(ended, f"there is no bucket '{bucket}'")
+    assert list((tmp_path / "run" / "receipts").iterdir())
+    assert not (tmp_path / "run" / "rejects").exists()
+
+
 def delete_bucket(server: S3Server, bucket: str) -> None:
     """All that is in it, then itself, as somebody else would."""
     from s3fs import S3FileSystem

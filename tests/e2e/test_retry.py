@@ -16,12 +16,14 @@ from kt_batch.pipelines.translate import translate
 from kt_batch.pipelines.verify import verify
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray_runner import RayRunner
+from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Ledger
-from tests.e2e.conftest import COMMAND, Small
+from tests.e2e.conftest import COMMAND, Small, kt
 from tests.e2e.test_poison import PoisonRunner
 from tests.e2e.test_resume import sweep
 from tests.ray_local import ray_here  # noqa: F401  # the fixture
+from tests.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
 from tests.tiny import draw_all, extracted, patches, translate_job, translated
 
 AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
@@ -39,7 +41,7 @@ class Cautious(LocalRunner):
         return super().run(factory, marked, condemn)
 
 
-def digest(place: Path) -> str | None:
+def digest(place: Path | str) -> str | None:
     found = verify(str(place), no_progress)
     assert (found.faults, found.pending) == ((), 0)
     return found.digest
@@ -102,6 +104,23 @@ def test_two_drivers_that_are_started_at_once_retry_once(small: Small, tmp_path:
     assert retries(library) == [0] * 12 + [1] * 12
     extracted([paintings], tmp_path / "undisturbed")
     assert digest(library) == digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_retry_on_a_bucket_ends_as_an_undisturbed_run(
+    small: Small,
+    ceph_server: S3Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = ceph_server.new_location(monkeypatch)
+    library = f"{place.uri}/library"
+    assert extracted([small.paintings], library, Cautious()).rejected == 3
+    words = ["extract", small.paintings, "--library", library, "--threads", 1, "--size", 64, "--unit-size", 2]
+    assert kt(*words, "--json").json["rejected"] == 3  # nothing is tried again unasked
+    assert kt(*words, "--json", "--retry-rejected").json["rejected"] == 0
+    assert digest(library) == digest(small.library)
+    assert [unit.retry for unit in Library.open(library).ledger.units()] == [0, 0, 1, 1]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from kt_batch.index.candidates import (
     best_few,
     canonically_best,
     distinct,
+    few_of_each,
     joined,
     kth_best,
     pairs_by_leaf,
@@ -66,6 +67,7 @@ def test_the_best_few_are_those_of_a_loop_and_ties_go_to_the_earlier(plain: Plai
         own = [pair for pair in plain if pair[0] == query]
         expected += sorted(own, key=lambda pair: -pair[2])[:count]  # Python's sort is stable
     assert plain_of(best_few(pairs_of(plain), count)) == expected
+    assert sorted(plain_of(few_of_each(pairs_of(plain), count))) == sorted(expected)
 
 
 @some

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from kt_batch.errors import Reason, RejectError, StorageError, UsageError
+from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import inputs
 from kt_batch.store.images import image_id
 from kt_batch.store.inputs import Input, input_id, list_inputs, output_name, read_input
@@ -397,6 +397,14 @@ def test_objects_carry_their_uris_and_can_be_read(bucket: str) -> None:
     assert b"".join(inputs._pieces(found[0].uri, 5)) == b"photos/a.jpg"
     assert input_id(found[0].uri) == image_id(b"photos/a.jpg")
     assert reason_for(f"s3://{bucket}/photos/gone.jpg") == Reason.UNREADABLE
+
+
+@pytest.mark.usefixtures("bucket")
+def test_an_image_whose_bucket_is_gone_is_no_reject() -> None:
+    with pytest.raises(UnreachableError, match="there is no bucket 'gone'"):
+        read_input("s3://gone/photos/a.jpg")
+    with pytest.raises(UnreachableError, match="there is no bucket 'gone'"):
+        input_id("s3://gone/photos/a.jpg")
 
 
 def test_keys_that_would_lead_elsewhere_get_names_that_do_not(bucket: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 import tenacity
 from botocore import exceptions as botocore_errors
 
-from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.store import s3
 from kt_batch.store.locations import Location, open_location, safe_name
 from tests.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
@@ -349,9 +349,8 @@ def test_a_missing_bucket_is_named(place: Location) -> None:
         lambda: missing.put_if_absent("x", b"1"),
         lambda: missing.delete("x"),
     ):
-        with pytest.raises(StorageError, match="there is no bucket 'kt-no-such-bucket'") as caught:
+        with pytest.raises(UnreachableError, match="there is no bucket 'kt-no-such-bucket'"):
             use()
-        assert not isinstance(caught.value, MissingError)
 
 
 @pytest.mark.parametrize("place", [CEPH], indirect=True)
@@ -360,10 +359,25 @@ def test_wrong_credentials_are_one_sentence_without_them(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONGKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrongsecret")
-    with pytest.raises(StorageError, match="access was denied") as caught:
-        place.read_bytes("x")
-    for secret in ("WRONGKEY", "wrongsecret", os.environ["AWS_ENDPOINT_URL"]):
-        assert secret not in str(caught.value) + repr(place)
+    for use in (lambda: place.read_bytes("x"), lambda: place.size("x")):  # the answer to the latter has no code
+        with pytest.raises(UnreachableError, match=r"access was denied \(InvalidAccessKeyId\)") as caught:
+            use()
+        for secret in ("WRONGKEY", "wrongsecret", os.environ["AWS_ENDPOINT_URL"]):
+            assert secret not in str(caught.value) + repr(place)
+
+
+@pytest.mark.parametrize("place", [CEPH], indirect=True)
+def test_one_object_that_nobody_may_read_is_not_the_whole_store(
+    place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    place.put_if_absent("x", b"1")
+    denied = PermissionError()
+    denied.__cause__ = answered("403")
+    client = Flaky(s3._filesystem(), [denied], after=False)
+    monkeypatch.setattr(s3, "_filesystem", lambda: client)
+    with pytest.raises(StorageError, match=r"access was denied \(403\)") as caught:
+        place.size("x")
+    assert not isinstance(caught.value, UnreachableError)
 
 
 @pytest.fixture
@@ -384,7 +398,7 @@ def test_a_store_that_does_not_answer_is_one_sentence(
     moto_server.new_location(monkeypatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(s3._retrying, "stop", tenacity.stop_after_attempt(2))
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(UnreachableError) as caught:
         open_location("s3://bucket/lib").read_bytes("x")
     assert str(caught.value) == "cannot use s3://bucket/lib/x: the request failed with EndpointConnectionError"
 
@@ -451,23 +465,26 @@ def test_a_put_whose_reply_was_lost_is_refused_and_found_on_reading_back(
 
 
 @pytest.mark.parametrize(
-    ("error", "transient"),
+    ("error", "transient", "unreachable"),
     [
-        (ConnectionResetError(), True),
-        (TimeoutError(), True),
-        (botocore_errors.EndpointConnectionError(endpoint_url="http://x"), True),
-        (botocore_errors.ReadTimeoutError(endpoint_url="http://x"), True),
-        (answered("SlowDown"), True),
-        (answered("InternalError"), True),
-        (answered("503"), True),
-        (answered("PreconditionFailed"), False),
-        (answered("NoSuchBucket"), False),
-        (answered("AccessDenied"), False),
-        (botocore_errors.SSLError(endpoint_url="https://x", error="certificate"), False),
-        (botocore_errors.NoCredentialsError(), False),
-        (FileNotFoundError(), False),
-        (ValueError(), False),
+        (ConnectionResetError(), True, True),
+        (TimeoutError(), True, True),
+        (botocore_errors.EndpointConnectionError(endpoint_url="http://x"), True, True),
+        (botocore_errors.ReadTimeoutError(endpoint_url="http://x"), True, True),
+        (answered("SlowDown"), True, True),
+        (answered("InternalError"), True, True),
+        (answered("503"), True, True),
+        (answered("PreconditionFailed"), False, False),
+        (answered("NoSuchBucket"), False, True),
+        (answered("ExpiredToken"), False, True),
+        (answered("AccessDenied"), False, False),
+        (botocore_errors.SSLError(endpoint_url="https://x", error="certificate"), False, True),
+        (botocore_errors.NoCredentialsError(), False, True),
+        (FileNotFoundError(), False, False),
+        (ValueError(), False, False),
     ],
 )
-def test_only_named_failures_are_transient(error: BaseException, transient: bool) -> None:
-    assert s3.is_transient(error) is transient
+def test_only_named_failures_are_transient_and_only_they_and_a_closed_door_are_the_store_s(
+    error: BaseException, transient: bool, unreachable: bool
+) -> None:
+    assert (s3.is_transient(error), s3.is_unreachable(error)) == (transient, unreachable)
