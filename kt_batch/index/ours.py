@@ -23,14 +23,15 @@ from kt_batch.kernels.bounds import first_level_slack, rounding_slack
 from kt_batch.kernels.principal import first_level, halved
 
 FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
-PROMISING = 6  # leaves of the first round: the best patch of the last of them says what is worth reading
+PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
+AND_MORE = 2  # such leaves where a second round comes, whose work depends on how good a match is known by then
 REACH = 4.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
 CROWD = 24  # patches of one leaf that may reach what is to beat before the smaller ones are dropped
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
 FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # and chooses leaves for
-KEPT = 1 << 25  # products of the first round that are in memory at a time, where several queries are
+KEPT = 1 << 26  # products of the first round that are in memory at a time, where several queries are
 PRODUCTS = 1 << 23  # of a certified search at a time: a leaf may hold any number of patches that cannot be split
 BLOCK = 1024  # queries that meet a leaf at a time there
 PENDING = 1 << 18  # pairs that wait for their canonical score there
@@ -127,8 +128,9 @@ def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Eac
     best = torch.full((n * always,), -torch.inf)
     for products in looked:
         best.scatter_reduce_(0, products.visits, products.best, "amax")
-    if PROMISING + k - 1 <= always:
-        to_beat = best.view(n, always).topk(PROMISING + k - 1, dim=1).values[:, -1]
+    promising = PROMISING + k - 1 + AND_MORE * (always < queries.leaves.shape[1])
+    if promising <= always:
+        to_beat = best.view(n, always).topk(promising, dim=1).values[:, -1]
     else:
         to_beat = torch.full((n,), -torch.inf)
     return joined(each(lambda products: _survivors(products, to_beat, CROWD + k), looked))
