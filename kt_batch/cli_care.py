@@ -45,7 +45,7 @@ def verify_command(place: Place, digest: Digest = False, json: options.Json = Fa
         return 0
     state = "all there" if not found.faults else _counted(len(found.faults), "fault")
     pending = f", {found.pending} units not done yet" if found.pending else ""
-    lines = [f"{found.place}: {found.kind}, {found.files} files, {found.bytes:,} bytes: {state}{pending}"]
+    lines = [f"{found.place}: {found.kind}, {_counted(found.files, 'file')}, {found.bytes:,} bytes: {state}{pending}"]
     lines += [f"  {fault}" for fault in found.faults]
     beside = ((found.orphans, "that nothing committed names (kt-batch gc lists them)"), (found.foreign, "of others"))
     lines += [f"  beside them {_counted(count, 'file')} {what}" for count, what in beside if count]

@@ -32,7 +32,7 @@ class UsageError(KtBatchError):
 class Reason(StrEnum):
     """Why an input was rejected; the `reason` column of the reject tables."""
 
-    UNREADABLE = "unreadable"  # it vanished after planning, or only it cannot be read
+    UNREADABLE = "unreadable"  # it vanished after planning, or cannot be read where others can
     EMPTY = "empty"  # zero bytes
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"

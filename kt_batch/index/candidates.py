@@ -15,7 +15,7 @@ from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import canonical_scores
 
 RESCORED = 1024  # pairs whose canonical scores are computed at a time
-CHUNK = 1024  # pairs whose patches are read at a time: what fits into a core's cache
+CHUNK = 1024  # pairs whose patches are read at a time: more leave the core's cache, fewer make threads wait
 
 
 @dataclass(frozen=True)

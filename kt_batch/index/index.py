@@ -25,9 +25,9 @@ FOREIGN = -1e30
 class Index:
     """A tree over shards. A kept patch is named by its row: shards one after the other, leaf order within a shard.
 
-    A leaf is looked at through its window, `window_width` rows from `window_rows` on: the leaf, and as many patches of
-    the next as make the width a multiple of WINDOW, so that leaves of one width can be multiplied in one call.
-    Where a shard ends before, the window begins before the leaf.
+    A leaf is looked at through its window, `window_width` rows from `window_rows` on: the leaf, and as many of the rows
+    that follow as make the width a multiple of WINDOW, so that leaves of one width can be multiplied in one call. Where
+    the shard ends before, the window begins before the leaf; it is never wider than the shard.
     """
 
     def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
@@ -45,7 +45,10 @@ class Index:
         sizes = counts[tree.leaf_shard]
         self.window_width = torch.minimum((tree.leaf_count + WINDOW - 1) // WINDOW * WINDOW, sizes)
         self._window_start = torch.minimum(tree.leaf_start, sizes - self.window_width)
-        self.window_rows = self.shard_start[tree.leaf_shard] + self._window_start
+        self._window_lead = tree.leaf_start - self._window_start
+        self.window_rows = self.first_rows - self._window_lead
+        self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
+        self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         self.rivals: dict[str, object] = {}
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
@@ -66,7 +69,7 @@ class Index:
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
         windows = torch.cat([self.shards[shard].level[start : start + width] for shard, start in places])
         windows = windows.float().view(len(leaves), width, -1)
-        own = (self.first_rows - self.window_rows)[leaves, None]
+        own = self._window_lead[leaves, None]
         place = torch.arange(width)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
         windows[..., -1].masked_fill_(foreign, FOREIGN)

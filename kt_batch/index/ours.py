@@ -1,14 +1,14 @@
 """The default searcher: the first level of what is probed, then the few patches it leaves, then canonical scores.
 
 The first level is a product in principal coordinates with the length of the rest as one more (kernels.principal): 128
-values for each patch instead of D. In fast mode it is an estimate. The patches of the nearest leaves with the largest
-ones are read in full; then, of the next nearest leaves, those are looked into that reach as far as what is to beat by
-then. A certified search reads the product as the upper bound it is, for every patch of the index.
+values for each patch instead of D. In fast mode it is an estimate. Of the patches in the nearest leaves those with the
+largest estimates are read in full; then, of the next nearest leaves, those are looked into that reach as far as what is
+to beat by then. A certified search reads the product as the upper bound it is, for every patch of the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +26,11 @@ FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth 
 PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
 AND_MORE = 2  # such leaves where a second round comes, whose work depends on how good a match is known by then
 REACH = 4.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
-CROWD = 24  # patches of one leaf that may reach what is to beat before the smaller ones are dropped
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
 FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
 READY = 1024  # queries that a thread makes ready at a time
-CHOOSING = 256  # and chooses leaves for
-KEPT = 1 << 26  # products of the first round that are in memory at a time, where several queries are
+CHOOSING = 256  # queries that a thread chooses leaves for at a time
+KEPT = 1 << 26  # products of the first round that are in memory at a time; those of a single query may be more
 PRODUCTS = 1 << 23  # of a certified search at a time: a leaf may hold any number of patches that cannot be split
 BLOCK = 1024  # queries that meet a leaf at a time there
 PENDING = 1 << 18  # pairs that wait for their canonical score there
@@ -63,17 +62,24 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
 
-    def ready(some: Tensor) -> tuple[Tensor, ...]:
+    def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
         level = first_level(some, index.tree.directions)
         level[:, -1] *= REST_SHARE
-        return some, level, index.asked(some), *nearest_leaves(index, level, probes)
+        return level, index.asked(some)
 
     with shared_out() as each:
-        parts = each(ready, vectors.split(READY))
-        queries = _Queries(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        level, asked = _columns(each(estimates, vectors.split(READY)))
+        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
+        queries = _Queries(vectors, level, asked, leaves, reach)
         products = index.window_width[queries.leaves[:, :always]].sum(1)
         found = [_fast(index, queries.at(part), k, always, each) for part in _portions(products, KEPT)]
-    return torch.cat([rows for rows, _ in found]), torch.cat([scores for _, scores in found])
+    rows, scores = _columns(found)
+    return rows, scores
+
+
+def _columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The firsts of all pairs, and the seconds, one after the other."""
+    return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
 
 
 def _portions(costs: Tensor, most: int) -> Iterator[slice]:
@@ -129,11 +135,11 @@ def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Eac
     for products in looked:
         best.scatter_reduce_(0, products.visits, products.best, "amax")
     promising = PROMISING + k - 1 + AND_MORE * (always < queries.leaves.shape[1])
-    if promising <= always:
-        to_beat = best.view(n, always).topk(promising, dim=1).values[:, -1]
+    if k <= always:  # as many leaves hold one that reaches it
+        to_beat = best.view(n, always).topk(min(promising, always), dim=1).values[:, -1]
     else:
         to_beat = torch.full((n,), -torch.inf)
-    return joined(each(lambda products: _survivors(products, to_beat, CROWD + k), looked))
+    return joined(each(lambda products: _survivors(products, to_beat, FEW + k), looked))
 
 
 def _second_round(index: Index, queries: _Queries, to_beat: Tensor, k: int, always: int, each: Each) -> Pairs:
@@ -143,7 +149,7 @@ def _second_round(index: Index, queries: _Queries, to_beat: Tensor, k: int, alwa
     to_beat = to_beat - 2 * rounding_slack(4 * index.channels)
     return joined(
         each(
-            lambda group: _survivors(products_of(index, queries.level, who, group), to_beat, CROWD + k),
+            lambda group: _survivors(products_of(index, queries.level, who, group), to_beat, 2 * FEW + k),
             grouped(index, leaves),
         )
     )
@@ -153,26 +159,18 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     """The `probes` leaves with the nearest means `(n, probes)`, best first, for the first level `(n, d + 1)` of n
     queries; and what the estimate of the best patch of each may reach, as if a leaf's were normal: `(n, probes)`, or
     `(n, 0)` for so few probes that one round takes them all."""
-    two_rounds = probes >= 2 * FIRST_ROUND
-    means, variances = index.leaf_means[:, :-1], index.leaf_variances
-    lengths, rests = means.norm(dim=1).clamp(min=1e-12), index.leaf_means[:, -1]
-    directions = (means / lengths[:, None]).T
-    leaves, reach = [], []
-    for part in level.split(CHOOSING):
-        cosines = part[:, :-1] @ directions
-        if probes < index.tree.leaves:  # several times faster than topk of so many
-            some = torch.from_numpy(np.argpartition(cosines.numpy(), -probes, axis=1)[:, -probes:].copy())
-        else:
-            some = torch.arange(probes).expand(len(part), -1)
-        cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
-        some = some.gather(1, order)
-        leaves.append(some)
-        if two_rounds:
-            spread = (part[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
-            reach.append(cosines * lengths[some] + part[:, -1:] * rests[some] + REACH * spread)
-        else:
-            reach.append(part[:, :0])
-    return torch.cat(leaves), torch.cat(reach)
+    cosines = level[:, :-1] @ index.leaf_directions
+    if probes < index.tree.leaves:  # several times faster than topk of so many
+        some = torch.from_numpy(np.argpartition(cosines.numpy(), -probes, axis=1)[:, -probes:].copy())
+    else:
+        some = torch.arange(probes).expand(len(level), -1)
+    cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
+    some = some.gather(1, order)
+    if probes < 2 * FIRST_ROUND:
+        return some, level[:, :0]
+    variances = index.leaf_variances
+    spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
+    return some, cosines * index.leaf_lengths[some] + level[:, -1:] * index.leaf_means[some, -1] + REACH * spread
 
 
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:

@@ -21,8 +21,8 @@ PADDING = 1.3  # rows of a group for each visit, at most: leaves with fewer visi
 
 @dataclass(frozen=True)
 class Group:
-    """B leaves of one width. visits: `(B, m)` numbers of the visits to each, some of them twice; real: `(B, m)`, False
-    where a number fills a row up; leaves: `(B,)`."""
+    """B leaves of one width. visits: `(B, m)` numbers of the visits to each; real: `(B, m)`, False where the number of
+    any other visit fills a row up; leaves: `(B,)`."""
 
     visits: Tensor
     real: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def measure(
         started = time.perf_counter()
         find(timed)
         spent.append(time.perf_counter() - started)
-    seconds = sorted(spent)[len(spent) // 2]
+    seconds = statistics.median(spent)
     # What bhkm scores is of the bands it reads: all are compared by the canonical score of what they found.
     vectors, _ = match_parts(haar(asked.queries[asked.sample]), index.tree.mean)
     scores = canonical_scores(vectors, index.match_vectors(rows))

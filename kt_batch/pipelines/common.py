@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pyarrow as pa
 
-from kt_batch.errors import Reason, RejectError
+from kt_batch.errors import Reason, RejectError, UnreachableError
 from kt_batch.events import tell
 from kt_batch.store.images import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
@@ -94,7 +94,8 @@ def unreadable_id(uri: str) -> str:
 
 
 def read_planned(item: Item) -> bytes:
-    """The bytes of an input. Raises RejectError when they cannot be read or are not those that were planned."""
+    """The bytes of an input. Raises RejectError when they cannot be read or are not those that were planned, and
+    UnreachableError when their store fails."""
     data = read_input(item.uri)
     if image_id(data) != item.image_id:
         raise RejectError(Reason.CHANGED, f"'{item.uri}' has changed since it was planned; run the command again.")
@@ -104,22 +105,26 @@ def read_planned(item: Item) -> bytes:
 def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Sequence[str] = ()) -> WorkingImage:
     """The working image of items that are one image, from the first of their URIs that has it, or of `other_uris`.
 
-    Raises the RejectError of the first URI when none has it. What cannot be decoded is not tried again from another
-    URI: its bytes would be the same.
+    Raises the RejectError of the first URI when none has it, and UnreachableError when one of them is in a store that
+    fails. What cannot be decoded is not tried again from another URI: its bytes would be the same.
     """
     image = items[0].image_id
     first: RejectError | None = None
+    unreachable: UnreachableError | None = None
     for uri in dict.fromkeys([*(item.uri for item in items), *other_uris]):
         try:
             data = read_planned(Item(image, uri, uri))
         except RejectError as error:
             first = first or error
             continue
+        except UnreachableError as error:
+            unreachable = error
+            continue
         try:
             return decode(data, size)
         except RejectError as error:
             raise first or error from error
-    raise first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
+    raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
 
 
 def by_image(unit: Unit) -> list[list[Item]]:

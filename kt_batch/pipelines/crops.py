@@ -23,7 +23,8 @@ def crops(uris: Sequence[str], batch: int, size: int, seed: int) -> Iterator[Ten
     """Endless batches `(batch, 3, size, size)` float32 in [0, 1]: random scale, place, mirror, contrast, saturation.
 
     Every image is read once per epoch, in a random order, and cut into CROPS_PER_IMAGE crops that pass through a buffer
-    of BUFFER crops. One that cannot be read is left out. Raises RejectError when none can.
+    of BUFFER crops. One that cannot be read is left out. Raises RejectError when none can, and UnreachableError when a
+    store fails.
     """
     generator = random.Random(seed)  # noqa: S311 - for crops, not for secrets
     drawn = _shuffled(_cut(uris, size, generator), min(BUFFER, CROPS_PER_IMAGE * len(uris)), generator)

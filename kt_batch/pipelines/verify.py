@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from kt_batch.errors import StorageError
+from kt_batch.errors import StorageError, UnreachableError
 from kt_batch.pipelines.common import Progress, Step
 from kt_batch.pipelines.gc import kind_of, open_either, survey
 from kt_batch.store.attempts import settle
@@ -53,7 +53,8 @@ class VerifySummary:
 def verify(place: str, progress: Progress) -> VerifySummary:
     """Read back all that a library or a run says it holds.
 
-    Raises MissingError where there is neither, DamagedError for a plan or a receipt that is none.
+    Raises MissingError where there is neither, DamagedError for a plan or a receipt that is none, UnreachableError when
+    the store fails.
     """
     opened = open_either(place)
     location = opened.location
@@ -71,6 +72,8 @@ def verify(place: str, progress: Progress) -> VerifySummary:
                 rejects[unit] = table
             else:
                 digest += rows_digest(ref.kind, table)
+        except UnreachableError:
+            raise
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))
@@ -80,6 +83,8 @@ def verify(place: str, progress: Progress) -> VerifySummary:
             size += length
             if found != sha256:
                 faults.append(f"'{name}' at '{location.uri}' has the SHA-256 {found}, not {sha256}.")
+        except UnreachableError:
+            raise
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from kt_batch.errors import MismatchError, RejectError, StorageError, UsageError
+from kt_batch.errors import MismatchError, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.explain import image_size
 from kt_batch.report.inspect import Matches, inspect
@@ -248,7 +248,7 @@ def _photo(uri: str, folder: _Folder) -> Picture | None:
     """The input, where it was when the run was made; None when it is not there any more."""
     try:
         return _put(read_input(uri), folder)
-    except RejectError:
+    except (RejectError, UnreachableError):
         return None
 
 

@@ -44,6 +44,8 @@ _TRANSIENT = (*_OVERLOADED, *_STUMBLED, "ConditionalRequestConflict")
 # Answers that hold for everything in the bucket, and for as long as nobody changes the credentials or makes it.
 _LOCKED_OUT = (
     "NoSuchBucket",
+    "AccountProblem",
+    "AllAccessDisabled",
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidAccessKeyId",
@@ -52,6 +54,7 @@ _LOCKED_OUT = (
     "RequestTimeTooSkewed",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
+    "UserSuspended",
 )
 _CUT = (
     ConnectionError,
@@ -70,6 +73,7 @@ _NO_CREDENTIALS = (
     botocore_errors.TokenRetrievalError,
     botocore_errors.UnauthorizedSSOTokenError,
 )
+_NEVER_THERE = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
 _FAILURES = (OSError, botocore_errors.BotoCoreError, botocore_errors.ClientError, aiohttp.ClientError)
 
 
@@ -205,9 +209,9 @@ class S3Location:
             if isinstance(error, FileNotFoundError):
                 self._require_bucket()
                 raise MissingError(f"nothing lies at {self.uri}/{name}") from error
-            why = self._denied(error) if error_code(error) in _UNTOLD else error
-            kind = UnreachableError if is_unreachable(why) else StorageError
-            raise kind(f"cannot use {self.uri}/{name}: {_reason(why)}") from error
+            ailment = self._ailment(error)
+            kind = UnreachableError if ailment else StorageError
+            raise kind(f"cannot use {self.uri}/{name}: {_reason(ailment or error)}") from error
 
     def _require_bucket(self) -> None:
         """Tell a missing bucket from a missing object, which a HEAD answers alike."""
@@ -215,16 +219,22 @@ class S3Location:
             self._call("head_bucket")
         except FileNotFoundError as error:
             raise self._no_bucket() from error
-        except PermissionError:  # some may read objects, yet not ask about their bucket
-            return
+        except _FAILURES as error:  # some may read objects, yet not ask about their bucket
+            if is_unreachable(error):
+                raise UnreachableError(f"cannot use {self.uri}: {_reason(error)}") from error
 
-    def _denied(self, error: BaseException) -> BaseException:
-        """What ails the bucket where that is why a HEAD failed, whose answer has no code; else the error itself."""
+    def _ailment(self, error: BaseException) -> BaseException | None:
+        """What ails the whole bucket where that may be why one request failed; None where only that request did.
+
+        A fault or a cut may be of one object for ever, and a HEAD's answer has no code: then the bucket is asked.
+        """
+        if isinstance(error, _NEVER_THERE) or not (is_transient(error) or error_code(error) in _UNTOLD):
+            return error if is_unreachable(error) else None
         try:
             self._call("list_objects_v2", MaxKeys=1)
         except _FAILURES as why:
-            return why if is_unreachable(why) else error
-        return error
+            return why if is_unreachable(why) else None
+        return None
 
     def _no_bucket(self) -> UnreachableError:
         return UnreachableError(f"there is no bucket {self.bucket!r}, named by {self.uri}; create it first")
@@ -276,7 +286,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether nothing in the bucket can be had now: what `is_transient` names, after all tries, or no way in."""
+    """Whether an answer, of a question about no object in particular, says that nothing in the bucket can be had now:
+    what `is_transient` names, after all tries, or no way in."""
     if error_code(error) in _LOCKED_OUT:
         return True
     return is_transient(error) or isinstance(error, (*_NO_CREDENTIALS, botocore_errors.SSLError))

@@ -13,8 +13,9 @@ from torch import Tensor
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index import ours
 from kt_batch.index import threads as index_threads
+from kt_batch.index.candidates import joined
 from kt_batch.index.index import Index
-from kt_batch.index.ours import REACH, nearest_leaves, search_fast
+from kt_batch.index.ours import FIRST_ROUND, REACH, nearest_leaves, search_fast
 from kt_batch.index.search import Matches, search
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
@@ -64,9 +65,10 @@ def queries() -> Tensor:
 # ---- the two modes ----
 
 
-def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queries: Tensor) -> None:
+@pytest.mark.parametrize("probes", [8, 40])
+def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queries: Tensor, probes: int) -> None:
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    leaves, _ = nearest_leaves(index, first_level(vectors, index.tree.directions), 8)
+    leaves, _ = nearest_leaves(index, first_level(vectors, index.tree.directions), probes)
     held = torch.zeros(len(queries), index.count, dtype=torch.bool)
     for n, some in enumerate(leaves.tolist()):
         for leaf in some:
@@ -74,9 +76,31 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
             held[n, first : first + count] = True
     scores = vectors.double() @ index.match_vectors(torch.arange(index.count)).double().T
     best = scores.masked_fill(~held, -torch.inf).amax(1)
-    rows, found = search_fast(index, vectors, 1, 8)
+    rows, found = search_fast(index, vectors, 1, probes)
     assert held.gather(1, rows).all()
     assert (found[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
+
+
+def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
+    queries = clustered(200, CHANNELS, clusters=200, seed=2)
+    both = run(index, queries, probes=2 * FIRST_ROUND).scores
+    monkeypatch.setattr(ours, "_second_round", lambda *_: joined([]))
+    first = run(index, queries, probes=2 * FIRST_ROUND).scores
+    assert both.ge(first).all()
+    assert both.gt(first).any()
+
+
+@pytest.mark.parametrize("probes", [5, 8, 40])
+@pytest.mark.parametrize("top_k", [1, 6, 12])
+def test_as_many_different_patches_are_found_as_were_asked_for(
+    index: Index, queries: Tensor, probes: int, top_k: int
+) -> None:
+    found = run(index, queries, probes=probes, top_k=top_k)
+    assert found.rows.shape == (len(queries), top_k)
+    assert found.rows.ge(0).all()
+    assert all(len(set(rows)) == top_k for rows in found.rows.tolist())
+    assert found.scores.diff(dim=1).le(0).all()
 
 
 def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: Tensor) -> None:
@@ -126,14 +150,16 @@ def test_fixed_clusters_of_any_size_are_searched_alike(queries: Tensor) -> None:
 # ---- how the work is shared out does not matter ----
 
 
-@BOTH
+@pytest.mark.parametrize(("certify", "probes"), [(False, 8), (False, 40), (True, 8)])
 @pytest.mark.parametrize("count", [2, 3])
-def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, certify: bool, count: int) -> None:
+def test_one_thread_and_several_find_the_same(
+    index: Index, queries: Tensor, certify: bool, probes: int, count: int
+) -> None:
     for asked in (queries, queries[:1], queries[:2], queries[:0]):
         with threads(1):
-            alone = run(index, asked, certify, top_k=2)
+            alone = run(index, asked, certify, probes, top_k=2)
         with threads(count):
-            assert same(run(index, asked, certify, top_k=2), alone)
+            assert same(run(index, asked, certify, probes, top_k=2), alone)
             assert torch.get_num_threads() == count  # as it was before the search
 
 
@@ -157,17 +183,18 @@ def test_the_threads_of_a_search_do_the_next_ones(
     assert len(started) <= most
 
 
+@pytest.mark.parametrize("broken", ["canonically_best", "products_of"])  # the latter in the threads of the search
 def test_the_threads_are_as_before_when_a_search_fails(
-    index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
+    index: Index, queries: Tensor, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "canonically_best", None)
+    monkeypatch.setattr(ours, broken, None)
     with threads(2):
         with pytest.raises(TypeError):
             run(index, queries)
         assert torch.get_num_threads() == 2
 
 
-@BOTH
+@pytest.mark.parametrize(("certify", "probes"), [(False, 8), (False, 40), (True, 8)])
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -184,12 +211,12 @@ def test_the_threads_are_as_before_when_a_search_fails(
     ids=str,
 )
 def test_how_much_is_looked_through_at_a_time_does_not_matter(
-    index: Index, queries: Tensor, certify: bool, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    index: Index, queries: Tensor, certify: bool, probes: int, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = run(index, queries[:40], certify, top_k=2)
+    expected = run(index, queries[:40], certify, probes, top_k=2)
     for name, size in sizes.items():
         monkeypatch.setattr(f"kt_batch.index.{name}", size)
-    assert same(run(index, queries[:40], certify, top_k=2), expected)
+    assert same(run(index, queries[:40], certify, probes, top_k=2), expected)
 
 
 # ---- the small, the flat and the empty ----

@@ -373,11 +373,18 @@ def test_one_object_that_nobody_may_read_is_not_the_whole_store(
     place.put_if_absent("x", b"1")
     denied = PermissionError()
     denied.__cause__ = answered("403")
-    client = Flaky(s3._filesystem(), [denied], after=False)
-    monkeypatch.setattr(s3, "_filesystem", lambda: client)
-    with pytest.raises(StorageError, match=r"access was denied \(403\)") as caught:
-        place.size("x")
-    assert not isinstance(caught.value, UnreachableError)
+    for error, tries, words in (
+        (denied, 1, r"access was denied \(403\)"),
+        (answered("InternalError"), 9, "InternalError"),
+    ):
+        client = Flaky(s3._filesystem(), [error] * tries, after=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(s3, "_filesystem", lambda client=client: client)
+            patched.setattr(s3._retrying, "stop", tenacity.stop_after_attempt(tries))
+            with pytest.raises(StorageError, match=words) as caught:
+                place.size("x")
+        assert client.calls == tries + 1  # the last one asked about the bucket
+        assert not isinstance(caught.value, UnreachableError)
 
 
 @pytest.fixture
