@@ -228,7 +228,9 @@ class S3Location:
 
         A fault or a cut may be of one object for ever, and a HEAD's answer has no code: then the bucket is asked.
         """
-        if isinstance(error, _NEVER_THERE) or not (is_transient(error) or error_code(error) in _UNTOLD):
+        code = error_code(error)
+        of_one = code not in _OVERLOADED and not isinstance(error, _NEVER_THERE)
+        if not of_one or not (is_transient(error) or code in _UNTOLD):
             return error if is_unreachable(error) else None
         try:
             self._call("list_objects_v2", MaxKeys=1)
