@@ -105,7 +105,14 @@ def _connect(address: str | None) -> None:
             _knock(place)
             ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
         else:  # "local": without it Ray would join one that was started here earlier, or wait for it when it is gone
-            ray.init(address="local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            ray.init(
+                address="local",
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                # Else the driver waits for workers that Ray starts beforehand: for ever, when one of them dies then.
+                _system_config={"prestart_worker_first_driver": False},
+            )
     except Exception as error:  # of a start that takes too long, Ray says so by a bare Exception
         failed = f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
         raise StorageError(f"{failed}: {first_line(error)}.") from error

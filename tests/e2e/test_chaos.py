@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,13 +65,43 @@ def family(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+def test_a_worker_that_dies_while_ray_is_starting_does_not_stop_the_start(
+    undisturbed: tuple[Job, list[str | None]],
+) -> None:
+    job, _ = undisturbed
+    shutil.rmtree(job.library, ignore_errors=True)
+    with ray_environment() as (environment, _):
+        line = [str(COMMAND), *(str(word) for word in job.commands[0]), "--runner", "ray"]
+        with subprocess.Popen(
+            line, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as driver:
+            try:
+                first_worker(driver).kill()
+                _, said = driver.communicate(timeout=120)
+            finally:
+                for process in family(psutil.Process(driver.pid)) if driver.poll() is None else []:
+                    process.kill()
+    assert driver.returncode == 0, said
+
+
+def first_worker(driver: subprocess.Popen[str]) -> psutil.Process:
+    """The first process that Ray starts to work in, as soon as it is there."""
+    while driver.poll() is None:
+        for process in family(psutil.Process(driver.pid)):
+            with suppress(psutil.Error):
+                if any(word.endswith("/default_worker.py") for word in process.cmdline()):
+                    return process
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended before Ray had a worker: {driver.communicate()}")
+
+
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_whatever_is_killed_the_same_command_again_ends_as_if_nothing_had_been(
     undisturbed: tuple[Job, list[str | None]], round_: int
 ) -> None:
     job, expected = undisturbed
     chance = random.Random(round_)
-    shutil.rmtree(job.library)
+    shutil.rmtree(job.library, ignore_errors=True)
     shutil.rmtree(job.run, ignore_errors=True)
     stage = round_ % 3
     for command in job.commands[:stage]:
