@@ -18,8 +18,8 @@ from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import asked, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
 
-WINDOW = 64
-FOREIGN = -1e30
+WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.visits)
+FOREIGN = -1e30  # far below any product of unit vectors
 
 
 class Index:
