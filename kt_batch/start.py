@@ -100,6 +100,7 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
 
         runner = RayRunner(run_options.address, run_options.workers, run_options.threads, drain, gpus=run_options.gpus)
         try:
+            runner.warm_up()
             with drain.on_sigterm():
                 yield runner
         finally:

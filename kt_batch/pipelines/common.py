@@ -27,6 +27,7 @@ U = TypeVar("U")
 R = TypeVar("R")
 S = TypeVar("S", bound="DataclassInstance")
 HASH_THREADS = 8
+HASH_TOGETHER = 16  # inputs that a thread takes at a time: to hand over a small file costs as much as to hash it
 
 
 Beat = Callable[[str], None]
@@ -73,9 +74,10 @@ def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
     """Identify every input by its content. One that cannot be read now is planned all the same, under an id made of its
     URI, so that the unit work rejects it with its reason."""
     items: list[Item] = []
+    portions = [inputs[start : start + HASH_TOGETHER] for start in range(0, len(inputs), HASH_TOGETHER)]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        for item in pool.map(_identify, inputs):
-            items.append(item)
+        for portion in pool.map(lambda some: [_identify(source) for source in some], portions):
+            items += portion
             progress(Step("plan", len(items), len(inputs)))
     return items
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -180,7 +181,8 @@ def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> N
             )
     files = {output_name(name, image_format) for name in [*made, *(item.name for item in items)]}
     for file in sorted(files):
-        blocking = next((str(folder) for folder in PurePosixPath(file).parents if str(folder) in files), None)
+        folders = accumulate(file.split("/")[:-1], "{}/{}".format)
+        blocking = next((folder for folder in folders if folder in files), None)
         if blocking:
             raise UsageError(f"The outputs '{blocking}' and '{file}' cannot both exist; give them separate runs.")
 

@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import ray
@@ -111,7 +112,7 @@ class Pool:
             while waiting or self._busy():
                 if self._drain.requested and not self._busy():
                     self._drain.check()
-                self._grow(len(waiting) + len(self._busy()))
+                self.grow(len(waiting) + len(self._busy()))
                 self._assign(waiting, stage)
                 self._meters.busy.set(len(self._busy()))
                 self._meters.waiting.set(len(waiting))
@@ -135,7 +136,7 @@ class Pool:
     def _busy(self) -> list[_Member]:
         return [member for member in self._members if member.work]
 
-    def _grow(self, wanted: int) -> None:
+    def grow(self, wanted: int) -> None:
         """Ask for as many members as there is work and room for. They get work when they are there."""
         if self._heart is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -308,7 +309,11 @@ class _Actor:
         self.worker: Callable[[Any, Callable[[str], None]], Any] | None = None
 
     def ready(self) -> tuple[str, str]:
-        """Answers once the actor is there, with the id of its node and its name."""
+        """Answers once the actor is there, with the id of its node and its name.
+
+        What every worker needs is imported here, and not with the first unit: there may be none as yet.
+        """
+        import_module("kt_batch.methods.knowledge")  # torch, above all: a second and a half
         return str(ray.get_runtime_context().get_node_id()), this_worker()
 
     def run(self, turn: int, stage: int, factory: list[Any], unit: Any, careful: bool) -> tuple[Any, list[Event]]:

@@ -40,6 +40,7 @@ class RayRunner:
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._joined = not ray.is_initialized()
+        self._own = self._joined and address is None and "RAY_ADDRESS" not in os.environ
         if self._joined:
             _connect(address)
         self.gpus = gpus
@@ -47,6 +48,12 @@ class RayRunner:
         self._make = partial(Pool, deadline=deadline, drain=drain or Drain())
         self._pool = self._make(partial(self._ask, gpus), gpus=gpus)
         self.workers, self.cpus = self._ask(gpus)
+
+    def warm_up(self) -> None:
+        """On a Ray of our own, have all workers come up while what they are to do is still being planned. On a cluster
+        nobody knows yet how many the work is enough for, and others may wait for what they would hold."""
+        if self._own:
+            self._pool.grow(self.workers)
 
     def run(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import ray
 from kt_batch.errors import DamagedError, KtBatchError, Reason, RejectError, StoppedError, UsageError
 from kt_batch.runners.drain import Drain
 from kt_batch.runners.ray_runner import RayRunner, share_out
-from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.ray_local import ray_environment, ray_here, ray_runner  # noqa: F401  # the fixtures
 
 Beat = Callable[[str], None]
 Worker = Callable[[int, Beat], Any]
@@ -209,6 +211,43 @@ def test_prometheus_finds_what_a_pool_has_done_at_rays_agent(ray_runner: RayRunn
         found = [line for line in lines if line.startswith("ray_kt_batch_units_done")]
     assert found
     assert float(found[0].split()[-1]) >= 5
+
+
+WARM_UP = """
+import subprocess
+import sys
+import time
+import ray
+from kt_batch.runners.ray_runner import RayRunner
+
+runner = RayRunner(None, 1, 1)
+before = ray.available_resources()["CPU"]
+runner.warm_up()
+give_up = time.monotonic() + 60
+while ray.available_resources().get("CPU", 0) > before - 1 and time.monotonic() < give_up:
+    time.sleep(0.2)
+print(before - ray.available_resources().get("CPU", 0))
+other = RayRunner(None, 1, 1)  # this one has joined a Ray that is there already
+other.warm_up()
+time.sleep(2)
+print(before - ray.available_resources().get("CPU", 0))
+print(*runner.run(lambda: lambda unit, beat: unit * unit, [2, 3]))
+runner.close()
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_ray_of_our_own_come_up_before_there_is_work_and_on_another_one_with_it() -> None:
+    with ray_environment() as (environment, _):
+        told = subprocess.run(
+            [sys.executable, "-c", WARM_UP],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    assert told.stdout.split() == ["1.0", "1.0", "4", "9"]
 
 
 # ---- joining ---------------------------------------------------------------------------------------------------------
