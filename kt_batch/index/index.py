@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace, pack, spread
-from kt_batch.index.shards import PART, Shard, make_shard, match_parts
+from kt_batch.index.shards import PART, Shard, joined, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import asked, dequantise, fit_basis, products
@@ -50,6 +51,12 @@ class Index:
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         self.rivals: dict[str, object] = {}
+
+    def in_one_piece(self) -> Index:
+        """The same index, its shards as one in memory. A search looks into every shard by itself, so that in a small
+        library, whose tree has a few dozen of them all the same, most of the time would go into calls."""
+        tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
+        return Index(tree, [joined(self.shards)])
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""

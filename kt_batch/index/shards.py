@@ -18,6 +18,7 @@ A search reads the first level of every patch of a leaf, and the rest of the few
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,16 @@ class Shard:
     def count(self) -> int:
         """n, the number of kept patches."""
         return self.patch_ids.shape[0]
+
+
+def joined(shards: Sequence[Shard]) -> Shard:
+    """Shards of one library, one after the other in one piece of memory."""
+
+    def whole(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(parts))
+
+    payload = tuple(whole(parts) for parts in zip(*(shard.payload for shard in shards), strict=True))
+    return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))  # type: ignore[arg-type]
 
 
 def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kt_batch.kernels.tiles import blocks, unit
+from kt_batch.kernels.tiles import LARGE, blocks, unit
 
 FIXED_POINT = 2.0**24
 
@@ -53,7 +53,7 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """
     labels = torch.empty(vectors.shape[0], dtype=torch.int64)
     cosines = torch.empty(vectors.shape[0])
-    for start, count, block in blocks(vectors):
+    for start, count, block in blocks(vectors, LARGE):
         best = (block @ centres.T).max(1)
         labels[start : start + count] = best.indices[:count]
         cosines[start : start + count] = best.values[:count]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.kernels.bounds import rounding_slack
-from kt_batch.kernels.tiles import blocks
+from kt_batch.kernels.tiles import LARGE, blocks
 
 LEVEL_WIDTH = 128  # principal coordinates and the rest's length: 127 + 1
 
@@ -35,7 +35,7 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
     largest component is positive.
     """
     moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
-    for _, _, block in blocks(vectors):
+    for _, _, block in blocks(vectors, LARGE):
         moments += (block.T @ block).double()
     found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
     largest = found.gather(0, found.abs().argmax(0, keepdim=True))

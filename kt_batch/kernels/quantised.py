@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.kernels.principal import LEVEL_WIDTH, Basis, principal_directions
-from kt_batch.kernels.tiles import blocks, unit
+from kt_batch.kernels.tiles import LARGE, blocks, unit
 
 STEP = 0.44  # between two codes, in spreads: the least error for the rests of VGG-19's and kt-vgg's relu3_1
 MIDDLE = 7.5  # codes are 0 to 15
@@ -28,7 +28,7 @@ def fit_basis(vectors: Tensor) -> Basis:
     """The basis for a library of which `(n, D)` unit vectors are a sample. The spread is that of rests of length 1."""
     directions = principal_directions(vectors, LEVEL_WIDTH - 1)
     total = torch.zeros(vectors.shape[1], dtype=torch.float64)
-    for _, _, block in blocks(vectors):
+    for _, _, block in blocks(vectors, LARGE):
         total += unit(block - block @ directions @ directions.T).double().square().sum(0)
     return Basis(directions, (total / max(1, len(vectors))).sqrt().clamp(min=1e-6).float())
 
@@ -36,7 +36,7 @@ def fit_basis(vectors: Tensor) -> Basis:
 def quantise(vectors: Tensor, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
     """Unit (or zero) vectors `(n, D)`, D even -> coordinates `(n, d)` float16, codes `(n, D / 2)` uint8, the first half
     of the values in the low bits, and gains `(n,)` float32, 0 for a zero vector."""
-    parts = [_quantise_block(block, basis, count) for _, count, block in blocks(vectors)]
+    parts = [_quantise_block(block, basis, count) for _, count, block in blocks(vectors, LARGE)]
     return tuple(torch.cat([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]
 
 

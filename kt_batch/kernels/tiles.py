@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # rows of a block where nothing else fixes it
+BLOCK = 256  # rows of a block: a small photograph has few queries, and pays for a block whole
+LARGE = 1024  # rows of a block where a library is made, in which there are always many
 
 
 def pad_rows(x: Tensor, multiple: int) -> Tensor:

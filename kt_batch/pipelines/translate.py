@@ -52,6 +52,8 @@ from kt_batch.store.schemas import PROVENANCE
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
+IN_MEMORY = 64 << 20  # bytes of an index that every worker holds for itself; of larger ones a node holds one, mapped
+
 
 @dataclass(frozen=True)
 class TranslateJob:
@@ -208,13 +210,15 @@ def made_elsewhere(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
 
 
 def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
-    """Open an index for searching; its shards are mapped from the library itself or from `cache`."""
+    """Open an index for searching; its shards are mapped from the library itself or from `cache`, and read as one where
+    they are small."""
     name = f"index/{summary.digest}/tree.safetensors"
     data = library.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
         raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
     shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
-    return Index(Tree.from_bytes(data), shards)
+    index = Index(Tree.from_bytes(data), shards)
+    return index.in_one_piece() if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY else index
 
 
 def default_cache() -> str:

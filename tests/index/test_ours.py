@@ -81,6 +81,20 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
     assert (found[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
 
 
+@BOTH
+@pytest.mark.parametrize("payload", ["float16", "4bit"])
+def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, certify: bool) -> None:
+    config = IndexConfig(max_leaf=32, merge=1, payload=payload)
+    parts = sharded_index_of(clustered(2000, CHANNELS, clusters=30, seed=1), config, shards=3)
+    whole = parts.in_one_piece()
+    everyone = torch.arange(parts.count)
+    assert (len(parts.shards), len(whole.shards)) == (3, 1)
+    assert (whole.patch_ids(everyone) == parts.patch_ids(everyone)).all()
+    assert whole.patches(everyone).equal(parts.patches(everyone))
+    assert whole.leaf_level(70)[0].equal(parts.leaf_level(70)[0])
+    assert same(run(whole, queries, certify), run(parts, queries, certify))
+
+
 def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
     queries = clustered(200, CHANNELS, clusters=200, seed=2)

@@ -13,7 +13,7 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
-from kt_batch.pipelines import build_units
+from kt_batch.pipelines import build_units, translate
 from kt_batch.pipelines.build import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.common import Step
 from kt_batch.pipelines.numerics import fix_numerics
@@ -67,6 +67,16 @@ class Listening(LocalRunner):
             given: list[str] = []
             yield worker(unit, given.append)
             self.beats.setdefault(type(worker).__name__, []).append(len(given))
+
+
+def test_a_small_index_is_opened_in_one_piece_and_a_large_one_shard_by_shard(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(opened(collection.library, collection.index).shards) == 1
+    monkeypatch.setattr(translate, "IN_MEMORY", 0)
+    summary = read_index_summary(open_location(str(collection.library)), collection.index)
+    assert summary is not None
+    assert len(opened(collection.library, collection.index).shards) == len(summary.shards) > 1
 
 
 def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -> None:
