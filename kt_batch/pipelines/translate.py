@@ -12,16 +12,12 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from kt_batch.config import RunOptions, TranslateConfig
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
-from kt_batch.index.ids import unpack_ids
 from kt_batch.index.index import Index
 from kt_batch.index.shards import open_shard
 from kt_batch.index.tree import Tree
-from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, to_pixels, to_tensor
+from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.common import (
     Beat,
@@ -40,6 +36,7 @@ from kt_batch.pipelines.common import (
     unreadable_id,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.provenance import Provenance
 from kt_batch.store.attempts import find_retry
 from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import encode, pad_to
@@ -48,7 +45,6 @@ from kt_batch.store.inputs import Input, list_inputs, output_name
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.runs import write_run_summary
-from kt_batch.store.schemas import PROVENANCE
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
@@ -253,7 +249,7 @@ class TranslateWorker:
         whose outputs are there already is looked at all the same."""
         config = self.job.config
         stored: dict[str, Future[tuple[str, int]]] = {}
-        tables: list[pa.Table] = []
+        provenance = Provenance()
         rejects: list[dict[str, str]] = []
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
         item_seconds: dict[str, float] = {}
@@ -280,17 +276,16 @@ class TranslateWorker:
             beat("")  # trouble with the store from here on is not the image's
             for item in missing:
                 self._put_soon(stored, item, data)
-                tables.append(
-                    provenance_rows(found, self.method.index, output_name(item.name, config.format), self.job)
-                )
+                provenance.add(output_name(item.name, config.format), found)
             patches += len(found.rows) * len(missing)
             seconds["write"] += time.perf_counter() - started
             item_seconds[items[0].image_id] = time.perf_counter() - began
         beat("")
         started = time.perf_counter()
         outputs = {name: put.result() for name, put in stored.items()}
-        refs = self._write(unit.id, tables, rejects)
+        refs = self._write(unit.id, provenance, rejects)
         seconds["write"] += time.perf_counter() - started
+        ncc_sum, certified = provenance.sums()
         receipt = Receipt(
             unit=unit.id,
             attempt=new_attempt(),
@@ -300,6 +295,8 @@ class TranslateWorker:
             images=len(outputs),
             patches=patches,
             rejects=len(rejects),
+            ncc_sum=ncc_sum,
+            certified=certified,
             numerics=self.numerics,
             timings=seconds,
             finished=time.time(),
@@ -331,43 +328,11 @@ class TranslateWorker:
             )
         return found, len(there)
 
-    def _write(self, unit: str, tables: list[pa.Table], rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
+    def _write(self, unit: str, provenance: Provenance, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         refs = []
-        if tables:
-            groups = [table.num_rows for table in tables]
-            joined = pa.concat_tables(tables).unify_dictionaries()
-            refs.append(commit_table(self.location, "provenance", unit, joined, groups))
+        if provenance.names:
+            table = provenance.table(self.method.index, self.job.library)
+            refs.append(commit_table(self.location, "provenance", unit, table, provenance.groups))
         if rejects:
             refs.append(commit_table(self.location, "rejects", unit, rejects_table(rejects)))
         return tuple(refs)
-
-
-def provenance_rows(found: Translation, index: Index, output: str, job: TranslateJob) -> pa.Table:
-    """One row per (patch, rank) of one output, in reading order."""
-    n, k = found.matches.rows.shape
-    image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(found.matches.rows.flatten()))
-    rank = np.tile(np.arange(k, dtype=np.uint8), n)
-    certified = np.repeat(found.matches.certified.numpy(), k) & (rank == 0)
-    raw = image_ids.view("V8")[:, 0]
-    distinct, codes = np.unique(raw, return_inverse=True)
-    sources = pa.DictionaryArray.from_arrays(
-        pa.array(codes.astype(np.int32)), pa.array([bytes(value) for value in distinct], pa.binary(8))
-    )
-    columns = [
-        _constant(output, n * k),
-        pa.array(np.repeat(found.rows.numpy(), k).astype(np.uint16)),
-        pa.array(np.repeat(found.cols.numpy(), k).astype(np.uint16)),
-        pa.array(rank),
-        pa.array(found.weights.flatten().numpy()),
-        _constant(job.library, n * k),
-        sources,
-        pa.array(source_rows),
-        pa.array(source_cols),
-        pa.array(found.ncc.flatten().numpy().astype(np.float16)),
-        pa.array(certified),
-    ]
-    return pa.Table.from_arrays(columns, schema=PROVENANCE)
-
-
-def _constant(value: str, count: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value]))

@@ -47,9 +47,12 @@ class Receipt(_Record):
     `outputs` is aligned with the unit's items: (SHA-256, bytes) of each output image, None for a rejected item; empty
     when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` stand outside digests.
 
-    So do three that are for the report alone, and that receipts of earlier versions lack: `finished` (Unix seconds),
-    `worker` (host:process) and `item_seconds`, aligned with the unit's items: the seconds of each one's image, None
-    where it was rejected or is another unit's. No decision uses them.
+    `ncc_sum` and `certified` are over the best match of every patch: the sum of the NCC, and how many are certified;
+    what makes no images has none, nor have receipts of earlier versions.
+
+    Three more are for the report alone and stand outside digests, too: `finished` (Unix seconds), `worker`
+    (host:process) and `item_seconds`, aligned with the unit's items: the seconds of each one's image, None where it was
+    rejected or is another unit's. No decision uses them, and receipts of earlier versions lack them.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -61,6 +64,8 @@ class Receipt(_Record):
     rejects: NonNegativeInt = 0
     images: NonNegativeInt = 0
     patches: NonNegativeInt = 0
+    ncc_sum: float | None = None
+    certified: NonNegativeInt | None = None
     numerics: dict[str, str] = {}
     timings: dict[str, Seconds] = {}
     finished: Seconds | None = None
@@ -78,7 +83,7 @@ class Receipt(_Record):
     def to_json(self) -> bytes:
         """Canonical bytes: sorted keys, no spaces; table names and what was not recorded left out."""
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
-        for field in ("finished", "worker", "item_seconds"):
+        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds"):
             if content[field] in (None, []):
                 del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -113,6 +113,27 @@ def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Colle
     assert summary.patches == PATCHES
 
 
+def test_receipts_without_sums_of_the_matches_are_summed_up_from_the_provenance(
+    collection: Collection, tmp_path: Path
+) -> None:
+    job = translate_job(
+        collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3, certify=True)
+    )
+    summary = translated([collection.photos], job)
+    path, receipts = tmp_path / "run" / "run.json", sorted((tmp_path / "run" / "receipts").rglob("*.json"))
+    expected = path.read_bytes()
+    assert summary.certified_share == 1
+    assert len(receipts) == 2
+    for receipt in receipts:
+        content = json.loads(receipt.read_bytes())
+        assert content.pop("certified") == content["patches"]
+        assert 0 < content.pop("ncc_sum") < content["patches"]
+        receipt.write_text(json.dumps(content))
+    path.unlink()
+    translated([collection.photos], job)
+    assert path.read_bytes() == expected
+
+
 def test_alpha_zero_takes_nothing_from_the_library(collection: Collection, tmp_path: Path) -> None:
     swaps = ("geometric", "statistics")
     jobs = [

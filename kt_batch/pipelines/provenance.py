@@ -1,0 +1,75 @@
+"""The provenance table of a unit: which library patch every patch of its outputs was made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from kt_batch.index.ids import unpack_ids
+from kt_batch.index.index import Index
+from kt_batch.methods.knowledge import Translation
+from kt_batch.store.schemas import PROVENANCE
+
+
+@dataclass
+class Provenance:
+    """What a unit's table is made of: gathered output by output, as few bytes as it can be, and a table at the end. One
+    by one, the tables of small images would take longer to make than the images' own bytes."""
+
+    names: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)  # rows of each output
+    _parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
+
+    def add(self, name: str, found: Translation) -> None:
+        """One more output, translated so."""
+        n, k = found.matches.rows.shape
+        rank = np.tile(np.arange(k, dtype=np.uint8), n)
+        columns = (
+            np.repeat(found.rows.numpy(), k).astype(np.uint16),
+            np.repeat(found.cols.numpy(), k).astype(np.uint16),
+            rank,
+            found.weights.flatten().numpy(),
+            found.matches.rows.flatten().numpy(),
+            found.ncc.flatten().numpy().astype(np.float16),
+            np.repeat(found.matches.certified.numpy(), k) & (rank == 0),
+        )
+        self.names.append(name)
+        self.groups.append(n * k)
+        self._parts.append(columns)
+
+    def table(self, index: Index, library: str) -> pa.Table:
+        """One row per (patch, rank), output after output, in reading order; `groups` are the rows of each."""
+        rows, cols, rank, weights, kept, ncc, certified = self._columns()
+        image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(torch.from_numpy(kept)))
+        distinct, codes = np.unique(image_ids.view(">u8")[:, 0], return_inverse=True)
+        sources = [value.tobytes() for value in distinct.astype(">u8").view("V8")]
+        outputs = np.repeat(np.arange(len(self.names), dtype=np.int32), self.groups)
+        columns = [
+            pa.DictionaryArray.from_arrays(pa.array(outputs), pa.array(self.names)),
+            pa.array(rows),
+            pa.array(cols),
+            pa.array(rank),
+            pa.array(weights),
+            pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([library])),
+            pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(sources, pa.binary(8))),
+            pa.array(source_rows),
+            pa.array(source_cols),
+            pa.array(ncc),
+            pa.array(certified),
+        ]
+        return pa.Table.from_arrays(columns, schema=PROVENANCE)
+
+    def sums(self) -> tuple[float, int]:
+        """Over the best match of every patch: the sum of the NCC, exact in any order, and how many are certified."""
+        if not self.names:
+            return 0.0, 0
+        _, _, rank, _, _, ncc, certified = self._columns()
+        return float(ncc[rank == 0].astype(np.float64).sum()), int(np.count_nonzero(certified))
+
+    def _columns(self) -> list[NDArray[Any]]:
+        return [np.concatenate(column) for column in zip(*self._parts, strict=True)]
