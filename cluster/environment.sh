@@ -6,3 +6,4 @@ export RAY_grpc_keepalive_time_ms=2000
 export RAY_grpc_keepalive_timeout_ms=3000
 export RAY_grpc_client_keepalive_time_ms=2000
 export RAY_grpc_client_keepalive_timeout_ms=3000
+export RAY_prestart_worker_first_driver=0

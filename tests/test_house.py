@@ -39,6 +39,7 @@ NODE_ENVIRONMENT = {
     "RAY_grpc_keepalive_timeout_ms": "3000",
     "RAY_grpc_client_keepalive_time_ms": "2000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 
