@@ -12,6 +12,9 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kt_batch.config import RunOptions, TranslateConfig
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.index import Index
@@ -248,7 +251,7 @@ class TranslateWorker:
         """Translate one unit and commit it. An unusable image costs one reject row per output it would have had; one
         whose outputs are there already is looked at all the same."""
         config = self.job.config
-        stored: dict[str, Future[tuple[str, int]]] = {}
+        stored: list[Future[dict[str, tuple[str, int]]]] = []
         provenance = Provenance()
         rejects: list[dict[str, str]] = []
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
@@ -271,18 +274,16 @@ class TranslateWorker:
             for stage, spent in found.seconds.items():
                 seconds[stage] += spent
             started = time.perf_counter()
-            pixels = to_pixels(found.image)[: working.height, : working.width]
-            data = encode(pixels, config.format, config.quality)
-            beat("")  # trouble with the store from here on is not the image's
             for item in missing:
-                self._put_soon(stored, item, data)
                 provenance.add(output_name(item.name, config.format), found)
+            beat("")  # trouble with the store from here on is not the image's
+            self._store_soon(stored, missing, to_pixels(found.image)[: working.height, : working.width])
             patches += len(found.rows) * len(missing)
             seconds["write"] += time.perf_counter() - started
             item_seconds[items[0].image_id] = time.perf_counter() - began
         beat("")
         started = time.perf_counter()
-        outputs = {name: put.result() for name, put in stored.items()}
+        outputs = {name: output for images in stored for name, output in images.result().items()}
         refs = self._write(unit.id, provenance, rejects)
         seconds["write"] += time.perf_counter() - started
         ncc_sum, certified = provenance.sums()
@@ -305,12 +306,18 @@ class TranslateWorker:
         )
         return self.ledger.commit(receipt)
 
-    def _put_soon(self, stored: dict[str, Future[tuple[str, int]]], item: Item, data: bytes) -> None:
-        """Have an output made durable while the next image is worked on: one at a time, so that memory stays bounded,
-        and what went wrong with an earlier one is raised here."""
-        for earlier in stored.values():
-            earlier.result()
-        stored[item.name] = self.aside.submit(self._put_image, item, data)
+    def _store_soon(
+        self, stored: list[Future[dict[str, tuple[str, int]]]], items: Sequence[Item], pixels: NDArray[np.float32]
+    ) -> None:
+        """Have an image made into files, durably, while the next one is worked on: one at a time, so that memory stays
+        bounded, and what went wrong with the one before is raised here."""
+        if stored:
+            stored[-1].result()
+        stored.append(self.aside.submit(self._store, items, pixels))
+
+    def _store(self, items: Sequence[Item], pixels: NDArray[np.float32]) -> dict[str, tuple[str, int]]:
+        data = encode(pixels, self.job.config.format, self.job.config.quality)
+        return {item.name: self._put_image(item, data) for item in items}
 
     def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:
         """Put-if-absent at the final name; what is there already is read back and must be the same image, or one of
