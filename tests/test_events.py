@@ -235,7 +235,7 @@ def test_a_retry_of_the_store_tells_what_it_was_for_and_no_secret(
             monkeypatch.setenv(name, value)
         place = open_location("s3://bucket/prefix")
 
-        def worker(unit: str, beat: Callable[[str], None]) -> bytes:
+        def worker(unit: str, beat: Callable[[str], bool]) -> bytes:
             beat("0123456789abcdef")
             return place.read_bytes("a/name")
 

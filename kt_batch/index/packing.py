@@ -60,7 +60,7 @@ def pack(
     centre: Tensor,
     space: ClusterSpace,
     level: int,
-    pulse: Callable[[], None] = lambda: None,
+    pulse: Callable[[], object] = lambda: None,
 ) -> Packed:
     """Pack one cluster.
 
@@ -109,7 +109,7 @@ def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Te
 class _Builder:
     """Grows the node arrays while clusters are split."""
 
-    def __init__(self, config: IndexConfig, vectors: Tensor, centre: Tensor, pulse: Callable[[], None]) -> None:
+    def __init__(self, config: IndexConfig, vectors: Tensor, centre: Tensor, pulse: Callable[[], object]) -> None:
         self.config = config
         self.pulse = pulse
         self.vectors = vectors

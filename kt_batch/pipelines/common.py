@@ -30,11 +30,13 @@ HASH_THREADS = 8
 HASH_TOGETHER = 16  # inputs that a thread takes at a time: to hand over a small file costs as much as to hash it
 
 
-Beat = Callable[[str], None]
+# A heartbeat; answers whether this unit has cost a worker, and is to be done with care: nothing beside what was named.
+Beat = Callable[[str], bool]
 
 
-def no_beat(part: str) -> None:
+def no_beat(part: str) -> bool:  # noqa: ARG001
     """For callers that nobody watches."""
+    return False
 
 
 class Runner(Protocol):

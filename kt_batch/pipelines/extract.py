@@ -25,11 +25,8 @@ from kt_batch.pipelines.common import (
     Progress,
     Runner,
     Step,
-    by_image,
-    check_condemned,
     no_beat,
     plan_items,
-    read_image,
     reject_row,
     rejects_table,
     run_units,
@@ -37,8 +34,8 @@ from kt_batch.pipelines.common import (
     told,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.reading import Reader
 from kt_batch.store.attempts import find_retry
-from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage, pad_to, preview
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.library import write_library_summary
@@ -214,7 +211,7 @@ class ExtractWorker:
         self.numerics = fix_numerics(job.threads)
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         self.encoder = load_encoder(job.source).network
-        self.images = DecoderProcess()
+        self.reader = Reader()
         self.location = open_location(job.library)
         self.ledger = Ledger(self.location)
 
@@ -225,24 +222,19 @@ class ExtractWorker:
         seconds = {"read": 0.0, "encode": 0.0, "write": 0.0}
         item_seconds: dict[str, float] = {}
         images, patches, rejects = [], [], []
-        for items in by_image(unit):
-            began = started = time.perf_counter()
-            try:
-                beat(items[0].image_id)
-                check_condemned(unit, items[0].image_id)
-                others = self.job.others.get(items[0].image_id, ())
-                working = read_image(items, config.encoder.size, self.images.decode, others)
-            except RejectError as error:
-                rejects += [reject_row(item, "decode", error) for item in items]
+        for read in self.reader.images(unit, config.encoder.size, beat, self.job.others):
+            items, working, image = read.items, read.found, read.items[0].image_id
+            seconds["read"] += read.seconds
+            if isinstance(working, RejectError):
+                rejects += [reject_row(item, "decode", working) for item in items]
                 continue
-            seconds["read"] += time.perf_counter() - started
-            if (unit.id, items[0].image_id) in self.job.elsewhere:
+            if (unit.id, image) in self.job.elsewhere:
                 continue
             started = time.perf_counter()
-            patches.append(image_patches(self.encoder, working, items[0].image_id, config))
+            patches.append(image_patches(self.encoder, working, image, config))
             seconds["encode"] += time.perf_counter() - started
             images.append(_image_row(items, working, config))
-            item_seconds[items[0].image_id] = time.perf_counter() - began
+            item_seconds[image] = read.seconds + time.perf_counter() - started
         beat("")
         started = time.perf_counter()
         tables = self._write(unit.id, images, patches, rejects)

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -26,11 +26,8 @@ from kt_batch.pipelines.common import (
     Beat,
     Progress,
     Runner,
-    by_image,
-    check_condemned,
     no_beat,
     plan_items,
-    read_image,
     reject_row,
     rejects_table,
     run_units,
@@ -40,8 +37,8 @@ from kt_batch.pipelines.common import (
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.provenance import Provenance
+from kt_batch.pipelines.reading import Aside, Reader
 from kt_batch.store.attempts import find_retry
-from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
 from kt_batch.store.inputs import Input, list_inputs, output_name
@@ -240,12 +237,12 @@ class TranslateWorker:
         if summary is None:
             raise DamagedError(f"The index {job.config.index_digest} of '{job.library}' is gone.")
         index = open_index(library, summary, Path(job.cache))
-        self.images = DecoderProcess()
+        self.reader = Reader()
         self.method = KnowledgeTransfer(encoder.network, decoder.network, index, job.config)
         self.stride = encoder.network.geometry(layer).stride
         self.location = open_location(job.run)
         self.ledger = Ledger(self.location)
-        self.aside = ThreadPoolExecutor(1)  # an output is made durable while the next image is worked on
+        self.aside = Aside()
 
     def __call__(self, unit: Unit, beat: Beat = no_beat) -> Receipt:
         """Translate one unit and commit it. An unusable image costs one reject row per output it would have had; one
@@ -257,19 +254,16 @@ class TranslateWorker:
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
         item_seconds: dict[str, float] = {}
         patches = 0
-        for items in by_image(unit):
-            began = started = time.perf_counter()
-            try:
-                beat(items[0].image_id)
-                check_condemned(unit, items[0].image_id)
-                working = read_image(items, config.encoder.size, self.images.decode)
-            except RejectError as error:
-                rejects += [reject_row(item, "decode", error) for item in items]
+        for read in self.reader.images(unit, config.encoder.size, beat):
+            items, working = read.items, read.found
+            seconds["read"] += read.seconds
+            if isinstance(working, RejectError):
+                rejects += [reject_row(item, "decode", working) for item in items]
                 continue
-            seconds["read"] += time.perf_counter() - started
             missing = [item for item in items if (unit.id, item.name) not in self.job.elsewhere]
             if not missing:
                 continue
+            began = time.perf_counter()
             found = self.method.translate(to_tensor(pad_to(working.pixels, self.stride)))
             for stage, spent in found.seconds.items():
                 seconds[stage] += spent
@@ -280,7 +274,7 @@ class TranslateWorker:
             self._store_soon(stored, missing, to_pixels(found.image)[: working.height, : working.width])
             patches += len(found.rows) * len(missing)
             seconds["write"] += time.perf_counter() - started
-            item_seconds[items[0].image_id] = time.perf_counter() - began
+            item_seconds[items[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
         outputs = {name: output for images in stored for name, output in images.result().items()}
@@ -313,7 +307,7 @@ class TranslateWorker:
         bounded, and what went wrong with the one before is raised here."""
         if stored:
             stored[-1].result()
-        stored.append(self.aside.submit(self._store, items, pixels))
+        stored.append(self.aside.submit(items[0].image_id, self._store, items, pixels))
 
     def _store(self, items: Sequence[Item], pixels: NDArray[np.float32]) -> dict[str, tuple[str, int]]:
         data = encode(pixels, self.job.config.format, self.job.config.quality)

@@ -21,13 +21,13 @@ class LocalRunner:
 
     def run(
         self,
-        factory: Callable[[], Callable[[U, Callable[[str], None]], R]],
+        factory: Callable[[], Callable[[U, Callable[[str], bool]], R]],
         units: Sequence[U],
         condemn: Callable[[U, str, str], U] | None = None,  # noqa: ARG002
     ) -> Iterator[R]:
         """Yield the result of each unit; the worker is made when the first unit is due. Nobody watches a loop in one's
         own process: `condemn` is never called. Raises StoppedError between units when the end was asked for."""
-        worker: Callable[[U, Callable[[str], None]], R] | None = None
+        worker: Callable[[U, Callable[[str], bool]], R] | None = None
         for unit in units:
             self._drain.check()
             with about(unit=unit_name(unit), worker=this_worker()):
@@ -45,6 +45,7 @@ def unit_name(unit: object) -> str:
     return str(getattr(unit, "id", unit))
 
 
-def _begins(part: str) -> None:
+def _begins(part: str) -> bool:
     """A heartbeat: nobody waits for it, but the log should know what it is about."""
     turn_to(image=part)
+    return False

@@ -306,7 +306,7 @@ class _Actor:
         self.number = number
         self.heart = heart
         self.stage = -1
-        self.worker: Callable[[Any, Callable[[str], None]], Any] | None = None
+        self.worker: Callable[[Any, Callable[[str], bool]], Any] | None = None
 
     def ready(self) -> tuple[str, str]:
         """Answers once the actor is there, with the id of its node and its name.
@@ -321,23 +321,21 @@ class _Actor:
         error is raised as itself."""
         counts, sent = itertools.count(1), 0.0
 
-        def beat(part: str) -> None:
+        def beat(part: str) -> bool:
             """With care it waits until it is heard: a process that dies in the next moment would take the message with
-            it. The first says that the worker is there, the second that it has begun."""
+            it. The first says that the worker is there, the second that it has begun. Answers whether it is so."""
             nonlocal sent
             turn_to(image=part)
             count, now = next(counts), time.monotonic()
             if not careful and count > 2 and now - sent < BEAT_EVERY:
-                return
+                return careful
             sent = now
             told = events.take() if careful else []  # otherwise it comes with the result, before which it belongs
             heard = self.heart.beat.remote(self.number, turn, count, part, told)
-            if not careful and count > 1:
-                return
-            try:
-                ray.get(heard, timeout=BEAT_SECONDS)
-            except (RayActorError, GetTimeoutError):
-                return  # the heart is being restarted; the work is worth more than the news of it
+            if careful or count == 1:
+                with suppress(RayActorError, GetTimeoutError):  # a heart being restarted: the work is worth more
+                    ray.get(heard, timeout=BEAT_SECONDS)
+            return careful
 
         with keep_events() as events, about(unit=unit_name(unit), worker=this_worker()):
             beat("")

@@ -57,7 +57,7 @@ class RayRunner:
 
     def run(
         self,
-        factory: Callable[[], Callable[[U, Callable[[str], None]], R]],
+        factory: Callable[[], Callable[[U, Callable[[str], bool]], R]],
         units: Sequence[U],
         condemn: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:

@@ -28,8 +28,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             raise RejectError(Reason.TOO_MANY_PIXELS, "2.png is too large")
         return common.read_image(items, *rest)
 
-    for pipeline in ("extract", "translate"):
-        monkeypatch.setattr(f"kt_batch.pipelines.{pipeline}.read_image", read_image)
+    monkeypatch.setattr("kt_batch.pipelines.reading.read_image", read_image)
     return monkeypatch
 
 

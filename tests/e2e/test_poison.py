@@ -19,7 +19,7 @@ from tests.tiny import extracted, patches, rows, translate_job, translated
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
 
-Beat = Callable[[str], None]
+Beat = Callable[[str], bool]
 
 
 def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm: str) -> Callable[[Any, Beat], Any]:
@@ -27,10 +27,11 @@ def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm
     worker = factory()
 
     def careless(unit: Any, beat: Beat) -> Any:
-        def beat_and_suffer(part: str) -> None:
-            beat(part)
+        def beat_and_suffer(part: str) -> bool:
+            careful = beat(part)
             if part == image and image not in unit.condemned:
                 os._exit(1) if harm == "dies" else time.sleep(3600)
+            return careful
 
         return worker(unit, beat_and_suffer)
 

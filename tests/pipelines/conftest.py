@@ -13,7 +13,7 @@ import torch
 from kt_batch.runners.local import LocalRunner
 from tests.tiny import draw_all, extracted, indexed
 
-Factory = Callable[[], Callable[[Any, Callable[[str], None]], Any]]
+Factory = Callable[[], Callable[[Any, Callable[[str], bool]], Any]]
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,16 @@ class Listening(LocalRunner):
 
     def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
         worker = factory()
+        given: list[str] = []
+
+        def beat(part: str) -> bool:
+            given.append(part)
+            return False
+
         for unit in units:
-            given: list[str] = []
-            yield worker(unit, given.append)
-            self.beats.setdefault(type(worker).__name__, []).append(len(given))
+            before = len(given)
+            yield worker(unit, beat)
+            self.beats.setdefault(type(worker).__name__, []).append(len(given) - before)
 
 
 def test_a_small_index_is_opened_in_one_piece_and_a_large_one_shard_by_shard(

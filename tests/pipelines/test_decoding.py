@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.pipelines import extract as extract_module
-from kt_batch.pipelines import translate as translate_module
+from kt_batch.pipelines import reading
 from kt_batch.pipelines.common import read_image
 from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage, image_id
@@ -35,7 +34,7 @@ FRAGILE = partial(DecoderProcess, command=(sys.executable, "-P", "-c", CHILD))
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract_module, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
     shutil.copytree(collection.paintings, tmp_path / "in")
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
     summary = extracted([tmp_path / "in"], tmp_path / "library")
@@ -49,7 +48,7 @@ def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(translate_module, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
     draw(tmp_path / "in/a.png", 31)
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
     translated([tmp_path / "in"], translate_job(collection.library, tmp_path / "run", collection.index))

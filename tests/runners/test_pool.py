@@ -24,7 +24,7 @@ from kt_batch.runners.pool import Pool
 from tests.ray_local import ray_here  # noqa: F401  # the fixture
 
 pytestmark = pytest.mark.usefixtures("ray_here")
-Beat = Callable[[str], None]
+Beat = Callable[[str], bool]
 
 
 def squares() -> Callable[[int, Beat], int]:

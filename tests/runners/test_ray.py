@@ -21,7 +21,7 @@ from kt_batch.runners.drain import Drain
 from kt_batch.runners.ray_runner import RayRunner, share_out
 from tests.ray_local import ray_environment, ray_here, ray_runner  # noqa: F401  # the fixtures
 
-Beat = Callable[[str], None]
+Beat = Callable[[str], bool]
 Worker = Callable[[int, Beat], Any]
 SHORT = 1.5  # seconds; the deadline of runners whose workers are to be found silent
 

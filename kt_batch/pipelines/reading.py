@@ -1,0 +1,87 @@
+"""The images of a unit, one by one: while one of them is worked on, the next is fetched and decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from kt_batch.errors import RejectError
+from kt_batch.events import turn_to
+from kt_batch.pipelines.common import Beat, by_image, check_condemned, read_image
+from kt_batch.store.decoder_process import DecoderProcess
+from kt_batch.store.images import WorkingImage
+from kt_batch.store.units import Item, Unit
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Aside:
+    """One thread for what is done beside the work, one thing after the other. What it tells of is about the unit and
+    the image that it was handed over for."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+
+    def submit(self, image: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have `work` done for an image."""
+
+        def about_it() -> T:
+            turn_to(image=image)
+            return work(*args, **kwargs)
+
+        return self._thread.submit(copy_context().run, about_it)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The working image of items that are one image, or why there is none; and the seconds that it was waited for."""
+
+    items: list[Item]
+    found: WorkingImage | RejectError
+    seconds: float
+
+
+class Reader:
+    """Reads and decodes the images of units; decoding is contained in a process of its own."""
+
+    def __init__(self) -> None:
+        self._decoder = DecoderProcess()
+        self._aside = Aside()
+
+    def images(
+        self, unit: Unit, size: int, beat: Beat, others: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[Read]:
+        """The images of `unit` in id order, with a heartbeat for each. `others`: more URIs where an image may be.
+
+        Nothing is read ahead where `beat` asks for care: a process that is lost must be lost over the image that it
+        named.
+        """
+
+        def read(items: Sequence[Item]) -> WorkingImage:
+            image = items[0].image_id
+            check_condemned(unit, image)
+            return read_image(items, size, self._decoder.decode, (others or {}).get(image, ()))
+
+        def begin(items: Sequence[Item]) -> Future[WorkingImage]:
+            return self._aside.submit(items[0].image_id, read, items)
+
+        ahead: Future[WorkingImage] | None = None
+        images = by_image(unit)
+        for items, following in zip(images, [*images[1:], None], strict=True):
+            started = time.perf_counter()
+            careful = beat(items[0].image_id)
+            found = _image_or_reject(ahead or begin(items))
+            ahead = begin(following) if following and not careful else None
+            yield Read(items, found, time.perf_counter() - started)
+
+
+def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectError:
+    try:
+        return reading.result()
+    except RejectError as error:
+        return error
