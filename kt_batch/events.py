@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -72,7 +72,8 @@ class Kept(logging.Handler):
 
     def take(self) -> list[Event]:
         """What was kept since the last call."""
-        taken, self._events = self._events, []
+        with self.lock or nullcontext():  # as `emit` is called: other threads of the worker tell of things, too
+            taken, self._events = self._events, []
         return taken
 
 

@@ -42,7 +42,10 @@ VARIANCES = 48  # coordinates whose variance in a leaf is kept; the weaker ones 
 
 @dataclass(frozen=True)
 class Shard:
-    """One open shard; its tensors are mapped, not read. `payload`: codes and gains, or the four bands."""
+    """One open shard; its tensors are mapped and not read, unless it was made in memory, or `joined`.
+
+    `payload`: codes and gains, or the four bands.
+    """
 
     payload: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor]
     patch_ids: Tensor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 256  # rows of a block: a small photograph has few queries, and pays for a block whole
-LARGE = 1024  # rows of a block where a library is made, in which there are always many
+LARGE = 1024  # rows of a block where an index is clustered and coded: there are always many
 
 
 def pad_rows(x: Tensor, multiple: int) -> Tensor:

@@ -27,7 +27,9 @@ U = TypeVar("U")
 R = TypeVar("R")
 S = TypeVar("S", bound="DataclassInstance")
 HASH_THREADS = 8
-HASH_TOGETHER = 16  # inputs that a thread takes at a time: to hand over a small file costs as much as to hash it
+HASH_TOGETHER = (
+    16  # inputs that a thread takes at a time, at most: handing over a small file costs more than hashing it
+)
 
 
 # A heartbeat; answers whether this unit has cost a worker, and is to be done with care: nothing beside what was named.
@@ -49,8 +51,9 @@ class Runner(Protocol):
         condemn: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:
         """`factory` makes a worker where the work is done; it lives through many units. A worker is called with a unit
-        and a heartbeat: `beat(part)` says which part of the unit it begins. A part over which process after process is
-        lost is taken out: `condemn(unit, part, why)` is the unit to do instead."""
+        and a heartbeat: `beat(part)` says which part of the unit it begins, and answers whether the unit is to be done
+        with care. A part over which process after process is lost is taken out: `condemn(unit, part, why)` is the unit
+        to do instead."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
     """Identify every input by its content. One that cannot be read now is planned all the same, under an id made of its
     URI, so that the unit work rejects it with its reason."""
     items: list[Item] = []
-    portions = [inputs[start : start + HASH_TOGETHER] for start in range(0, len(inputs), HASH_TOGETHER)]
+    size = max(1, min(HASH_TOGETHER, len(inputs) // (8 * HASH_THREADS)))
+    portions = [inputs[start : start + size] for start in range(0, len(inputs), size)]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         for portion in pool.map(lambda some: [_identify(source) for source in some], portions):
             items += portion
@@ -127,7 +131,9 @@ def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Seq
         try:
             return decode(data, size)
         except RejectError as error:
-            raise first or error from error
+            if first is None:
+                raise
+            raise first from error
     raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
 
 

@@ -23,28 +23,36 @@ class Provenance:
 
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)  # rows of each output
+    ncc_sum: float = 0.0  # over the best match of every patch
+    certified: int = 0  # of them
     _parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
 
     def add(self, name: str, found: Translation) -> None:
         """One more output, translated so."""
         n, k = found.matches.rows.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
+        ncc = found.ncc.flatten().numpy().astype(np.float16)
+        certified = np.repeat(found.matches.certified.numpy(), k) & (rank == 0)
         columns = (
             np.repeat(found.rows.numpy(), k).astype(np.uint16),
             np.repeat(found.cols.numpy(), k).astype(np.uint16),
             rank,
             found.weights.flatten().numpy(),
             found.matches.rows.flatten().numpy(),
-            found.ncc.flatten().numpy().astype(np.float16),
-            np.repeat(found.matches.certified.numpy(), k) & (rank == 0),
+            ncc,
+            certified,
         )
         self.names.append(name)
         self.groups.append(n * k)
+        self.ncc_sum += float(ncc[rank == 0].astype(np.float64).sum())  # exact in any order: they were float16
+        self.certified += int(np.count_nonzero(certified))
         self._parts.append(columns)
 
     def table(self, index: Index, library: str) -> pa.Table:
         """One row per (patch, rank), output after output, in reading order; `groups` are the rows of each."""
-        rows, cols, rank, weights, kept, ncc, certified = self._columns()
+        rows, cols, rank, weights, kept, ncc, certified = (
+            np.concatenate(column) for column in zip(*self._parts, strict=True)
+        )
         image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(torch.from_numpy(kept)))
         distinct, codes = np.unique(image_ids.view(">u8")[:, 0], return_inverse=True)
         sources = [value.tobytes() for value in distinct.astype(">u8").view("V8")]
@@ -63,13 +71,3 @@ class Provenance:
             pa.array(certified),
         ]
         return pa.Table.from_arrays(columns, schema=PROVENANCE)
-
-    def sums(self) -> tuple[float, int]:
-        """Over the best match of every patch: the sum of the NCC, exact in any order, and how many are certified."""
-        if not self.names:
-            return 0.0, 0
-        _, _, rank, _, _, ncc, certified = self._columns()
-        return float(ncc[rank == 0].astype(np.float64).sum()), int(np.count_nonzero(certified))
-
-    def _columns(self) -> list[NDArray[Any]]:
-        return [np.concatenate(column) for column in zip(*self._parts, strict=True)]

@@ -9,12 +9,15 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from kt_batch.errors import RejectError
+from kt_batch.errors import Reason, RejectError
 from kt_batch.events import turn_to
 from kt_batch.pipelines.common import Beat, by_image, check_condemned, read_image
 from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage
 from kt_batch.store.units import Item, Unit
+
+# Reasons for which an image is not rejected before it was read with no other work beside it, on memory and cores.
+LONE = frozenset({Reason.DECODER_DIED, Reason.DECODER_SLOW})
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,11 +42,13 @@ class Aside:
 
 @dataclass(frozen=True)
 class Read:
-    """The working image of items that are one image, or why there is none; and the seconds that it was waited for."""
+    """The working image of items that are one image, or why there is none; the seconds that it was waited for; and
+    whether the unit is done with care."""
 
     items: list[Item]
     found: WorkingImage | RejectError
     seconds: float
+    careful: bool
 
 
 class Reader:
@@ -72,16 +77,22 @@ class Reader:
 
         ahead: Future[WorkingImage] | None = None
         images = by_image(unit)
-        for items, following in zip(images, [*images[1:], None], strict=True):
-            started = time.perf_counter()
-            careful = beat(items[0].image_id)
-            found = _image_or_reject(ahead or begin(items))
-            ahead = begin(following) if following and not careful else None
-            yield Read(items, found, time.perf_counter() - started)
+        try:
+            for items, following in zip(images, [*images[1:], None], strict=True):
+                started = time.perf_counter()
+                careful = beat(items[0].image_id)
+                found = _image_or_reject(ahead or begin(items))
+                if ahead and isinstance(found, RejectError) and found.reason in LONE:
+                    found = _image_or_reject(begin(items))
+                ahead = begin(following) if following and not careful else None
+                yield Read(items, found, time.perf_counter() - started, careful)
+        finally:
+            if ahead:  # left in the middle
+                ahead.cancel()
 
 
 def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectError:
     try:
         return reading.result()
     except RejectError as error:
-        return error
+        return error.with_traceback(None)  # which holds the bytes of the file

@@ -48,6 +48,7 @@ from kt_batch.store.runs import write_run_summary
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
+_Stored = dict[str, tuple[str, int]]  # of an item's name, SHA-256 and bytes of its output
 IN_MEMORY = 64 << 20  # bytes of an index that every worker holds for itself; of larger ones a node holds one, mapped
 
 
@@ -248,39 +249,37 @@ class TranslateWorker:
         """Translate one unit and commit it. An unusable image costs one reject row per output it would have had; one
         whose outputs are there already is looked at all the same."""
         config = self.job.config
-        stored: list[Future[dict[str, tuple[str, int]]]] = []
+        stored: list[Future[_Stored]] = []
         provenance = Provenance()
         rejects: list[dict[str, str]] = []
         seconds = dict.fromkeys(("read", "encode", "search", "swap", "decode", "write"), 0.0)
         item_seconds: dict[str, float] = {}
         patches = 0
         for read in self.reader.images(unit, config.encoder.size, beat):
-            items, working = read.items, read.found
             seconds["read"] += read.seconds
-            if isinstance(working, RejectError):
-                rejects += [reject_row(item, "decode", working) for item in items]
+            if isinstance(read.found, RejectError):
+                rejects += [reject_row(item, "decode", read.found) for item in read.items]
                 continue
-            missing = [item for item in items if (unit.id, item.name) not in self.job.elsewhere]
+            missing = [item for item in read.items if (unit.id, item.name) not in self.job.elsewhere]
             if not missing:
                 continue
             began = time.perf_counter()
-            found = self.method.translate(to_tensor(pad_to(working.pixels, self.stride)))
+            found = self.method.translate(to_tensor(pad_to(read.found.pixels, self.stride)))
             for stage, spent in found.seconds.items():
                 seconds[stage] += spent
             started = time.perf_counter()
             for item in missing:
                 provenance.add(output_name(item.name, config.format), found)
-            beat("")  # trouble with the store from here on is not the image's
-            self._store_soon(stored, missing, to_pixels(found.image)[: working.height, : working.width])
+            pixels = to_pixels(found.image)[: read.found.height, : read.found.width]
+            self._store_soon(stored, missing, pixels, beat, read.careful)
             patches += len(found.rows) * len(missing)
             seconds["write"] += time.perf_counter() - started
-            item_seconds[items[0].image_id] = read.seconds + time.perf_counter() - began
+            item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
         outputs = {name: output for images in stored for name, output in images.result().items()}
         refs = self._write(unit.id, provenance, rejects)
         seconds["write"] += time.perf_counter() - started
-        ncc_sum, certified = provenance.sums()
         receipt = Receipt(
             unit=unit.id,
             attempt=new_attempt(),
@@ -290,8 +289,8 @@ class TranslateWorker:
             images=len(outputs),
             patches=patches,
             rejects=len(rejects),
-            ncc_sum=ncc_sum,
-            certified=certified,
+            ncc_sum=provenance.ncc_sum,
+            certified=provenance.certified,
             numerics=self.numerics,
             timings=seconds,
             finished=time.time(),
@@ -301,16 +300,28 @@ class TranslateWorker:
         return self.ledger.commit(receipt)
 
     def _store_soon(
-        self, stored: list[Future[dict[str, tuple[str, int]]]], items: Sequence[Item], pixels: NDArray[np.float32]
+        self,
+        stored: list[Future[_Stored]],
+        items: Sequence[Item],
+        pixels: NDArray[np.float32],
+        beat: Beat,
+        careful: bool,
     ) -> None:
         """Have an image made into files, durably, while the next one is worked on: one at a time, so that memory stays
-        bounded, and what went wrong with the one before is raised here."""
+        bounded, and what went wrong with the one before is raised here. With care nothing is done beside anything: a
+        process that its encoding ends is to be lost over this image."""
         if stored:
             stored[-1].result()
-        stored.append(self.aside.submit(items[0].image_id, self._store, items, pixels))
+        image, config = items[0].image_id, self.job.config
+        encoding = self.aside.submit(image, encode, pixels, config.format, config.quality)
+        if careful:
+            encoding.result()
+        beat("")  # trouble with the store from here on is not the image's
+        stored.append(self.aside.submit(image, lambda: self._put_images(items, encoding.result())))
+        if careful:
+            stored[-1].result()
 
-    def _store(self, items: Sequence[Item], pixels: NDArray[np.float32]) -> dict[str, tuple[str, int]]:
-        data = encode(pixels, self.job.config.format, self.job.config.quality)
+    def _put_images(self, items: Sequence[Item], data: bytes) -> _Stored:
         return {item.name: self._put_image(item, data) for item in items}
 
     def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:

@@ -15,7 +15,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import ray
@@ -311,9 +310,10 @@ class _Actor:
     def ready(self) -> tuple[str, str]:
         """Answers once the actor is there, with the id of its node and its name.
 
-        What every worker needs is imported here, and not with the first unit: there may be none as yet.
+        What every worker needs and takes longest is imported here, and not with the first unit: there may be none yet.
         """
-        import_module("kt_batch.methods.knowledge")  # torch, above all: a second and a half
+        import torch  # noqa: F401
+
         return str(ray.get_runtime_context().get_node_id()), this_worker()
 
     def run(self, turn: int, stage: int, factory: list[Any], unit: Any, careful: bool) -> tuple[Any, list[Event]]:

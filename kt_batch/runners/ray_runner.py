@@ -18,6 +18,7 @@ from kt_batch.runners.pool import Pool, first_line
 
 U = TypeVar("U")
 R = TypeVar("R")
+WARM = 4  # workers that are started before it is known how many the work is enough for
 KNOCK_SECONDS = 10.0  # in which the head of a cluster takes a connection
 DEADLINE = 1200.0  # seconds over one image, more than a store's own retries or two decoders that hang can take
 
@@ -50,10 +51,12 @@ class RayRunner:
         self.workers, self.cpus = self._ask(gpus)
 
     def warm_up(self) -> None:
-        """On a Ray of our own, have all workers come up while what they are to do is still being planned. On a cluster
-        nobody knows yet how many the work is enough for, and others may wait for what they would hold."""
+        """On a Ray of our own, have a few workers come up while what they are to do is still being planned.
+
+        Nobody knows yet how many the work is enough for, and on a cluster others may wait for what they would hold.
+        """
         if self._own:
-            self._pool.grow(self.workers)
+            self._pool.grow(WARM)
 
     def run(
         self,

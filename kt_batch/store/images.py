@@ -76,8 +76,15 @@ def decode(data: bytes, size: int) -> WorkingImage:
 
 def pad_to(pixels: Floats, stride: int) -> Floats:
     """(H, W, C) reflected at the bottom and right up to multiples of `stride`, each side at least 2 * stride."""
-    down, across = (max(2 * stride, -(-side // stride) * stride) - side for side in pixels.shape[:2])
-    return np.pad(pixels, ((0, down), (0, across), (0, 0)), mode="reflect")
+    rows, cols = (_reflected(side, max(2 * stride, -(-side // stride) * stride)) for side in pixels.shape[:2])
+    return pixels.take(rows, axis=0).take(cols, axis=1)
+
+
+def _reflected(side: int, length: int) -> NDArray[np.int64]:
+    """The places `(length,)` in 0..side-1 that stand at 0..length-1: there and back again, the ends once."""
+    period = max(1, 2 * (side - 1))
+    place = np.arange(length) % period
+    return np.minimum(place, period - place)
 
 
 def encode(pixels: Floats, format: str, quality: int) -> bytes:  # noqa: A002

@@ -51,8 +51,9 @@ class Receipt(_Record):
     what makes no images has none, nor have receipts of earlier versions.
 
     Three more are for the report alone and stand outside digests, too: `finished` (Unix seconds), `worker`
-    (host:process) and `item_seconds`, aligned with the unit's items: the seconds of each one's image, None where it was
-    rejected or is another unit's. No decision uses them, and receipts of earlier versions lack them.
+    (host:process) and `item_seconds`, aligned with the unit's items: the seconds that each one's image was worked on
+    and waited for, None where it was rejected or is another unit's. No decision uses them, and receipts of earlier
+    versions lack them.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -64,7 +65,7 @@ class Receipt(_Record):
     rejects: NonNegativeInt = 0
     images: NonNegativeInt = 0
     patches: NonNegativeInt = 0
-    ncc_sum: float | None = None
+    ncc_sum: Annotated[float, Field(allow_inf_nan=False)] | None = None
     certified: NonNegativeInt | None = None
     numerics: dict[str, str] = {}
     timings: dict[str, Seconds] = {}

@@ -29,11 +29,21 @@ def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm
     def careless(unit: Any, beat: Beat) -> Any:
         def beat_and_suffer(part: str) -> bool:
             careful = beat(part)
-            if part == image and image not in unit.condemned:
+            if part == image and image not in unit.condemned and harm != "dies of its output":
                 os._exit(1) if harm == "dies" else time.sleep(3600)
             return careful
 
         return worker(unit, beat_and_suffer)
+
+    def die(*_: Any) -> None:
+        time.sleep(1)  # in which a worker without care has long named what comes next
+        os._exit(1)
+
+    def submit_and_suffer(name: str, work: Any, *args: Any) -> Any:
+        return submit(name, die if name == image else work, *args)
+
+    if harm == "dies of its output":
+        submit, worker.aside.submit = worker.aside.submit, submit_and_suffer  # type: ignore[attr-defined]
 
     return careless
 
@@ -65,9 +75,16 @@ def test_a_poisonous_painting_is_rejected_and_all_others_are_extracted(
     assert patches(tmp_path / "library") == patches(tmp_path / "without-it")
 
 
-def test_a_poisonous_photograph_costs_its_own_picture_alone(small: Small, tmp_path: Path) -> None:
-    poison, *others = sorted(small.photos.iterdir())
-    runner = PoisonRunner(poison, "dies")
+@pytest.mark.parametrize("harm", ["dies", "dies of its output"])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_poisonous_photograph_costs_its_own_picture_alone(
+    small: Small, tmp_path: Path, harm: str, place: int
+) -> None:
+    """First or last of its unit, which are in the order of their ids."""
+    photos = sorted(small.photos.iterdir(), key=lambda path: image_id(path.read_bytes()))
+    poison = photos.pop(place)
+    others = photos
+    runner = PoisonRunner(poison, harm)
     summary = translated([small.photos], translate_job(small.library, tmp_path / "run", small.index), runner)
     runner.close()
     assert (summary.images, summary.rejected) == (len(others), 1)

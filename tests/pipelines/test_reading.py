@@ -109,3 +109,21 @@ def test_what_the_store_tells_of_is_about_the_image_that_is_read_and_not_the_one
         list(Reader().images(UNIT, 8, beat))
         told = [event["fields"] for event in events.take()]
     assert told == [{"unit": UNIT.id, "image": letter * 16} for letter in begun]
+
+
+@pytest.mark.parametrize(("reason", "tries"), [(Reason.DECODER_DIED, 2), (Reason.DECODER_SLOW, 2), (Reason.EMPTY, 1)])
+def test_what_may_have_failed_for_want_of_room_beside_other_work_is_read_once_more_alone(
+    monkeypatch: pytest.MonkeyPatch, reason: Reason, tries: int
+) -> None:
+    letters: list[str] = []
+
+    def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:
+        letters.append(items[0].image_id[0])
+        raise RejectError(reason, "it cannot be read")
+
+    monkeypatch.setattr(reading, "read_image", read_image)
+    assert len(list(Reader().images(UNIT, 8, lambda _: False))) == 3
+    assert letters.count("a") == 1  # of which nothing was ahead
+    assert letters.count("b") == letters.count("c") == tries
+    assert len(list(Reader().images(UNIT, 8, lambda _: True))) == 3
+    assert letters.count("b") == tries + 1
