@@ -36,6 +36,7 @@ from kt_batch.store.locations import open_location
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
 NOT_KEPT = ("config", "json", "dry_run", "pilot", "price", "retry_rejected", "log_file")  # none tells what was made
+WORK = ("kt_batch.pipelines.translate",)  # what brings with it nearly all that any worker imports
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -98,7 +99,14 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
             return
         from kt_batch.runners.ray_runner import RayRunner
 
-        runner = RayRunner(run_options.address, run_options.workers, run_options.threads, drain, gpus=run_options.gpus)
+        runner = RayRunner(
+            run_options.address,
+            run_options.workers,
+            run_options.threads,
+            drain,
+            gpus=run_options.gpus,
+            imports=WORK,
+        )
         try:
             runner.warm_up()
             with drain.on_sigterm():

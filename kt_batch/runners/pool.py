@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import ray
@@ -74,14 +75,21 @@ class _Member:
 class Pool:
     """Actors that live until `close`, through many stages. `share()`: how many there may be now, and the CPUs of each.
 
-    gpus: what each asks for, too. deadline: seconds a worker may be silent over one part of a unit. Where no worker
-    comes up, the pool says what it waits for (`patience`), and ends where that can never come.
+    gpus: what each asks for, too. imports: modules that each imports when it comes up, and not with its first unit.
+    deadline: seconds a worker may be silent over one part of a unit. Where no worker comes up, the pool says what it
+    waits for (`patience`), and ends where that can never come.
     """
 
     def __init__(
-        self, share: Callable[[], tuple[int, float]], deadline: float, drain: Drain, gpus: float = 0.0
+        self,
+        share: Callable[[], tuple[int, float]],
+        deadline: float,
+        drain: Drain,
+        gpus: float = 0.0,
+        imports: Sequence[str] = (),
     ) -> None:
         self._share = share
+        self._imports = list(imports)
         self._gpus = gpus
         self._room, self._cpus = share()
         self._deadline = deadline
@@ -145,7 +153,7 @@ class Pool:
             number = next(self._numbers)
             asked = {"num_cpus": self._cpus, "num_gpus": self._gpus}
             actor: Any = ray.remote(_Actor).options(**asked).remote(number, self._heart)
-            self._members.append(_Member(number, actor, self._cpus, actor.ready.remote()))
+            self._members.append(_Member(number, actor, self._cpus, actor.ready.remote(self._imports)))
 
     def _assign(self, waiting: deque[_Work], stage: tuple[int, Any]) -> None:
         for member in self._members:
@@ -307,13 +315,11 @@ class _Actor:
         self.stage = -1
         self.worker: Callable[[Any, Callable[[str], bool]], Any] | None = None
 
-    def ready(self) -> tuple[str, str]:
-        """Answers once the actor is there, with the id of its node and its name.
-
-        What every worker needs and takes longest is imported here, and not with the first unit: there may be none yet.
-        """
-        import torch  # noqa: F401
-
+    def ready(self, imports: list[str]) -> tuple[str, str]:
+        """Answers once the actor is there and has imported what units will need, with the id of its node and its
+        name."""
+        for module in imports:
+            import_module(module)
         return str(ray.get_runtime_context().get_node_id()), this_worker()
 
     def run(self, turn: int, stage: int, factory: list[Any], unit: Any, careful: bool) -> tuple[Any, list[Event]]:

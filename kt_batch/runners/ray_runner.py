@@ -27,7 +27,8 @@ class RayRunner:
     """Runs units on the cluster at `address`, or on one started in this process when it is None.
 
     Each worker takes `threads` CPUs and `gpus` GPUs (a share of one, or several); `workers` bounds how many run at once
-    (None: what the cluster has room for, nodes that come later included).
+    (None: what the cluster has room for, nodes that come later included). `imports`: modules that a worker
+    imports while it waits for its first unit.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RayRunner:
         drain: Drain | None = None,
         deadline: float = DEADLINE,
         gpus: float = 0.0,
+        imports: Sequence[str] = (),
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._joined = not ray.is_initialized()
@@ -46,7 +48,7 @@ class RayRunner:
             _connect(address)
         self.gpus = gpus
         self._ask = partial(_share_now, workers, threads)
-        self._make = partial(Pool, deadline=deadline, drain=drain or Drain())
+        self._make = partial(Pool, deadline=deadline, drain=drain or Drain(), imports=imports)
         self._pool = self._make(partial(self._ask, gpus), gpus=gpus)
         self.workers, self.cpus = self._ask(gpus)
 
