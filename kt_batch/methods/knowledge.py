@@ -17,12 +17,15 @@ from kt_batch.config import TranslateConfig
 from kt_batch.errors import WeightsError
 from kt_batch.index.index import Index
 from kt_batch.index.search import Matches, search
+from kt_batch.index.threads import shared_out
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
 from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
+
+TOGETHER = 1024  # queries whose matches are read at a time
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,17 @@ class KnowledgeTransfer:
     def _matched(self, queries: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
         """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
         n, k = matches.rows.shape
-        values = self.index.patches(matches.rows.flatten())
-        repeated = unit(queries.flatten(1)).repeat_interleave(k, 0)
-        ncc = canonical_scores(repeated, unit(values.flatten(1))).float().view(n, k)
-        return values.view(n, k, 4, -1), ncc
+        values, ncc = torch.empty(n, k, *queries.shape[1:]), torch.empty(n, k)
+
+        def read(part: slice) -> None:
+            found = self.index.patches(matches.rows[part].flatten())
+            asked = unit(queries[part].flatten(1)).repeat_interleave(k, 0)
+            values[part] = found.view(-1, k, *found.shape[1:])
+            ncc[part] = canonical_scores(asked, unit(found.flatten(1))).float().view(-1, k)
+
+        with shared_out() as each:  # a part at a time stays in a core's cache
+            each(read, [slice(start, start + TOGETHER) for start in range(0, n, TOGETHER)])
+        return values, ncc
 
     def _swap(
         self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor

@@ -16,6 +16,7 @@ from kt_batch.index.index import Index
 from kt_batch.kernels.colour import luminance
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap
+from kt_batch.methods import knowledge
 from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, decode, encode, to_pixels, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
@@ -228,6 +229,18 @@ def test_ncc_is_that_of_the_raw_patches_whatever_the_match_space() -> None:
 def test_translating_twice_gives_the_same_bytes() -> None:
     one, other = (translate(1, 2, swap="statistics").image for _ in range(2))
     assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_matches_are_the_same_read_in_many_parts_or_at_once(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    whole = translate(1, 2, search=SearchConfig(top_k=3))
+    monkeypatch.setattr(knowledge, "TOGETHER", 5)
+    parts = translate(1, 2, search=SearchConfig(top_k=3))
+    torch.set_num_threads(before)
+    assert parts.ncc.equal(whole.ncc)
+    assert parts.image.equal(whole.image)
 
 
 def test_every_stage_says_how_long_it_took() -> None:
