@@ -133,7 +133,7 @@ def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Seq
         except RejectError as error:
             if first is None:
                 raise
-            raise first from error
+            raise first from error.with_traceback(None)  # which holds the bytes of the file
     raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
 
 

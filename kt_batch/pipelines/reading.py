@@ -16,7 +16,7 @@ from kt_batch.store.decoder_process import DecoderProcess
 from kt_batch.store.images import WorkingImage
 from kt_batch.store.units import Item, Unit
 
-# Reasons for which an image is not rejected before it was read with no other work beside it, on memory and cores.
+# Reasons for which an image is not rejected before it was read while nothing is computed in this worker.
 LONE = frozenset({Reason.DECODER_DIED, Reason.DECODER_SLOW})
 
 P = ParamSpec("P")
@@ -82,7 +82,8 @@ class Reader:
                 started = time.perf_counter()
                 careful = beat(items[0].image_id)
                 found = _image_or_reject(ahead or begin(items))
-                if ahead and isinstance(found, RejectError) and found.reason in LONE:
+                if ahead and _is_for_want_of_room(found):
+                    beat(items[0].image_id)  # its time begins anew
                     found = _image_or_reject(begin(items))
                 ahead = begin(following) if following and not careful else None
                 yield Read(items, found, time.perf_counter() - started, careful)
@@ -96,3 +97,9 @@ def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectErro
         return reading.result()
     except RejectError as error:
         return error.with_traceback(None)  # which holds the bytes of the file
+
+
+def _is_for_want_of_room(found: WorkingImage | RejectError) -> bool:
+    """The reason, or what is behind it where another place of the image had failed before."""
+    reasons = (found, found.__cause__) if isinstance(found, RejectError) else ()
+    return any(isinstance(error, RejectError) and error.reason in LONE for error in reasons)

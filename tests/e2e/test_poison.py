@@ -76,11 +76,11 @@ def test_a_poisonous_painting_is_rejected_and_all_others_are_extracted(
 
 
 @pytest.mark.parametrize("harm", ["dies", "dies of its output"])
-@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_poisonous_photograph_costs_its_own_picture_alone(
     small: Small, tmp_path: Path, harm: str, place: int
 ) -> None:
-    """First or last of its unit, which are in the order of their ids."""
+    """The three are in the order of their ids: first and last of a unit of two, and alone in the next."""
     photos = sorted(small.photos.iterdir(), key=lambda path: image_id(path.read_bytes()))
     poison = photos.pop(place)
     others = photos

@@ -235,10 +235,12 @@ def test_translating_twice_gives_the_same_bytes() -> None:
 def test_matches_are_the_same_read_in_many_parts_or_at_once(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    whole = translate(1, 2, search=SearchConfig(top_k=3))
-    monkeypatch.setattr(knowledge, "TOGETHER", 5)
-    parts = translate(1, 2, search=SearchConfig(top_k=3))
-    torch.set_num_threads(before)
+    try:
+        whole = translate(1, 2, search=SearchConfig(top_k=3))
+        monkeypatch.setattr(knowledge, "TOGETHER", 5)
+        parts = translate(1, 2, search=SearchConfig(top_k=3))
+    finally:
+        torch.set_num_threads(before)
     assert parts.ncc.equal(whole.ncc)
     assert parts.image.equal(whole.image)
 

@@ -127,3 +127,17 @@ def test_what_may_have_failed_for_want_of_room_beside_other_work_is_read_once_mo
     assert letters.count("b") == letters.count("c") == tries
     assert len(list(Reader().images(UNIT, 8, lambda _: True))) == 3
     assert letters.count("b") == tries + 1
+
+
+def test_so_is_one_that_another_place_had_failed_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters: list[str] = []
+
+    def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:
+        letters.append(items[0].image_id[0])
+        first = RejectError(Reason.UNREADABLE, "the first of its files is gone")
+        raise first from RejectError(Reason.DECODER_SLOW, "and the second takes too long")
+
+    monkeypatch.setattr(reading, "read_image", read_image)
+    found = [read.found for read in Reader().images(UNIT, 8, lambda _: False)]
+    assert [error.reason for error in found if isinstance(error, RejectError)] == [Reason.UNREADABLE] * 3
+    assert "".join(letters) == "abbcc"
