@@ -214,13 +214,12 @@ def test_prometheus_finds_what_a_pool_has_done_at_rays_agent(ray_runner: RayRunn
 
 
 WARM_UP = """
-import subprocess
 import sys
 import time
 import ray
 from kt_batch.runners.ray_runner import RayRunner
 
-runner = RayRunner(None, 1, 1)
+runner = RayRunner(None, 1, 1, imports=["wave"])
 before = ray.available_resources()["CPU"]
 runner.warm_up()
 give_up = time.monotonic() + 60
@@ -231,7 +230,7 @@ other = RayRunner(None, 1, 1)  # this one has joined a Ray that is there already
 other.warm_up()
 time.sleep(2)
 print(before - ray.available_resources().get("CPU", 0))
-print(*runner.run(lambda: lambda unit, beat: unit * unit, [2, 3]))
+print(*runner.run(lambda: lambda unit, beat: (unit * unit, "wave" in sys.modules), [2, 3]))
 runner.close()
 """
 
@@ -247,7 +246,7 @@ def test_workers_of_a_ray_of_our_own_come_up_before_there_is_work_and_on_another
             timeout=120,
             check=True,
         )
-    assert told.stdout.split() == ["1.0", "1.0", "4", "9"]
+    assert told.stdout.split("\n") == ["1.0", "1.0", "(4, True) (9, True)", ""]
 
 
 # ---- joining ---------------------------------------------------------------------------------------------------------
