@@ -27,9 +27,7 @@ U = TypeVar("U")
 R = TypeVar("R")
 S = TypeVar("S", bound="DataclassInstance")
 HASH_THREADS = 8
-HASH_TOGETHER = (
-    16  # inputs that a thread takes at a time, at most: handing over a small file costs more than hashing it
-)
+HASH_TOGETHER = 16  # inputs that a thread takes at a time, at most: a small file costs more to hand over than to hash
 
 
 # A heartbeat; answers whether this unit has cost a worker, and is to be done with care: nothing beside what was named.

@@ -329,7 +329,7 @@ class _Actor:
 
         def beat(part: str) -> bool:
             """With care it waits until it is heard: a process that dies in the next moment would take the message with
-            it. The first says that the worker is there, the second that it has begun. Answers whether it is so."""
+            it. The first says that the worker is there, the second that it has begun. Answers whether there is care."""
             nonlocal sent
             turn_to(image=part)
             count, now = next(counts), time.monotonic()
