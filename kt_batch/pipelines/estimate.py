@@ -349,7 +349,7 @@ def projected(estimate: Estimate, pilot: Pilot | None, price: float | None) -> E
         pilot=pilot,
         estimated_output_bytes=pilot.output_bytes_per_image * estimate.images_to_do,
         estimated_seconds=round(seconds, 1),
-        estimated_worker_hours=round(hours, 4),
+        estimated_worker_hours=hours,  # not rounded: a small job's cost would be lost by it
         price=price,
-        estimated_cost=None if price is None else round(hours * price, 4),
+        estimated_cost=None if price is None else hours * price,
     )

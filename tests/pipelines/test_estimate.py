@@ -328,7 +328,7 @@ def test_time_is_start_up_and_units_in_turns_and_cost_is_worker_hours_times_pric
     work = replace(plain, images_to_do=800, units_to_plan=units - 1, units_pending=1, workers=workers)
     found = projected(work, measured, 2.5)
     assert found.estimated_seconds == pytest.approx(seconds)
-    assert found.estimated_worker_hours == pytest.approx(workers * seconds / 3600, abs=1e-4)
-    assert found.estimated_cost == pytest.approx(workers * seconds / 3600 * 2.5, abs=1e-4)
+    assert found.estimated_worker_hours == pytest.approx(workers * seconds / 3600)
+    assert found.estimated_cost == pytest.approx(workers * seconds / 3600 * 2.5)
     assert found.estimated_output_bytes == 800_000
     assert projected(work, measured, None).estimated_cost is None
