@@ -92,6 +92,9 @@ def bench_paper_command(
     layers: Annotated[str, typer.Option("--layers", help="Some of the cut points.")] = "relu4_1,relu3_1",
     encoder: options.Encoder = "kt-vgg",
     encoder_weights: options.EncoderWeights = None,
+    decoder_weights: Annotated[
+        list[str] | None, typer.Option("--decoder-weights", help="One for each layer, in their order.")
+    ] = None,
     threads: options.Threads = 2,
     json: options.Json = False,
 ) -> int:
@@ -104,7 +107,7 @@ def bench_paper_command(
         raise UsageError(f"--layers got '{unknown[0]}'; there are {', '.join(CUT_POINTS)}.")
     source = EncoderSource(encoder, absolute_file(encoder_weights))
     with ProgressDisplay() as display:
-        rows, sheets = bench_paper(paintings, photographs, source, wanted, threads, display)
+        rows, sheets = bench_paper(paintings, photographs, source, wanted, decoder_weights or [], threads, display)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in sheets.items():
         (out / name).write_bytes(data)

@@ -45,6 +45,12 @@ def packets_of(cells: Tensor) -> Tensor:
     return haar(cells).half()
 
 
+def leaf_level(index: Index, leaf: int) -> Tensor:
+    """The first level `(c, d + 1)` float32 of a leaf's c patches."""
+    shard, start, count, _ = index.leaf_rows(leaf)
+    return shard.level[start : start + count].float()
+
+
 def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None = None) -> Index:
     """An index of `(n, 4, C)` patches in one shard; by default small leaves, and only equal patches merged."""
     ids = ids_of(len(cells)) if ids is None else ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,21 @@ from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import PART, Shard, joined, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.quantised import asked, dequantise, fit_basis, products
+from kt_batch.kernels.quantised import asked, decoded, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
 
 WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.visits)
 FOREIGN = -1e30  # far below any product of unit vectors
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`count` rows from `first_row` on, which are those from `start` on of the shard with this number."""
+
+    shard: int
+    start: int
+    count: int
+    first_row: int
 
 
 class Index:
@@ -62,11 +72,6 @@ class Index:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
         number, start, count, first_row = self._places[leaf]
         return self.shards[number], start, count, first_row
-
-    def leaf_level(self, leaf: int) -> tuple[Tensor, int]:
-        """The first level `(c, d + 1)` float32 of a leaf's c patches, and the row of the first of them."""
-        shard, start, count, first_row = self.leaf_rows(leaf)
-        return shard.level[start : start + count].float(), first_row
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
         """The first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, which are of that width.
@@ -137,6 +142,26 @@ class Index:
             packets = torch.stack([band.index_select(0, inside) for band in shard.payload], dim=1)
             out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
         return out
+
+    def pieces(self, most: int) -> list[Piece]:
+        """All rows, at most `most` together, none of two shards."""
+        return [
+            Piece(number, start, min(most, shard.count - start), first_row + start)
+            for number, (shard, first_row) in enumerate(zip(self.shards, self.shard_start.tolist(), strict=True))
+            for start in range(0, shard.count, most)
+        ]
+
+    def piece_level(self, piece: Piece) -> Tensor:
+        """The first level `(c, d + 1)` float32 of a piece's c patches."""
+        return self.shards[piece.shard].level[piece.start : piece.start + piece.count].float()
+
+    def piece_along(self, piece: Piece, directions: Tensor) -> Tensor:
+        """Coordinates `(c, e)` float32 of a piece's c unit vectors along `directions` `(D, e)` that are at right angles
+        to the first level's."""
+        if not self._coded:
+            return self.match_vectors(torch.arange(piece.first_row, piece.first_row + piece.count)) @ directions
+        codes, gains = (part[piece.start : piece.start + piece.count] for part in self.shards[piece.shard].payload)
+        return decoded(codes).mul_(gains[:, None]) @ (directions * self.tree.basis.spread[:, None])
 
     def asked(self, vectors: Tensor) -> Tensor:
         """Unit queries `(n, D)` in match space as `products` takes them, `(n, a)`."""

@@ -1,9 +1,9 @@
 """The default searcher: the first level of what is probed, then the few patches it leaves, then canonical scores.
 
 The first level is a product in principal coordinates with the length of the rest as one more (kernels.principal): 128
-values for each patch instead of D. In fast mode it is an estimate. Of the patches in the nearest leaves those with the
-largest estimates are read in full; then, of the next nearest leaves, those are looked into that reach as far as what is
-to beat by then. A certified search reads the product as the upper bound it is, for every patch of the index.
+values for each patch instead of D. Here it is an estimate; kt_batch.index.certified reads it as the bound it is. Of the
+patches in the nearest leaves those with the largest estimates are read in full; then, of the next nearest leaves, those
+are looked into that reach as far as what is to beat by then.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.candidates import Pairs, canonically_best, distinct, few_of_each, joined, kth_best, scored
+from kt_batch.index.candidates import Pairs, canonically_best, few_of_each, joined, kth_best, scored
 from kt_batch.index.index import Index
 from kt_batch.index.threads import Each, shared_out
 from kt_batch.index.visits import Products, grouped, products_of
-from kt_batch.kernels.bounds import first_level_slack, rounding_slack
-from kt_batch.kernels.principal import first_level, halved
+from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.principal import first_level
 
 FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
 PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
@@ -31,9 +31,6 @@ FEW = 10  # patches read in full for a query in the first round, beyond top_k; i
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 KEPT = 1 << 26  # products of the first round that are in memory at a time; those of a single query may be more
-PRODUCTS = 1 << 23  # of a certified search at a time: a leaf may hold any number of patches that cannot be split
-BLOCK = 1024  # queries that meet a leaf at a time there
-PENDING = 1 << 18  # pairs that wait for their canonical score there
 
 _Found = tuple[Tensor, Tensor]
 
@@ -91,27 +88,6 @@ def _portions(costs: Tensor, most: int) -> Iterator[slice]:
         stop = max(start + 1, int(torch.searchsorted(ends, before + most, right=True)))
         yield slice(start, stop)
         start = stop
-
-
-def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
-    """The k best patches of the whole index: rows and canonical scores `(n, k)`.
-
-    `probes` is where it begins: the better the first matches, the fewer patches are read in full.
-    """
-    rows, scores = search_fast(index, vectors, k, probes)
-    lit = vectors.any(1)
-    if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
-        rows[~lit] = index.smallest_ids(k)
-    some, begin, known = vectors[lit], rows[lit], scores[lit]
-    level = first_level(some, index.tree.directions)
-    share = max(1, -(-len(some) // torch.get_num_threads()))
-    with shared_out() as each:
-        parts = each(
-            lambda part: _certify(index, some[part], level[part], begin[part], known[part]),
-            [slice(start, start + share) for start in range(0, len(some), share)],
-        )
-    rows[lit], scores[lit] = (torch.cat(found) for found in zip(*parts, strict=True)) if parts else (begin, known)
-    return rows, scores
 
 
 def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each) -> _Found:
@@ -186,36 +162,3 @@ def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
         possible[crowded] = values[crowded] >= values[crowded].topk(at_most, dim=1).values[:, -1:]
     row, column = possible.nonzero().unbind(1)
     return Pairs(who[row], column + first_rows[row], values[row, column])
-
-
-def _certify(index: Index, vectors: Tensor, level: Tensor, rows: Tensor, scores: Tensor) -> _Found:
-    """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
-    slack = first_level_slack(vectors.shape[1])
-    asked = index.asked(vectors)
-    short = halved(level)
-    found, waiting = [], 0
-    for leaf in range(index.tree.leaves):
-        x, first_row = index.leaf_level(leaf)
-        short_x = halved(x)
-        size = max(1, min(BLOCK, PRODUCTS // len(x)))
-        for start in range(0, len(vectors), size):
-            to_beat = scores[:, -1].float() - slack
-            bounds = short[start : start + size] @ short_x.T
-            who = (bounds.amax(1) >= to_beat[start : start + size]).nonzero()[:, 0] + start
-            values = level[who] @ x.T
-            products = Products(who, who, torch.full_like(who, first_row), values, values.amax(1))
-            left = _survivors(products, to_beat, len(x))
-            found.append(left)
-            waiting += len(left)
-            if waiting > PENDING:
-                rows, scores = _settled(index, vectors, scored(index, asked, joined(found)), rows, scores)
-                found, waiting = [], 0
-    return _settled(index, vectors, scored(index, asked, joined(found)), rows, scores)
-
-
-def _settled(index: Index, vectors: Tensor, fresh: Pairs, rows: Tensor, scores: Tensor) -> _Found:
-    n, k = rows.shape
-    known = Pairs(torch.arange(n).repeat_interleave(k), rows.flatten(), scores.flatten().float())
-    to_beat = scores[:, -1].float() - 2 * rounding_slack(vectors.shape[1])
-    fresh = fresh.at(fresh.scores >= to_beat[fresh.who])
-    return canonically_best(index, vectors, distinct(joined([known, fresh])), k)

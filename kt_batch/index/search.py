@@ -16,8 +16,9 @@ from torch import Tensor
 from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.candidates import pairs_by_leaf
+from kt_batch.index.certified import search_certified
 from kt_batch.index.index import Index
-from kt_batch.index.ours import search_certified, search_fast
+from kt_batch.index.ours import search_fast
 from kt_batch.index.rivals import RIVALS, rival_of, search_rival
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.bounds import rounding_slack

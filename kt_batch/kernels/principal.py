@@ -43,6 +43,17 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
     return turned
 
 
+def further_directions(vectors: Tensor, directions: Tensor, count: int) -> Tensor:
+    """Orthonormal directions `(D, e)`, e = min(count, D - d), at right angles to `directions` `(D, d)`: those that hold
+    most of what these leave of `(n, D)`."""
+    count = min(count, len(directions) - directions.shape[1])
+    rest = vectors - vectors @ directions @ directions.T
+    # A rest of few dimensions leaves some to chance, which need not be at right angles; the decomposition sees to it.
+    both = torch.cat([directions, principal_directions(rest, count)], dim=1).double()
+    beside: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
+    return beside
+
+
 def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
     """`(n, D)` vectors and `(D, d)` directions -> `(n, d + 1)` float32: the coordinates, then the length of the rest.
 
@@ -84,3 +95,21 @@ def halved(level: Tensor) -> Tensor:
     half = level.shape[1] // 2
     rest = level[:, half:].square().sum(1, keepdim=True).sqrt() * (1 + 2.0**-20)
     return torch.cat([level[:, :half], rest], dim=1)
+
+
+def other_half(level: Tensor, short: Tensor, side: int) -> Tensor:
+    """What makes a product of two `halved` levels `short` that of the levels: its own product is to be added.
+
+    side: 1 for queries, -1 for patches; the bound of the rest that `short` has is taken back.
+    """
+    return torch.cat([level[:, short.shape[1] - 1 :], side * short[:, -1:]], dim=1)
+
+
+def beyond(level: Tensor, further: Tensor, slack: float, side: int) -> Tensor:
+    """What makes a product of two first levels `(n, d + 1)` that of levels with coordinates `further` `(n, e)` along
+    directions beside theirs: its own product is to be added. As `other_half`; `(n, e + 2)`.
+
+    slack: what rounding may take from the square of the length of what is then the rest.
+    """
+    rest = level[:, -1:].square() - further.square().sum(1, keepdim=True)
+    return torch.cat([further, rest.clamp_(min=0).add_(slack).sqrt_(), side * level[:, -1:]], dim=1)

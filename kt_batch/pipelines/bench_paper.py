@@ -65,13 +65,24 @@ def bench_paper(
     photographs: Sequence[str],
     source: EncoderSource,
     layers: Sequence[str],
+    decoders: Sequence[str],
     threads: int,
     progress: Progress,
 ) -> tuple[list[PaperFigures], dict[str, bytes]]:
     """The tables, and Figs. 12 and 13 as PNG files by name: geometric swap above, statistics swap below, a column for
-    each searcher of FIGURES. Raises UsageError when there are fewer than six paintings."""
+    each searcher of FIGURES.
+
+    decoders: a file for each layer; none: the encoder's own. They are loaded before anything is measured. Raises
+    UsageError when there are fewer than six paintings, or not as many decoders as layers.
+    """
     torch.set_num_threads(threads)
     loaded = load_encoder(source)
+    if decoders and len(decoders) != len(layers):
+        raise UsageError(f"{len(layers)} layers need as many decoders, or none; {len(decoders)} were given.")
+    paths: Sequence[str | None] = decoders or [None] * len(layers)
+    for_layer = {
+        layer: load_decoder(loaded, source.name, layer, path) for layer, path in zip(layers, paths, strict=True)
+    }
     styles = [to_tensor(pad_to(image.pixels, 8)) for image in working_images(paintings, 512, held_out=False)]
     contents = [to_tensor(pad_to(image.pixels, 8)) for image in working_images(photographs, 512, held_out=False)]
     if len(styles) < 6:
@@ -88,9 +99,8 @@ def bench_paper(
         for number, name in enumerate(("traverse", *SEARCHES), start=1):
             rows.append(_figures(layer, name, asked))
             progress(Step(layer, number, len(SEARCHES) + 1))
-        decoder = load_decoder(loaded, source.name, layer, None)
         for figure, names in FIGURES.items():
-            sheets[f"{figure}-{layer}.png"] = _sheet(loaded, decoder, layer, libraries[-1], contents[0], names)
+            sheets[f"{figure}-{layer}.png"] = _sheet(loaded, for_layer[layer], layer, libraries[-1], contents[0], names)
     return rows, sheets
 
 

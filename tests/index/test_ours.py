@@ -13,14 +13,14 @@ from torch import Tensor
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index import ours
 from kt_batch.index import threads as index_threads
-from kt_batch.index.candidates import joined
+from kt_batch.index.candidates import Pairs, joined, scored
 from kt_batch.index.index import Index
 from kt_batch.index.ours import FIRST_ROUND, REACH, nearest_leaves, search_fast
 from kt_batch.index.search import Matches, search
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import first_level
-from tests.synthetic import brute_force, clustered, index_of, sharded_index_of
+from tests.synthetic import brute_force, clustered, index_of, leaf_level, sharded_index_of
 
 CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
 BOTH = pytest.mark.parametrize("certify", [False, True])
@@ -91,7 +91,7 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     assert (len(parts.shards), len(whole.shards)) == (3, 1)
     assert (whole.patch_ids(everyone) == parts.patch_ids(everyone)).all()
     assert whole.patches(everyone).equal(parts.patches(everyone))
-    assert whole.leaf_level(70)[0].equal(parts.leaf_level(70)[0])
+    assert leaf_level(whole, 70).equal(leaf_level(parts, 70))
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
 
@@ -121,7 +121,7 @@ def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: 
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     level = first_level(vectors, index.tree.directions)
     found, _ = nearest_leaves(index, level, 5)
-    means = [index.leaf_level(leaf)[0][:, :-1].double().mean(0) for leaf in range(index.tree.leaves)]
+    means = [leaf_level(index, leaf)[:, :-1].double().mean(0) for leaf in range(index.tree.leaves)]
     cosines = level[:, :-1].double() @ torch.nn.functional.normalize(torch.stack(means), dim=1).T
     torch.testing.assert_close(cosines.gather(1, found), cosines.topk(5, dim=1).values, atol=1e-6, rtol=0)
     assert all(len(set(some)) == 5 for some in found.tolist())
@@ -134,7 +134,7 @@ def test_a_leaf_reaches_as_far_as_four_deviations_of_its_products(index: Index, 
     assert nearest_leaves(index, level, 8)[1].shape == (20, 0)
     for query, found, expected in zip(level, leaves.tolist(), reach, strict=True):
         for leaf, value in zip(found, expected, strict=True):
-            x, _ = index.leaf_level(leaf)
+            x = leaf_level(index, leaf)
             deviation = (x[:, :VARIANCES].var(0, correction=0) @ query[:VARIANCES].square()).sqrt()
             torch.testing.assert_close(value, (x @ query).mean() + REACH * deviation, atol=1e-4, rtol=1e-4)
 
@@ -146,16 +146,54 @@ def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tens
     assert not run(index, queries, probes=index.tree.leaves - 1).certified.any()
 
 
+@pytest.fixture
+def begin_at_one_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kt_batch.index.certified.BEGIN", 1)
+
+
 @pytest.mark.parametrize("top_k", [1, 5])
 def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
-    index: Index, queries: Tensor, top_k: int
+    begin_at_one_leaf: None, index: Index, queries: Tensor, top_k: int
 ) -> None:
     found = run(index, queries, certify=True, probes=1, top_k=top_k)
     assert not found.rows.equal(run(index, queries, probes=1, top_k=top_k).rows)
     assert is_brute_force(found, index, queries)
 
 
-def test_fixed_clusters_of_any_size_are_searched_alike(queries: Tensor) -> None:
+def test_a_scan_in_bfloat16_proves_the_same_matches(
+    begin_at_one_leaf: None, index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(index, queries, certify=True, probes=1, top_k=2)
+    monkeypatch.setattr("kt_batch.index.certified.bfloat16_is_fast", lambda _device: True)
+    assert same(run(index, queries, certify=True, probes=1, top_k=2), expected)
+
+
+@pytest.mark.parametrize("payload", ["float16", "4bit"])
+def test_further_directions_leave_fewer_patches_to_be_read_and_the_same_matches(
+    begin_at_one_leaf: None, payload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    space = torch.randn(200, 4 * CHANNELS, generator=generator)  # 127 + 128 directions hold all of it
+    cells, queries = ((torch.randn(n, 200, generator=generator) @ space).view(n, 4, CHANNELS) for n in (2000, 100))
+    index = index_of(cells, IndexConfig(max_leaf=64, merge=1, payload=payload))
+    read: list[int] = []
+
+    def counted(index: Index, asked: Tensor, pairs: Pairs) -> Pairs:
+        read.append(len(pairs))
+        return scored(index, asked, pairs)
+
+    monkeypatch.setattr("kt_batch.index.certified.scored", counted)
+    plain = run(index, queries, certify=True, probes=1, top_k=2)
+    without = sum(read)
+    read.clear()
+    monkeypatch.setattr("kt_batch.index.certified.MANY", 1)
+    monkeypatch.setattr("kt_batch.index.certified.WORTH", 0)
+    assert same(run(index, queries, certify=True, probes=1, top_k=2), plain)
+    assert is_brute_force(plain, index, queries)
+    assert 0 < sum(read) < without / 10
+
+
+def test_fixed_clusters_of_any_size_are_searched_alike(begin_at_one_leaf: None, queries: Tensor) -> None:
     index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(clusters=(3,), merge=1))
     assert index.tree.leaf_count.max() > 100
     assert is_brute_force(run(index, queries[:50], certify=True, probes=1), index, queries[:50])
@@ -218,9 +256,11 @@ def test_the_threads_are_as_before_when_a_search_fails(
         {"visits.PATCHES": 1},
         {"visits.PADDING": 1.0},
         {"visits.PRODUCTS": 64},
-        {"ours.PRODUCTS": 64},
-        {"ours.BLOCK": 7, "ours.PENDING": 20},
-        {"ours.BLOCK": 1, "ours.PENDING": 0},
+        {"certified.PIECE": 1},
+        {"certified.BLOCK": 7, "certified.PENDING": 20},
+        {"certified.BLOCK": 1, "certified.PENDING": 0, "certified.BEGIN": 1},
+        {"certified.MANY": 1, "certified.WORTH": 0},
+        {"certified.MANY": 1, "certified.WORTH": 3, "certified.FURTHER": 3, "certified.BLOCK": 7},
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.visits import grouped, products_of
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import first_level
-from tests.synthetic import clustered, index_of, sharded_index_of
+from tests.synthetic import clustered, index_of, leaf_level, sharded_index_of
 
 QUERIES = 20
 
@@ -48,7 +48,8 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
         for i in real.nonzero()[:, 0].tolist():
             visit = int(found.visits[i])
             seen.append(visit)
-            x, first = index.leaf_level(int(leaves[visit]))
+            leaf = int(leaves[visit])
+            x, first = leaf_level(index, leaf), index.leaf_rows(leaf)[3]
             own = int(first - found.first_rows[i])
             torch.testing.assert_close(found.values[i, own : own + len(x)], x @ level[who[visit]], atol=1e-5, rtol=0)
             assert found.values[i, :own].lt(-2).all()

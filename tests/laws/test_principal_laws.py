@@ -7,8 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.bounds import first_level_slack, rounding_slack
-from kt_batch.kernels.principal import first_level, halved, principal_directions, stored_first_level
+from kt_batch.kernels.bounds import bfloat16_slack, first_level_slack, refined_slack, rounding_slack
+from kt_batch.kernels.principal import (
+    beyond,
+    first_level,
+    further_directions,
+    halved,
+    other_half,
+    principal_directions,
+    stored_first_level,
+)
 from kt_batch.kernels.tiles import unit
 
 many = settings(max_examples=150, deadline=None)
@@ -100,6 +108,42 @@ def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
     slack = first_level_slack(dim)
     assert (q @ stored.T + slack >= truth).all()
     assert (halved(q) @ halved(stored).T + slack >= truth).all()
+    quick = (halved(q).bfloat16() @ halved(stored).bfloat16().T).float()
+    assert (quick + slack + bfloat16_slack() >= truth).all()
+
+
+@many
+@given(seeds, kinds, kinds, kinds, kinds, dims, st.integers(1, 90), st.integers(1, 127), st.floats(0, 0.1))
+def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
+    seed: int, kind: str, asked: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
+) -> None:
+    directions = some_directions(fitted, seed + 1, dim, count)
+    further = further_directions(vectors_of(to, seed + 4, 40, directions), directions, more)
+    x = vectors_of(kind, seed, 30, directions)
+    near = unit(x + away * vectors_of(asked, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(asked, seed + 3, 30, directions), near])
+    truth = queries.double() @ x.double().T
+    slack = 2 * rounding_slack(dim)
+    q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
+    products = halved(q) @ halved(stored).T
+    products += other_half(q, halved(q), 1) @ other_half(stored, halved(stored), -1).T
+    torch.testing.assert_close(products, q @ stored.T, atol=2e-6, rtol=0)
+    assert (products + first_level_slack(dim) >= truth).all()
+    products += beyond(q, queries @ further, slack, 1) @ beyond(stored, x @ further, slack, -1).T
+    assert (products + refined_slack(dim) >= truth).all()
+
+
+@many
+@given(seeds, kinds, kinds, dims, st.integers(1, 96), st.integers(1, 127))
+def test_further_directions_are_orthonormal_and_at_right_angles_to_the_first(
+    seed: int, kind: str, other: str, dim: int, count: int, more: int
+) -> None:
+    directions = some_directions(other, seed, dim, count)
+    found = further_directions(vectors_of(kind, seed + 1, 40, directions), directions, more)
+    assert found.shape == (dim, min(more, dim - directions.shape[1]))
+    both = torch.cat([directions, found], dim=1).double()
+    gram = both.T @ both
+    assert torch.linalg.matrix_norm(gram - torch.eye(len(gram), dtype=torch.float64), 2) < 2**-18
 
 
 @many

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.index import certified
 from kt_batch.index.index import Index
 from kt_batch.index.search import search
 from kt_batch.index.shards import match_parts
@@ -58,7 +60,9 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
 
 
 @many
-@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+@given(
+    mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.booleans()
+)
 def test_a_certified_search_is_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
     asked: list[tuple[str, int]],
@@ -68,11 +72,17 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     shards: int,
     top_k: int,
     probes: int,
+    many: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
     # Half of the queries are of the library's own making, so that they meet themselves there.
     queries = torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
-    found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves: little is known when the proof begins
+        if many:  # as for many queries: all steps of the bound are taken
+            patch.setattr(certified, "MANY", 1)
+            patch.setattr(certified, "WORTH", 0)
+        found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()
     assert found.scores.equal(scores)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kt_batch.errors import MismatchError, UsageError
+from kt_batch.errors import MismatchError, UsageError, WeightsError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import bench_growth as growth_module
 from kt_batch.pipelines.bench_growth import bench_growth
@@ -91,7 +91,15 @@ def test_growth_measures_every_size_that_the_library_can_give(
 def test_the_papers_tables_need_six_paintings(collection: Collection) -> None:
     photos = [str(collection.photos)]
     with pytest.raises(UsageError, match="at least six paintings, not 3"):
-        bench_paper(photos, photos, EncoderSource(), ["relu4_1"], 1, no_progress)
+        bench_paper(photos, photos, EncoderSource(), ["relu4_1"], [], 1, no_progress)
+
+
+def test_decoders_are_asked_for_before_anything_is_measured(collection: Collection) -> None:
+    source, pictures = EncoderSource(), [str(collection.paintings), str(collection.photos)]
+    with pytest.raises(UsageError, match="2 layers need as many decoders, or none; 1 were given"):
+        bench_paper(pictures, pictures, source, ["relu4_1", "relu3_1"], ["some.safetensors"], 1, no_progress)
+    with pytest.raises(WeightsError, match=r"missing\.safetensors"):
+        bench_paper(pictures, pictures, source, ["relu4_1"], ["missing.safetensors"], 1, no_progress)
 
 
 def test_the_papers_tables_have_a_row_for_every_searcher_and_a_sheet_for_every_figure(
@@ -99,7 +107,7 @@ def test_the_papers_tables_have_a_row_for_every_searcher_and_a_sheet_for_every_f
 ) -> None:
     pytest.importorskip("faiss", reason="pq is searched through faiss")
     pictures = [str(collection.paintings), str(collection.photos)]
-    rows, sheets = bench_paper(pictures, [str(collection.photos)], EncoderSource(), ["relu3_1"], 1, no_progress)
+    rows, sheets = bench_paper(pictures, [str(collection.photos)], EncoderSource(), ["relu3_1"], [], 1, no_progress)
     by_name = {row.searcher: row for row in rows}
     assert list(by_name) == ["traverse", "exact", "pq", "hkm", "bhkm 1", "bhkm 2", "bhkm 3", "bhkm 4", "ours"]
     assert by_name["traverse"].recall == by_name["exact"].recall == 1

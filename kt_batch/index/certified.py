@@ -1,0 +1,160 @@
+"""A search that proves its matches: bounds for every patch of the index, tighter ones for what those leave.
+
+What `search_fast` finds is to be beaten. With 65 values of each patch most pieces of the index are passed by, with the
+other half of the first level most of the rest; what is left is read in full, and little of that needs canonical scores.
+Where many ask, coordinates along FURTHER more directions are computed for a piece first, which leave a tenth. Each
+bound is a product that is added to the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kt_batch.index.candidates import Pairs, canonically_best, distinct, joined, scored
+from kt_batch.index.index import Index, Piece
+from kt_batch.index.ours import search_fast
+from kt_batch.index.packing import spread
+from kt_batch.index.threads import shared_out
+from kt_batch.kernels.bounds import bfloat16_slack, first_level_slack, refined_slack, rounding_slack
+from kt_batch.kernels.principal import beyond, first_level, further_directions, halved, other_half
+from kt_batch.kernels.tiles import blocks, pad_rows
+from kt_batch.models.precision import bfloat16_is_fast
+
+BEGIN = 64  # leaves probed at least: what is found there is to be beaten everywhere
+PIECE = 256  # patches that are looked at together
+BLOCK = 1024  # queries that meet them at a time
+FURTHER = 128  # directions beside those of the first level
+SAMPLED = 4096  # patches that these are fitted to
+MANY = 4096  # queries: for fewer, what the first level leaves is read at once
+WORTH = 64  # pairs that it leaves of a piece and a block, from which further coordinates are worth their price
+PENDING = 1 << 20  # pairs that wait for their full score; of one piece there may be more
+
+_Found = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, their first level, and the three steps of
+    its bound (kernels.principal): `short`, in bfloat16 where that is fast, `other` and `beyond`, or None for few
+    queries; `further` are the directions `(D, e)` of the last."""
+
+    vectors: Tensor
+    asked: Tensor
+    level: Tensor
+    short: Tensor
+    other: Tensor
+    further: Tensor
+    beyond: Tensor | None
+
+
+def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
+    """The k best patches of the whole index for unit queries `(n, D)` in match space: rows and canonical scores
+    `(n, k)`.
+
+    `probes` is where it begins, if that is more than BEGIN: the better the first matches, the less is left.
+    """
+    rows, scores = search_fast(index, vectors, k, min(max(probes, BEGIN), index.tree.leaves))
+    lit = vectors.any(1)
+    if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
+        rows[~lit] = index.smallest_ids(k)
+    if lit.any():
+        rows[lit], scores[lit] = _certified(index, _prepared(index, vectors[lit]), rows[lit], scores[lit])
+    return rows, scores
+
+
+def _prepared(index: Index, vectors: Tensor) -> _Queries:
+    directions = index.tree.directions
+    level = first_level(vectors, directions)
+    short = halved(level)
+    other = other_half(level, short, 1)
+    further, last = directions[:, :0], None
+    if len(vectors) >= MANY and len(directions) > directions.shape[1]:
+        sample = index.match_vectors(spread(index.count, SAMPLED))
+        further = further_directions(sample, directions, FURTHER)
+        along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
+        last = beyond(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
+    if bfloat16_is_fast("cpu"):
+        short = short.bfloat16()
+    return _Queries(vectors, index.asked(vectors), level, short, other, further, last)
+
+
+def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
+    """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
+    pieces, threads = index.pieces(PIECE), torch.get_num_threads()
+    with shared_out() as each:
+        shares = [pieces[start::threads] for start in range(threads)]
+        found = each(lambda some: _best_of(index, queries, some, rows, scores), shares)
+    if len(found) == 1:
+        return found[0]
+    return canonically_best(index, queries.vectors, distinct(joined([_pairs(*best) for best in found])), rows.shape[1])
+
+
+def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], rows: Tensor, scores: Tensor) -> _Found:
+    """As `_certified`, of some pieces and the matches to begin with."""
+    found, waiting = [], 0
+    for piece in pieces:
+        for left in _left(index, queries, piece, scores[:, -1].float()):
+            found.append(left)
+            waiting += len(left)
+            if waiting > PENDING:
+                rows, scores = _settled(index, queries, joined(found), rows, scores)
+                found, waiting = [], 0
+    return _settled(index, queries, joined(found), rows, scores)
+
+
+def _left(index: Index, queries: _Queries, piece: Piece, to_beat: Tensor) -> Iterator[Pairs]:
+    """What bounds leave of a piece, for queries that have `to_beat` `(n,)`; a block of queries at a time."""
+    dim = queries.vectors.shape[1]
+    x = index.piece_level(piece)
+    short, quick = halved(x), queries.short.dtype == torch.bfloat16
+    other, last = other_half(x, short, -1), None
+    if quick:  # such products are prepared for each shape: one shape for all
+        short = pad_rows(short, PIECE).bfloat16()
+    passed = to_beat - first_level_slack(dim) - quick * bfloat16_slack()
+    least, refined_least = to_beat - first_level_slack(dim), to_beat - refined_slack(dim)
+    for start in range(0, len(to_beat), BLOCK):
+        bounds = queries.short[start : start + BLOCK] @ short.T
+        some = (bounds.amax(1) >= passed[start : start + BLOCK]).nonzero()[:, 0]
+        who = some + start
+        if quick:
+            values = queries.level.index_select(0, who) @ x.T
+        else:
+            values = bounds.index_select(0, some).addmm_(queries.other.index_select(0, who), other.T)
+        who, values, possible = _reaching(who, values, least)
+        if queries.beyond is not None and possible.sum() >= WORTH:
+            if last is None:
+                last = beyond(x, index.piece_along(piece, queries.further), 2 * rounding_slack(dim), -1)
+            values.addmm_(queries.beyond.index_select(0, who), last.T)
+            who, values, possible = _reaching(who, values, refined_least)
+        row, column = possible.nonzero().unbind(1)
+        yield Pairs(who[row], column + piece.first_row, values[row, column])
+
+
+def _reaching(who: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries `who` `(m,)` with `values` `(m, c)` those that reach `least` `(n,)` anywhere, and where they do."""
+    some = (values.amax(1) >= least[who]).nonzero()[:, 0]
+    who, values = who[some], values.index_select(0, some)
+    return who, values, values >= least[who][:, None]
+
+
+def _settled(index: Index, queries: _Queries, fresh: Pairs, rows: Tensor, scores: Tensor) -> _Found:
+    """The k best of matches `rows` and canonical `scores` `(n, k)` and of fresh pairs."""
+    to_beat = scores[:, -1].float() - 2 * rounding_slack(queries.vectors.shape[1])
+    fresh = scored(index, queries.asked, fresh)
+    fresh = fresh.at(fresh.scores >= to_beat[fresh.who])
+    who, number = fresh.who.unique(return_inverse=True)
+    if len(who) == 0:
+        return rows, scores
+    both = joined([_pairs(rows[who], scores[who]), Pairs(number, fresh.rows, fresh.scores)])
+    rows, scores = rows.clone(), scores.clone()
+    rows[who], scores[who] = canonically_best(index, queries.vectors[who], distinct(both), rows.shape[1])
+    return rows, scores
+
+
+def _pairs(rows: Tensor, scores: Tensor) -> Pairs:
+    n, k = rows.shape
+    return Pairs(torch.arange(n).repeat_interleave(k), rows.flatten(), scores.flatten().float())
