@@ -3,7 +3,7 @@
 What `search_fast` finds is to be beaten. With 65 values of each patch most pieces of the index are passed by, with the
 other half of the first level most of the rest; what is left is read in full, and little of that needs canonical scores.
 Where many ask, coordinates along FURTHER more directions are computed for a piece first, which leave a tenth. Each
-bound is a product that is added to the one before.
+bound is a product that is added to the one before, unless that was a coarse one in bfloat16.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ FURTHER = 128  # directions beside those of the first level
 SAMPLED = 4096  # patches that these are fitted to
 MANY = 4096  # queries: for fewer, what the first level leaves is read at once
 WORTH = 64  # pairs that it leaves of a piece and a block, from which further coordinates are worth their price
-PENDING = 1 << 20  # pairs that wait for their full score; of one piece there may be more
+PENDING = 1 << 20  # pairs that wait for their full score; of one piece and block there may be more
+LIST = 64  # pairs that a list of them takes as much memory as
 
 _Found = tuple[Tensor, Tensor]
 
@@ -52,8 +53,8 @@ class _Queries:
 
 
 def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
-    """The k best patches of the whole index for unit queries `(n, D)` in match space: rows and canonical scores
-    `(n, k)`.
+    """The k best patches of the whole index for unit (or zero) queries `(n, D)` in match space: rows and canonical
+    scores `(n, k)`.
 
     `probes` is where it begins, if that is more than BEGIN: the better the first matches, the less is left.
     """
@@ -88,9 +89,10 @@ def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) ->
     with shared_out() as each:
         shares = [pieces[start::threads] for start in range(threads)]
         found = each(lambda some: _best_of(index, queries, some, rows, scores), shares)
-    if len(found) == 1:
-        return found[0]
-    return canonically_best(index, queries.vectors, distinct(joined([_pairs(*best) for best in found])), rows.shape[1])
+        if len(found) == 1:
+            return found[0]
+        pairs = distinct(joined([_pairs(*best) for best in found]))
+        return canonically_best(index, queries.vectors, pairs, rows.shape[1], each)
 
 
 def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], rows: Tensor, scores: Tensor) -> _Found:
@@ -98,8 +100,10 @@ def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], rows: Ten
     found, waiting = [], 0
     for piece in pieces:
         for left in _left(index, queries, piece, scores[:, -1].float()):
+            if len(left) == 0:
+                continue
             found.append(left)
-            waiting += len(left)
+            waiting += len(left) + LIST
             if waiting > PENDING:
                 rows, scores = _settled(index, queries, joined(found), rows, scores)
                 found, waiting = [], 0

@@ -206,13 +206,16 @@ class Index:
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:
     """The whole index of `(n, 4, C)` float16 packets, n >= 1, as one shard in memory; for libraries of a few images."""
     order = torch.from_numpy(sort_order(patch_ids))
-    packets, ids = packets[order], torch.from_numpy(patch_ids)[order]
+    ids = torch.from_numpy(patch_ids)[order]
+    if not order.equal(torch.arange(len(order))):  # of millions one copy less
+        packets = packets[order]
     mean = library_mean(packets, config)
     sample = packets[spread(len(packets), config.sample)]
     basis = fit_basis(match_parts(sample, mean)[0])
     space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets)), mean)
     centre = unit(sum_rows(points)[None].float())
+    del points  # of millions of patches gigabytes
     packed = pack(packets, mean, centre[0], space, level=0)
     counts, as_float16 = packed.subtree.leaf_count, config.payload == "float16"
     shard = make_shard(packets[packed.order], ids[packed.order], mean, basis, counts, as_float16)

@@ -1,7 +1,7 @@
 """Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands), `ours`, and peers (index.rivals).
 
 All work on a batch of queries, whose (query, leaf) pairs are grouped by leaf. The products of `exact`, `hkm` and `bhkm`
-have fixed shapes; `ours` (index.ours) decides by canonical scores alone.
+have fixed shapes; `ours` (index.ours, proved by index.certified) decides by canonical scores alone.
 """
 
 from __future__ import annotations

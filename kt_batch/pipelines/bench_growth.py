@@ -81,8 +81,12 @@ def bench_growth(
     found = []
     for number, size in enumerate(sizes, start=1):
         rows = order[:size].sort().values
-        found.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
-        progress(Step("sizes", number, len(sizes)))
+        if number == len(sizes):  # of millions of patches there is no room for another copy
+            packets, ids = packets[rows], ids[rows.numpy()]
+            found.append(_measure_size(packets, ids, config, queries, recall))
+        else:
+            found.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
+        progress(Step("sizes", number, len(sizes), note=_in_words(found[-1])))
     timed = [(figures.patches, figures.seconds_per_query) for figures in found]
     reached = [(patches, seconds) for patches, seconds in timed if seconds is not None]
     return Growth(
@@ -116,6 +120,13 @@ def _measure_size(
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         rows=tuple(table),
     )
+
+
+def _in_words(size: GrowthFigures) -> str:
+    speed = "the recall is not reached"
+    if size.seconds_per_query is not None:
+        speed = f"{size.seconds_per_query * 1e6:.0f} microseconds a query"
+    return f"{size.patches:,} patches: built in {size.build_seconds:.1f} s, {speed}"
 
 
 def _exponent(points: Sequence[tuple[int, float]]) -> float:

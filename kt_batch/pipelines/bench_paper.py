@@ -98,7 +98,7 @@ def bench_paper(
         asked = [_asked(index, some) for index in libraries for some in queries]
         for number, name in enumerate(("traverse", *SEARCHES), start=1):
             rows.append(_figures(layer, name, asked))
-            progress(Step(layer, number, len(SEARCHES) + 1))
+            progress(Step(layer, number, len(SEARCHES) + 1, note=_in_words(rows[-1])))
         for figure, names in FIGURES.items():
             sheets[f"{figure}-{layer}.png"] = _sheet(loaded, for_layer[layer], layer, libraries[-1], contents[0], names)
     return rows, sheets
@@ -160,6 +160,10 @@ def _figures(layer: str, name: str, asked: Sequence[_Asked]) -> PaperFigures:
         ncc_ratio=round(float(np.mean(ratios)), 5),
         paper=PAPER_SECONDS_PER_PATCH.get(name),
     )
+
+
+def _in_words(row: PaperFigures) -> str:
+    return f"{row.layer} {row.searcher}: {row.seconds_per_patch:.2e} s/patch, recall {row.recall:.4f}"
 
 
 def _traverse(index: Index, vectors: Tensor) -> tuple[Tensor, float]:

@@ -19,7 +19,7 @@ from kt_batch.index.ours import FIRST_ROUND, REACH, nearest_leaves, search_fast
 from kt_batch.index.search import Matches, search
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.principal import first_level
+from kt_batch.kernels.principal import first_level, further_directions
 from tests.synthetic import brute_force, clustered, index_of, leaf_level, sharded_index_of
 
 CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
@@ -205,7 +205,7 @@ def test_fixed_clusters_of_any_size_are_searched_alike(begin_at_one_leaf: None, 
 @pytest.mark.parametrize(("certify", "probes"), [(False, 8), (False, 40), (True, 8)])
 @pytest.mark.parametrize("count", [2, 3])
 def test_one_thread_and_several_find_the_same(
-    index: Index, queries: Tensor, certify: bool, probes: int, count: int
+    begin_at_one_leaf: None, index: Index, queries: Tensor, certify: bool, probes: int, count: int
 ) -> None:
     for asked in (queries, queries[:1], queries[:2], queries[:0]):
         with threads(1):
@@ -256,11 +256,6 @@ def test_the_threads_are_as_before_when_a_search_fails(
         {"visits.PATCHES": 1},
         {"visits.PADDING": 1.0},
         {"visits.PRODUCTS": 64},
-        {"certified.PIECE": 1},
-        {"certified.BLOCK": 7, "certified.PENDING": 20},
-        {"certified.BLOCK": 1, "certified.PENDING": 0, "certified.BEGIN": 1},
-        {"certified.MANY": 1, "certified.WORTH": 0},
-        {"certified.MANY": 1, "certified.WORTH": 3, "certified.FURTHER": 3, "certified.BLOCK": 7},
     ],
     ids=str,
 )
@@ -271,6 +266,43 @@ def test_how_much_is_looked_through_at_a_time_does_not_matter(
     for name, size in sizes.items():
         monkeypatch.setattr(f"kt_batch.index.{name}", size)
     assert same(run(index, queries[:40], certify, probes, top_k=2), expected)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"PIECE": 1},
+        {"BLOCK": 7, "PENDING": 20},
+        {"BLOCK": 1, "PENDING": 0},
+        {"MANY": 1, "WORTH": 0},
+        {"MANY": 1, "WORTH": 3, "FURTHER": 3, "BLOCK": 7},
+    ],
+    ids=str,
+)
+def test_a_proof_does_not_depend_on_how_much_is_looked_at_together(
+    begin_at_one_leaf: None, index: Index, queries: Tensor, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in sizes.items():
+        monkeypatch.setattr(f"kt_batch.index.certified.{name}", size)
+    assert is_brute_force(run(index, queries[:40], certify=True, probes=1, top_k=2), index, queries[:40])
+
+
+@pytest.mark.parametrize("payload", ["float16", "4bit"])
+def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> None:
+    cells = clustered(600, CHANNELS, clusters=30, seed=1)
+    cells[5] = 0
+    index = sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1, payload=payload), shards=2)
+    vectors = index.match_vectors(torch.arange(index.count))
+    further = further_directions(vectors, index.tree.directions, 20)
+    pieces = index.pieces(100)
+    assert {piece.shard for piece in pieces} == {0, 1}
+    assert [piece.first_row for piece in pieces[1:]] == [piece.first_row + piece.count for piece in pieces[:-1]]
+    assert sum(piece.count for piece in pieces) == index.count
+    assert not vectors.any(1).all()
+    along = torch.cat([index.piece_along(piece, further) for piece in pieces])
+    torch.testing.assert_close(along, vectors @ further, atol=1e-5, rtol=0)
+    levels = torch.cat([index.piece_level(piece) for piece in pieces])
+    torch.testing.assert_close(levels[:, :-1], vectors @ index.tree.directions, atol=1e-3, rtol=0)
 
 
 # ---- the small, the flat and the empty ----

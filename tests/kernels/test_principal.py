@@ -7,7 +7,17 @@ import math
 import pytest
 import torch
 
-from kt_batch.kernels.principal import first_level, halved, principal_directions, stored_first_level
+from kt_batch.kernels.bounds import bfloat16_slack, first_level_slack, refined_slack, rounding_slack
+from kt_batch.kernels.principal import (
+    beyond,
+    first_level,
+    further_directions,
+    halved,
+    other_half,
+    principal_directions,
+    stored_first_level,
+)
+from kt_batch.kernels.tiles import unit
 
 
 def test_directions_come_strongest_first() -> None:
@@ -101,3 +111,34 @@ def test_half_a_first_level_is_the_stronger_half_and_the_length_of_all_else() ->
     found = halved(torch.tensor([[9.0, 8, 7, 1, 2, 2, 4]]))
     torch.testing.assert_close(found, torch.tensor([[9.0, 8, 7, 5]]), atol=1e-4, rtol=0)
     assert found[0, 3] > 5
+
+
+@pytest.mark.parametrize("dim", [608, 1024])
+@pytest.mark.parametrize("away", [0.0, 1e-3, 0.1, 1.0])
+def test_each_step_of_a_bound_is_above_the_truth_by_its_rounding_alone(dim: int, away: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.arange(1, dim + 1) ** -0.7
+    x = unit(torch.randn(300, dim, generator=generator) * spectrum)
+    q = unit(x + away * torch.randn(300, dim, generator=generator) * spectrum)
+    directions = principal_directions(x, 127)
+    further = further_directions(x, directions, 128)
+    # Coordinates are not stored here, so the 2^-11 for float16 is not needed: what is left of the slack has to do.
+    slack = 2 * rounding_slack(dim)
+    level_q, level_x = first_level(q, directions), first_level(x, directions)
+    truth = (q.double() * x.double()).sum(1)
+    bound = (halved(level_q) * halved(level_x)).sum(1)
+    assert (bound + first_level_slack(dim) - 2**-11 >= truth).all()
+    bound += (other_half(level_q, halved(level_q), 1) * other_half(level_x, halved(level_x), -1)).sum(1)
+    assert (bound + first_level_slack(dim) - 2**-11 >= truth).all()
+    bound += (beyond(level_q, q @ further, slack, 1) * beyond(level_x, x @ further, slack, -1)).sum(1)
+    assert (bound + refined_slack(dim) - 2**-11 >= truth).all()
+
+
+def test_rounding_to_bfloat16_may_take_more_than_one_step_of_it_and_less_than_its_slack() -> None:
+    # Each value lies halfway between two numbers of bfloat16 and goes to the even one: 49 down, 14 up, and the sum of
+    # the products, 139.4 / 256, down again.
+    down, up = 0.125 * (1 + 2**-8), 0.125 * (1 + 3 * 2**-8)
+    x = torch.tensor([[down] * 49 + [up] * 14 + [0.0669]])
+    q = torch.tensor([[down] * 49 + [-up] * 14 + [0.0669]])
+    lost = (q.double() @ x.double().T).item() - (q.bfloat16() @ x.bfloat16().T).float().item()
+    assert 2**-7 < lost < bfloat16_slack()

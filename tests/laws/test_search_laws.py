@@ -20,8 +20,8 @@ from tests.synthetic import brute_force, clustered, sharded_index_of
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
 many = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 10**6)
-# D = 4, 32 and 160: fewer values than the first level has coordinates, and more.
-channels = st.sampled_from([1, 8, 40])
+# D = 4, 32 and 160: fewer values than the first level has coordinates, and more; of 512 patches are kept in 4 bits.
+channels = st.sampled_from([1, 8, 40, 128])
 mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
 configs = st.builds(
     IndexConfig,
