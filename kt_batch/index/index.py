@@ -13,7 +13,7 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace, pack, spread
-from kt_batch.index.shards import PART, Shard, joined, make_shard, match_parts
+from kt_batch.index.shards import PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import asked, decoded, dequantise, fit_basis, products
@@ -66,7 +66,7 @@ class Index:
         """The same index, its shards as one in memory. A search looks into every shard by itself, so that in a small
         library, whose tree has a few dozen of them all the same, most of the time would go into calls."""
         tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
-        return Index(tree, [joined(self.shards)])
+        return Index(tree, [in_one_shard(self.shards)])
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""

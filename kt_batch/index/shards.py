@@ -42,7 +42,7 @@ VARIANCES = 48  # coordinates whose variance in a leaf is kept; the weaker ones 
 
 @dataclass(frozen=True)
 class Shard:
-    """One open shard; its tensors are mapped and not read, unless it was made in memory, or `joined`.
+    """One open shard; its tensors are mapped and not read, unless it was made in memory, or is `in_one_shard`.
 
     `payload`: codes and gains, or the four bands.
     """
@@ -65,7 +65,7 @@ class Shard:
         return self.patch_ids.shape[0]
 
 
-def joined(shards: Sequence[Shard]) -> Shard:
+def in_one_shard(shards: Sequence[Shard]) -> Shard:
     """Shards of one library, one after the other in one piece of memory."""
 
     def whole(parts: Iterable[Tensor]) -> Tensor:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.verify import verify
 from kt_batch.runners.ray_runner import RayRunner
 from tests.e2e.conftest import Small
 from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
-from tests.tiny import extracted, hashes, indexed, translate_job, translated
+from tests.tiny import draw_all, extracted, hashes, indexed, translate_job, translated
 
 
 def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
@@ -43,3 +45,22 @@ def test_the_number_of_workers_changes_no_byte(
     translated([small.photos], translate_job(small.library, tmp_path / "ray", small.index), runner, unit_size=1)
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_and_of_images_in_a_unit_give_one_digest(
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    photos = draw_all(tmp_path / "photos", range(9))
+    digests: dict[tuple[int, int], str | None] = {}
+    for workers in (1, 2, 5):
+        for unit_size, units in ((1, 9), (7, 2), (64, 1)):
+            run = tmp_path / f"run-{workers}-{unit_size}"
+            job = translate_job(small.library, run, small.index, cache=tmp_path / "cache")
+            translated([photos], job, RayRunner(None, workers, threads=1), unit_size=unit_size)
+            assert len(list((run / "provenance").iterdir())) == units
+            digests[workers, unit_size] = verify(str(run), no_progress).digest
+    assert None not in digests.values()
+    assert len(set(digests.values())) == 1, digests
