@@ -204,7 +204,8 @@ class Index:
 
 
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:
-    """The whole index of `(n, 4, C)` float16 packets, n >= 1, as one shard in memory; for libraries of a few images."""
+    """The whole index of `(n, 4, C)` float16 packets, n >= 1, as one shard in memory: for libraries of a few images,
+    and for measuring."""
     order = torch.from_numpy(sort_order(patch_ids))
     ids = torch.from_numpy(patch_ids)[order]
     if not order.equal(torch.arange(len(order))):  # of millions one copy less
