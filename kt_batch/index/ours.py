@@ -18,9 +18,10 @@ from torch import Tensor
 from kt_batch.index.candidates import Pairs, canonically_best, few_of_each, joined, kth_best, scored
 from kt_batch.index.index import Index
 from kt_batch.index.threads import Each, shared_out
-from kt_batch.index.visits import Products, grouped, products_of
+from kt_batch.index.visits import Group, Products, grouped, products_of
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.principal import first_level
+from kt_batch.models.precision import quick_products, quick_products_round
 
 FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
 PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
@@ -30,6 +31,8 @@ REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gai
 FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
+ROUNDED = 2.0**-8  # what is to beat is lowered by, where products are rounded: many times what that changes as a rule
+VISITS = 1 << 21  # to leaves in a second round that are made at a time
 KEPT = 1 << 26  # products of the first round that are in memory at a time; those of a single query may be more
 
 _Found = tuple[Tensor, Tensor]
@@ -66,12 +69,9 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
 
     with shared_out() as each:
         level, asked = _columns(each(estimates, vectors.split(READY)))
-        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
-        queries = _Queries(vectors, level, asked, leaves, reach)
-        products = index.window_width[queries.leaves[:, :always]].sum(1)
-        found = [_fast(index, queries.at(part), k, always, each) for part in _portions(products, KEPT)]
-    rows, scores = _columns(found)
-    return rows, scores
+        with quick_products():
+            leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
+        return _fast(index, _Queries(vectors, level, asked, leaves, reach), k, always, each)
 
 
 def _columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -93,42 +93,60 @@ def _portions(costs: Tensor, most: int) -> Iterator[slice]:
 def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each) -> _Found:
     n, probes = queries.leaves.shape
     fresh = _first_round(index, queries, k, always, each)
-    known = scored(index, queries.asked, few_of_each(fresh, FEW + k), each)
+    known = scored(index, queries.asked, fresh, each)
     if always < probes:
-        to_beat = kth_best(known, n, k)
-        fresh = _second_round(index, queries, to_beat, k, always, each)
-        known = joined([known, scored(index, queries.asked, few_of_each(fresh, 2 * FEW + k), each)])
+        fresh = _second_round(index, queries, kth_best(known, n, k), k, always, each)
+        known = joined([known, scored(index, queries.asked, fresh, each)])
     return canonically_best(index, queries.vectors, known, k, each)
 
 
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
-    """The patches of the `always` nearest leaves with the largest estimates."""
-    n = len(queries.leaves)
-    leaves = queries.leaves[:, :always].flatten()
-    who = torch.arange(n).repeat_interleave(always)
-    looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
-    best = torch.full((n * always,), -torch.inf)
-    for products in looked:
-        best.scatter_reduce_(0, products.visits, products.best, "amax")
-    promising = PROMISING + k - 1 + AND_MORE * (always < queries.leaves.shape[1])
+    """Of the patches in the `always` nearest leaves the few of each query with the largest estimates."""
+    costs = index.window_width[queries.leaves[:, :always]].sum(1)
+    return joined([_promising(index, queries, part, k, always, each) for part in _portions(costs, KEPT)])
+
+
+def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int, each: Each) -> Pairs:
+    """As `_first_round`, of some queries."""
+    n, probes = queries.leaves.shape
+    leaves = queries.leaves[part, :always].flatten()
+    who = torch.arange(n)[part].repeat_interleave(always)
+    with quick_products():
+        looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
+    to_beat = torch.full((n,), -torch.inf)
     if k <= always:  # as many leaves hold one that reaches it
-        to_beat = best.view(n, always).topk(min(promising, always), dim=1).values[:, -1]
-    else:
-        to_beat = torch.full((n,), -torch.inf)
-    return joined(each(lambda products: _survivors(products, to_beat, FEW + k), looked))
+        best = torch.full((len(leaves),), -torch.inf)
+        for products in looked:
+            best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
+        promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
+        to_beat[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
+    found = each(lambda products: _reaching(index, queries.level, products, to_beat, FEW + k), looked)
+    return few_of_each(joined(found), FEW + k)
 
 
 def _second_round(index: Index, queries: _Queries, to_beat: Tensor, k: int, always: int, each: Each) -> Pairs:
-    """The patches of the other leaves whose estimates reach `to_beat` `(n,)`, of those leaves that do."""
+    """Of the patches in the other leaves that reach `to_beat` `(n,)` the few of each query whose estimates do."""
     who, column = (queries.reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
     leaves = queries.leaves[who, column + always]
     to_beat = to_beat - 2 * rounding_slack(4 * index.channels)
-    return joined(
-        each(
-            lambda group: _survivors(products_of(index, queries.level, who, group), to_beat, 2 * FEW + k),
-            grouped(index, leaves),
-        )
-    )
+    few = 2 * FEW + k
+    found = [
+        _visited(index, queries.level, who[some], leaves[some], to_beat, few, each)
+        for some in torch.arange(len(who)).split(VISITS)
+    ]
+    return few_of_each(joined(found), few)
+
+
+def _visited(index: Index, level: Tensor, who: Tensor, leaves: Tensor, to_beat: Tensor, few: int, each: Each) -> Pairs:
+    """Of the patches in `leaves` `(p,)` that the queries `who` `(p,)` look into the few whose estimates reach
+    `to_beat` `(n,)`."""
+
+    def look(group: Group) -> Pairs:
+        return _reaching(index, level, products_of(index, level, who, group), to_beat, few)
+
+    with quick_products():
+        found = each(look, grouped(index, leaves))
+    return few_of_each(joined(found), few)
 
 
 def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
@@ -149,16 +167,38 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     return some, cosines * index.leaf_lengths[some] + level[:, -1:] * index.leaf_means[some, -1] + REACH * spread
 
 
+def _reaching(index: Index, level: Tensor, products: Products, to_beat: Tensor, at_most: int) -> Pairs:
+    """The patches whose estimates reach what their query has to beat, `(n,)` by query: of each block of a visit's
+    products the largest `at_most`, or as many of a query, where products are rounded and estimates made again."""
+    if not quick_products_round():
+        return _survivors(products, to_beat, at_most)
+    found = _survivors(products, to_beat - ROUNDED, products.values.shape[1])
+    return few_of_each(_estimated(index, level, found, to_beat), at_most)
+
+
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
     """The patches whose products reach what their query has to beat, `(n,)` by query, and of these the largest
-    `at_most` of each leaf."""
+    `at_most` of each block of a visit's."""
+    blocks = products.best.shape[1]
     least = to_beat.clamp(min=-2.0)[products.who]
-    some = (products.best >= least).nonzero()[:, 0]
-    values, least = products.values.index_select(0, some), least[some]
-    who, first_rows = products.who[some], products.first_rows[some]
+    some = (products.best >= least[:, None]).flatten().nonzero()[:, 0]
+    visit = some // blocks
+    values, least = products.values.view(len(products.who) * blocks, -1).index_select(0, some), least[visit]
     possible = values >= least[:, None]
     crowded = (possible.sum(1) > at_most).nonzero()[:, 0]
     if len(crowded):
         possible[crowded] = values[crowded] >= values[crowded].topk(at_most, dim=1).values[:, -1:]
     row, column = possible.nonzero().unbind(1)
-    return Pairs(who[row], column + first_rows[row], values[row, column])
+    first_rows = products.first_rows[visit] + some % blocks * values.shape[1]
+    return Pairs(products.who[visit[row]], column + first_rows[row], values[row, column])
+
+
+def _estimated(index: Index, level: Tensor, pairs: Pairs, to_beat: Tensor) -> Pairs:
+    """Those pairs that reach what their query has to beat with an estimate that is not rounded; with it as score."""
+    found = []
+    for part in torch.arange(len(pairs)).split(READY):
+        some = pairs.at(part)
+        scores = (index.levels(some.rows) * level.index_select(0, some.who)).sum(1)
+        kept = scores >= to_beat[some.who]
+        found.append(Pairs(some.who[kept], some.rows[kept], scores[kept]))
+    return joined(found)

@@ -254,7 +254,6 @@ def test_the_threads_are_as_before_when_a_search_fails(
         {"ours.KEPT": 1},
         {"ours.READY": 7, "ours.CHOOSING": 3},
         {"visits.PATCHES": 1},
-        {"visits.PADDING": 1.0},
         {"visits.PRODUCTS": 64},
     ],
     ids=str,
