@@ -87,13 +87,6 @@ class Index:
         windows[..., -1].masked_fill_(foreign, FOREIGN)
         return windows
 
-    def levels(self, rows: Tensor) -> Tensor:
-        """The first levels `(m, d + 1)` float32 of rows `(m,)`."""
-        out = torch.empty(len(rows), self.leaf_means.shape[1])
-        for shard, inside, where in self._by_shard(rows):
-            out[where] = shard.level.index_select(0, inside).float()
-        return out
-
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         if self._coded:

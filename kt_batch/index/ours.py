@@ -21,17 +21,16 @@ from kt_batch.index.threads import Each, shared_out
 from kt_batch.index.visits import Group, Products, grouped, products_of
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.principal import first_level
-from kt_batch.models.precision import quick_products, quick_products_round
+from kt_batch.models.precision import quick_products
 
 FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
 PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
 AND_MORE = 2  # such leaves where a second round comes, whose work depends on how good a match is known by then
-REACH = 4.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
+REACH = 5.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
 REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
 FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
-ROUNDED = 2.0**-8  # what is to beat is lowered by, where products are rounded: many times what that changes as a rule
 VISITS = 1 << 21  # to leaves in a second round that are made at a time
 KEPT = 1 << 26  # products of the first round that are in memory at a time; those of a single query may be more
 
@@ -48,10 +47,6 @@ class _Queries:
     asked: Tensor
     leaves: Tensor
     reach: Tensor
-
-    def at(self, part: slice) -> _Queries:
-        """Some of them."""
-        return _Queries(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
 def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
@@ -120,7 +115,7 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
         to_beat[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
-    found = each(lambda products: _reaching(index, queries.level, products, to_beat, FEW + k), looked)
+    found = each(lambda products: _survivors(products, to_beat, FEW + k), looked)
     return few_of_each(joined(found), FEW + k)
 
 
@@ -142,7 +137,7 @@ def _visited(index: Index, level: Tensor, who: Tensor, leaves: Tensor, to_beat: 
     `to_beat` `(n,)`."""
 
     def look(group: Group) -> Pairs:
-        return _reaching(index, level, products_of(index, level, who, group), to_beat, few)
+        return _survivors(products_of(index, level, who, group), to_beat, few)
 
     with quick_products():
         found = each(look, grouped(index, leaves))
@@ -167,15 +162,6 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     return some, cosines * index.leaf_lengths[some] + level[:, -1:] * index.leaf_means[some, -1] + REACH * spread
 
 
-def _reaching(index: Index, level: Tensor, products: Products, to_beat: Tensor, at_most: int) -> Pairs:
-    """The patches whose estimates reach what their query has to beat, `(n,)` by query: of each block of a visit's
-    products the largest `at_most`, or as many of a query, where products are rounded and estimates made again."""
-    if not quick_products_round():
-        return _survivors(products, to_beat, at_most)
-    found = _survivors(products, to_beat - ROUNDED, products.values.shape[1])
-    return few_of_each(_estimated(index, level, found, to_beat), at_most)
-
-
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
     """The patches whose products reach what their query has to beat, `(n,)` by query, and of these the largest
     `at_most` of each block of a visit's."""
@@ -191,14 +177,3 @@ def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
     row, column = possible.nonzero().unbind(1)
     first_rows = products.first_rows[visit] + some % blocks * values.shape[1]
     return Pairs(products.who[visit[row]], column + first_rows[row], values[row, column])
-
-
-def _estimated(index: Index, level: Tensor, pairs: Pairs, to_beat: Tensor) -> Pairs:
-    """Those pairs that reach what their query has to beat with an estimate that is not rounded; with it as score."""
-    found = []
-    for part in torch.arange(len(pairs)).split(READY):
-        some = pairs.at(part)
-        scores = (index.levels(some.rows) * level.index_select(0, some.who)).sum(1)
-        kept = scores >= to_beat[some.who]
-        found.append(Pairs(some.who[kept], some.rows[kept], scores[kept]))
-    return joined(found)

@@ -18,9 +18,10 @@ from kt_batch.errors import UsageError
 from kt_batch.index.candidates import pairs_by_leaf
 from kt_batch.index.certified import search_certified
 from kt_batch.index.index import Index
-from kt_batch.index.ours import search_fast
+from kt_batch.index.ours import READY, search_fast
 from kt_batch.index.rivals import RIVALS, rival_of, search_rival
 from kt_batch.index.shards import match_parts
+from kt_batch.index.threads import shared_out
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores, pad_rows, unit
@@ -48,25 +49,30 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
     Where `config.probes` leaves may hold fewer than k patches, more leaves are probed. Raises UsageError for a query
     that is not finite.
     """
-    packets = haar(queries)
-    if not packets.isfinite().all():
-        raise UsageError("A query patch holds NaN, infinity or values too large for float32; it has no nearest patch.")
+    with shared_out() as each:
+        vectors = torch.cat(each(lambda some: _match_vectors(some, index.tree.mean), queries.split(READY)))
     k = min(config.top_k, index.count)
     if config.searcher == "exact":
-        return _exact(index, packets, k)
+        return _exact(index, vectors, k)
     if config.searcher in RIVALS:
-        vectors, _ = match_parts(packets, index.tree.mean)
         rows, scores = search_rival(rival_of(index, config.searcher), index, vectors, k, config.probes)
         return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     probes = min(max(config.probes, index.leaves_holding(k)), index.tree.leaves)
     if config.searcher == "ours":
-        queries, _ = match_parts(packets, index.tree.mean)
         # All leaves probed by estimate cost as much as all proved by bound.
         certify = config.certify or probes == index.tree.leaves
-        rows, scores = (search_certified if certify else search_fast)(index, queries, k, probes)
-        return Matches(rows, scores, torch.full((len(queries),), certify))
+        rows, scores = (search_certified if certify else search_fast)(index, vectors, k, probes)
+        return Matches(rows, scores, torch.full((len(vectors),), certify))
     bands = None if config.searcher == "hkm" else config.bands
-    return _published(index, packets, k, probes, bands)
+    return _published(index, vectors, haar(queries), k, probes, bands)
+
+
+def _match_vectors(queries: Tensor, mean: Tensor) -> Tensor:
+    """Raw patches `(n, 4, C)` -> unit vectors `(n, D)` in match space."""
+    vectors, norms = match_parts(haar(queries), mean)
+    if not norms.isfinite().all():
+        raise UsageError("A query patch holds NaN, infinity or values too large for float32; it has no nearest patch.")
+    return vectors
 
 
 class _Pool:
@@ -103,13 +109,12 @@ class _Pool:
 _Offers = Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]
 
 
-def _exact(index: Index, packets: Tensor, k: int) -> Matches:
+def _exact(index: Index, queries: Tensor, k: int) -> Matches:
     def offers(who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for x, rows in _all_patches(index):
             for some in who.split(1024):
                 yield some, x, rows
 
-    queries, _ = match_parts(packets, index.tree.mean)
     rows, scores = _canonically_best(index, queries, k, offers)
     return Matches(rows, scores, torch.ones(len(queries), dtype=torch.bool))
 
@@ -196,12 +201,11 @@ def _best(index: Index, rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, T
     return rows.flatten()[order[:, :k]], scores.flatten()[order[:, :k]]
 
 
-def _published(index: Index, packets: Tensor, k: int, probes: int, bands: int | None) -> Matches:
-    """HKM, and BHKM as the paper has it: greedy descent, then the cosine of the bands read with their own norms, no
-    re-scoring. `bands` None is HKM: the cosine of the patches themselves."""
+def _published(index: Index, vectors: Tensor, packets: Tensor, k: int, probes: int, bands: int | None) -> Matches:
+    """HKM, and BHKM as the paper has it: greedy descent with `vectors` `(n, D)`, then the cosine of the bands read with
+    their own norms, no re-scoring. `bands` None is HKM: the cosine of the patches themselves."""
     mean = index.tree.mean
-    descent, _ = match_parts(packets, mean)
-    leaves = _descend(index, descent, probes)
+    leaves = _descend(index, vectors, probes)
     queries = _view(packets, mean, bands)
     pool = _Pool(len(queries), k, queries.shape[1])
     for leaf, who in pairs_by_leaf(leaves):

@@ -23,14 +23,13 @@ def bfloat16_is_fast(device: str) -> bool:
 
 @contextmanager
 def quick_products() -> Iterator[None]:
-    """Within, the matrix products of this process, on whichever thread, may round float32 operands to bfloat16 where
-    the processor gains by it; sums stay float32. For products that only point at what is then computed exactly.
-
-    Without such instructions the products are as outside. With AVX-512 and no AMX they are done by another library,
-    which rounds nothing and is twice as fast on processors for which the first was not made.
+    """Within, the matrix products of this process, on whichever thread, are made by oneDNN where that is allowed to
+    round float32 to bfloat16 and does not: with AVX-512 and no AMX. On processors that MKL was not made for it is more
+    than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    if not _medium_rounds():
+        torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
@@ -38,9 +37,11 @@ def quick_products() -> Iterator[None]:
 
 
 @cache
-def quick_products_round() -> bool:
-    """Whether `quick_products` round on this machine: asked of two products, a matrix's and a batch's."""
+def _medium_rounds() -> bool:
+    """Whether products of precision "medium" round on this machine: asked of two, a matrix's and a batch's."""
     x, ones = torch.full((2, 128, 128), 1 + 2.0**-10), torch.ones(2, 128, 128)  # x rounds to 1; its sums need not round
-    with quick_products():
-        found = (x[0] @ ones[0], torch.bmm(x, ones))
-    return any(product.ne(128 + 2.0**-3).any() for product in found)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+    torch.set_float32_matmul_precision(before)
+    return any(bool(product.ne(128 + 2.0**-3).any()) for product in found)

@@ -127,7 +127,7 @@ def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: 
     assert all(len(set(some)) == 5 for some in found.tolist())
 
 
-def test_a_leaf_reaches_as_far_as_four_deviations_of_its_products(index: Index, queries: Tensor) -> None:
+def test_a_leaf_reaches_as_far_as_some_deviations_of_its_products(index: Index, queries: Tensor) -> None:
     vectors, _ = match_parts(haar(queries[:20]), index.tree.mean)
     level = first_level(vectors, index.tree.directions)
     leaves, reach = nearest_leaves(index, level, 40)
@@ -236,7 +236,7 @@ def test_the_threads_of_a_search_do_the_next_ones(
 
 
 @pytest.mark.parametrize("broken", ["canonically_best", "products_of"])  # the latter in the threads of the search
-def test_the_threads_are_as_before_when_a_search_fails(
+def test_threads_and_precision_are_as_before_when_a_search_fails(
     index: Index, queries: Tensor, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ours, broken, None)
@@ -244,6 +244,7 @@ def test_the_threads_are_as_before_when_a_search_fails(
         with pytest.raises(TypeError):
             run(index, queries)
         assert torch.get_num_threads() == 2
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize(("certify", "probes"), [(False, 8), (False, 40), (True, 8)])

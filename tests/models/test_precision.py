@@ -1,11 +1,12 @@
-"""bfloat16 only where the machine has instructions for it."""
+"""bfloat16 only where the machine has instructions for it; float32 products of whichever library is faster."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from kt_batch.models.precision import bfloat16_is_fast
+from kt_batch.models import precision
+from kt_batch.models.precision import bfloat16_is_fast, quick_products
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,42 @@ def test_a_gpu_that_emulates_it_is_slow(monkeypatch: pytest.MonkeyPatch, native:
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert bfloat16_is_fast("cuda") is native
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("before", ["highest", "high"])
+def test_another_library_multiplies_unless_it_would_round_and_only_within(
+    before: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_medium_rounds", lambda: rounds)
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with quick_products():
+            assert torch.get_float32_matmul_precision() == (before if rounds else "medium")
+        assert torch.get_float32_matmul_precision() == before
+        with pytest.raises(ValueError, match="broken"), quick_products():
+            raise ValueError("broken")
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(usual)
+
+
+@pytest.mark.parametrize("rounded", [(), ("bmm",), ("mm",), ("bmm", "mm")], ids=str)
+def test_products_of_rounded_operands_are_found_out(rounded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def product(a: torch.Tensor, b: torch.Tensor, rounding: bool) -> torch.Tensor:
+        if rounding:
+            a, b = a.bfloat16(), b.bfloat16()
+        return (a.double() @ b.double()).float()
+
+    monkeypatch.setattr(torch, "bmm", lambda a, b: product(a, b, "bmm" in rounded))
+    monkeypatch.setattr(torch, "mm", lambda a, b: product(a, b, "mm" in rounded))
+    assert precision._medium_rounds.__wrapped__() is bool(rounded)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_quick_products_are_those_of_float32() -> None:
+    a, b = torch.randn(2, 40, 128, generator=torch.Generator().manual_seed(0))
+    with quick_products():
+        found = a @ b.T
+    torch.testing.assert_close(found.double(), a.double() @ b.double().T, atol=1e-4, rtol=0)
