@@ -3,7 +3,7 @@
 What `search_fast` finds is to be beaten. With 65 values of each patch most pieces of the index are passed by, with the
 other half of the first level most of the rest; what is left is read in full, and little of that needs canonical scores.
 Where many ask, coordinates along FURTHER more directions are computed for a piece first, which leave a tenth. Each
-bound is a product that is added to the one before, unless that was a coarse one in bfloat16.
+bound is a product that is added to the one before.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from kt_batch.index.index import Index, Piece
 from kt_batch.index.ours import search_fast
 from kt_batch.index.packing import spread
 from kt_batch.index.threads import shared_out
-from kt_batch.kernels.bounds import bfloat16_slack, first_level_slack, refined_slack, rounding_slack
+from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
 from kt_batch.kernels.principal import beyond, first_level, further_directions, halved, other_half
-from kt_batch.kernels.tiles import blocks, pad_rows
-from kt_batch.models.precision import bfloat16_is_fast
+from kt_batch.kernels.tiles import blocks
 
 BEGIN = 64  # leaves probed at least: what is found there is to be beaten everywhere
 PIECE = 256  # patches that are looked at together
@@ -39,13 +38,12 @@ _Found = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Queries:
-    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, their first level, and the three steps of
-    its bound (kernels.principal): `short`, in bfloat16 where that is fast, `other` and `beyond`, or None for few
-    queries; `further` are the directions `(D, e)` of the last."""
+    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, and the three steps of the first level's
+    bound (kernels.principal): `short`, `other` and `beyond`, or None for few queries; `further` are the directions
+    `(D, e)` of the last."""
 
     vectors: Tensor
     asked: Tensor
-    level: Tensor
     short: Tensor
     other: Tensor
     further: Tensor
@@ -78,9 +76,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = beyond(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
-    if bfloat16_is_fast("cpu"):
-        short = short.bfloat16()
-    return _Queries(vectors, index.asked(vectors), level, short, other, further, last)
+    return _Queries(vectors, index.asked(vectors), short, other, further, last)
 
 
 def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
@@ -114,20 +110,14 @@ def _left(index: Index, queries: _Queries, piece: Piece, to_beat: Tensor) -> Ite
     """What bounds leave of a piece, for queries that have `to_beat` `(n,)`; a block of queries at a time."""
     dim = queries.vectors.shape[1]
     x = index.piece_level(piece)
-    short, quick = halved(x), queries.short.dtype == torch.bfloat16
+    short = halved(x)
     other, last = other_half(x, short, -1), None
-    if quick:  # such products are prepared for each shape: one shape for all
-        short = pad_rows(short, PIECE).bfloat16()
-    passed = to_beat - first_level_slack(dim) - quick * bfloat16_slack()
     least, refined_least = to_beat - first_level_slack(dim), to_beat - refined_slack(dim)
     for start in range(0, len(to_beat), BLOCK):
         bounds = queries.short[start : start + BLOCK] @ short.T
-        some = (bounds.amax(1) >= passed[start : start + BLOCK]).nonzero()[:, 0]
+        some = (bounds.amax(1) >= least[start : start + BLOCK]).nonzero()[:, 0]
         who = some + start
-        if quick:
-            values = queries.level.index_select(0, who) @ x.T
-        else:
-            values = bounds.index_select(0, some).addmm_(queries.other.index_select(0, who), other.T)
+        values = bounds.index_select(0, some).addmm_(queries.other.index_select(0, who), other.T)
         who, values, possible = _reaching(who, values, least)
         if queries.beyond is not None and possible.sum() >= WORTH:
             if last is None:

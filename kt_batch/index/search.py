@@ -25,6 +25,7 @@ from kt_batch.index.threads import shared_out
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores, pad_rows, unit
+from kt_batch.models.precision import quick_products
 
 QUERY_TILE = 128
 PATCH_TILE = 64  # leaves are padded to a multiple
@@ -176,8 +177,9 @@ def _product(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     missing = -len(who) % QUERY_TILE
     q = queries[torch.cat([who, who[:1].expand(missing)])]
     out = torch.empty(len(q), len(x))
-    for start in range(0, len(q), QUERY_TILE):
-        torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
+    with quick_products():
+        for start in range(0, len(q), QUERY_TILE):
+            torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
     return out[: len(who)]
 
 

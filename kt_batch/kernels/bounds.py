@@ -17,12 +17,6 @@ def first_level_slack(dim: int) -> float:
     return 2.0**-11 + 2.0**-18 + 2 * rounding_slack(dim)
 
 
-def bfloat16_slack() -> float:
-    """What a bound loses when its two vectors, of length little more than 1, are rounded to bfloat16 (2^-8 of each at
-    most), and the product after float32 sums once more: 3 * 2^-8 and squares of it, so 2^-6."""
-    return 2.0**-6
-
-
 def refined_slack(dim: int) -> float:
     """As `first_level_slack` for a bound with what lies `beyond` (kernels.principal), whose further coordinates are
     float32 products of `dim` values."""

@@ -38,7 +38,7 @@ REPEATS = 3  # of each timing, the median counts
 LONG = 240  # seconds: what would take longer on all queries is timed on the sample
 BRIEF = 15  # seconds: what takes longer is timed once
 SAME = 1e-6  # a match counts as the best when its score is within this: of a white wall there are hundreds of patches
-OURS = (8, 16, 32, 64, 128, 192, 256)
+OURS = (8, 16, 32, 64, 96, 128, 192, 256)
 RIVALS = {
     "ivf": (8, 16, 32, 64),
     "ivf-panorama": (8, 16, 32, 64),

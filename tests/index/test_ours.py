@@ -160,14 +160,6 @@ def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
     assert is_brute_force(found, index, queries)
 
 
-def test_a_scan_in_bfloat16_proves_the_same_matches(
-    begin_at_one_leaf: None, index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = run(index, queries, certify=True, probes=1, top_k=2)
-    monkeypatch.setattr("kt_batch.index.certified.bfloat16_is_fast", lambda _device: True)
-    assert same(run(index, queries, certify=True, probes=1, top_k=2), expected)
-
-
 @pytest.mark.parametrize("payload", ["float16", "4bit"])
 def test_further_directions_leave_fewer_patches_to_be_read_and_the_same_matches(
     begin_at_one_leaf: None, payload: str, monkeypatch: pytest.MonkeyPatch
