@@ -32,7 +32,7 @@ FEW = 10  # patches read in full for a query in the first round, beyond top_k; i
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 VISITS = 1 << 21  # to leaves in a second round that are made at a time
-KEPT = 1 << 26  # products of the first round that are in memory at a time; those of a single query may be more
+KEPT = 1 << 26  # products of the first round that are made at a time; those of a single query may be more
 
 _Found = tuple[Tensor, Tensor]
 
@@ -121,15 +121,14 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
 
 def _second_round(index: Index, queries: _Queries, to_beat: Tensor, k: int, always: int, each: Each) -> Pairs:
     """Of the patches in the other leaves that reach `to_beat` `(n,)` the few of each query whose estimates do."""
-    who, column = (queries.reach[:, always:] >= to_beat[:, None]).nonzero().unbind(1)
-    leaves = queries.leaves[who, column + always]
+    reaching = queries.reach[:, always:] >= to_beat[:, None]
     to_beat = to_beat - 2 * rounding_slack(4 * index.channels)
-    few = 2 * FEW + k
-    found = [
-        _visited(index, queries.level, who[some], leaves[some], to_beat, few, each)
-        for some in torch.arange(len(who)).split(VISITS)
-    ]
-    return few_of_each(joined(found), few)
+    found = []
+    for part in _portions(reaching.sum(1), VISITS):
+        who, column = reaching[part].nonzero().unbind(1)
+        leaves = queries.leaves[part][who, column + always]
+        found.append(_visited(index, queries.level, who + part.start, leaves, to_beat, 2 * FEW + k, each))
+    return joined(found)
 
 
 def _visited(index: Index, level: Tensor, who: Tensor, leaves: Tensor, to_beat: Tensor, few: int, each: Each) -> Pairs:
@@ -164,16 +163,13 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
 
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
     """The patches whose products reach what their query has to beat, `(n,)` by query, and of these the largest
-    `at_most` of each block of a visit's."""
+    `at_most` of each visit."""
     blocks = products.best.shape[1]
     least = to_beat.clamp(min=-2.0)[products.who]
     some = (products.best >= least[:, None]).flatten().nonzero()[:, 0]
     visit = some // blocks
-    values, least = products.values.view(len(products.who) * blocks, -1).index_select(0, some), least[visit]
-    possible = values >= least[:, None]
-    crowded = (possible.sum(1) > at_most).nonzero()[:, 0]
-    if len(crowded):
-        possible[crowded] = values[crowded] >= values[crowded].topk(at_most, dim=1).values[:, -1:]
-    row, column = possible.nonzero().unbind(1)
+    values = products.values.view(len(products.who) * blocks, -1).index_select(0, some)
+    row, column = (values >= least[visit][:, None]).nonzero().unbind(1)
     first_rows = products.first_rows[visit] + some % blocks * values.shape[1]
-    return Pairs(products.who[visit[row]], column + first_rows[row], values[row, column])
+    found = few_of_each(Pairs(visit[row], column + first_rows[row], values[row, column]), at_most)
+    return Pairs(products.who[found.who], found.rows, found.scores)

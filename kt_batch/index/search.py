@@ -134,7 +134,9 @@ def _canonically_best(index: Index, queries: Tensor, k: int, offers: _Offers) ->
     """
     pool = _Pool(len(queries), k, queries.shape[1])
     for who, x, rows in offers(torch.arange(len(queries))):
-        pool.offer(who, _product(queries, who, x)[:, : len(rows)], rows)
+        with quick_products():
+            products = _product(queries, who, x)
+        pool.offer(who, products[:, : len(rows)], rows)
     best, scores = _rescore(index, queries, pool)
     crowded = pool.crowded()
     if len(crowded):
@@ -153,7 +155,9 @@ def _settle(index: Index, queries: Tensor, pool: _Pool, who: Tensor, offers: _Of
     place = torch.empty(len(queries), dtype=torch.int64)
     place[who] = torch.arange(len(who))
     for some, x, rows in offers(who):
-        possible = _product(queries, some, x)[:, : len(rows)] >= pool.to_beat(some)[:, None]
+        with quick_products():
+            products = _product(queries, some, x)
+        possible = products[:, : len(rows)] >= pool.to_beat(some)[:, None]
         columns = possible.any(0).nonzero()[:, 0]
         found = torch.full((len(some), len(columns)), -torch.inf, dtype=torch.float64)
         for pairs in possible[:, columns].nonzero().split(PAIRS):
@@ -177,9 +181,8 @@ def _product(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     missing = -len(who) % QUERY_TILE
     q = queries[torch.cat([who, who[:1].expand(missing)])]
     out = torch.empty(len(q), len(x))
-    with quick_products():
-        for start in range(0, len(q), QUERY_TILE):
-            torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
+    for start in range(0, len(q), QUERY_TILE):
+        torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
     return out[: len(who)]
 
 

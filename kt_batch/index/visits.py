@@ -16,7 +16,7 @@ from torch import Tensor
 from kt_batch.index.index import WINDOW, Index
 
 PATCHES = 16384  # of a group's leaves at most, where it has several
-PRODUCTS = 1 << 21  # of a group at most; a single visit to a leaf that cannot be split may have more
+PRODUCTS = 1 << 21  # of a group at most, or of a leaf alone before it is filled up, or of a single visit
 PADDING = 1.3  # products of a group for each that was asked for, at most,
 FILLED = 1 << 17  # unless there are no more than this in excess: as many as the calls for a group take time for
 

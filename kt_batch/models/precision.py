@@ -23,13 +23,14 @@ def bfloat16_is_fast(device: str) -> bool:
 
 @contextmanager
 def quick_products() -> Iterator[None]:
-    """Within, the matrix products of this process, on whichever thread, are made by oneDNN where that is allowed to
-    round float32 to bfloat16 and does not: with AVX-512 and no AMX. On processors that MKL was not made for it is more
-    than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
+    """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
+    that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
+    made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
+
+    One at a time in a process. What must have the same bits wherever it is computed may not be computed meanwhile.
     """
     before = torch.get_float32_matmul_precision()
-    if not _medium_rounds():
-        torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision(quick_precision())
     try:
         yield
     finally:
@@ -37,11 +38,14 @@ def quick_products() -> Iterator[None]:
 
 
 @cache
-def _medium_rounds() -> bool:
-    """Whether products of precision "medium" round on this machine: asked of two, a matrix's and a batch's."""
+def quick_precision() -> str:
+    """The precision, in torch's words, whose float32 products are fastest and not rounded on this machine: "medium" or
+    "highest". Asked of two products of "medium", a matrix's and a batch's."""
     x, ones = torch.full((2, 128, 128), 1 + 2.0**-10), torch.ones(2, 128, 128)  # x rounds to 1; its sums need not round
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
-    found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
-    torch.set_float32_matmul_precision(before)
-    return any(bool(product.ne(128 + 2.0**-3).any()) for product in found)
+    try:
+        found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"

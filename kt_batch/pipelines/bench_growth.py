@@ -30,7 +30,7 @@ from kt_batch.pipelines.bench_search import (
 from kt_batch.pipelines.common import Progress, Step
 
 SIZES = (65_536, 262_144, 1_048_576, 4_194_304)
-PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256)
+PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 384)
 SAMPLE = 1024  # queries whose exact match is found at each size
 
 

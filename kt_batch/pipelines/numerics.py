@@ -8,6 +8,7 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
+from kt_batch.models.precision import quick_precision
 
 PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # they make pixels, files and tables
 
@@ -21,6 +22,7 @@ def fix_numerics(threads: int) -> dict[str, str]:
         **{package: version(package) for package in PACKAGES},
         "device": "cpu",
         "isa": torch.backends.cpu.get_cpu_capability(),
+        "products": quick_precision(),
         "threads": str(threads),
     }
 

@@ -14,10 +14,11 @@ from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index import ours
 from kt_batch.index import threads as index_threads
 from kt_batch.index.candidates import Pairs, joined, scored
-from kt_batch.index.index import Index
+from kt_batch.index.index import WINDOW, Index
 from kt_batch.index.ours import FIRST_ROUND, REACH, nearest_leaves, search_fast
 from kt_batch.index.search import Matches, search
 from kt_batch.index.shards import VARIANCES, match_parts
+from kt_batch.index.visits import Products
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import first_level, further_directions
 from tests.synthetic import brute_force, clustered, index_of, leaf_level, sharded_index_of
@@ -115,6 +116,23 @@ def test_as_many_different_patches_are_found_as_were_asked_for(
     assert found.rows.ge(0).all()
     assert all(len(set(rows)) == top_k for rows in found.rows.tolist())
     assert found.scores.diff(dim=1).le(0).all()
+
+
+def test_a_visit_leaves_no_more_than_its_few_largest_products() -> None:
+    # Two visits of a query to leaves of two blocks; nothing is to beat.
+    values = torch.arange(4 * WINDOW).view(2, 2 * WINDOW).float()
+    products = Products(
+        visits=torch.tensor([0, 1]),
+        who=torch.tensor([0, 0]),
+        first_rows=torch.tensor([1000, 2000]),
+        values=values,
+        best=values.view(2, 2, WINDOW).amax(2),
+    )
+    found = ours._survivors(products, torch.tensor([-torch.inf]), 3)
+    assert found.who.tolist() == [0] * 6
+    assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
+    found = ours._survivors(products, torch.tensor([126.0]), 3)
+    assert sorted(found.rows.tolist()) == [1126, 1127, 2125, 2126, 2127]
 
 
 def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: Tensor) -> None:
@@ -245,7 +263,8 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
     [
         {"ours.KEPT": 3000},
         {"ours.KEPT": 1},
-        {"ours.READY": 7, "ours.CHOOSING": 3},
+        {"ours.READY": 7, "ours.CHOOSING": 3, "search.READY": 7},
+        {"ours.VISITS": 7},
         {"visits.PATCHES": 1},
         {"visits.PRODUCTS": 64},
     ],

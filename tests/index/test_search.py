@@ -304,6 +304,16 @@ def test_a_query_that_is_not_finite_or_beyond_float32_is_refused_in_one_sentence
         run(index, queries, searcher, probes=2)
 
 
+def test_one_such_query_among_those_that_threads_share_is_refused_alike(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kt_batch.index.search.READY", 1)
+    queries = clustered(7)
+    queries[5, 0, 0] = torch.nan
+    with pytest.raises(UsageError, match="A query patch holds NaN"):
+        run(index, queries, "ours", probes=2)
+
+
 # ---- match space ----
 
 

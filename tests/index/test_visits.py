@@ -20,13 +20,17 @@ from tests.synthetic import clustered, index_of, leaf_level, sharded_index_of
 QUERIES = 20
 
 
-@pytest.fixture(scope="module", params=["three shards", "one leaf larger than a window", "fewer patches than a window"])
+@pytest.fixture(
+    scope="module", params=["three shards", "leaves larger than a window", "a window and a half", "less than a window"]
+)
 def index(request: pytest.FixtureRequest) -> Index:
     match request.param:
         case "three shards":
             return sharded_index_of(clustered(900, 8, clusters=30), IndexConfig(max_leaf=100, merge=1), shards=3)
-        case "one leaf larger than a window":
+        case "leaves larger than a window":
             return index_of(clustered(3 * WINDOW, 8), IndexConfig(clusters=(2,), merge=1))
+        case "a window and a half":
+            return index_of(clustered(3 * WINDOW // 2, 8), IndexConfig(clusters=(1,), merge=1))
         case _:
             return index_of(clustered(30, 8), IndexConfig(max_leaf=8, merge=1))
 
@@ -54,7 +58,7 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
             torch.testing.assert_close(found.values[i, own : own + len(x)], x @ level[who[visit]], atol=1e-5, rtol=0)
             assert found.values[i, :own].lt(-2).all()
             assert found.values[i, own + len(x) :].lt(-2).all()
-            block = min(WINDOW, group.width)
+            block = group.width if group.width % WINDOW else WINDOW
             assert found.best[i].equal(torch.stack([part.amax() for part in found.values[i].split(block)]))
     assert sorted(seen) == list(range(len(leaves)))
 

@@ -45,12 +45,12 @@ def test_a_gpu_that_emulates_it_is_slow(monkeypatch: pytest.MonkeyPatch, native:
 def test_another_library_multiplies_unless_it_would_round_and_only_within(
     before: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_medium_rounds", lambda: rounds)
+    monkeypatch.setattr(precision, "quick_precision", lambda: "highest" if rounds else "medium")
     usual = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(before)
     try:
         with quick_products():
-            assert torch.get_float32_matmul_precision() == (before if rounds else "medium")
+            assert torch.get_float32_matmul_precision() == ("highest" if rounds else "medium")
         assert torch.get_float32_matmul_precision() == before
         with pytest.raises(ValueError, match="broken"), quick_products():
             raise ValueError("broken")
@@ -68,7 +68,7 @@ def test_products_of_rounded_operands_are_found_out(rounded: tuple[str, ...], mo
 
     monkeypatch.setattr(torch, "bmm", lambda a, b: product(a, b, "bmm" in rounded))
     monkeypatch.setattr(torch, "mm", lambda a, b: product(a, b, "mm" in rounded))
-    assert precision._medium_rounds.__wrapped__() is bool(rounded)
+    assert precision.quick_precision.__wrapped__() == ("highest" if rounded else "medium")
     assert torch.get_float32_matmul_precision() == "highest"
 
 
