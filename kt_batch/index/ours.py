@@ -162,8 +162,8 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
 
 
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
-    """The patches whose products reach what their query has to beat, `(n,)` by query, and of these the largest
-    `at_most` of each visit."""
+    """The patches whose products reach what their query has to beat, `(n,)` by query; where that are more than
+    `at_most` for each visit on average, of each the largest `at_most`."""
     blocks = products.best.shape[1]
     least = to_beat.clamp(min=-2.0)[products.who]
     some = (products.best >= least[:, None]).flatten().nonzero()[:, 0]
@@ -171,5 +171,7 @@ def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:
     values = products.values.view(len(products.who) * blocks, -1).index_select(0, some)
     row, column = (values >= least[visit][:, None]).nonzero().unbind(1)
     first_rows = products.first_rows[visit] + some % blocks * values.shape[1]
-    found = few_of_each(Pairs(visit[row], column + first_rows[row], values[row, column]), at_most)
+    found = Pairs(visit[row], column + first_rows[row], values[row, column])
+    if len(found) > at_most * len(products.who):
+        found = few_of_each(found, at_most)
     return Pairs(products.who[found.who], found.rows, found.scores)
