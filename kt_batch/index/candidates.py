@@ -65,7 +65,7 @@ def few_of_each(pairs: Pairs, count: int) -> Pairs:
     if not crowded.any():
         return pairs
     some = pairs.at(crowded)
-    keys, counts = _keys(some), torch.bincount(some.who)
+    keys, counts = _keys(some), counts * (counts > count)
     ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than to sort the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
     some = some.at(keys <= last[some.who])  # with those that tie with the last
