@@ -121,9 +121,11 @@ def canonically_best(
     scores = torch.empty(len(left), dtype=torch.float64)
 
     def score(part: Tensor) -> None:
-        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), index.match_vectors(left.rows[part]))
+        rows, which = left.rows[part].unique_consecutive(return_inverse=True)
+        found = index.match_vectors(rows).index_select(0, which)
+        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), found)
 
-    each(score, torch.arange(len(left)).split(RESCORED))
+    each(score, torch.sort(left.rows, stable=True).indices.split(RESCORED))
     ids = np.ascontiguousarray(index.patch_ids(left.rows)).view("S12")[:, 0]
     order = torch.from_numpy(np.lexsort((ids, -scores.numpy(), left.who.numpy())))
     who, rows, scores = left.who[order], left.rows[order], scores[order]

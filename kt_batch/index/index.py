@@ -18,6 +18,7 @@ from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import asked, decoded, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
+from kt_batch.models.precision import quick_products
 
 WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.visits)
 FOREIGN = -1e30  # far below any product of unit vectors
@@ -78,9 +79,10 @@ class Index:
 
         A patch of another leaf has FOREIGN for the length of its rest: its product with any query is below all others.
         """
+        windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1])
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
-        windows = torch.cat([self.shards[shard].level[start : start + width] for shard, start in places])
-        windows = windows.float().view(len(leaves), width, -1)
+        for window, (shard, start) in zip(windows, places, strict=True):
+            window.copy_(self.shards[shard].level[start : start + width])
         own = self._window_lead[leaves, None]
         place = torch.arange(width)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
@@ -114,7 +116,8 @@ class Index:
             for out, part in zip(found, kept[number], strict=True):
                 out[where] = part.index_select(0, inside)
         level, codes, gains, norms = found
-        return dequantise(level[:, :-1], codes, gains, self.tree.basis), norms
+        with quick_products():  # always, so that a patch has the same bits wherever it is wanted
+            return dequantise(level[:, :-1], codes, gains, self.tree.basis), norms
 
     def patches(self, rows: Tensor) -> Tensor:
         """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""

@@ -32,6 +32,7 @@ FEW = 10  # patches read in full for a query in the first round, beyond top_k; i
 READY = 1024  # queries that a thread makes ready at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 VISITS = 1 << 21  # to leaves in a second round that are made at a time
+MEMBERS = 8  # leaves whose largest cosine is found before one of them is chosen
 KEPT = 1 << 26  # products of the first round that are made at a time; those of a single query may be more
 
 _Found = tuple[Tensor, Tensor]
@@ -62,10 +63,9 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
         level[:, -1] *= REST_SHARE
         return level, index.asked(some)
 
-    with shared_out() as each:
+    with shared_out() as each, quick_products():
         level, asked = _columns(each(estimates, vectors.split(READY)))
-        with quick_products():
-            leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
+        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
         return _fast(index, _Queries(vectors, level, asked, leaves, reach), k, always, each)
 
 
@@ -106,8 +106,7 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
     n, probes = queries.leaves.shape
     leaves = queries.leaves[part, :always].flatten()
     who = torch.arange(n)[part].repeat_interleave(always)
-    with quick_products():
-        looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
+    looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
     to_beat = torch.full((n,), -torch.inf)
     if k <= always:  # as many leaves hold one that reaches it
         best = torch.full((len(leaves),), -torch.inf)
@@ -138,9 +137,7 @@ def _visited(index: Index, level: Tensor, who: Tensor, leaves: Tensor, to_beat: 
     def look(group: Group) -> Pairs:
         return _survivors(products_of(index, level, who, group), to_beat, few)
 
-    with quick_products():
-        found = each(look, grouped(index, leaves))
-    return few_of_each(joined(found), few)
+    return few_of_each(joined(each(look, grouped(index, leaves))), few)
 
 
 def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
@@ -148,10 +145,7 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     queries; and what the estimate of the best patch of each may reach, as if a leaf's were normal: `(n, probes)`, or
     `(n, 0)` for so few probes that one round takes them all."""
     cosines = level[:, :-1] @ index.leaf_directions
-    if probes < index.tree.leaves:  # several times faster than topk of so many
-        some = torch.from_numpy(np.argpartition(cosines.numpy(), -probes, axis=1)[:, -probes:].copy())
-    else:
-        some = torch.arange(probes).expand(len(level), -1)
+    some = _largest(cosines, probes)
     cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
     some = some.gather(1, order)
     if probes < 2 * FIRST_ROUND:
@@ -159,6 +153,24 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
     variances = index.leaf_variances
     spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
     return some, cosines * index.leaf_lengths[some] + level[:, -1:] * index.leaf_means[some, -1] + REACH * spread
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The columns `(n, count)` of the largest of each row of `(n, c)`, in any order.
+
+    Where that are few, they are looked for in as many groups of MEMBERS columns: those with the largest maxima.
+    """
+    columns = values.shape[1]
+    if count == columns:
+        return torch.arange(columns).expand(len(values), -1)
+    groups = columns // MEMBERS
+    grouped_columns = groups * MEMBERS
+    if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
+        return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
+    best = _largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
+    members = best[:, None] + torch.arange(0, grouped_columns, groups)[:, None]
+    some = torch.cat([members.flatten(1), torch.arange(grouped_columns, columns).expand(len(values), -1)], dim=1)
+    return some.gather(1, _largest(values.gather(1, some), count))
 
 
 def _survivors(products: Products, to_beat: Tensor, at_most: int) -> Pairs:

@@ -25,7 +25,7 @@ from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
-TOGETHER = 1024  # queries whose matches are read at a time
+TOGETHER = 1024  # matches that are read at a time
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,20 @@ class KnowledgeTransfer:
     def _matched(self, queries: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
         """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
         n, k = matches.rows.shape
-        values, ncc = torch.empty(n, k, *queries.shape[1:]), torch.empty(n, k)
+        flat = matches.rows.flatten()
+        values, ncc = torch.empty(n * k, *queries.shape[1:]), torch.empty(n * k)
 
-        def read(part: slice) -> None:
-            found = self.index.patches(matches.rows[part].flatten())
-            asked = unit(queries[part].flatten(1)).repeat_interleave(k, 0)
-            values[part] = found.view(-1, k, *found.shape[1:])
-            ncc[part] = canonical_scores(asked, unit(found.flatten(1))).float().view(-1, k)
+        def read(part: Tensor) -> None:
+            rows, which = flat[part].unique_consecutive(return_inverse=True)
+            found = self.index.patches(rows)
+            values[part] = found.index_select(0, which)
+            matched = unit(found.flatten(1)).index_select(0, which)
+            asked = unit(queries.index_select(0, part // k).flatten(1))
+            ncc[part] = canonical_scores(asked, matched).float()
 
         with shared_out() as each:  # a part at a time stays in a core's cache
-            each(read, [slice(start, start + TOGETHER) for start in range(0, n, TOGETHER)])
-        return values, ncc
+            each(read, torch.sort(flat, stable=True).indices.split(TOGETHER))
+        return values.view(n, k, *queries.shape[1:]), ncc.view(n, k)
 
     def _swap(
         self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -21,20 +23,39 @@ def bfloat16_is_fast(device: str) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+@dataclass
+class _Within:
+    """How many are within `quick_products`, and the process's precision before the first of them."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    count: int = 0
+    before: str = "highest"
+
+
+_WITHIN = _Within()
+
+
 @contextmanager
 def quick_products() -> Iterator[None]:
     """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
     that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
     made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
 
-    One at a time in a process. What must have the same bits wherever it is computed may not be computed meanwhile.
+    Several threads may be within at a time. What must have the same bits wherever it is computed is computed within
+    always, or while no thread can be.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(quick_precision())
+    with _WITHIN.lock:
+        if _WITHIN.count == 0:
+            _WITHIN.before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(quick_precision())
+        _WITHIN.count += 1
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _WITHIN.lock:
+            _WITHIN.count -= 1
+            if _WITHIN.count == 0:
+                torch.set_float32_matmul_precision(_WITHIN.before)
 
 
 @cache

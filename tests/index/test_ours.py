@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
@@ -21,6 +23,7 @@ from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.index.visits import Products
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import first_level, further_directions
+from kt_batch.models.precision import quick_products
 from tests.synthetic import brute_force, clustered, index_of, leaf_level, sharded_index_of
 
 CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
@@ -96,6 +99,14 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
 
+def test_a_coded_patch_has_the_same_bits_whatever_library_multiplies() -> None:
+    index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
+    rows = torch.arange(index.count)
+    alone = index.match_vectors(rows)
+    with quick_products():
+        assert index.match_vectors(rows).equal(alone)
+
+
 def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
     queries = clustered(200, CHANNELS, clusters=200, seed=2)
@@ -133,6 +144,17 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
     assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
     found = ours._survivors(products, torch.tensor([250.0]), 3)
     assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # no more than three for each of two
+
+
+@given(
+    columns=st.integers(1, 400), count=st.integers(1, 400), levels=st.sampled_from([3, 10**6]), seed=st.integers(0, 99)
+)
+def test_the_largest_of_a_row_are_found_in_groups_or_without(columns: int, count: int, levels: int, seed: int) -> None:
+    count = min(count, columns)
+    values = torch.randint(0, levels, (5, columns), generator=torch.Generator().manual_seed(seed)).float()
+    found = ours._largest(values, count)
+    assert all(len(row.unique()) == count for row in found)
+    assert values.gather(1, found).sort(dim=1).values.equal(values.sort(dim=1).values[:, columns - count :])
 
 
 def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: Tensor) -> None:

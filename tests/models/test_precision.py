@@ -59,6 +59,17 @@ def test_another_library_multiplies_unless_it_would_round_and_only_within(
         torch.set_float32_matmul_precision(usual)
 
 
+def test_the_last_thread_within_puts_the_precision_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
+    first, second = quick_products(), quick_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "medium"
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 @pytest.mark.parametrize("rounded", [(), ("bmm",), ("mm",), ("bmm", "mm")], ids=str)
 def test_products_of_rounded_operands_are_found_out(rounded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def product(a: torch.Tensor, b: torch.Tensor, rounding: bool) -> torch.Tensor:
