@@ -60,12 +60,17 @@ class IndexConfig(_Config):
     merge: float = Field(
         0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals"
     )
-    payload: Literal["4bit", "float16"] = Field(
-        "4bit", description="how patches are kept: 4 bits a value beside the first level, or as in the library"
+    payload: Literal["4bit", "5bit", "float16"] = Field(
+        "4bit", description="how patches are kept: 4 or 5 bits a value beside the first level, or as in the library"
     )
     iterations: int = Field(10, ge=1, le=1000)
     sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @property
+    def bits(self) -> int | None:
+        """Of a value's code; None where patches are kept as in the library."""
+        return {"4bit": 4, "5bit": 5, "float16": None}[self.payload]
 
 
 Searcher = Literal["ours", "exact", "hkm", "bhkm", "pq", "ivf", "hnsw"]

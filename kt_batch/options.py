@@ -40,7 +40,10 @@ Merge = Annotated[
     float, typer.Option("--merge", help="NCC from which patches of a leaf are merged; 1: only equal ones.")
 ]
 Payload = Annotated[
-    str, typer.Option("--payload", help="How an index keeps patches: 4bit (decodes alike, .4 of the bytes) or float16.")
+    str,
+    typer.Option(
+        "--payload", help="How an index keeps patches: 4bit (decodes alike, .4 of the bytes), 5bit (nearer) or float16."
+    ),
 ]
 IndexDigest = Annotated[str | None, typer.Option("--index", help="Which index, where a library has several.")]
 

@@ -90,7 +90,7 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
         rows = (labels == cluster).nonzero()[:, 0]
         packed = pack(packets[rows], mean, top[cluster], space, level=1)
         kept = rows[packed.order]
-        counts, as_float16 = packed.subtree.leaf_count, config.payload == "float16"
-        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, basis, counts, as_float16))
+        counts = packed.subtree.leaf_count
+        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, basis, counts, config.bits))
         subtrees.append(packed.subtree)
     return Index(join(space.lift(top[filled]), subtrees, mean, basis), parts)

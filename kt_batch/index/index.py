@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace, pack, spread
-from kt_batch.index.shards import PART, Shard, in_one_shard, make_shard, match_parts
+from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.quantised import asked, decoded, dequantise, fit_basis, products
+from kt_batch.kernels.quantised import Codes, asked, decoded, dequantise, fit_basis, products
 from kt_batch.kernels.tiles import divide_rows, unit
 from kt_batch.models.precision import quick_products
 
@@ -62,6 +63,7 @@ class Index:
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         self.rivals: dict[str, object] = {}
+        self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
 
     def in_one_piece(self) -> Index:
         """The same index, its shards as one in memory. A search looks into every shard by itself, so that in a small
@@ -91,33 +93,28 @@ class Index:
 
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
-        if self._coded:
+        if self._bits:
             vectors, norms = self._dequantised(rows)
             return (vectors.mul_(norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
         for shard, inside, where in self._by_shard(rows):
-            for b in range(4):
-                out[where, b] = shard.payload[b].index_select(0, inside)
+            for b, name in enumerate(BAND_NAMES):
+                out[where, b] = shard.payload[name].index_select(0, inside)
         return out
-
-    @property
-    def _coded(self) -> bool:
-        """Whether patches are kept as codes; float16 otherwise."""
-        return len(self.shards[0].payload) == 2
 
     def _dequantised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)` kept as codes, and their norms `(m,)`.
 
         All shards' rows at once: a block of fixed shape costs the same however few rows are in it.
         """
-        kept = [(shard.level, *shard.payload, shard.norms) for shard in self.shards]
-        found = [torch.empty(len(rows), *part.shape[1:], dtype=part.dtype) for part in kept[0]]
+        kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
+        found = {name: torch.empty(len(rows), *part.shape[1:], dtype=part.dtype) for name, part in kept[0].items()}
         for number, inside, where in self._placed(rows):
-            for out, part in zip(found, kept[number], strict=True):
-                out[where] = part.index_select(0, inside)
-        level, codes, gains, norms = found
+            for name, out in found.items():
+                out[where] = kept[number][name].index_select(0, inside)
+        level, norms = found.pop("level"), found.pop("norms")
         with quick_products():  # always, so that a patch has the same bits wherever it is wanted
-            return dequantise(level[:, :-1], codes, gains, self.tree.basis), norms
+            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
 
     def patches(self, rows: Tensor) -> Tensor:
         """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
@@ -138,11 +135,11 @@ class Index:
 
     def match_vectors(self, rows: Tensor) -> Tensor:
         """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
-        if self._coded:
+        if self._bits:
             return self._dequantised(rows)[0]
         out = torch.empty(len(rows), 4 * self.channels)
         for shard, inside, where in self._by_shard(rows):
-            packets = torch.stack([band.index_select(0, inside) for band in shard.payload], dim=1)
+            packets = torch.stack([band.index_select(0, inside) for band in shard.payload.values()], dim=1)
             out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
         return out
 
@@ -161,28 +158,29 @@ class Index:
     def piece_along(self, piece: Piece, directions: Tensor) -> Tensor:
         """Coordinates `(c, e)` float32 of a piece's c unit vectors along `directions` `(D, e)` that are at right angles
         to the first level's."""
-        if not self._coded:
+        if not self._bits:
             return self.match_vectors(torch.arange(piece.first_row, piece.first_row + piece.count)) @ directions
-        codes, gains = (part[piece.start : piece.start + piece.count] for part in self.shards[piece.shard].payload)
-        return decoded(codes).mul_(gains[:, None]) @ (directions * self.tree.basis.spread[:, None])
+        kept = Codes(**self.shards[piece.shard].payload).part(piece.start, piece.count)
+        rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
+        return rests @ (directions * self.tree.basis.spread[:, None])
 
     def asked(self, vectors: Tensor) -> Tensor:
         """Unit queries `(n, D)` in match space as `products` takes them, `(n, a)`."""
-        return asked(vectors, self.tree.basis) if self._coded else vectors
+        return asked(vectors, self.tree.basis, self._bits) if self._bits else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""
         out = torch.empty(len(rows))
         for shard, inside, where in self._by_shard(rows):
             some = queries if len(where) == len(rows) else queries.index_select(0, where)
-            if self._coded:
-                level, codes, gains = (part.index_select(0, inside) for part in (shard.level, *shard.payload))
-                out[where] = products(some, level[:, :-1], codes, gains)
+            if self._bits:
+                codes = Codes(**shard.payload).each(partial(torch.index_select, dim=0, index=inside))
+                out[where] = products(some, shard.level.index_select(0, inside)[:, :-1], codes)
                 continue
             some = some.view(-1, 4, self.channels)
             total = torch.zeros(len(where))
-            for b in range(4):
-                values = shard.payload[b].index_select(0, inside).float().sub_(self.tree.mean[b])
+            for b, name in enumerate(BAND_NAMES):
+                values = shard.payload[name].index_select(0, inside).float().sub_(self.tree.mean[b])
                 total += values.mul_(some[:, b]).sum(1)
             norms = shard.norms[inside]
             out[where] = torch.where(norms > 0, total / norms, 0.0)
@@ -221,8 +219,8 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     centre = unit(sum_rows(points)[None].float())
     del points  # of millions of patches gigabytes
     packed = pack(packets, mean, centre[0], space, level=0)
-    counts, as_float16 = packed.subtree.leaf_count, config.payload == "float16"
-    shard = make_shard(packets[packed.order], ids[packed.order], mean, basis, counts, as_float16)
+    kept = packets[packed.order], ids[packed.order]
+    shard = make_shard(*kept, mean, basis, packed.subtree.leaf_count, config.bits)
     return Index(join(space.lift(centre), [packed.subtree], mean, basis), [shard])
 
 

@@ -226,9 +226,9 @@ def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
     """`(count, bands, C)` float16 of a leaf: only the bands that are compared are read, where the shard has bands; all
     four where `bands` is None."""
     shard, start, count, first_row = index.leaf_rows(leaf)
-    if len(shard.payload) == 2:
+    if shard.bits:
         return index.packets(torch.arange(first_row, first_row + count))[:, :bands]
-    return torch.stack([band[start : start + count] for band in shard.payload[:bands]], dim=1)
+    return torch.stack([band[start : start + count] for band in list(shard.payload.values())[:bands]], dim=1)
 
 
 def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:

@@ -6,6 +6,7 @@ A shard holds, for its n kept patches, leaf after leaf and by ascending patch id
     norms            (n,) float32     |x| in match space
     level            (n, d + 1) float16   the first level: principal coordinates of the unit vector, length of the rest
     codes, gains     (n, D / 2) uint8, (n,) float32: the rest of the unit vector in 4 bits a value (kernels.quantised)
+    or codes, gains, plane   the same and (n, D / 8) uint8: in 5 bits a value
     or ll, lh, hl, hh   (n, C) float16 each: the Haar bands of the raw patch as the library has it
 
 and for each of its m leaves, of its patches' first levels:
@@ -30,12 +31,15 @@ from torch import Tensor
 from kt_batch.errors import DamagedError
 from kt_batch.kernels import quantised
 from kt_batch.kernels.principal import Basis, first_level, first_level_of, stored_first_level
+from kt_batch.kernels.quantised import Codes
 from kt_batch.kernels.tiles import divide_rows, row_norms
 
 BAND_NAMES = ("ll", "lh", "hl", "hh")
 CODE_NAMES = ("codes", "gains")
+PLANE_NAMES = (*CODE_NAMES, "plane")
 COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
 FORMAT = "kt-batch-shard/3"
+PLANE_FORMAT = "kt-batch-shard/4"  # as 3 but with a plane, so that versions that know of none say so
 PART = 16384  # packets that are made float32 at a time
 VARIANCES = 48  # coordinates whose variance in a leaf is kept; the weaker ones move a leaf's reach little
 
@@ -44,10 +48,10 @@ VARIANCES = 48  # coordinates whose variance in a leaf is kept; the weaker ones 
 class Shard:
     """One open shard; its tensors are mapped and not read, unless it was made in memory, or is `in_one_shard`.
 
-    `payload`: codes and gains, or the four bands.
+    `payload`: by name codes and gains, with or without a plane, or the four bands.
     """
 
-    payload: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor]
+    payload: dict[str, Tensor]
     patch_ids: Tensor
     norms: Tensor
     level: Tensor
@@ -56,8 +60,12 @@ class Shard:
 
     def tensors(self) -> dict[str, Tensor]:
         """What its file holds, by name."""
-        names = CODE_NAMES if len(self.payload) == 2 else BAND_NAMES
-        return {name: getattr(self, name) for name in COMMON_NAMES} | dict(zip(names, self.payload, strict=True))
+        return {name: getattr(self, name) for name in COMMON_NAMES} | self.payload
+
+    @property
+    def bits(self) -> int | None:
+        """Of a value's code; None where the bands are kept."""
+        return Codes(**self.payload).bits if "codes" in self.payload else None
 
     @property
     def count(self) -> int:
@@ -71,8 +79,8 @@ def in_one_shard(shards: Sequence[Shard]) -> Shard:
     def whole(parts: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(parts))
 
-    payload = tuple(whole(parts) for parts in zip(*(shard.payload for shard in shards), strict=True))
-    return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))  # type: ignore[arg-type]
+    payload = {name: whole(shard.payload[name] for shard in shards) for name in shards[0].payload}
+    return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))
 
 
 def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,30 +95,31 @@ def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_shard(
-    packets: Tensor, patch_ids: Tensor, mean: Tensor, basis: Basis, leaf_count: Tensor, as_float16: bool
+    packets: Tensor, patch_ids: Tensor, mean: Tensor, basis: Basis, leaf_count: Tensor, bits: int | None
 ) -> Shard:
     """n kept patches, in leaf order, as a shard in memory.
 
     packets `(n, 4, C)` float16, patch_ids `(n, 12)` uint8, mean `(4, C)`, leaf_count `(m,)` patches of each leaf.
-    `as_float16` keeps the bands as they are; so do patches of few values, for which codes save little.
+    bits: of a value's code, 4 or 5. None keeps the bands as they are; so do patches that cannot be coded
+    (kernels.quantised).
     """
-    values, width = basis.directions.shape
-    keep = as_float16 or values < quantised.LEAST_VALUES * width
-    norms, level, codes, gains = [], [], [], []
+    values, directions = basis.directions.shape
+    if bits and not quantised.can_code(values, directions, bits):
+        bits = None
+    norms, level, codes = [], [], []
     for part in packets.split(PART):
         vectors, lengths = match_parts(part, mean)
         norms.append(lengths)
-        if keep:
+        if bits is None:
             level.append(stored_first_level(first_level(vectors, basis.directions)))
             continue
-        coordinates, code, gain = quantised.quantise(vectors, basis)
-        level.append(stored_first_level(first_level_of(coordinates, gain > 0)))
+        coordinates, code = quantised.quantise(vectors, basis, bits)
+        level.append(stored_first_level(first_level_of(coordinates, code.gains > 0)))
         codes.append(code)
-        gains.append(gain)
-    ll, lh, hl, hh = (packets[:, band].contiguous() if keep else packets[:0] for band in range(4))
+    bands = {name: packets[:, band].contiguous() for band, name in enumerate(BAND_NAMES) if bits is None}
     means, variances = _leaf_statistics(torch.cat(level), leaf_count)
     return Shard(
-        payload=(ll, lh, hl, hh) if keep else (torch.cat(codes), torch.cat(gains)),
+        payload=quantised.joined(codes).tensors() if bits else bands,
         patch_ids=patch_ids.contiguous(),
         norms=torch.cat(norms),
         level=torch.cat(level),
@@ -127,21 +136,25 @@ def _leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]
 
 def write_shard(path: Path, shard: Shard) -> None:
     """Write a shard of at least one patch."""
-    save_file(shard.tensors(), path, metadata={"format": FORMAT})
+    save_file(shard.tensors(), path, metadata={"format": PLANE_FORMAT if shard.bits == 5 else FORMAT})
 
 
 def open_shard(path: Path) -> Shard:
     """Map a shard. Raises DamagedError when it is not one, or was made of patches with NaN or infinity."""
     try:
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("format") != FORMAT:
-                raise DamagedError(f"'{path}' is not an index shard of format {FORMAT}.")
+            written = (file.metadata() or {}).get("format")
+            if written not in (FORMAT, PLANE_FORMAT):
+                raise DamagedError(f"'{path}' is not an index shard of format {FORMAT} or {PLANE_FORMAT}.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
-        names = CODE_NAMES if "codes" in tensors else BAND_NAMES
-        payload = tuple(tensors.pop(name) for name in names)
+        of_three = CODE_NAMES if "codes" in tensors else BAND_NAMES
+        names = PLANE_NAMES if written == PLANE_FORMAT else of_three
+        payload = {name: tensors.pop(name) for name in names}
         shard = Shard(payload=payload, **tensors)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"The index shard '{path}' cannot be read: {error}.") from error
+    if shard.bits == 5 and payload["plane"].numel() * 4 != payload["codes"].numel():
+        raise DamagedError(f"The index shard '{path}' has codes and a plane of different sizes.")
     if not shard.norms.isfinite().all():
         raise DamagedError(f"The index shard '{path}' holds patches with NaN or infinity; allowed are finite values.")
     return shard

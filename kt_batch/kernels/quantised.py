@@ -1,27 +1,72 @@
-"""A patch in fewer bits: its principal coordinates as they are, and 4 bits for each value of the rest.
+"""A patch in fewer bits: its principal coordinates as they are, and 4 or 5 bits for each value of the rest.
 
 A unit vector is written as v = R c + s (z - R R^T z): c its coordinates along the directions R, float16 rounded towards
-zero, so that |c| <= 1; z what a code of 4 bits per value stands for (a uniform step) times how much that value spreads
-over the library; s the gain that makes v a unit vector again. What z has along R is taken out of it, so that c alone
-says where v lies along R, and sqrt(1 - |c|^2) is exactly how long its rest is: the bounds of kernels.principal hold.
+zero, so that |c| <= 1; z what a code of 4 or 5 bits per value stands for (a uniform step) times how much that value
+spreads over the library; s the gain that makes v a unit vector again. What z has along R is taken out of it, so that
+c alone says where v lies along R, and sqrt(1 - |c|^2) is exactly how long its rest is: the bounds of kernels.principal
+hold.
 
     <q, v> = <R^T q, c> + s <q - R R^T q, z>
 
-needs no v. Against float16 .001 (kt-vgg's relu3_1) to .003 (VGG-19's) of a patch's energy is lost.
+needs no v. Against float16 .001 (kt-vgg's relu3_1) to .003 (VGG-19's) of a patch's energy is lost with 4 bits, and with
+5 about a third of that.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kt_batch.kernels.principal import LEVEL_WIDTH, Basis, principal_directions
-from kt_batch.kernels.tiles import LARGE, blocks, unit
+from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, pad_rows, unit
 
-STEP = 0.44  # between two codes, in spreads: the least error for the rests of VGG-19's and kt-vgg's relu3_1
-MIDDLE = 7.5  # codes are 0 to 15
+# By the bits of a code. Steps, in spreads: about the least error for the rests of VGG-19's relu3_1 (decision 0011).
+STEP = {4: 0.44, 5: 0.26}
+MIDDLE = {4: 7.5, 5: 15.5}  # codes are 0 to 15 or 31
 LEAST_VALUES = 4  # times the directions: patches of fewer values stay as they are
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The rests of n vectors, in 4 bits a value, or in 5 where there is a plane.
+
+    codes `(n, D / 2)` uint8: the low 4 bits of each code; those of the first half of the values are a byte's low ones.
+    gains `(n,)` float32, 0 for a zero vector.
+    plane `(n, D / 8)` uint8: bit b of byte j is the fifth bit, worth 16, of value b D / 8 + j.
+    """
+
+    codes: Tensor
+    gains: Tensor
+    plane: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """Of each code."""
+        return 4 if self.plane is None else 5
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def part(self, start: int, count: int) -> Codes:
+        """Those of `count` vectors from `start` on."""
+        return self.each(lambda tensor: tensor[start : start + count])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Codes:
+        """The same change of all tensors."""
+        return Codes(**{name: change(tensor) for name, tensor in self.tensors().items()})
+
+
+def can_code(values: int, directions: int, bits: int) -> bool:
+    """Whether patches of so many values, always a multiple of 4, are kept as codes, beside so many directions.
+
+    A plane has its bits in whole bytes; of few values codes save little.
+    """
+    return values >= LEAST_VALUES * directions and (bits == 4 or values % 8 == 0)
 
 
 def fit_basis(vectors: Tensor) -> Basis:
@@ -33,25 +78,48 @@ def fit_basis(vectors: Tensor) -> Basis:
     return Basis(directions, (total / max(1, len(vectors))).sqrt().clamp(min=1e-6).float())
 
 
-def quantise(vectors: Tensor, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit (or zero) vectors `(n, D)`, D even -> coordinates `(n, d)` float16, codes `(n, D / 2)` uint8, the first half
-    of the values in the low bits, and gains `(n,)` float32, 0 for a zero vector."""
-    parts = [_quantise_block(block, basis, count) for _, count, block in blocks(vectors, LARGE)]
-    return tuple(torch.cat([part[i] for part in parts]) for i in range(3))  # type: ignore[return-value]
+def quantise(vectors: Tensor, basis: Basis, bits: int) -> tuple[Tensor, Codes]:
+    """Unit (or zero) vectors `(n, D)`, D even, for 5 bits a multiple of 8 -> coordinates `(n, d)` float16, codes."""
+    parts = [_quantise_block(block, basis, bits, count) for _, count, block in blocks(vectors, LARGE)]
+    return torch.cat([part[0] for part in parts]), joined([part[1] for part in parts])
 
 
-def _quantise_block(block: Tensor, basis: Basis, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def joined(parts: Sequence[Codes]) -> Codes:
+    """One after the other; all of as many bits."""
+    return Codes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors()})
+
+
+def _quantise_block(block: Tensor, basis: Basis, bits: int, count: int) -> tuple[Tensor, Codes]:
     directions, spread = basis.directions, basis.spread
     coordinates = towards_zero(block @ directions)
     rest = unit(block - coordinates.float() @ directions.T)
-    codes = rest.div_(spread * STEP).add_(MIDDLE).round_().clamp_(0, 15).to(torch.uint8)
-    codes = codes[:, : len(spread) // 2] | codes[:, len(spread) // 2 :] << 4
-    z = decoded(codes) * spread
+    values = rest.div_(spread * STEP[bits]).add_(MIDDLE[bits]).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
+    codes, plane = _packed(values, bits)
+    z = decoded(codes, plane) * spread
     left = z - z @ directions @ directions.T
     length = (1 - coordinates.double().square().sum(1)).clamp(min=0).sqrt()
     gains = (length / left.double().square().sum(1).sqrt().clamp(min=1e-12)).float()
     gains[~block.any(1)] = 0
-    return coordinates[:count], codes[:count], gains[:count]
+    return coordinates[:count], Codes(codes, gains, plane).part(0, count)
+
+
+def _packed(values: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
+    """Codes `(n, D)` uint8, one in each byte, as `Codes` has them: codes and plane."""
+    half = values.shape[1] // 2
+    codes = (values[:, :half] & 15) | values[:, half:] << 4
+    if bits == 4:
+        return codes, None
+    fifth = (values >> 4).view(len(values), 8, half // 4) << torch.arange(8, dtype=torch.uint8)[:, None]
+    return codes, fifth.sum(1, dtype=torch.uint8)
+
+
+def _halves(codes: Tensor, plane: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of `Codes` the codes of the first and of the second half of the values, `(n, D / 2)` uint8, one in each byte."""
+    first, second = codes & 15, codes >> 4
+    if plane is None:
+        return first, second
+    fifth = torch.cat([plane >> bit for bit in range(4)], dim=1)  # of the first half in bit 0, of the other in bit 4
+    return first | (fifth & 1) << 4, second | fifth & 16
 
 
 def towards_zero(values: Tensor) -> Tensor:
@@ -61,36 +129,38 @@ def towards_zero(values: Tensor) -> Tensor:
     return torch.where(halves.float().abs() > values.abs(), smaller, halves)
 
 
-def decoded(codes: Tensor) -> Tensor:
-    """Codes `(n, D / 2)` -> `(n, D)` float32: what they stand for, in spreads."""
-    return torch.cat([codes & 15, codes >> 4], dim=1).float().sub_(MIDDLE).mul_(STEP)
+def decoded(codes: Tensor, plane: Tensor | None = None) -> Tensor:
+    """The codes `(n, D / 2)` and plane `(n, D / 8)` of `Codes` -> `(n, D)` float32: what they stand for, in spreads."""
+    bits = 4 if plane is None else 5
+    return torch.cat(_halves(codes, plane), dim=1).float().sub_(MIDDLE[bits]).mul_(STEP[bits])
 
 
-def dequantise(coordinates: Tensor, codes: Tensor, gains: Tensor, basis: Basis) -> Tensor:
+def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     """What `quantise` made -> unit vectors `(n, D)` float32, in blocks of fixed shape."""
-    out = torch.empty(len(codes), basis.directions.shape[0])
-    parts = zip(blocks(coordinates), blocks(codes), blocks(gains[:, None]), strict=True)
-    for (start, count, c), (_, _, k), (_, _, s) in parts:
-        z = decoded(k) * basis.spread * s
+    out = torch.empty(len(coordinates), basis.directions.shape[0])
+    for start, count, c in blocks(coordinates):
+        part = codes.part(start, BLOCK).each(lambda tensor: pad_rows(tensor, BLOCK))
+        z = decoded(part.codes, part.plane) * basis.spread * part.gains[:, None]
         v = z + (c.float() - z @ basis.directions) @ basis.directions.T
         out[start : start + count] = unit(v)[:count]
     return out
 
 
-def asked(vectors: Tensor, basis: Basis) -> Tensor:
-    """Queries `(n, D)` -> `(n, d + 1 + D)`: their coordinates, and what multiplies 1 and every code."""
+def asked(vectors: Tensor, basis: Basis, bits: int) -> Tensor:
+    """Queries `(n, D)` -> `(n, d + 1 + D)`: their coordinates, and what multiplies 1 and every code of so many bits."""
     parts = []
     for _, count, block in blocks(vectors):
         coordinates = block @ basis.directions
-        rest = (block - coordinates @ basis.directions.T) * (basis.spread * STEP)
-        parts.append(torch.cat([coordinates, -MIDDLE * rest.sum(1, keepdim=True), rest], dim=1)[:count])
+        rest = (block - coordinates @ basis.directions.T) * (basis.spread * STEP[bits])
+        parts.append(torch.cat([coordinates, -MIDDLE[bits] * rest.sum(1, keepdim=True), rest], dim=1)[:count])
     return torch.cat(parts) if parts else vectors.new_zeros(0, 1 + sum(basis.directions.shape))
 
 
-def products(queries: Tensor, coordinates: Tensor, codes: Tensor, gains: Tensor) -> Tensor:
-    """Float32 scores `(m,)`, pair by pair, of what `asked` made `(m, d + 1 + D)` with quantised vectors."""
-    width, half = coordinates.shape[1], codes.shape[1]
-    along, one, first, second = queries.split([width, 1, half, half], dim=1)
-    rest = (codes & 15).float().mul_(first).sum(1) + (codes >> 4).float().mul_(second).sum(1) + one[:, 0]
-    total: Tensor = coordinates.float().mul_(along).sum(1) + gains * rest
+def products(queries: Tensor, coordinates: Tensor, codes: Codes) -> Tensor:
+    """Float32 scores `(m,)`, pair by pair, of what `asked` made `(m, d + 1 + D)` with vectors in as many bits."""
+    width, half = coordinates.shape[1], codes.codes.shape[1]
+    along, one, *sides = queries.split([width, 1, half, half], dim=1)
+    first, second = _halves(codes.codes, codes.plane)
+    rest = first.float().mul_(sides[0]).sum(1) + second.float().mul_(sides[1]).sum(1) + one[:, 0]
+    total: Tensor = coordinates.float().mul_(along).sum(1) + codes.gains * rest
     return total

@@ -108,12 +108,12 @@ def bench_search(
     torch.set_num_threads(threads)
     packets, ids, config = library_patches(library_uri)
     queries = query_patches(library_uri, images, source)
-    index, seconds = _built(packets, ids, config, "float16")
+    index, seconds = _built(packets, ids, config.model_copy(update={"payload": "float16"}))
     asked = ask(index, queries)
     rows = list(_ours(index, asked, seconds, progress))
-    small, seconds = _built(packets, ids, config, "4bit")
-    rows += _ours_4bit(index, small, asked, seconds, progress)
-    del packets, small
+    for payload in ("4bit", "5bit"):
+        rows += _ours_coded(index, packets, ids, config.model_copy(update={"payload": payload}), asked, progress)
+    del packets
     for name in rivals:
         rows += _rival(index, name, asked, progress)
     return SearchTable(
@@ -138,10 +138,10 @@ def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexC
     return found[torch.from_numpy(order)], np.concatenate(ids)[order], summary.config.model_copy(update={"merge": 1.0})
 
 
-def _built(packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, payload: str) -> tuple[Index, float]:
+def _built(packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig) -> tuple[Index, float]:
     """An index in memory, and the seconds it took."""
     started = time.perf_counter()
-    found = build_in_memory(packets, ids, config.model_copy(update={"payload": payload}))
+    found = build_in_memory(packets, ids, config)
     return found, time.perf_counter() - started
 
 
@@ -185,16 +185,17 @@ def _ours(index: Index, asked: Asked, build_seconds: float, progress: Progress) 
         yield row
 
 
-def _ours_4bit(
-    index: Index, small: Index, asked: Asked, build_seconds: float, progress: Progress
+def _ours_coded(
+    index: Index, packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, asked: Asked, progress: Progress
 ) -> Iterator[SearchFigures]:
-    """The same patches in 4 bits a value: same leaves, same rows. What is found is judged by the library's own."""
+    """The same patches in 4 or 5 bits a value: same leaves, same rows. What is found is judged by the library's own."""
+    small, build_seconds = _built(packets, ids, config)
     size = index_bytes(small) / small.count
     settings = [probes for probes in OURS if probes < small.tree.leaves]
     for number, probes in enumerate(settings, start=1):
         find = searcher(small, SearchConfig(probes=probes))
-        row = measure(index, "ours 4bit", probes, asked, find, build_seconds, size)
-        progress(Step("4bit", number, len(settings), note=_in_words(row)))
+        row = measure(index, f"ours {config.payload}", probes, asked, find, build_seconds, size)
+        progress(Step(config.payload, number, len(settings), note=_in_words(row)))
         yield row
 
 

@@ -185,8 +185,8 @@ class PackWorker:
         packed = pack(packets, top.mean, top.centres[unit.cluster], space, level=1, pulse=partial(beat, ""))
         kept = torch.from_numpy(ids)[packed.order]
         with scratch_file(job.library_location(), ".shard") as path:
-            counts, as_float16 = packed.subtree.leaf_count, job.config.payload == "float16"
-            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, as_float16))
+            counts, bits = packed.subtree.leaf_count, job.config.bits
+            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
             beat("")
             shard = put_file(job.library_location(), "index/shards", path)
         subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())

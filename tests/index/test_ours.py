@@ -86,7 +86,7 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
 
 
 @BOTH
-@pytest.mark.parametrize("payload", ["float16", "4bit"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
 def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, certify: bool) -> None:
     config = IndexConfig(max_leaf=32, merge=1, payload=payload)
     parts = sharded_index_of(clustered(2000, CHANNELS, clusters=30, seed=1), config, shards=3)
@@ -200,7 +200,7 @@ def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
     assert is_brute_force(found, index, queries)
 
 
-@pytest.mark.parametrize("payload", ["float16", "4bit"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
 def test_further_directions_leave_fewer_patches_to_be_read_and_the_same_matches(
     begin_at_one_leaf: None, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +320,7 @@ def test_a_proof_does_not_depend_on_how_much_is_looked_at_together(
     assert is_brute_force(run(index, queries[:40], certify=True, probes=1, top_k=2), index, queries[:40])
 
 
-@pytest.mark.parametrize("payload", ["float16", "4bit"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
 def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> None:
     cells = clustered(600, CHANNELS, clusters=30, seed=1)
     cells[5] = 0

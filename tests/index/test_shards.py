@@ -11,36 +11,38 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
-from kt_batch.index.shards import FORMAT, Shard, make_shard, match_parts, open_shard, write_shard
+from kt_batch.index.shards import FORMAT, PLANE_FORMAT, Shard, make_shard, match_parts, open_shard, write_shard
 from kt_batch.kernels.principal import Basis
 from tests.synthetic import clustered, ids_of, packets_of
 
 EYE = torch.eye(32)
+BITS = {"float16": None, "4bit": 4, "5bit": 5}
 
 
-def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, as_float16: bool = True) -> Shard:
+def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, bits: int | None = None) -> Shard:
     """All patches in one leaf."""
     basis = Basis(directions, torch.full((len(directions),), 0.2))
     ids = torch.from_numpy(ids_of(len(packets)))
-    return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), as_float16)
+    return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), bits)
 
 
-@pytest.fixture(params=["float16", "4bit"])
+@pytest.fixture(params=BITS)
 def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A shard of 20 patches of 8 channels, with 5 directions."""
-    found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], request.param == "float16")
+    found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], BITS[request.param])
     write_shard(tmp_path / "shard", found)
     return tmp_path / "shard"
 
 
-@pytest.mark.parametrize("as_float16", [True, False])
-def test_a_shard_comes_back_from_its_file(tmp_path: Path, as_float16: bool) -> None:
+@pytest.mark.parametrize("bits", BITS.values())
+def test_a_shard_comes_back_from_its_file(tmp_path: Path, bits: int | None) -> None:
     packets = packets_of(clustered(20))
-    shard = shard_of(packets, torch.zeros(4, 8), EYE[:, :5], as_float16)
+    shard = shard_of(packets, torch.zeros(4, 8), EYE[:, :5], bits)
     write_shard(tmp_path / "shard", shard)
     found = open_shard(tmp_path / "shard")
     assert found.count == 20
-    assert len(found.payload) == len(shard.payload)
+    assert found.bits == shard.bits == bits
+    assert list(found.payload) == list(shard.payload)
     assert {name: tensor.equal(shard.tensors()[name]) for name, tensor in found.tensors().items()} == dict.fromkeys(
         shard.tensors(), True
     )
@@ -50,44 +52,55 @@ def test_a_shard_comes_back_from_its_file(tmp_path: Path, as_float16: bool) -> N
 
 def test_float16_bands_are_the_librarys_own() -> None:
     packets = packets_of(clustered(20))
-    assert torch.stack(shard_of(packets, torch.zeros(4, 8), EYE[:, :5]).payload, dim=1).equal(packets)
+    assert torch.stack(list(shard_of(packets, torch.zeros(4, 8), EYE[:, :5]).payload.values()), dim=1).equal(packets)
 
 
-def test_patches_of_few_values_stay_float16() -> None:
+@pytest.mark.parametrize("bits", [4, 5])
+def test_patches_of_few_values_stay_float16(bits: int) -> None:
     # 32 values: 8 directions are a quarter of them, 9 are more.
     packets, mean = packets_of(clustered(20)), torch.zeros(4, 8)
-    assert [len(shard_of(packets, mean, EYE[:, :n], as_float16=False).payload) for n in (8, 9)] == [2, 4]
+    assert [shard_of(packets, mean, EYE[:, :n], bits).bits for n in (8, 9)] == [bits, None]
+
+
+def test_patches_whose_fifth_bits_are_no_whole_bytes_stay_float16() -> None:
+    # Of an odd number of channels: 36 values, 4 bytes and a half.
+    packets, mean = packets_of(clustered(20, channels=9)), torch.zeros(4, 9)
+    assert [shard_of(packets, mean, torch.eye(36)[:, :5], bits).bits for bits in (4, 5)] == [4, None]
 
 
 def test_the_format_is_pinned(path: Path, request: pytest.FixtureRequest) -> None:
+    kind = request.node.callspec.params["path"]
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "kt-batch-shard/3"}
+        assert file.metadata() == {"format": "kt-batch-shard/4" if kind == "5bit" else "kt-batch-shard/3"}
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is not a dict
     bands = dict.fromkeys(("ll", "lh", "hl", "hh"), ((20, 8), torch.float16))
     codes = {"codes": ((20, 16), torch.uint8), "gains": ((20,), torch.float32)}
+    plane = {"plane": ((20, 4), torch.uint8)}
+    payload: dict[str, dict[str, object]] = {"float16": {**bands}, "4bit": {**codes}, "5bit": {**codes, **plane}}
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in found.items()} == {
         "patch_ids": ((20, 12), torch.uint8),
         "norms": ((20,), torch.float32),
         "level": ((20, 6), torch.float16),
         "leaf_means": ((1, 6), torch.float32),
         "leaf_variances": ((1, 5), torch.float32),
-        **(bands if "float16" in request.node.name else codes),
+        **payload[kind],
     }
 
 
 def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
     packets, ids = packets_of(clustered(5)), torch.from_numpy(ids_of(5))
     basis = Basis(EYE[:, :3], torch.ones(32))
-    shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), as_float16=True)
+    shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
     level = shard.level.float()
     torch.testing.assert_close(shard.leaf_means, torch.stack([level[:2].mean(0), level[2:].mean(0)]))
     expected = torch.stack([level[:2, :3].var(0, correction=0), level[2:, :3].var(0, correction=0)])
     torch.testing.assert_close(shard.leaf_variances, expected)
 
 
-def test_the_same_patches_make_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [4, 5])
+def test_the_same_patches_make_the_same_bytes(tmp_path: Path, bits: int) -> None:
     for name in ("one", "again"):
-        found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], as_float16=False)
+        found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], bits)
         write_shard(tmp_path / name, found)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "again").read_bytes()
 
@@ -142,3 +155,21 @@ def test_a_damaged_shard_is_refused_in_one_sentence(path: Path, damage: str) -> 
             path.unlink()
     with pytest.raises(DamagedError, match=rf"^[^\n]*{path}[^\n]*\.$"):
         open_shard(path)
+
+
+def test_codes_without_their_plane_or_with_one_too_many_are_refused(tmp_path: Path) -> None:
+    tensors = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], bits=5).tensors()
+    without = {name: tensor for name, tensor in tensors.items() if name != "plane"}
+    damaged = {
+        "cannot be read: 'plane'": (without, PLANE_FORMAT),
+        "cannot be read: .*'plane'": (tensors, FORMAT),
+        "codes and a plane of different sizes": (
+            tensors | {"plane": tensors["plane"][:, :3].contiguous()},
+            PLANE_FORMAT,
+        ),
+    }
+    path = tmp_path / "shard"
+    for reason, (kept, written) in damaged.items():
+        save_file(kept, path, metadata={"format": written})
+        with pytest.raises(DamagedError, match=rf"^The index shard '{path}' [^\n]*{reason}[^\n]*\.$"):
+            open_shard(path)

@@ -20,7 +20,7 @@ from tests.synthetic import brute_force, clustered, sharded_index_of
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
 many = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 10**6)
-# D = 4, 32 and 160: fewer values than the first level has coordinates, and more; of 512 patches are kept in 4 bits.
+# D = 4, 32 and 160: fewer values than the first level has coordinates, and more; of 512 patches are kept in codes.
 channels = st.sampled_from([1, 8, 40, 128])
 mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
 configs = st.builds(
@@ -29,6 +29,7 @@ configs = st.builds(
     max_leaf=st.sampled_from([8, 32]),
     merge=st.sampled_from([0.9, 0.995, 1.0]),
     clusters=st.sampled_from([(), (), (4, 3)]),
+    payload=st.sampled_from(["4bit", "5bit"]),
 )
 
 

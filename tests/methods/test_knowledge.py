@@ -41,7 +41,7 @@ def picture(seed: int) -> Tensor:
 
 
 @cache
-def library_of(seed: int, payload: Literal["4bit", "float16"] = "float16") -> Index:
+def library_of(seed: int, payload: Literal["4bit", "5bit", "float16"] = "float16") -> Index:
     """Every patch of one picture."""
     features = encode(networks()[0], picture(seed), LAYER)
     rows, cols = positions(SIZE // 4, SIZE // 4, stride=1, cover=True)
@@ -98,10 +98,11 @@ def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str, deta
 
 
 @pytest.mark.parametrize("swap", ["geometric", "statistics"])
-def test_from_four_bits_a_value_the_picture_is_the_same_to_45_db(swap: str) -> None:
+@pytest.mark.parametrize("payload", ["4bit", "5bit"])
+def test_from_a_few_bits_a_value_the_picture_is_the_same_to_45_db(swap: str, payload: Literal["4bit", "5bit"]) -> None:
     # Of a library of the picture itself every patch is found again, so that both are made of the same matches.
     expected = translate(1, 1, swap=swap)
-    found = translate(1, library_of(1, "4bit"), swap=swap)
+    found = translate(1, library_of(1, payload), swap=swap)
     assert found.matches.rows.equal(expected.matches.rows)
     assert not found.image.equal(expected.image)
     assert -10 * (found.image - expected.image).square().mean().log10() > 45

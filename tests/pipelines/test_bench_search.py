@@ -55,7 +55,7 @@ def test_every_searcher_is_measured_and_the_exact_one_is_always_right(collection
     assert rows["ivf", 64].recall == 1  # more lists than there are
     assert rows["bhkm 4", 1].recall == rows["hkm", 1].recall <= 1
     assert all(row.queries_per_second > 0 for row in table.rows)
-    assert {step.stage for step in steps} == {"ours", "4bit", "ivf"}
+    assert {step.stage for step in steps} == {"ours", "4bit", "5bit", "ivf"}
     # Every row is told when it is known: a million patches take half an hour, and what has been measured is not lost.
     exact = rows["exact", None]
     assert f"exact: recall 1.0000, NCC ratio 1.00000, {exact.queries_per_second:.0f} queries/s" in [

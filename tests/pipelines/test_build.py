@@ -188,6 +188,12 @@ def test_another_configuration_is_another_index_beside_the_first(library: Path) 
         find_index(Library.open(str(library)), "ffff")
 
 
+@pytest.mark.parametrize(("payload", "bits"), [("4bit", 4), ("5bit", 5), ("float16", None)])
+def test_an_index_keeps_patches_as_it_was_asked_to(library: Path, payload: str, bits: int | None) -> None:
+    built = indexed(library, config=IndexConfig.model_validate(TREE.model_dump() | {"payload": payload}))
+    assert {shard.bits for shard in opened(library, built.index).shards} == {bits}
+
+
 def test_fixed_clusters_per_level_are_the_papers(library: Path) -> None:
     summary = indexed(library, config=IndexConfig(clusters=(3, 2)))
     assert 3 <= summary.leaves <= 6
