@@ -22,15 +22,17 @@ def bfloat16_is_fast(device: str) -> bool:
 
 
 @contextmanager
-def quick_products() -> Iterator[None]:
+def quick_products(device: str = "cpu") -> Iterator[None]:
     """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
     that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
     made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
 
+    A GPU (device `cuda`) does round where it is allowed to, so for one they are "highest", whatever they were before.
+
     One at a time in a process. What must have the same bits wherever it is computed may not be computed meanwhile.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(quick_precision())
+    torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
     try:
         yield
     finally:
