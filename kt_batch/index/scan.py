@@ -10,8 +10,8 @@ are read in full and scored canonically on the processor, as in any other search
 Without a GPU the same lines run on torch's threads.
 
 A device holds 128 float16 values, 256 bytes, of each patch as long as the index is open; a search for at most 64
-matches takes about .3 GiB more, whatever the number of queries and patches. Reckoned for 4,194,304 patches: 1.0 GiB, and
-.25 GiB while blocks are compared, .1 GiB while the best are looked at once more.
+matches takes about .3 GiB more, whatever the number of queries and patches. Reckoned for 4,194,304 patches: 1.0 GiB,
+and .25 GiB while blocks are compared, .1 GiB while the best are looked at once more.
 """
 
 from __future__ import annotations
