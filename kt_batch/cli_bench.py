@@ -120,7 +120,7 @@ def _search_lines(table: SearchTable, recall: float) -> list[str]:
     first = f"{table.patches:,} patches, D = {table.dimension}, {table.queries:,} queries, {table.threads} threads"
     quality = f"{'recall@1':>9} {'NCC ratio':>10} {'queries/s':>10} {'certified':>10}"
     header = f"{'':14} {'setting':>8} {quality} {'build':>9} {'bytes':>7}"
-    lines = [f"{first}, {table.matrix_gflops:.0f} GFLOP/s in a large product", header]
+    lines = [f"{first}, {table.matrix_gflops:.0f} GFLOP/s in a large product, scan on {table.scan_device}", header]
     for row in table.rows:
         setting = "" if row.setting is None else str(row.setting)
         build = "" if row.build_seconds is None else f"{row.build_seconds:.1f} s"

@@ -73,7 +73,7 @@ class IndexConfig(_Config):
         return {"4bit": 4, "5bit": 5, "float16": None}[self.payload]
 
 
-Searcher = Literal["ours", "exact", "hkm", "bhkm", "pq", "ivf", "hnsw"]
+Searcher = Literal["ours", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
 
 
 class SearchConfig(_Config):
@@ -81,7 +81,7 @@ class SearchConfig(_Config):
 
     searcher: Searcher = "ours"
     probes: int = Field(
-        8, ge=1, description="leaves a query looks into; of ivf its lists, of hnsw efSearch; exact and pq have none"
+        8, ge=1, description="leaves a query looks into; ivf: lists; hnsw: efSearch; exact, scan and pq have none"
     )
     certify: bool = Field(False, description="prove of every match that no kept patch has a larger score")
     bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")

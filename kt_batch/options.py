@@ -67,7 +67,8 @@ SearcherName = Annotated[
     Searcher,
     typer.Option(
         "--searcher",
-        help="How the nearest patch is found; hkm and bhkm are the published ones; pq, ivf and hnsw are faiss's.",
+        help="How the nearest patch is found; hkm and bhkm are the published ones; scan estimates every patch, on a "
+        "GPU where there is one; pq, ivf and hnsw are faiss's.",
     ),
 ]
 QueryStride = Annotated[int, typer.Option("--query-stride", help="Step between query patches, in cells: 1 or 2.")]

@@ -74,9 +74,13 @@ def few_of_each(pairs: Pairs, count: int) -> Pairs:
 
 def _keys(pairs: Pairs) -> Tensor:
     """Integers `(m,)` in the order of query and descending score, which sort several times faster than floats."""
-    bits = (pairs.scores + 0.0).view(torch.int32)  # 0.0 + -0.0 is 0.0
-    ascending = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    return (pairs.who << 32) - ascending.long()
+    return (pairs.who << 32) - ascending(pairs.scores)
+
+
+def ascending(scores: Tensor) -> Tensor:
+    """Integers of 32 bits, as int64, in the order of float32 scores of any shape; -0.0 and 0.0 are one."""
+    bits = (scores + 0.0).view(torch.int32)  # 0.0 + -0.0 is 0.0
+    return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long()
 
 
 def distinct(pairs: Pairs) -> Pairs:

@@ -57,16 +57,22 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
     vectors: `(n, D)` unit queries in match space. The leaves must hold k patches.
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
+    with shared_out() as each, quick_products():
+        level, asked = made_ready(index, vectors, each)
+        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
+        return _fast(index, _Queries(vectors, level, asked, leaves, reach), k, always, each)
+
+
+def made_ready(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
+    """What the search of unit queries `(n, D)` in match space takes: their first level `(n, d + 1)` with the rest
+    scaled down, whose products with patches' are estimates, and what `Index.products` takes `(n, a)`."""
 
     def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
         level = first_level(some, index.tree.directions)
         level[:, -1] *= REST_SHARE
         return level, index.asked(some)
 
-    with shared_out() as each, quick_products():
-        level, asked = _columns(each(estimates, vectors.split(READY)))
-        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
-        return _fast(index, _Queries(vectors, level, asked, leaves, reach), k, always, each)
+    return _columns(each(estimates, vectors.split(READY)))
 
 
 def _columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

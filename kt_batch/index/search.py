@@ -1,7 +1,9 @@
-"""Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands), `ours`, and peers (index.rivals).
+"""Searchers behind one function: `exact`, `hkm`, `bhkm` (as published, 1 to 4 bands), `ours`, `scan`, and peers
+(index.rivals).
 
 All work on a batch of queries, whose (query, leaf) pairs are grouped by leaf. The products of `exact`, `hkm` and `bhkm`
-have fixed shapes; `ours` (index.ours, proved by index.certified) decides by canonical scores alone.
+have fixed shapes; `ours` (index.ours, proved by index.certified) and `scan` (index.scan) decide by canonical scores
+alone.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kt_batch.index.certified import search_certified
 from kt_batch.index.index import Index
 from kt_batch.index.ours import READY, search_fast
 from kt_batch.index.rivals import RIVALS, rival_of, search_rival
+from kt_batch.index.scan import search_scan
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import shared_out
 from kt_batch.kernels.bounds import rounding_slack
@@ -57,6 +60,9 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
         return _exact(index, vectors, k)
     if config.searcher in RIVALS:
         rows, scores = search_rival(rival_of(index, config.searcher), index, vectors, k, config.probes)
+        return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
+    if config.searcher == "scan":
+        rows, scores = search_scan(index, vectors, k)
         return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     probes = min(max(config.probes, index.leaves_holding(k)), index.tree.leaves)
     if config.searcher == "ours":

@@ -36,18 +36,20 @@ _WITHIN = _Within()
 
 
 @contextmanager
-def quick_products() -> Iterator[None]:
+def quick_products(device: str = "cpu") -> Iterator[None]:
     """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
     that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
     made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
 
-    Several threads may be within at a time. What must have the same bits wherever it is computed is computed within
-    always, or while no thread can be.
+    On a GPU (device `cuda`) they are "highest" within: what is allowed to round there does.
+
+    Several threads may be within at a time, for the same device. What must have the same bits wherever it is computed
+    is computed within always, or while no thread can be.
     """
     with _WITHIN.lock:
         if _WITHIN.count == 0:
             _WITHIN.before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(quick_precision())
+            torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
         _WITHIN.count += 1
     try:
         yield

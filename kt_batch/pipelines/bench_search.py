@@ -18,6 +18,7 @@ from kt_batch.errors import MismatchError
 from kt_batch.index.ids import sort_order
 from kt_batch.index.index import Index, build_in_memory
 from kt_batch.index.rivals import build_rival, search_rival
+from kt_batch.index.scan import scan_device
 from kt_batch.index.search import search
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
@@ -69,7 +70,8 @@ class SearchFigures:
 
 @dataclass(frozen=True)
 class SearchTable:
-    """The rows of one run, and what they were measured on. matrix_gflops: what a large float32 product reaches here."""
+    """The rows of one run, and what they were measured on. matrix_gflops: what a large float32 product reaches on the
+    processor; scan_device: where `scan` made its products, `cpu` or `cuda`."""
 
     patches: int
     dimension: int
@@ -77,6 +79,7 @@ class SearchTable:
     leaves: int
     threads: int
     matrix_gflops: float
+    scan_device: str
     rows: tuple[SearchFigures, ...]
 
 
@@ -117,7 +120,14 @@ def bench_search(
     for name in rivals:
         rows += _rival(index, name, asked, progress)
     return SearchTable(
-        index.count, 4 * index.channels, len(queries), index.tree.leaves, threads, matrix_gflops(), tuple(rows)
+        patches=index.count,
+        dimension=4 * index.channels,
+        queries=len(queries),
+        leaves=index.tree.leaves,
+        threads=threads,
+        matrix_gflops=matrix_gflops(),
+        scan_device=scan_device(),
+        rows=tuple(rows),
     )
 
 
@@ -177,9 +187,10 @@ def _ours(index: Index, asked: Asked, build_seconds: float, progress: Progress) 
         *(("ours", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
         ("ours --certify", SearchConfig(probes=16, certify=True)),
         ("exact", SearchConfig(searcher="exact")),
+        ("scan", SearchConfig(searcher="scan")),
     ]
     for number, (name, config) in enumerate(settings, start=1):
-        probes = None if config.searcher == "exact" else config.probes
+        probes = None if config.searcher in ("exact", "scan") else config.probes
         row = measure(index, name, probes, asked, searcher(index, config), build_seconds, size)
         progress(Step("ours", number, len(settings), note=_in_words(row)))
         yield row

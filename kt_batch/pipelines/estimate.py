@@ -36,7 +36,7 @@ from kt_batch.pipelines.extract import (
     other_uris,
     owned_elsewhere,
 )
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.translate import TranslateJob, TranslateWorker, check_outputs, outside
 from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.inputs import input_size, list_inputs
@@ -185,7 +185,7 @@ def estimate_translate(
     retry = find_retry(ledger, items) if options.retry_rejected else None
     new = ledger.would_plan(items, options.unit_size, config, digest, retry)
     work = _Work(job.run, ledger, items, new, ledger.pending())
-    work.check_numerics(options)
+    work.check_numerics(options, search_device(job.config.search.searcher))
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
@@ -215,11 +215,12 @@ class _Work:
         """The items to do by unit and image."""
         return [(unit, group) for unit in self.units for group in by_image(unit)]
 
-    def check_numerics(self, options: RunOptions) -> None:
-        """As a worker does first of all. Of a cluster's workers nothing is known here."""
+    def check_numerics(self, options: RunOptions, device: str = "cpu") -> None:
+        """As a worker that computes on `device` does first of all. Of a cluster's workers nothing is known here."""
         receipts = self.ledger.receipts().values()
         if self.units and receipts and options.runner == "local":
-            check_numerics(next(iter(receipts)).numerics, fix_numerics(options.threads), options.mix_numerics)
+            now = fix_numerics(options.threads, device)
+            check_numerics(next(iter(receipts)).numerics, now, options.mix_numerics)
 
     def estimate(self, options: RunOptions, images: int) -> Estimate:
         """What can be told without a pilot."""

@@ -8,23 +8,33 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
+from kt_batch.index.scan import scan_device
 from kt_batch.models.precision import quick_precision
 
 PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # they make pixels, files and tables
 
 
-def fix_numerics(threads: int) -> dict[str, str]:
-    """Pin the threads of this process and say which numerics class it is; goes into every receipt."""
+def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
+    """Pin the threads of this process and say which numerics class it is; goes into every receipt.
+
+    device: what computes (`search_device`).
+    """
     torch.set_num_threads(threads)
     return {
         "kt_batch": __version__,
         "torch": str(torch.__version__),
         **{package: version(package) for package in PACKAGES},
-        "device": "cpu",
+        "device": device,
         "isa": torch.backends.cpu.get_cpu_capability(),
         "products": quick_precision(),
         "threads": str(threads),
     }
+
+
+def search_device(searcher: str) -> str:
+    """What computes in a process that searches with `searcher`: `cpu`, or `cpu and` the name of the GPU that estimates
+    scores. Which patches are read in full may differ from one to another; scores that count are always the cpu's."""
+    return f"cpu and {torch.cuda.get_device_name()}" if searcher == "scan" and scan_device() == "cuda" else "cpu"
 
 
 def check_numerics(earlier: dict[str, str] | None, now: dict[str, str], mix: bool) -> None:

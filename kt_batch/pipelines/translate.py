@@ -35,7 +35,7 @@ from kt_batch.pipelines.common import (
     told,
     unreadable_id,
 )
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.provenance import Provenance
 from kt_batch.pipelines.reading import Aside, Reader
 from kt_batch.store.attempts import find_retry
@@ -228,7 +228,7 @@ class TranslateWorker:
 
     def __init__(self, job: TranslateJob) -> None:
         self.job = job
-        self.numerics = fix_numerics(job.threads)
+        self.numerics = fix_numerics(job.threads, search_device(job.config.search.searcher))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         encoder = load_encoder(job.source)
         layer = job.config.encoder.layer

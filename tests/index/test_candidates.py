@@ -14,6 +14,7 @@ from kt_batch.config import IndexConfig
 from kt_batch.index.candidates import (
     CHUNK,
     Pairs,
+    ascending,
     best_few,
     canonically_best,
     distinct,
@@ -68,6 +69,15 @@ def test_the_best_few_are_those_of_a_loop_and_ties_go_to_the_earlier(plain: Plai
         expected += sorted(own, key=lambda pair: -pair[2])[:count]  # Python's sort is stable
     assert plain_of(best_few(pairs_of(plain), count)) == expected
     assert sorted(plain_of(few_of_each(pairs_of(plain), count))) == sorted(expected)
+
+
+@some
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=2))
+def test_integers_ascend_as_the_scores_they_stand_for(scores: list[float]) -> None:
+    found = ascending(torch.tensor(scores)).tolist()
+    assert all(-(2**31) <= number < 2**31 for number in found)
+    for one, other, a, b in zip(scores, scores[1:], found, found[1:], strict=False):
+        assert (one < other, one == other) == (a < b, a == b)
 
 
 @some

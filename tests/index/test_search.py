@@ -18,7 +18,7 @@ from tests.synthetic import Ids, brute_force, clustered, ids_of, index_of, packe
 
 Space = Literal["raw", "centred"]
 EVERY = 10**6  # probes: all leaves there are
-SEARCHERS: tuple[Searcher, ...] = ("exact", "ours", "hkm", "bhkm")
+SEARCHERS: tuple[Searcher, ...] = ("exact", "ours", "scan", "hkm", "bhkm")
 
 
 def reference(cells: Tensor, ids: Ids, queries: Tensor, space: Space, k: int = 1) -> tuple[list[list[bytes]], Tensor]:

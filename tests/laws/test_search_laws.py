@@ -1,4 +1,4 @@
-"""Laws of the default searcher, for libraries and queries of every awkward kind."""
+"""Laws of the default searcher and of the scan, for libraries and queries of every awkward kind."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index import certified
 from kt_batch.index.index import Index
+from kt_batch.index.ours import made_ready
+from kt_batch.index.scan import FEW, best_estimates, level_of
 from kt_batch.index.search import search
 from kt_batch.index.shards import match_parts
+from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from tests.synthetic import brute_force, clustered, sharded_index_of
@@ -115,3 +118,30 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     repeated = vectors.repeat_interleave(k, 0)
     assert found.scores.flatten().equal(canonical_scores(repeated, index.match_vectors(found.rows.flatten())))
+
+
+@many
+@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
+def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_estimates_hold_its_matches(
+    library: list[tuple[str, int]],
+    asked: list[tuple[str, int]],
+    width: int,
+    seed: int,
+    config: IndexConfig,
+    shards: int,
+    top_k: int,
+) -> None:
+    index = made(library, width, seed, config, shards)
+    queries = torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+    found = search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
+    rows, scores = brute_force(index, queries, top_k)
+    assert found.rows.shape == rows.shape
+    assert found.scores.le(scores).all()
+    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    level, _ = made_ready(index, vectors, in_turn)
+    read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
+    held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
+    assert found.rows[held].equal(rows[held])
+    assert found.scores[held].equal(scores[held])
+    if index.count <= FEW + top_k:
+        assert held.all()

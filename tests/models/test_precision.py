@@ -83,6 +83,20 @@ def test_products_of_rounded_operands_are_found_out(rounded: tuple[str, ...], mo
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_on_a_gpu_no_product_is_rounded(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with quick_products("cuda"):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(usual)
+
+
 def test_quick_products_are_those_of_float32() -> None:
     a, b = torch.randn(2, 40, 128, generator=torch.Generator().manual_seed(0))
     with quick_products():

@@ -51,6 +51,8 @@ def test_every_searcher_is_measured_and_the_exact_one_is_always_right(collection
     assert table.patches <= 4 * PATCHES
     assert table.queries == 3 * PATCHES
     assert rows["exact", None].recall == rows["exact", None].ncc_ratio == 1
+    assert rows["scan", None].recall > 0.99
+    assert table.scan_device in ("cpu", "cuda")
     assert rows["ours --certify", 16].recall == rows["ours --certify", 16].certified == 1
     assert rows["ivf", 64].recall == 1  # more lists than there are
     assert rows["bhkm 4", 1].recall == rows["hkm", 1].recall <= 1

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from kt_batch.config import ExtractConfig, RunOptions
+from kt_batch.config import ExtractConfig, RunOptions, SearchConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines import estimate, translate
 from kt_batch.pipelines.common import no_progress, plan_items
 from kt_batch.pipelines.estimate import (
     Asked,
@@ -225,6 +226,19 @@ def test_another_numerics_class_is_refused_as_by_the_run_unless_a_cluster_is_to_
         options = two.model_copy(update=change)
         assert dry_extract([paintings], library, Asked(1), options).to_do == 1
     assert words == refusal(lambda: extracted([paintings], library, options=two))  # last: it has planned 4.png
+
+
+def test_another_gpu_that_scans_is_refused_as_by_the_run(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan"))
+    translated([collection.photos / "11.png"], job)
+    for module in (estimate, translate):
+        monkeypatch.setattr(module, "search_device", lambda name: f"cpu and a GPU for {name}")
+    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan"))
+    words = refusal(lambda: dry_translate([collection.photos], job))
+    assert "device cpu -> cpu and a GPU for scan" in words
+    assert words == refusal(lambda: translated([collection.photos], job))
 
 
 # ---- the pilot -------------------------------------------------------------------------------------------------------

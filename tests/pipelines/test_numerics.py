@@ -7,7 +7,7 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
-from kt_batch.pipelines.numerics import PACKAGES, check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import PACKAGES, check_numerics, fix_numerics, search_device
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.pipelines.conftest import Collection
@@ -26,6 +26,15 @@ def test_a_class_is_known_by_versions_device_instructions_products_and_threads()
     assert found["products"] in ("medium", "highest")  # of two processors called AVX512 one may round, with AMX
     assert {"numpy", "pillow", "pyarrow"} <= set(PACKAGES)
     assert all(found.values())
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert search_device("scan") == ("cpu and Some GPU" if gpu else "cpu")
+    assert search_device("ours") == search_device("ivf") == "cpu"
+    assert fix_numerics(1, search_device("scan"))["device"] == search_device("scan")
 
 
 def test_the_same_class_may_go_on_and_so_may_the_first() -> None:

@@ -18,6 +18,7 @@ from kt_batch.errors import DamagedError, MismatchError, Reason, UsageError
 from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines import translate as translate_pipeline
 from kt_batch.pipelines.common import Step, no_progress
 from kt_batch.pipelines.translate import TranslateJob, check_outputs, contested_names, translate
 from kt_batch.report.sources import library_of, source_images
@@ -26,6 +27,7 @@ from kt_batch.start import library_models
 from kt_batch.store.images import decode, pad_to
 from kt_batch.store.library import Library
 from kt_batch.store.local import LocalLocation
+from kt_batch.store.locations import open_location
 from kt_batch.store.runs import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger, Unit
@@ -258,6 +260,31 @@ def test_units_of_another_numerics_class_are_not_mixed_unless_asked(collection: 
     mixed = translate_job(collection.library, job.run, collection.index, mix_numerics=True)
     summary = translate([str(collection.photos)], with_threads(mixed, 2), two, LocalRunner(), no_progress)
     assert summary.images == 3
+
+
+def test_a_run_that_scans_on_another_gpu_than_it_began_on_is_not_gone_on_with(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun() -> TranslateJob:
+        search = SearchConfig(searcher="scan")
+        return translate_job(collection.library, tmp_path / "run", collection.index, search=search)
+
+    monkeypatch.setattr(translate_pipeline, "search_device", lambda name: f"cpu and a GPU for {name}")
+    translated([collection.photos / "11.png"], begun())
+    receipts = Ledger(open_location(str(tmp_path / "run"))).receipts().values()
+    assert [receipt.numerics["device"] for receipt in receipts] == ["cpu and a GPU for scan"]
+    monkeypatch.setattr(translate_pipeline, "search_device", lambda name: "cpu")
+    with pytest.raises(MismatchError, match="device cpu and a GPU for scan -> cpu"):
+        translated([collection.photos], begun())
+
+
+@pytest.mark.parametrize("unit_size", [1, 8])
+def test_a_scan_finds_the_same_whatever_the_unit_size(collection: Collection, tmp_path: Path, unit_size: int) -> None:
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for run, size in zip(runs, [2, unit_size], strict=True):
+        job = translate_job(collection.library, run, collection.index, search=SearchConfig(searcher="scan"))
+        translated([collection.photos], job, unit_size=size)
+    assert results(runs[0]) == results(runs[1])
 
 
 def with_threads(job: TranslateJob, threads: int) -> TranslateJob:
