@@ -19,13 +19,15 @@ from kt_batch.index.index import Index, Piece
 from kt_batch.index.ours import search_fast
 from kt_batch.index.packing import spread
 from kt_batch.index.threads import shared_out
+from kt_batch.index.visits import rounded_up
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
 from kt_batch.kernels.principal import beyond, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
+from kt_batch.models.precision import quick_products
 
 BEGIN = 64  # leaves probed at least: what is found there is to be beaten everywhere
-PIECE = 256  # patches that are looked at together
-BLOCK = 1024  # queries that meet them at a time
+PIECE = 512  # patches that are looked at together
+BLOCK = 2048  # queries that meet them at a time
 FURTHER = 128  # directions beside those of the first level
 SAMPLED = 4096  # patches that these are fitted to
 MANY = 4096  # queries: for fewer, what the first level leaves is read at once
@@ -82,7 +84,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
 def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
     """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
     pieces, threads = index.pieces(PIECE), torch.get_num_threads()
-    with shared_out() as each:
+    with shared_out() as each, quick_products():
         shares = [pieces[start::threads] for start in range(threads)]
         found = each(lambda some: _best_of(index, queries, some, rows, scores), shares)
         if len(found) == 1:
@@ -117,15 +119,22 @@ def _left(index: Index, queries: _Queries, piece: Piece, to_beat: Tensor) -> Ite
         bounds = queries.short[start : start + BLOCK] @ short.T
         some = (bounds.amax(1) >= least[start : start + BLOCK]).nonzero()[:, 0]
         who = some + start
-        values = bounds.index_select(0, some).addmm_(queries.other.index_select(0, who), other.T)
+        values = _added(bounds.index_select(0, some), queries.other, who, other)
         who, values, possible = _reaching(who, values, least)
         if queries.beyond is not None and possible.sum() >= WORTH:
             if last is None:
                 last = beyond(x, index.piece_along(piece, queries.further), 2 * rounding_slack(dim), -1)
-            values.addmm_(queries.beyond.index_select(0, who), last.T)
+            values = _added(values, queries.beyond, who, last)
             who, values, possible = _reaching(who, values, refined_least)
         row, column = possible.nonzero().unbind(1)
         yield Pairs(who[row], column + piece.first_row, values[row, column])
+
+
+def _added(values: Tensor, queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
+    """`values` `(m, c)` and the products of the rows `who` `(m,)` of `queries` with `x` `(c, e)`; these have few
+    shapes, for rows are filled up."""
+    filled_up = torch.cat([who, who[:1].expand(rounded_up(len(who)) - len(who))])
+    return values.add_((queries.index_select(0, filled_up) @ x.T)[: len(who)])
 
 
 def _reaching(who: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -85,10 +85,10 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
     found, start = [], 0
     while start < len(sizes):
         width, count = widths[start], 1
-        stop, rows = start + 1, _rounded_up(sizes[start])
+        stop, rows = start + 1, rounded_up(sizes[start])
         while stop < ends[start]:
             more = min(start + 2 * count, ends[start])
-            longer = _rounded_up(sizes[more - 1])
+            longer = rounded_up(sizes[more - 1])
             products, visits = 2 * count * longer * width, before[more] - before[start]
             if 2 * count * width > PATCHES or products > min(PRODUCTS, PADDING * visits * width + FILLED):
                 break
@@ -98,7 +98,7 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
     return found
 
 
-def _rounded_up(size: int) -> int:
+def rounded_up(size: int) -> int:
     """At least 1, rounded up to one of four numbers between two powers of two: by a quarter at most."""
     step = max(1, 1 << size.bit_length() - 3) if size > 8 else 1
     return -(-size // step) * step

@@ -89,7 +89,7 @@ def test_what_limits_a_group_changes_no_product(
 
 
 def test_sizes_are_rounded_up_to_four_steps_between_two_powers_of_two() -> None:
-    found = sorted({visits._rounded_up(size) for size in range(1, 34)})
+    found = sorted({visits.rounded_up(size) for size in range(1, 34)})
     assert found == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40]
 
 
@@ -121,7 +121,7 @@ def test_groups_hold_every_leaf_once_with_one_width_and_room_for_its_visits(
     assert [stop for _, stop, *_ in found][-1:] == [len(shape)] * bool(shape)
     for start, stop, count, rows in found:
         assert len(set(widths[start:stop])) == 1
-        assert max(sizes[start:stop]) <= rows == visits._rounded_up(rows)
+        assert max(sizes[start:stop]) <= rows == visits.rounded_up(rows)
         assert stop - start <= count < 2 * (stop - start) or count == 1
         excess = count * rows - visits.PADDING * sum(sizes[start:stop])
         assert excess * widths[start] <= filled or count == 1
