@@ -21,9 +21,10 @@ from kt_batch.index.packing import spread
 from kt_batch.index.threads import shared_out
 from kt_batch.index.visits import rounded_up
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
+from kt_batch.kernels.integers import Queries, least_products, patches_of, products, queries_of
 from kt_batch.kernels.principal import beyond, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
-from kt_batch.models.precision import quick_products
+from kt_batch.models.precision import quick_integers, quick_products
 
 BEGIN = 64  # leaves probed at least: what is found there is to be beaten everywhere
 PIECE = 512  # patches that are looked at together
@@ -39,15 +40,57 @@ _Found = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class _InHalves:
+    """Bounds by 65 values of each patch, then, for the queries that these leave, by the other half (kernels.principal).
+
+    `short` and `other` are the queries' `(n, (d + 1) // 2 + 1)` each."""
+
+    short: Tensor
+    other: Tensor
+
+    def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of a block of queries at a time those `(m,)` that may reach `least` `(n,)` with a patch of the first levels
+        `x` `(c, d + 1)`, and their products with it `(m, c)`."""
+        short = halved(x)
+        other = other_half(x, short, -1)
+        for start in range(0, len(least), BLOCK):
+            bounds = self.short[start : start + BLOCK] @ short.T
+            some = (bounds.amax(1) >= least[start : start + BLOCK]).nonzero()[:, 0]
+            who = some + start
+            yield who, bounds.index_select(0, some).add_(_products(self.other, who, other))
+
+
+def _in_halves(level: Tensor) -> _InHalves:
+    short = halved(level)
+    return _InHalves(short, other_half(level, short, 1))
+
+
+@dataclass(frozen=True)
+class _InIntegers:
+    """Bounds by all values of the first level in 8 bits (kernels.integers), then, for the queries that these leave, by
+    the values themselves: `level` `(n, d + 1)`."""
+
+    level: Tensor
+    rounded: Queries
+
+    def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of `_InHalves`."""
+        patches = patches_of(x)
+        needed = least_products(self.rounded, patches, least)
+        for start in range(0, len(least), BLOCK):
+            best = products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
+            who = (best >= needed[start : start + BLOCK]).nonzero()[:, 0] + start
+            yield who, _products(self.level, who, x)
+
+
+@dataclass(frozen=True)
 class _Queries:
-    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, and the three steps of the first level's
-    bound (kernels.principal): `short`, `other` and `beyond`, or None for few queries; `further` are the directions
-    `(D, e)` of the last."""
+    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, and how the first level is looked at: its
+    `bounds`; then `beyond` (kernels.principal), or None for few queries, along the directions `further` `(D, e)`."""
 
     vectors: Tensor
     asked: Tensor
-    short: Tensor
-    other: Tensor
+    bounds: _InHalves | _InIntegers
     further: Tensor
     beyond: Tensor | None
 
@@ -70,15 +113,14 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Fou
 def _prepared(index: Index, vectors: Tensor) -> _Queries:
     directions = index.tree.directions
     level = first_level(vectors, directions)
-    short = halved(level)
-    other = other_half(level, short, 1)
+    bounds = _InIntegers(level, queries_of(level)) if quick_integers() else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
         sample = index.match_vectors(spread(index.count, SAMPLED))
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = beyond(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
-    return _Queries(vectors, index.asked(vectors), short, other, further, last)
+    return _Queries(vectors, index.asked(vectors), bounds, further, last)
 
 
 def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
@@ -112,29 +154,23 @@ def _left(index: Index, queries: _Queries, piece: Piece, to_beat: Tensor) -> Ite
     """What bounds leave of a piece, for queries that have `to_beat` `(n,)`; a block of queries at a time."""
     dim = queries.vectors.shape[1]
     x = index.piece_level(piece)
-    short = halved(x)
-    other, last = other_half(x, short, -1), None
+    last = None
     least, refined_least = to_beat - first_level_slack(dim), to_beat - refined_slack(dim)
-    for start in range(0, len(to_beat), BLOCK):
-        bounds = queries.short[start : start + BLOCK] @ short.T
-        some = (bounds.amax(1) >= least[start : start + BLOCK]).nonzero()[:, 0]
-        who = some + start
-        values = _added(bounds.index_select(0, some), queries.other, who, other)
-        who, values, possible = _reaching(who, values, least)
+    for some, bounds in queries.bounds.with_piece(x, least):
+        who, values, possible = _reaching(some, bounds, least)
         if queries.beyond is not None and possible.sum() >= WORTH:
             if last is None:
                 last = beyond(x, index.piece_along(piece, queries.further), 2 * rounding_slack(dim), -1)
-            values = _added(values, queries.beyond, who, last)
+            values.add_(_products(queries.beyond, who, last))
             who, values, possible = _reaching(who, values, refined_least)
         row, column = possible.nonzero().unbind(1)
         yield Pairs(who[row], column + piece.first_row, values[row, column])
 
 
-def _added(values: Tensor, queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
-    """`values` `(m, c)` and the products of the rows `who` `(m,)` of `queries` with `x` `(c, e)`; these have few
-    shapes, for rows are filled up."""
+def _products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
+    """Products `(m, c)` of the rows `who` `(m,)` of `queries` with `x` `(c, e)`, in few shapes: rows are filled up."""
     filled_up = torch.cat([who, who[:1].expand(rounded_up(len(who)) - len(who))])
-    return values.add_((queries.index_select(0, filled_up) @ x.T)[: len(who)])
+    return (queries.index_select(0, filled_up) @ x.T)[: len(who)]
 
 
 def _reaching(who: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,8 @@ from functools import cache
 
 import torch
 
+from kt_batch.kernels.integers import products
+
 
 def bfloat16_is_fast(device: str) -> bool:
     """Whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
@@ -72,3 +74,14 @@ def quick_precision() -> str:
     finally:
         torch.set_float32_matmul_precision(before)
     return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"
+
+
+@cache
+def quick_integers() -> bool:
+    """Whether this processor has instructions that make exact products of 8-bit integers, about four times as many as
+    of float32. Without them sums of 16 bits may overflow, and little is gained."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    if not (capabilities.get("avx512_vnni") or capabilities.get("amx_int8")):
+        return False
+    x = torch.full((128, 128), 127, dtype=torch.int8)
+    return all(bool(products(x, y).eq(127 * 128 * int(y[0, 0])).all()) for y in (x, -x))

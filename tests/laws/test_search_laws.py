@@ -18,6 +18,7 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
+from kt_batch.models.precision import quick_integers
 from tests.synthetic import brute_force, clustered, sharded_index_of
 
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
@@ -65,7 +66,16 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
 
 @many
 @given(
-    mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.booleans()
+    mixtures,
+    mixtures,
+    channels,
+    seeds,
+    configs,
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.booleans(),
+    st.booleans(),
 )
 def test_a_certified_search_is_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
@@ -77,6 +87,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     top_k: int,
     probes: int,
     many: bool,
+    integers: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
     # Half of the queries are of the library's own making, so that they meet themselves there.
@@ -86,6 +97,9 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
         if many:  # as for many queries: all steps of the bound are taken
             patch.setattr(certified, "MANY", 1)
             patch.setattr(certified, "WORTH", 0)
+        patch.setattr(certified, "quick_integers", lambda: integers)
+        if not quick_integers():  # a processor whose own products of integers may overflow
+            patch.setattr(certified, "products", lambda q, x: (q.long() @ x.long().T).int())
         found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()

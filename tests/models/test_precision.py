@@ -102,3 +102,16 @@ def test_quick_products_are_those_of_float32() -> None:
     with quick_products():
         found = a @ b.T
     torch.testing.assert_close(found.double(), a.double() @ b.double().T, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("able", "right"), [(True, True), (True, False), (False, True)])
+def test_products_of_integers_are_used_where_there_are_instructions_and_they_are_exact(
+    able: bool, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        exact = (a.long() @ b.long().T).int()
+        return exact if right else exact.clamp(max=2**15 - 1)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": able}, raising=False)
+    monkeypatch.setattr(precision, "products", product)
+    assert precision.quick_integers.__wrapped__() == (able and right)

@@ -1,0 +1,75 @@
+"""Vectors as integers of 8 bits, whose products say at little cost which pairs cannot have a large one.
+
+A vector is s i + e: integers i of -127 to 127, a step s, and what rounding leaves over. For a query q and a patch x
+
+    <q, x> = s_q s_x <i_q, i_x> + <s_q i_q, e_x> + <e_q, x>  <=  s_q s_x <i_q, i_x> + |s_q i_q| |e_x| + |e_q| |x|
+
+and the product of integers is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LARGEST = 127  # and -127 the least: as far from zero
+INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Queries:
+    """n queries: `values` `(n, e)` int8, `steps`, and the `lengths` of what the integers stand for and of the `errors`,
+    each `(n,)` float64."""
+
+    values: Tensor
+    steps: Tensor
+    lengths: Tensor
+    errors: Tensor
+
+
+@dataclass(frozen=True)
+class Patches:
+    """c patches of one step: `values` `(c, e)` int8; the largest `length` of any, and the largest `error`'s."""
+
+    values: Tensor
+    step: float
+    length: float
+    error: float
+
+
+def queries_of(x: Tensor) -> Queries:
+    """Float vectors `(n, e)`, each with a step of its own."""
+    exact = x.double()
+    steps = _step(exact.abs().amax(1))
+    values = (exact / steps[:, None]).round_()
+    kept = values * steps[:, None]
+    return Queries(values.to(torch.int8), steps, kept.norm(dim=1), (exact - kept).norm(dim=1))
+
+
+def patches_of(x: Tensor) -> Patches:
+    """Float vectors `(c, e)`, c >= 1."""
+    exact = x.double()
+    step = _step(exact.abs().max())
+    values = (exact / step).round_()
+    error = (exact - values * step).norm(dim=1).max()
+    return Patches(values.to(torch.int8), float(step), float(exact.norm(dim=1).max()), float(error))
+
+
+def _step(largest: Tensor) -> Tensor:
+    return largest.clamp(min=1e-30) / LARGEST
+
+
+def least_products(queries: Queries, patches: Patches, least: Tensor) -> Tensor:
+    """`(n,)` int32: with a smaller product of integers the true product of a query with any of the patches is below
+    what `least` `(n,)` says."""
+    lost = queries.lengths * patches.error + queries.errors * patches.length
+    needed = (least.double() - lost) / (queries.steps * patches.step)
+    return (needed.floor() - 1).clamp(-INT32, INT32).int()  # 1: more than float64 rounds off
+
+
+def products(queries: Tensor, patches: Tensor) -> Tensor:
+    """`(n, e)` and `(c, e)` int8 -> `(n, c)` int32, exact where `quick_integers` (models.precision) says so."""
+    found: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - torch has no other for integers
+    return found

@@ -1,0 +1,62 @@
+"""Vectors as integers of 8 bits: what their products leave out cannot have reached what was asked for."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kt_batch.kernels.integers import least_products, patches_of, queries_of
+
+
+def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
+    """As `products`, on any processor."""
+    return (queries.long() @ patches.long().T).int()
+
+
+def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -> None:
+    x = torch.tensor([[1.27, -0.634], [0.02, 0.01]])
+    queries, patches = queries_of(x), patches_of(x)
+    assert queries.values.tolist() == [[127, -63], [127, 64]]  # -63.4, and 63.5 to the even one
+    assert patches.values.tolist() == [[127, -63], [2, 1]]
+    torch.testing.assert_close(
+        queries.errors, torch.tensor([0.004, 0.005 * 0.02 / 1.27], dtype=torch.float64), rtol=1e-3, atol=1e-9
+    )
+    torch.testing.assert_close(patches.error, 0.004, rtol=1e-3, atol=0)
+    torch.testing.assert_close(patches.length, (1.27**2 + 0.634**2) ** 0.5, rtol=1e-6, atol=0)
+
+
+def test_vectors_of_whole_steps_lose_nothing() -> None:
+    x = torch.tensor([[127.0, -3], [5, 0]])
+    patches = patches_of(x)
+    queries = queries_of(x[:1])
+    assert (patches.error, queries.errors.item(), patches.step) == (0, 0, 1)
+    # 127 * 5 is what the second patch reaches; one less is asked for, since the division might have been rounded up
+    assert least_products(queries, patches, torch.tensor([635.0])).tolist() == [634]
+
+
+def test_zero_vectors_are_zero_integers_and_what_is_impossible_stays_in_32_bits() -> None:
+    nothing = torch.zeros(2, 3)
+    queries, patches = queries_of(nothing), patches_of(nothing)
+    assert queries.values.eq(0).all()
+    assert patches.values.eq(0).all()
+    found = least_products(queries, patches, torch.tensor([0.5, -0.5]))
+    assert found.tolist() == [2**31 - 1, -(2**31) + 1]
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(1, 140), st.sampled_from([1e-3, 1.0, 30.0]), st.integers(0, 99)
+)
+def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
+    n: int, c: int, dim: int, spread: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scales = spread ** torch.rand(dim, generator=generator)  # of some values much larger than of others
+    q, x = (torch.randn(rows, dim, generator=generator) * scales for rows in (n, c))
+    true = q.double() @ x.double().T
+    queries, patches = queries_of(q), patches_of(x)
+    found = exact_products(queries.values, patches.values)
+    for column in range(min(c, 3)):  # as if just this patch were to be reached
+        needed = least_products(queries, patches, (true[:, column] - true[:, column].abs() * 1e-6).float())
+        assert (found[:, column] >= needed).all()
