@@ -94,13 +94,18 @@ def distinct(pairs: Pairs) -> Pairs:
 def scored(index: Index, asked: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
     """The same pairs with the float32 score of the patches in full; asked `(n, a)` as `Index.asked` makes them."""
     scores = torch.empty(len(pairs))
-    order = torch.sort(pairs.rows, stable=True).indices
+    order = _by_row(pairs)
 
     def score(part: Tensor) -> None:
         scores[part] = index.products(asked.index_select(0, pairs.who[part]), pairs.rows[part])
 
     each(score, order.split(CHUNK))
     return Pairs(pairs.who, pairs.rows, scores)
+
+
+def _by_row(pairs: Pairs) -> Tensor:
+    """The order `(m,)` that has the pairs of a row together; which of these comes first is left open."""
+    return torch.from_numpy(np.argsort(pairs.rows.numpy()))  # several times faster than torch.sort
 
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
@@ -129,7 +134,7 @@ def canonically_best(
         found = index.match_vectors(rows).index_select(0, which)
         scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), found)
 
-    each(score, torch.sort(left.rows, stable=True).indices.split(RESCORED))
+    each(score, _by_row(left).split(RESCORED))
     ids = np.ascontiguousarray(index.patch_ids(left.rows)).view("S12")[:, 0]
     order = torch.from_numpy(np.lexsort((ids, -scores.numpy(), left.who.numpy())))
     who, rows, scores = left.who[order], left.rows[order], scores[order]

@@ -120,7 +120,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = beyond(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
-    return _Queries(vectors, index.asked(vectors), bounds, further, last)
+    return _Queries(vectors, index.asked(vectors, level), bounds, further, last)
 
 
 def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:

@@ -164,9 +164,9 @@ class Index:
         rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
         return rests @ (directions * self.tree.basis.spread[:, None])
 
-    def asked(self, vectors: Tensor) -> Tensor:
-        """Unit queries `(n, D)` in match space as `products` takes them, `(n, a)`."""
-        return asked(vectors, self.tree.basis, self._bits) if self._bits else vectors
+    def asked(self, vectors: Tensor, level: Tensor) -> Tensor:
+        """Unit queries `(n, D)` in match space, of first level `(n, d + 1)`, as `products` takes them, `(n, a)`."""
+        return asked(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""

@@ -70,7 +70,7 @@ def made_ready(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tenso
     def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
         level = first_level(some, index.tree.directions)
         level[:, -1] *= REST_SHARE
-        return level, index.asked(some)
+        return level, index.asked(some, level)
 
     return _columns(each(estimates, vectors.split(READY)))
 

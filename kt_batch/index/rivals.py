@@ -26,7 +26,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.candidates import Pairs, best_few, canonically_best, joined, scored
 from kt_batch.index.faiss_guard import load_faiss
 from kt_batch.index.index import Index
-from kt_batch.kernels.principal import principal_directions
+from kt_batch.kernels.principal import first_level, principal_directions
 
 RIVALS = ("pq", "ivf", "hnsw", "ivf-panorama", "ivf-pq")
 PER_LIST = 64  # vectors of the sample for each list
@@ -107,7 +107,7 @@ def search_rival(rival: Rival, index: Index, vectors: Tensor, k: int, probes: in
         probes = min(2 * probes, rival.most_probes)
     proposals = joined([*found, _scanned(index, vectors, missing, count)])
     if rival.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
-        proposals = scored(index, index.asked(vectors), proposals)
+        proposals = scored(index, index.asked(vectors, first_level(vectors, index.tree.directions)), proposals)
     return canonically_best(index, vectors, proposals, k)
 
 

@@ -140,20 +140,23 @@ def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     out = torch.empty(len(coordinates), basis.directions.shape[0])
     for start, count, c in blocks(coordinates):
         part = codes.part(start, BLOCK).each(lambda tensor: pad_rows(tensor, BLOCK))
-        z = decoded(part.codes, part.plane) * basis.spread * part.gains[:, None]
-        v = z + (c.float() - z @ basis.directions) @ basis.directions.T
-        out[start : start + count] = unit(v)[:count]
+        z = decoded(part.codes, part.plane).mul_(basis.spread).mul_(part.gains[:, None])
+        missing = c.float() - z @ basis.directions
+        out[start : start + count] = unit(z.addmm_(missing, basis.directions.T))[:count]
     return out
 
 
-def asked(vectors: Tensor, basis: Basis, bits: int) -> Tensor:
-    """Queries `(n, D)` -> `(n, d + 1 + D)`: their coordinates, and what multiplies 1 and every code of so many bits."""
-    parts = []
-    for _, count, block in blocks(vectors):
-        coordinates = block @ basis.directions
-        rest = (block - coordinates @ basis.directions.T) * (basis.spread * STEP[bits])
-        parts.append(torch.cat([coordinates, -MIDDLE[bits] * rest.sum(1, keepdim=True), rest], dim=1)[:count])
-    return torch.cat(parts) if parts else vectors.new_zeros(0, 1 + sum(basis.directions.shape))
+def asked(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
+    """Queries `(n, D)` and their coordinates `(n, d)` -> `(n, d + 1 + D)`: the coordinates, and what multiplies 1 and
+    every code of so many bits."""
+    width = coordinates.shape[1]
+    out = torch.empty(len(vectors), width + 1 + vectors.shape[1])
+    out[:, :width] = coordinates
+    for (start, count, block), (_, _, c) in zip(blocks(vectors), blocks(coordinates), strict=True):
+        rest = (block - c @ basis.directions.T).mul_(basis.spread * STEP[bits])[:count]
+        out[start : start + count, width] = -MIDDLE[bits] * rest.sum(1)
+        out[start : start + count, width + 1 :] = rest
+    return out
 
 
 def products(queries: Tensor, coordinates: Tensor, codes: Codes) -> Tensor:

@@ -113,7 +113,7 @@ def test_a_zero_vector_stays_one_and_has_no_rest(basis: Basis, bits: int) -> Non
     coordinates, codes = quantise(torch.zeros(2, VALUES), basis, bits)
     assert dequantise(coordinates, codes, basis).eq(0).all()
     assert first_level_of(coordinates, codes.gains > 0).eq(0).all()
-    assert products(asked(vectors(2), basis, bits), coordinates, codes).eq(0).all()
+    assert products(asked(vectors(2), vectors(2) @ basis.directions, basis, bits), coordinates, codes).eq(0).all()
 
 
 @BITS
@@ -130,7 +130,7 @@ def test_products_are_those_of_the_vectors_that_come_back(basis: Basis, bits: in
     library, queries = vectors(300, seed=8), vectors(300, seed=9)
     coordinates, codes = quantise(library, basis, bits)
     slow = (dequantise(coordinates, codes, basis).double() * queries.double()).sum(1)
-    fast = products(asked(queries, basis, bits), coordinates, codes)
+    fast = products(asked(queries, queries @ basis.directions, basis, bits), coordinates, codes)
     torch.testing.assert_close(fast.double(), slow, atol=2e-6, rtol=0)
 
 
@@ -162,7 +162,7 @@ def test_parts_one_after_the_other_are_the_whole(basis: Basis, bits: int) -> Non
 
 @BITS
 def test_none_at_all_is_none(basis: Basis, bits: int) -> None:
-    assert asked(torch.empty(0, VALUES), basis, bits).shape == (0, VALUES + 128)
+    assert asked(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
 
 
 @pytest.mark.parametrize(
