@@ -1,9 +1,9 @@
 """A search that proves its matches: bounds for every patch of the index, tighter ones for what those leave.
 
-What `search_fast` finds is to be beaten. With 65 values of each patch most pieces of the index are passed by, with the
-other half of the first level most of the rest; what is left is read in full, and little of that needs canonical scores.
-Where many ask, coordinates along FURTHER more directions are computed for a piece first, which leave a tenth. Each
-bound is a product that is added to the one before.
+What `search_fast` finds is to be beaten. With the first level in 8-bit integers, or with 65 of its values where a
+processor has no instructions for those, most pieces of the index are passed by; with the first level as it is most of
+the rest; what is left is read in full, and little of that needs canonical scores. Where many ask, coordinates along
+FURTHER more directions are computed for a piece first, which leave a tenth.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Fou
     if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
         rows[~lit] = index.smallest_ids(k)
     if lit.any():
-        rows[lit], scores[lit] = _certified(index, _prepared(index, vectors[lit]), rows[lit], scores[lit])
+        with quick_products():
+            rows[lit], scores[lit] = _certified(index, _prepared(index, vectors[lit]), rows[lit], scores[lit])
     return rows, scores
 
 
@@ -126,7 +127,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
 def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
     """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
     pieces, threads = index.pieces(PIECE), torch.get_num_threads()
-    with shared_out() as each, quick_products():
+    with shared_out() as each:
         shares = [pieces[start::threads] for start in range(threads)]
         found = each(lambda some: _best_of(index, queries, some, rows, scores), shares)
         if len(found) == 1:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
+from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
@@ -63,6 +64,8 @@ class Index:
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         self.rivals: dict[str, object] = {}
+        if len({shard.bits for shard in self.shards}) > 1:
+            raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
 
     def in_one_piece(self) -> Index:

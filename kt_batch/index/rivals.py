@@ -80,11 +80,17 @@ def build_rival(index: Index, name: str, seed: int = 0, threads: int | None = No
         found.add(index.match_vectors(rows).numpy())
     seconds = time.perf_counter() - started
     size = _written_bytes(faiss, found)
-    on_gpu = name == "ivf" and faiss.get_num_gpus() > 0
-    if on_gpu:
+    gpu = on_gpu(name)
+    if gpu:
         found = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, found)
     most = {"hnsw": index.count, "pq": 1}.get(name, lists)
-    return Rival(name, found, size, seconds, min(most, 2048) if on_gpu else most)  # what faiss selects on a GPU
+    return Rival(name, found, size, seconds, min(most, 2048) if gpu else most)  # what faiss selects on a GPU
+
+
+def on_gpu(name: str) -> bool:
+    """Whether the peer `name` computes on a GPU: `ivf`, where faiss has one. Raises UsageError where it cannot be
+    loaded."""
+    return name == "ivf" and load_faiss().get_num_gpus() > 0
 
 
 def search_rival(rival: Rival, index: Index, vectors: Tensor, k: int, probes: int) -> tuple[Tensor, Tensor]:

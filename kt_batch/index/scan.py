@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kt_batch.errors import UsageError
+from kt_batch.errors import KtBatchError
 from kt_batch.index.candidates import Pairs, ascending, canonically_best, joined, scored
 from kt_batch.index.index import Index
 from kt_batch.index.ours import made_ready
@@ -43,8 +43,8 @@ def scan_device() -> str:
 def search_scan(index: Index, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k canonically best of the FEW + k patches with the largest estimates: rows and canonical scores `(n, k)`.
 
-    vectors: `(n, D)` unit queries in match space; k is at most the patches of the index. Raises UsageError for an index
-    that the GPU has no room for.
+    vectors: `(n, D)` unit queries in match space; k is at most the patches of the index. Raises KtBatchError for an
+    index that the GPU has no room for.
     """
     with shared_out() as each, quick_products():
         level, asked = made_ready(index, vectors, each)
@@ -52,7 +52,7 @@ def search_scan(index: Index, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         pairs = best_estimates(_held(index), level, min(FEW + k, index.count))
     except torch.OutOfMemoryError as error:
         size = index.count * level.shape[1] * 2 / 1e9
-        raise UsageError(
+        raise KtBatchError(
             f"The GPU has no room for a search with 'scan', which holds {size:.1f} GB of this index there and takes "
             ".3 GB more; take another --searcher, or let fewer workers share the GPU."
         ) from error

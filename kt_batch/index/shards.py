@@ -153,7 +153,7 @@ def open_shard(path: Path) -> Shard:
         shard = Shard(payload=payload, **tensors)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"The index shard '{path}' cannot be read: {error}.") from error
-    if shard.bits == 5 and payload["plane"].numel() * 4 != payload["codes"].numel():
+    if shard.bits == 5 and payload["plane"].shape != (shard.count, payload["codes"].shape[1] // 4):
         raise DamagedError(f"The index shard '{path}' has codes and a plane of different sizes.")
     if not shard.norms.isfinite().all():
         raise DamagedError(f"The index shard '{path}' holds patches with NaN or infinity; allowed are finite values.")

@@ -99,7 +99,7 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
 
 
 def rounded_up(size: int) -> int:
-    """At least 1, rounded up to one of four numbers between two powers of two: by a quarter at most."""
+    """Rounded up to one of four numbers between two powers of two: by a quarter at most. 0 stays 0."""
     step = max(1, 1 << size.bit_length() - 3) if size > 8 else 1
     return -(-size // step) * step
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 LARGEST = 127  # and -127 the least: as far from zero
 INT32 = 2**31 - 1
+PART = 16384  # vectors that are made float64 at a time
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Patches:
 
 def queries_of(x: Tensor) -> Queries:
     """Float vectors `(n, e)`, each with a step of its own."""
+    parts = [_queries_of(part) for part in x.split(PART)]
+    return Queries(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+
+def _queries_of(x: Tensor) -> Queries:
     exact = x.double()
     steps = _step(exact.abs().amax(1))
     values = (exact / steps[:, None]).round_()

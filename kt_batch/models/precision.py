@@ -1,4 +1,4 @@
-"""Where bfloat16 is worth using, and float32 products by the faster library."""
+"""Which products are fast on this machine: bfloat16, float32 by the faster library, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def bfloat16_is_fast(device: str) -> bool:
 
 @dataclass
 class _Within:
-    """How many are within `quick_products`, and the process's precision before the first of them."""
+    """How many are within `quick_products`, for which device, and the process's precision before the first of them."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     count: int = 0
+    device: str = "cpu"
     before: str = "highest"
 
 
@@ -45,13 +46,15 @@ def quick_products(device: str = "cpu") -> Iterator[None]:
 
     On a GPU (device `cuda`) they are "highest" within: what is allowed to round there does.
 
-    Several threads may be within at a time, for the same device. What must have the same bits wherever it is computed
-    is computed within always, or while no thread can be.
+    Several threads may be within at a time, for the same device; RuntimeError for another. What must have the same bits
+    wherever it is computed is computed within always, or while no thread can be.
     """
     with _WITHIN.lock:
         if _WITHIN.count == 0:
-            _WITHIN.before = torch.get_float32_matmul_precision()
+            _WITHIN.device, _WITHIN.before = device, torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
+        elif _WITHIN.device != device:
+            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_WITHIN.device}.")
         _WITHIN.count += 1
     try:
         yield
@@ -67,12 +70,13 @@ def quick_precision() -> str:
     """The precision, in torch's words, whose float32 products are fastest and not rounded on this machine: "medium" or
     "highest". Asked of two products of "medium", a matrix's and a batch's."""
     x, ones = torch.full((2, 128, 128), 1 + 2.0**-10), torch.ones(2, 128, 128)  # x rounds to 1; its sums need not round
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with _WITHIN.lock:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+        finally:
+            torch.set_float32_matmul_precision(before)
     return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"
 
 
@@ -81,7 +85,8 @@ def quick_integers() -> bool:
     """Whether this processor has instructions that make exact products of 8-bit integers, about four times as many as
     of float32. Without them sums of 16 bits may overflow, and little is gained."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not (capabilities.get("avx512_vnni") or capabilities.get("amx_int8")):
+    able = capabilities.get("avx512_vnni") or capabilities.get("amx_int8")
+    if not (able and torch.backends.mkldnn.is_available()):  # without that library the products are made one by one
         return False
     x = torch.full((128, 128), 127, dtype=torch.int8)
     return all(bool(products(x, y).eq(127 * 128 * int(y[0, 0])).all()) for y in (x, -x))

@@ -185,7 +185,7 @@ def estimate_translate(
     retry = find_retry(ledger, items) if options.retry_rejected else None
     new = ledger.would_plan(items, options.unit_size, config, digest, retry)
     work = _Work(job.run, ledger, items, new, ledger.pending())
-    work.check_numerics(options, search_device(job.config.search.searcher))
+    work.check_numerics(options, job.config.search.searcher)
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
@@ -215,11 +215,11 @@ class _Work:
         """The items to do by unit and image."""
         return [(unit, group) for unit in self.units for group in by_image(unit)]
 
-    def check_numerics(self, options: RunOptions, device: str = "cpu") -> None:
-        """As a worker that computes on `device` does first of all. Of a cluster's workers nothing is known here."""
+    def check_numerics(self, options: RunOptions, searcher: str = "ours") -> None:
+        """As a worker that searches with `searcher` does first of all. Of a cluster's workers nothing is known here."""
         receipts = self.ledger.receipts().values()
         if self.units and receipts and options.runner == "local":
-            now = fix_numerics(options.threads, device)
+            now = fix_numerics(options.threads, search_device(searcher))
             check_numerics(next(iter(receipts)).numerics, now, options.mix_numerics)
 
     def estimate(self, options: RunOptions, images: int) -> Estimate:

@@ -8,6 +8,7 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
+from kt_batch.index.rivals import on_gpu
 from kt_batch.index.scan import scan_device
 from kt_batch.models.precision import quick_precision
 
@@ -32,9 +33,12 @@ def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
 
 
 def search_device(searcher: str) -> str:
-    """What computes in a process that searches with `searcher`: `cpu`, or `cpu and` the name of the GPU that estimates
-    scores. Which patches are read in full may differ from one to another; scores that count are always the cpu's."""
-    return f"cpu and {torch.cuda.get_device_name()}" if searcher == "scan" and scan_device() == "cuda" else "cpu"
+    """What computes in a process that searches with `searcher`: `cpu`, or `cpu and` the GPU that estimates scores or,
+    with `ivf`, proposes patches. Which these are may differ from one to another; scores that count are always the
+    cpu's. Raises UsageError where `ivf` has no faiss."""
+    if not (on_gpu(searcher) or (searcher == "scan" and scan_device() == "cuda")):
+        return "cpu"
+    return f"cpu and {torch.cuda.get_device_name() if torch.cuda.is_available() else 'a GPU'}"
 
 
 def check_numerics(earlier: dict[str, str] | None, now: dict[str, str], mix: bool) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.errors import DamagedError
 from kt_batch.index import ours
 from kt_batch.index import threads as index_threads
 from kt_batch.index.candidates import Pairs, joined, scored
@@ -22,8 +23,9 @@ from kt_batch.index.search import Matches, search
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.index.visits import Products
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.principal import first_level, further_directions
-from kt_batch.models.precision import quick_products
+from kt_batch.kernels.principal import Basis, first_level, further_directions
+from kt_batch.kernels.quantised import Codes, dequantise
+from kt_batch.models.precision import quick_integers, quick_products
 from tests.synthetic import brute_force, clustered, index_of, leaf_level, sharded_index_of
 
 CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
@@ -99,12 +101,42 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
 
-def test_a_coded_patch_has_the_same_bits_whatever_library_multiplies() -> None:
+def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noted(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return dequantise(coordinates, codes, basis)
+
+    monkeypatch.setattr("kt_batch.models.precision.quick_precision", lambda: "medium")
+    monkeypatch.setattr("kt_batch.index.index.dequantise", noted)
     index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
-    rows = torch.arange(index.count)
+    rows = torch.arange(20)
     alone = index.match_vectors(rows)
+    index.packets(rows)
     with quick_products():
         assert index.match_vectors(rows).equal(alone)
+    assert seen == ["medium"] * 3
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("channels", [128, 256, 512])
+def test_a_coded_patch_has_the_same_bits_on_any_number_of_threads(channels: int) -> None:
+    index = index_of(clustered(600, channels, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
+    rows = torch.arange(index.count)
+    alone = index.match_vectors(rows)
+    with threads(2):
+        assert index.match_vectors(rows).equal(alone)
+
+
+def test_shards_of_different_payloads_are_no_index() -> None:
+    cells = clustered(600, CHANNELS, clusters=30, seed=1)
+    four, five = (
+        sharded_index_of(cells, IndexConfig(max_leaf=64, merge=1, payload=payload), shards=2)
+        for payload in ("4bit", "5bit")
+    )
+    with pytest.raises(DamagedError, match="in 4 bits"):
+        Index(four.tree, [four.shards[0], five.shards[1]])
 
 
 def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +218,13 @@ def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tens
     assert not run(index, queries, probes=index.tree.leaves - 1).certified.any()
 
 
-@pytest.fixture
-def begin_at_one_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["halves", "integers"])
+def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With either first look, whatever this processor has instructions for."""
     monkeypatch.setattr("kt_batch.index.certified.BEGIN", 1)
+    monkeypatch.setattr("kt_batch.index.certified.quick_integers", lambda: request.param == "integers")
+    if not quick_integers():
+        monkeypatch.setattr("kt_batch.index.certified.products", lambda q, x: (q.long() @ x.long().T).int())
 
 
 @pytest.mark.parametrize("top_k", [1, 5])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kt_batch.config import IndexConfig, SearchConfig
-from kt_batch.errors import UsageError
+from kt_batch.errors import KtBatchError
 from kt_batch.index import scan
 from kt_batch.index.candidates import Pairs
 from kt_batch.index.index import Index
@@ -23,6 +23,7 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
+from kt_batch.models.precision import quick_products
 from tests.synthetic import brute_force, clustered, index_of, sharded_index_of
 
 CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coordinates
@@ -64,7 +65,8 @@ def units(index: Index, cells: Tensor) -> Tensor:
 
 def estimates(index: Index, queries: Tensor, count: int) -> tuple[Pairs, Tensor]:
     """The best of each query as they are found, and all there are `(n, patches)` in float64."""
-    level, _ = made_ready(index, units(index, queries), in_turn)
+    with quick_products():  # as in a search
+        level, _ = made_ready(index, units(index, queries), in_turn)
     every = torch.cat([shard.level for shard in index.shards]).double()
     return best_estimates(level_of(index, "cpu"), level, count), level.double() @ every.T
 
@@ -181,7 +183,7 @@ def test_a_gpu_without_room_is_one_sentence(queries: Tensor, monkeypatch: pytest
 
     index = index_of(clustered(300, CHANNELS))
     monkeypatch.setattr(scan, "level_of", full)
-    with pytest.raises(UsageError, match=r"^The GPU has no room for a search with 'scan', which holds 0\.0 GB .*\.$"):
+    with pytest.raises(KtBatchError, match=r"^The GPU has no room for a search with 'scan', which holds 0\.0 GB .*\.$"):
         run(index, queries)
 
 
@@ -200,7 +202,8 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
 def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
-    level, _ = made_ready(index, units(index, queries), in_turn)
+    with quick_products():  # as in a search
+        level, _ = made_ready(index, units(index, queries), in_turn)
     for precision in ("highest", "medium"):  # also where products may be rounded elsewhere
         torch.set_float32_matmul_precision(precision)
         try:

@@ -89,6 +89,7 @@ def test_what_limits_a_group_changes_no_product(
 
 
 def test_sizes_are_rounded_up_to_four_steps_between_two_powers_of_two() -> None:
+    assert visits.rounded_up(0) == 0
     found = sorted({visits.rounded_up(size) for size in range(1, 34)})
     assert found == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40]
 

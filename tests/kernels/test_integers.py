@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.integers import least_products, patches_of, queries_of
+from kt_batch.kernels.integers import least_products, patches_of, products, queries_of
+from kt_batch.models.precision import quick_integers
 
 
 def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
@@ -36,6 +38,15 @@ def test_vectors_of_whole_steps_lose_nothing() -> None:
     assert least_products(queries, patches, torch.tensor([635.0])).tolist() == [634]
 
 
+def test_queries_are_the_same_however_many_are_made_at_a_time(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(20, 9, generator=generator)
+    together = vars(queries_of(x))
+    monkeypatch.setattr("kt_batch.kernels.integers.PART", 7)
+    assert all(values.equal(together[name]) for name, values in vars(queries_of(x)).items())
+
+
 def test_zero_vectors_are_zero_integers_and_what_is_impossible_stays_in_32_bits() -> None:
     nothing = torch.zeros(2, 3)
     queries, patches = queries_of(nothing), patches_of(nothing)
@@ -60,3 +71,10 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
     for column in range(min(c, 3)):  # as if just this patch were to be reached
         needed = least_products(queries, patches, (true[:, column] - true[:, column].abs() * 1e-6).float())
         assert (found[:, column] >= needed).all()
+
+
+@pytest.mark.skipif(not quick_integers(), reason="this processor has no instructions for products of 8-bit integers")
+@pytest.mark.parametrize(("n", "c", "dim"), [(1, 1, 1), (3, 7, 5), (1, 512, 128), (33, 65, 33), (200, 100, 128)])
+def test_products_of_integers_are_exact_in_any_shape(n: int, c: int, dim: int, generator: torch.Generator) -> None:
+    q, x = (torch.randint(-127, 128, (rows, dim), dtype=torch.int8, generator=generator) for rows in (n, c))
+    assert products(q, x).equal(exact_products(q, x))

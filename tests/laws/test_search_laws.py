@@ -18,7 +18,7 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
-from kt_batch.models.precision import quick_integers
+from kt_batch.models.precision import quick_integers, quick_products
 from tests.synthetic import brute_force, clustered, sharded_index_of
 
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
@@ -152,7 +152,8 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     assert found.rows.shape == rows.shape
     assert found.scores.le(scores).all()
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    level, _ = made_ready(index, vectors, in_turn)
+    with quick_products():  # as in a search
+        level, _ = made_ready(index, vectors, in_turn)
     read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
     held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
     assert found.rows[held].equal(rows[held])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -61,13 +63,35 @@ def test_another_library_multiplies_unless_it_would_round_and_only_within(
 
 def test_the_last_thread_within_puts_the_precision_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
-    first, second = quick_products(), quick_products()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert torch.get_float32_matmul_precision() == "medium"
-    second.__exit__(None, None, None)
+    inside, first_left = threading.Barrier(2), threading.Event()
+    seen = []
+
+    def leave_first() -> None:
+        with quick_products():
+            inside.wait(timeout=60)
+        first_left.set()
+
+    def leave_last() -> None:
+        with quick_products():
+            inside.wait(timeout=60)
+            first_left.wait(timeout=60)
+            seen.append(torch.get_float32_matmul_precision())
+
+    both = [threading.Thread(target=work) for work in (leave_first, leave_last)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join(timeout=60)
+    assert seen == ["medium"]
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_products_for_two_devices_are_not_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
+    with quick_products(), pytest.raises(RuntimeError, match="for cuda cannot be made"), quick_products("cuda"):
+        pass
+    with quick_products("cuda"):
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("rounded", [(), ("bmm",), ("mm",), ("bmm", "mm")], ids=str)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
+from kt_batch.index import rivals
 from kt_batch.pipelines.numerics import PACKAGES, check_numerics, fix_numerics, search_device
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
@@ -33,8 +36,15 @@ def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     assert search_device("scan") == ("cpu and Some GPU" if gpu else "cpu")
-    assert search_device("ours") == search_device("ivf") == "cpu"
+    assert search_device("ours") == search_device("hnsw") == "cpu"
     assert fix_numerics(1, search_device("scan"))["device"] == search_device("scan")
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_so_is_one_that_faiss_takes_to_a_gpu(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "load_faiss", lambda: SimpleNamespace(get_num_gpus=lambda: gpus))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # faiss may have a GPU where torch has none
+    assert search_device("ivf") == ("cpu and a GPU" if gpus else "cpu")
 
 
 def test_the_same_class_may_go_on_and_so_may_the_first() -> None:
