@@ -36,7 +36,7 @@ from kt_batch.store.images import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
 
-PROBES = (8, 13, 16, 32)
+PROBES = (8, 12, 13, 16, 32)
 SAMPLE = 1024  # queries whose best match is found
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 COLOURS = (
     "#aab7b8", "#85929e", "#5d6d7e", "#283747", "#935116", "#c0392b", "#e67e22", "#b7950b", "#2471a3", "#148f77",
-    "#239b56", "#7d3c98", "#d2529a", "#1b4f72", "#6e2c00", "#17202a",
+    "#5dade2", "#7d3c98", "#d2529a", "#1b4f72", "#6e2c00", "#17202a",
 )  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 720, 460, 64
 DAY = 86400.0
