@@ -64,6 +64,11 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
     return sharded_index_of(patches_of(mixture, width, seed), config, shards)
 
 
+def queries_of(library: list[tuple[str, int]], asked: list[tuple[str, int]], width: int, seed: int) -> Tensor:
+    """Some of the library's own patches, so that they meet themselves there, and about as many others."""
+    return torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+
+
 @many
 @given(
     mixtures,
@@ -90,8 +95,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     integers: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    # Half of the queries are of the library's own making, so that they meet themselves there.
-    queries = torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+    queries = queries_of(library, asked, width, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves: little is known when the proof begins
         if many:  # as for many queries: all steps of the bound are taken
@@ -146,7 +150,7 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     top_k: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+    queries = queries_of(library, asked, width, seed)
     found = search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape

@@ -1,0 +1,90 @@
+"""Ours and faiss's searchers in turn: `bench search` takes half an hour, in which a shared machine's speed changes.
+
+    python benchmarks/beside_peers.py LIBRARY --queries IMAGES --encoder-weights FILE --out results/beside_peers.json
+
+LIBRARY is indexed; `--encoder-weights` are VGG-19's where it was made with those. Each peer is built by itself, and
+then it and ours, in float16, answer all queries in turn, ROUNDS times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kt_batch.config import SearchConfig
+from kt_batch.index.index import Index, build_in_memory
+from kt_batch.index.rivals import Rival, build_rival, search_rival
+from kt_batch.index.shards import match_parts
+from kt_batch.kernels.haar import haar
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.bench_search import Asked, SearchFigures, ask, library_patches, measure, query_patches, searcher
+
+OURS = (64, 96)  # probes
+PEERS = {"ivf": 64, "ivf-panorama": 64, "hnsw": 64}  # lists, efSearch: recall@1 of about .95 among a million patches
+ROUNDS = 3
+
+
+def find(rival: Rival, index: Index, setting: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, canonical scores and whether they are certified, each `(n,)`, of what a peer finds."""
+    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    rows, scores = search_rival(rival, index, vectors, 1, setting)
+    return rows[:, 0], scores[:, 0], torch.zeros(len(vectors), dtype=torch.bool)
+
+
+def in_turn(index: Index, asked: Asked, name: str) -> Iterator[SearchFigures]:
+    """A row for each searcher and round."""
+    peer = partial(find, build_rival(index, name), index, PEERS[name])
+    for _ in range(ROUNDS):
+        for probes in OURS:
+            yield measure(index, "ours", probes, asked, searcher(index, SearchConfig(probes=probes)), None, None)
+        yield measure(index, name, PEERS[name], asked, peer, None, None)
+
+
+def main() -> None:
+    """Measure, print and write the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library")
+    parser.add_argument("--queries", nargs="+", required=True)
+    parser.add_argument("--encoder-weights")
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    weights = args.encoder_weights
+    source = EncoderSource(name="vgg19", path=weights) if weights else EncoderSource()
+    packets, ids, config = library_patches(args.library)
+    queries = query_patches(args.library, args.queries, source)
+    index = build_in_memory(packets, ids, config.model_copy(update={"payload": "float16"}))
+    del packets
+    asked = ask(index, queries)
+    found = {}
+    for name in args.peers:
+        rows: dict[str, list[SearchFigures]] = defaultdict(list)
+        for row in in_turn(index, asked, name):
+            rows[f"{row.searcher} {row.setting}"].append(row)
+            print(
+                f"{row.searcher} {row.setting}: {row.recall:.4f}, {row.queries_per_second:,.0f} queries/s", flush=True
+            )
+        found[name] = {
+            key: {
+                "recall": every[0].recall,
+                "queries_per_second": [round(row.queries_per_second) for row in every],
+                "median": round(statistics.median(row.queries_per_second for row in every)),
+            }
+            for key, every in rows.items()
+        }
+    table = {"patches": index.count, "queries": len(queries), "threads": args.threads, "peers": found}
+    args.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
