@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import EncoderConfig, SearchConfig, TranslateConfig
+from kt_batch.evaluation.models import working_images
 from kt_batch.index.index import Index
 from kt_batch.index.search import search
 from kt_batch.kernels.patches import positions, unfold
@@ -30,9 +31,8 @@ from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_ten
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.bench_models import working_images
-from kt_batch.pipelines.translate import default_cache, open_index
-from kt_batch.store.images import pad_to
+from kt_batch.pipelines.translate.worker import default_cache, open_index
+from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
 

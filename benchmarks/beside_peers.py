@@ -20,32 +20,42 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
+from kt_batch.evaluation.search import (
+    DryRunRequest,
+    SearchFigures,
+    ask,
+    library_patches,
+    measure,
+    query_patches,
+    searcher,
+)
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.rivals import Rival, build_rival, search_rival
+from kt_batch.index.searchers.faiss import Baseline, build_baseline, search_baseline
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.bench_search import Asked, SearchFigures, ask, library_patches, measure, query_patches, searcher
 
 OURS = (64, 96)  # probes
 PEERS = {"ivf": 64, "ivf-panorama": 64, "hnsw": 64}  # lists, efSearch: recall@1 of about .95 among a million patches
 ROUNDS = 3
 
 
-def find(rival: Rival, index: Index, setting: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def find(baseline: Baseline, index: Index, setting: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, canonical scores and whether they are certified, each `(n,)`, of what a peer finds."""
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    rows, scores = search_rival(rival, index, vectors, 1, setting)
+    rows, scores = search_baseline(baseline, index, vectors, 1, setting)
     return rows[:, 0], scores[:, 0], torch.zeros(len(vectors), dtype=torch.bool)
 
 
-def in_turn(index: Index, asked: Asked, name: str) -> Iterator[SearchFigures]:
+def in_turn(index: Index, prepared_queries: DryRunRequest, name: str) -> Iterator[SearchFigures]:
     """A row for each searcher and round."""
-    peer = partial(find, build_rival(index, name), index, PEERS[name])
+    peer = partial(find, build_baseline(index, name), index, PEERS[name])
     for _ in range(ROUNDS):
         for probes in OURS:
-            yield measure(index, "ours", probes, asked, searcher(index, SearchConfig(probes=probes)), None, None)
-        yield measure(index, name, PEERS[name], asked, peer, None, None)
+            yield measure(
+                index, "ours", probes, prepared_queries, searcher(index, SearchConfig(probes=probes)), None, None
+            )
+        yield measure(index, name, PEERS[name], prepared_queries, peer, None, None)
 
 
 def main() -> None:
@@ -65,11 +75,11 @@ def main() -> None:
     queries = query_patches(args.library, args.queries, source)
     index = build_in_memory(packets, ids, config.model_copy(update={"payload": "float16"}))
     del packets
-    asked = ask(index, queries)
+    prepared_queries = ask(index, queries)
     found = {}
     for name in args.peers:
         rows: dict[str, list[SearchFigures]] = defaultdict(list)
-        for row in in_turn(index, asked, name):
+        for row in in_turn(index, prepared_queries, name):
             rows[f"{row.searcher} {row.setting}"].append(row)
             print(
                 f"{row.searcher} {row.setting}: {row.recall:.4f}, {row.queries_per_second:,.0f} queries/s", flush=True

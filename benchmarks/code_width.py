@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kt_batch.evaluation.models import fidelity, working_images
 from kt_batch.methods.knowledge import to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.bench_models import fidelity, working_images
-from kt_batch.store.images import WorkingImage, pad_to
+from kt_batch.store.images.files import WorkingImage, pad_to
 
 
 def principal_directions(encoder: Encoder, layer: str, images: list[WorkingImage]) -> Tensor:

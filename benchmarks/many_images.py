@@ -30,12 +30,12 @@ from PIL import Image
 
 from kt_batch.report.run_report import run_report
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.runs import Run
+from kt_batch.store.run import Run
 
 COMPUTE = ("encode", "search", "swap", "decode")  # the work; all else is orchestration
 WARM_UP = 0.2  # of the images, after which memory is to be flat
 KINDS = (  # what a process is, by words of its command line
-    ("decoder", "kt_batch.store.decoder_child"),
+    ("decoder", "kt_batch.store.images.reader_child"),
     ("worker", "ray::_Actor"),
     ("heart", "ray::_Heart"),
     ("raylet", "raylet/raylet"),
@@ -110,7 +110,7 @@ def drawn(place: Path, count: int, sides: tuple[int, int]) -> Path:
 
 def kt_batch(*words: object) -> list[str]:
     """The command line of `kt-batch WORDS`."""
-    return [sys.executable, "-c", "from kt_batch.cli import main; main()", *map(str, words)]
+    return [sys.executable, "-c", "from kt_batch.cli.app import main; main()", *map(str, words)]
 
 
 def library(work: Path) -> Path:
@@ -172,17 +172,17 @@ def watched(command: list[str], environment: dict[str, str], seconds: float) -> 
     with tempfile.TemporaryFile("w+") as printed:
         began = time.time()
         process = psutil.Popen(command, stdout=printed, env=environment)
-        asked = False
+        prepared_queries = False
         while process.poll() is None:
             samples += look(process)
-            if not asked and time.time() - began > seconds:
+            if not prepared_queries and time.time() - began > seconds:
                 process.send_signal(signal.SIGTERM)
-                asked = True
+                prepared_queries = True
             time.sleep(1.0)
         ended = time.time()
         printed.seek(0)
         text = printed.read()
-    if process.returncode not in (0, 3) and not asked:
+    if process.returncode not in (0, 3) and not prepared_queries:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return began, ended, samples, text
 

@@ -26,8 +26,8 @@ from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.store.images import decode as decode_image
-from kt_batch.store.images import pad_to
+from kt_batch.store.images.files import decode as decode_image
+from kt_batch.store.images.files import pad_to
 
 PAIRS = 12
 SIZE = 384

@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import typer
 
-from kt_batch import options
-from kt_batch.cli_batch import (
-    asked_for,
+from kt_batch.cli import options
+from kt_batch.cli.batch import (
     dry_extract,
+    dry_run_request,
     estimate_job_code,
     estimate_lines,
     extract_lines,
@@ -18,10 +18,8 @@ from kt_batch.cli_batch import (
     index_settings,
     run_options,
 )
-from kt_batch.console import ProgressDisplay
-from kt_batch.pipelines.build import build_index
-from kt_batch.pipelines.extract import extract
-from kt_batch.start import (
+from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.start import (
     allowed_rejects,
     job_code,
     leave,
@@ -31,6 +29,8 @@ from kt_batch.start import (
     run_app,
     save_options,
 )
+from kt_batch.pipelines.extract.worker import extract
+from kt_batch.pipelines.index.plan import build_index
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,7 +75,7 @@ def build_library(
     """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
     building = index_settings(context.params)
-    if asked := asked_for(context.params):
+    if asked := dry_run_request(context.params):
         estimate = dry_extract(context.params, asked)
         lines = [*estimate_lines(estimate, runner), "  the index that is built afterwards is not estimated"]
         print_summary({"extract": asdict(estimate)}, lines, json)

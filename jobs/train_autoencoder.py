@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from kt_batch import options
+from kt_batch.cli import options
+from kt_batch.cli.start import absolute_file, leave, make_members, print_summary, run_app
 from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.train import TrainJob, train_autoencoder
-from kt_batch.pipelines.train_metrics import Metrics
-from kt_batch.start import absolute_file, leave, make_members, print_summary, run_app
+from kt_batch.training.autoencoder import TrainJob, train_autoencoder
+from kt_batch.training.metrics import Metrics
 
 # What the shipped decoders were trained for (docs/models.md).
 STEPS = "relu3_1=2600,relu4_1=900,relu2_1=250,relu1_1=100"

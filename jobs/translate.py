@@ -6,16 +6,16 @@ from dataclasses import asdict
 
 import typer
 
-from kt_batch import options
-from kt_batch.cli_batch import (
-    asked_for,
+from kt_batch.cli import options
+from kt_batch.cli.batch import (
+    dry_run_request,
     dry_translate,
     estimate_job_code,
     estimate_lines,
     run_translate,
     translate_lines,
 )
-from kt_batch.start import allowed_rejects, job_code, leave, print_summary, run_app, save_options
+from kt_batch.cli.start import allowed_rejects, job_code, leave, print_summary, run_app, save_options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,7 +61,7 @@ def translate_images(
 ) -> int:
     """Re-render images after a library. Exits with 0 while rejects stay within --max-rejects."""
     allowed_rejects(max_rejects, 0)  # a wrong one is said now, not after the work
-    if asked := asked_for(context.params):
+    if asked := dry_run_request(context.params):
         estimate = dry_translate(context.params, asked)
         print_summary(asdict(estimate), estimate_lines(estimate, runner), json)
         return estimate_job_code(estimate, max_rejects, strict)

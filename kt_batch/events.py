@@ -28,14 +28,14 @@ STANDARD_ERROR = "-"
 _subject: ContextVar[Mapping[str, Any]] = ContextVar("subject")
 
 
-def tell(event: str, message: str = "", level: int = logging.INFO, **fields: Any) -> None:
+def log_event(event: str, message: str = "", level: int = logging.INFO, **fields: Any) -> None:
     """Tell of an event. Fields are JSON-able; those that are None or "" are left out; `about` gives the others."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, message or event, extra={"event": event, "fields": _joined(fields)})
 
 
 @contextmanager
-def about(**fields: Any) -> Iterator[None]:
+def log_context(**fields: Any) -> Iterator[None]:
     """Events told within have these fields too."""
     token = _subject.set(_joined(fields))
     try:
@@ -44,7 +44,7 @@ def about(**fields: Any) -> Iterator[None]:
         _subject.reset(token)
 
 
-def turn_to(**fields: Any) -> None:
+def set_context(**fields: Any) -> None:
     """From here to the end of the enclosing `about`, events have these fields instead; None or "" takes one away."""
     _subject.set(_joined(fields))
 
@@ -111,7 +111,7 @@ def write_log(path: str | None) -> Iterator[None]:
                 yield
             except Exception as error:
                 said = str(error) if isinstance(error, KtBatchError) else f"{type(error).__name__}: {error}"
-                tell("failed", said, logging.ERROR, kind=type(error).__name__)
+                log_event("failed", said, logging.ERROR, kind=type(error).__name__)
                 raise
     finally:
         log.close()

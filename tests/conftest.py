@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.support.collection import Collection
+from tests.support.tiny import draw_all, extracted, indexed
 
 settings.register_profile("house", deadline=None)  # there are no asserts on time
 settings.load_profile("house")
@@ -20,3 +25,20 @@ def one_thread() -> None:
 def generator() -> torch.Generator:
     """Random numbers that are the same in every run."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    root = tmp_path_factory.mktemp("collection")
+    paintings = draw_all(root / "paintings", range(1, 5))
+    photos = draw_all(root / "photos", range(11, 14))
+    extracted([paintings], root / "library")
+    return Collection(paintings, photos, root / "library", indexed(root / "library").index)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """For tests that let a pipeline use more than one thread."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

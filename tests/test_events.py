@@ -17,15 +17,15 @@ import pytest
 import tenacity
 
 from kt_batch.errors import KtBatchError, StoppedError, StorageError, UsageError
-from kt_batch.events import about, keep_events, repeat, tell, turn_to, write_log
-from kt_batch.runners.drain import Drain
+from kt_batch.events import keep_events, log_context, log_event, repeat, set_context, write_log
 from kt_batch.runners.local import LocalRunner
+from kt_batch.runners.shutdown import GracefulShutdown
 from kt_batch.store import s3
-from kt_batch.store.images import image_id
+from kt_batch.store.images.files import image_id
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.cli.conftest import QUICK, Say, kt  # noqa: F401  # the fixture
-from tests.tiny import draw_all, extracted, indexed, rows, translate_job, translated
+from tests.support.tiny import draw_all, extracted, indexed, rows, translate_job, translated
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIASECRET", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_SESSION_TOKEN": "quiet"}
 
@@ -104,25 +104,25 @@ def test_to_standard_error_go_the_same_lines(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with write_log("-"):
-        tell("something", unit="abc")
+        log_event("something", unit="abc")
     assert json.loads(capfd.readouterr().err)["unit"] == "abc"
 
 
 def test_without_a_log_nothing_is_said(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with write_log(None):
-        tell("something", "bad", 40)
+        log_event("something", "bad", 40)
     assert (capfd.readouterr(), caplog.records) == (("", ""), [])
 
 
 def test_the_end_that_was_asked_for_is_told(tmp_path: Path) -> None:
-    drain = Drain()
+    shutdown = GracefulShutdown()
 
     def worker(unit: int, beat: object) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         return unit
 
-    with pytest.raises(StoppedError), write_log(str(tmp_path / "log")), drain.on_sigterm():
-        list(LocalRunner(drain).run(lambda: worker, [1, 2]))
+    with pytest.raises(StoppedError), write_log(str(tmp_path / "log")), shutdown.on_sigterm():
+        list(LocalRunner(shutdown).run(lambda: worker, [1, 2]))
     told = [event["event"] for event in lines(tmp_path / "log")]
     assert told == ["unit_started", "drain_requested", "drained", "failed"]
 
@@ -133,20 +133,20 @@ def test_the_end_that_was_asked_for_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ['two\nlines "quoted"', "caf\udce9", "50 % of %s", "\u2028"])
 def test_an_event_is_one_line_whatever_names_hold(tmp_path: Path, name: str) -> None:
     with write_log(str(tmp_path / "log")):
-        tell("something", name, uri=name)
+        log_event("something", name, uri=name)
     (event,) = (json.loads(line) for line in (tmp_path / "log").read_text().split("\n") if line)
     assert (event["uri"], event["message"]) == (name, name)
 
 
 def test_what_work_is_about_stands_in_what_is_told_within_it(tmp_path: Path) -> None:
     with write_log(str(tmp_path / "log")):
-        with about(unit="u", worker="w"):
-            turn_to(image="i")
-            with about(object="o"):
-                tell("first")
-            turn_to(image="")
-            tell("second", worker="other")
-        tell("third", unit=None)
+        with log_context(unit="u", worker="w"):
+            set_context(image="i")
+            with log_context(object="o"):
+                log_event("first")
+            set_context(image="")
+            log_event("second", worker="other")
+        log_event("third", unit=None)
     always = ("time", "level", "event")
     plain = [{key: event[key] for key in event if key not in always} for event in lines(tmp_path / "log")]
     assert plain == [{"unit": "u", "worker": "w", "image": "i", "object": "o"}, {"unit": "u", "worker": "other"}, {}]
@@ -154,7 +154,7 @@ def test_what_work_is_about_stands_in_what_is_told_within_it(tmp_path: Path) -> 
 
 def test_what_another_process_keeps_is_repeated_with_its_own_time(tmp_path: Path) -> None:
     with keep_events() as kept:
-        tell("there", "as it was", unit="u", number=3)
+        log_event("there", "as it was", unit="u", number=3)
     events = json.loads(json.dumps(kept.take()))
     events[0]["created"] = 0.25
     with write_log(str(tmp_path / "log")):
@@ -183,11 +183,11 @@ def test_a_log_that_breaks_off_does_not_end_the_run(tmp_path: Path, capsys: pyte
     os.mkfifo(log)
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
     with write_log(str(log)):
-        tell("first")
+        log_event("first")
         assert os.read(reader, 9999).count(b"\n") == 1
         os.close(reader)
-        tell("second")
-        tell("third")
+        log_event("second")
+        log_event("third")
     assert capsys.readouterr().err == f"kt-batch: the log '{log}' ends here: Broken pipe; the run goes on.\n"
 
 

@@ -18,11 +18,11 @@ from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.quantised import Codes, asked, decoded, dequantise, fit_basis, products
+from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepared_queries, products
 from kt_batch.kernels.tiles import divide_rows, unit
 from kt_batch.models.precision import quick_products
 
-WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.visits)
+WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.searchers.visits)
 FOREIGN = -1e30  # far below any product of unit vectors
 
 
@@ -63,7 +63,7 @@ class Index:
         self.window_rows = self.first_rows - self._window_lead
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        self.rivals: dict[str, object] = {}
+        self.baselines: dict[str, object] = {}
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
@@ -167,9 +167,9 @@ class Index:
         rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
         return rests @ (directions * self.tree.basis.spread[:, None])
 
-    def asked(self, vectors: Tensor, level: Tensor) -> Tensor:
+    def prepared_queries(self, vectors: Tensor, level: Tensor) -> Tensor:
         """Unit queries `(n, D)` in match space, of first level `(n, d + 1)`, as `products` takes them, `(n, a)`."""
-        return asked(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
+        return prepared_queries(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""

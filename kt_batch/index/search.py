@@ -17,14 +17,14 @@ from torch import Tensor
 
 from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
-from kt_batch.index.candidates import pairs_by_leaf
-from kt_batch.index.certified import search_certified
 from kt_batch.index.index import Index
-from kt_batch.index.ours import READY, search_fast
-from kt_batch.index.rivals import RIVALS, rival_of, search_rival
-from kt_batch.index.scan import search_scan
+from kt_batch.index.searchers.candidates import pairs_by_leaf
+from kt_batch.index.searchers.certified import search_certified
+from kt_batch.index.searchers.faiss import BASELINES, baseline_of, search_baseline
+from kt_batch.index.searchers.scan import search_scan
+from kt_batch.index.searchers.tree import READY, search_fast
 from kt_batch.index.shards import match_parts
-from kt_batch.index.threads import shared_out
+from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores, pad_rows, unit
@@ -53,13 +53,13 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
     Where `config.probes` leaves may hold fewer than k patches, more leaves are probed. Raises UsageError for a query
     that is not finite.
     """
-    with shared_out() as each:
+    with parallel_map() as each:
         vectors = torch.cat(each(lambda some: _match_vectors(some, index.tree.mean), queries.split(READY)))
     k = min(config.top_k, index.count)
     if config.searcher == "exact":
         return _exact(index, vectors, k)
-    if config.searcher in RIVALS:
-        rows, scores = search_rival(rival_of(index, config.searcher), index, vectors, k, config.probes)
+    if config.searcher in BASELINES:
+        rows, scores = search_baseline(baseline_of(index, config.searcher), index, vectors, k, config.probes)
         return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     if config.searcher == "scan":
         rows, scores = search_scan(index, vectors, k)
@@ -91,7 +91,7 @@ class _Pool:
         self.k = k
         self.slack = 2 * rounding_slack(dim)
 
-    def to_beat(self, who: Tensor) -> Tensor:
+    def threshold(self, who: Tensor) -> Tensor:
         """Float32 scores below this, `(m,)`, cannot belong to the k canonically best."""
         return self.scores[who, self.k - 1] - self.slack
 
@@ -101,7 +101,7 @@ class _Pool:
 
     def offer(self, who: Tensor, scores: Tensor, rows: Tensor) -> None:
         """Scores `(m, c)` of queries `who` `(m,)` against the patches `rows` `(c,)`."""
-        better = (scores.amax(1) >= self.to_beat(who)).nonzero()[:, 0]
+        better = (scores.amax(1) >= self.threshold(who)).nonzero()[:, 0]
         who, scores = who[better], scores[better]
         size = self.scores.shape[1]
         best = scores.topk(min(size, scores.shape[1]), dim=1)
@@ -163,7 +163,7 @@ def _settle(index: Index, queries: Tensor, pool: _Pool, who: Tensor, offers: _Of
     for some, x, rows in offers(who):
         with quick_products():
             products = _product(queries, some, x)
-        possible = products[:, : len(rows)] >= pool.to_beat(some)[:, None]
+        possible = products[:, : len(rows)] >= pool.threshold(some)[:, None]
         columns = possible.any(0).nonzero()[:, 0]
         found = torch.full((len(some), len(columns)), -torch.inf, dtype=torch.float64)
         for pairs in possible[:, columns].nonzero().split(PAIRS):
@@ -196,7 +196,7 @@ def _rescore(index: Index, queries: Tensor, pool: _Pool) -> tuple[Tensor, Tensor
     """Canonical scores of the candidates that can still be among the k best; those k, ties to the smaller id."""
     n, size = pool.rows.shape
     everyone = torch.arange(n)
-    possible = (pool.rows >= 0) & (pool.scores >= pool.to_beat(everyone)[:, None])
+    possible = (pool.rows >= 0) & (pool.scores >= pool.threshold(everyone)[:, None])
     flat = pool.rows.flatten()
     scores = torch.full((n * size,), -torch.inf, dtype=torch.float64)
     for part in possible.flatten().nonzero()[:, 0].split(PAIRS):

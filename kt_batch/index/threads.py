@@ -31,7 +31,7 @@ def in_turn(work: Callable[[P], R], parts: Iterable[P], /) -> list[R]:
 
 
 @contextmanager
-def shared_out() -> Iterator[Each]:
+def parallel_map() -> Iterator[Each]:
     """Within, an `Each` on as many threads as torch has. Work on a part must not share out its own."""
     threads = torch.get_num_threads()
     if threads == 1:

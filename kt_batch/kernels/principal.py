@@ -105,7 +105,7 @@ def other_half(level: Tensor, short: Tensor, side: int) -> Tensor:
     return torch.cat([level[:, short.shape[1] - 1 :], side * short[:, -1:]], dim=1)
 
 
-def beyond(level: Tensor, further: Tensor, slack: float, side: int) -> Tensor:
+def bound_correction(level: Tensor, further: Tensor, slack: float, side: int) -> Tensor:
     """What makes a product of two first levels `(n, d + 1)` that of levels with coordinates `further` `(n, e)` along
     directions beside theirs: its own product is to be added. As `other_half`; `(n, e + 2)`.
 

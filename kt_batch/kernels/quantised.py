@@ -146,7 +146,7 @@ def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     return out
 
 
-def asked(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
+def prepared_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
     """Queries `(n, D)` and their coordinates `(n, d)` -> `(n, d + 1 + D)`: the coordinates, and what multiplies 1 and
     every code of so many bits."""
     width = coordinates.shape[1]

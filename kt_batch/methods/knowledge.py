@@ -17,7 +17,7 @@ from kt_batch.config import TranslateConfig
 from kt_batch.errors import WeightsError
 from kt_batch.index.index import Index
 from kt_batch.index.search import Matches, search
-from kt_batch.index.threads import shared_out
+from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
@@ -94,7 +94,7 @@ class KnowledgeTransfer:
             asked = unit(queries.index_select(0, part // k).flatten(1))
             ncc[part] = canonical_scores(asked, matched).float()
 
-        with shared_out() as each:  # a part at a time stays in a core's cache
+        with parallel_map() as each:  # a part at a time stays in a core's cache
             each(read, torch.sort(flat, stable=True).indices.split(TOGETHER))
         return values.view(n, k, *queries.shape[1:]), ncc.view(n, k)
 

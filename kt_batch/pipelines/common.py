@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pyarrow as pa
 
 from kt_batch.errors import Reason, RejectError, UnreachableError
-from kt_batch.events import tell
-from kt_batch.store.images import WorkingImage, image_id
+from kt_batch.events import log_event
+from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import REJECTS
@@ -31,10 +31,10 @@ HASH_TOGETHER = 16  # inputs that a thread takes at a time, at most: a small fil
 
 
 # A heartbeat; answers whether this unit has cost a worker, and is to be done with care: nothing beside what was named.
-Beat = Callable[[str], bool]
+Heartbeat = Callable[[str], bool]
 
 
-def no_beat(part: str) -> bool:  # noqa: ARG001
+def no_heartbeat(part: str) -> bool:  # noqa: ARG001
     """For callers that nobody watches."""
     return False
 
@@ -44,9 +44,9 @@ class Runner(Protocol):
 
     def run(
         self,
-        factory: Callable[[], Callable[[U, Beat], R]],
+        factory: Callable[[], Callable[[U, Heartbeat], R]],
         units: Sequence[U],
-        condemn: Callable[[U, str, str], U] | None = None,
+        quarantine: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:
         """`factory` makes a worker where the work is done; it lives through many units. A worker is called with a unit
         and a heartbeat: `beat(part)` says which part of the unit it begins, and answers whether the unit is to be done
@@ -140,15 +140,15 @@ def by_image(unit: Unit) -> list[list[Item]]:
     return [list(items) for _, items in groupby(unit.items, key=lambda item: item.image_id)]
 
 
-def condemned(unit: Unit, image: str, why: str) -> Unit:
+def quarantined(unit: Unit, image: str, why: str) -> Unit:
     """The unit, its image `image` to be rejected unseen."""
-    return replace(unit, condemned={**unit.condemned, image: why})
+    return replace(unit, quarantined={**unit.quarantined, image: why})
 
 
-def check_condemned(unit: Unit, image: str) -> None:
+def check_quarantined(unit: Unit, image: str) -> None:
     """Raise RejectError for an image that is condemned."""
-    if image in unit.condemned:
-        raise RejectError(Reason.FATAL, f"The image was given up: {unit.condemned[image]}.")
+    if image in unit.quarantined:
+        raise RejectError(Reason.FATAL, f"The image was given up: {unit.quarantined[image]}.")
 
 
 def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
@@ -159,13 +159,13 @@ def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
 def reject_row(item: Item, stage: str, error: RejectError) -> dict[str, str]:
     """One row of it; the log is told as well."""
     about = {"image": item.image_id, "uri": item.uri, "stage": stage, "reason": str(error.reason)}
-    tell("image_rejected", error.message, logging.WARNING, **about)
+    log_event("image_rejected", error.message, logging.WARNING, **about)
     return {"uri": item.uri, "stage": stage, "reason": str(error.reason), "message": error.message}
 
 
 def run_units(
     runner: Runner,
-    factory: Callable[[], Callable[[Unit, Beat], Receipt]],
+    factory: Callable[[], Callable[[Unit, Heartbeat], Receipt]],
     units: Sequence[Unit],
     stage: str,
     progress: Progress,
@@ -176,7 +176,7 @@ def run_units(
     done = rejects = 0
     receipts: list[Receipt] = []
     progress(Step(stage, 0, total))
-    for receipt in runner.run(factory, units, condemned):
+    for receipt in runner.run(factory, units, quarantined):
         receipts.append(receipt)
         tell_committed(receipt)
         done += sizes[receipt.unit]
@@ -187,7 +187,7 @@ def run_units(
 
 def tell_committed(receipt: Receipt) -> None:
     """Tell of a unit's commit."""
-    tell(
+    log_event(
         "unit_committed",
         unit=receipt.unit,
         attempt=receipt.attempt,
@@ -199,9 +199,9 @@ def tell_committed(receipt: Receipt) -> None:
     )
 
 
-def told(summary: S) -> S:
+def log_summary(summary: S) -> S:
     """The summary of a pipeline, of which the log is told as well."""
-    tell("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **asdict(summary))
+    log_event("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **asdict(summary))
     return summary
 
 

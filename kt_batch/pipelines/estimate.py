@@ -19,15 +19,15 @@ from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.common import (
     HASH_THREADS,
-    Beat,
+    Heartbeat,
     Progress,
     Runner,
     Step,
     by_image,
-    condemned,
     plan_items,
+    quarantined,
 )
-from kt_batch.pipelines.extract import (
+from kt_batch.pipelines.extract.worker import (
     ExtractJob,
     ExtractWorker,
     disk_estimate,
@@ -37,7 +37,7 @@ from kt_batch.pipelines.extract import (
     owned_elsewhere,
 )
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
-from kt_batch.pipelines.translate import TranslateJob, TranslateWorker, check_outputs, outside
+from kt_batch.pipelines.translate.worker import TranslateJob, TranslateWorker, check_outputs, exclude_outputs
 from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.inputs import input_size, list_inputs
 from kt_batch.store.locations import absolute_place, open_location
@@ -45,12 +45,12 @@ from kt_batch.store.receipts import Receipt
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Item, Ledger, Unit
 
-Worker = Callable[[Unit, Beat], Receipt]
+Worker = Callable[[Unit, Heartbeat], Receipt]
 WARM_UP = "warm-up"
 
 
 @dataclass(frozen=True)
-class Asked:
+class DryRunRequest:
     """What a dry run is asked for. pilot: images to be really done. price: of one node per hour."""
 
     pilot: int = 0
@@ -133,7 +133,7 @@ def estimate_extract(
     config: ExtractConfig,
     source: EncoderSource,
     options: RunOptions,
-    asked: Asked,
+    asked: DryRunRequest,
     runner: Runner,
     progress: Progress,
 ) -> Estimate:
@@ -169,7 +169,7 @@ def estimate_translate(
     arguments: Sequence[str],
     job: TranslateJob,
     options: RunOptions,
-    asked: Asked,
+    asked: DryRunRequest,
     runner: Runner,
     progress: Progress,
 ) -> Estimate:
@@ -179,7 +179,7 @@ def estimate_translate(
     """
     location = open_location(job.run)
     ledger = Ledger(location)
-    items = plan_items(outside(list_inputs(arguments), location), progress)
+    items = plan_items(exclude_outputs(list_inputs(arguments), location), progress)
     check_outputs(ledger, items, job.config.format)
     config, digest = job.config.model_dump(mode="json"), job.config.digest()
     retry = find_retry(ledger, items) if options.retry_rejected else None
@@ -189,7 +189,7 @@ def estimate_translate(
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
-        return TranslateWorker(replace(job, run=folder, numerics=None, contested=frozenset()))
+        return TranslateWorker(replace(job, run=folder, numerics=None, name_conflicts=frozenset()))
 
     estimate = work.estimate(options, len(images))
     pilot = run_pilot(spread(images, asked.pilot), digest, options, worker, runner, progress)
@@ -290,7 +290,7 @@ def run_pilot(
         marks, done = [time.perf_counter()], 0
         receipts: list[Receipt] = []
         progress(Step("pilot", 0, len(images)))
-        for receipt in runner.run(partial(worker, folder), [first, *units], condemned):
+        for receipt in runner.run(partial(worker, folder), [first, *units], quarantined):
             marks.append(time.perf_counter())
             if receipt.unit != first.id:
                 receipts.append(receipt)

@@ -8,8 +8,8 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
-from kt_batch.index.rivals import on_gpu
-from kt_batch.index.scan import scan_device
+from kt_batch.index.searchers.faiss import on_gpu
+from kt_batch.index.searchers.scan import scan_device
 from kt_batch.models.precision import quick_precision
 
 PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # they make pixels, files and tables

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.events import turn_to
-from kt_batch.pipelines.common import Beat, by_image, check_condemned, read_image
-from kt_batch.store.decoder_process import DecoderProcess
-from kt_batch.store.images import WorkingImage
+from kt_batch.events import set_context
+from kt_batch.pipelines.common import Heartbeat, by_image, check_quarantined, read_image
+from kt_batch.store.images.files import WorkingImage
+from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item, Unit
 
 # Reasons for which an image is not rejected before it was read while nothing is computed in this worker.
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Aside:
+class BackgroundExecutor:
     """One thread for what is done beside the work, one thing after the other. What it tells of is about the unit and
     the image that it was handed over for."""
 
@@ -34,7 +34,7 @@ class Aside:
         """Have `work` done for an image."""
 
         def about_it() -> T:
-            turn_to(image=image)
+            set_context(image=image)
             return work(*args, **kwargs)
 
         return self._thread.submit(copy_context().run, about_it)
@@ -48,18 +48,18 @@ class Read:
     items: list[Item]
     found: WorkingImage | RejectError
     seconds: float
-    careful: bool
+    isolated: bool
 
 
 class Reader:
     """Reads and decodes the images of units; decoding is contained in a process of its own."""
 
     def __init__(self) -> None:
-        self._decoder = DecoderProcess()
-        self._aside = Aside()
+        self._decoder = ImageReaderProcess()
+        self._background = BackgroundExecutor()
 
     def images(
-        self, unit: Unit, size: int, beat: Beat, others: Mapping[str, Sequence[str]] | None = None
+        self, unit: Unit, size: int, beat: Heartbeat, others: Mapping[str, Sequence[str]] | None = None
     ) -> Iterator[Read]:
         """The images of `unit` in id order, with a heartbeat for each. `others`: more URIs where an image may be.
 
@@ -69,24 +69,24 @@ class Reader:
 
         def read(items: Sequence[Item]) -> WorkingImage:
             image = items[0].image_id
-            check_condemned(unit, image)
+            check_quarantined(unit, image)
             return read_image(items, size, self._decoder.decode, (others or {}).get(image, ()))
 
         def begin(items: Sequence[Item]) -> Future[WorkingImage]:
-            return self._aside.submit(items[0].image_id, read, items)
+            return self._background.submit(items[0].image_id, read, items)
 
         ahead: Future[WorkingImage] | None = None
         images = by_image(unit)
         try:
             for items, following in zip(images, [*images[1:], None], strict=True):
                 started = time.perf_counter()
-                careful = beat(items[0].image_id)
+                isolated = beat(items[0].image_id)
                 found = _image_or_reject(ahead or begin(items))
                 if ahead and _is_for_want_of_room(found):
                     beat(items[0].image_id)  # its time begins anew
                     found = _image_or_reject(begin(items))
-                ahead = begin(following) if following and not careful else None
-                yield Read(items, found, time.perf_counter() - started, careful)
+                ahead = begin(following) if following and not isolated else None
+                yield Read(items, found, time.perf_counter() - started, isolated)
         finally:
             if ahead:  # left in the middle
                 ahead.cancel()

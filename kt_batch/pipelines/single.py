@@ -17,9 +17,9 @@ from kt_batch.index.index import build_in_memory
 from kt_batch.kernels.haar import haar
 from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
-from kt_batch.pipelines.extract import image_patches
+from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.store.images import WorkingImage, decode, encode, image_id, pad_to
+from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
 from kt_batch.store.inputs import list_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary
 

@@ -14,7 +14,7 @@ from kt_batch.errors import DamagedError, MismatchError, UsageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.sources import Box, SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
 from kt_batch.store.inputs import output_name
-from kt_batch.store.runs import Output, Run, provenance_of
+from kt_batch.store.run import Output, Run, provenance_of
 
 SHOWN = 5  # candidates in a message
 FORMATS = ("PNG", "JPEG", "WEBP")  # of outputs

@@ -15,7 +15,7 @@ from kt_batch.errors import MismatchError, MissingError, StorageError
 from kt_batch.report.sources import indexes, library_of, named_library, open_place, source_images
 from kt_batch.store.indexes import IndexSummary
 from kt_batch.store.library import Library
-from kt_batch.store.runs import Run
+from kt_batch.store.run import Run
 from kt_batch.store.tables import read_table
 
 BINS = 20  # of the NCC histogram, over [0, 1]

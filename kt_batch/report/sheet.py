@@ -22,10 +22,10 @@ from kt_batch.report.explain import image_size
 from kt_batch.report.inspect import Matches, inspect
 from kt_batch.report.pictures import Line, legend, lines_picture, ncc_cells, ncc_map, scaled
 from kt_batch.report.sources import SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
-from kt_batch.store.images import decode
+from kt_batch.store.images.files import decode
 from kt_batch.store.inputs import read_input
 from kt_batch.store.library import Library
-from kt_batch.store.runs import Output, Run, provenance_of
+from kt_batch.store.run import Output, Run, provenance_of
 
 FOLDER = "sheet-files"  # beside index.html
 LONG_SIDE = 768  # of the pictures on the page

@@ -16,7 +16,7 @@ from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, laye
 from kt_batch.store.indexes import IndexSummary, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
-from kt_batch.store.runs import Run
+from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_table
 

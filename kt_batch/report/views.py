@@ -17,7 +17,7 @@ from kt_batch.report.sources import indexes, layer_geometry, library_of, open_pl
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
-from kt_batch.store.runs import Run
+from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, patches_schema
 
 # What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.

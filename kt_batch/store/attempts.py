@@ -42,7 +42,7 @@ class Rejects:
         return sum(not keys.isdisjoint(_keys(item)) for _, item in self.standing)
 
 
-def settle(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Rejects:
+def resolve(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Rejects:
     """Which rejects count, where `tables` are the reject tables of the committed units by id."""
     uris = {unit: frozenset(table["uri"].to_pylist()) for unit, table in tables.items()}
     standing: set[tuple[str, Item]] = set()
@@ -69,7 +69,7 @@ def settle(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Rejec
 def find_rejects(ledger: Ledger) -> Rejects:
     """The rejects of a library or a run as it stands now."""
     attempts = ledger.attempts()
-    return settle(attempts, ledger.reject_tables(attempts))
+    return resolve(attempts, ledger.reject_tables(attempts))
 
 
 def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
@@ -79,7 +79,7 @@ def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
     no other, and drivers that ask for one at the same time have the same one.
     """
     attempts = ledger.attempts()
-    rejects = settle(attempts, ledger.reject_tables(attempts))
+    rejects = resolve(attempts, ledger.reject_tables(attempts))
     pending = [unit for unit, receipt in attempts if receipt is None]
     waiting = {key for unit in pending for item in unit.items for key in _keys(item)}
     failed = {key for _, item in rejects.standing for key in _keys(item)}

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MismatchError, MissingError, StorageError
-from kt_batch.store.attempts import Rejects, find_rejects, settle
+from kt_batch.store.attempts import Rejects, find_rejects, resolve
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.units import Attempt, Ledger
@@ -53,7 +53,7 @@ class Library:
     @cached_property
     def rejects(self) -> Rejects:
         """The rejects that count."""
-        return settle(self.attempts, self.ledger.reject_tables(self.attempts))
+        return resolve(self.attempts, self.ledger.reject_tables(self.attempts))
 
     @cached_property
     def snapshot(self) -> str:

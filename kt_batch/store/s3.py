@@ -25,7 +25,7 @@ from botocore import exceptions as botocore_errors
 from s3fs import S3FileSystem
 
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
-from kt_batch.events import about, tell
+from kt_batch.events import log_context, log_event
 from kt_batch.store.names import Names, is_safe_name, safe_name
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ class S3Location:
     def _explained(self, name: str) -> Iterator[None]:
         """Every failure of the store as one sentence. Only the cause keeps the client's words, for a traceback."""
         try:
-            with about(object=f"{self.uri}/{name}"):
+            with log_context(object=f"{self.uri}/{name}"):
                 yield
         except _FAILURES as error:
             if error_code(error) == "NoSuchBucket":
@@ -258,7 +258,7 @@ class RangeReader(io.RawIOBase):
         """True."""
         return True
 
-    def tell(self) -> int:
+    def log_event(self) -> int:
         """Position in bytes."""
         return self._position
 
@@ -315,7 +315,7 @@ def _tell_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = round(state.next_action.sleep, 3) if state.next_action else None
     why = _reason(error) if error else ""
-    tell("storage_retry", why, logging.WARNING, tries=state.attempt_number, seconds=pause)
+    log_event("storage_retry", why, logging.WARNING, tries=state.attempt_number, seconds=pause)
 
 
 _retrying = tenacity.Retrying(

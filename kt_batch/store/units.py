@@ -56,7 +56,7 @@ class Unit:
 
     id: str
     items: tuple[Item, ...]
-    condemned: Mapping[str, str] = field(default_factory=dict, compare=False)
+    quarantined: Mapping[str, str] = field(default_factory=dict, compare=False)
     retry: int = 0
 
 

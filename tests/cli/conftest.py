@@ -12,9 +12,9 @@ import pytest
 import torch
 import typer
 
-from kt_batch.cli import app
-from kt_batch.start import run_app
-from tests.tiny import draw, draw_all
+from kt_batch.cli.app import app
+from kt_batch.cli.start import run_app
+from tests.support.tiny import draw, draw_all
 
 QUICK = ["--threads", "1", "--size", "64"]
 KEYS = {"images", "rejected", "patches", "seconds", "images_per_second", "ncc_mean"}

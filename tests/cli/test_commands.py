@@ -11,10 +11,10 @@ import pytest
 import typer
 from PIL import Image
 
-from kt_batch.cli import app
+from kt_batch.cli.app import app
 from kt_batch.models.weights import shipped
 from tests.cli.conftest import KEYS, QUICK, Say
-from tests.tiny import draw, draw_all, hashes
+from tests.support.tiny import draw, draw_all, hashes
 
 GROUPS = {"bench": ["growth", "models", "paper", "search"]}
 

@@ -10,7 +10,7 @@ import yaml
 from jobs import build_library, translate
 from kt_batch.store.locations import LocalLocation
 from tests.cli.conftest import QUICK, Said, Say
-from tests.tiny import draw, draw_all, hashes
+from tests.support.tiny import draw, draw_all, hashes
 
 
 def listing(place: Path) -> list[str]:

@@ -9,12 +9,12 @@ import typer
 
 from jobs import build_library, translate
 from jobs.train_autoencoder import STEPS, parse_steps
-from kt_batch import cli
+from kt_batch.cli import app as cli
+from kt_batch.cli.start import allowed_rejects, job_code
 from kt_batch.errors import UsageError
-from kt_batch.pipelines.train import RECIPES
-from kt_batch.start import allowed_rejects, job_code
+from kt_batch.training.autoencoder import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say
-from tests.tiny import draw_all, hashes
+from tests.support.tiny import draw_all, hashes
 
 APPS: dict[str, typer.Typer] = {"build_library": build_library.app, "translate": translate.app}
 

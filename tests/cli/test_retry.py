@@ -14,7 +14,7 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.pipelines import common
 from kt_batch.store.units import Item
 from tests.cli.conftest import QUICK, Say
-from tests.tiny import draw_all
+from tests.support.tiny import draw_all
 
 JOB = ["--runner", "local"]
 

@@ -10,17 +10,17 @@ import pytest
 import typer
 import yaml
 
-import kt_batch.cli
-import kt_batch.cli_batch
-from kt_batch.cli import parse_pixel
-from kt_batch.cli_batch import parse_clusters
+import kt_batch.cli.app
+import kt_batch.cli.batch
+from kt_batch.cli.app import parse_pixel
+from kt_batch.cli.batch import parse_clusters
+from kt_batch.cli.options import ConfigFile, Size
+from kt_batch.cli.start import new_encoder
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import shipped
-from kt_batch.options import ConfigFile, Size
-from kt_batch.pipelines.translate import translate
-from kt_batch.start import new_encoder
+from kt_batch.pipelines.translate.worker import translate
 from tests.cli.conftest import QUICK, Say
-from tests.tiny import draw, hashes
+from tests.support.tiny import draw, hashes
 
 # ---- codes ----
 
@@ -106,7 +106,7 @@ def test_a_bug_is_one_sentence_and_with_debug_a_traceback_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(kt_batch.cli, "inspect", broken)
+    monkeypatch.setattr(kt_batch.cli.app, "inspect", broken)
     said = kt("inspect", tmp_path)
     assert (said.code, said.err) == (1, "kt-batch: internal error, ZeroDivisionError: a bug (--debug shows where)\n")
     said = kt("inspect", "--debug", tmp_path)
@@ -126,7 +126,7 @@ def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kt_batch.cli, "inspect", interrupted)
+    monkeypatch.setattr(kt_batch.cli.app, "inspect", interrupted)
     said = kt("inspect", tmp_path)
     assert (said.code, "start the same command again to go on" in said.err) == (1, True)
 
@@ -144,7 +144,7 @@ def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
         jobs.append(job)
         return translate(images, job, *rest)
 
-    monkeypatch.setattr(kt_batch.cli_batch, "translate", watched)
+    monkeypatch.setattr(kt_batch.cli.batch, "translate", watched)
     monkeypatch.chdir(tmp_path)
     words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
     assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0

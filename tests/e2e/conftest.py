@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import draw_all, extracted, indexed
+from tests.support.tiny import draw_all, extracted, indexed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMMAND = Path(sys.executable).with_name("kt-batch")

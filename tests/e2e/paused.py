@@ -14,8 +14,8 @@ from tests.e2e.conftest import Ended
 # Runs kt-batch, and stops at the n-th thing that is put under its final name, before it is put there.
 DRIVER = """
 import os, signal, sys
-from kt_batch.cli import app
-from kt_batch.start import run_app
+from kt_batch.cli.app import app
+from kt_batch.cli.start import run_app
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.s3 import S3Location
 

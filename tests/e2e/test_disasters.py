@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.verify import verify
 from kt_batch.store.locations import open_location
 from tests.e2e.conftest import COMMAND, Ended, Small, kt, run
 from tests.e2e.paused import paused
-from tests.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
-from tests.tiny import draw_all, parts
+from tests.support.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
+from tests.support.tiny import draw_all, parts
 
 pytestmark = pytest.mark.slow
 

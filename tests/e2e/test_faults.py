@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.verify import verify
 from kt_batch.store.locations import open_location
 from tests.e2e.conftest import Small, kt
-from tests.faulty_network import bad_weather
-from tests.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
+from tests.support.faulty_network import bad_weather
+from tests.support.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]
 

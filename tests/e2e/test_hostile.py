@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.e2e.conftest import COMMAND, Ended, Small, kt
-from tests.hostile import Case, make_corpus
-from tests.hostile_places import Whole, make_whole
-from tests.tiny import column, draw, hashes, rows
+from tests.support.hostile import Case, make_corpus
+from tests.support.hostile_places import Whole, make_whole
+from tests.support.tiny import column, draw, hashes, rows
 
 # Bytes that each of the two processes may hold at most. Half of that is Python and torch, and the bytes of the largest
 # file, 256 MiB that are no image; what is declared or inflates beyond the limit of pixels is never there.
@@ -133,7 +133,7 @@ def watch(process: psutil.Process, peaks: Counter[str], ended: threading.Event) 
     while not ended.wait(0.02):
         try:
             for each in (process, *process.children()):
-                role = "decoder" if "kt_batch.store.decoder_child" in each.cmdline() else "driver"
+                role = "decoder" if "kt_batch.store.images.reader_child" in each.cmdline() else "driver"
                 status = Path(f"/proc/{each.pid}/status").read_text()
                 held = next((int(row.split()[1]) << 10 for row in status.splitlines() if row.startswith("VmHWM")), 0)
                 peaks[role] = max(peaks[role], held)

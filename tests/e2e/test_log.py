@@ -10,15 +10,15 @@ import pytest
 
 from kt_batch.errors import StorageError
 from kt_batch.events import write_log
-from kt_batch.runners.ray_runner import RayRunner
-from kt_batch.store.images import image_id
+from kt_batch.runners.ray.runner import RayRunner
+from kt_batch.store.images.files import image_id
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.e2e.conftest import Small
 from tests.e2e.test_poison import PoisonRunner
-from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.support.tiny import draw_all, extracted, rows
 from tests.test_events import SECRETS, Busy, busy_store, only
-from tests.tiny import draw_all, extracted, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
 
@@ -62,16 +62,16 @@ def test_the_workers_that_an_image_costs_are_told_until_it_is_condemned(small: S
         extracted([small.paintings], tmp_path / "library", runner)
     runner.close()
     events = lines(tmp_path / "log")
-    condemned = only(events, event="image_condemned", image=image_id(poison.read_bytes()))
-    told = names_of(events, unit=condemned["unit"])
+    quarantined = only(events, event="image_condemned", image=image_id(poison.read_bytes()))
+    told = names_of(events, unit=quarantined["unit"])
     lost, again = told.count("worker_lost"), told.count("unit_retried")
     assert told.count("unit_started") == lost + 1 == again + 1 >= 4
     assert told[-2:] == ["image_rejected", "unit_committed"]
     ready = [event["worker"] for event in events if event["event"] == "worker_ready"]
     assert {event["worker"] for event in events if event["event"] == "worker_lost"} < set(ready)
-    rejected = only(events, event="image_rejected", unit=condemned["unit"])
-    assert (rejected["image"], rejected["reason"]) == (condemned["image"], "fatal")
-    assert condemned["message"] in rejected["message"]
+    rejected = only(events, event="image_rejected", unit=quarantined["unit"])
+    assert (rejected["image"], rejected["reason"]) == (quarantined["image"], "fatal")
+    assert quarantined["message"] in rejected["message"]
 
 
 def test_what_a_worker_told_before_an_error_is_in_the_log_and_no_secret(tmp_path: Path) -> None:

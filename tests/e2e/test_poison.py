@@ -11,27 +11,29 @@ from typing import Any
 
 import pytest
 
-from kt_batch.runners.ray_runner import RayRunner
-from kt_batch.store.images import image_id
+from kt_batch.runners.ray.runner import RayRunner
+from kt_batch.store.images.files import image_id
 from tests.e2e.conftest import Small
-from tests.ray_local import ray_here  # noqa: F401  # the fixture
-from tests.tiny import extracted, patches, rows, translate_job, translated
+from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
+from tests.support.tiny import extracted, patches, rows, translate_job, translated
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
 
-Beat = Callable[[str], bool]
+Heartbeat = Callable[[str], bool]
 
 
-def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm: str) -> Callable[[Any, Beat], Any]:
+def poisoned(
+    factory: Callable[[], Callable[[Any, Heartbeat], Any]], image: str, harm: str
+) -> Callable[[Any, Heartbeat], Any]:
     """The pipeline's own worker, whose process suffers as soon as it begins this image."""
     worker = factory()
 
-    def careless(unit: Any, beat: Beat) -> Any:
+    def careless(unit: Any, beat: Heartbeat) -> Any:
         def beat_and_suffer(part: str) -> bool:
-            careful = beat(part)
-            if part == image and image not in unit.condemned and harm != "dies of its output":
+            isolated = beat(part)
+            if part == image and image not in unit.quarantined and harm != "dies of its output":
                 os._exit(1) if harm == "dies" else time.sleep(3600)
-            return careful
+            return isolated
 
         return worker(unit, beat_and_suffer)
 
@@ -43,7 +45,7 @@ def poisoned(factory: Callable[[], Callable[[Any, Beat], Any]], image: str, harm
         return submit(name, die if name == image else work, *args)
 
     if harm == "dies of its output":
-        submit, worker.aside.submit = worker.aside.submit, submit_and_suffer  # type: ignore[attr-defined]
+        submit, worker.background.submit = worker.background.submit, submit_and_suffer  # type: ignore[attr-defined]
 
     return careless
 
@@ -55,8 +57,8 @@ class PoisonRunner(RayRunner):
         super().__init__(None, None, 1, deadline=3.0)
         self.poison = partial(poisoned, image=image_id(image.read_bytes()), harm=harm)
 
-    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
-        yield from super().run(partial(self.poison, factory), units, condemn)
+    def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
+        yield from super().run(partial(self.poison, factory), units, quarantine)
 
 
 @pytest.mark.parametrize(("harm", "said"), [("dies", "it died ("), ("hangs", "it was silent for 3 s")])

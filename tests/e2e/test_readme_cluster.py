@@ -27,8 +27,8 @@ from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.e2e.conftest import ROOT, Ended, Small, run
 from tests.e2e.test_real_images import free_ports, wait_for
-from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
-from tests.tiny import rows
+from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
+from tests.support.tiny import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

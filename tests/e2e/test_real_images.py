@@ -23,12 +23,12 @@ import torch
 from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.store.images import decode, pad_to
-from kt_batch.store.runs import Run, provenance_of
+from kt_batch.store.images.files import decode, pad_to
+from kt_batch.store.run import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from tests.e2e.conftest import ROOT, Small, kt, run
-from tests.ray_local import ray_environment
-from tests.tiny import hashes, patches
+from tests.support.ray_local import ray_environment
+from tests.support.tiny import hashes, patches
 
 DATA = ROOT.parent / "shared" / "data" / "images"
 RAY = Path(sys.executable).with_name("ray")

@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 
 import kt_batch.store.local
-from kt_batch.cli import app
-from kt_batch.start import run_app
+from kt_batch.cli.app import app
+from kt_batch.cli.start import run_app
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import parse_receipt
 from tests.e2e.conftest import COMMAND, Small, run
-from tests.tiny import draw_all, extracted, hashes, indexed, patches, results, rows, translate_job, translated
+from tests.support.tiny import draw_all, extracted, hashes, indexed, patches, results, rows, translate_job, translated
 
 # Runs kt-batch and kills it at one write: `before` the file has its name, or just `after`.
 DRIVER = """
 import os, signal, sys
 import kt_batch.store.local as local
-from kt_batch.cli import app
-from kt_batch.start import run_app
+from kt_batch.cli.app import app
+from kt_batch.cli.start import run_app
 
 folder, number, when, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
 link, seen = local._link, 0

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from kt_batch.config import RunOptions
+from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.translate import translate
-from kt_batch.pipelines.verify import verify
+from kt_batch.pipelines.translate.worker import translate
 from kt_batch.runners.local import LocalRunner
-from kt_batch.runners.ray_runner import RayRunner
+from kt_batch.runners.ray.runner import RayRunner
 from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Ledger
 from tests.e2e.conftest import COMMAND, Small, kt
 from tests.e2e.test_poison import PoisonRunner
 from tests.e2e.test_resume import sweep
-from tests.ray_local import ray_here  # noqa: F401  # the fixture
-from tests.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
-from tests.tiny import draw_all, extracted, patches, translate_job, translated
+from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
+from tests.support.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
+from tests.support.tiny import draw_all, extracted, patches, translate_job, translated
 
 AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
@@ -32,13 +32,13 @@ AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 class Cautious(LocalRunner):
     """Takes every image for deadly: all are condemned before anybody touches them."""
 
-    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+    def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         marked = []
         for unit in units:
             for item in unit.items:
-                unit = condemn(unit, item.image_id, "it looked deadly")  # noqa: PLW2901
+                unit = quarantine(unit, item.image_id, "it looked deadly")  # noqa: PLW2901
             marked.append(unit)
-        return super().run(factory, marked, condemn)
+        return super().run(factory, marked, quarantine)
 
 
 def digest(place: Path | str) -> str | None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.verify import verify
-from kt_batch.runners.ray_runner import RayRunner
+from kt_batch.runners.ray.runner import RayRunner
 from tests.e2e.conftest import Small
-from tests.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
-from tests.tiny import draw_all, extracted, hashes, indexed, translate_job, translated
+from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.support.tiny import draw_all, extracted, hashes, indexed, translate_job, translated
 
 
 def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from kt_batch.errors import StorageError
-from kt_batch.store.images import image_id
+from kt_batch.store.images.files import image_id
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
 from tests.e2e.conftest import Small
-from tests.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
-from tests.tiny import extracted, hashes, indexed, patches, rows, translate_job, translated
+from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
+from tests.support.tiny import extracted, hashes, indexed, patches, rows, translate_job, translated
 
 
 @pytest.fixture(params=["moto_server", pytest.param("ceph_server", marks=[pytest.mark.s3, pytest.mark.slow])])

@@ -8,8 +8,8 @@ import pytest
 
 from kt_batch.store.locations import open_location
 from tests.e2e.conftest import Small, kt
-from tests.s3_server import SECRET_KEY, S3Server, ceph_server  # noqa: F401  # the fixture
-from tests.tiny import draw, extracted, indexed
+from tests.support.s3_server import SECRET_KEY, S3Server, ceph_server  # noqa: F401  # the fixture
+from tests.support.tiny import draw, extracted, indexed
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 

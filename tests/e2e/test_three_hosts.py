@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.verify import verify
 from tests.e2e.conftest import COMMAND, run
-from tests.three_hosts import three_hosts
-from tests.tiny import draw_all
+from tests.support.three_hosts import three_hosts
+from tests.support.tiny import draw_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

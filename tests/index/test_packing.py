@@ -11,7 +11,7 @@ from kt_batch.index.packing import ClusterSpace, Packed, collapse_equal, fan_out
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
 from kt_batch.kernels.tiles import unit
-from tests.synthetic import clustered, packets_of
+from tests.support.synthetic import clustered, packets_of
 
 
 def packed(cells: Tensor, config: IndexConfig) -> Packed:

@@ -14,7 +14,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
 from kt_batch.index.search import Matches, search
-from tests.synthetic import Ids, brute_force, clustered, ids_of, index_of, packets_of, sharded_index_of
+from tests.support.synthetic import Ids, brute_force, clustered, ids_of, index_of, packets_of, sharded_index_of
 
 Space = Literal["raw", "centred"]
 EVERY = 10**6  # probes: all leaves there are
@@ -174,7 +174,7 @@ def test_a_search_certifies_all_or_nothing(index: Index, queries: Tensor, probes
 def test_a_certified_search_is_exact_wherever_it_begins(
     index: Index, queries: Tensor, probes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kt_batch.index.certified.BEGIN", 1)
+    monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     assert same(run(index, queries, probes=probes, top_k=4, certify=True), run(index, queries, "exact", top_k=4))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kt_batch.errors import DamagedError
 from kt_batch.index.shards import FORMAT, PLANE_FORMAT, Shard, make_shard, match_parts, open_shard, write_shard
 from kt_batch.kernels.principal import Basis
-from tests.synthetic import clustered, ids_of, packets_of
+from tests.support.synthetic import clustered, ids_of, packets_of
 
 EYE = torch.eye(32)
 BITS = {"float16": None, "4bit": 4, "5bit": 5}

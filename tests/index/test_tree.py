@@ -11,7 +11,7 @@ from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.tree import Subtree, Tree, join
 from kt_batch.kernels.principal import Basis
-from tests.synthetic import clustered, index_of, sharded_index_of
+from tests.support.synthetic import clustered, index_of, sharded_index_of
 
 
 def leaf_subtree(centre: list[float], count: int) -> Subtree:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kt_batch.kernels.kmeans import ArrayPoints, assign, fixed_point_sums, plus_plus, spherical_kmeans
 from kt_batch.kernels.tiles import unit
-from tests.synthetic import clustered
+from tests.support.synthetic import clustered
 
 
 class Shards:

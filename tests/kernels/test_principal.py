@@ -9,7 +9,7 @@ import torch
 
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
 from kt_batch.kernels.principal import (
-    beyond,
+    bound_correction,
     first_level,
     further_directions,
     halved,
@@ -130,5 +130,7 @@ def test_each_step_of_a_bound_is_above_the_truth_by_its_rounding_alone(dim: int,
     assert (bound + first_level_slack(dim) - 2**-11 >= truth).all()
     bound += (other_half(level_q, halved(level_q), 1) * other_half(level_x, halved(level_x), -1)).sum(1)
     assert (bound + first_level_slack(dim) - 2**-11 >= truth).all()
-    bound += (beyond(level_q, q @ further, slack, 1) * beyond(level_x, x @ further, slack, -1)).sum(1)
+    bound += (bound_correction(level_q, q @ further, slack, 1) * bound_correction(level_x, x @ further, slack, -1)).sum(
+        1
+    )
     assert (bound + refined_slack(dim) - 2**-11 >= truth).all()

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from kt_batch.kernels.principal import Basis, first_level, first_level_of
 from kt_batch.kernels.quantised import (
-    asked,
     can_code,
     decoded,
     dequantise,
     fit_basis,
     joined,
+    prepared_queries,
     products,
     quantise,
     towards_zero,
 )
 from kt_batch.kernels.tiles import unit
-from tests.synthetic import clustered
+from tests.support.synthetic import clustered
 
 VALUES = 640  # 160 channels; 127 directions
 BITS = pytest.mark.parametrize("bits", [4, 5])
@@ -84,10 +84,10 @@ def test_bit_b_of_a_planes_byte_j_is_the_fifth_of_value_b_times_an_eighth_and_j(
 
 @BITS
 def test_what_comes_back_is_of_unit_length_and_near_what_went_in(basis: Basis, bits: int) -> None:
-    asked_for = vectors(300, seed=5)
-    found = dequantise(*quantise(asked_for, basis, bits), basis)
+    dry_run_request = vectors(300, seed=5)
+    found = dequantise(*quantise(dry_run_request, basis, bits), basis)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(300))
-    assert ((found * asked_for).sum(1) > {4: 0.99, 5: 0.997}[bits]).all()
+    assert ((found * dry_run_request).sum(1) > {4: 0.99, 5: 0.997}[bits]).all()
 
 
 @BITS
@@ -113,7 +113,11 @@ def test_a_zero_vector_stays_one_and_has_no_rest(basis: Basis, bits: int) -> Non
     coordinates, codes = quantise(torch.zeros(2, VALUES), basis, bits)
     assert dequantise(coordinates, codes, basis).eq(0).all()
     assert first_level_of(coordinates, codes.gains > 0).eq(0).all()
-    assert products(asked(vectors(2), vectors(2) @ basis.directions, basis, bits), coordinates, codes).eq(0).all()
+    assert (
+        products(prepared_queries(vectors(2), vectors(2) @ basis.directions, basis, bits), coordinates, codes)
+        .eq(0)
+        .all()
+    )
 
 
 @BITS
@@ -130,7 +134,7 @@ def test_products_are_those_of_the_vectors_that_come_back(basis: Basis, bits: in
     library, queries = vectors(300, seed=8), vectors(300, seed=9)
     coordinates, codes = quantise(library, basis, bits)
     slow = (dequantise(coordinates, codes, basis).double() * queries.double()).sum(1)
-    fast = products(asked(queries, queries @ basis.directions, basis, bits), coordinates, codes)
+    fast = products(prepared_queries(queries, queries @ basis.directions, basis, bits), coordinates, codes)
     torch.testing.assert_close(fast.double(), slow, atol=2e-6, rtol=0)
 
 
@@ -162,7 +166,7 @@ def test_parts_one_after_the_other_are_the_whole(basis: Basis, bits: int) -> Non
 
 @BITS
 def test_none_at_all_is_none(basis: Basis, bits: int) -> None:
-    assert asked(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
+    assert prepared_queries(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, row_norms, unit
-from tests.synthetic import clustered
+from tests.support.synthetic import clustered
 
 
 def test_rows_are_padded_with_zeros_to_the_next_multiple() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
 from kt_batch.kernels.principal import (
-    beyond,
+    bound_correction,
     first_level,
     further_directions,
     halved,
@@ -96,13 +96,13 @@ def test_a_rest_is_never_shorter_than_what_is_left(seed: int, kind: str, other: 
 @many
 @given(seeds, kinds, kinds, kinds, dims, st.integers(1, 127), st.sampled_from([1.0, -1.0]), st.floats(0, 0.1))
 def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
-    seed: int, kind: str, asked: str, fitted: str, dim: int, count: int, side: float, away: float
+    seed: int, kind: str, prepared_queries: str, fitted: str, dim: int, count: int, side: float, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
     x = vectors_of(kind, seed, 30, directions)
     # Queries of any kind, and such as are the stored vectors themselves, their opposites, or next to them.
-    near = unit(side * x + away * vectors_of(asked, seed + 2, 30, directions))
-    queries = torch.cat([vectors_of(asked, seed + 3, 30, directions), near])
+    near = unit(side * x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
     slack = first_level_slack(dim)
@@ -113,13 +113,13 @@ def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
 @many
 @given(seeds, kinds, kinds, kinds, kinds, dims, st.integers(1, 90), st.integers(1, 127), st.floats(0, 0.1))
 def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
-    seed: int, kind: str, asked: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
+    seed: int, kind: str, prepared_queries: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
     further = further_directions(vectors_of(to, seed + 4, 40, directions), directions, more)
     x = vectors_of(kind, seed, 30, directions)
-    near = unit(x + away * vectors_of(asked, seed + 2, 30, directions))
-    queries = torch.cat([vectors_of(asked, seed + 3, 30, directions), near])
+    near = unit(x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     slack = 2 * rounding_slack(dim)
     q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
@@ -127,7 +127,7 @@ def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
     products += other_half(q, halved(q), 1) @ other_half(stored, halved(stored), -1).T
     torch.testing.assert_close(products, q @ stored.T, atol=2e-6, rtol=0)
     assert (products + first_level_slack(dim) >= truth).all()
-    products += beyond(q, queries @ further, slack, 1) @ beyond(stored, x @ further, slack, -1).T
+    products += bound_correction(q, queries @ further, slack, 1) @ bound_correction(stored, x @ further, slack, -1).T
     assert (products + refined_slack(dim) >= truth).all()
 
 

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
-from kt_batch.index import certified
 from kt_batch.index.index import Index
-from kt_batch.index.ours import made_ready
-from kt_batch.index.scan import FEW, best_estimates, level_of
 from kt_batch.index.search import search
+from kt_batch.index.searchers import certified
+from kt_batch.index.searchers.scan import FEW, best_estimates, level_of
+from kt_batch.index.searchers.tree import prepare_queries
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from kt_batch.models.precision import quick_integers, quick_products
-from tests.synthetic import brute_force, clustered, sharded_index_of
+from tests.support.synthetic import brute_force, clustered, sharded_index_of
 
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
 many = settings(max_examples=60, deadline=None)
@@ -64,9 +64,11 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
     return sharded_index_of(patches_of(mixture, width, seed), config, shards)
 
 
-def queries_of(library: list[tuple[str, int]], asked: list[tuple[str, int]], width: int, seed: int) -> Tensor:
+def queries_of(
+    library: list[tuple[str, int]], prepared_queries: list[tuple[str, int]], width: int, seed: int
+) -> Tensor:
     """Some of the library's own patches, so that they meet themselves there, and about as many others."""
-    return torch.cat([patches_of(asked, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+    return torch.cat([patches_of(prepared_queries, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
 
 
 @many
@@ -84,7 +86,7 @@ def queries_of(library: list[tuple[str, int]], asked: list[tuple[str, int]], wid
 )
 def test_a_certified_search_is_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
-    asked: list[tuple[str, int]],
+    prepared_queries: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -95,7 +97,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     integers: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asked, width, seed)
+    queries = queries_of(library, prepared_queries, width, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves: little is known when the proof begins
         if many:  # as for many queries: all steps of the bound are taken
@@ -115,7 +117,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
 def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     library: list[tuple[str, int]],
-    asked: list[tuple[str, int]],
+    prepared_queries: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -124,7 +126,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     probes: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = patches_of(asked, width, seed + 100)[::3]
+    queries = patches_of(prepared_queries, width, seed + 100)[::3]
     found = search(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
@@ -142,7 +144,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
 def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_estimates_hold_its_matches(
     library: list[tuple[str, int]],
-    asked: list[tuple[str, int]],
+    prepared_queries: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -150,14 +152,14 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     top_k: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asked, width, seed)
+    queries = queries_of(library, prepared_queries, width, seed)
     found = search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape
     assert found.scores.le(scores).all()
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     with quick_products():  # as in a search
-        level, _ = made_ready(index, vectors, in_turn)
+        level, _ = prepare_queries(index, vectors, in_turn)
     read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
     held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
     assert found.rows[held].equal(rows[held])

@@ -21,7 +21,7 @@ from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, decode, e
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from tests.synthetic import index_of
+from tests.support.synthetic import index_of
 
 LAYER = "relu3_1"
 SIZE = 48  # 12 x 12 cells, 121 patches

@@ -12,7 +12,7 @@ from torch import Tensor
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import VGG19_LAYERS, boxes, kind, layers_up_to
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.store.images import pad_to
+from kt_batch.store.images.files import pad_to
 
 HEIGHT, WIDTH = 120, 104  # the inner boxes of relu4_1, 76 pixels wide, have an outside
 PLACES = {

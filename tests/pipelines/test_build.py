@@ -13,18 +13,19 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
-from kt_batch.pipelines import build_units, translate
-from kt_batch.pipelines.build import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.index import worker as build_units
+from kt_batch.pipelines.index.plan import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.pipelines.translate import open_index
+from kt_batch.pipelines.translate import worker as translate
+from kt_batch.pipelines.translate.worker import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 from kt_batch.store.tables import read_table
-from tests.pipelines.conftest import PATCHES, Collection, Factory, Recorder
-from tests.tiny import TREE, draw, extracted, hashes, indexed, parts
+from tests.support.collection import PATCHES, Collection, Factory, Recorder
+from tests.support.tiny import TREE, draw, extracted, hashes, indexed, parts
 
 
 class Stopping(LocalRunner):
@@ -34,8 +35,8 @@ class Stopping(LocalRunner):
         super().__init__()
         self.left = after
 
-    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
-        for result in super().run(factory, units, condemn):
+    def run(self, factory: Factory, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
+        for result in super().run(factory, units, quarantine):
             yield result
             self.left -= 1
             if self.left == 0:
@@ -61,7 +62,7 @@ class Listening(LocalRunner):
         super().__init__()
         self.beats: dict[str, list[int]] = {}
 
-    def run(self, factory: Factory, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+    def run(self, factory: Factory, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         worker = factory()
         given: list[str] = []
 

@@ -13,22 +13,23 @@ import pytest
 from kt_batch.errors import Reason, RejectError
 from kt_batch.pipelines import reading
 from kt_batch.pipelines.common import read_image
-from kt_batch.store.decoder_process import DecoderProcess
-from kt_batch.store.images import WorkingImage, image_id
+from kt_batch.store.images.files import WorkingImage, image_id
+from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item
-from tests.pipelines.conftest import Collection
-from tests.tiny import draw, extracted, hashes, patches, rows, translate_job, translated
+from tests.support.collection import Collection
+from tests.support.tiny import draw, extracted, hashes, patches, rows, translate_job, translated
 
 CHILD = """
 import os
-from kt_batch.store import decoder_child, images
+from kt_batch.store.images import reader_child as decoder_child
+from kt_batch.store.images import files as images
 def decode(data, size):
     if data == b"fatal":
         os.abort()
     return images.decode(data, size)
 decoder_child.main(decode)
 """
-FRAGILE = partial(DecoderProcess, command=(sys.executable, "-P", "-c", CHILD))
+FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD))
 
 
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(

@@ -14,10 +14,10 @@ import pytest
 from kt_batch.config import ExtractConfig, RunOptions, SearchConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines import estimate, translate
+from kt_batch.pipelines import estimate
 from kt_batch.pipelines.common import no_progress, plan_items
 from kt_batch.pipelines.estimate import (
-    Asked,
+    DryRunRequest,
     Estimate,
     Pilot,
     estimate_extract,
@@ -25,14 +25,15 @@ from kt_batch.pipelines.estimate import (
     projected,
     spread,
 )
-from kt_batch.pipelines.extract import disk_estimate
-from kt_batch.pipelines.translate import TranslateJob
+from kt_batch.pipelines.extract.worker import disk_estimate
+from kt_batch.pipelines.translate import worker as translate
+from kt_batch.pipelines.translate.worker import TranslateJob
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Item
-from tests.pipelines.conftest import Collection, Recorder
-from tests.tiny import draw, draw_all, encoder_config, extracted, hashes, translate_job, translated
+from tests.support.collection import Collection, Recorder
+from tests.support.tiny import draw, draw_all, encoder_config, extracted, hashes, translate_job, translated
 
 ONE = RunOptions(threads=1, unit_size=2)
 
@@ -40,7 +41,7 @@ ONE = RunOptions(threads=1, unit_size=2)
 def dry_extract(
     images: Sequence[Path],
     library: Path,
-    asked: Asked | None = None,
+    asked: DryRunRequest | None = None,
     options: RunOptions = ONE,
     runner: Any = None,
     **config: Any,
@@ -49,15 +50,15 @@ def dry_extract(
     words = [str(image) for image in images]
     runner = runner or LocalRunner()
     return estimate_extract(
-        words, str(library), settings, EncoderSource(), options, asked or Asked(), runner, no_progress
+        words, str(library), settings, EncoderSource(), options, asked or DryRunRequest(), runner, no_progress
     )
 
 
 def dry_translate(
-    images: Sequence[Path], job: TranslateJob, asked: Asked | None = None, options: RunOptions = ONE
+    images: Sequence[Path], job: TranslateJob, asked: DryRunRequest | None = None, options: RunOptions = ONE
 ) -> Estimate:
     words = [str(image) for image in images]
-    return estimate_translate(words, job, options, asked or Asked(), LocalRunner(), no_progress)
+    return estimate_translate(words, job, options, asked or DryRunRequest(), LocalRunner(), no_progress)
 
 
 def everything(place: Path) -> dict[str, tuple[int, str]]:
@@ -87,8 +88,8 @@ def test_a_place_that_is_not_there_does_not_come_into_being(
     collection: Collection, temporary: Path, tmp_path: Path, pilot: int
 ) -> None:
     job = translate_job(collection.library, tmp_path / "new/run", collection.index)
-    dry_extract([collection.paintings], tmp_path / "new/library", Asked(pilot))
-    dry_translate([collection.photos], job, Asked(pilot))
+    dry_extract([collection.paintings], tmp_path / "new/library", DryRunRequest(pilot))
+    dry_translate([collection.photos], job, DryRunRequest(pilot))
     assert list(tmp_path.iterdir()) == [temporary]
     assert list(temporary.iterdir()) == []
 
@@ -101,14 +102,14 @@ def test_a_place_that_is_there_stays_as_it_is(collection: Collection, tmp_path: 
         extracted([collection.paintings], library, Recorder(stop_at=1))
     translated([collection.photos / "11.png"], job)
     before = everything(tmp_path), everything(collection.library)
-    assert dry_extract([collection.paintings], library, Asked(pilot)).units_pending == 1
-    assert dry_translate([collection.photos], job, Asked(pilot)).units_to_plan == 1
+    assert dry_extract([collection.paintings], library, DryRunRequest(pilot)).units_pending == 1
+    assert dry_translate([collection.photos], job, DryRunRequest(pilot)).units_to_plan == 1
     assert (everything(tmp_path), everything(collection.library)) == before
 
 
 def test_a_pilot_that_breaks_leaves_nothing_behind(paintings: Path, temporary: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="a worker broke"):
-        dry_extract([paintings], tmp_path / "library", Asked(3), runner=Recorder(stop_at=1))
+        dry_extract([paintings], tmp_path / "library", DryRunRequest(3), runner=Recorder(stop_at=1))
     assert list(temporary.iterdir()) == []
 
 
@@ -156,7 +157,7 @@ def test_what_an_earlier_run_planned_and_left_is_to_do_even_when_it_is_not_named
 def test_an_image_under_a_second_name_is_to_do_but_not_extracted_again(paintings: Path, tmp_path: Path) -> None:
     extracted([paintings], tmp_path / "library")
     (paintings / "again.png").write_bytes((paintings / "1.png").read_bytes())
-    found = dry_extract([paintings], tmp_path / "library", Asked(1))
+    found = dry_extract([paintings], tmp_path / "library", DryRunRequest(1))
     assert (found.to_do, found.images_to_do, found.pilot, found.output_bytes_at_most) == (1, 0, None, 0)
 
 
@@ -194,9 +195,9 @@ def refusal(call: Callable[[], object]) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-@pytest.mark.parametrize("asked", [Asked(), Asked(1)])
+@pytest.mark.parametrize("asked", [DryRunRequest(), DryRunRequest(1)])
 def test_other_options_are_refused_in_the_words_of_the_run(
-    collection: Collection, tmp_path: Path, asked: Asked
+    collection: Collection, tmp_path: Path, asked: DryRunRequest
 ) -> None:
     images, library = [collection.paintings], collection.library
     words = refusal(lambda: dry_extract(images, library, asked, stride=2))
@@ -224,7 +225,7 @@ def test_another_numerics_class_is_refused_as_by_the_run_unless_a_cluster_is_to_
     assert "threads 1 -> 2" in words
     for change in ({"mix_numerics": True}, {"runner": "ray"}):
         options = two.model_copy(update=change)
-        assert dry_extract([paintings], library, Asked(1), options).to_do == 1
+        assert dry_extract([paintings], library, DryRunRequest(1), options).to_do == 1
     assert words == refusal(lambda: extracted([paintings], library, options=two))  # last: it has planned 4.png
 
 
@@ -246,7 +247,7 @@ def test_another_gpu_that_scans_is_refused_as_by_the_run(
 
 def test_a_pilot_takes_images_evenly_from_those_still_to_do(collection: Collection, tmp_path: Path) -> None:
     runner = Recorder()
-    found = dry_extract([collection.paintings], tmp_path / "library", Asked(2), runner=runner)
+    found = dry_extract([collection.paintings], tmp_path / "library", DryRunRequest(2), runner=runner)
     warm_up, unit = runner.units
     ids = sorted(item.image_id for item in plan(collection.paintings))
     assert [item.image_id for item in unit.items] == [ids[1], ids[3]]  # the middles of two pairs
@@ -274,10 +275,10 @@ def test_a_pilot_of_everything_measures_the_bytes_that_the_run_writes(
     collection: Collection, paintings: Path, tmp_path: Path
 ) -> None:
     library, job = tmp_path / "library", translate_job(collection.library, tmp_path / "run", collection.index)
-    guess = dry_extract([paintings], library, Asked(99)).estimated_output_bytes
+    guess = dry_extract([paintings], library, DryRunRequest(99)).estimated_output_bytes
     extracted([paintings], library)
     assert guess == pytest.approx(json.loads((library / "library.json").read_text())["bytes"], abs=2)
-    guess = dry_translate([collection.photos], job, Asked(99)).estimated_output_bytes
+    guess = dry_translate([collection.photos], job, DryRunRequest(99)).estimated_output_bytes
     translated([collection.photos], job)
     folders = [Path(job.run) / "images", Path(job.run) / "provenance"]
     written = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
@@ -286,7 +287,7 @@ def test_a_pilot_of_everything_measures_the_bytes_that_the_run_writes(
 
 def test_a_rejected_image_of_the_pilot_is_counted_with_its_reason(paintings: Path, tmp_path: Path) -> None:
     (paintings / "bad.png").write_bytes(b"no image")
-    found = dry_extract([paintings], tmp_path / "library", Asked(4))
+    found = dry_extract([paintings], tmp_path / "library", DryRunRequest(4))
     assert found.pilot is not None
     assert (found.pilot.images, found.pilot.rejected) == (4, 1)
     assert [(reject.uri, reject.reason) for reject in found.pilot.rejects] == [
@@ -297,7 +298,7 @@ def test_a_rejected_image_of_the_pilot_is_counted_with_its_reason(paintings: Pat
 
 def test_from_rejected_images_alone_nothing_is_estimated(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    found = dry_extract([tmp_path / "bad.png"], tmp_path / "library", Asked(1, price=2.0))
+    found = dry_extract([tmp_path / "bad.png"], tmp_path / "library", DryRunRequest(1, price=2.0))
     assert found.pilot is not None
     assert (found.pilot.images, found.pilot.rejected, found.pilot.seconds_per_image_mean) == (1, 1, None)
     assert (found.estimated_seconds, found.estimated_cost) == (None, None)
@@ -306,7 +307,7 @@ def test_from_rejected_images_alone_nothing_is_estimated(tmp_path: Path) -> None
 def test_when_nothing_is_left_there_is_no_pilot(paintings: Path, tmp_path: Path) -> None:
     extracted([paintings], tmp_path / "library")
     before = hashes(tmp_path / "library")
-    found = dry_extract([paintings], tmp_path / "library", Asked(5, price=1.0))
+    found = dry_extract([paintings], tmp_path / "library", DryRunRequest(5, price=1.0))
     assert (found.to_do, found.pilot, found.estimated_seconds) == (0, None, None)
     assert hashes(tmp_path / "library") == before
 

@@ -16,13 +16,13 @@ from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import Step
-from kt_batch.pipelines.extract import disk_estimate, image_owners, images_to_do, owned_elsewhere
-from kt_batch.store.images import decode, image_id, pad_to
+from kt_batch.pipelines.extract.worker import disk_estimate, image_owners, images_to_do, owned_elsewhere
+from kt_batch.store.images.files import decode, image_id, pad_to
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger
-from tests.pipelines.conftest import PATCHES, Collection, Meddler, Recorder
-from tests.tiny import SIZE, column, draw, draw_all, encoder_config, extracted, hashes, parts, patches, rows
+from tests.support.collection import PATCHES, Collection, Meddler, Recorder
+from tests.support.tiny import SIZE, column, draw, draw_all, encoder_config, extracted, hashes, parts, patches, rows
 
 
 def names(recorder: Recorder) -> list[str]:

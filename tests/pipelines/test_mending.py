@@ -14,13 +14,13 @@ import torch
 from kt_batch.config import EncoderConfig, ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError
 from kt_batch.kernels.haar import haar
-from kt_batch.pipelines.extract import LARGEST_HALF
+from kt_batch.pipelines.extract.worker import LARGEST_HALF
 from kt_batch.store.indexes import scratch_file
 from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.runs import Run, provenance_of
+from kt_batch.store.run import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
-from tests.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_job, translated
+from tests.support.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_job, translated
 
 
 class Stopped(Exception):
@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 class StoppingRunner:
-    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+    def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         raise Stopped
         yield from ()  # makes it a generator, as runners are
 
@@ -143,7 +143,9 @@ def test_features_too_large_for_a_float16_band_are_held_back() -> None:
 
 def test_features_far_below_zero_are_held_back_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A code may have any sign.
-    monkeypatch.setattr("kt_batch.pipelines.extract.encode", lambda *_: torch.tensor([-1e6, 1e6]).expand(1, 2, 2))
+    monkeypatch.setattr(
+        "kt_batch.pipelines.extract.worker.encode", lambda *_: torch.tensor([-1e6, 1e6]).expand(1, 2, 2)
+    )
     extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
     vectors = from_fixed_binary(patches(tmp_path / "library")["vector"], "<f2", (4,))
     assert vectors.tolist() == [[-LARGEST_HALF, LARGEST_HALF, -LARGEST_HALF, LARGEST_HALF]]
@@ -156,8 +158,8 @@ def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_i
     # As if written by something else: `extract` lets none through.
     features = torch.rand(2, 9, 9)
     features[1, 4, 4] = value
-    monkeypatch.setattr("kt_batch.pipelines.extract.encode", lambda *_: features)
-    monkeypatch.setattr("kt_batch.pipelines.extract.LARGEST_HALF", torch.inf)
+    monkeypatch.setattr("kt_batch.pipelines.extract.worker.encode", lambda *_: features)
+    monkeypatch.setattr("kt_batch.pipelines.extract.worker.LARGEST_HALF", torch.inf)
     extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
     (part,) = [name for name in hashes(tmp_path / "library") if name.startswith("patches/")]
     with pytest.raises(DamagedError, match=rf"^'{part}' at '.*/library' holds patches with NaN or infinity; .*\.$"):

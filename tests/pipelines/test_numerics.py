@@ -9,11 +9,11 @@ import torch
 
 from kt_batch import __version__
 from kt_batch.errors import MismatchError
-from kt_batch.index import rivals
+from kt_batch.index.searchers import faiss as baselines
 from kt_batch.pipelines.numerics import PACKAGES, check_numerics, fix_numerics, search_device
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
-from tests.pipelines.conftest import Collection
+from tests.support.collection import Collection
 
 
 @pytest.mark.usefixtures("threads")
@@ -42,7 +42,7 @@ def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monke
 
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_so_is_one_that_faiss_takes_to_a_gpu(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rivals, "load_faiss", lambda: SimpleNamespace(get_num_gpus=lambda: gpus))
+    monkeypatch.setattr(baselines, "load_faiss", lambda: SimpleNamespace(get_num_gpus=lambda: gpus))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # faiss may have a GPU where torch has none
     assert search_device("ivf") == ("cpu and a GPU" if gpus else "cpu")
 

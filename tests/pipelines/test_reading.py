@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from kt_batch.errors import Reason, RejectError, UnreachableError
-from kt_batch.events import about, keep_events, tell, turn_to
+from kt_batch.events import keep_events, log_context, log_event, set_context
 from kt_batch.pipelines import reading
-from kt_batch.pipelines.common import condemned
+from kt_batch.pipelines.common import quarantined
 from kt_batch.pipelines.reading import Reader
-from kt_batch.store.images import WorkingImage
+from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.units import Item, Unit
 
 UNIT = Unit("0" * 16, tuple(Item(letter * 16, f"/photos/{letter}.png", f"{letter}.png") for letter in "abc"))
@@ -27,7 +27,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:
         letters.append(items[0].image_id[0])
-        tell("storage_retry")
+        log_event("storage_retry")
         if letters[-1] == "b":
             raise RejectError(Reason.TOO_MANY_PIXELS, "b is too large")
         return WorkingImage(np.zeros((2, 2, 3), np.float32), 2, 2)
@@ -77,7 +77,7 @@ def test_with_care_nothing_is_read_before_it_was_named(begun: list[str]) -> None
 
 
 def test_a_condemned_image_is_never_read(begun: list[str]) -> None:
-    unit = condemned(UNIT, "c" * 16, "it cost three workers")
+    unit = quarantined(UNIT, "c" * 16, "it cost three workers")
     *_, last = Reader().images(unit, 8, lambda _: False)
     assert isinstance(last.found, RejectError)
     assert last.found.reason == Reason.FATAL
@@ -99,13 +99,13 @@ def test_a_store_that_fails_is_raised_when_the_image_is_due(monkeypatch: pytest.
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_what_the_store_tells_of_is_about_the_image_that_is_read_and_not_the_one_that_is_worked_on(
-    begun: list[str], careful: bool
+    begun: list[str], isolated: bool
 ) -> None:
     def beat(part: str) -> bool:
-        turn_to(image=part)
-        return careful
+        set_context(image=part)
+        return isolated
 
-    with keep_events() as events, about(unit=UNIT.id):
+    with keep_events() as events, log_context(unit=UNIT.id):
         list(Reader().images(UNIT, 8, beat))
         told = [event["fields"] for event in events.take()]
     assert told == [{"unit": UNIT.id, "image": letter * 16} for letter in begun]

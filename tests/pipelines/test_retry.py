@@ -14,23 +14,23 @@ import pytest
 
 from kt_batch.config import RunOptions
 from kt_batch.errors import Reason
+from kt_batch.maintenance.gc import gc
+from kt_batch.maintenance.verify import verify
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.common import no_progress
-from kt_batch.pipelines.estimate import Asked, Estimate, estimate_extract, estimate_translate
-from kt_batch.pipelines.gc import gc
-from kt_batch.pipelines.translate import TranslateJob, TranslateSummary, translate
-from kt_batch.pipelines.verify import verify
+from kt_batch.pipelines.estimate import DryRunRequest, Estimate, estimate_extract, estimate_translate
+from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
 from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import ImageCounts, run_report
 from kt_batch.report.sources import source_images
 from kt_batch.report.views import connect, sql
 from kt_batch.runners.local import LocalRunner
-from kt_batch.store.images import image_id
+from kt_batch.store.images.files import image_id
 from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Ledger
-from tests.pipelines.conftest import PATCHES, Collection, Meddler
-from tests.tiny import draw, draw_all, extracted, hashes, indexed, patches, rows, translate_job
+from tests.support.collection import PATCHES, Collection, Meddler
+from tests.support.tiny import draw, draw_all, extracted, hashes, indexed, patches, rows, translate_job
 
 AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
@@ -42,13 +42,13 @@ class Cautious(LocalRunner):
         super().__init__()
         self.deadly = [image_id(path.read_bytes()) for path in deadly]
 
-    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+    def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         marked = []
         for unit in units:
             for image in self.deadly:
-                unit = condemn(unit, image, "it looked deadly")  # noqa: PLW2901
+                unit = quarantine(unit, image, "it looked deadly")  # noqa: PLW2901
             marked.append(unit)
-        return super().run(factory, marked, condemn)
+        return super().run(factory, marked, quarantine)
 
 
 class Absent(LocalRunner):
@@ -58,10 +58,10 @@ class Absent(LocalRunner):
         super().__init__()
         self.files = files
 
-    def run(self, factory: Any, units: Sequence[Any], condemn: Any = None) -> Iterator[Any]:
+    def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         for file in self.files:
             file.rename(file.with_name(f".{file.name}"))
-        yield from super().run(factory, units, condemn)
+        yield from super().run(factory, units, quarantine)
         for file in self.files:
             file.with_name(f".{file.name}").rename(file)
 
@@ -319,7 +319,7 @@ def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path,
     config, before = Library.open(str(library)).config, hashes(library)
 
     def dry(options: RunOptions) -> Estimate:
-        asked = Asked(pilot=1)
+        asked = DryRunRequest(pilot=1)
         words = [str(paintings)]
         return estimate_extract(
             words, str(library), config, EncoderSource(), options, asked, LocalRunner(), no_progress
@@ -341,7 +341,7 @@ def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path,
 
 def test_a_dry_run_of_a_run_knows_what_would_be_tried_again(photos: Path, job: TranslateJob) -> None:
     translated(photos, job, Cautious(photos / "11.png"))
-    found = estimate_translate([str(photos)], job, AGAIN, Asked(), LocalRunner(), no_progress)
+    found = estimate_translate([str(photos)], job, AGAIN, DryRunRequest(), LocalRunner(), no_progress)
     assert _numbers(found) == {
         "found": 3, "done": 2, "to_do": 1, "images_to_do": 1, "finished": 2, "rejected": 0, "again": 1,
         "units_to_plan": 1,

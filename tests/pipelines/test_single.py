@@ -14,8 +14,8 @@ from kt_batch.config import IndexConfig, SearchConfig, TranslateConfig
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, translate_one
-from tests.pipelines.conftest import PATCHES, Collection
-from tests.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_job, translated
+from tests.support.collection import PATCHES, Collection
+from tests.support.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_job, translated
 
 ALL = SearchConfig(searcher="exact")
 

@@ -13,26 +13,26 @@ import pytest
 import torch
 from PIL import Image
 
+from kt_batch.cli.start import library_models
 from kt_batch.config import RunOptions, SearchConfig
 from kt_batch.errors import DamagedError, MismatchError, Reason, UsageError
 from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines import translate as translate_pipeline
 from kt_batch.pipelines.common import Step, no_progress
-from kt_batch.pipelines.translate import TranslateJob, check_outputs, contested_names, translate
+from kt_batch.pipelines.translate import worker as translate_pipeline
+from kt_batch.pipelines.translate.worker import TranslateJob, check_outputs, find_name_conflicts, translate
 from kt_batch.report.sources import library_of, source_images
 from kt_batch.runners.local import LocalRunner
-from kt_batch.start import library_models
-from kt_batch.store.images import decode, pad_to
+from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.library import Library
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import open_location
-from kt_batch.store.runs import Run, provenance_of
+from kt_batch.store.run import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger, Unit
-from tests.pipelines.conftest import PATCHES, Collection, Meddler, Recorder
-from tests.tiny import (
+from tests.support.collection import PATCHES, Collection, Meddler, Recorder
+from tests.support.tiny import (
     SIZE,
     column,
     draw,
@@ -422,7 +422,7 @@ def planned(tmp_path: Path, *items: Item) -> tuple[Ledger, list[Unit]]:
 
 def test_names_planned_for_two_images_are_contested(tmp_path: Path) -> None:
     _, units = planned(tmp_path, Item("1" * 16, "/a", "a"), Item("1" * 16, "/b", "b"), Item("2" * 16, "/a", "a"))
-    assert contested_names(units) == {"a"}
+    assert find_name_conflicts(units) == {"a"}
 
 
 def test_what_is_planned_and_not_yet_done_refuses_nothing(tmp_path: Path) -> None:

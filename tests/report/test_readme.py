@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kt_batch.cli import app
+from kt_batch.cli.app import app
 from kt_batch.report.views import connect
 from tests.report.conftest import Made
 

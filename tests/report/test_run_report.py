@@ -11,7 +11,8 @@ from xml.etree import ElementTree as ET
 import pyarrow as pa
 import pytest
 
-from kt_batch.cli import app
+from kt_batch.cli.app import app
+from kt_batch.cli.start import run_app
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MissingError
 from kt_batch.report.inspect import inspect
@@ -32,7 +33,6 @@ from kt_batch.report.run_report import (
     run_report,
     throughput,
 )
-from kt_batch.start import run_app
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import REJECTS

@@ -18,7 +18,7 @@ from kt_batch.report.sources import open_run
 from kt_batch.report.views import connect, sql
 from kt_batch.store.locations import open_location
 from tests.report.conftest import HOSTILE, LONG, Made
-from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
+from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
 PARK = "images/park/a.jpg.png"
 

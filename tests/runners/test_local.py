@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from kt_batch.errors import StoppedError, UsageError
-from kt_batch.runners.drain import Drain
 from kt_batch.runners.local import LocalRunner
+from kt_batch.runners.shutdown import GracefulShutdown
 
 
 class Counting:
@@ -62,24 +62,24 @@ def test_an_error_ends_the_loop_after_what_was_done() -> None:
 
 
 def test_a_loop_that_was_asked_to_end_finishes_the_unit_it_is_at() -> None:
-    drain = Drain()
+    shutdown = GracefulShutdown()
 
     def worker(unit: int, beat: object) -> int:
-        drain.requested = unit == 2
+        shutdown.requested = unit == 2
         return unit
 
-    results = LocalRunner(drain).run(lambda: worker, [1, 2, 3])
+    results = LocalRunner(shutdown).run(lambda: worker, [1, 2, 3])
     assert [next(results), next(results)] == [1, 2]
     with pytest.raises(StoppedError, match=r"^stopped as asked; what was begun is finished, start the same command"):
         next(results)
 
 
 def test_sigterm_is_a_request_the_first_time_and_an_order_the_second() -> None:
-    drain = Drain()
+    shutdown = GracefulShutdown()
     before = signal.getsignal(signal.SIGTERM)
-    with drain.on_sigterm():
-        assert not drain.requested
+    with shutdown.on_sigterm():
+        assert not shutdown.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        assert drain.requested
+        assert shutdown.requested
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is before

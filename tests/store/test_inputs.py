@@ -14,10 +14,10 @@ from moto.server import ThreadedMotoServer
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import inputs
-from kt_batch.store.images import image_id
+from kt_batch.store.images.files import image_id
 from kt_batch.store.inputs import Input, input_id, list_inputs, output_name, read_input
 from kt_batch.store.names import is_safe_name
-from tests.hostile import make_corpus
+from tests.support.hostile import make_corpus
 
 
 def plant(root: Path, *names: str) -> None:

@@ -20,7 +20,7 @@ from botocore import exceptions as botocore_errors
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.store import s3
 from kt_batch.store.locations import Location, open_location, safe_name
-from tests.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
+from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
 
 LOCAL, MOTO, CEPH = "local", "moto", pytest.param("ceph", marks=pytest.mark.s3)
 

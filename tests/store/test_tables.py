@@ -13,7 +13,7 @@ import pytest
 from kt_batch.errors import DamagedError, MissingError, UsageError
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.tables import commit_table, read_table
-from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
+from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
 UNIT = "0123456789abcdef"
 

@@ -20,7 +20,7 @@ from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageErro
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, table_name, this_worker
 from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units, owners
-from tests.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
+from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
 CONFIG: dict[str, Any] = {"encoder": {"layer": "relu3_1", "size": 512}, "stride": 1}
 DIGEST = "00000000000000aa"

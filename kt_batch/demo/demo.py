@@ -1,0 +1,94 @@
+"""The main job on photographs that come along: extract, index, translate with both swaps, and a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, TranslateConfig
+from kt_batch.demo.canvases import canvas
+from kt_batch.errors import UsageError
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.common import Progress, Runner
+from kt_batch.pipelines.extract.worker import extract
+from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, default_cache, translate
+from kt_batch.report.sheet import write_sheet
+
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # seen through a telescope and a microscope
+LIBRARIES = {"night": ("night", "hubble_deep_field"), "day": ("harvest", "poppies", "ink", "ihc")}
+SWAPS = ("geometric", "statistics")
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """Where the contact sheet is, and what each run did, by library and swap."""
+
+    sheet: str
+    runs: dict[str, TranslateSummary]
+
+
+def demo(
+    out: Path,
+    extraction: ExtractConfig,
+    decoder_sha256: str,
+    source: EncoderSource,
+    how: RunOptions,
+    runner: Runner,
+    progress: Progress,
+) -> DemoSummary:
+    """Run the main job below `out`: two libraries, each with both swaps. Started again, it finds everything done.
+
+    Raises UsageError without scikit-image.
+    """
+    out = out.absolute()
+    write_inputs(out)
+    runs = {}
+    for name in LIBRARIES:
+        library = str(out / "libraries" / name)
+        extract([str(out / "styles" / name)], library, extraction, source, how, runner, progress)
+        index = build_index(library, IndexConfig(), how, runner, progress)
+        for swap in SWAPS:
+            config = TranslateConfig.model_validate(
+                {
+                    "encoder": extraction.encoder,
+                    "decoder_sha256": decoder_sha256,
+                    "index_digest": index.index,
+                    "swap": swap,
+                }
+            )
+            run = str(out / "runs" / f"{name}-{swap}")
+            job = TranslateJob(library, run, config, source, None, default_cache(), how.threads, None, False)
+            runs[f"{name}, {swap} swap"] = translate([str(out / "photographs")], job, how, runner, progress)
+    sheet = write_sheet({title: summary.run for title, summary in runs.items()}, out)
+    return DemoSummary(str(sheet), runs)
+
+
+def write_inputs(out: Path) -> None:
+    """Put the demo's photographs, paintings and pictures below `out`; what is there already stays."""
+    pictures = bundled(PICTURES)
+    _save(out / "photographs", bundled(PHOTOGRAPHS))
+    for library, names in LIBRARIES.items():
+        _save(out / "styles" / library, {name: pictures.get(name) or canvas(name) for name in names})
+
+
+def _save(folder: Path, images: Mapping[str, Image.Image]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        target = folder / f"{name}.png"
+        if not target.exists():
+            image.save(target)
+
+
+def bundled(names: tuple[str, ...]) -> dict[str, Image.Image]:
+    """Images that the installed scikit-image carries, by the stem of their file name."""
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise UsageError("The demo's photographs come with scikit-image: pip install 'kt-batch[demo]'.") from error
+    folder = Path(data.__file__).parent
+    return {Path(name).stem: Image.open(folder / name).convert("RGB") for name in names}

@@ -1,0 +1,135 @@
+"""How an index grows with its library: build, search at a fixed recall, memory, and the exponents fitted to them."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.config import IndexConfig, SearchConfig
+from kt_batch.errors import UsageError
+from kt_batch.evaluation.search import (
+    SearchFigures,
+    ask,
+    index_bytes,
+    library_patches,
+    measure,
+    query_patches,
+    searcher,
+    speed_at,
+)
+from kt_batch.index.index import build_in_memory
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.common import Progress, Step
+
+SIZES = (65_536, 262_144, 1_048_576, 4_194_304)
+PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 384)
+SAMPLE = 1024  # queries whose exact match is found at each size
+
+
+@dataclass(frozen=True)
+class GrowthFigures:
+    """One size. seconds_per_query at the recall asked for, None where no setting reaches it; memory_bytes: the most
+    that this process has had resident so far, sizes ascending; bytes_per_patch of the index."""
+
+    patches: int
+    leaves: int
+    build_seconds: float
+    seconds_per_query: float | None
+    bytes_per_patch: float
+    memory_bytes: int
+    rows: tuple[SearchFigures, ...]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """All sizes, and the exponents of build and query time: time ~ patches^exponent, least squares of logarithms."""
+
+    recall: float
+    sizes: tuple[GrowthFigures, ...]
+    build_exponent: float
+    query_exponent: float | None
+
+
+def bench_growth(
+    library_uri: str,
+    images: Sequence[str],
+    source: EncoderSource,
+    recall: float,
+    seed: int,
+    threads: int,
+    progress: Progress,
+) -> Growth:
+    """Index ever larger seeded samples of a library's patches and search them with the patches of `images`.
+
+    Raises UsageError when the library holds too few patches for two sizes.
+    """
+    torch.set_num_threads(threads)
+    packets, ids, config = library_patches(library_uri)
+    sizes = [size for size in SIZES if size <= len(ids)]
+    if len(sizes) < 2:
+        raise UsageError(f"'{library_uri}' holds {len(ids)} patches; growth needs at least {SIZES[1]}.")
+    queries = query_patches(library_uri, images, source)
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
+    found = []
+    for number, size in enumerate(sizes, start=1):
+        rows = order[:size].sort().values
+        if number == len(sizes):  # of millions of patches there is no room for another copy
+            packets, ids = packets[rows], ids[rows.numpy()]
+            found.append(_measure_size(packets, ids, config, queries, recall))
+        else:
+            found.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
+        progress(Step("sizes", number, len(sizes), note=_in_words(found[-1])))
+    timed = [(figures.patches, figures.seconds_per_query) for figures in found]
+    reached = [(patches, seconds) for patches, seconds in timed if seconds is not None]
+    return Growth(
+        recall=recall,
+        sizes=tuple(found),
+        build_exponent=_exponent([(figures.patches, figures.build_seconds) for figures in found]),
+        query_exponent=_exponent(reached) if len(reached) > 1 else None,
+    )
+
+
+def _measure_size(
+    packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, queries: Tensor, recall: float
+) -> GrowthFigures:
+    started = time.perf_counter()
+    part = build_in_memory(packets, ids, config)
+    build_seconds = time.perf_counter() - started
+    prepared_queries = ask(part, queries, SAMPLE)
+    table: list[SearchFigures] = []
+    for probes in (p for p in PROBES if p < part.tree.leaves):
+        find = searcher(part, SearchConfig(probes=probes))
+        table.append(measure(part, "ours", probes, prepared_queries, find, None, None))
+        if table[-1].recall >= recall:
+            break
+    speed = speed_at(table, "ours", recall)
+    return GrowthFigures(
+        patches=part.count,
+        leaves=part.tree.leaves,
+        build_seconds=round(build_seconds, 2),
+        seconds_per_query=None if speed is None else 1 / speed,
+        bytes_per_patch=round(index_bytes(part) / part.count, 1),
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        rows=tuple(table),
+    )
+
+
+def _in_words(size: GrowthFigures) -> str:
+    speed = "the recall is not reached"
+    if size.seconds_per_query is not None:
+        speed = f"{size.seconds_per_query * 1e6:.0f} microseconds a query"
+    return f"{size.patches:,} patches: built in {size.build_seconds:.1f} s, {speed}"
+
+
+def _exponent(points: Sequence[tuple[int, float]]) -> float:
+    """The slope of log(time) over log(patches)."""
+    logs = np.array([(math.log(patches), math.log(seconds)) for patches, seconds in points])
+    return round(float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), 3)

@@ -1,0 +1,140 @@
+"""A dense scan: the first level of every patch of the index times every query, on a GPU where torch has one.
+
+The products are the estimates of the searcher `tree`, of all patches instead of those in the nearest leaves: no leaf is
+chosen, and no shape is irregular. Of a block of 64 patches only the largest estimate is kept. The k patches with the
+largest estimates lie in the k blocks with the largest ones, since the best patches of those blocks are k that none in
+another block exceeds. So the products of as many blocks are made once more, and the best few of all patches are found
+(of equal ones those with the smaller rows; which are equal, float32 products of two shapes may see differently). They
+are read in full and scored canonically on the processor, as in any other search.
+
+Without a GPU the same lines run on torch's threads.
+
+A device holds 128 float16 values, 256 bytes, of each patch as long as the index is open; a search for at most 64
+matches takes about .3 GiB more, whatever the number of queries and patches. Reckoned for 4,194,304 patches: 1.0 GiB,
+and .25 GiB while blocks are compared, .1 GiB while the best are looked at once more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kt_batch.errors import KtBatchError
+from kt_batch.index.index import Index
+from kt_batch.index.searchers.candidates import Pairs, ascending, canonically_best, joined, scored
+from kt_batch.index.searchers.tree import prepare_queries
+from kt_batch.index.threads import parallel_map
+from kt_batch.models.precision import quick_products
+
+BLOCK = 64  # patches of which the largest product is kept: with fewer more is kept, with more the second look is longer
+NOBODY = torch.finfo(torch.float16).min  # the rest of what fills the last block up: its products are below -2
+FEW = 16  # patches read in full for a query, beyond top_k: from here on recall hardly rises (decision 0015)
+PORTION = 1024  # queries at a time
+TILE = 8192  # patches multiplied at a time: 32 MiB of products with a portion, which the cache of a large GPU holds
+STRETCH = 1 << 18  # patches whose blocks are compared at a time: few calls, and 32 MiB of keys
+AGAIN = 1 << 24  # values of blocks that are looked at once more at a time: 96 MiB as float16 and as float32
+
+
+def scan_device() -> str:
+    """Where the products are made: `cuda`, or `cpu` where torch has no GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def search_scan(index: Index, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k canonically best of the FEW + k patches with the largest estimates: rows and canonical scores `(n, k)`.
+
+    vectors: `(n, D)` unit queries in match space; k is at most the patches of the index. Raises KtBatchError for an
+    index that the GPU has no room for.
+    """
+    with parallel_map() as each, quick_products():
+        level, prepared_queries = prepare_queries(index, vectors, each)
+    try:
+        pairs = best_estimates(_held(index), level, min(FEW + k, index.count))
+    except torch.OutOfMemoryError as error:
+        size = index.count * level.shape[1] * 2 / 1e9
+        raise KtBatchError(
+            f"The GPU has no room for a search with 'scan', which holds {size:.1f} GB of this index there and takes "
+            ".3 GB more; take another --searcher, or let fewer workers share the GPU."
+        ) from error
+    with parallel_map() as each:
+        return canonically_best(index, vectors, scored(index, prepared_queries, pairs, each), k, each)
+
+
+def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
+    """The `count` patches with the largest estimates for each query, on the processor; of equal ones the smaller rows.
+
+    level: `(b, BLOCK, d + 1)` float16 as `level_of` makes it, on any device; queries: `(n, d + 1)` float32 as
+    `made_ready` makes it, on the processor; count is at most the patches of the index.
+    """
+    found = []
+    with quick_products(level.device.type):
+        for number, part in enumerate(queries.split(PORTION)):
+            some = part.to(level.device)
+            blocks = _best_blocks(level, some, min(count, len(level)))
+            rows, values = _best_rows(level, some, blocks, count)
+            who = torch.arange(len(part)).repeat_interleave(count) + number * PORTION
+            found.append(Pairs(who, rows.cpu().flatten(), values.cpu().flatten()))
+    return joined(found)
+
+
+def level_of(index: Index, device: str) -> Tensor:
+    """The first levels `(b, BLOCK, d + 1)` float16 of all rows of the index on `device`; the last block filled up."""
+    blocks, width = -(-index.count // BLOCK), index.shards[0].level.shape[1]
+    level = torch.zeros(blocks * BLOCK, width, dtype=torch.float16, device=device)
+    for shard, start in zip(index.shards, index.shard_start.tolist(), strict=True):
+        level[start : start + shard.count] = shard.level
+    level[index.count :, -1] = NOBODY
+    return level.view(blocks, BLOCK, width)
+
+
+def _held(index: Index) -> Tensor:
+    """`level_of` this index where products are made, put there at the first call."""
+    found = index.baselines.get("scan")
+    if not isinstance(found, Tensor):
+        found = index.baselines["scan"] = level_of(index, scan_device())
+    return found
+
+
+def _best_blocks(level: Tensor, queries: Tensor, count: int) -> Tensor:
+    """The numbers `(q, count)` of the blocks with the largest products with queries `(q, d + 1)`."""
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=level.device)
+    done = 0
+    for stretch in level.split(STRETCH // BLOCK):
+        tiles = stretch.split(TILE // BLOCK)
+        maxima = torch.cat([_products(queries, tile).amax(2) for tile in tiles], dim=1)
+        numbers = torch.arange(done, done + len(stretch), device=level.device)
+        best = torch.cat([best, _keys(maxima, numbers)], dim=1)
+        best = best.topk(min(count, best.shape[1]), dim=1).values
+        done += len(stretch)
+    return -best & 0xFFFFFFFF
+
+
+def _products(queries: Tensor, tile: Tensor) -> Tensor:
+    """Float32 products `(q, t, BLOCK)` of queries `(q, d + 1)` with t blocks."""
+    return (queries @ tile.flatten(0, 1).float().T).view(len(queries), len(tile), BLOCK)
+
+
+def _keys(values: Tensor, numbers: Tensor) -> Tensor:
+    """Different integers in the order of float32 `values`, of equal ones the smaller number (of 32 bits) last.
+
+    torch.topk does not say which of equal values it takes.
+    """
+    return (ascending(values) << 32) - numbers
+
+
+def _best_rows(level: Tensor, queries: Tensor, blocks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Of the patches in `blocks` `(q, b)` the `count` rows of each query `(q, d + 1)` with the largest products, and
+    these: `(q, count)`."""
+    width = level.shape[2]
+    patches = blocks.shape[1] * BLOCK
+    together = max(1, AGAIN // (patches * width))
+    place = torch.arange(BLOCK, device=level.device)
+    rows, values = [], []
+    for some, theirs in zip(queries.split(together), blocks.split(together), strict=True):
+        kept = level.index_select(0, theirs.flatten()).float().view(len(some), patches, width)
+        products = torch.bmm(kept, some.unsqueeze(2)).squeeze(2)
+        numbers = (theirs.unsqueeze(2) * BLOCK + place).flatten(1)
+        best = _keys(products, numbers).topk(count, dim=1).indices
+        rows.append(numbers.gather(1, best))
+        values.append(products.gather(1, best))
+    return torch.cat(rows), torch.cat(values)

@@ -1,0 +1,1 @@
+"""Verify and clean up what lies on disk."""

@@ -1,0 +1,266 @@
+"""What lies in a library or a run that nothing committed names, and its removal.
+
+Whoever works on a unit writes its parts and images first and its receipt last; an index gets its shards before its
+`index.json`. Until then these files look like what a killed attempt left: nothing on disk tells the two apart. So
+nothing is removed while something is under way, unless the caller says that nobody works there.
+
+Only names that kt_batch itself would have written are ever removed; everything else is foreign, and only counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError, UsageError
+from kt_batch.pipelines.common import Progress, Step
+from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
+from kt_batch.store.inputs import output_name
+from kt_batch.store.library import Library
+from kt_batch.store.locations import Location
+from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.run import Run
+from kt_batch.store.units import Unit
+
+READERS = 16  # sizes asked for at a time
+LIBRARY_KINDS = frozenset({"images", "patches", "rejects"})
+RUN_KINDS = frozenset({"provenance", "rejects"})
+
+_PLAN_OR_OPTIONS = re.compile(r"plan/\d{6}\.parquet|options/[a-z_-]+-[0-9a-f]{8}\.yaml")
+_RECEIPT = re.compile(r"receipts/([0-9a-f]{16})\.json")
+_PART = re.compile(r"([a-z_]+)/part-([0-9a-f]{16})-[0-9a-f]{16}\.parquet")
+_SHARD = re.compile(r"index/shards/([0-9a-f]{64})")
+_FOLDER = re.compile(r"index/([0-9a-f]{16})/.+")
+_SNAPSHOT = re.compile(r"index/([0-9a-f]{16})/(index\.json|tree\.safetensors|members\.parquet)")
+_BUILD = re.compile(
+    r"index/([0-9a-f]{16})/build/"
+    r"(receipts/[0-9a-f]{16}\.json|[a-z_]+/part-[0-9a-f]{16}-[0-9a-f]{16}\.parquet|(top|subtrees)/[0-9a-f]{64})"
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The names in a library or a run that nothing committed accounts for.
+
+    `orphans` have names that kt_batch writes and nothing committed holds them, in an order in which they can be removed
+    at any pace; `foreign` is all else. `pending` counts units without a receipt, `unfinished` indexes without an
+    `index.json`: their files are among the orphans.
+    """
+
+    orphans: tuple[str, ...]
+    foreign: tuple[str, ...]
+    pending: int
+    unfinished: int
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """One file that nothing committed names, and the bytes that its removal frees."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GcSummary:
+    """What `gc` found. kind is `library` or `run`; `deleted` says whether `orphans` are gone now; `bytes` is their sum,
+    `foreign` the number of names that are not kt_batch's; pending and unfinished as in `Survey`."""
+
+    place: str
+    kind: str
+    deleted: bool
+    orphans: tuple[Orphan, ...]
+    bytes: int
+    foreign: int
+    pending: int
+    unfinished: int
+
+
+def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = False) -> GcSummary:
+    """Find what nothing committed names, and with `delete` remove it.
+
+    With something pending or unfinished `delete` is a UsageError, unless `force` says that nobody works there. Also
+    without that, no command should be started there until it is done: it may adopt a file that is about to go.
+    Raises MissingError where there is neither library nor run, DamagedError for a plan or a receipt that is none,
+    StorageError when a file cannot be removed.
+    """
+    opened = open_either(place)
+    location = opened.location
+    found = survey(opened)
+    if delete and not force and (found.pending or found.unfinished):
+        raise UsageError(_refusal(location.uri, found))
+    orphans = _sizes(location, found.orphans)
+    if delete:
+        _remove(location, orphans, progress)
+    return GcSummary(
+        place=location.uri,
+        kind=kind_of(opened),
+        deleted=delete,
+        orphans=tuple(orphans),
+        bytes=sum(orphan.bytes for orphan in orphans),
+        foreign=len(found.foreign),
+        pending=found.pending,
+        unfinished=found.unfinished,
+    )
+
+
+def open_either(place: str) -> Library | Run:
+    """What lies at a place. Raises MissingError when it is neither a library nor a run."""
+    try:
+        return Library.open(place)
+    except MismatchError:
+        return Run.open(place)
+
+
+def kind_of(opened: Library | Run) -> str:
+    """`library` or `run`."""
+    return "run" if isinstance(opened, Run) else "library"
+
+
+def survey(opened: Library | Run) -> Survey:
+    """Compare the names that lie there with those that plan, receipts and indexes account for; contents are not read.
+
+    Raises DamagedError for a plan or a receipt that is none, since it may name anything.
+    """
+    names = [*opened.location.list_temporary(), *opened.location.list()]  # first: what comes later is not looked at
+    units, receipts = opened.ledger.units(), opened.ledger.receipts()
+    pending = sum(unit.id not in receipts for unit in units)
+    planned = {unit.id for unit in units}
+    committed = {table.name for receipt in receipts.values() for table in receipt.tables}
+    indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
+    if isinstance(opened, Run):
+        possible, made = _outputs(units, receipts, opened.config.format)
+        kept, kinds = committed | made | {"run.json"}, RUN_KINDS
+    else:
+        possible, named = set(), indexes.named if indexes else set()
+        kept, kinds = committed | named | {"library.json"}, LIBRARY_KINDS
+    orphans: list[str] = []
+    foreign: list[str] = []
+    for name in names:
+        receipt = _RECEIPT.fullmatch(name)
+        if name in kept or _PLAN_OR_OPTIONS.fullmatch(name) or (receipt and receipt[1] in planned):
+            continue
+        ours = _is_temporary(name) or name in possible or _is_part(name, kinds, planned)
+        (orphans if ours or (indexes and indexes.left(name)) else foreign).append(name)
+    unfinished = len(indexes.unfinished) if indexes else 0
+    return Survey(tuple(sorted(orphans, key=_turn)), tuple(foreign), pending, unfinished)
+
+
+@dataclass(frozen=True)
+class _Indexes:
+    """What the finished indexes of a library name, and the digests of those that are not finished or cannot be read.
+
+    `strange` are of a version that writes another format: whatever lies in their folders is theirs, and any shard may
+    be, so then no shard is an orphan.
+    """
+
+    named: set[str] = field(default_factory=set)
+    unfinished: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
+    strange: set[str] = field(default_factory=set)
+
+    def left(self, name: str) -> bool:
+        """Whether a name, which is not among `named`, was left by a build or belongs to an index that is none."""
+        if _SHARD.fullmatch(name):
+            return not self.strange
+        if build := _BUILD.fullmatch(name):
+            return build[1] not in self.strange
+        snapshot = _SNAPSHOT.fullmatch(name)
+        return snapshot is not None and snapshot[1] in self.unfinished | self.damaged
+
+
+def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
+    found = _Indexes()
+    for digest in sorted({match[1] for match in map(_FOLDER.fullmatch, names) if match}):
+        try:
+            summary = read_index_summary(location, digest)
+        except DamagedError:
+            strange = _is_strange(location, f"index/{digest}/index.json")
+            (found.strange if strange else found.damaged).add(digest)
+            continue
+        if summary is None:
+            found.unfinished.add(digest)
+            continue
+        for folder in (f"index/{digest}", f"index/{summary.digest}"):
+            found.named.update(f"{folder}/{file}" for file in ("index.json", "tree.safetensors", "members.parquet"))
+        found.named.update(f"index/shards/{shard.sha256}" for shard in summary.shards)
+    return found
+
+
+def _is_strange(location: Location, name: str) -> bool:
+    """Whether an `index.json` that cannot be read says itself that it is of another format."""
+    try:
+        content = json.loads(location.read_bytes(name))
+    except (MissingError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") not in (None, INDEX_FORMAT)
+
+
+def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], image_format: str) -> tuple[set[str], set[str]]:
+    """The names of all outputs that were ever planned, and of those that a receipt says were made."""
+    possible, made = set(), set()
+    for unit in units:
+        names = [output_name(item.name, image_format) for item in unit.items]
+        possible |= set(names)
+        outputs = receipts[unit.id].outputs if unit.id in receipts else ()
+        made |= {name for name, output in zip(names, outputs, strict=False) if output}
+    return possible, made
+
+
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMP_PREFIX)
+
+
+def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> bool:
+    """Whether a name is that of a part of a planned unit."""
+    part = _PART.fullmatch(name)
+    return part is not None and part[1] in kinds and part[2] in planned
+
+
+def _turn(name: str) -> tuple[int, str]:
+    """What goes first: the receipts of a build, which must not outlive its pieces; last the mark of a damaged index."""
+    if "/build/receipts/" in name:
+        return 0, name
+    return (2 if name.endswith("/index.json") else 1), name
+
+
+def _refusal(uri: str, found: Survey) -> str:
+    counts = ((found.pending, "pending unit"), (found.unfinished, "unfinished index"))
+    plural = {"pending unit": "pending units", "unfinished index": "unfinished indexes"}
+    what = " and ".join(f"{count} {name if count == 1 else plural[name]}" for count, name in counts if count)
+    return (
+        f"'{uri}' has {what}: whoever works there has written files that nothing names yet, and they would be removed; "
+        "finish the work first, or, if surely nobody works there, add --force."
+    )
+
+
+def _sizes(location: Location, names: Sequence[str]) -> list[Orphan]:
+    """The orphans that are still there, in the same order."""
+    temporary = location.list_temporary()
+
+    def look(name: str) -> Orphan | None:
+        if _is_temporary(name):
+            return Orphan(name, temporary[name]) if name in temporary else None
+        try:
+            return Orphan(name, location.size(name))
+        except MissingError:
+            return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return [orphan for orphan in pool.map(look, names) if orphan]
+
+
+def _remove(location: Location, orphans: Sequence[Orphan], progress: Progress) -> None:
+    for number, orphan in enumerate(orphans):
+        progress(Step("gc", number, len(orphans)))
+        try:
+            location.delete(orphan.name)
+        except StorageError as error:
+            raise StorageError(
+                f"'{orphan.name}' at '{location.uri}' cannot be removed, after {number} of {len(orphans)} were: {error}"
+            ) from error
+    progress(Step("gc", len(orphans), len(orphans)))

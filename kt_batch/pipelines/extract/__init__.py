@@ -1,0 +1,1 @@
+"""Images to a knowledge library."""

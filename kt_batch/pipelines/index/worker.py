@@ -1,0 +1,245 @@
+"""The units of an index build: sample a part, route a part to clusters, pack a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor
+
+from kt_batch.config import IndexConfig
+from kt_batch.errors import DamagedError
+from kt_batch.index.ids import hash_ids, sort_order
+from kt_batch.index.packing import ClusterSpace, pack
+from kt_batch.index.shards import make_shard, match_parts, write_shard
+from kt_batch.kernels.haar import haar
+from kt_batch.kernels.kmeans import assign
+from kt_batch.kernels.principal import Basis
+from kt_batch.pipelines.common import Heartbeat, no_heartbeat
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
+from kt_batch.store.locations import Location, open_location
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, routed_schema
+from kt_batch.store.tables import commit_table, read_table
+from kt_batch.store.units import Ledger
+
+SAMPLE_MARGIN = 1.1  # a part offers its share of the sample and a little more, since hashes fall as they fall
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """Everything the workers of one build need."""
+
+    library: str
+    digest: str
+    config: IndexConfig
+    patches: int
+    channels: int
+    threads: int
+    numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
+    mix_numerics: bool
+
+    def fix_numerics(self) -> dict[str, str]:
+        """Pin this process's numerics class. Raises MismatchError when the build was begun on another one."""
+        now = fix_numerics(self.threads)
+        check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
+        return now
+
+    def library_location(self) -> Location:
+        """The library."""
+        return open_location(self.library)
+
+    def build_location(self) -> Location:
+        """Where the pieces of this build lie."""
+        return open_location(f"{self.library.rstrip('/')}/index/{self.digest}/build")
+
+
+@dataclass(frozen=True)
+class PartUnit:
+    """One patches part of the library."""
+
+    id: str
+    part: TableRef
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """One top-level cluster and all routed parts."""
+
+    id: str
+    cluster: int
+    routed: tuple[TableRef, ...]
+
+
+def build_unit_id(stage: str, what: str) -> str:
+    """16 hex digits for a stage's work on something named by content."""
+    return hashlib.sha256(f"{stage}:{what}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Top:
+    """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in,
+    the library mean `(4, C)` and the basis that patches are written in, all float32."""
+
+    centres: Tensor
+    mean: Tensor
+    basis: Basis
+
+    def put(self, build: Location) -> str:
+        """Store it by content; returns its SHA-256."""
+        fitted = {"centres": self.centres, "mean": self.mean, **vars(self.basis)}
+        return put_blob(build, "top", save(fitted))[0]
+
+    @classmethod
+    def get(cls, build: Location, sha256: str) -> Top:
+        """Read what `put` stored."""
+        found = load(read_blob(build, "top", sha256))
+        return cls(found["centres"], found["mean"], Basis(found["directions"], found["spread"]))
+
+
+class SampleWorker:
+    """Offers the patches of a part whose ids have the smallest hashes."""
+
+    def __init__(self, job: BuildJob) -> None:
+        self.job = job
+        self.numerics = job.fix_numerics()
+
+    def __call__(self, unit: PartUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
+        """Commit a table (patch_id, vector) of the part's share of the sample.
+
+        Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
+        """
+        job = self.job
+        beat("")
+        table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        beat("")
+        if not np.isfinite(from_fixed_binary(table["vector"], "<f2", (4, job.channels))).all():
+            raise DamagedError(
+                f"'{unit.part.name}' at '{job.library}' holds patches with NaN or infinity; allowed are finite values."
+            )
+        ids = from_fixed_binary(table["patch_id"], "u1", (12,))
+        share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
+        chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))
+        beat("")
+        return _commit(job, unit.id, (("sample", table.take(chosen), None),), self.numerics)
+
+
+class RouteWorker:
+    """Assigns the patches of a part to top-level clusters and writes their packets, a row group per cluster."""
+
+    def __init__(self, job: BuildJob, top_sha256: str) -> None:
+        self.job = job
+        self.numerics = job.fix_numerics()
+        self.top = Top.get(job.build_location(), top_sha256)
+
+    def __call__(self, unit: PartUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
+        """Commit the routed part."""
+        job, top = self.job, self.top
+        beat("")
+        table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        beat("")
+        ids = from_fixed_binary(table["patch_id"], "u1", (12,))
+        raw = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, job.channels)).copy())
+        packets = torch.cat([haar(part.float()).half() for part in raw.split(16384)])
+        space = ClusterSpace(job.config, top.basis.directions)
+        labels = torch.cat([_labels(part, space, top, beat) for part in packets.split(16384)])
+        order = torch.sort(labels, stable=True).indices
+        clusters = labels[order].numpy()
+        routed = pa.Table.from_arrays(
+            [
+                pa.array(clusters.astype(np.int32)),
+                fixed_binary(ids[order.numpy()]),
+                fixed_binary(packets[order].numpy()),
+            ],
+            schema=routed_schema(job.channels),
+        )
+        groups = [int(n) for n in np.bincount(clusters, minlength=len(top.centres)) if n]
+        beat("")
+        return _commit(job, unit.id, (("routed", routed, groups),), self.numerics)
+
+
+class PackWorker:
+    """Turns one top-level cluster into a shard, a subtree and its merged members."""
+
+    def __init__(self, job: BuildJob, top_sha256: str) -> None:
+        self.job = job
+        self.numerics = job.fix_numerics()
+        self.top = Top.get(job.build_location(), top_sha256)
+
+    def __call__(self, unit: PackUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
+        """Commit the cluster; an empty one leaves a receipt without outputs."""
+        job, top = self.job, self.top
+        build = job.build_location()
+        ids, packets = _cluster_rows(build, unit, job.channels, beat)
+        if not len(ids):
+            return _commit(job, unit.id, (), self.numerics)
+        space = ClusterSpace(job.config, top.basis.directions)
+        packed = pack(packets, top.mean, top.centres[unit.cluster], space, level=1, pulse=partial(beat, ""))
+        kept = torch.from_numpy(ids)[packed.order]
+        with scratch_file(job.library_location(), ".shard") as path:
+            counts, bits = packed.subtree.leaf_count, job.config.bits
+            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
+            beat("")
+            shard = put_file(job.library_location(), "index/shards", path)
+        subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
+        merged = (packed.owner != torch.arange(len(ids))).numpy()
+        members = pa.Table.from_arrays(
+            [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
+        )
+        beat("")
+        return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
+
+
+def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Heartbeat) -> Tensor:
+    """The top-level cluster of each packet."""
+    beat("")
+    return assign(space.points(match_parts(packets, top.mean)[0]), top.centres)[0]
+
+
+def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Heartbeat) -> tuple[NDArray[np.uint8], Tensor]:
+    """Ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by ascending patch id."""
+    tables = []
+    for ref in unit.routed:
+        beat("")
+        with build.open(ref.name) as source:
+            file = pq.ParquetFile(source)
+            groups = range(file.num_row_groups)
+            wanted = [g for g in groups if file.metadata.row_group(g).column(0).statistics.min == unit.cluster]
+            tables += [file.read_row_group(group, ["patch_id", "vector"]) for group in wanted]
+    if not tables:
+        return np.empty((0, 12), np.uint8), torch.empty(0, 4, channels, dtype=torch.float16)
+    table = pa.concat_tables(tables)
+    ids = from_fixed_binary(table["patch_id"], "u1", (12,))
+    order = sort_order(ids)
+    packets = from_fixed_binary(table["vector"], "<f2", (4, channels))[order]
+    return np.ascontiguousarray(ids[order]), torch.from_numpy(packets)
+
+
+def _commit(
+    job: BuildJob,
+    unit: str,
+    tables: tuple[tuple[str, pa.Table, list[int] | None], ...],
+    numerics: dict[str, str],
+    outputs: tuple[tuple[str, int], ...] = (),
+    patches: int = 0,
+) -> Receipt:
+    build = job.build_location()
+    refs = tuple(commit_table(build, kind, unit, table, groups) for kind, table, groups in tables)
+    receipt = Receipt(
+        unit=unit,
+        attempt=new_attempt(),
+        config_digest=job.config.digest(),
+        tables=refs,
+        outputs=outputs,
+        patches=patches,
+        numerics=numerics,
+    )
+    return Ledger(build).commit(receipt)

@@ -1,0 +1,1 @@
+"""Units on a Ray cluster; the only package that imports ray."""

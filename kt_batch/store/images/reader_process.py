@@ -1,0 +1,245 @@
+"""Decoding in a child process, so that a file which breaks a decoder breaks nothing else.
+
+The results are those of `images.decode`, bit for bit. The child (`decoder_child`) has no credentials and hard limits;
+here are its start, its deadline and its replacement. What it answers is checked as anything from outside is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from kt_batch.errors import KtBatchError, Reason, RejectError
+from kt_batch.store.images.files import WorkingImage
+from kt_batch.store.images.rasters import MAX_PIXELS, fit
+from kt_batch.store.images.reader_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REPLY, REQUEST
+
+# The costliest image that is allowed takes about 50 s of one core, an ordinary one of the same size 15 s. A reject
+# stays one until somebody asks for a retry, so a machine may be busy with other things. Two children in a row still
+# stay within what a runner allows.
+SECONDS = 280.0
+START_SECONDS = 120.0
+
+_MODULE = "kt_batch.store.images.reader_child"
+_COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # not the current folder's modules, and no .pyc files
+_PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")  # all that the child sees of this process's environment
+_PIPE_BYTES = 2**20  # what any user may have; more than the usual 2^16 saves switches between the two processes
+
+
+class ImageReaderProcess:
+    """`decode` as `images.decode`, in a child that is started at the first image and replaced when it ended.
+
+    seconds: what one image may take. command: what is started, for tests.
+    For one thread; the child ends with `close`, with this object, and with this process.
+    """
+
+    def __init__(self, seconds: float = SECONDS, command: Sequence[str] = _COMMAND) -> None:
+        self._seconds = seconds
+        self._command = tuple(command)
+        self._child: _Child | None = None
+        self._end: weakref.finalize[[], ImageReaderProcess] | None = None
+
+    def __enter__(self) -> ImageReaderProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child; None while there is none."""
+        return self._child.process.pid if self._child else None
+
+    def close(self) -> None:
+        """End the child, if there is one; the next image would start another."""
+        if self._end is not None:
+            self._end()
+        self._child = self._end = None
+
+    def decode(self, data: bytes, size: int) -> WorkingImage:
+        """As `images.decode`, with two more reasons: DECODER_SLOW for an image that takes longer than it may, and
+        DECODER_DIED when two children in a row died of it; one alone may have been ended from outside.
+
+        Raises RejectError; KtBatchError when no child can be started, which is no image's fault.
+        """
+        try:
+            answer = self._ask(data, size)
+        except _DiedError:
+            answer = self._ask_again(data, size)
+        if isinstance(answer, RejectError):
+            raise answer
+        return answer
+
+    def _ask_again(self, data: bytes, size: int) -> WorkingImage | RejectError:
+        try:
+            return self._ask(data, size)
+        except _DiedError as error:
+            return RejectError(Reason.DECODER_DIED, f"decoding it ended the process that did so: {error}")
+
+    def _ask(self, data: bytes, size: int) -> WorkingImage | RejectError:
+        child = self._ready()
+        try:
+            return child.ask(data, size, self._seconds)
+        except TimeoutError:
+            self.close()
+            return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
+        except BaseException:  # the child is gone, or no longer at the place in the conversation where we are
+            self.close()
+            raise
+
+    def _ready(self) -> _Child:
+        if self._child is not None and self._child.process.poll() is None:
+            return self._child
+        self.close()
+        try:
+            self._child = _Child(self._command)
+            self._end = weakref.finalize(self, self._child.end)
+            self._child.greet()
+        except (OSError, _DiedError) as error:
+            self.close()
+            raise KtBatchError(
+                f"The process that decodes images does not start ({error}); `python -m {_MODULE}` shows why."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        return self._child
+
+
+class _DiedError(Exception):
+    """The child ended, or said what it never says; the text tells how."""
+
+
+class _Patience:
+    """The seconds that are left for one conversation.
+
+    Only waiting is counted, and one wait as a second at most: a machine or a process that was paused has lost no time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, descriptor: int, event: int) -> None:
+        """Until something can be read or written. Raises TimeoutError when no time is left."""
+        poll = select.poll()
+        poll.register(descriptor, event)
+        ready: list[tuple[int, int]] = []
+        while not ready:
+            if self.left <= 0:
+                raise TimeoutError("no answer in time")
+            since = time.monotonic()
+            ready = poll.poll(1000 * min(self.left, 1.0))
+            self.left -= min(time.monotonic() - since, 1.0)
+
+
+class _Child:
+    """One child and its two pipes."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.process = subprocess.Popen(  # noqa: S603 - our own module by our own interpreter
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what a file makes a library say is not for anybody's terminal
+            bufsize=0,
+            cwd="/",
+            env=_environment(),
+            process_group=0,  # Ctrl-C is for us
+        )
+        self.pipes = cast("IO[bytes]", self.process.stdin), cast("IO[bytes]", self.process.stdout)
+        self.to, self.back = (pipe.fileno() for pipe in self.pipes)
+        for descriptor in (self.to, self.back):
+            os.set_blocking(descriptor, False)
+            with suppress(OSError):  # refused where this user's pipes hold too much already
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def end(self) -> None:
+        """Kill it and let go of the pipes: between two images it holds nothing worth keeping."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in self.pipes:
+            pipe.close()
+
+    def greet(self) -> None:
+        """Wait until it has started. Raises TimeoutError, or _DiedError."""
+        if self._receive(len(HELLO), _Patience(START_SECONDS)) != HELLO:
+            raise _DiedError("it is another program")
+
+    def ask(self, data: bytes, size: int, seconds: float) -> WorkingImage | RejectError:
+        """One image. Raises TimeoutError, or _DiedError."""
+        patience = _Patience(seconds)
+        self._send(REQUEST.pack(len(data), size, seconds), patience)
+        self._send(data, patience)
+        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, patience))
+        if kind == IMAGE:
+            return self._receive_image(patience, size, *numbers)
+        if kind == REFUSAL and numbers[0] <= MAX_REFUSAL:
+            reason, _, message = self._receive(numbers[0], patience).decode(errors="replace").partition("\n")
+            if reason in tuple(Reason):
+                return RejectError(Reason(reason), message)
+        raise _DiedError("it gave an answer that makes no sense")
+
+    def _receive_image(
+        self, patience: _Patience, size: int, height: int, width: int, original_height: int, original_width: int
+    ) -> WorkingImage:
+        pixels_of_file = original_width * original_height
+        if not 0 < pixels_of_file <= MAX_PIXELS or (width, height) != fit(original_width, original_height, size):
+            raise _DiedError("it gave an image of a size that cannot be")
+        pixels = np.empty((height, width, 3), np.float32)
+        self._receive_into(pixels.data.cast("B"), patience)
+        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # NaN is neither
+            raise _DiedError("it gave values that no image has")
+        return WorkingImage(pixels, original_width, original_height)
+
+    def _send(self, data: bytes, patience: _Patience) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self.to, rest) :]
+            except BlockingIOError:
+                patience.wait(self.to, select.POLLOUT)
+            except BrokenPipeError as error:
+                raise self._died() from error
+
+    def _receive(self, length: int, patience: _Patience) -> bytes:
+        found = bytearray(length)
+        self._receive_into(memoryview(found), patience)
+        return bytes(found)
+
+    def _receive_into(self, rest: memoryview, patience: _Patience) -> None:
+        while rest:
+            try:
+                count = os.readv(self.back, [rest])
+            except BlockingIOError:
+                patience.wait(self.back, select.POLLIN)
+                continue
+            if count == 0:
+                raise self._died()
+            rest = rest[count:]
+
+    def _died(self) -> _DiedError:
+        try:
+            code = self.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return _DiedError("it stopped to answer")
+        known = {-member.value: f"it ended by {member.name}" for member in signal.Signals}
+        return _DiedError(known.get(code, f"it ended with code {code}"))
+
+
+def _environment() -> dict[str, str]:
+    """What the child needs to import what this process has imported, and nothing else."""
+    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    return {**passed, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

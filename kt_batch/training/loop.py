@@ -1,0 +1,182 @@
+"""Training a decoder for one cut of an encoder that stays as it is. A plain loop with callbacks.
+
+Needs torch and safetensors only. Reading images and scheduling stand elsewhere; the caller hands over batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder
+from kt_batch.training.fitting import fit_to
+from kt_batch.training.losses import lattice, swapped, unexplained
+from kt_batch.training.state import TrainState
+
+LEAST_DEVIATION = 1e-3  # of the largest channel's
+
+Synchronise = Callable[[list[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What changes the trained weights: the schedule, and the weight of each loss term (0: not computed).
+
+    subject: what is trained, in the caller's words; a state of another subject is refused.
+    fitted_rate: the learning rate of a direct convolution, which starts from a fit, as a share of the rest's.
+    reconstruction: L1 between image and decoding (eq. 8). swapped: 1 - R2 between swapped latents and the features of
+    what they decode to. lattice: the grid of the cells in the error, and, beside `swapped`, in what those decode to.
+    """
+
+    subject: str = ""
+    steps: int = 1000
+    learning_rate: float = 0.02
+    fitted_rate: float = 0.02
+    warmup_steps: int = 20
+    ema_decay: float = 0.995
+    reconstruction: float = 1.0
+    swapped: float = 0.0
+    lattice: float = 0.0
+    seed: int = 0
+
+
+class Student(nn.Module):
+    """An encoder and the decoder for one cut of it. Only the decoder is trained.
+
+    The decoder is trained on codes standardised per channel, (code - mean) / deviation: principal components differ in
+    size by orders of magnitude, and a decoder learns the small ones, which hold the detail, only when they do not.
+    `shipped_decoder` folds that into its first convolution.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, cut: str) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.cut = cut
+        encoder.requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(1, decoder.channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(1, decoder.channels, 1, 1))
+
+    @torch.no_grad()
+    def standardise(self, image: Tensor) -> None:
+        """Take mean and deviation of the codes from a batch `(n, 3, H, W)`."""
+        code = self.encoder.encode_code(image, self.cut)
+        self.mean = code.mean(dim=(0, 2, 3), keepdim=True)
+        deviation = code.std(dim=(0, 2, 3), keepdim=True)
+        # A channel that hardly ever answers is not to be amplified without bound when it does.
+        self.deviation = deviation.clamp_min(float(deviation.max()) * LEAST_DEVIATION)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """`(n, C, h, w)` code -> `(n, 3, H, W)` RGB, not clamped."""
+        out: Tensor = self.decoder((code - self.mean) / self.deviation)
+        return out
+
+    @torch.no_grad()
+    def fit_direct(self, images: Sequence[Tensor]) -> None:
+        """Set the decoder's direct convolution to the regression of the pixels `(n, 3, H, W)` on the codes."""
+        if self.decoder.direct is not None:
+            codes = [(self.encoder.encode_code(image, self.cut) - self.mean) / self.deviation for image in images]
+            fit_to(self.decoder.direct, codes, [F.pixel_unshuffle(image, self.decoder.scale) for image in images])
+
+    @torch.no_grad()
+    def shipped_decoder(self) -> Decoder:
+        """A decoder that takes what the encoder gives: `shipped_decoder()(features, 0) == decode(code)`.
+
+        It restores the encoder's details, where there are some, with the encoder's own map. Raises WeightsError when
+        these are not fit for that (`Decoder.check_details`).
+        """
+        ours, detail = self.decoder, self.encoder.pixel_detail(self.cut)
+        direct, count = ours.direct is not None, 0 if detail is None else detail.out_channels
+        decoder = Decoder(ours.channels + count, ours.blocks, ours.activation, direct=direct, details=count)
+        decoder.load_state_dict(ours.state_dict(), strict=False)
+        if detail is not None and decoder.detail is not None:
+            decoder.detail.load_state_dict(detail.state_dict())
+            decoder.check_details(f"at {self.cut}")
+        for first in decoder.first_convolutions():
+            weight = first.weight / self.deviation
+            cast("Tensor", first.bias).sub_((weight * self.mean).sum(dim=(1, 2, 3)))
+            first.weight.copy_(weight)
+        return decoder
+
+    def kept(self) -> dict[str, Tensor]:
+        """What a state must hold to go on with this student: what is trained, and what codes are standardised by."""
+        return {**self.trained(), "mean": self.mean, "deviation": self.deviation}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+
+def learning_rate_at(step: int, settings: TrainSettings) -> float:
+    """Linear warm-up, then half a cosine down to one hundredth."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train(
+    student: Student,
+    batches: Iterable[Tensor],
+    settings: TrainSettings,
+    report: Callable[[int, dict[str, float]], None],
+    checkpoint: Callable[[int, TrainState], None],
+    state: TrainState | None = None,
+    synchronise: Synchronise | None = None,
+    bfloat16: bool = False,
+) -> TrainState:
+    """Train until `settings.steps`; returns the final state, whose `average` holds the weights to ship.
+
+    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. `report(step, losses)` and
+    `checkpoint(step, state)` are called after every step and decide themselves what to do with it.
+    `synchronise(gradients)` averages gradients in place over all workers. `bfloat16` runs the networks, not the losses,
+    under autocast.
+    """
+    state = state or TrainState.fresh(student.trained(), settings)
+    parameters = list(student.trained().values())
+    for step, image in zip(range(state.step, settings.steps), batches, strict=False):
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings) * group["share"]
+        losses, total = _losses(student, image, settings, bfloat16)
+        state.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if synchronise:
+            synchronise([p.grad for p in parameters if p.grad is not None])
+        state.optimizer.step()
+        state.step = step + 1
+        state.update_average(student.trained(), settings.ema_decay)
+        report(state.step, {name: float(value.detach()) for name, value in losses.items()})
+        checkpoint(state.step, state)
+    return state
+
+
+def _losses(
+    student: Student, image: Tensor, settings: TrainSettings, bfloat16: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms by name, and their weighted sum."""
+    encoder, cut = student.encoder, student.cut
+    losses = {}
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
+        code = encoder.encode_code(image, cut)
+        error = student.decode(code).float() - image
+        losses["reconstruction"] = error.abs().mean()
+        if settings.lattice:
+            losses["lattice"] = lattice(error, student.decoder.scale)
+        if settings.swapped:
+            latents = swapped(code.float()[: max(2, len(code) // 2)])
+            decoded = student.decode(latents).float()
+            losses["swapped"] = unexplained(encoder.encode_code(decoded, cut).float(), latents)
+            if settings.lattice:
+                losses["lattice"] = losses["lattice"] + lattice(decoded, student.decoder.scale)
+    weights = vars(settings)
+    return losses, torch.stack([weights[name] * value for name, value in losses.items()]).sum()

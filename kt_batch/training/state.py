@@ -1,0 +1,152 @@
+"""Where a training stands, and how it is kept: safetensors in small files, `state.json` last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kt_batch.errors import DamagedError, MismatchError
+from kt_batch.training.muon import Muon
+
+if TYPE_CHECKING:
+    from kt_batch.training.loop import TrainSettings
+
+FILE_BYTES = 12 << 20  # a state can be carried in files of at most 16 MiB
+FITTED = "decoder.direct."  # what starts from a fit
+KINDS = ("weights", "average", "optimizer")
+
+
+class TrainState:
+    """Step, optimizer, random generator and the exponential moving average of the trained weights."""
+
+    def __init__(
+        self, step: int, optimizer: torch.optim.Optimizer, generator: torch.Generator, average: dict[str, Tensor]
+    ) -> None:
+        self.step = step
+        self.optimizer = optimizer
+        self.generator = generator
+        self.average = average
+
+    @classmethod
+    def fresh(cls, trained: Mapping[str, nn.Parameter], settings: TrainSettings) -> TrainState:
+        """A state at step 0 for the parameters `trained`, by name."""
+        generator = torch.Generator().manual_seed(settings.seed)
+        shares = {True: settings.fitted_rate, False: 1.0}
+        parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, value in trained.items():
+            parts[name.startswith(FITTED)].append(value)
+        optimizer = Muon([{"params": part, "share": shares[of]} for of, part in parts.items() if part])
+        return cls(0, optimizer, generator, {name: value.detach().clone() for name, value in trained.items()})
+
+    def update_average(self, trained: Mapping[str, nn.Parameter], decay: float) -> None:
+        """Move the average towards the weights; early steps weigh more, so that step 1 is not remembered for ever."""
+        keep = min(decay, (1 + self.step) / (10 + self.step))
+        for name, value in trained.items():
+            self.average[name].lerp_(value.detach(), 1 - keep)
+
+    def save(self, folder: Path, kept: Mapping[str, Tensor], settings: TrainSettings) -> None:
+        """Write weights, average and optimizer moments in files of at most 16 MiB, and `state.json` last.
+
+        kept: by name the trained parameters, in any order, and other tensors a student needs. Each moment is called
+        after its parameter, `NAME/MOMENT`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        moments: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        for name, parameter in _named(self.optimizer, kept):
+            for key, value in self.optimizer.state[parameter].items():
+                moments[f"{name}/{key}"] = torch.as_tensor(value)
+        weights = {name: value.detach() for name, value in kept.items()}
+        files = []
+        for kind, tensors in zip(KINDS, (weights, self.average, moments), strict=True):
+            for number, part in enumerate(_parts(tensors)):
+                files.append(f"{kind}-{self.step}-{number}.safetensors")
+                save_file(part, folder / files[-1])
+        temporary = folder / "state.json.tmp"
+        temporary.write_text(json.dumps({"step": self.step, "settings": asdict(settings), "files": files}))
+        temporary.replace(folder / "state.json")
+        for old in (path for kind in KINDS for path in folder.glob(f"{kind}-*-*.safetensors")):
+            if old.name not in files:
+                old.unlink()
+
+    @classmethod
+    def load(cls, folder: Path, kept: Mapping[str, Tensor], settings: TrainSettings) -> TrainState:
+        """Go on from `save`; the values of `kept` are replaced.
+
+        `steps` may differ, so that a training can be made longer or shorter. Raises MismatchError when another setting
+        does, DamagedError when the files are none of ours.
+        """
+        step, files = _saved(folder / "state.json", settings)
+        found: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+        try:
+            for name in files:
+                with safe_open(folder / name, "pt") as file:
+                    found[name.split("-")[0]] |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            trained = {name: value for name, value in kept.items() if isinstance(value, nn.Parameter)}
+            state = cls.fresh(trained, settings)
+            state.step = step
+            for name, value in kept.items():
+                value.data.copy_(found["weights"][name])
+            for name, value in state.average.items():
+                value.copy_(found["average"][name])
+            state.generator.set_state(found["optimizer"].pop("generator"))
+            _load_moments(state.optimizer, found["optimizer"], trained)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DamagedError(f"The training state in '{folder}' cannot be read: {error}.") from error
+        return state
+
+
+def _named(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of an optimizer with their names, in the optimizer's own order, which numbers them."""
+    names = {id(value): name for name, value in kept.items()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield names[id(parameter)], parameter
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    numbers = {name: number for number, (name, _) in enumerate(_named(optimizer, kept))}
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, moment = key.split("/")
+        entries.setdefault(numbers[name], {})[moment] = value
+    if len(entries) != len(numbers):
+        raise ValueError(f"moments of {len(entries)} parameters instead of {len(numbers)}")
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _parts(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`tensors` in groups of at most FILE_BYTES, in order; a larger tensor stands alone."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if part and size + tensor.nbytes > FILE_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = tensor.cpu().contiguous()
+        size += tensor.nbytes
+    yield part
+
+
+def _saved(path: Path, settings: TrainSettings) -> tuple[int, list[str]]:
+    try:
+        saved = json.loads(path.read_text())
+        step, theirs, files = int(saved["step"]), dict(saved["settings"]), [str(name) for name in saved["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"'{path}' is not the state of a training: {error}.") from error
+    ours = asdict(settings)
+    differs = [
+        f"{name} ({theirs.get(name)} there, {ours[name]} here)"
+        for name in ours
+        if name != "steps" and theirs.get(name) != ours[name]
+    ]
+    if differs:
+        raise MismatchError(f"The training in '{path.parent}' was started with other settings: {', '.join(differs)}.")
+    return step, files

@@ -1,0 +1,116 @@
+"""GPUs of workers: how many fit, what is refused, and that Ray gives each its share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from kt_batch.cli.start import make_runner
+from kt_batch.config import RunOptions
+from kt_batch.errors import KtBatchError, UsageError
+from kt_batch.runners.ray import startup as patience
+from kt_batch.runners.ray.runner import RayRunner, share_out
+from tests.support.ray_local import ray_environment, ray_here  # noqa: F401  # the fixture
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "held", "workers", "threads", "expected"),
+    [
+        ([8], [2], None, 2, (2, 2.0)),  # the GPUs are short
+        ([4], [8], None, 2, (2, 2.0)),  # the processors are
+        ([64, 8, 8], [0, 1, 1], None, 4, (2, 4.0)),  # the largest node has no GPU
+        ([8, 8], [4, 0], 2, 16, (2, 4.0)),
+        ([8], [0], None, 2, (1, 2.0)),  # what an autoscaler is asked for
+        ([], [], None, 2, (1, 2.0)),
+    ],
+)
+def test_workers_share_the_processors_of_nodes_with_gpus(
+    nodes: list[int], held: list[int], workers: int | None, threads: int, expected: tuple[int, float]
+) -> None:
+    assert share_out(nodes, workers, threads, held) == expected
+
+
+@pytest.mark.parametrize("gpus", [0, 0.01, 0.5, 1, 2, 8.0])
+def test_shares_of_one_gpu_and_whole_numbers_are_taken(gpus: float) -> None:
+    assert RunOptions(runner="ray", gpus=gpus).gpus == gpus
+
+
+@pytest.mark.parametrize("gpus", [-1, -0.5, 0.001, 1.5, float("nan"), float("inf")])
+def test_other_numbers_are_refused(gpus: float) -> None:
+    with pytest.raises(ValidationError, match=r"allowed is 0, a share of one GPU from 0\.01 to 1, or a whole number"):
+        RunOptions(runner="ray", gpus=gpus)
+
+
+def test_a_local_run_shares_no_gpu() -> None:
+    with pytest.raises(UsageError, match=r"^--gpus 0\.5 is for --runner ray"), make_runner(RunOptions(gpus=0.5)):
+        raise AssertionError
+
+
+# Two units that wait for each other are done only by two workers at once; each says which GPUs it sees.
+SCRIPT = """
+import json, os, pathlib, sys, time
+import ray
+from kt_batch.config import RunOptions
+from kt_batch.cli.start import make_runner, release_gpus
+
+folder = pathlib.Path(sys.argv[1])
+
+def factory():
+    def worker(unit, beat):
+        (folder / unit).touch()
+        for _ in range(600):
+            if sum(path.name[0] == unit[0] for path in folder.iterdir()) == 2:
+                return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()
+            time.sleep(0.1)
+        return "alone", os.getpid()
+    return worker
+
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+with make_runner(RunOptions(runner="ray", threads=1, gpus=0.5)) as runner:
+    shared = list(runner.run(factory, ["a1", "a2"]))
+    left = ray.available_resources().get("GPU", 0)
+    release_gpus(runner)
+    without = list(runner.run(factory, ["b1", "b2"]))
+    print(json.dumps({"shared": shared, "left": left, "without": without}))
+ray.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_two_workers_share_one_gpu_and_give_it_back(tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    with ray_environment() as (environment, _):
+        environment |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        line = [sys.executable, "-c", SCRIPT, str(tmp_path / "units")]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert [devices for devices, _ in said["shared"]] == ["0", "0"]
+    assert len({process for _, process in said["shared"]}) == 2
+    assert said["left"] == 0
+    assert not any(devices for devices, _ in said["without"])  # none, or an empty list of them
+    assert len({process for _, process in said["without"] + said["shared"]}) == 4
+
+
+@pytest.mark.slow
+def test_gpus_that_no_node_has_and_nobody_adds_end_the_run_with_a_sentence(
+    ray_here: None,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 1.0)
+    monkeypatch.setattr(patience, "AGAIN", 1.0)
+    runner = RayRunner(None, None, 1, gpus=99.0)
+    sentence = (
+        r"one asks for 1 CPUs and 99 GPUs, the Ray cluster has 1 node, .* and no node with more than \d+ GPUs, and"
+    )
+    with pytest.raises(KtBatchError, match=sentence):
+        list(runner.run(lambda: lambda unit, beat: unit, [1]))
+    runner.close()

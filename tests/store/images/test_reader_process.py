@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from kt_batch.errors import KtBatchError, Reason, RejectError
+from kt_batch.store.images import files as images
+from kt_batch.store.images.reader_child import MAX_ADDRESS_SPACE, MAX_OPEN_FILES
+from kt_batch.store.images.reader_process import ImageReaderProcess, _Patience
+from tests.support.hostile import Case, deep, exif, make_corpus, picture, saved, tiff
+
+BAD = b"bad"
+GOOD = saved(picture(), "PNG")
+CHILD = """
+import ctypes, os, signal, struct, sys, time
+import numpy as np
+from kt_batch.errors import Reason, RejectError
+from kt_batch.store.images import reader_child as decoder_child
+from kt_batch.store.images.files import WorkingImage, decode as sound
+def decode(data, size):
+    if data == b"bad":
+{bad}
+    return sound(data, size)
+{before}
+decoder_child.main(decode)
+"""
+
+
+def spoilt(bad: str = "pass", before: str = "") -> tuple[str, ...]:
+    """The command of a child that does as it should, but does `bad` when the file is BAD."""
+    return sys.executable, "-P", "-c", CHILD.format(bad=textwrap.indent(bad, "        "), before=before)
+
+
+def rejected(decoder: ImageReaderProcess, data: bytes = BAD) -> RejectError:
+    with pytest.raises(RejectError) as caught:
+        decoder.decode(data, 40)
+    return caught.value
+
+
+def outcome(decode: Callable[[bytes, int], images.WorkingImage], data: bytes, size: int = 40) -> tuple[object, ...]:
+    try:
+        found = decode(data, size)
+    except RejectError as error:
+        return error.reason, error.message
+    assert found.pixels.flags.c_contiguous
+    return found.pixels.dtype, found.pixels.shape, found.pixels.tobytes(), found.original_width, found.original_height
+
+
+def pid(decoder: ImageReaderProcess) -> int:
+    assert decoder.pid is not None
+    return decoder.pid
+
+
+def about(decoder: ImageReaderProcess, file: str) -> Path:
+    return Path(f"/proc/{pid(decoder)}/{file}")
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[ImageReaderProcess]:
+    with ImageReaderProcess() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
+    folder = tmp_path_factory.mktemp("corpus")
+    return folder, make_corpus(folder)
+
+
+# ---- the same results
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(picture(700, 500), "PNG"),
+        saved(picture(700, 500), "JPEG", quality=80),
+        saved(picture(), "JPEG", exif=exif(6)),
+        saved(picture(), "WEBP", quality=80),
+        saved(picture().quantize(16), "GIF"),
+        tiff(deep(4), photometric="rgb", extrasamples=["unassalpha"]),
+        saved(picture(3000, 2), "PNG"),
+    ],
+    ids=["png", "jpeg", "turned", "webp", "gif", "tiff", "banner"],
+)
+@pytest.mark.parametrize("size", [1, 33, 512])
+def test_an_image_is_the_same_bit_for_bit_as_in_this_process(
+    decoder: ImageReaderProcess, data: bytes, size: int
+) -> None:
+    assert outcome(decoder.decode, data, size) == outcome(images.decode, data, size)
+
+
+@given(
+    pixels=st.tuples(st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3, 4])).flatmap(
+        lambda shape: arrays(np.uint8, shape)
+    ),
+    size=st.integers(1, 25),
+)
+def test_any_png_is_the_same_bit_for_bit(decoder: ImageReaderProcess, pixels: NDArray[np.uint8], size: int) -> None:
+    data = saved(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), "PNG")
+    assert outcome(decoder.decode, data, size) == outcome(images.decode, data, size)
+
+
+def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_it_all(
+    corpus: tuple[Path, list[Case]], decoder: ImageReaderProcess
+) -> None:
+    folder, cases = corpus
+    decoder.decode(GOOD, 40)
+    before = pid(decoder)
+    for case in cases:
+        data = (folder / case.name).read_bytes()
+        assert outcome(decoder.decode, data) == outcome(images.decode, data), case.name
+    assert pid(decoder) == before
+
+
+# ---- what goes wrong costs one image
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("ctypes.string_at(0)", "SIGSEGV"),
+        ("os.abort()", "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("os._exit(3)", "code 3"),
+        ("os.closerange(0, 99); time.sleep(60)", "stopped to answer"),
+    ],
+)
+def test_an_image_that_ends_the_child_is_rejected_and_the_next_one_works(bad: str, says: str) -> None:
+    with ImageReaderProcess(command=spoilt(bad)) as decoder:
+        error = rejected(decoder)
+        assert error.reason == Reason.DECODER_DIED
+        assert says in error.message
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+
+
+@pytest.mark.parametrize("bad", ["time.sleep(60)", "while True: pass"])
+def test_an_image_that_takes_too_long_is_rejected_and_the_next_one_works(bad: str) -> None:
+    with ImageReaderProcess(seconds=0.5, command=spoilt(bad)) as decoder:
+        decoder.decode(GOOD, 40)
+        before = pid(decoder)
+        assert rejected(decoder).reason == Reason.DECODER_SLOW
+        assert not runs(before)
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+
+
+def test_a_child_that_reads_nothing_is_given_up_as_well() -> None:
+    with ImageReaderProcess(
+        seconds=0.5, command=spoilt(before="decoder_child._serve = lambda *_: time.sleep(60)")
+    ) as decoder:
+        assert rejected(decoder, bytes(2**23)).reason == Reason.DECODER_SLOW
+
+
+def test_an_image_that_takes_more_memory_than_there_may_be_is_rejected() -> None:
+    with ImageReaderProcess(command=spoilt("eaten = [np.empty(2**32, np.uint8) for _ in range(1000)]")) as decoder:
+        decoder.decode(GOOD, 40)
+        before = pid(decoder)
+        assert rejected(decoder).reason == Reason.TOO_MANY_PIXELS
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+        assert pid(decoder) == before
+
+
+def test_an_error_that_nobody_foresaw_is_one_reject() -> None:
+    with ImageReaderProcess(command=spoilt("raise KeyError('unforeseen')")) as decoder:
+        error = rejected(decoder)
+        assert (error.reason, error.message) == (
+            Reason.DECODER_DIED,
+            "the decoder failed with KeyError: 'unforeseen'",
+        )
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "return WorkingImage(np.full((30, 40, 3), np.nan, np.float32), 40, 30)",
+        "return WorkingImage(np.full((30, 40, 3), 2, np.float32), 40, 30)",
+        "return WorkingImage(np.zeros((30, 41, 3), np.float32), 41, 30)",
+        "return WorkingImage(np.zeros((40, 40, 3), np.float32), 2**40, 2**40)",
+        "return WorkingImage(np.zeros((30, 40, 3), np.float32), 0, 0)",
+        "raise RejectError('no such reason', 'text')",
+        "os.write(3, bytes(99)); time.sleep(60)",
+        "os.write(3, decoder_child.REPLY.pack(2, 2**60, 0, 0, 0)); time.sleep(60)",
+        "os.write(3, decoder_child.REPLY.pack(1, 2**60, 2**60, 2**60, 2**60)); time.sleep(60)",
+    ],
+)
+def test_an_answer_that_no_decoder_gives_is_not_believed(bad: str) -> None:
+    with ImageReaderProcess(command=spoilt(bad)) as decoder:
+        assert rejected(decoder).reason == Reason.DECODER_DIED
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+
+
+def test_what_a_library_prints_does_no_damage() -> None:
+    noise = "os.write(1, b'noise'); print('noise', flush=True)"
+    with ImageReaderProcess(command=spoilt(f"{noise}; raise RejectError(Reason.EMPTY, 'one')")) as decoder:
+        assert rejected(decoder).message == rejected(decoder).message == "one"
+
+
+def test_any_text_can_be_the_message_of_a_reject() -> None:
+    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, 'été\\n夏\\udcff')")) as decoder:
+        error = rejected(decoder)
+        assert (error.reason, error.message) == (Reason.EMPTY, "été\n夏\\udcff")
+
+
+# ---- what ends the child from outside costs nothing
+
+
+def test_a_child_that_was_ended_between_two_images_is_replaced() -> None:
+    with ImageReaderProcess() as decoder:
+        decoder.decode(GOOD, 40)
+        before = pid(decoder)
+        os.kill(before, signal.SIGKILL)
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+        assert pid(decoder) != before
+
+
+def test_an_image_whose_child_was_ended_once_is_no_reject(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    bad = (
+        f"if not os.path.exists({str(mark)!r}):\n    os.mkdir({str(mark)!r})\n    os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    with ImageReaderProcess(command=spoilt(f"{bad}\nreturn sound({GOOD!r}, size)")) as decoder:
+        assert decoder.decode(BAD, 40).width == 40
+    assert mark.exists()
+
+
+def test_an_interrupt_does_not_leave_half_an_answer_for_the_next_image() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with ImageReaderProcess(command=spoilt("time.sleep(1); raise RejectError(Reason.EMPTY, 'late')")) as decoder:
+            decoder.decode(GOOD, 40)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                decoder.decode(BAD, 40)
+            assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("command", [("/no/such/program",), (sys.executable, "-c", "pass"), ("/bin/echo", "x" * 50)])
+def test_a_child_that_cannot_be_started_is_no_fault_of_the_image(command: tuple[str, ...]) -> None:
+    with ImageReaderProcess(command=command) as decoder, pytest.raises(KtBatchError, match="does not start") as caught:
+        decoder.decode(GOOD, 40)
+    assert not isinstance(caught.value, RejectError)
+
+
+def test_a_pause_costs_an_image_one_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1000.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    patience = _Patience(5.0)
+    patience.wait(reading, 1)
+    assert patience.left == 4.0
+    os.close(reading)
+    os.close(writing)
+
+
+# ---- what the child has
+
+
+def test_the_child_sees_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "HF_TOKEN", "HOME", "PATH"):
+        monkeypatch.setenv(name, "a secret")
+    with ImageReaderProcess() as decoder:
+        decoder.decode(GOOD, 40)
+        environment = about(decoder, "environ").read_bytes().decode().rstrip("\0").split("\0")
+    allowed = {"PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONHOME"}
+    assert {entry.partition("=")[0] for entry in environment} <= allowed
+    assert "a secret" not in "".join(environment)
+
+
+def test_the_child_inherits_three_descriptors_and_no_folder(tmp_path: Path) -> None:
+    with (tmp_path / "open").open("w") as file, ImageReaderProcess() as decoder:
+        os.set_inheritable(file.fileno(), True)
+        decoder.decode(GOOD, 40)
+        links = sorted(link.readlink().as_posix().partition(":")[0] for link in about(decoder, "fd").iterdir())
+        assert links == ["/dev/null", "/dev/null", "pipe", "pipe"]  # one of the pipes was its standard output
+        assert about(decoder, "cwd").readlink() == Path("/")
+
+
+def test_the_child_has_its_limits(decoder: ImageReaderProcess) -> None:
+    decoder.decode(GOOD, 40)
+    lines = about(decoder, "limits").read_text().splitlines()
+    found = {line[:26].strip(): line[26:].split()[:2] for line in lines}
+    memory = int(found["Max address space"][1])
+    assert found["Max address space"] == [str(memory)] * 2
+    assert memory <= MAX_ADDRESS_SPACE
+    for kind in ("Max core file size", "Max file size", "Max processes"):
+        assert found[kind] == ["0", "0"]
+    assert found["Max open files"] == [str(MAX_OPEN_FILES)] * 2
+
+
+def test_the_child_can_fill_no_file(tmp_path: Path) -> None:
+    with ImageReaderProcess(command=spoilt(f"open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')")) as decoder:
+        assert "OSError: [Errno 27]" in rejected(decoder).message
+    assert (tmp_path / "x").stat().st_size == 0
+
+
+def test_the_child_imports_nothing_heavy() -> None:
+    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, ' '.join(sys.modules))")) as decoder:
+        modules = {name.partition(".")[0] for name in rejected(decoder).message.split()}
+    assert {"numpy", "PIL", "tifffile"} <= modules
+    assert not modules & {"torch", "pyarrow", "ray", "s3fs", "pydantic", "duckdb"}
+
+
+UNSHARE = """
+def unshare(flags):
+    if ctypes.CDLL(None, use_errno=True).unshare(flags):
+        raise OSError("refused")
+os.unshare, os.CLONE_NEWUSER, os.CLONE_NEWNET = unshare, 0x10000000, 0x40000000
+"""
+REFUSED = """
+def unshare(flags):
+    raise OSError("refused")
+os.unshare, os.CLONE_NEWUSER, os.CLONE_NEWNET = unshare, 0x10000000, 0x40000000
+"""
+
+
+def test_where_it_can_be_had_the_child_has_no_network() -> None:
+    done = subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("the kernel grants no namespaces here")
+    with ImageReaderProcess(command=spoilt(before=UNSHARE)) as decoder:
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+        assert about(decoder, "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        interfaces = about(decoder, "net/dev").read_text().splitlines()[2:]
+        assert [line.partition(":")[0].strip() for line in interfaces] in ([], ["lo"])
+
+
+def test_where_it_cannot_be_had_the_child_works_all_the_same() -> None:
+    with ImageReaderProcess(command=spoilt(before=REFUSED)) as decoder:
+        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+
+
+# ---- no child is left
+
+
+def test_there_is_no_child_before_the_first_image_and_after_close() -> None:
+    decoder = ImageReaderProcess()
+    assert decoder.pid is None
+    decoder.decode(GOOD, 40)
+    child = pid(decoder)
+    assert runs(child)
+    decoder.close()
+    decoder.close()
+    assert not runs(child)
+    assert decoder.pid is None
+    decoder.decode(GOOD, 40)
+    decoder.close()
+
+
+def test_the_child_ends_with_the_last_reference() -> None:
+    decoder = ImageReaderProcess()
+    decoder.decode(GOOD, 40)
+    child = pid(decoder)
+    del decoder
+    gc.collect()
+    assert not runs(child)
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_the_child_ends_with_this_process_however_that_ends(end: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from kt_batch.store.images.reader_process import DecoderProcess\n"
+        "decoder = DecoderProcess()\n"
+        "decoder.decode(bytes.fromhex(sys.argv[1]), 40)\n"
+        "print(decoder.pid, flush=True)\n" + end
+    )
+    done = subprocess.run([sys.executable, "-c", code, GOOD.hex()], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    child = int(done.stdout)
+    until = time.monotonic() + 30
+    while runs(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not runs(child)

@@ -1,0 +1,55 @@
+"""A Ray of this machine for tests, started through our own runner; its files and its token are gone afterwards."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kt_batch.runners.ray.runner import RayRunner
+
+
+@contextmanager
+def ray_environment() -> Iterator[tuple[dict[str, str], Path]]:
+    """What a Ray of our own needs in its environment, and its folder, short because socket paths may not be long."""
+    folder = Path(tempfile.mkdtemp(prefix="kt-ray-"))
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    try:
+        yield (
+            {
+                "RAY_TMPDIR": str(folder),
+                "RAY_AUTH_MODE": "token",  # otherwise Ray writes a token into the home directory
+                "RAY_AUTH_TOKEN_PATH": str(token),
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
+            folder,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this process, for all tests."""
+    with pytest.MonkeyPatch.context() as patch, ray_environment() as (environment, _):
+        for name, value in {**environment, "RAY_ADDRESS": ""}.items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS")
+        patch.delenv("RAY_AUTH_MODE")  # Ray has read it at its import; unset, it looks for a token and finds ours
+        runner = RayRunner(None, None, 1)
+        yield
+        runner.close()
+
+
+@pytest.fixture
+def ray_runner(ray_here: None) -> Iterator[RayRunner]:
+    """One thread per worker, so as many workers as the machine has processors; they are gone after the test."""
+    runner = RayRunner(None, None, 1)
+    yield runner
+    runner.close()

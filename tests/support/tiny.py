@@ -1,0 +1,144 @@
+"""Small pictures, and what the real pipelines make of them: what tests of pipelines, runners and commands share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, TranslateConfig
+from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
+from kt_batch.pipelines.common import Progress, Runner, no_progress
+from kt_batch.pipelines.extract.worker import ExtractSummary, extract
+from kt_batch.pipelines.index.plan import BuildSummary, build_index
+from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
+from kt_batch.runners.local import LocalRunner
+from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.receipts import TableRef
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import Ledger
+
+SIZE = 64
+TREE = IndexConfig(fan_out=4, max_leaf=64)
+
+
+def draw(path: Path, seed: int, width: int = 72, height: int = 56) -> Path:
+    """Soft coloured waves with a little noise, as a PNG."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 12.0
+    waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.3, 1.6, (3, 3))]
+    pixels = 127 + 90 * np.stack(waves, axis=-1) + random.normal(0, 8, (height, width, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, "PNG")
+    return path
+
+
+def draw_all(folder: Path, seeds: Sequence[int]) -> Path:
+    """`<seed>.png` for each seed; returns the folder."""
+    for seed in seeds:
+        draw(folder / f"{seed}.png", seed)
+    return folder
+
+
+def encoder_config(size: int = SIZE) -> EncoderConfig:
+    return EncoderConfig(weights_sha256=load_encoder(EncoderSource()).sha256, size=size)
+
+
+def extracted(
+    images: Sequence[Path | str],
+    library: Path | str,
+    runner: Runner | None = None,
+    options: RunOptions | None = None,
+    progress: Progress = no_progress,
+    **config: Any,
+) -> ExtractSummary:
+    """Extract with one thread in this process, unless told otherwise; `config` are fields of ExtractConfig."""
+    settings = ExtractConfig.model_validate({"encoder": encoder_config(), **config})
+    options = options or RunOptions(threads=1, unit_size=2)
+    arguments = [str(image) for image in images]
+    return extract(arguments, str(library), settings, EncoderSource(), options, runner or LocalRunner(), progress)
+
+
+def indexed(
+    library: Path | str, runner: Runner | None = None, config: IndexConfig = TREE, options: RunOptions | None = None
+) -> BuildSummary:
+    """Index a library in the same way."""
+    return build_index(str(library), config, options or RunOptions(threads=1), runner or LocalRunner(), no_progress)
+
+
+def translate_job(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateJob:
+    """A job of one thread; `config` are fields of TranslateConfig, `mix_numerics`, and `cache`."""
+    mix, cache = bool(config.pop("mix_numerics", False)), str(config.pop("cache", f"{run}-cache"))
+    decoder = load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu3_1", None)
+    return TranslateJob(
+        library=absolute_place(str(library)),
+        run=absolute_place(str(run)),
+        config=TranslateConfig.model_validate(
+            {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": index, **config}
+        ),
+        source=EncoderSource(),
+        decoder_path=None,
+        cache=cache,
+        threads=1,
+        numerics=None,
+        mix_numerics=mix,
+    )
+
+
+def translated(
+    images: Sequence[Path | str],
+    job: TranslateJob,
+    runner: Runner | None = None,
+    unit_size: int = 2,
+    progress: Progress = no_progress,
+) -> TranslateSummary:
+    """Translate in the same way."""
+    options = RunOptions(threads=1, unit_size=unit_size)
+    return translate([str(image) for image in images], job, options, runner or LocalRunner(), progress)
+
+
+# ---- what lies on disk -----------------------------------------------------------------------------------------------
+
+
+def parts(place: Path | str, kind: str) -> list[TableRef]:
+    """The committed parts of one kind, in plan order."""
+    receipts = Ledger(open_location(str(place))).receipts().values()
+    return [table for receipt in receipts for table in receipt.tables if table.kind == kind]
+
+
+def rows(place: Path | str, kind: str) -> list[dict[str, Any]]:
+    """All rows of one kind of table, sorted; what order and units they were written in does not show."""
+    location = open_location(str(place))
+    tables = [read_table(location, part, verify=True) for part in parts(place, kind)]
+    found = [row for table in tables for row in table.to_pylist()]
+    return sorted(found, key=lambda row: [repr(value) for value in row.values()])
+
+
+def column(place: Path | str, kind: str, name: str) -> list[Any]:
+    """One column of it, sorted."""
+    location = open_location(str(place))
+    tables = [read_table(location, part, [name]) for part in parts(place, kind)]
+    return sorted(value for table in tables for value in table[name].to_pylist())
+
+
+def patches(place: Path | str) -> pa.Table:
+    """The patches of a library by ascending id."""
+    location = open_location(str(place))
+    table = pa.concat_tables(read_table(location, part, verify=True) for part in parts(place, "patches"))
+    return table.sort_by("patch_id").combine_chunks()
+
+
+def hashes(place: Path | str, folder: str = "") -> dict[str, str]:
+    """Name -> SHA-256 of every file below a folder of a place."""
+    location: Location = open_location(str(place))
+    return {name: hashlib.sha256(location.read_bytes(name)).hexdigest() for name in location.list(folder)}
+
+
+def results(run: Path | str) -> tuple[dict[str, str], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What a run is for: its images' hashes, its provenance and its rejects."""
+    return hashes(run, "images"), rows(run, "provenance"), rows(run, "rejects")
