@@ -97,7 +97,7 @@ def test_a_store_that_fails_is_raised_when_the_image_is_due(monkeypatch: pytest.
         next(images)
 
 
-@pytest.mark.parametrize("careful", [False, True])
+@pytest.mark.parametrize("isolated", [False, True])
 def test_what_the_store_tells_of_is_about_the_image_that_is_read_and_not_the_one_that_is_worked_on(
     begun: list[str], isolated: bool
 ) -> None:
