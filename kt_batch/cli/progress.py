@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.progress import Step
 
 SECONDS_BETWEEN_LINES = 10.0
 

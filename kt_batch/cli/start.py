@@ -27,7 +27,7 @@ from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import KtBatchError, MismatchError, UsageError
 from kt_batch.events import log_event, write_log
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.common import Runner
+from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.shutdown import GracefulShutdown
 from kt_batch.store.library import Library

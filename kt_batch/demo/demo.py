@@ -12,11 +12,12 @@ from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, TranslateCon
 from kt_batch.demo.canvases import canvas
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.common import Progress, Runner
 from kt_batch.pipelines.extract.worker import extract
 from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, default_cache, translate
 from kt_batch.report.sheet import write_sheet
+from kt_batch.runners.base import Runner
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # seen through a telescope and a microscope

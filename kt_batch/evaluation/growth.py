@@ -27,7 +27,7 @@ from kt_batch.evaluation.search import (
 )
 from kt_batch.index.index import build_in_memory
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.progress import Progress, Step
 
 SIZES = (65_536, 262_144, 1_048_576, 4_194_304)
 PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 384)

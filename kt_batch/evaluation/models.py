@@ -17,7 +17,8 @@ from kt_batch.kernels.tiles import unit
 from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.common import Progress, Step, no_progress, plan_items
+from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.progress import Progress, Step, no_progress
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.files import decode as decode_image
 from kt_batch.store.inputs import list_inputs, read_input

@@ -26,7 +26,7 @@ from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.methods.knowledge import KnowledgeTransfer, encode, to_pixels, to_tensor
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import encode as encode_image
 from kt_batch.store.images.files import pad_to
 

@@ -27,7 +27,7 @@ from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError, UsageError
-from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library

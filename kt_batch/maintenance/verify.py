@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from kt_batch.errors import StorageError, UnreachableError
 from kt_batch.maintenance.gc import kind_of, open_either, survey
-from kt_batch.pipelines.common import Progress, Step
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.attempts import resolve
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.library import Library

@@ -17,16 +17,6 @@ from statistics import fmean, median
 
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.common import (
-    HASH_THREADS,
-    Heartbeat,
-    Progress,
-    Runner,
-    Step,
-    by_image,
-    plan_items,
-    quarantined,
-)
 from kt_batch.pipelines.extract.worker import (
     ExtractJob,
     ExtractWorker,
@@ -36,8 +26,12 @@ from kt_batch.pipelines.extract.worker import (
     other_uris,
     owned_elsewhere,
 )
+from kt_batch.pipelines.inputs import HASH_THREADS, plan_items
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.worker import TranslateJob, TranslateWorker, check_outputs, exclude_outputs
+from kt_batch.pipelines.units import by_image, quarantine
+from kt_batch.runners.base import Heartbeat, Runner
 from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.inputs import input_size, list_inputs
 from kt_batch.store.locations import absolute_place, open_location
@@ -290,7 +284,7 @@ def run_pilot(
         marks, done = [time.perf_counter()], 0
         receipts: list[Receipt] = []
         progress(Step("pilot", 0, len(images)))
-        for receipt in runner.run(partial(worker, folder), [first, *units], quarantined):
+        for receipt in runner.run(partial(worker, folder), [first, *units], quarantine):
             marks.append(time.perf_counter())
             if receipt.unit != first.id:
                 receipts.append(receipt)

@@ -11,7 +11,9 @@ from typing import ParamSpec, TypeVar
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.events import set_context
-from kt_batch.pipelines.common import Heartbeat, by_image, check_quarantined, read_image
+from kt_batch.pipelines.inputs import read_image
+from kt_batch.pipelines.units import by_image, check_quarantined
+from kt_batch.runners.base import Heartbeat
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item, Unit

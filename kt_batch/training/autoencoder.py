@@ -20,7 +20,8 @@ from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import VGG19_LAYERS
 from kt_batch.models.precision import bfloat16_is_fast
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, decoder_bytes, encoder_bytes, load_encoder
-from kt_batch.pipelines.common import no_progress, plan_items
+from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.inputs import list_inputs
 from kt_batch.training.crops import crops
 from kt_batch.training.fitting import fit

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import kt_batch.cli.progress
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.progress import Step
 
 
 @pytest.fixture

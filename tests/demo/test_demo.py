@@ -11,7 +11,7 @@ from kt_batch.config import EncoderConfig, ExtractConfig, RunOptions
 from kt_batch.demo import demo as demo_module
 from kt_batch.demo.demo import LIBRARIES, PHOTOGRAPHS, SWAPS, bundled, demo
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.local import LocalRunner
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from tests.e2e.conftest import COMMAND, run
 from tests.support.ray_local import ray_environment
 from tests.support.tiny import draw_all

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.locations import open_location
 from tests.e2e.conftest import COMMAND, Ended, Small, kt, run
 from tests.e2e.paused import paused

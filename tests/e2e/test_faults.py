@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.locations import open_location
 from tests.e2e.conftest import Small, kt
 from tests.support.faulty_network import bad_weather

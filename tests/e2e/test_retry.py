@@ -12,7 +12,7 @@ import pytest
 
 from kt_batch.config import RunOptions
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import translate
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner

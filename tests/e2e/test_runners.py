@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.ray.runner import RayRunner
 from tests.e2e.conftest import Small
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import no_progress
+from kt_batch.pipelines.progress import no_progress
 from tests.e2e.conftest import COMMAND, run
 from tests.support.three_hosts import three_hosts
 from tests.support.tiny import draw_all

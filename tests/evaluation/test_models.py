@@ -11,7 +11,7 @@ import torch
 from kt_batch.errors import UsageError, WeightsError
 from kt_batch.evaluation.models import Pair, bench_models, fidelity, likeness, linear_fit_r2, working_images
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.common import Step
+from kt_batch.pipelines.progress import Step
 from kt_batch.store.images.files import image_id
 from kt_batch.training.autoencoder import HELD_OUT
 from tests.support.tiny import draw_all

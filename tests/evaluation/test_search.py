@@ -12,7 +12,7 @@ from kt_batch.evaluation.growth import bench_growth
 from kt_batch.evaluation.paper import bench_paper
 from kt_batch.evaluation.search import SearchFigures, bench_search, matrix_gflops, speed_at
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.common import Step, no_progress
+from kt_batch.pipelines.progress import Step, no_progress
 from tests.support.collection import PATCHES, Collection
 
 

@@ -18,7 +18,7 @@ from kt_batch.cli.start import run_app
 from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.common import Step, no_progress
+from kt_batch.pipelines.progress import Step, no_progress
 from kt_batch.store.locations import LocalLocation, Location, open_location
 from kt_batch.store.names import Names
 from tests.support.collection import Collection

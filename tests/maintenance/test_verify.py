@@ -11,7 +11,7 @@ import pytest
 from kt_batch.config import RunOptions
 from kt_batch.errors import MissingError
 from kt_batch.maintenance.verify import VerifySummary, rows_digest, verify
-from kt_batch.pipelines.common import Step, no_progress
+from kt_batch.pipelines.progress import Step, no_progress
 from tests.support.collection import Collection, Recorder
 from tests.support.tiny import extracted, translate_job, translated
 

@@ -13,10 +13,10 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
-from kt_batch.pipelines.common import Step
 from kt_batch.pipelines.index import worker as build_units
 from kt_batch.pipelines.index.plan import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import worker as translate
 from kt_batch.pipelines.translate.worker import open_index
 from kt_batch.runners.local import LocalRunner

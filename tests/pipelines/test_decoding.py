@@ -12,7 +12,7 @@ import pytest
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.pipelines import reading
-from kt_batch.pipelines.common import read_image
+from kt_batch.pipelines.inputs import read_image
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item

@@ -15,7 +15,6 @@ from kt_batch.config import ExtractConfig, RunOptions, SearchConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import estimate
-from kt_batch.pipelines.common import no_progress, plan_items
 from kt_batch.pipelines.estimate import (
     DryRunRequest,
     Estimate,
@@ -26,6 +25,8 @@ from kt_batch.pipelines.estimate import (
     spread,
 )
 from kt_batch.pipelines.extract.worker import disk_estimate
+from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate import worker as translate
 from kt_batch.pipelines.translate.worker import TranslateJob
 from kt_batch.runners.local import LocalRunner

@@ -15,8 +15,8 @@ from kt_batch.errors import KtBatchError, MismatchError, Reason, StorageError, U
 from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.common import Step
 from kt_batch.pipelines.extract.worker import disk_estimate, image_owners, images_to_do, owned_elsewhere
+from kt_batch.pipelines.progress import Step
 from kt_batch.store.images.files import decode, image_id, pad_to
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.schemas import from_fixed_binary

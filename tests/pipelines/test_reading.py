@@ -12,8 +12,8 @@ import pytest
 from kt_batch.errors import Reason, RejectError, UnreachableError
 from kt_batch.events import keep_events, log_context, log_event, set_context
 from kt_batch.pipelines import reading
-from kt_batch.pipelines.common import quarantined
 from kt_batch.pipelines.reading import Reader
+from kt_batch.pipelines.units import quarantine
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.units import Item, Unit
 
@@ -77,7 +77,7 @@ def test_with_care_nothing_is_read_before_it_was_named(begun: list[str]) -> None
 
 
 def test_a_condemned_image_is_never_read(begun: list[str]) -> None:
-    unit = quarantined(UNIT, "c" * 16, "it cost three workers")
+    unit = quarantine(UNIT, "c" * 16, "it cost three workers")
     *_, last = Reader().images(unit, 8, lambda _: False)
     assert isinstance(last.found, RejectError)
     assert last.found.reason == Reason.FATAL

@@ -17,8 +17,8 @@ from kt_batch.errors import Reason
 from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.common import no_progress
 from kt_batch.pipelines.estimate import DryRunRequest, Estimate, estimate_extract, estimate_translate
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
 from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import ImageCounts, run_report

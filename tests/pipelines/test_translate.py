@@ -19,7 +19,7 @@ from kt_batch.errors import DamagedError, MismatchError, Reason, UsageError
 from kt_batch.kernels.patches import unfold
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.common import Step, no_progress
+from kt_batch.pipelines.progress import Step, no_progress
 from kt_batch.pipelines.translate import worker as translate_pipeline
 from kt_batch.pipelines.translate.worker import TranslateJob, check_outputs, find_name_conflicts, translate
 from kt_batch.report.sources import library_of, source_images

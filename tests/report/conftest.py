@@ -14,9 +14,9 @@ from PIL import Image
 
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.common import no_progress
 from kt_batch.pipelines.extract.worker import extract
 from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import TranslateJob, translate
 from kt_batch.runners.local import LocalRunner
 

@@ -13,10 +13,11 @@ from PIL import Image
 
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, TranslateConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.common import Progress, Runner, no_progress
 from kt_batch.pipelines.extract.worker import ExtractSummary, extract
 from kt_batch.pipelines.index.plan import BuildSummary, build_index
+from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
+from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import TableRef

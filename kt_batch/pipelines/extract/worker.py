@@ -20,21 +20,12 @@ from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.layers import boxes
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.common import (
-    Heartbeat,
-    Progress,
-    Runner,
-    Step,
-    log_summary,
-    no_heartbeat,
-    plan_items,
-    reject_row,
-    rejects_table,
-    run_units,
-    sum_timings,
-)
+from kt_batch.pipelines.inputs import plan_items
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.reading import Reader
+from kt_batch.pipelines.units import log_summary, reject_row, rejects_table, run_units, sum_timings
+from kt_batch.runners.base import Heartbeat, Runner, no_heartbeat
 from kt_batch.store.attempts import find_retry
 from kt_batch.store.images.files import WorkingImage, pad_to, preview
 from kt_batch.store.inputs import list_inputs

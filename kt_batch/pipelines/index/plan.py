@@ -26,7 +26,6 @@ from kt_batch.index.tree import Subtree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
 from kt_batch.kernels.quantised import fit_basis
-from kt_batch.pipelines.common import Heartbeat, Progress, Runner, Step, log_summary, tell_committed
 from kt_batch.pipelines.index.worker import (
     BuildJob,
     PackUnit,
@@ -37,6 +36,9 @@ from kt_batch.pipelines.index.worker import (
     Top,
     build_unit_id,
 )
+from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.pipelines.units import log_committed, log_summary
+from kt_batch.runners.base import Heartbeat, Runner
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -165,7 +167,7 @@ def _stage(
     progress(Step(stage, count, len(units)))
     for receipt in runner.run(factory, pending):  # type: ignore[arg-type]
         done[receipt.unit] = receipt
-        tell_committed(receipt)
+        log_committed(receipt)
         count += 1
         progress(Step(stage, count, len(units)))
     return [done[unit.id] for unit in units]

@@ -22,8 +22,8 @@ from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
 from kt_batch.kernels.principal import Basis
-from kt_batch.pipelines.common import Heartbeat, no_heartbeat
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt

@@ -22,22 +22,13 @@ from kt_batch.index.shards import open_shard
 from kt_batch.index.tree import Tree
 from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.common import (
-    Heartbeat,
-    Progress,
-    Runner,
-    log_summary,
-    no_heartbeat,
-    plan_items,
-    reject_row,
-    rejects_table,
-    run_units,
-    sum_timings,
-    unreadable_id,
-)
+from kt_batch.pipelines.inputs import plan_items, unreadable_id
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
+from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.reading import BackgroundExecutor, Reader
 from kt_batch.pipelines.translate.provenance import Provenance
+from kt_batch.pipelines.units import log_summary, reject_row, rejects_table, run_units, sum_timings
+from kt_batch.runners.base import Heartbeat, Runner, no_heartbeat
 from kt_batch.store.attempts import find_retry
 from kt_batch.store.images.files import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path

@@ -1,0 +1,95 @@
+"""Inputs by content: identify them for a plan, and read them again for the work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from kt_batch.errors import Reason, RejectError, UnreachableError
+from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.store.images.files import WorkingImage, image_id
+from kt_batch.store.inputs import Input, input_id, read_input
+from kt_batch.store.units import Item
+
+HASH_THREADS = 8
+MAX_INPUTS_PER_TASK = 16  # handing a small file to a thread costs more than hashing it
+
+Decode = Callable[[bytes, int], WorkingImage]  # the bytes of a file and a long side
+
+
+def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
+    """Identify every input by its content.
+
+    An input that cannot be read now is planned under an id made of its URI. Its unit then rejects it with the reason.
+    """
+    items: list[Item] = []
+    size = max(1, min(MAX_INPUTS_PER_TASK, len(inputs) // (8 * HASH_THREADS)))
+    portions = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        for portion in pool.map(lambda some: [_identify(source) for source in some], portions):
+            items += portion
+            progress(Step("plan", len(items), len(inputs)))
+    return items
+
+
+def _identify(source: Input) -> Item:
+    try:
+        identity = input_id(source.uri)
+    except RejectError:
+        identity = unreadable_id(source.uri)
+    return Item(identity, source.uri, source.name)
+
+
+def unreadable_id(uri: str) -> str:
+    """Return the image id that stands for an input whose bytes could not be read when it was planned."""
+    return hashlib.sha256(b"unreadable:" + uri.encode()).hexdigest()[:16]
+
+
+def read_planned(item: Item) -> bytes:
+    """Read the bytes of a planned input.
+
+    Raises:
+        RejectError: The input cannot be read, or its bytes are not those that were planned.
+        UnreachableError: Its store fails.
+    """
+    data = read_input(item.uri)
+    if image_id(data) != item.image_id:
+        raise RejectError(Reason.CHANGED, f"'{item.uri}' has changed since it was planned; run the command again.")
+    return data
+
+
+def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Sequence[str] = ()) -> WorkingImage:
+    """Read the working image of items that are one image, from the first URI that has it.
+
+    Bytes that cannot be decoded are not tried from another URI, where they would be the same.
+
+    Args:
+        items: Names of one image.
+        size: Long side of the working image.
+        decode: Turns the bytes of a file into a working image.
+        other_uris: URIs to try after those of the items.
+
+    Raises:
+        RejectError: No URI has the image; the error of the first URI.
+        UnreachableError: One of the URIs lies in a store that fails.
+    """
+    image = items[0].image_id
+    first: RejectError | None = None
+    unreachable: UnreachableError | None = None
+    for uri in dict.fromkeys([*(item.uri for item in items), *other_uris]):
+        try:
+            data = read_planned(Item(image, uri, uri))
+        except RejectError as error:
+            first = first or error
+            continue
+        except UnreachableError as error:
+            unreachable = error
+            continue
+        try:
+            return decode(data, size)
+        except RejectError as error:
+            if first is None:
+                raise
+            raise first from error.with_traceback(None)  # the traceback holds the bytes of the file
+    raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")

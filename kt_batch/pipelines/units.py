@@ -1,0 +1,179 @@
+"""Units of images: run them, commit them, and turn what fails into rejects."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from kt_batch.errors import Reason, RejectError
+from kt_batch.events import log_event
+from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.runners.base import Heartbeat, Runner
+from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
+from kt_batch.store.schemas import REJECTS
+from kt_batch.store.units import Item, Ledger, Unit
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
+
+
+def by_image(unit: Unit) -> list[list[Item]]:
+    """Return the items of a unit, one list per image id, in id order."""
+    return [list(items) for _, items in groupby(unit.items, key=lambda item: item.image_id)]
+
+
+def quarantine(unit: Unit, image: str, reason: str) -> Unit:
+    """Return the unit with `image` to be rejected unread."""
+    return replace(unit, quarantined={**unit.quarantined, image: reason})
+
+
+def check_quarantined(unit: Unit, image: str) -> None:
+    """Raise RejectError for an image in quarantine."""
+    if image in unit.quarantined:
+        raise RejectError(Reason.FATAL, f"The image was given up: {unit.quarantined[image]}.")
+
+
+def reject_row(item: Item, stage: str, error: RejectError) -> dict[str, str]:
+    """Build one row of the reject table and log it."""
+    fields = {"image": item.image_id, "uri": item.uri, "stage": stage, "reason": str(error.reason)}
+    log_event("image_rejected", error.message, logging.WARNING, **fields)
+    return {"uri": item.uri, "stage": stage, "reason": str(error.reason), "message": error.message}
+
+
+def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
+    """Return the reject table of a unit."""
+    return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+@dataclass
+class UnitLog:
+    """What happens while a worker does one unit: seconds by stage and by image, and rejects.
+
+    seconds: Stage -> seconds. item_seconds: Image id -> seconds from reading it to its result.
+    """
+
+    seconds: dict[str, float]
+    item_seconds: dict[str, float] = field(default_factory=dict)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of_stages(cls, stages: Iterable[str]) -> UnitLog:
+        """Start a log with no second spent in any stage."""
+        return cls(dict.fromkeys(stages, 0.0))
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds by stage."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] += spent
+
+    def reject(self, items: Sequence[Item], error: RejectError) -> None:
+        """Add one reject row per item."""
+        self.rejects += [reject_row(item, "decode", error) for item in items]
+
+    def receipt(
+        self, unit: Unit, config_digest: str, numerics: dict[str, str], tables: tuple[TableRef, ...], **counts: Any
+    ) -> Receipt:
+        """Return the receipt of the unit, finished now; `counts` are further fields of Receipt."""
+        return Receipt(
+            unit=unit.id,
+            attempt=new_attempt(),
+            config_digest=config_digest,
+            tables=tables,
+            rejects=len(self.rejects),
+            numerics=numerics,
+            timings=self.seconds,
+            finished=time.time(),
+            worker=this_worker(),
+            item_seconds=tuple(self.item_seconds.get(item.image_id) for item in unit.items),
+            **counts,
+        )
+
+
+def earlier_numerics(ledger: Ledger) -> tuple[tuple[str, str], ...] | None:
+    """Return the numerics class of the units committed so far; None when there are none."""
+    numerics = next((receipt.numerics for receipt in ledger.receipts().values()), None)
+    return tuple(numerics.items()) if numerics else None
+
+
+def run_units(
+    runner: Runner,
+    factory: Callable[[], Callable[[Unit, Heartbeat], Receipt]],
+    units: Sequence[Unit],
+    stage: str,
+    progress: Progress,
+) -> list[Receipt]:
+    """Run image units and report how many images are done."""
+    sizes = {unit.id: len(unit.items) for unit in units}
+    total = sum(sizes.values())
+    done = rejects = 0
+    receipts: list[Receipt] = []
+    progress(Step(stage, 0, total))
+    for receipt in runner.run(factory, units, quarantine):
+        receipts.append(receipt)
+        log_committed(receipt)
+        done += sizes[receipt.unit]
+        rejects += receipt.rejects
+        progress(Step(stage, done, total, rejects))
+    return receipts
+
+
+def log_committed(receipt: Receipt) -> None:
+    """Log the commit of a unit."""
+    log_event(
+        "unit_committed",
+        unit=receipt.unit,
+        attempt=receipt.attempt,
+        worker=receipt.worker,
+        seconds=round(sum(receipt.timings.values()), 3) if receipt.timings else None,
+        images=receipt.images,
+        patches=receipt.patches,
+        rejects=receipt.rejects,
+    )
+
+
+def log_summary(summary: S) -> S:
+    """Log the summary of a pipeline and return it."""
+    log_event("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **asdict(summary))
+    return summary
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Counts and rates of one call of a pipeline, from the receipts of the units that it committed."""
+
+    new_images: int
+    new_rejected: int
+    seconds: float
+    images_per_second: float
+    patches_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def throughput(fresh: Sequence[Receipt], seconds: float) -> Throughput:
+    """Return what the units committed in the last `seconds` amount to."""
+    images, patches = sum(r.images for r in fresh), sum(r.patches for r in fresh)
+    return Throughput(
+        new_images=images,
+        new_rejected=sum(r.rejects for r in fresh),
+        seconds=round(seconds, 3),
+        images_per_second=round(images / seconds, 3),
+        patches_per_second=round(patches / seconds, 1),
+        stage_seconds=sum_timings(fresh),
+    )
+
+
+def sum_timings(receipts: Sequence[Receipt]) -> dict[str, float]:
+    """Return the seconds per stage over all receipts."""
+    total: dict[str, float] = {}
+    for receipt in receipts:
+        for stage, seconds in receipt.timings.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return {stage: round(seconds, 3) for stage, seconds in total.items()}
