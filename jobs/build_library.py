@@ -29,7 +29,8 @@ from kt_batch.cli.start import (
     run_app,
     save_options,
 )
-from kt_batch.pipelines.extract.worker import extract
+from kt_batch.pipelines.extract.finish import extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.plan import build_index
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -83,7 +84,7 @@ def build_library(
     source, extraction = extract_settings(context.params)
     how = run_options(context.params)
     with make_runner(how) as running, ProgressDisplay() as display:
-        extracted = extract(images, library, extraction, source, how, running, display)
+        extracted = extract(ExtractRequest(images, library, extraction, source, how), running, display)
         release_gpus(running)  # an index is built without
         indexed = build_index(library, building, how, running, display)
     save_options(library, "build_library", context.params)

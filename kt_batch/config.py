@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-MAX_WORKING_SIZE = 4096
+SMALLEST_SIZE, DEFAULT_SIZE, LARGEST_SIZE = 8, 512, 4096  # long side of the working image, in pixels
 
 Layer = Literal["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
+ImageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
-class _Config(BaseModel):
+class Config(BaseModel):
+    """A frozen set of options with a digest."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def digest(self) -> str:
@@ -22,21 +25,25 @@ class _Config(BaseModel):
         So an option that a later version adds leaves the digests of earlier work as they are; in return, what a default
         means may never change.
         """
-        content = self.model_dump(mode="json", exclude_defaults=True)
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self._digested(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def _digested(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True)
 
-class EncoderConfig(_Config):
+
+class EncoderConfig(Config):
     """Which features: the weights by content, the layer, and the size at which images are encoded."""
 
     encoder: str = "kt-vgg"
     weights_sha256: str = Field(description="SHA-256 of the encoder's weight file")
     layer: Layer = "relu3_1"
-    size: int = Field(512, ge=8, le=MAX_WORKING_SIZE, description="long side of the working image; never enlarged")
+    size: int = Field(
+        DEFAULT_SIZE, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="long side of the working image; never enlarged"
+    )
 
 
-class ExtractConfig(_Config):
+class ExtractConfig(Config):
     """What a library holds."""
 
     encoder: EncoderConfig
@@ -48,7 +55,7 @@ class ExtractConfig(_Config):
     attribution: str = ""
 
 
-class IndexConfig(_Config):
+class IndexConfig(Config):
     """How a library is indexed."""
 
     match_space: Literal["raw", "centred"] = "raw"
@@ -76,7 +83,7 @@ class IndexConfig(_Config):
 Searcher = Literal["ours", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
 
 
-class SearchConfig(_Config):
+class SearchConfig(Config):
     """How the nearest patch is found."""
 
     searcher: Searcher = "ours"
@@ -94,23 +101,38 @@ class SearchConfig(_Config):
         return self
 
 
-class TranslateConfig(_Config):
-    """How an image is translated."""
+ImageFormat = Literal["png", "jpg", "webp"]
 
-    encoder: EncoderConfig
-    decoder_sha256: str
-    index_digest: str = Field(description="the index names its library's snapshot")
-    search: SearchConfig = SearchConfig()
-    swap: Literal["geometric", "statistics"] = "geometric"
-    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1 all swapped, 0 the picture through encoder and decoder")
-    temperature: float = Field(0.05, gt=0.0, description="weights of the top k are softmax(NCC / temperature)")
-    query_stride: int = Field(1, ge=1, le=2)
-    preserve_colour: bool = False
-    format: Literal["png", "jpg", "webp"] = "png"
+
+class MethodConfig(Config):
+    """How images are translated: what the configurations of all methods have in common.
+
+    Each method adds its own fields (kt_batch.methods). What a method does not use stays at its default. Weights, index
+    and style images are named by content, never by path.
+    """
+
+    method: str
+    encoder: EncoderConfig | None = None
+    decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file")
+    index_digest: str | None = Field(None, description="the index, and so its library's snapshot; none: in memory")
+    styles: tuple[ImageId, ...] = Field((), description="image ids of the style images")
+    format: ImageFormat = Field("png", description="file format of the outputs")
     quality: int = Field(95, ge=1, le=100, description="of jpg and webp")
 
+    @property
+    def searcher(self) -> Searcher | None:
+        """The searcher that looks for patches; None where the method does not search."""
+        return None
 
-class RunOptions(_Config):
+    def _digested(self) -> dict[str, Any]:
+        """Name the method always, except for `knowledge`, whose digests are older than the field."""
+        content = super()._digested() | {"method": self.method}
+        if self.method == "knowledge":
+            del content["method"]
+        return content
+
+
+class RunOptions(Config):
     """What may differ between two runs of one job without changing its result; in no digest."""
 
     runner: Literal["local", "ray"] = "local"

@@ -25,7 +25,7 @@ from kt_batch.store.images.files import image_id
 from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.cli.conftest import QUICK, Say, kt  # noqa: F401  # the fixture
-from tests.support.tiny import draw_all, extracted, indexed, rows, translate_job, translated
+from tests.support.tiny import draw_all, extracted, indexed, rows, translate_request, translated
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIASECRET", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_SESSION_TOKEN": "quiet"}
 
@@ -68,7 +68,7 @@ def test_every_pipeline_tells_its_units_and_its_summary(tmp_path: Path) -> None:
     with write_log(str(tmp_path / "log")):
         extracted([images], tmp_path / "library")
         index = indexed(tmp_path / "library").index
-        translated([images], translate_job(tmp_path / "library", tmp_path / "run", index))
+        translated([images], translate_request(tmp_path / "library", tmp_path / "run", index))
     events = lines(tmp_path / "log")
     assert [event["of"] for event in events if event["event"] == "summary"] == ["extract", "build", "translate"]
     begun = [event["unit"] for event in events if event["event"] == "unit_started"]

@@ -16,9 +16,10 @@ from kt_batch.cli.maintenance import add_care_commands
 from kt_batch.cli.models import models_command
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.start import leave, make_runner, new_encoder, print_summary, run_app
-from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, TranslateConfig
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.demo.demo import demo
 from kt_batch.errors import StorageError, UsageError
+from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import load_decoder, load_encoder
 from kt_batch.pipelines.single import translate_one
 from kt_batch.report.explain import explain
@@ -78,11 +79,10 @@ def try_command(
     source, encoder_config = new_encoder(encoder, encoder_weights, layer, size)
     loaded = load_encoder(source)
     decoder = load_decoder(loaded, encoder, layer, decoder_weights)
-    translation = TranslateConfig.model_validate(
+    translation = KnowledgeConfig.model_validate(
         {
             "encoder": encoder_config,
             "decoder_sha256": decoder.sha256,
-            "index_digest": "memory",
             "search": {"probes": probes, "top_k": top_k},
             "swap": swap,
             "alpha": alpha,
@@ -118,10 +118,9 @@ def demo_command(
     kt-batch demo --out demo-out
     """
     source, encoder_config = new_encoder("kt-vgg", None, "relu3_1", 512)
-    decoder = load_decoder(load_encoder(source), "kt-vgg", "relu3_1", None)
     how = RunOptions(runner=runner, workers=workers, threads=threads)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = demo(out, ExtractConfig(encoder=encoder_config), decoder.sha256, source, how, running, display)
+        summary = demo(out, ExtractConfig(encoder=encoder_config), source, how, running, display)
     print_summary(asdict(summary), [f"Open {summary.sheet}"], json)
     return 0
 

@@ -18,24 +18,24 @@ from kt_batch.cli.start import (
     FAILED,
     absolute_file,
     job_code,
-    library_models,
     make_runner,
     new_encoder,
     print_summary,
     reject_code,
     save_options,
 )
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, Estimate, Pilot, estimate_extract, estimate_translate
-from kt_batch.pipelines.extract.worker import ExtractSummary, extract, readable_size
+from kt_batch.pipelines.extract.finish import ExtractSummary, extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.plan import BuildSummary, build_index
-from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, default_cache, translate
+from kt_batch.pipelines.progress import readable_size
+from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.run_report import duration
-from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
-from kt_batch.store.locations import absolute_place
 
 
 def add_batch_commands(app: typer.Typer) -> None:
@@ -88,7 +88,7 @@ def extract_command(
     source, extraction = extract_settings(context.params)
     how = run_options(context.params)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = extract(images, library, extraction, source, how, running, display)
+        summary = extract(ExtractRequest(images, library, extraction, source, how), running, display)
     save_options(library, "extract", context.params)
     print_summary(asdict(summary), extract_lines(summary), json)
     return reject_code(summary.rejected)
@@ -237,41 +237,25 @@ def translate_command(
 
 def run_translate(given: Mapping[str, Any]) -> TranslateSummary:
     """Translate with the options of `translate_command`, by their names; `jobs/translate.py` takes the same ones."""
-    how = run_options(given)
-    job = translate_settings(given, how)
-    with make_runner(how) as running, ProgressDisplay() as display:
-        return translate(given["images"], job, how, running, display)
+    request = translate_request(given)
+    with make_runner(request.options) as running, ProgressDisplay() as display:
+        return translate(request, running, display)
 
 
-def translate_settings(given: Mapping[str, Any], how: RunOptions) -> TranslateJob:
+def translate_request(given: Mapping[str, Any]) -> TranslateRequest:
     """What a run is to be made with, from the options of `translate_command` by their names."""
-    opened = Library.open(given["library"])
-    source, _, decoder = library_models(opened, given["encoder_weights"], given["decoder_weights"])
-    encoder = opened.config.encoder
-    if given["size"] is not None:
-        encoder = EncoderConfig.model_validate({**encoder.model_dump(), "size": given["size"]})
     search = SearchConfig.model_validate({name: given[name] for name in SearchConfig.model_fields})
     same = ("swap", "alpha", "query_stride", "preserve_colour", "format", "quality")
-    translation = TranslateConfig.model_validate(
-        {
-            "encoder": encoder,
-            "decoder_sha256": decoder.sha256,
-            "index_digest": find_index(opened, given["index"]).digest,
-            "search": search,
-            **{name: given[name] for name in same},
-        }
+    choice = Choice(
+        library=given["library"],
+        index=given["index"],
+        encoder=EncoderSource(path=absolute_file(given["encoder_weights"])),
+        decoder=absolute_file(given["decoder_weights"]),
+        size=given["size"],
+        cache=absolute_file(given["cache_dir"]),
     )
-    return TranslateJob(
-        library=absolute_place(given["library"]),
-        run=absolute_place(given["out"]),
-        config=translation,
-        source=source,
-        decoder_path=absolute_file(given["decoder_weights"]),
-        cache=absolute_file(given["cache_dir"]) or default_cache(),
-        threads=how.threads,
-        numerics=None,
-        mix_numerics=how.mix_numerics,
-    )
+    config, sources = choose("knowledge", {"search": search, **{name: given[name] for name in same}}, choice)
+    return TranslateRequest(given["images"], given["out"], config, sources, run_options(given))
 
 
 def retry_lines(rejected: int) -> list[str]:
@@ -315,15 +299,15 @@ def dry_extract(given: Mapping[str, Any], asked: DryRunRequest) -> Estimate:
     source, extraction = extract_settings(given)
     how = run_options(given)
     with make_runner(RunOptions()) as running, ProgressDisplay() as display:
-        return estimate_extract(given["images"], given["library"], extraction, source, how, asked, running, display)
+        request = ExtractRequest(given["images"], given["library"], extraction, source, how)
+        return estimate_extract(request, asked, running, display)
 
 
 def dry_translate(given: Mapping[str, Any], asked: DryRunRequest) -> Estimate:
     """What `translate` would do with these options. A pilot is done here, whatever runner is to do the rest."""
-    how = run_options(given)
-    job = translate_settings(given, how)
+    request = translate_request(given)
     with make_runner(RunOptions()) as running, ProgressDisplay() as display:
-        return estimate_translate(given["images"], job, how, asked, running, display)
+        return estimate_translate(request, asked, running, display)
 
 
 def estimate_code(estimate: Estimate) -> int:

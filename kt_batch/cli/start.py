@@ -24,13 +24,13 @@ from typer.exceptions import TyperException
 
 from kt_batch import __version__
 from kt_batch.config import EncoderConfig, RunOptions
-from kt_batch.errors import KtBatchError, MismatchError, UsageError
+from kt_batch.errors import KtBatchError, UsageError
 from kt_batch.events import log_event, write_log
-from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines import encoders
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.shutdown import GracefulShutdown
-from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 from kt_batch.training.autoencoder import Member
 
@@ -147,29 +147,7 @@ def make_members(run_options: RunOptions, gpu: bool, out: Path) -> Iterator[Call
 def new_encoder(name: str, weights: str | None, layer: str, size: int) -> tuple[EncoderSource, EncoderConfig]:
     """The encoder that a new library is to be made with."""
     source = EncoderSource(name, absolute_file(weights))
-    loaded = load_encoder(source)
-    if layer not in loaded.network.layers:
-        cuts = ", ".join(cut for cut in loaded.network.layers if cut.startswith("relu") and cut.endswith("_1"))
-        raise UsageError(f"The encoder '{name}' cannot be cut at {layer}; it has {cuts}.")
-    config = EncoderConfig.model_validate(
-        {"encoder": name, "weights_sha256": loaded.sha256, "layer": layer, "size": size}
-    )
-    return source, config
-
-
-def library_models(
-    library: Library, encoder_weights: str | None, decoder_weights: str | None
-) -> tuple[EncoderSource, LoadedEncoder, LoadedDecoder]:
-    """The encoder a library was made with and its decoder. Raises MismatchError when these weights are others."""
-    wanted = library.config.encoder
-    source = EncoderSource(wanted.encoder, absolute_file(encoder_weights))
-    encoder = load_encoder(source)
-    if encoder.sha256 != wanted.weights_sha256:
-        raise MismatchError(
-            f"'{library.location.uri}' was made with encoder '{wanted.encoder}' {wanted.weights_sha256[:16]}, "
-            f"these weights are {encoder.sha256[:16]}; give the right ones with --encoder-weights."
-        )
-    return source, encoder, load_decoder(encoder, wanted.encoder, wanted.layer, decoder_weights)
+    return source, encoders.new_encoder(source, layer, size)[1]
 
 
 def absolute_file(path: str | None) -> str | None:

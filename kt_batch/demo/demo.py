@@ -8,14 +8,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, TranslateConfig
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.demo.canvases import canvas
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.extract.worker import extract
+from kt_batch.pipelines.extract.finish import extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.plan import build_index
 from kt_batch.pipelines.progress import Progress
-from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, default_cache, translate
+from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.sheet import write_sheet
 from kt_batch.runners.base import Runner
 
@@ -36,9 +39,8 @@ class DemoSummary:
 def demo(
     out: Path,
     extraction: ExtractConfig,
-    decoder_sha256: str,
     source: EncoderSource,
-    how: RunOptions,
+    options: RunOptions,
     runner: Runner,
     progress: Progress,
 ) -> DemoSummary:
@@ -51,20 +53,14 @@ def demo(
     runs = {}
     for name in LIBRARIES:
         library = str(out / "libraries" / name)
-        extract([str(out / "styles" / name)], library, extraction, source, how, runner, progress)
-        index = build_index(library, IndexConfig(), how, runner, progress)
+        styles = [str(out / "styles" / name)]
+        extract(ExtractRequest(styles, library, extraction, source, options), runner, progress)
+        index = build_index(library, IndexConfig(), options, runner, progress)
         for swap in SWAPS:
-            config = TranslateConfig.model_validate(
-                {
-                    "encoder": extraction.encoder,
-                    "decoder_sha256": decoder_sha256,
-                    "index_digest": index.index,
-                    "swap": swap,
-                }
-            )
             run = str(out / "runs" / f"{name}-{swap}")
-            job = TranslateJob(library, run, config, source, None, default_cache(), how.threads, None, False)
-            runs[f"{name}, {swap} swap"] = translate([str(out / "photographs")], job, how, runner, progress)
+            config, sources = choose("knowledge", {"swap": swap}, Choice(library=library, index=index.index))
+            request = TranslateRequest([str(out / "photographs")], run, config, sources, options)
+            runs[f"{name}, {swap} swap"] = translate(request, runner, progress)
     sheet = write_sheet({title: summary.run for title, summary in runs.items()}, out)
     return DemoSummary(str(sheet), runs)
 

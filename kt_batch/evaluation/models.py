@@ -14,7 +14,7 @@ from torch import Tensor
 from kt_batch.errors import UsageError
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import unit
-from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
+from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.inputs import plan_items

@@ -10,21 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, IndexConfig, SearchConfig, TranslateConfig
+from kt_batch.config import EncoderConfig, IndexConfig, SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import canonical_scores, unit
-from kt_batch.methods.knowledge import KnowledgeTransfer, encode, to_pixels, to_tensor
+from kt_batch.methods.base import Resources
+from kt_batch.methods.features import encode, to_pixels, to_tensor
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import encode as encode_image
@@ -130,7 +133,7 @@ class _Asked:
 
 
 def _asked(index: Index, queries: Tensor) -> _Asked:
-    return _Asked(index, queries, search(index, queries, SEARCHES["exact"]).scores[:, 0])
+    return _Asked(index, queries, find(index, queries, SEARCHES["exact"]).scores[:, 0])
 
 
 def _figures(layer: str, name: str, prepared_queries: Sequence[_Asked]) -> PaperFigures:
@@ -142,9 +145,9 @@ def _figures(layer: str, name: str, prepared_queries: Sequence[_Asked]) -> Paper
         if name == "traverse":
             rows, spent = _traverse(each.index, vectors)
         else:
-            search(each.index, queries[:8], SEARCHES[name])  # what is built once for a library is not searching
+            find(each.index, queries[:8], SEARCHES[name])  # what is built once for a library is not searching
             started = time.perf_counter()
-            rows = search(each.index, queries, SEARCHES[name]).rows[:, 0]
+            rows = find(each.index, queries, SEARCHES[name]).rows[:, 0]
             spent = time.perf_counter() - started
         seconds, patches = seconds + spent, patches + len(queries)
         scores, best = canonical_scores(vectors, each.index.match_vectors(rows)), each.best[: len(queries)]
@@ -181,16 +184,15 @@ def _sheet(
     for swap in ("geometric", "statistics"):
         pictures = []
         for name in names:
-            config = TranslateConfig.model_validate(
+            config = KnowledgeConfig.model_validate(
                 {
                     "encoder": EncoderConfig.model_validate({"weights_sha256": loaded.sha256, "layer": layer}),
                     "decoder_sha256": decoder.sha256,
-                    "index_digest": "",
                     "search": SEARCHES[name],
                     "swap": swap,
                 }
             )
-            method = KnowledgeTransfer(loaded.network, decoder.network, index, config)
-            pictures.append(to_pixels(method.translate(image).image))
+            method = KnowledgeTransfer(config, Resources(loaded.network, decoder.network, index))
+            pictures.append(to_pixels(cast("Tensor", method.translate(image).output)))
         rows.append(np.concatenate(pictures, axis=1))
     return encode_image(np.concatenate(rows, axis=0), "png", 95)

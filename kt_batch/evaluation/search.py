@@ -18,14 +18,14 @@ from kt_batch.errors import MismatchError
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.ids import sort_order
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.index.searchers.faiss import build_baseline, search_baseline
 from kt_batch.index.searchers.scan import scan_device
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import canonical_scores, unit
-from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import pad_to
@@ -177,7 +177,7 @@ def query_patches(library_uri: str, images: Sequence[str], source: EncoderSource
 def ask(index: Index, queries: Tensor, sample: int = TRUTH) -> DryRunRequest:
     """Find the exact matches of `sample` queries, evenly spread."""
     chosen = torch.arange(min(sample, len(queries))) * len(queries) // min(sample, len(queries))
-    exact = search(index, queries[chosen], SearchConfig(searcher="exact"))
+    exact = find(index, queries[chosen], SearchConfig(searcher="exact"))
     return DryRunRequest(queries, chosen, exact.scores[:, 0], _mean_ncc(index, queries[chosen], exact.rows[:, 0]))
 
 
@@ -228,11 +228,11 @@ def _in_words(row: SearchFigures) -> str:
 def searcher(index: Index, config: SearchConfig) -> Find:
     """A searcher of an index as a function from raw queries to rows, scores and what is certified."""
 
-    def find(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = search(index, queries, config)
+    def best(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = find(index, queries, config)
         return found.rows[:, 0], found.scores[:, 0], found.certified
 
-    return find
+    return best
 
 
 def _rival(index: Index, name: str, prepared_queries: DryRunRequest, progress: Progress) -> list[SearchFigures]:

@@ -38,6 +38,20 @@ PAIRS = 65536  # re-scored at a time
 
 @dataclass(frozen=True)
 class Matches:
+    """The nearest patches of n queries, with what a transfer and its provenance need of them; k each, best first.
+
+    patch_ids: `(n, k, 12)` uint8. values: `(n, k, 4, C)` float32, the raw patches. scores: `(n, k)` float64, the cosine
+    in match space. certified: `(n,)` bool.
+    """
+
+    patch_ids: Tensor
+    values: Tensor
+    scores: Tensor
+    certified: Tensor
+
+
+@dataclass(frozen=True)
+class Found:
     """What a search found for n queries: rows `(n, k)` int64 of the index, best first; scores `(n, k)` float64, the
     cosine in match space (of the bands read, for `bhkm`); certified `(n,)` bool: no kept patch has a larger canonical
     score than the first match."""
@@ -48,6 +62,16 @@ class Matches:
 
 
 def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
+    """Find the nearest patches of `(n, 4, C)` float32 raw query patches, as `find` does, and read them."""
+    found = find(index, queries, config)
+    n, k = found.rows.shape
+    rows, which = found.rows.flatten().unique(return_inverse=True)
+    ids = torch.from_numpy(index.patch_ids(found.rows.flatten()))
+    values = index.patches(rows).index_select(0, which)
+    return Matches(ids.view(n, k, 12), values.view(n, k, *queries.shape[1:]), found.scores, found.certified)
+
+
+def find(index: Index, queries: Tensor, config: SearchConfig) -> Found:
     """The nearest kept patches of `(n, 4, C)` float32 raw query patches. k = min(top_k, patches in the index).
 
     Where `config.probes` leaves may hold fewer than k patches, more leaves are probed. Raises UsageError for a query
@@ -60,16 +84,16 @@ def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
         return _exact(index, vectors, k)
     if config.searcher in BASELINES:
         rows, scores = search_baseline(baseline_of(index, config.searcher), index, vectors, k, config.probes)
-        return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
+        return Found(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     if config.searcher == "scan":
         rows, scores = search_scan(index, vectors, k)
-        return Matches(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
+        return Found(rows, scores, torch.zeros(len(vectors), dtype=torch.bool))
     probes = min(max(config.probes, index.leaves_holding(k)), index.tree.leaves)
     if config.searcher == "ours":
         # All leaves probed by estimate cost as much as all proved by bound.
         certify = config.certify or probes == index.tree.leaves
         rows, scores = (search_certified if certify else search_fast)(index, vectors, k, probes)
-        return Matches(rows, scores, torch.full((len(vectors),), certify))
+        return Found(rows, scores, torch.full((len(vectors),), certify))
     bands = None if config.searcher == "hkm" else config.bands
     return _published(index, vectors, haar(queries), k, probes, bands)
 
@@ -116,14 +140,14 @@ class _Pool:
 _Offers = Callable[[Tensor], Iterator[tuple[Tensor, Tensor, Tensor]]]
 
 
-def _exact(index: Index, queries: Tensor, k: int) -> Matches:
+def _exact(index: Index, queries: Tensor, k: int) -> Found:
     def offers(who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for x, rows in _all_patches(index):
             for some in who.split(1024):
                 yield some, x, rows
 
     rows, scores = _canonically_best(index, queries, k, offers)
-    return Matches(rows, scores, torch.ones(len(queries), dtype=torch.bool))
+    return Found(rows, scores, torch.ones(len(queries), dtype=torch.bool))
 
 
 def _all_patches(index: Index) -> Iterator[tuple[Tensor, Tensor]]:
@@ -212,7 +236,7 @@ def _best(index: Index, rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, T
     return rows.flatten()[order[:, :k]], scores.flatten()[order[:, :k]]
 
 
-def _published(index: Index, vectors: Tensor, packets: Tensor, k: int, probes: int, bands: int | None) -> Matches:
+def _published(index: Index, vectors: Tensor, packets: Tensor, k: int, probes: int, bands: int | None) -> Found:
     """HKM, and BHKM as the paper has it: greedy descent with `vectors` `(n, D)`, then the cosine of the bands read with
     their own norms, no re-scoring. `bands` None is HKM: the cosine of the patches themselves."""
     mean = index.tree.mean
@@ -225,7 +249,7 @@ def _published(index: Index, vectors: Tensor, packets: Tensor, k: int, probes: i
         x = pad_rows(_view(_read_bands(index, leaf, bands).float(), mean, bands), PATCH_TILE)
         pool.offer(who, _product(queries, who, x)[:, :count], rows)
     rows, scores = _best(index, pool.rows, pool.scores.double(), k)
-    return Matches(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
+    return Found(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
 
 
 def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:

@@ -133,7 +133,7 @@ def survey(opened: Library | Run) -> Survey:
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
     if isinstance(opened, Run):
-        possible, made = _outputs(units, receipts, opened.config.format)
+        possible, made = _outputs(units, receipts, opened.header.format)
         kept, kinds = committed | made | {"run.json"}, RUN_KINDS
     else:
         possible, named = set(), indexes.named if indexes else set()

@@ -2,101 +2,92 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
-from kt_batch.config import TranslateConfig
-from kt_batch.errors import WeightsError
-from kt_batch.index.index import Index
+from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
+from kt_batch.errors import UsageError
 from kt_batch.index.search import Matches, search
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
 from kt_batch.kernels.tiles import canonical_scores, unit
-from kt_batch.models.decoder import Decoder
-from kt_batch.models.encoder import Encoder
+from kt_batch.methods.base import Need, PatchProvenance, Resources, Result
+from kt_batch.methods.features import decode, encode, timed
 
-TOGETHER = 1024  # matches that are read at a time
+MATCHES_PER_TASK = 1024  # a task's matches stay in a core's cache
 
 
-@dataclass(frozen=True)
-class Translation:
-    """One translated image and where it came from.
+class KnowledgeConfig(MethodConfig):
+    """How `knowledge` translates an image."""
 
-    image `(3, H, W)` RGB in [0, 1], as large as what went in; rows and cols `(n,)` of the query patches; matches as in
-    `index.search`; ncc and weights `(n, k)`; seconds per stage.
-    """
+    method: Literal["knowledge"] = "knowledge"
+    encoder: EncoderConfig
+    search: SearchConfig = SearchConfig()
+    swap: Literal["geometric", "statistics"] = Field(
+        "geometric", description="replace patches (paintings), or transfer their local mean and deviation (photographs)"
+    )
+    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: all swapped; 0: the picture through encoder and decoder")
+    temperature: float = Field(0.05, gt=0.0, description="the weights of the top k are softmax(NCC / temperature)")
+    query_stride: int = Field(1, ge=1, le=2, description="step between query patches, in cells")
+    preserve_colour: bool = Field(False, description="keep the photograph's own colours")
 
-    image: Tensor
-    rows: Tensor
-    cols: Tensor
-    matches: Matches
-    ncc: Tensor
-    weights: Tensor
-    seconds: dict[str, float]
+    @property
+    def searcher(self) -> Searcher:
+        """The searcher that looks for patches."""
+        return self.search.searcher
 
 
 class KnowledgeTransfer:
-    """Translates images with one encoder, one decoder and one index; nothing is kept between two images."""
+    """Translates images with one encoder, one decoder and one index."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, index: Index, config: TranslateConfig) -> None:
-        self.encoder = encoder
-        self.decoder = decoder
-        self.index = index
+    config_type: ClassVar[type[MethodConfig]] = KnowledgeConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.INDEX})
+    stages: ClassVar[tuple[str, ...]] = ("encode", "search", "swap", "decode")
+    layer: ClassVar[Layer | None] = "relu3_1"
+
+    def __init__(self, config: KnowledgeConfig, resources: Resources) -> None:
+        if resources.encoder is None or resources.decoder is None or resources.index is None:
+            raise UsageError("The method knowledge needs an encoder, a decoder and an index.")
         self.config = config
-        self.layer = config.encoder.layer
+        self.encoder, self.decoder, self.index = resources.encoder, resources.decoder, resources.index
+        self.cut = config.encoder.layer
+        self.size = config.encoder.size
+        self.stride = self.encoder.geometry(self.cut).stride
 
     @torch.no_grad()
-    def translate(self, image: Tensor) -> Translation:
-        """image: `(3, H, W)` RGB in [0, 1], H and W multiples of the layer's stride and at least twice it."""
+    def translate(self, image: Tensor) -> Result:
+        """Translate one image.
+
+        Args:
+            image: `(3, H, W)` float32 RGB in [0, 1]; both sides are multiples of the stride and at least twice it.
+        """
         seconds: dict[str, float] = {}
-        with _timed(seconds, "encode"):
-            features = encode(self.encoder, image, self.layer)
+        with timed(seconds, "encode"):
+            features = encode(self.encoder, image, self.cut)
         height, width = features.shape[1:]
         rows, cols = positions(height, width, self.config.query_stride, cover=True)
         queries = unfold(features, rows, cols)
-        with _timed(seconds, "search"):
+        with timed(seconds, "search"):
             matches = search(self.index, queries, self.config.search)
-        with _timed(seconds, "swap"):
-            values, ncc = self._matched(queries, matches)
+        with timed(seconds, "swap"):
+            ncc = match_ncc(queries, matches)
             weights = top_k_weights(ncc, self.config.temperature)
-            matched = blend(values, weights)
+            matched = blend(matches.values, weights)
             swapped = self._swap(image, features, queries, matched, rows, cols)
             mixed = features + self.config.alpha * (swapped - features)
-        with _timed(seconds, "decode"):
-            # The photograph keeps its own fine details; painted anew, it loses them.
+        with timed(seconds, "decode"):
+            # A re-rendered photograph keeps its own fine details; a painted one loses them.
             weight = 1 - self.config.alpha if self.config.swap == "geometric" else 1.0
-            result = decode(self.decoder, mixed, features, weight)
+            output = decode(self.decoder, mixed, features, weight)
             if self.config.preserve_colour:
-                result = preserve_colour(result, image)
-        return Translation(result, rows, cols, matches, ncc, weights, seconds)
-
-    def _matched(self, queries: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
-        """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
-        n, k = matches.rows.shape
-        flat = matches.rows.flatten()
-        values, ncc = torch.empty(n * k, *queries.shape[1:]), torch.empty(n * k)
-
-        def read(part: Tensor) -> None:
-            rows, which = flat[part].unique_consecutive(return_inverse=True)
-            found = self.index.patches(rows)
-            values[part] = found.index_select(0, which)
-            matched = unit(found.flatten(1)).index_select(0, which)
-            asked = unit(queries.index_select(0, part // k).flatten(1))
-            ncc[part] = canonical_scores(asked, matched).float()
-
-        with parallel_map() as each:  # a part at a time stays in a core's cache
-            each(read, torch.sort(flat, stable=True).indices.split(TOGETHER))
-        return values.view(n, k, *queries.shape[1:]), ncc.view(n, k)
+                output = preserve_colour(output, image)
+        provenance = PatchProvenance(rows, cols, matches.patch_ids, ncc, weights, matches.certified)
+        return Result(output, provenance, seconds)
 
     def _swap(
         self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor
@@ -106,40 +97,29 @@ class KnowledgeTransfer:
             return geometric_swap(matched, rows, cols, height, width)
         guide = torch.nn.functional.adaptive_avg_pool2d(luminance(image)[None], (height, width))[0]
         swapped = statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
-        # An affine map can lead below zero, where no decoder has ever seen an activation; a code may have any sign.
-        return swapped if self.layer in self.encoder.codes else swapped.clamp_(min=0)
+        # An affine map can go below zero, where no decoder has seen an activation; a code may have any sign.
+        return swapped if self.cut in self.encoder.codes else swapped.clamp_(min=0)
 
 
-def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
-    """One image `(3, H, W)` -> float32 features `(C, h, w)`; never batched, so that its bytes depend on it alone.
+def match_ncc(queries: Tensor, matches: Matches) -> Tensor:
+    """Return the NCC (eq. 2) of each query patch with each of its matches, whatever space the search used.
 
-    Raises WeightsError when they are not finite, which images, whose pixels are, cannot be the cause of.
+    Args:
+        queries: Raw query patches `(n, 4, C)` float32.
+        matches: Their matches, with values `(n, k, 4, C)`.
+
+    Returns:
+        `(n, k)` float32 in [-1, 1].
     """
-    batch = image[None].contiguous(memory_format=torch.channels_last)
-    features = encoder.encode(batch, layer)[0].contiguous()
-    if not features.isfinite().all():
-        raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
-    return features
+    n, k = matches.scores.shape
+    values = matches.values.flatten(0, 1)
+    ncc = torch.empty(n * k, device=queries.device)
 
+    def score(part: Tensor) -> None:
+        matched = unit(values.index_select(0, part).flatten(1))
+        wanted = unit(queries.index_select(0, part // k).flatten(1))
+        ncc[part] = canonical_scores(wanted, matched).float()
 
-def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
-    """One feature map `(C, h, w)` -> image `(3, H, W)` in [0, 1], with the details of `own`: see Decoder.forward."""
-    maps = [None if m is None else m[None].contiguous(memory_format=torch.channels_last) for m in (features, own)]
-    return decoder.decode(cast("Tensor", maps[0]), maps[1], detail_weight)[0].contiguous()
-
-
-def to_tensor(pixels: NDArray[np.float32]) -> Tensor:
-    """`(H, W, 3)` -> `(3, H, W)`, sharing memory."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def to_pixels(image: Tensor) -> NDArray[np.float32]:
-    """`(3, H, W)` -> `(H, W, 3)`."""
-    return image.permute(1, 2, 0).contiguous().numpy()
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - started
+    with parallel_map() as each:
+        each(score, torch.arange(n * k, device=queries.device).split(MATCHES_PER_TASK))
+    return ncc.view(n, k)

@@ -15,26 +15,20 @@ from functools import partial
 from math import ceil
 from statistics import fmean, median
 
-from kt_batch.config import ExtractConfig, RunOptions
-from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.extract.worker import (
-    ExtractJob,
-    ExtractWorker,
-    disk_estimate,
-    image_owners,
-    images_to_do,
-    other_uris,
-    owned_elsewhere,
-)
-from kt_batch.pipelines.inputs import HASH_THREADS, plan_items
+from kt_batch.config import RunOptions
+from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
+from kt_batch.pipelines.extract.worker import ExtractWorker
+from kt_batch.pipelines.inputs import HASH_THREADS
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
+from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics
 from kt_batch.pipelines.progress import Progress, Step
-from kt_batch.pipelines.translate.worker import TranslateJob, TranslateWorker, check_outputs, exclude_outputs
+from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
+from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import by_image, quarantine
 from kt_batch.runners.base import Heartbeat, Runner
-from kt_batch.store.attempts import find_rejects, find_retry
-from kt_batch.store.inputs import input_size, list_inputs
-from kt_batch.store.locations import absolute_place, open_location
+from kt_batch.store.attempts import find_rejects
+from kt_batch.store.inputs import input_size
+from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Item, Ledger, Unit
@@ -121,73 +115,49 @@ class Estimate:
         return not known or (self.output_bytes_at_most or 0) <= (self.free_bytes or 0)
 
 
-def estimate_extract(
-    arguments: Sequence[str],
-    library: str,
-    config: ExtractConfig,
-    source: EncoderSource,
-    options: RunOptions,
-    asked: DryRunRequest,
-    runner: Runner,
-    progress: Progress,
-) -> Estimate:
-    """What `extract` would do with the same arguments; `runner` does the pilot.
+def estimate_extract(request: ExtractRequest, dry_run: DryRunRequest, runner: Runner, progress: Progress) -> Estimate:
+    """Estimate what `extract` does with the same request; `runner` does the pilot.
 
-    Raises what `extract` would raise before it begins, except that a lack of space is told by the estimate.
+    Raises what `extract` raises before it begins, except for a lack of space, which the estimate reports.
     """
-    library = absolute_place(library)
-    ledger = Ledger(open_location(library))
-    items = plan_items(list_inputs(arguments), progress)
-    retry = find_retry(ledger, items) if options.retry_rejected else None
-    new = ledger.would_plan(items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
-    work = _Work(library, ledger, items, new, ledger.pending())
-    work.check_numerics(options)
-    elsewhere = owned_elsewhere(work.units, image_owners(ledger, new))
-    images = [(unit, group) for unit, group in work.images() if (unit.id, group[0].image_id) not in elsewhere]
-    at_most = disk_estimate(images_to_do(ledger, items), config, source) if images else 0
-    others = other_uris(work.units, [*ledger.units(), *new])
+    plan = plan_extract(request, progress, dry_run=True)
+    work = _Work(plan.job.library, plan.ledger, plan.items, plan.planned)
+    work.check_numerics(request.options)
+    others = plan.job.owned_by_other_unit
+    images = [(unit, group) for unit, group in work.images() if (unit.id, group[0].image_id) not in others]
+    at_most = plan.bytes_at_most if images else 0
 
     def worker(folder: str) -> Worker:
-        return ExtractWorker(
-            ExtractJob(folder, config, source, options.threads, numerics=None, mix_numerics=False, others=others)
-        )
+        return ExtractWorker(replace(plan.job, library=folder, numerics=None, owned_by_other_unit=frozenset()))
 
     estimate = replace(
-        work.estimate(options, len(images)), output_bytes_at_most=at_most, estimated_output_bytes=at_most
+        work.estimate(request.options, len(images)), output_bytes_at_most=at_most, estimated_output_bytes=at_most
     )
-    chosen = spread([group for _, group in images], asked.pilot)
-    return projected(estimate, run_pilot(chosen, config.digest(), options, worker, runner, progress), asked.price)
+    chosen = spread([group for _, group in images], dry_run.pilot)
+    pilot = run_pilot(chosen, request.config.digest(), request.options, worker, runner, progress)
+    return projected(estimate, pilot, dry_run.price)
 
 
 def estimate_translate(
-    arguments: Sequence[str],
-    job: TranslateJob,
-    options: RunOptions,
-    asked: DryRunRequest,
-    runner: Runner,
-    progress: Progress,
+    request: TranslateRequest, dry_run: DryRunRequest, runner: Runner, progress: Progress
 ) -> Estimate:
-    """What `translate` would do with the same arguments; `runner` does the pilot.
+    """Estimate what `translate` does with the same request; `runner` does the pilot.
 
-    Raises what `translate` would raise before it begins.
+    Raises what `translate` raises before it begins.
     """
-    location = open_location(job.run)
-    ledger = Ledger(location)
-    items = plan_items(exclude_outputs(list_inputs(arguments), location), progress)
-    check_outputs(ledger, items, job.config.format)
-    config, digest = job.config.model_dump(mode="json"), job.config.digest()
-    retry = find_retry(ledger, items) if options.retry_rejected else None
-    new = ledger.would_plan(items, options.unit_size, config, digest, retry)
-    work = _Work(job.run, ledger, items, new, ledger.pending())
-    work.check_numerics(options, job.config.search.searcher)
+    plan = plan_translate(request, progress, dry_run=True)
+    work = _Work(plan.job.run, plan.ledger, plan.items, plan.planned)
+    work.check_numerics(request.options, request.config.searcher)
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
-        return TranslateWorker(replace(job, run=folder, numerics=None, name_conflicts=frozenset()))
+        job = replace(plan.job, run=folder, numerics=None, name_conflicts=frozenset(), already_written=frozenset())
+        return TranslateWorker(job)
 
-    estimate = work.estimate(options, len(images))
-    pilot = run_pilot(spread(images, asked.pilot), digest, options, worker, runner, progress)
-    return projected(estimate, pilot, asked.price)
+    estimate = work.estimate(request.options, len(images))
+    chosen = spread(images, dry_run.pilot)
+    pilot = run_pilot(chosen, request.config.digest(), request.options, worker, runner, progress)
+    return projected(estimate, pilot, dry_run.price)
 
 
 @dataclass(frozen=True)
@@ -197,45 +167,40 @@ class _Work:
     place: str
     ledger: Ledger
     items: Sequence[Item]
-    new: Sequence[Unit]
-    pending: Sequence[Unit]
-
-    @property
-    def units(self) -> list[Unit]:
-        """All that a run would do, in its order."""
-        return [*self.pending, *self.new]
+    planned: PlannedUnits
 
     def images(self) -> list[tuple[Unit, list[Item]]]:
-        """The items to do by unit and image."""
-        return [(unit, group) for unit in self.units for group in by_image(unit)]
+        """Return the items to do by unit and image."""
+        return [(unit, group) for unit in self.planned.pending for group in by_image(unit)]
 
-    def check_numerics(self, options: RunOptions, searcher: str = "ours") -> None:
-        """As a worker that searches with `searcher` does first of all. Of a cluster's workers nothing is known here."""
-        receipts = self.ledger.receipts().values()
-        if self.units and receipts and options.runner == "local":
+    def check_numerics(self, options: RunOptions, searcher: str | None = None) -> None:
+        """Check the numerics class as a local worker does first. Nothing is known here of a cluster's workers."""
+        earlier = earlier_numerics(self.ledger)
+        if self.planned.pending and earlier and options.runner == "local":
             now = fix_numerics(options.threads, search_device(searcher))
-            check_numerics(next(iter(receipts)).numerics, now, options.mix_numerics)
+            check_numerics(dict(earlier), now, options.mix_numerics)
 
     def estimate(self, options: RunOptions, images: int) -> Estimate:
-        """What can be told without a pilot."""
+        """Return what is known without a pilot."""
         attempts = self.ledger.attempts()
+        pending = self.planned.pending
         finished = {(item.image_id, item.name) for unit, receipt in attempts if receipt for item in unit.items}
-        finished -= {(item.image_id, item.name) for unit in self.units for item in unit.items}
+        finished -= {(item.image_id, item.name) for unit in pending for item in unit.items}
         rejects = find_rejects(self.ledger)
-        again = rejects.among(self.units)
+        again = rejects.among(pending)
         rejected = rejects.count - again
         sizes = _sizes([group for _, group in self.images()])
         return Estimate(
             place=self.place,
             found=len(self.items),
             done=sum((item.image_id, item.name) in finished for item in self.items),
-            to_do=sum(len(unit.items) for unit in self.units),
+            to_do=sum(len(unit.items) for unit in pending),
             images_to_do=images,
             finished=sum(receipt.images for _, receipt in attempts if receipt) + rejected,
             rejected=rejected,
             again=again,
-            units_to_plan=len(self.new),
-            units_pending=len(self.pending),
+            units_to_plan=len(self.planned.new),
+            units_pending=len(pending) - len(self.planned.new),
             input_bytes=sum(size for size in sizes if size is not None),
             unreadable=sizes.count(None),
             output_bytes_at_most=None,

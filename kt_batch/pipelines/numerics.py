@@ -32,11 +32,11 @@ def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
     }
 
 
-def search_device(searcher: str) -> str:
+def search_device(searcher: str | None) -> str:
     """What computes in a process that searches with `searcher`: `cpu`, or `cpu and` the GPU that estimates scores or,
     with `ivf`, proposes patches. Which these are may differ from one to another; scores that count are always the
     cpu's. Raises UsageError where `ivf` has no faiss."""
-    if not (on_gpu(searcher) or (searcher == "scan" and scan_device() == "cuda")):
+    if searcher is None or not (on_gpu(searcher) or (searcher == "scan" and scan_device() == "cuda")):
         return "cpu"
     return f"cpu and {torch.cuda.get_device_name() if torch.cuda.is_available() else 'a GPU'}"
 

@@ -22,3 +22,10 @@ Progress = Callable[[Step], None]
 
 def no_progress(step: Step) -> None:
     """Ignore a step."""
+
+
+def readable_size(size: int) -> str:
+    """Return a number of bytes for a person."""
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

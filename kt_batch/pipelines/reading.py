@@ -48,7 +48,7 @@ class Read:
     whether the unit is done with care."""
 
     items: list[Item]
-    found: WorkingImage | RejectError
+    result: WorkingImage | RejectError
     seconds: float
     isolated: bool
 

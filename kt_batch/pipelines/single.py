@@ -6,19 +6,25 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from kt_batch.config import ExtractConfig, IndexConfig, TranslateConfig
+from kt_batch.config import ExtractConfig, IndexConfig
 from kt_batch.errors import RejectError, UsageError
+from kt_batch.index.ids import unpack_ids
 from kt_batch.index.index import build_in_memory
 from kt_batch.kernels.haar import haar
-from kt_batch.methods.knowledge import KnowledgeTransfer, to_pixels, to_tensor
+from kt_batch.methods.base import PatchProvenance, Resources
+from kt_batch.methods.features import timed, to_tensor
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
+from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.pipelines.translate.worker import output_pixels
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
 from kt_batch.store.inputs import list_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary
@@ -42,54 +48,71 @@ def translate_one(
     paintings: Sequence[str],
     encoder: LoadedEncoder,
     decoder: LoadedDecoder,
-    config: TranslateConfig,
+    config: KnowledgeConfig,
     index_config: IndexConfig,
     threads: int,
 ) -> tuple[bytes, SingleSummary]:
-    """The photograph re-rendered after the paintings, as file bytes of `config.format`.
+    """Re-render one photograph after paintings.
 
-    Raises RejectError when an image cannot be used, UsageError for too many paintings (extract a library instead).
+    Args:
+        photo: A path or URI.
+        paintings: Paths, globs or URIs of up to MAX_PAINTINGS images.
+        encoder: The encoder that `config` names.
+        decoder: Its decoder.
+        config: How the photograph is translated; it names no index.
+        index_config: How the paintings' patches are indexed, in memory.
+        threads: Threads to compute on.
+
+    Returns:
+        The bytes of a file of `config.format`, and a summary.
+
+    Raises:
+        RejectError: An image cannot be used.
+        UsageError: There are too many paintings.
     """
     started = time.perf_counter()
     fix_numerics(threads)
     _, working = _read_image(photo, config.encoder.size)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "extract"):
+        names, library = _extract(paintings, encoder.network, config)
+    with timed(seconds, "index"):
+        vectors = from_fixed_binary(library["vector"], "<f2", (4, encoder.network.channels_at(config.encoder.layer)))
+        packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
+        index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
+    method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
+    result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
+    sources = cast("PatchProvenance", result.provenance)
+    best = unpack_ids(sources.patch_ids[:, 0].numpy())[0]
+    counts = Counter(bytes(image).hex() for image in best)
+    summary = SingleSummary(
+        ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6),
+        shares={names[identity]: round(n / len(best), 4) for identity, n in counts.most_common()},
+        patches=len(best),
+        seconds=round(time.perf_counter() - started, 3),
+        stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
+    )
+    return encode(output_pixels(result, working), config.format, config.quality), summary
+
+
+def _extract(paintings: Sequence[str], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:
+    """Return the URI of each painting by image id, and the patches of all."""
     inputs = list_inputs(paintings)
     if len(inputs) > MAX_PAINTINGS:
         raise UsageError(
             f"`try` takes up to {MAX_PAINTINGS} paintings, not {len(inputs)}; for more, extract a library and index it."
         )
-    seconds: dict[str, float] = {}
     tables, names = [], {}
     for source in inputs:
         identity, painting = _read_image(source.uri, config.encoder.size)
         if identity not in names:
             names[identity] = source.uri
-            tables.append(image_patches(encoder.network, painting, identity, ExtractConfig(encoder=config.encoder)))
-    library = pa.concat_tables(tables)
-    seconds["extract"] = time.perf_counter() - started
-    since = time.perf_counter()
-    vectors = from_fixed_binary(library["vector"], "<f2", (4, encoder.network.channels_at(config.encoder.layer)))
-    packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
-    index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
-    seconds["index"] = time.perf_counter() - since
-    stride = encoder.network.geometry(config.encoder.layer).stride
-    method = KnowledgeTransfer(encoder.network, decoder.network, index, config)
-    found = method.translate(to_tensor(pad_to(working.pixels, stride)))
-    pixels = to_pixels(found.image)[: working.height, : working.width]
-    matched = index.patch_ids(found.matches.rows[:, 0])[:, :8]
-    counts = Counter(bytes(row).hex() for row in matched)
-    summary = SingleSummary(
-        ncc_mean=round(float(found.ncc[:, 0].double().mean()), 6),
-        shares={names[identity]: round(n / len(matched), 4) for identity, n in counts.most_common()},
-        patches=len(matched),
-        seconds=round(time.perf_counter() - started, 3),
-        stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | found.seconds).items()},
-    )
-    return encode(pixels, config.format, config.quality), summary
+            tables.append(image_patches(encoder, painting, identity, ExtractConfig(encoder=config.encoder)))
+    return names, pa.concat_tables(tables)
 
 
 def _read_image(uri: str, size: int) -> tuple[str, WorkingImage]:
-    """Image id and working image. Raises RejectError, which names the file."""
+    """Return image id and working image. Raises RejectError, which names the file."""
     data = read_input(uri)
     try:
         return image_id(data), decode(data, size)

@@ -17,7 +17,7 @@ from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.runners.base import Heartbeat, Runner
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.schemas import REJECTS
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Item, Unit
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -95,12 +95,6 @@ class UnitLog:
             item_seconds=tuple(self.item_seconds.get(item.image_id) for item in unit.items),
             **counts,
         )
-
-
-def earlier_numerics(ledger: Ledger) -> tuple[tuple[str, str], ...] | None:
-    """Return the numerics class of the units committed so far; None when there are none."""
-    numerics = next((receipt.numerics for receipt in ledger.receipts().values()), None)
-    return tuple(numerics.items()) if numerics else None
 
 
 def run_units(

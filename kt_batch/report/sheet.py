@@ -21,7 +21,15 @@ from kt_batch.models.layers import Geometry
 from kt_batch.report.explain import image_size
 from kt_batch.report.inspect import Matches, inspect
 from kt_batch.report.pictures import Line, legend, lines_picture, ncc_cells, ncc_map, scaled
-from kt_batch.report.sources import SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.report.sources import (
+    SourceImage,
+    layer_geometry,
+    layer_of,
+    library_of,
+    open_run,
+    patch_box,
+    source_images,
+)
 from kt_batch.store.images.files import decode
 from kt_batch.store.inputs import read_input
 from kt_batch.store.library import Library
@@ -86,6 +94,9 @@ class Entry:
     matched: tuple[Matched, ...]
 
 
+MATCHING = ("encoder", "index_digest", "search", "temperature", "query_stride")
+
+
 @dataclass(frozen=True)
 class _Shown:
     """A run on the page, with its library when that is at hand, and its outputs by the input's name."""
@@ -99,11 +110,11 @@ class _Shown:
     def matching(self) -> tuple[Any, ...]:
         """Everything that decides which patches match; runs with equal values share their maps and sources."""
         config = self.run.config
-        return config.encoder, config.index_digest, config.search, config.temperature, config.query_stride
+        return tuple(repr(config.get(name)) for name in MATCHING)
 
     @property
     def cells(self) -> Geometry:
-        return layer_geometry(self.run.config.encoder.layer)
+        return layer_geometry(layer_of(self.run))
 
 
 class _Folder:
@@ -188,7 +199,7 @@ def _open(title: str, place: str) -> _Shown:
         library = library_of(run)
     except (StorageError, MismatchError):
         library = None
-    ending = f".{run.config.format}"
+    ending = f".{run.header.format}"
     outputs = {name.removeprefix("images/").removesuffix(ending): output for name, output in run.outputs.items()}
     return _Shown(title, run, library, outputs)
 

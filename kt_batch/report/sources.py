@@ -108,7 +108,7 @@ def library_of(run: Run, library: str | None = None) -> Library:
         found = Library.open(place)
     except MissingError as error:
         raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
-    wanted = run.config.index_digest
+    wanted = str(run.header.index_digest)
     if read_index_summary(found.location, wanted) is None:
         raise MismatchError(
             f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, "
@@ -127,6 +127,13 @@ def indexes(library: Library) -> list[IndexSummary]:
 def layer_geometry(layer: Layer) -> Geometry:
     """What a cell of `layer` sees; the same for every encoder, as all are shaped like VGG-19."""
     return geometry(layers_up_to(VGG19_LAYERS, layer))
+
+
+def layer_of(run: Run) -> Layer:
+    """Return the layer that a run's patches are cut from. Raises MismatchError when its method has no encoder."""
+    if run.header.encoder is None:
+        raise MismatchError(f"The method of '{run.location.uri}' encodes no image.")
+    return run.header.encoder.layer
 
 
 def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:

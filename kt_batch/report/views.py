@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kt_batch.errors import MismatchError, StorageError
 from kt_batch.models.layers import Geometry
-from kt_batch.report.sources import indexes, layer_geometry, library_of, open_place
+from kt_batch.report.sources import indexes, layer_geometry, layer_of, library_of, open_place
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -137,7 +137,7 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
         "outputs": _outputs(run, naming),
     }
     with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
-        views["sources"] = _sources(library_of(run), layer_geometry(run.config.encoder.layer), naming)
+        views["sources"] = _sources(library_of(run), layer_geometry(layer_of(run)), naming)
     return views
 
 
@@ -166,7 +166,7 @@ ORDER BY output"""
 
 def _output_name(run: Run) -> str:
     """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
-    suffix = run.config.format
+    suffix = run.header.format
     names = sorted({item.name for unit in run.ledger.units() for item in unit.items})
     changed = [(name, output) for name in names if (output := output_name(name, suffix)) != f"images/{name}.{suffix}"]
     cases = "".join(f" WHEN {_text(name)} THEN {_text(output)}" for name, output in changed)

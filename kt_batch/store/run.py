@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kt_batch.config import TranslateConfig
+from kt_batch.config import EncoderConfig, ImageFormat, MethodConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store.attempts import Rejects, resolve
 from kt_batch.store.inputs import output_name
@@ -22,6 +22,20 @@ from kt_batch.store.tables import read_table
 from kt_batch.store.units import Attempt, Ledger, Unit
 
 RUN_FORMAT = "kt-batch-run/1"
+
+
+class RunHeader(BaseModel):
+    """What readers of a run need of its configuration, whatever its method.
+
+    `format` has no default: it tells a run from a library, whose configuration has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    method: str = "knowledge"
+    format: ImageFormat
+    encoder: EncoderConfig | None = None
+    index_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,8 @@ class Run:
         if found is None:
             raise MissingError(f"'{location.uri}' is not a run: it has no plan.")
         try:
-            self.config = TranslateConfig.model_validate(found[0])
+            self.config = found[0]
+            self.header = RunHeader.model_validate(found[0])
         except ValidationError as error:
             raise MismatchError(f"'{location.uri}' is not a run of this version: is it a library?") from error
 
@@ -85,7 +100,7 @@ class Run:
         found = []
         for unit, receipt in self.attempts:
             if receipt is not None:
-                found += _outputs(unit, receipt, self.config.format)
+                found += _outputs(unit, receipt, self.header.format)
         return {output.name: output for output in sorted(found, key=lambda output: output.name)}
 
     def parts(self, kind: str) -> list[TableRef]:
@@ -116,7 +131,7 @@ def provenance_of(run: Run, output: Output) -> Any:
         ) from error
 
 
-def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfig, library: str) -> Totals:
+def write_run_summary(location: Location, ledger: Ledger, config: MethodConfig, library: str | None) -> Totals:
     """Write `run.json`, derived from plan, receipts and tables alone."""
     run = Run(location)
     totals = _totals(run)

@@ -46,6 +46,15 @@ PROVENANCE = pa.schema(
     ]
 )
 
+SHARES = pa.schema(
+    [
+        ("output", pa.dictionary(pa.int32(), pa.string())),
+        ("source_image_id", pa.dictionary(pa.int32(), IMAGE_ID)),
+        ("source_uri", pa.dictionary(pa.int32(), pa.string())),
+        ("share", pa.float32()),  # of the whole output; those of one output sum to 1
+    ]
+)
+
 
 def patches_schema(channels: int) -> pa.Schema:
     """The patches table for C channels; `vector` is the `(4, C)` patch, cells a b c d, little-endian float16."""

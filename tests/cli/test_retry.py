@@ -11,7 +11,7 @@ import yaml
 
 from jobs import build_library, translate
 from kt_batch.errors import Reason, RejectError
-from kt_batch.pipelines import common
+from kt_batch.pipelines import inputs
 from kt_batch.store.units import Item
 from tests.cli.conftest import QUICK, Say
 from tests.support.tiny import draw_all
@@ -26,7 +26,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     def read_image(items: Sequence[Item], *rest: Any) -> Any:
         if items[0].name.endswith("2.png"):
             raise RejectError(Reason.TOO_MANY_PIXELS, "2.png is too large")
-        return common.read_image(items, *rest)
+        return inputs.read_image(items, *rest)
 
     monkeypatch.setattr("kt_batch.pipelines.reading.read_image", read_image)
     return monkeypatch

@@ -18,7 +18,8 @@ from kt_batch.cli.options import ConfigFile, Size
 from kt_batch.cli.start import new_encoder
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import shipped
-from kt_batch.pipelines.translate.worker import translate
+from kt_batch.pipelines.translate.finish import translate
+from kt_batch.store.locations import absolute_place
 from tests.cli.conftest import QUICK, Say
 from tests.support.tiny import draw, hashes
 
@@ -140,16 +141,16 @@ def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
         (tmp_path / part).write_bytes((folder / entry[part]["file"]).read_bytes())
     jobs: list[Any] = []
 
-    def watched(images: Any, job: Any, *rest: Any) -> Any:
-        jobs.append(job)
-        return translate(images, job, *rest)
+    def watched(request: Any, *rest: Any) -> Any:
+        jobs.append(request)
+        return translate(request, *rest)
 
     monkeypatch.setattr(kt_batch.cli.batch, "translate", watched)
     monkeypatch.chdir(tmp_path)
     words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
     assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0
     (job,) = jobs
-    places = (job.source.path, job.decoder_path, job.cache, job.run)
+    places = (job.sources.encoder.path, job.sources.decoder, job.sources.cache, absolute_place(job.run))
     assert places == tuple(str(tmp_path / name) for name in ("encoder", "relu3_1", "cache", "run"))
     source, _ = new_encoder("kt-vgg", "encoder", "relu3_1", 64)
     assert source.path == str(tmp_path / "encoder")

@@ -10,7 +10,7 @@ from PIL import Image
 from kt_batch.config import EncoderConfig, ExtractConfig, RunOptions
 from kt_batch.demo import demo as demo_module
 from kt_batch.demo.demo import LIBRARIES, PHOTOGRAPHS, SWAPS, bundled, demo
-from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
+from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.local import LocalRunner
 
@@ -36,9 +36,8 @@ def test_every_library_is_translated_with_both_swaps_and_shown_on_one_sheet(
     monkeypatch.setattr(demo_module, "bundled", small_photographs)
     encoder = load_encoder(EncoderSource())
     extraction = ExtractConfig(encoder=EncoderConfig(weights_sha256=encoder.sha256, size=64))
-    decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
     how = RunOptions(threads=1)
-    summary = demo(tmp_path, extraction, decoder.sha256, EncoderSource(), how, LocalRunner(), no_progress)
+    summary = demo(tmp_path, extraction, EncoderSource(), how, LocalRunner(), no_progress)
     assert sorted(summary.runs) == sorted(f"{name}, {swap} swap" for name in LIBRARIES for swap in SWAPS)
     assert all(run.images == len(PHOTOGRAPHS) and run.rejected == 0 for run in summary.runs.values())
     page = Path(summary.sheet).read_text(encoding="utf-8")

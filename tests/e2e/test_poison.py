@@ -15,7 +15,7 @@ from kt_batch.runners.ray.runner import RayRunner
 from kt_batch.store.images.files import image_id
 from tests.e2e.conftest import Small
 from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
-from tests.support.tiny import extracted, patches, rows, translate_job, translated
+from tests.support.tiny import extracted, patches, rows, translate_request, translated
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
 
@@ -87,7 +87,7 @@ def test_a_poisonous_photograph_costs_its_own_picture_alone(
     poison = photos.pop(place)
     others = photos
     runner = PoisonRunner(poison, harm)
-    summary = translated([small.photos], translate_job(small.library, tmp_path / "run", small.index), runner)
+    summary = translated([small.photos], translate_request(small.library, tmp_path / "run", small.index), runner)
     runner.close()
     assert (summary.images, summary.rejected) == (len(others), 1)
     made = {path.name for path in (tmp_path / "run/images").iterdir()}

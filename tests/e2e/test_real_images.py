@@ -21,7 +21,7 @@ import tenacity
 import torch
 
 from kt_batch.kernels.patches import unfold
-from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.run import Run, provenance_of

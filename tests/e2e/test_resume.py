@@ -20,7 +20,17 @@ from kt_batch.cli.start import run_app
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import parse_receipt
 from tests.e2e.conftest import COMMAND, Small, run
-from tests.support.tiny import draw_all, extracted, hashes, indexed, patches, results, rows, translate_job, translated
+from tests.support.tiny import (
+    draw_all,
+    extracted,
+    hashes,
+    indexed,
+    patches,
+    results,
+    rows,
+    translate_request,
+    translated,
+)
 
 # Runs kt-batch and kills it at one write: `before` the file has its name, or just `after`.
 DRIVER = """
@@ -99,7 +109,7 @@ def test_a_killed_translate_goes_on(small: Small, tmp_path: Path, folder: str, n
     assert ended.code == -signal.SIGKILL
     nothing_half_written(place)
     assert run_app(app, words) == 0
-    translated([small.photos], translate_job(small.library, tmp_path / "undisturbed", small.index))
+    translated([small.photos], translate_request(small.library, tmp_path / "undisturbed", small.index))
     assert results(place) == results(tmp_path / "undisturbed")
 
 
@@ -131,7 +141,7 @@ def test_a_run_that_is_asked_to_end_commits_what_it_began_and_goes_on_later(smal
     )
     assert len(list(tmp_path.glob("run/images/*.png"))) == done < 30  # nothing is there that no receipt names
     assert run_app(app, words) == 0
-    translated([photos], translate_job(small.library, tmp_path / "undisturbed", small.index), unit_size=1)
+    translated([photos], translate_request(small.library, tmp_path / "undisturbed", small.index), unit_size=1)
     assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
 
 
@@ -173,7 +183,7 @@ def test_extract_and_translate_survive_a_death_at_any_write(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = draw_all(tmp_path / "photos", [11, 12])
-    translated([photos], translate_job(small.library, tmp_path / "expected", small.index))
+    translated([photos], translate_request(small.library, tmp_path / "expected", small.index))
     expected = hashes(tmp_path / "expected")
     attempt = [0]
 
@@ -188,7 +198,7 @@ def test_extract_and_translate_survive_a_death_at_any_write(
 
     def translate() -> None:
         place = tmp_path / f"run-{attempt[0]}"
-        translated([photos], translate_job(small.library, place, small.index))
+        translated([photos], translate_request(small.library, place, small.index))
         found = hashes(place)
         same = [name for name in expected if not name.startswith("receipts/")]
         assert {name: found[name] for name in same} == {name: expected[name] for name in same}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from kt_batch.config import RunOptions
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.worker import translate
+from kt_batch.pipelines.translate.finish import translate
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
 from kt_batch.store.library import Library
@@ -24,7 +25,7 @@ from tests.e2e.test_poison import PoisonRunner
 from tests.e2e.test_resume import sweep
 from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
 from tests.support.s3_server import S3Server, ceph_server  # noqa: F401  # the fixture
-from tests.support.tiny import draw_all, extracted, patches, translate_job, translated
+from tests.support.tiny import draw_all, extracted, patches, translate_request, translated
 
 AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
@@ -54,7 +55,7 @@ def retries(place: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_retry_survives_a_death_at_any_write(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = draw_all(tmp_path / "photos", [11, 12])
-    translated([photos], translate_job(small.library, tmp_path / "expected", small.index))
+    translated([photos], translate_request(small.library, tmp_path / "expected", small.index))
     attempt = [0]
 
     def library() -> Path:
@@ -64,7 +65,7 @@ def test_a_retry_survives_a_death_at_any_write(small: Small, tmp_path: Path, mon
         return tmp_path / f"run-{attempt[0]}"
 
     extracted([small.paintings], library(), Cautious())
-    translated([photos], translate_job(small.library, run(), small.index), Cautious())
+    translated([photos], translate_request(small.library, run(), small.index), Cautious())
 
     def begin() -> None:
         attempt[0] += 1
@@ -77,8 +78,8 @@ def test_a_retry_survives_a_death_at_any_write(small: Small, tmp_path: Path, mon
         assert retries(library()) == [0, 0, 1, 1]
 
     def translate_again() -> None:
-        job = translate_job(small.library, run(), small.index)
-        assert translate([str(photos)], job, AGAIN, LocalRunner(), no_progress).rejected == 0
+        request = replace(translate_request(small.library, run(), small.index), images=[str(photos)], options=AGAIN)
+        assert translate(request, LocalRunner(), no_progress).rejected == 0
         assert digest(run()) == digest(tmp_path / "expected")
         assert retries(run()) == [0, 1]
 

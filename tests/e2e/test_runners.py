@@ -11,7 +11,7 @@ from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.ray.runner import RayRunner
 from tests.e2e.conftest import Small
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
-from tests.support.tiny import draw_all, extracted, hashes, indexed, translate_job, translated
+from tests.support.tiny import draw_all, extracted, hashes, indexed, translate_request, translated
 
 
 def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
@@ -25,7 +25,7 @@ def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
         assert hashes(tmp_path / "library", folder) == hashes(small.library, folder)
     assert (tmp_path / "library/library.json").read_bytes() == (small.library / "library.json").read_bytes()
     for runner, place in ((None, "local"), (ray_runner, "ray")):
-        translated([small.photos], translate_job(small.library, tmp_path / place, small.index), runner, unit_size=1)
+        translated([small.photos], translate_request(small.library, tmp_path / place, small.index), runner, unit_size=1)
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
@@ -41,8 +41,8 @@ def test_the_number_of_workers_changes_no_byte(
 ) -> None:
     runner = RayRunner(None, workers, threads=1)
     assert runner.workers == workers
-    translated([small.photos], translate_job(small.library, tmp_path / "local", small.index), unit_size=1)
-    translated([small.photos], translate_job(small.library, tmp_path / "ray", small.index), runner, unit_size=1)
+    translated([small.photos], translate_request(small.library, tmp_path / "local", small.index), unit_size=1)
+    translated([small.photos], translate_request(small.library, tmp_path / "ray", small.index), runner, unit_size=1)
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
 
@@ -58,7 +58,7 @@ def test_any_number_of_workers_and_of_images_in_a_unit_give_one_digest(
     for workers in (1, 2, 5):
         for unit_size, units in ((1, 9), (7, 2), (64, 1)):
             run = tmp_path / f"run-{workers}-{unit_size}"
-            job = translate_job(small.library, run, small.index, cache=tmp_path / "cache")
+            job = translate_request(small.library, run, small.index, cache=tmp_path / "cache")
             translated([photos], job, RayRunner(None, workers, threads=1), unit_size=unit_size)
             assert len(list((run / "provenance").iterdir())) == units
             digests[workers, unit_size] = verify(str(run), no_progress).digest

@@ -13,7 +13,7 @@ from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
 from tests.e2e.conftest import Small
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
-from tests.support.tiny import extracted, hashes, indexed, patches, rows, translate_job, translated
+from tests.support.tiny import extracted, hashes, indexed, patches, rows, translate_request, translated
 
 
 @pytest.fixture(params=["moto_server", pytest.param("ceph_server", marks=[pytest.mark.s3, pytest.mark.slow])])
@@ -51,9 +51,9 @@ def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, p
     local = sorted(v for k, v in hashes(small.library, "index").items() if not k.endswith("index.json"))
     assert content == local
 
-    job = translate_job(library, run, digest, cache=cache)
+    job = translate_request(library, run, digest, cache=cache)
     summary = translated([photos], job)
-    here = translate_job(small.library, tmp_path / "run", small.index)
+    here = translate_request(small.library, tmp_path / "run", small.index)
     assert summary.ncc_mean == translated([small.photos], here).ncc_mean
     assert hashes(run, "images") == hashes(tmp_path / "run", "images")
     assert without(rows(run, "provenance"), "library") == without(rows(tmp_path / "run", "provenance"), "library")
@@ -69,7 +69,7 @@ def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, p
 def test_local_photographs_and_a_library_on_s3_meet(small: Small, place: str, tmp_path: Path) -> None:
     extracted([small.paintings / "1.png"], f"{place}/library")
     digest = indexed(f"{place}/library").index
-    job = translate_job(f"{place}/library", tmp_path / "run", digest, cache=tmp_path / "cache")
+    job = translate_request(f"{place}/library", tmp_path / "run", digest, cache=tmp_path / "cache")
     assert translated([small.photos / "11.png"], job).images == 1
     sources = {row["source_image_id"].hex() for row in rows(tmp_path / "run", "provenance")}
     assert sources == {image_id((small.paintings / "1.png").read_bytes())}

@@ -23,7 +23,7 @@ from kt_batch.store.locations import LocalLocation, Location, open_location
 from kt_batch.store.names import Names
 from tests.support.collection import Collection
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
-from tests.support.tiny import draw, extracted, hashes, indexed, translate_job, translated
+from tests.support.tiny import draw, extracted, hashes, indexed, translate_request, translated
 
 SHA = "c0ffee" * 10 + "cafe"
 TEMPORARY = f".tmp-{'0' * 24}"
@@ -73,7 +73,7 @@ def library(collection: Collection, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished_run(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
-    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    translated([collection.photos], translate_request(collection.library, run, collection.index))
     return run
 
 
@@ -118,7 +118,7 @@ def test_the_image_of_an_input_that_was_rejected_in_the_end_is_an_orphan(
     """The attempt that made it died, and until the next the file was spoilt."""
     photo = draw(tmp_path / "in/a.png", 11)
     draw(tmp_path / "in/b.png", 12)
-    job = translate_job(collection.library, tmp_path / "run", collection.index)
+    job = translate_request(collection.library, tmp_path / "run", collection.index)
     translated([tmp_path / "in"], job)
     for receipt in (tmp_path / "run/receipts").iterdir():
         receipt.unlink()
@@ -271,7 +271,7 @@ def test_after_a_forced_removal_the_unfinished_work_is_done_as_if_for_the_first_
     for receipt in (run / "receipts").iterdir():
         receipt.unlink()
     removed_from(run, force=True)
-    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    translated([collection.photos], translate_request(collection.library, run, collection.index))
     assert verify(str(run), no_progress).digest == digest
 
 

@@ -13,7 +13,7 @@ from kt_batch.errors import MissingError
 from kt_batch.maintenance.verify import VerifySummary, rows_digest, verify
 from kt_batch.pipelines.progress import Step, no_progress
 from tests.support.collection import Collection, Recorder
-from tests.support.tiny import extracted, translate_job, translated
+from tests.support.tiny import extracted, translate_request, translated
 
 TABLE = pa.table({"name": ["a", "b", "a"], "count": pa.array([1, 2, 1], pa.uint16())})
 
@@ -24,7 +24,7 @@ def check(place: Path) -> VerifySummary:
 
 @pytest.fixture
 def run(collection: Collection, tmp_path: Path) -> Path:
-    translated([collection.photos], translate_job(collection.library, tmp_path / "run", collection.index))
+    translated([collection.photos], translate_request(collection.library, tmp_path / "run", collection.index))
     return tmp_path / "run"
 
 
@@ -80,7 +80,7 @@ def test_a_library_has_the_same_digest_for_any_unit_size(
 def test_a_run_that_was_stopped_and_gone_on_with_has_the_digest_of_one_that_was_not(
     collection: Collection, run: Path, tmp_path: Path
 ) -> None:
-    job = translate_job(collection.library, tmp_path / "stopped", collection.index)
+    job = translate_request(collection.library, tmp_path / "stopped", collection.index)
     with pytest.raises(ZeroDivisionError):
         translated([collection.photos], job, Recorder(stop_at=1), unit_size=1)
     half = check(tmp_path / "stopped")
@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_and_gone_on_with_has_the_digest_of_one_that_was_
 
 
 def test_other_options_have_another_digest(collection: Collection, run: Path, tmp_path: Path) -> None:
-    job = translate_job(collection.library, tmp_path / "other", collection.index, alpha=0.5)
+    job = translate_request(collection.library, tmp_path / "other", collection.index, alpha=0.5)
     translated([collection.photos], job)
     assert check(tmp_path / "other").digest != check(run).digest
 
@@ -150,7 +150,7 @@ def test_what_an_attempt_wrote_before_it_was_stopped_is_an_orphan_until_its_unit
     found = check(run)
     assert (found.pending, found.faults, found.foreign) == (1, (), 0)
     assert found.orphans > 1  # images and their provenance
-    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    translated([collection.photos], translate_request(collection.library, run, collection.index))
     assert check(run).orphans == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -9,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, IndexConfig, SearchConfig, TranslateConfig
+from kt_batch.config import EncoderConfig, IndexConfig, SearchConfig
 from kt_batch.errors import WeightsError
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
+from kt_batch.index.search import search
 from kt_batch.kernels.colour import luminance
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap
 from kt_batch.methods import knowledge
-from kt_batch.methods.knowledge import KnowledgeTransfer, Translation, decode, encode, to_pixels, to_tensor
+from kt_batch.methods.base import PatchProvenance, Resources
+from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
@@ -49,15 +53,42 @@ def library_of(seed: int, payload: Literal["4bit", "5bit", "float16"] = "float16
     return index_of(unfold(features, rows, cols), IndexConfig(max_leaf=16, merge=1, payload=payload), ids)
 
 
-def translate(content: int, library: int | Index, **options: Any) -> Translation:
-    config = TranslateConfig(
+@dataclass(frozen=True)
+class Translated:
+    """A result with patch provenance: the fields of both."""
+
+    image: Tensor
+    rows: Tensor
+    cols: Tensor
+    patch_ids: Tensor
+    ncc: Tensor
+    weights: Tensor
+    certified: Tensor
+    seconds: dict[str, float]
+
+
+def translated(config: KnowledgeConfig, resources: Resources, image: Tensor) -> Translated:
+    result = KnowledgeTransfer(config, resources).translate(image)
+    assert isinstance(result.output, Tensor)
+    assert isinstance(result.provenance, PatchProvenance)
+    return Translated(image=result.output, seconds=result.seconds, **vars(result.provenance))
+
+
+def values_of(index: Index, patch_ids: Tensor) -> Tensor:
+    """The raw patches `(m, 4, C)` of ids `(m, 12)`."""
+    row_of = {bytes(patch_id): row for row, patch_id in enumerate(index.patch_ids(torch.arange(index.count)))}
+    return index.patches(torch.tensor([row_of[bytes(patch_id)] for patch_id in patch_ids.numpy()]))
+
+
+def translate(content: int, library: int | Index, **options: Any) -> Translated:
+    config = KnowledgeConfig(
         encoder=EncoderConfig(weights_sha256="0" * 64, layer=LAYER),
         decoder_sha256="0" * 64,
         index_digest="0" * 16,
         **({"search": EVERY} | options),
     )
     index = library_of(library) if isinstance(library, int) else library
-    return KnowledgeTransfer(*networks(), index, config).translate(picture(content))
+    return translated(config, Resources(*networks(), index), picture(content))
 
 
 def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
@@ -65,10 +96,10 @@ def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
     return decode(decoder, encode(encoder, picture(seed), LAYER), detail_weight=detail_weight)
 
 
-def swapped_map(found: Translation, library: int) -> Tensor:
+def swapped_map(found: Translated, library: int) -> Tensor:
     """The feature map of a geometric swap, details and all, from the matches of a translation."""
-    n, k = found.matches.rows.shape
-    values = library_of(library).patches(found.matches.rows.flatten()).view(n, k, 4, -1)
+    n, k = found.ncc.shape
+    values = values_of(library_of(library), found.patch_ids.flatten(0, 1)).view(n, k, 4, -1)
     return geometric_swap(blend(values, found.weights), found.rows, found.cols, SIZE // 4, SIZE // 4)
 
 
@@ -86,8 +117,8 @@ def test_a_picture_finds_its_own_patches_in_a_library_of_itself() -> None:
     assert found.ncc.shape == (121, 1)
     torch.testing.assert_close(found.ncc, torch.ones(121, 1), atol=1e-5, rtol=0)
     own = pack_ids(f"{1:016x}", found.rows.numpy(), found.cols.numpy())
-    assert library_of(1).patch_ids(found.matches.rows[:, 0]).tolist() == own.tolist()
-    assert found.matches.certified.all()
+    assert found.patch_ids[:, 0].tolist() == own.tolist()
+    assert found.certified.all()
 
 
 @pytest.mark.parametrize(("swap", "detail_weight"), [("geometric", 0.0), ("statistics", 1.0)])
@@ -103,7 +134,7 @@ def test_from_a_few_bits_a_value_the_picture_is_the_same_to_45_db(swap: str, pay
     # Of a library of the picture itself every patch is found again, so that both are made of the same matches.
     expected = translate(1, 1, swap=swap)
     found = translate(1, library_of(1, payload), swap=swap)
-    assert found.matches.rows.equal(expected.matches.rows)
+    assert found.patch_ids.equal(expected.patch_ids)
     assert not found.image.equal(expected.image)
     assert -10 * (found.image - expected.image).square().mean().log10() > 45
 
@@ -153,14 +184,14 @@ def test_only_codes_go_below_zero_in_a_statistics_swap(codes: dict[str, int]) ->
     rows, cols = positions(8, 8, stride=1, cover=True)
     dark = unfold(0.01 * picture(1)[:, :8, :8], rows, cols)
     index = index_of(dark, IndexConfig(max_leaf=16, merge=1), pack_ids("00" * 8, rows.numpy(), cols.numpy()))
-    config = TranslateConfig(
+    config = KnowledgeConfig(
         encoder=EncoderConfig(weights_sha256="0" * 64, layer="relu1_1"),
         decoder_sha256="0" * 64,
         index_digest="0" * 16,
         swap="statistics",
         search=EVERY,
     )
-    image = KnowledgeTransfer(encoder, decoder, index, config).translate(stripes).image
+    image = translated(config, Resources(encoder, decoder, index), stripes).image
     # Source: mean 1/2, deviation 1/2; the match is nearly black, the ratio its bound: (x - 1/2)/3 = -1/6 where x is 0.
     expected = torch.tensor([1 / 6, 0.0]).repeat(4).expand(3, 8, 8) if codes else torch.zeros(3, 8, 8)
     torch.testing.assert_close(image, expected, atol=0.02, rtol=0)
@@ -205,7 +236,7 @@ def test_the_weights_of_the_top_k_sum_to_one(top_k: int) -> None:
 def test_more_matches_than_the_library_has_patches_are_all_it_has() -> None:
     found = translate(1, 2, search=SearchConfig(probes=1, top_k=64))
     assert found.ncc.shape == (121, 64)
-    assert found.matches.rows.min() >= 0
+    assert all(len(row.unique(dim=0)) == 64 for row in found.patch_ids)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(121))
 
 
@@ -217,14 +248,15 @@ def test_ncc_is_that_of_the_raw_patches_whatever_the_match_space() -> None:
     patches = unfold(library, rows, cols)
     ids = pack_ids("00" * 8, rows.numpy(), cols.numpy())
     index = index_of(patches, IndexConfig(max_leaf=16, merge=1, match_space="centred"), ids)
-    config = TranslateConfig(
+    config = KnowledgeConfig(
         encoder=EncoderConfig(weights_sha256="0" * 64), decoder_sha256="0", index_digest="0", search=EVERY
     )
-    found = KnowledgeTransfer(*networks(), index, config).translate(picture(1))
-    matched = index.patches(found.matches.rows[:, 0]).flatten(1).double()
+    found = translated(config, Resources(*networks(), index), picture(1))
+    matched = values_of(index, found.patch_ids[:, 0]).flatten(1).double()
     expected = (queries * matched).sum(1) / queries.norm(dim=1) / matched.norm(dim=1)
     torch.testing.assert_close(found.ncc[:, 0].double(), expected, atol=1e-6, rtol=0)
-    assert (found.ncc[:, 0].double() - found.matches.scores[:, 0]).abs().max() > 0.01
+    scores = search(index, unfold(features, rows, cols), EVERY).scores[:, 0]
+    assert (found.ncc[:, 0].double() - scores).abs().max() > 0.01
 
 
 def test_translating_twice_gives_the_same_bytes() -> None:
@@ -238,7 +270,7 @@ def test_matches_are_the_same_read_in_many_parts_or_at_once(monkeypatch: pytest.
     torch.set_num_threads(threads)
     try:
         whole = translate(1, 2, search=SearchConfig(top_k=3))
-        monkeypatch.setattr(knowledge, "TOGETHER", 5)
+        monkeypatch.setattr(knowledge, "MATCHES_PER_TASK", 5)
         parts = translate(1, 2, search=SearchConfig(top_k=3))
     finally:
         torch.set_num_threads(before)

@@ -17,8 +17,8 @@ from kt_batch.pipelines.index import worker as build_units
 from kt_batch.pipelines.index.plan import SHARD_PATCHES, build_index, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import Step
-from kt_batch.pipelines.translate import worker as translate
-from kt_batch.pipelines.translate.worker import open_index
+from kt_batch.pipelines.translate import sources as translate
+from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
 from kt_batch.store.library import Library
@@ -80,7 +80,7 @@ def test_a_small_index_is_opened_in_one_piece_and_a_large_one_shard_by_shard(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(opened(collection.library, collection.index).shards) == 1
-    monkeypatch.setattr(translate, "IN_MEMORY", 0)
+    monkeypatch.setattr(translate, "IN_MEMORY_BYTES", 0)
     summary = read_index_summary(open_location(str(collection.library)), collection.index)
     assert summary is not None
     assert len(opened(collection.library, collection.index).shards) == len(summary.shards) > 1

@@ -17,7 +17,7 @@ from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item
 from tests.support.collection import Collection
-from tests.support.tiny import draw, extracted, hashes, patches, rows, translate_job, translated
+from tests.support.tiny import draw, extracted, hashes, patches, rows, translate_request, translated
 
 CHILD = """
 import os
@@ -35,7 +35,7 @@ FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
     shutil.copytree(collection.paintings, tmp_path / "in")
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
     summary = extracted([tmp_path / "in"], tmp_path / "library")
@@ -49,10 +49,10 @@ def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
     draw(tmp_path / "in/a.png", 31)
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
-    translated([tmp_path / "in"], translate_job(collection.library, tmp_path / "run", collection.index))
+    translated([tmp_path / "in"], translate_request(collection.library, tmp_path / "run", collection.index))
     assert [reject["reason"] for reject in rows(tmp_path / "run", "rejects")] == [Reason.DECODER_DIED]
     assert list(hashes(tmp_path / "run", "images")) == ["images/a.png.png"]
 

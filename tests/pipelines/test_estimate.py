@@ -24,17 +24,17 @@ from kt_batch.pipelines.estimate import (
     projected,
     spread,
 )
-from kt_batch.pipelines.extract.worker import disk_estimate
+from kt_batch.pipelines.extract.plan import ExtractRequest, disk_estimate
 from kt_batch.pipelines.inputs import plan_items
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate import worker as translate
-from kt_batch.pipelines.translate.worker import TranslateJob
+from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Item
 from tests.support.collection import Collection, Recorder
-from tests.support.tiny import draw, draw_all, encoder_config, extracted, hashes, translate_job, translated
+from tests.support.tiny import draw, draw_all, encoder_config, extracted, hashes, translate_request, translated
 
 ONE = RunOptions(threads=1, unit_size=2)
 
@@ -48,18 +48,15 @@ def dry_extract(
     **config: Any,
 ) -> Estimate:
     settings = ExtractConfig.model_validate({"encoder": encoder_config(), **config})
-    words = [str(image) for image in images]
-    runner = runner or LocalRunner()
-    return estimate_extract(
-        words, str(library), settings, EncoderSource(), options, asked or DryRunRequest(), runner, no_progress
-    )
+    request = ExtractRequest([str(image) for image in images], str(library), settings, EncoderSource(), options)
+    return estimate_extract(request, asked or DryRunRequest(), runner or LocalRunner(), no_progress)
 
 
 def dry_translate(
-    images: Sequence[Path], job: TranslateJob, asked: DryRunRequest | None = None, options: RunOptions = ONE
+    images: Sequence[Path], job: TranslateRequest, asked: DryRunRequest | None = None, options: RunOptions = ONE
 ) -> Estimate:
-    words = [str(image) for image in images]
-    return estimate_translate(words, job, options, asked or DryRunRequest(), LocalRunner(), no_progress)
+    request = replace(job, images=[str(image) for image in images], options=options)
+    return estimate_translate(request, asked or DryRunRequest(), LocalRunner(), no_progress)
 
 
 def everything(place: Path) -> dict[str, tuple[int, str]]:
@@ -88,7 +85,7 @@ def paintings(tmp_path: Path) -> Path:
 def test_a_place_that_is_not_there_does_not_come_into_being(
     collection: Collection, temporary: Path, tmp_path: Path, pilot: int
 ) -> None:
-    job = translate_job(collection.library, tmp_path / "new/run", collection.index)
+    job = translate_request(collection.library, tmp_path / "new/run", collection.index)
     dry_extract([collection.paintings], tmp_path / "new/library", DryRunRequest(pilot))
     dry_translate([collection.photos], job, DryRunRequest(pilot))
     assert list(tmp_path.iterdir()) == [temporary]
@@ -98,7 +95,7 @@ def test_a_place_that_is_not_there_does_not_come_into_being(
 @pytest.mark.parametrize("pilot", [0, 2])
 def test_a_place_that_is_there_stays_as_it_is(collection: Collection, tmp_path: Path, pilot: int) -> None:
     library, run = tmp_path / "library", tmp_path / "run"
-    job = translate_job(collection.library, run, collection.index)
+    job = translate_request(collection.library, run, collection.index)
     with pytest.raises(ZeroDivisionError):
         extracted([collection.paintings], library, Recorder(stop_at=1))
     translated([collection.photos / "11.png"], job)
@@ -181,7 +178,9 @@ def test_too_little_space_is_told_and_not_raised(
 
 
 def test_the_size_of_a_run_is_unknown_without_a_pilot(collection: Collection, tmp_path: Path) -> None:
-    found = dry_translate([collection.photos], translate_job(collection.library, tmp_path / "run", collection.index))
+    found = dry_translate(
+        [collection.photos], translate_request(collection.library, tmp_path / "run", collection.index)
+    )
     assert (found.found, found.to_do, found.images_to_do, found.units_to_plan) == (3, 3, 3, 2)
     assert (found.output_bytes_at_most, found.estimated_output_bytes) == (None, None)
     assert found.fits
@@ -204,9 +203,9 @@ def test_other_options_are_refused_in_the_words_of_the_run(
     words = refusal(lambda: dry_extract(images, library, asked, stride=2))
     assert words == refusal(lambda: extracted(images, library, stride=2))
     assert "stride (1 there, 2 here)" in words
-    job = translate_job(library, tmp_path / "run", collection.index)
+    job = translate_request(library, tmp_path / "run", collection.index)
     translated([collection.photos], job)
-    other = translate_job(library, tmp_path / "run", collection.index, alpha=0.5)
+    other = translate_request(library, tmp_path / "run", collection.index, alpha=0.5)
     assert refusal(lambda: dry_translate([collection.photos], other, asked)) == refusal(
         lambda: translated([collection.photos], other)
     )
@@ -233,11 +232,15 @@ def test_another_numerics_class_is_refused_as_by_the_run_unless_a_cluster_is_to_
 def test_another_gpu_that_scans_is_refused_as_by_the_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan"))
+    job = translate_request(
+        collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan")
+    )
     translated([collection.photos / "11.png"], job)
     for module in (estimate, translate):
         monkeypatch.setattr(module, "search_device", lambda name: f"cpu and a GPU for {name}")
-    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan"))
+    job = translate_request(
+        collection.library, tmp_path / "run", collection.index, search=SearchConfig(searcher="scan")
+    )
     words = refusal(lambda: dry_translate([collection.photos], job))
     assert "device cpu -> cpu and a GPU for scan" in words
     assert words == refusal(lambda: translated([collection.photos], job))
@@ -275,7 +278,7 @@ def test_images_are_spread_over_the_ids() -> None:
 def test_a_pilot_of_everything_measures_the_bytes_that_the_run_writes(
     collection: Collection, paintings: Path, tmp_path: Path
 ) -> None:
-    library, job = tmp_path / "library", translate_job(collection.library, tmp_path / "run", collection.index)
+    library, job = tmp_path / "library", translate_request(collection.library, tmp_path / "run", collection.index)
     guess = dry_extract([paintings], library, DryRunRequest(99)).estimated_output_bytes
     extracted([paintings], library)
     assert guess == pytest.approx(json.loads((library / "library.json").read_text())["bytes"], abs=2)

@@ -13,9 +13,9 @@ import torch
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import KtBatchError, MismatchError, Reason, StorageError, UsageError
 from kt_batch.kernels.patches import unfold
-from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.extract.worker import disk_estimate, image_owners, images_to_do, owned_elsewhere
+from kt_batch.pipelines.extract.plan import disk_estimate, find_owned_by_other_units, image_owners, images_to_do
 from kt_batch.pipelines.progress import Step
 from kt_batch.store.images.files import decode, image_id, pad_to
 from kt_batch.store.local import LocalLocation
@@ -202,7 +202,7 @@ def test_units_know_which_of_their_images_another_unit_extracts(tmp_path: Path) 
     ledger.plan([one], 8, {}, "0" * 16)
     assert images_to_do(ledger, [one, two, other]) == 2
     first, second = ledger.plan([two, other], 8, {}, "0" * 16)
-    assert owned_elsewhere([first, second], image_owners(ledger)) == {(second.id, "0" * 16)}
+    assert find_owned_by_other_units([first, second], image_owners(ledger)) == {(second.id, "0" * 16)}
 
 
 # ---- rejects and refusals --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.run import Run, provenance_of
 from kt_batch.store.schemas import from_fixed_binary
-from tests.support.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_job, translated
+from tests.support.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_request, translated
 
 
 class Stopped(Exception):
@@ -70,7 +70,7 @@ def test_a_name_planned_for_one_file_is_not_given_to_another_while_it_waits(
 ) -> None:
     draw(tmp_path / "a/photo.png", 3)
     draw(tmp_path / "b/photo.png", 4)
-    job = translate_job(library[0], tmp_path / "run", library[1])
+    job = translate_request(library[0], tmp_path / "run", library[1])
     with pytest.raises(Stopped):
         translated([tmp_path / "a"], job, StoppingRunner())
     with pytest.raises(MismatchError, match=r"is planned for '.*a/photo\.png', which is not done yet"):
@@ -82,7 +82,7 @@ def test_a_run_inside_its_own_input_folder_does_not_translate_its_outputs(
     library: tuple[Path, str], tmp_path: Path
 ) -> None:
     draw(tmp_path / "photos/photo.png", 3)
-    job = translate_job(library[0], tmp_path / "photos/run", library[1], cache=str(tmp_path / "cache"))
+    job = translate_request(library[0], tmp_path / "photos/run", library[1], cache=str(tmp_path / "cache"))
     assert translated([tmp_path / "photos"], job).images == 1
     again = translated([tmp_path / "photos"], job)
     assert (again.images, again.new_images, again.new_rejected) == (1, 0, 0)
@@ -92,7 +92,7 @@ def test_a_tree_left_by_another_build_is_replaced_before_the_index_is_committed(
     library: tuple[Path, str], tmp_path: Path
 ) -> None:
     draw(tmp_path / "photos/photo.png", 3)
-    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "before", library[1]))
+    translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "before", library[1]))
     folder = library[0] / "index" / library[1]
     (folder / "index.json").unlink()
     for name in ("tree.safetensors", "members.parquet"):
@@ -100,13 +100,13 @@ def test_a_tree_left_by_another_build_is_replaced_before_the_index_is_committed(
         data[-1] ^= 1
         (folder / name).write_bytes(data)
     assert indexed(library[0]).built
-    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "after", library[1]))
+    translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "after", library[1]))
     assert results(tmp_path / "after")[0] == results(tmp_path / "before")[0]
 
 
 def test_a_run_is_not_taken_for_a_library_nor_a_library_for_a_run(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
-    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "run", library[1]))
+    translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
     with pytest.raises(MismatchError, match="is it a run"):
         Library.open(str(tmp_path / "run"))
     with pytest.raises(MismatchError, match="is it a library"):
@@ -126,7 +126,7 @@ def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it
 
 def test_a_provenance_part_that_was_cut_off_is_damaged(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
-    translated([tmp_path / "photos"], translate_job(library[0], tmp_path / "run", library[1]))
+    translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
     run = Run.open(str(tmp_path / "run"))
     (output,) = run.outputs.values()
     part = tmp_path / "run" / output.part.name

@@ -52,7 +52,7 @@ def test_every_image_comes_in_turn_or_the_reason_why_it_cannot(begun: list[str])
         beats.append(part[0])
         return False
 
-    found = [(read.items[0].image_id[0], type(read.found)) for read in Reader().images(UNIT, 8, beat)]
+    found = [(read.items[0].image_id[0], type(read.result)) for read in Reader().images(UNIT, 8, beat)]
     assert found == [("a", WorkingImage), ("b", RejectError), ("c", WorkingImage)]
     assert beats == begun == ["a", "b", "c"]
 
@@ -79,8 +79,8 @@ def test_with_care_nothing_is_read_before_it_was_named(begun: list[str]) -> None
 def test_a_condemned_image_is_never_read(begun: list[str]) -> None:
     unit = quarantine(UNIT, "c" * 16, "it cost three workers")
     *_, last = Reader().images(unit, 8, lambda _: False)
-    assert isinstance(last.found, RejectError)
-    assert last.found.reason == Reason.FATAL
+    assert isinstance(last.result, RejectError)
+    assert last.result.reason == Reason.FATAL
     assert begun == ["a", "b"]
 
 
@@ -92,7 +92,7 @@ def test_a_store_that_fails_is_raised_when_the_image_is_due(monkeypatch: pytest.
 
     monkeypatch.setattr(reading, "read_image", read_image)
     images = Reader().images(UNIT, 8, lambda _: False)
-    assert isinstance(next(images).found, WorkingImage)
+    assert isinstance(next(images).result, WorkingImage)
     with pytest.raises(UnreachableError, match="the bucket is gone"):
         next(images)
 
@@ -138,6 +138,6 @@ def test_so_is_one_that_another_place_had_failed_for_before(monkeypatch: pytest.
         raise first from RejectError(Reason.DECODER_SLOW, "and the second takes too long")
 
     monkeypatch.setattr(reading, "read_image", read_image)
-    found = [read.found for read in Reader().images(UNIT, 8, lambda _: False)]
+    found = [read.result for read in Reader().images(UNIT, 8, lambda _: False)]
     assert [error.reason for error in found if isinstance(error, RejectError)] == [Reason.UNREADABLE] * 3
     assert "".join(letters) == "abbcc"

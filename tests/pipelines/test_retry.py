@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, Estimate, estimate_extract, estimate_translate
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
+from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import ImageCounts, run_report
 from kt_batch.report.sources import source_images
@@ -30,7 +32,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.units import Ledger
 from tests.support.collection import PATCHES, Collection, Meddler
-from tests.support.tiny import draw, draw_all, extracted, hashes, indexed, patches, rows, translate_job
+from tests.support.tiny import draw, draw_all, extracted, hashes, indexed, patches, rows, translate_request
 
 AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
@@ -73,10 +75,10 @@ def digest(place: Path) -> str | None:
 
 
 def translated(
-    images: Path, job: TranslateJob, runner: Any = None, options: RunOptions | None = None
+    images: Path, job: TranslateRequest, runner: Any = None, options: RunOptions | None = None
 ) -> TranslateSummary:
     options = options or RunOptions(threads=1, unit_size=2)
-    return translate([str(images)], job, options, runner or LocalRunner(), no_progress)
+    return translate(replace(job, images=[str(images)], options=options), runner or LocalRunner(), no_progress)
 
 
 def reasons(place: Path) -> dict[str, int]:
@@ -101,8 +103,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(collection: Collection, tmp_path: Path) -> TranslateJob:
-    return translate_job(collection.library, tmp_path / "run", collection.index)
+def job(collection: Collection, tmp_path: Path) -> TranslateRequest:
+    return translate_request(collection.library, tmp_path / "run", collection.index)
 
 
 # ---- libraries -------------------------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ def test_the_sources_of_a_cured_library_lead_to_its_images(paintings: Path, tmp_
 
 @pytest.mark.parametrize("failing", [Cautious, Absent])
 def test_a_run_whose_rejects_were_cured_is_as_if_they_had_never_failed(
-    photos: Path, job: TranslateJob, collection: Collection, tmp_path: Path, failing: Callable[..., LocalRunner]
+    photos: Path, job: TranslateRequest, collection: Collection, tmp_path: Path, failing: Callable[..., LocalRunner]
 ) -> None:
     run = Path(job.run)
     first = translated(photos, job, failing(photos / "11.png"))
@@ -237,7 +239,7 @@ def test_a_run_whose_rejects_were_cured_is_as_if_they_had_never_failed(
     again = translated(photos, job, options=AGAIN)
     assert (again.images, again.new_images, again.rejected) == (3, 1, 0)
     assert reasons(run) == {}
-    other = translate_job(collection.library, tmp_path / "undisturbed", collection.index)
+    other = translate_request(collection.library, tmp_path / "undisturbed", collection.index)
     assert translated(photos, other).ncc_mean == again.ncc_mean
     assert digest(run) == digest(tmp_path / "undisturbed")
     assert _outputs(run) == _outputs(tmp_path / "undisturbed")
@@ -250,7 +252,7 @@ def _outputs(run: Path) -> list[tuple[Any, ...]]:
 
 
 def test_an_output_whose_input_could_not_be_read_for_a_while_is_not_made_twice(
-    photos: Path, job: TranslateJob, tmp_path: Path
+    photos: Path, job: TranslateRequest, tmp_path: Path
 ) -> None:
     run = Path(job.run)
     translated(photos, job)
@@ -269,7 +271,7 @@ def test_an_output_whose_input_could_not_be_read_for_a_while_is_not_made_twice(
     assert [output for output, *_ in _outputs(run)] == [f"images/{number}.png.png" for number in (11, 12, 13)]
 
 
-def test_an_output_of_a_mended_file_names_the_bytes_it_was_made_of(job: TranslateJob, tmp_path: Path) -> None:
+def test_an_output_of_a_mended_file_names_the_bytes_it_was_made_of(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"half an image")
     translated(tmp_path / "in", job)
@@ -319,11 +321,8 @@ def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path,
     config, before = Library.open(str(library)).config, hashes(library)
 
     def dry(options: RunOptions) -> Estimate:
-        asked = DryRunRequest(pilot=1)
-        words = [str(paintings)]
-        return estimate_extract(
-            words, str(library), config, EncoderSource(), options, asked, LocalRunner(), no_progress
-        )
+        request = ExtractRequest([str(paintings)], str(library), config, EncoderSource(), options)
+        return estimate_extract(request, DryRunRequest(pilot=1), LocalRunner(), no_progress)
 
     found = dry(AGAIN)
     assert _numbers(found) == {
@@ -339,9 +338,10 @@ def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path,
     assert hashes(library) == before
 
 
-def test_a_dry_run_of_a_run_knows_what_would_be_tried_again(photos: Path, job: TranslateJob) -> None:
+def test_a_dry_run_of_a_run_knows_what_would_be_tried_again(photos: Path, job: TranslateRequest) -> None:
     translated(photos, job, Cautious(photos / "11.png"))
-    found = estimate_translate([str(photos)], job, AGAIN, DryRunRequest(), LocalRunner(), no_progress)
+    request = replace(job, images=[str(photos)], options=AGAIN)
+    found = estimate_translate(request, DryRunRequest(), LocalRunner(), no_progress)
     assert _numbers(found) == {
         "found": 3, "done": 2, "to_do": 1, "images_to_do": 1, "finished": 2, "rejected": 0, "again": 1,
         "units_to_plan": 1,
@@ -374,7 +374,7 @@ def test_the_printed_statements_show_the_rejects_that_count(paintings: Path, tmp
 
 @pytest.mark.parametrize("kind", ["library", "run"])
 def test_the_summary_on_disk_counts_the_rejects_that_count(
-    paintings: Path, job: TranslateJob, tmp_path: Path, kind: str
+    paintings: Path, job: TranslateRequest, tmp_path: Path, kind: str
 ) -> None:
     def rejected(runner: LocalRunner, options: RunOptions | None = None) -> tuple[int, int]:
         if kind == "library":

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kt_batch.config import IndexConfig, SearchConfig, TranslateConfig
+from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, translate_one
 from tests.support.collection import PATCHES, Collection
-from tests.support.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_job, translated
+from tests.support.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_request, translated
 
 ALL = SearchConfig(searcher="exact")
 
@@ -23,9 +24,7 @@ ALL = SearchConfig(searcher="exact")
 def tried(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, SingleSummary]:
     encoder = load_encoder(EncoderSource())
     decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
-    settings = TranslateConfig.model_validate(
-        {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": "memory", **config}
-    )
+    settings = KnowledgeConfig.model_validate({"encoder": encoder_config(), "decoder_sha256": decoder.sha256, **config})
     return translate_one(str(photo), [str(each) for each in paintings], encoder, decoder, settings, IndexConfig(), 1)
 
 
@@ -43,7 +42,7 @@ def test_it_is_the_picture_that_a_library_of_the_paintings_gives(collection: Col
     extracted([collection.paintings], tmp_path / "library")
     digest = indexed(tmp_path / "library", config=plain).index
     translated(
-        [collection.photos / "11.png"], translate_job(tmp_path / "library", tmp_path / "run", digest, search=ALL)
+        [collection.photos / "11.png"], translate_request(tmp_path / "library", tmp_path / "run", digest, search=ALL)
     )
     data, _ = tried(collection.photos / "11.png", collection.paintings, search=ALL)
     (tmp_path / "try/images").mkdir(parents=True)

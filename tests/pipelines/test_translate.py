@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from kt_batch.cli.start import library_models
-from kt_batch.config import RunOptions, SearchConfig
+from kt_batch.config import SearchConfig
 from kt_batch.errors import DamagedError, MismatchError, Reason, UsageError
 from kt_batch.kernels.patches import unfold
-from kt_batch.methods.knowledge import encode, to_tensor
+from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.progress import Step, no_progress
+from kt_batch.pipelines.encoders import library_encoder
+from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import worker as translate_pipeline
-from kt_batch.pipelines.translate.worker import TranslateJob, check_outputs, find_name_conflicts, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest, check_outputs, find_name_conflicts
 from kt_batch.report.sources import library_of, source_images
-from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.library import Library
 from kt_batch.store.local import LocalLocation
@@ -43,21 +43,21 @@ from tests.support.tiny import (
     patches,
     results,
     rows,
-    translate_job,
+    translate_request,
     translated,
 )
 
 
 @pytest.fixture
-def job(collection: Collection, tmp_path: Path) -> TranslateJob:
-    return translate_job(collection.library, tmp_path / "run", collection.index)
+def job(collection: Collection, tmp_path: Path) -> TranslateRequest:
+    return translate_request(collection.library, tmp_path / "run", collection.index)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The photographs, two to a unit, translated in one go."""
     run = tmp_path_factory.mktemp("translate") / "run"
-    translated([collection.photos], translate_job(collection.library, run, collection.index))
+    translated([collection.photos], translate_request(collection.library, run, collection.index))
     return run
 
 
@@ -103,7 +103,7 @@ def test_the_ncc_of_a_row_is_that_of_the_stored_vector(collection: Collection, u
 
 
 def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Collection, tmp_path: Path) -> None:
-    job = translate_job(collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3))
+    job = translate_request(collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3))
     summary = translated([collection.photos / "11.png"], job)
     table = provenance_of(Run.open(job.run), Run.open(job.run).outputs["images/11.png.png"])
     weights = table["weight"].to_numpy().reshape(-1, 3)
@@ -118,7 +118,7 @@ def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Colle
 def test_receipts_without_sums_of_the_matches_are_summed_up_from_the_provenance(
     collection: Collection, tmp_path: Path
 ) -> None:
-    job = translate_job(
+    job = translate_request(
         collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3, certify=True)
     )
     summary = translated([collection.photos], job)
@@ -139,7 +139,7 @@ def test_receipts_without_sums_of_the_matches_are_summed_up_from_the_provenance(
 def test_alpha_zero_takes_nothing_from_the_library(collection: Collection, tmp_path: Path) -> None:
     swaps = ("geometric", "statistics")
     jobs = [
-        translate_job(collection.library, tmp_path / swap, collection.index, alpha=0.0, swap=swap) for swap in swaps
+        translate_request(collection.library, tmp_path / swap, collection.index, alpha=0.0, swap=swap) for swap in swaps
     ]
     for job in jobs:
         translated([collection.photos / "11.png"], job)
@@ -157,7 +157,7 @@ def test_each_option_of_the_swap_changes_the_picture(collection: Collection, tmp
         {"alpha": 0.0},
     ]
     for number, option in enumerate(options):
-        job = translate_job(collection.library, tmp_path / str(number), collection.index, **option)
+        job = translate_request(collection.library, tmp_path / str(number), collection.index, **option)
         translated([collection.photos / "11.png"], job)
         seen.add(hashes(job.run, "images")["images/11.png.png"])
     assert len(seen) == 1 + len(options)
@@ -165,7 +165,7 @@ def test_each_option_of_the_swap_changes_the_picture(collection: Collection, tmp
 
 @pytest.mark.parametrize(("kind", "written"), [("jpg", "JPEG"), ("webp", "WEBP")])
 def test_outputs_are_of_the_format_asked_for(collection: Collection, tmp_path: Path, kind: str, written: str) -> None:
-    job = translate_job(collection.library, tmp_path / "run", collection.index, format=kind, quality=80)
+    job = translate_request(collection.library, tmp_path / "run", collection.index, format=kind, quality=80)
     translated([collection.photos / "11.png"], job)
     with Image.open(tmp_path / f"run/images/11.png.{kind}") as image:
         assert (image.format, image.size) == (written, (64, 50))
@@ -187,7 +187,7 @@ def test_the_summary_maps_each_output_to_its_input_and_its_rows(collection: Coll
 
 @pytest.mark.parametrize("unit_size", [1, 3, 8])
 def test_outputs_and_rows_do_not_depend_on_the_unit_size(
-    collection: Collection, job: TranslateJob, undisturbed: Path, unit_size: int
+    collection: Collection, job: TranslateRequest, undisturbed: Path, unit_size: int
 ) -> None:
     translated([collection.photos], job, unit_size=unit_size)
     assert len(parts(job.run, "provenance")) == {1: 3, 3: 1, 8: 1}[unit_size]
@@ -195,14 +195,14 @@ def test_outputs_and_rows_do_not_depend_on_the_unit_size(
 
 
 def test_part_files_of_equal_unit_size_are_the_same_bytes_in_any_order(
-    collection: Collection, job: TranslateJob, undisturbed: Path
+    collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     translated(sorted(collection.photos.iterdir(), reverse=True), job)
     assert hashes(job.run, "provenance") == hashes(undisturbed, "provenance")
     assert hashes(job.run)["run.json"] == hashes(undisturbed)["run.json"]
 
 
-def test_a_second_translate_does_nothing(collection: Collection, job: TranslateJob) -> None:
+def test_a_second_translate_does_nothing(collection: Collection, job: TranslateRequest) -> None:
     translated([collection.photos], job)
     before, recorder = hashes(job.run), Recorder()
     again = translated([collection.photos], job, recorder)
@@ -210,7 +210,7 @@ def test_a_second_translate_does_nothing(collection: Collection, job: TranslateJ
     assert hashes(job.run) == before
 
 
-def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection, job: TranslateJob) -> None:
+def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection, job: TranslateRequest) -> None:
     first = sorted(collection.photos.iterdir())[:2]
     translated(first, job)
     before, recorder = hashes(job.run, "images"), Recorder()
@@ -221,7 +221,7 @@ def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection
 
 
 def test_after_a_worker_broke_only_the_rest_is_done(
-    collection: Collection, job: TranslateJob, undisturbed: Path
+    collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     with pytest.raises(ZeroDivisionError):
         translated([collection.photos], job, Recorder(stop_at=1))
@@ -232,17 +232,17 @@ def test_after_a_worker_broke_only_the_rest_is_done(
 
 
 def test_an_image_written_by_an_attempt_that_never_committed_is_adopted(
-    collection: Collection, job: TranslateJob, undisturbed: Path
+    collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed / "images", Path(job.run) / "images")
     translated([collection.photos], job)
     assert results(job.run) == results(undisturbed)
 
 
-def test_other_options_are_refused_with_both_digests(collection: Collection, job: TranslateJob) -> None:
+def test_other_options_are_refused_with_both_digests(collection: Collection, job: TranslateRequest) -> None:
     translated([collection.photos / "11.png"], job)
     before = hashes(job.run)
-    other = translate_job(collection.library, job.run, collection.index, alpha=0.5)
+    other = translate_request(collection.library, job.run, collection.index, alpha=0.5)
     with pytest.raises(
         MismatchError, match=r"digest [0-9a-f]{16}, this job has [0-9a-f]{16}.*alpha \(1.0 there, 0.5 h"
     ):
@@ -251,23 +251,24 @@ def test_other_options_are_refused_with_both_digests(collection: Collection, job
 
 
 @pytest.mark.usefixtures("threads")
-def test_units_of_another_numerics_class_are_not_mixed_unless_asked(collection: Collection, job: TranslateJob) -> None:
-    two = RunOptions(threads=2)
+def test_units_of_another_numerics_class_are_not_mixed_unless_asked(
+    collection: Collection, job: TranslateRequest
+) -> None:
     translated([collection.photos / "11.png"], job)
-    job = translate_job(collection.library, job.run, collection.index)
+    job = translate_request(collection.library, job.run, collection.index)
     with pytest.raises(MismatchError, match="threads 1 -> 2"):
-        translate([str(collection.photos)], with_threads(job, 2), two, LocalRunner(), no_progress)
-    mixed = translate_job(collection.library, job.run, collection.index, mix_numerics=True)
-    summary = translate([str(collection.photos)], with_threads(mixed, 2), two, LocalRunner(), no_progress)
+        translated([collection.photos], with_threads(job, 2))
+    mixed = translate_request(collection.library, job.run, collection.index, mix_numerics=True)
+    summary = translated([collection.photos], with_threads(mixed, 2))
     assert summary.images == 3
 
 
 def test_a_run_that_scans_on_another_gpu_than_it_began_on_is_not_gone_on_with(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begun() -> TranslateJob:
+    def begun() -> TranslateRequest:
         search = SearchConfig(searcher="scan")
-        return translate_job(collection.library, tmp_path / "run", collection.index, search=search)
+        return translate_request(collection.library, tmp_path / "run", collection.index, search=search)
 
     monkeypatch.setattr(translate_pipeline, "search_device", lambda name: f"cpu and a GPU for {name}")
     translated([collection.photos / "11.png"], begun())
@@ -282,20 +283,20 @@ def test_a_run_that_scans_on_another_gpu_than_it_began_on_is_not_gone_on_with(
 def test_a_scan_finds_the_same_whatever_the_unit_size(collection: Collection, tmp_path: Path, unit_size: int) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
     for run, size in zip(runs, [2, unit_size], strict=True):
-        job = translate_job(collection.library, run, collection.index, search=SearchConfig(searcher="scan"))
+        job = translate_request(collection.library, run, collection.index, search=SearchConfig(searcher="scan"))
         translated([collection.photos], job, unit_size=size)
     assert results(runs[0]) == results(runs[1])
 
 
-def with_threads(job: TranslateJob, threads: int) -> TranslateJob:
-    return TranslateJob(**{**job.__dict__, "threads": threads})
+def with_threads(job: TranslateRequest, threads: int) -> TranslateRequest:
+    return replace(job, options=job.options.model_copy(update={"threads": threads}))
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_bytes_under_two_names_are_translated_once_and_written_twice(
-    collection: Collection, job: TranslateJob, tmp_path: Path
+    collection: Collection, job: TranslateRequest, tmp_path: Path
 ) -> None:
     for name in ("a.png", "b/c.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +309,7 @@ def test_the_same_bytes_under_two_names_are_translated_once_and_written_twice(
 
 
 def test_a_name_that_turns_up_later_gets_an_output_of_its_own(
-    collection: Collection, job: TranslateJob, tmp_path: Path
+    collection: Collection, job: TranslateRequest, tmp_path: Path
 ) -> None:
     shutil.copytree(collection.photos, tmp_path / "in")
     translated([tmp_path / "in"], job)
@@ -318,21 +319,21 @@ def test_a_name_that_turns_up_later_gets_an_output_of_its_own(
     assert found["images/copy.png.png"] == found["images/11.png.png"]
 
 
-def test_one_name_in_two_folders_makes_two_outputs(job: TranslateJob, tmp_path: Path) -> None:
+def test_one_name_in_two_folders_makes_two_outputs(job: TranslateRequest, tmp_path: Path) -> None:
     draw(tmp_path / "in/x/a.png", 21)
     draw(tmp_path / "in/y/a.png", 22)
     translated([tmp_path / "in"], job)
     assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
 
 
-def test_two_arguments_go_under_their_own_names(job: TranslateJob, tmp_path: Path) -> None:
+def test_two_arguments_go_under_their_own_names(job: TranslateRequest, tmp_path: Path) -> None:
     draw(tmp_path / "in/x/a.png", 21)
     draw(tmp_path / "in/y/a.png", 22)
     translated([tmp_path / "in/x", tmp_path / "in/y"], job)
     assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
 
 
-def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateJob, tmp_path: Path) -> None:
+def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
     """Whether the file was changed, or another folder holds one of the same name."""
     draw(tmp_path / "x/a.png", 21)
     translated([tmp_path / "x"], job)
@@ -348,7 +349,7 @@ def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateJob,
     assert translated([tmp_path / "x"], job).images == 1
 
 
-def test_a_rejected_file_may_come_back_mended(job: TranslateJob, tmp_path: Path) -> None:
+def test_a_rejected_file_may_come_back_mended(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"no image")
     assert translated([tmp_path / "in"], job).rejected == 1
@@ -358,7 +359,7 @@ def test_a_rejected_file_may_come_back_mended(job: TranslateJob, tmp_path: Path)
 
 
 def test_a_file_changed_since_it_was_planned_is_rejected_and_translated_next_time(
-    job: TranslateJob, tmp_path: Path
+    job: TranslateRequest, tmp_path: Path
 ) -> None:
     path = draw(tmp_path / "in/a.png", 21)
     summary = translated([tmp_path / "in"], job, Meddler(lambda: draw(path, 22)))
@@ -369,7 +370,7 @@ def test_a_file_changed_since_it_was_planned_is_rejected_and_translated_next_tim
 
 @pytest.mark.parametrize("mix", [False, True])
 def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
-    collection: Collection, job: TranslateJob, tmp_path: Path, mix: bool
+    collection: Collection, job: TranslateRequest, tmp_path: Path, mix: bool
 ) -> None:
     """The worst moment: the output is written, the process dies before its receipt, and the input is replaced."""
     path = draw(tmp_path / "in/a.png", 21)
@@ -377,7 +378,7 @@ def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
     for receipt in (Path(job.run) / "receipts").iterdir():
         receipt.unlink()
     draw(path, 22)
-    again = translate_job(collection.library, job.run, collection.index, mix_numerics=mix)
+    again = translate_request(collection.library, job.run, collection.index, mix_numerics=mix)
     for _ in range(2):
         with pytest.raises(DamagedError, match=r"'images/a\.png\.png' at .* remove it and start again"):
             translated([tmp_path / "in"], again)
@@ -388,7 +389,7 @@ def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
 def test_the_bytes_of_an_adopted_picture_of_another_numerics_class_are_what_its_receipt_says(
     collection: Collection, tmp_path: Path
 ) -> None:
-    job = translate_job(collection.library, tmp_path / "run", collection.index, mix_numerics=True)
+    job = translate_request(collection.library, tmp_path / "run", collection.index, mix_numerics=True)
     (tmp_path / "run/images").mkdir(parents=True)
     other = (collection.photos / "12.png").read_bytes()
     (tmp_path / "run/images/11.png.png").write_bytes(other)
@@ -397,7 +398,7 @@ def test_the_bytes_of_an_adopted_picture_of_another_numerics_class_are_what_its_
     assert receipt.outputs == ((hashes(job.run, "images")["images/11.png.png"], len(other)),)
 
 
-def test_an_output_that_is_there_with_other_content_is_refused(collection: Collection, job: TranslateJob) -> None:
+def test_an_output_that_is_there_with_other_content_is_refused(collection: Collection, job: TranslateRequest) -> None:
     (Path(job.run) / "images").mkdir(parents=True)
     (Path(job.run) / "images/11.png.png").write_bytes(b"something else")
     with pytest.raises(DamagedError, match="there already with other content"):
@@ -405,7 +406,7 @@ def test_an_output_that_is_there_with_other_content_is_refused(collection: Colle
     assert (Path(job.run) / "images/11.png.png").read_bytes() == b"something else"
 
 
-def test_outputs_that_would_be_a_file_and_a_folder_at_once_are_refused(job: TranslateJob, tmp_path: Path) -> None:
+def test_outputs_that_would_be_a_file_and_a_folder_at_once_are_refused(job: TranslateRequest, tmp_path: Path) -> None:
     draw(tmp_path / "in/a.jpg", 21)
     draw(tmp_path / "in/a.jpg.png/b.png", 22)
     with pytest.raises(
@@ -434,7 +435,7 @@ def test_what_is_planned_and_not_yet_done_refuses_nothing(tmp_path: Path) -> Non
 
 
 def test_an_unusable_image_costs_one_row_for_each_name_it_had(
-    collection: Collection, job: TranslateJob, tmp_path: Path
+    collection: Collection, job: TranslateRequest, tmp_path: Path
 ) -> None:
     shutil.copytree(collection.photos, tmp_path / "in")
     for name in ("bad.png", "worse.png"):
@@ -446,7 +447,7 @@ def test_an_unusable_image_costs_one_row_for_each_name_it_had(
     assert (steps[-1].done, steps[-1].total, steps[-1].rejects) == (5, 5, 2)
 
 
-def test_a_run_of_nothing_but_rejects_has_no_mean(job: TranslateJob, tmp_path: Path) -> None:
+def test_a_run_of_nothing_but_rejects_has_no_mean(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     summary = translated([tmp_path / "bad.png"], job)
     assert (summary.images, summary.rejected, summary.patches, summary.ncc_mean) == (0, 1, 0, None)
@@ -454,7 +455,7 @@ def test_a_run_of_nothing_but_rejects_has_no_mean(job: TranslateJob, tmp_path: P
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (90, 3)])
 def test_images_smaller_than_a_patch_and_thin_ones_keep_their_shape(
-    job: TranslateJob, tmp_path: Path, size: tuple[int, int]
+    job: TranslateRequest, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     translated([draw(tmp_path / "small.png", 1, *size)], job)
     with Image.open(Path(job.run) / "images/small.png.png") as image:
@@ -467,7 +468,7 @@ def test_a_library_made_with_another_encoder_is_refused(collection: Collection, 
     with pytest.raises(
         MismatchError, match=r"was made with encoder 'kt-vgg' [0-9a-f]{16}, these weights are [0-9a-f]{16}"
     ):
-        library_models(Library.open(str(collection.library)), str(other), None)
+        library_encoder(Library.open(str(collection.library)), str(other))
 
 
 def _another_encoder() -> bytes:
@@ -480,7 +481,7 @@ def _another_encoder() -> bytes:
 
 
 def test_an_index_that_is_gone_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
-    job = translate_job(collection.library, tmp_path / "run", "0123456789abcdef")
+    job = translate_request(collection.library, tmp_path / "run", "0123456789abcdef")
     with pytest.raises(DamagedError, match=r"The index 0123456789abcdef of .* is gone"):
         translated([collection.photos / "11.png"], job)
 
@@ -491,7 +492,7 @@ def test_an_index_of_an_earlier_snapshot_translates_as_it_did_and_is_explained(
     library = Path(shutil.copytree(collection.library, tmp_path / "library"))
     extracted([draw(tmp_path / "new.png", 9)], library)
     indexed(library)
-    job = translate_job(library, tmp_path / "run", collection.index)
+    job = translate_request(library, tmp_path / "run", collection.index)
     translated([collection.photos], job)
     assert hashes(job.run, "images") == hashes(undisturbed, "images")
     plain = [{name: row[name] for name in row if name != "library"} for row in rows(job.run, "provenance")]
@@ -504,7 +505,7 @@ def test_an_index_of_an_earlier_snapshot_translates_as_it_did_and_is_explained(
 
 def test_a_damaged_tree_and_a_cut_shard_are_one_sentence(collection: Collection, tmp_path: Path) -> None:
     library = Path(shutil.copytree(collection.library, tmp_path / "library"))
-    job = translate_job(library, tmp_path / "run", collection.index)
+    job = translate_request(library, tmp_path / "run", collection.index)
     shard = next((library / "index/shards").iterdir())
     whole = shard.read_bytes()
     shard.unlink()
@@ -520,7 +521,7 @@ def test_a_damaged_tree_and_a_cut_shard_are_one_sentence(collection: Collection,
         translated([collection.photos / "11.png"], job)
 
 
-def test_nothing_to_translate_is_refused(job: TranslateJob, tmp_path: Path) -> None:
+def test_nothing_to_translate_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     arguments: Sequence[Path]
     for arguments in ([], [tmp_path / "nowhere"], [tmp_path / "empty"]):

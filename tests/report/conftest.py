@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig, TranslateConfig
+from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, SearchConfig
+from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.extract.worker import extract
+from kt_batch.pipelines.extract.finish import extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.plan import build_index
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.worker import TranslateJob, translate
+from kt_batch.pipelines.translate.finish import translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.runners.local import LocalRunner
 
 OPTIONS = RunOptions(threads=1, unit_size=2)
@@ -79,7 +83,7 @@ def make_library(images: Sequence[str], library: Path) -> str:
     """Extract and index; returns the index's digest."""
     config = ExtractConfig(encoder=encoder_config(), license="CC0", attribution="A. Painter")
     single = OPTIONS.model_copy(update={"unit_size": 1})
-    extract(images, str(library), config, EncoderSource(), single, LocalRunner(), no_progress)
+    extract(ExtractRequest(images, str(library), config, EncoderSource(), single), LocalRunner(), no_progress)
     tree = IndexConfig(fan_out=4, max_leaf=64)
     return build_index(str(library), tree, OPTIONS, LocalRunner(), no_progress).index
 
@@ -87,15 +91,6 @@ def make_library(images: Sequence[str], library: Path) -> str:
 def make_run(images: Sequence[str], library: Path, index: str, run: Path, **config: Any) -> None:
     encoder = load_encoder(EncoderSource())
     decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
-    job = TranslateJob(
-        library=str(library),
-        run=str(run),
-        config=TranslateConfig(encoder=encoder_config(), decoder_sha256=decoder.sha256, index_digest=index, **config),
-        source=EncoderSource(),
-        decoder_path=None,
-        cache=str(run.parent / "cache"),
-        threads=1,
-        numerics=None,
-        mix_numerics=False,
-    )
-    translate(images, job, OPTIONS, LocalRunner(), no_progress)
+    settings = KnowledgeConfig(encoder=encoder_config(), decoder_sha256=decoder.sha256, index_digest=index, **config)
+    sources = Sources(library=str(library), encoder=EncoderSource(), cache=str(run.parent / "cache"))
+    translate(TranslateRequest(images, str(run), settings, sources, OPTIONS), LocalRunner(), no_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions, TranslateConfig
+from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions
+from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.extract.worker import ExtractSummary, extract
+from kt_batch.pipelines.extract.finish import ExtractSummary, extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.plan import BuildSummary, build_index
 from kt_batch.pipelines.progress import Progress, no_progress
-from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, translate
+from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.locations import Location, absolute_place, open_location
@@ -62,7 +67,8 @@ def extracted(
     settings = ExtractConfig.model_validate({"encoder": encoder_config(), **config})
     options = options or RunOptions(threads=1, unit_size=2)
     arguments = [str(image) for image in images]
-    return extract(arguments, str(library), settings, EncoderSource(), options, runner or LocalRunner(), progress)
+    request = ExtractRequest(arguments, str(library), settings, EncoderSource(), options)
+    return extract(request, runner or LocalRunner(), progress)
 
 
 def indexed(
@@ -72,35 +78,31 @@ def indexed(
     return build_index(str(library), config, options or RunOptions(threads=1), runner or LocalRunner(), no_progress)
 
 
-def translate_job(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateJob:
-    """A job of one thread; `config` are fields of TranslateConfig, `mix_numerics`, and `cache`."""
+def translate_request(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateRequest:
+    """A request of one thread, no images yet; `config` are fields of KnowledgeConfig, `mix_numerics`, and `cache`."""
     mix, cache = bool(config.pop("mix_numerics", False)), str(config.pop("cache", f"{run}-cache"))
     decoder = load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu3_1", None)
-    return TranslateJob(
-        library=absolute_place(str(library)),
+    identity = {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": index}
+    return TranslateRequest(
+        images=(),
         run=absolute_place(str(run)),
-        config=TranslateConfig.model_validate(
-            {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": index, **config}
-        ),
-        source=EncoderSource(),
-        decoder_path=None,
-        cache=cache,
-        threads=1,
-        numerics=None,
-        mix_numerics=mix,
+        config=KnowledgeConfig.model_validate({**identity, **config}),
+        sources=Sources(library=absolute_place(str(library)), encoder=EncoderSource(), cache=cache),
+        options=RunOptions(threads=1, mix_numerics=mix),
     )
 
 
 def translated(
     images: Sequence[Path | str],
-    job: TranslateJob,
+    request: TranslateRequest,
     runner: Runner | None = None,
     unit_size: int = 2,
     progress: Progress = no_progress,
 ) -> TranslateSummary:
     """Translate in the same way."""
-    options = RunOptions(threads=1, unit_size=unit_size)
-    return translate([str(image) for image in images], job, options, runner or LocalRunner(), progress)
+    options = request.options.model_copy(update={"unit_size": unit_size})
+    named = replace(request, images=[str(image) for image in images], options=options)
+    return translate(named, runner or LocalRunner(), progress)
 
 
 # ---- what lies on disk -----------------------------------------------------------------------------------------------

@@ -1,69 +1,88 @@
-"""The provenance table of a unit: which library patch every patch of its outputs was made of."""
+"""The provenance table of a unit: one row per matched patch, or one row per source image."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from kt_batch.index.ids import unpack_ids
-from kt_batch.index.index import Index
-from kt_batch.methods.knowledge import Translation
-from kt_batch.store.schemas import PROVENANCE
+from kt_batch.methods.base import PatchProvenance, SourceProvenance
+from kt_batch.store.schemas import PROVENANCE, SHARES
+
+
+class ProvenanceRows(Protocol):
+    """Gathers the provenance of outputs, one after the other, and makes one table at the end."""
+
+    names: list[str]
+    groups: list[int]
+
+    def add(self, name: str, provenance: Any) -> None:
+        """Add the provenance of one output."""
+
+    def table(self) -> pa.Table:
+        """Return all rows, output after output."""
 
 
 @dataclass
-class Provenance:
-    """What a unit's table is made of: gathered output by output, as few bytes as it can be, and a table at the end. One
-    by one, the tables of small images would take longer to make than the images' own bytes."""
+class PatchRows:
+    """Rows of outputs with patch provenance.
 
+    They are kept as compact columns until the end: a table of its own for every small image costs more than its bytes.
+
+    names: Outputs so far. groups: Rows of each. patches: Query patches so far. ncc_sum and certified: Over the best
+    match of every patch.
+    """
+
+    library: str
     names: list[str] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)  # rows of each output
-    ncc_sum: float = 0.0  # over the best match of every patch
-    certified: int = 0  # of them
+    groups: list[int] = field(default_factory=list)
+    patches: int = 0
+    ncc_sum: float = 0.0
+    certified: int = 0
     _parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
 
-    def add(self, name: str, found: Translation) -> None:
-        """One more output, translated so."""
-        n, k = found.matches.rows.shape
+    def add(self, name: str, provenance: PatchProvenance) -> None:
+        """Add the provenance of one output."""
+        n, k = provenance.ncc.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
-        ncc = found.ncc.flatten().numpy().astype(np.float16)
-        certified = np.repeat(found.matches.certified.numpy(), k) & (rank == 0)
+        ncc = provenance.ncc.flatten().numpy().astype(np.float16)
+        certified = np.repeat(provenance.certified.numpy(), k) & (rank == 0)
         columns = (
-            np.repeat(found.rows.numpy(), k).astype(np.uint16),
-            np.repeat(found.cols.numpy(), k).astype(np.uint16),
+            np.repeat(provenance.rows.numpy(), k).astype(np.uint16),
+            np.repeat(provenance.cols.numpy(), k).astype(np.uint16),
             rank,
-            found.weights.flatten().numpy(),
-            found.matches.rows.flatten().numpy(),
+            provenance.weights.flatten().numpy(),
+            provenance.patch_ids.flatten(0, 1).numpy(),
             ncc,
             certified,
         )
         self.names.append(name)
         self.groups.append(n * k)
-        self.ncc_sum += float(ncc[rank == 0].astype(np.float64).sum())  # exact in any order: they were float16
+        self.patches += n
+        self.ncc_sum += float(ncc[rank == 0].astype(np.float64).sum())  # float16 values add exactly, in any order
         self.certified += int(np.count_nonzero(certified))
         self._parts.append(columns)
 
-    def table(self, index: Index, library: str) -> pa.Table:
-        """One row per (patch, rank), output after output, in reading order; `groups` are the rows of each."""
-        rows, cols, rank, weights, kept, ncc, certified = (
+    def table(self) -> pa.Table:
+        """Return one row per (patch, rank), output after output, in reading order."""
+        rows, cols, rank, weights, patch_ids, ncc, certified = (
             np.concatenate(column) for column in zip(*self._parts, strict=True)
         )
-        image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(torch.from_numpy(kept)))
+        image_ids, source_rows, source_cols = unpack_ids(patch_ids)
         distinct, codes = np.unique(image_ids.view(">u8")[:, 0], return_inverse=True)
         sources = [value.tobytes() for value in distinct.astype(">u8").view("V8")]
-        outputs = np.repeat(np.arange(len(self.names), dtype=np.int32), self.groups)
         columns = [
-            pa.DictionaryArray.from_arrays(pa.array(outputs), pa.array(self.names)),
+            _outputs(self.names, self.groups),
             pa.array(rows),
             pa.array(cols),
             pa.array(rank),
             pa.array(weights),
-            pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([library])),
+            pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([self.library])),
             pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(sources, pa.binary(8))),
             pa.array(source_rows),
             pa.array(source_cols),
@@ -71,3 +90,36 @@ class Provenance:
             pa.array(certified),
         ]
         return pa.Table.from_arrays(columns, schema=PROVENANCE)
+
+
+@dataclass
+class SourceRows:
+    """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows."""
+
+    uris: Mapping[str, str]
+    names: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    _parts: list[Mapping[str, float]] = field(default_factory=list)
+
+    def add(self, name: str, provenance: SourceProvenance) -> None:
+        """Add the provenance of one output."""
+        self.names.append(name)
+        self.groups.append(len(provenance.shares))
+        self._parts.append(provenance.shares)
+
+    def table(self) -> pa.Table:
+        """Return one row per source, output after output, by ascending image id."""
+        rows = [(source, share) for shares in self._parts for source, share in sorted(shares.items())]
+        sources = pa.array([bytes.fromhex(source) for source, _ in rows], pa.binary(8))
+        columns = [
+            _outputs(self.names, self.groups),
+            sources.dictionary_encode(),
+            pa.array([self.uris.get(source, "") for source, _ in rows], pa.string()).dictionary_encode(),
+            pa.array([share for _, share in rows], pa.float32()),
+        ]
+        return pa.Table.from_arrays(columns, schema=SHARES)
+
+
+def _outputs(names: list[str], groups: list[int]) -> pa.DictionaryArray:
+    codes = np.repeat(np.arange(len(names), dtype=np.int32), groups)
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names))

@@ -1,0 +1,106 @@
+"""The contract of a method: what it needs, its stages, and one working image in, one result out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.config import Layer, MethodConfig
+from kt_batch.index.index import Index
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder
+
+
+class Need(StrEnum):
+    """What a method needs beside the image."""
+
+    ENCODER = "encoder"
+    DECODER = "decoder"
+    INDEX = "index"
+    STATISTICS = "statistics"  # of a library: channel means and second moments
+    STYLES = "styles"  # style images
+    PAIRS = "pairs"  # maps fitted to the before/after pairs of a library
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a method asked for, loaded; None or empty where it did not ask.
+
+    styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], sides multiples of the encoder's stride.
+    """
+
+    encoder: Encoder | None = None
+    decoder: Decoder | None = None
+    index: Index | None = None
+    styles: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class PatchProvenance:
+    """The library patch behind every patch of a result: n query patches with k matches each, best first.
+
+    rows, cols: `(n,)` int64, the top-left cells of the query patches. patch_ids: `(n, k, 12)` uint8. ncc, weights:
+    `(n, k)` float32. certified: `(n,)` bool, whether the first match is proved to be the best.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    patch_ids: Tensor
+    ncc: Tensor
+    weights: Tensor
+    certified: Tensor
+
+
+@dataclass(frozen=True)
+class SourceProvenance:
+    """The share of each source image in a whole result. shares: Image id -> share; they sum to 1."""
+
+    shares: Mapping[str, float]
+
+
+class Edit(Protocol):
+    """A colour map for the pixels of the photograph itself, at any size."""
+
+    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the edited pixels. Both are `(H, W, 3)` sRGB in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method makes of one image.
+
+    output: An image `(3, H, W)` float32 RGB in [0, 1], as large as the image that went in, or an edit of the
+    photograph's own pixels. seconds: Stage -> seconds.
+    """
+
+    output: Tensor | Edit
+    provenance: PatchProvenance | SourceProvenance
+    seconds: dict[str, float]
+
+
+class Method(Protocol):
+    """Translates images. An instance keeps nothing between two images.
+
+    config_type: The method's configuration. needs: What `Resources` must hold. stages: The keys of `Result.seconds`, in
+    the order of the work. layer: Where the encoder is cut when no library decides; None without an encoder.
+    size: Long side of the working image. stride: Both sides of an image are multiples of it.
+    """
+
+    config_type: ClassVar[type[MethodConfig]]
+    needs: ClassVar[frozenset[Need]]
+    stages: ClassVar[tuple[str, ...]]
+    layer: ClassVar[Layer | None]
+    size: int
+    stride: int
+
+    def __init__(self, config: Any, resources: Resources) -> None:
+        """Take the configuration, of `config_type`, and what the method needs."""
+
+    def translate(self, image: Tensor) -> Result:
+        """Translate one image `(3, H, W)` float32 RGB in [0, 1]."""

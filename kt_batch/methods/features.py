@@ -1,0 +1,61 @@
+"""Between pixels, tensors and features: one image at a time, so that its bytes depend on it alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kt_batch.errors import WeightsError
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.encoder import Encoder
+
+
+def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
+    """Encode one image `(3, H, W)` to float32 features `(C, h, w)`.
+
+    Raises:
+        WeightsError: The features are not finite. Pixels are, so the weights are at fault.
+    """
+    batch = image[None].contiguous(memory_format=torch.channels_last)
+    features = encoder.encode(batch, layer)[0].contiguous()
+    if not features.isfinite().all():
+        raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
+    return features
+
+
+def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
+    """Decode one feature map `(C, h, w)` to an image `(3, H, W)` in [0, 1].
+
+    Args:
+        decoder: The network.
+        features: The feature map.
+        own: The feature map whose fine details the image gets, as in `Decoder.forward`.
+        detail_weight: How much of these details, in [0, 1].
+    """
+    maps = [None if m is None else m[None].contiguous(memory_format=torch.channels_last) for m in (features, own)]
+    return decoder.decode(cast("Tensor", maps[0]), maps[1], detail_weight)[0].contiguous()
+
+
+def to_tensor(pixels: NDArray[np.float32]) -> Tensor:
+    """Return pixels `(H, W, 3)` as `(3, H, W)`, sharing memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Tensor) -> NDArray[np.float32]:
+    """Return an image `(3, H, W)` as pixels `(H, W, 3)`."""
+    return image.permute(1, 2, 0).contiguous().numpy()
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Record the seconds that the block takes."""
+    started = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - started

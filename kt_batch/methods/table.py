@@ -1,0 +1,36 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kt_batch.config import MethodConfig
+from kt_batch.errors import UsageError
+from kt_batch.methods.base import Method
+from kt_batch.methods.knowledge import KnowledgeTransfer
+
+DEFAULT = "knowledge"
+METHODS: dict[str, type[Method]] = {
+    "knowledge": KnowledgeTransfer,
+}
+
+
+def method_named(name: str) -> type[Method]:
+    """Return the method called `name`. Raises UsageError when there is none."""
+    if name not in METHODS:
+        raise UsageError(f"There is no method '{name}'; there are {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def parse_config(content: Mapping[str, object]) -> MethodConfig:
+    """Return the configuration of the method that `content` names: a union discriminated by `method`.
+
+    Args:
+        content: Field values by name. Without `method` they are those of `knowledge`.
+
+    Raises:
+        UsageError: There is no such method.
+        ValidationError: A value is not allowed.
+    """
+    method = method_named(str(content.get("method", DEFAULT)))
+    return method.config_type.model_validate(content)

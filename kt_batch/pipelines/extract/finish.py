@@ -1,0 +1,54 @@
+"""Run an extract to its end: plan, units, summary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
+from kt_batch.pipelines.extract.worker import ExtractWorker
+from kt_batch.pipelines.progress import Progress
+from kt_batch.pipelines.units import log_summary, run_units, throughput
+from kt_batch.runners.base import Runner
+from kt_batch.store.library import write_library_summary
+
+
+@dataclass(frozen=True)
+class ExtractSummary:
+    """What an extract did. `images`, `rejected` and `patches` count the whole library; the rest is of this call."""
+
+    library: str
+    images: int
+    rejected: int
+    patches: int
+    new_images: int
+    new_rejected: int
+    seconds: float
+    images_per_second: float
+    patches_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> ExtractSummary:
+    """Extract images into a library, or continue where an earlier call stopped.
+
+    Raises:
+        UsageError: There is nothing to extract.
+        MismatchError: The library has another configuration or numerics class.
+        StorageError: There is too little space, or no such place.
+    """
+    started = time.perf_counter()
+    plan = plan_extract(request, progress)
+    fresh = run_units(runner, partial(ExtractWorker, plan.job), plan.planned.pending, "extract", progress)
+    receipts = plan.ledger.receipts().values()
+    rejected = write_library_summary(plan.ledger.location, plan.ledger, request.config)
+    return log_summary(
+        ExtractSummary(
+            library=plan.job.library,
+            images=sum(r.images for r in receipts),
+            rejected=rejected,
+            patches=sum(r.patches for r in receipts),
+            **asdict(throughput(fresh, time.perf_counter() - started)),
+        )
+    )

@@ -1,0 +1,55 @@
+"""Plan units of images: those that are not planned yet, and those to be tried once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kt_batch.config import Config, RunOptions
+from kt_batch.store.attempts import find_retry
+from kt_batch.store.units import Item, Ledger, Unit
+
+
+@dataclass(frozen=True)
+class PlannedUnits:
+    """The units of a library or a run, in plan order.
+
+    new: Units that this plan adds. unwritten: Those of them that a dry run did not write. pending: All units without a
+    receipt, the new ones included. units: All units, the new ones included.
+    """
+
+    new: Sequence[Unit]
+    unwritten: Sequence[Unit]
+    pending: Sequence[Unit]
+    units: Sequence[Unit]
+
+
+def plan_units(
+    ledger: Ledger, items: Sequence[Item], options: RunOptions, config: Config, *, dry_run: bool
+) -> PlannedUnits:
+    """Plan every item that is not planned yet, and with `retry_rejected` the rejected ones again.
+
+    Args:
+        ledger: The plan and the receipts so far.
+        items: The inputs that were named.
+        options: Unit size, and whether rejects are tried again.
+        config: What the units are planned with.
+        dry_run: Write nothing.
+
+    Raises:
+        MismatchError: Earlier units were planned with another configuration.
+    """
+    retry = find_retry(ledger, items) if options.retry_rejected else None
+    wanted = (items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
+    if dry_run:
+        new = ledger.would_plan(*wanted)
+        return PlannedUnits(new, new, [*ledger.pending(), *new], [*ledger.units(), *new])
+    before = len(ledger.units())
+    units = ledger.plan(*wanted)
+    return PlannedUnits(units[before:], (), ledger.pending(), units)
+
+
+def earlier_numerics(ledger: Ledger) -> tuple[tuple[str, str], ...] | None:
+    """Return the numerics class of the units committed so far; None when there are none."""
+    numerics = next((receipt.numerics for receipt in ledger.receipts().values()), None)
+    return tuple(numerics.items()) if numerics else None

@@ -1,0 +1,68 @@
+"""Run a translation to its end: plan, units, summary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from kt_batch.pipelines.progress import Progress
+from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
+from kt_batch.pipelines.translate.worker import TranslateWorker
+from kt_batch.pipelines.units import log_summary, run_units, throughput
+from kt_batch.runners.base import Runner
+from kt_batch.store.run import write_run_summary
+
+
+@dataclass(frozen=True)
+class TranslateSummary:
+    """What a translation did. Counts are of the whole run; `new_images`, rates and seconds are of this call.
+
+    library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
+    """
+
+    run: str
+    method: str
+    library: str | None
+    index: str | None
+    images: int
+    rejected: int
+    patches: int
+    ncc_mean: float | None
+    certified_share: float | None
+    new_images: int
+    new_rejected: int
+    seconds: float
+    images_per_second: float
+    patches_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> TranslateSummary:
+    """Translate images into a run, or continue where an earlier call stopped.
+
+    Raises:
+        UsageError: There is nothing to translate, or two outputs exclude each other.
+        MismatchError: The run has another configuration or numerics class, or holds the output of another image under
+            one of these names.
+    """
+    started = time.perf_counter()
+    plan = plan_translate(request, progress)
+    job = plan.job
+    fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
+    totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, job.sources.library)
+    receipts = plan.ledger.receipts().values()
+    return log_summary(
+        TranslateSummary(
+            run=job.run,
+            method=job.config.method,
+            library=job.sources.library,
+            index=job.config.index_digest,
+            images=sum(r.images for r in receipts),
+            rejected=totals.rejects,
+            patches=sum(r.patches for r in receipts),
+            ncc_mean=totals.ncc_mean,
+            certified_share=totals.certified_share,
+            **asdict(throughput(fresh, time.perf_counter() - started)),
+        )
+    )

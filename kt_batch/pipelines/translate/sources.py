@@ -1,0 +1,210 @@
+"""What a method needs, found by name for a configuration, and loaded by a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from kt_batch.config import DEFAULT_SIZE, SMALLEST_SIZE, EncoderConfig, Layer, MethodConfig
+from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
+from kt_batch.index.index import Index
+from kt_batch.index.shards import open_shard
+from kt_batch.index.tree import Tree
+from kt_batch.methods.base import Method, Need, Resources
+from kt_batch.methods.features import to_tensor
+from kt_batch.methods.table import method_named, parse_config
+from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
+from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
+from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
+from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary, shard_path
+from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.library import Library
+from kt_batch.store.locations import Location, absolute_place, open_location
+
+IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
+
+
+@dataclass(frozen=True)
+class StyleImage:
+    """A style image: 16 hex digits, and where its file is."""
+
+    image_id: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a worker finds what its method needs; None or empty where the method does not need it.
+
+    decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from s3:// are staged.
+    """
+
+    library: str | None = None
+    encoder: EncoderSource | None = None
+    decoder: str | None = None
+    styles: tuple[StyleImage, ...] = ()
+    cache: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a caller chooses for a method, by name or place.
+
+    index: A digest or the head of one, where a library has several. encoder: For a method without a library. layer and
+    size: None takes those of the library, or the method's own. decoder: A file.
+    """
+
+    library: str | None = None
+    index: str | None = None
+    styles: Sequence[str] = ()
+    encoder: EncoderSource | None = None
+    decoder: str | None = None
+    layer: Layer | None = None
+    size: int | None = None
+    cache: str | None = None
+
+
+def default_cache() -> str:
+    """Return where indexes from object storage are staged by default."""
+    return str(Path(tempfile.gettempdir()) / "kt-batch-cache")
+
+
+def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[MethodConfig, Sources]:
+    """Return the configuration of a method, and where its workers find what it needs.
+
+    Args:
+        name: The method.
+        settings: Values of the method's own fields; the others keep their defaults.
+        choice: Library, weights and style images.
+
+    Raises:
+        UsageError: The method lacks something that it needs, or was given something that it does not use.
+        MismatchError: The weights are not those of the library.
+        ValidationError: A setting is not allowed.
+    """
+    method = method_named(name)
+    _check_choice(name, method, choice)
+    content: dict[str, object] = {**settings, "method": name}
+    sources = Sources(cache=choice.cache or default_cache())
+    library = Library.open(choice.library) if choice.library is not None else None
+    if library is not None:
+        sources = replace(sources, library=absolute_place(choice.library or ""))
+        content["index_digest"] = find_index(library, choice.index).digest
+    if Need.ENCODER in method.needs:
+        source, encoder, config = _choose_encoder(method, choice, library)
+        sources, content["encoder"] = replace(sources, encoder=source), config
+        if Need.DECODER in method.needs:
+            content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, choice.decoder).sha256
+            sources = replace(sources, decoder=choice.decoder)
+    if choice.styles:
+        styles = _identify_styles(choice.styles)
+        sources, content["styles"] = replace(sources, styles=styles), tuple(style.image_id for style in styles)
+    return parse_config(content), sources
+
+
+def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
+    """Raise UsageError unless the choice has what the method needs, and nothing else."""
+    given = {
+        Need.INDEX: ("--library", choice.library is not None),
+        Need.STYLES: ("--style", bool(choice.styles)),
+    }
+    for need, (option, present) in given.items():
+        if need in method.needs and not present:
+            raise UsageError(f"The method {name} needs {option}.")
+        if present and need not in method.needs:
+            raise UsageError(f"The method {name} does not use {option}; leave it out.")
+    if missing := method.needs & {Need.STATISTICS, Need.PAIRS}:
+        raise UsageError(f"The method {name} needs {', '.join(sorted(missing))}, which no library holds yet.")
+
+
+def _choose_encoder(
+    method: type[Method], choice: Choice, library: Library | None
+) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig]:
+    """Return the library's encoder, or the chosen one cut at the method's layer."""
+    chosen = choice.encoder or EncoderSource()
+    if library is not None:
+        source, encoder = library_encoder(library, chosen.path)
+        return source, encoder, resized(library.config.encoder, choice.size)
+    encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
+    return chosen, encoder, config
+
+
+def _identify_styles(places: Sequence[str]) -> tuple[StyleImage, ...]:
+    """Return the style images at `places` by ascending image id; equal images count once.
+
+    Raises RejectError when one cannot be used.
+    """
+    styles = {}
+    for source in reversed(list_inputs(places)):
+        data = read_input(source.uri)
+        _decode_style(source.uri, data, SMALLEST_SIZE)
+        styles[image_id(data)] = source.uri
+    return tuple(StyleImage(identity, uri) for identity, uri in sorted(styles.items()))
+
+
+def _decode_style(uri: str, data: bytes, size: int) -> WorkingImage:
+    try:
+        return decode(data, size)
+    except RejectError as error:
+        raise RejectError(error.reason, f"The style image '{uri}' cannot be used: {error.message}") from error
+
+
+# ---- in a worker -----------------------------------------------------------------------------------------------------
+
+
+def load_resources(config: MethodConfig, sources: Sources) -> Resources:
+    """Load what the method of `config` needs.
+
+    Raises:
+        DamagedError: The index is gone or damaged.
+        RejectError: A style image cannot be used, or is not the one that was chosen.
+    """
+    needs = method_named(config.method).needs
+    encoder = load_encoder(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
+    decoder = index = styles = None
+    if encoder is not None and config.encoder is not None:
+        name = sources.encoder.name if sources.encoder else config.encoder.encoder
+        if Need.DECODER in needs:
+            decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
+        if Need.STYLES in needs:
+            stride = encoder.network.geometry(config.encoder.layer).stride
+            styles = {style.image_id: _load_style(style, config.encoder.size, stride) for style in sources.styles}
+    if Need.INDEX in needs:
+        index = _load_index(config, sources)
+    return Resources(encoder=encoder.network if encoder else None, decoder=decoder, index=index, styles=styles)
+
+
+def _load_style(style: StyleImage, size: int, stride: int) -> Tensor:
+    data = read_input(style.uri)
+    if image_id(data) != style.image_id:
+        raise MismatchError(f"The style image '{style.uri}' has changed since the run was planned.")
+    return to_tensor(pad_to(_decode_style(style.uri, data, size).pixels, stride))
+
+
+def _load_index(config: MethodConfig, sources: Sources) -> Index:
+    if sources.library is None or config.index_digest is None:
+        raise UsageError(f"The method {config.method} needs a library and its index.")
+    library = open_location(sources.library)
+    summary = read_index_summary(library, config.index_digest)
+    if summary is None:
+        raise DamagedError(f"The index {config.index_digest} of '{sources.library}' is gone.")
+    return open_index(library, summary, Path(sources.cache))
+
+
+def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
+    """Open an index for searching.
+
+    Its shards are mapped from the library itself, or from copies staged in `cache`; small ones are read as one.
+    """
+    name = f"index/{summary.digest}/tree.safetensors"
+    data = library.read_bytes(name)
+    if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
+        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
+    shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
+    index = Index(Tree.from_bytes(data), shards)
+    return index.in_one_piece() if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES else index
