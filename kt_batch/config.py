@@ -35,11 +35,14 @@ class Config(BaseModel):
 class EncoderConfig(Config):
     """Which features: the weights by content, the layer, and the size at which images are encoded."""
 
-    encoder: str = "kt-vgg"
-    weights_sha256: str = Field(description="SHA-256 of the encoder's weight file")
-    layer: Layer = "relu3_1"
+    encoder: str = Field("kt-vgg", description="The encoder: kt-vgg (shipped) or vgg19 (torchvision).")
+    weights_sha256: str = Field(description="SHA-256 of the encoder's weight file.")
+    layer: Layer = Field("relu3_1", description="The ReLU at which the encoder is cut.")
     size: int = Field(
-        DEFAULT_SIZE, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="long side of the working image; never enlarged"
+        DEFAULT_SIZE,
+        ge=SMALLEST_SIZE,
+        le=LARGEST_SIZE,
+        description="Long side of the working image, in pixels; images are never enlarged.",
     )
 
 
@@ -47,32 +50,37 @@ class ExtractConfig(Config):
     """What a library holds."""
 
     encoder: EncoderConfig
-    stride: int = Field(1, ge=1, le=64, description="step between library patches, in cells")
-    max_patches: int | None = Field(None, ge=1, description="patches kept per image, a seeded sample; none keeps all")
-    seed: int = Field(0, ge=0, lt=2**63)
-    tags: tuple[str, ...] = ()
-    license: str = ""
-    attribution: str = ""
+    stride: int = Field(1, ge=1, le=64, description="Step between library patches, in cells.")
+    max_patches: int | None = Field(
+        None, ge=1, description="Patches kept per image, a seeded sample; default: all of them."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice.")
+    tags: tuple[str, ...] = Field((), description="A tag of all images of this library; may be repeated.")
+    license: str = Field("", description="Licence of all images of this library, kept with each.")
+    attribution: str = Field("", description="Whom to credit for all images of this library.")
 
 
 class IndexConfig(Config):
     """How a library is indexed."""
 
-    match_space: Literal["raw", "centred"] = "raw"
-    fan_out: int = Field(32, ge=2, le=4096, description="clusters per split")
-    clusters: tuple[int, ...] = Field(
-        (), description="fixed K per level (the paper's K1, K2); empty splits by max_leaf"
+    match_space: Literal["raw", "centred"] = Field(
+        "raw", description="Compare raw patches (the paper), or patches with the library's mean removed."
     )
-    max_leaf: int = Field(512, ge=8, le=8192, description="a leaf that holds more is split")
+    fan_out: int = Field(32, ge=2, le=4096, description="Clusters per split.")
+    clusters: tuple[int, ...] = Field(
+        (), description="Fixed number of clusters per level (the paper's K1, K2); default: split by --max-leaf."
+    )
+    max_leaf: int = Field(512, ge=8, le=8192, description="A leaf that holds more patches is split.")
     merge: float = Field(
-        0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equals"
+        0.995, gt=0.5, le=1.0, description="NCC from which patches of a leaf are merged; 1 merges equal ones only."
     )
     payload: Literal["4bit", "5bit", "float16"] = Field(
-        "4bit", description="how patches are kept: 4 or 5 bits a value beside the first level, or as in the library"
+        "4bit",
+        description="How the index keeps patches: 4bit (decodes alike, 0.4 of the bytes), 5bit (nearer) or float16.",
     )
-    iterations: int = Field(10, ge=1, le=1000)
-    sample: int = Field(65536, ge=64, description="patches on which the top level is fitted")
-    seed: int = Field(0, ge=0, lt=2**63)
+    iterations: int = Field(10, ge=1, le=1000, description="Iterations of k-means.")
+    sample: int = Field(65536, ge=64, description="Patches on which the top level is fitted.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice.")
 
     @property
     def bits(self) -> int | None:
@@ -86,13 +94,21 @@ Searcher = Literal["ours", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
 class SearchConfig(Config):
     """How the nearest patch is found."""
 
-    searcher: Searcher = "ours"
-    probes: int = Field(
-        8, ge=1, description="leaves a query looks into; ivf: lists; hnsw: efSearch; exact, scan and pq have none"
+    searcher: Searcher = Field(
+        "ours",
+        description="How the nearest patch is found: hkm and bhkm are the published searchers; scan estimates every "
+        "patch, on a GPU where there is one; pq, ivf and hnsw are faiss's.",
     )
-    certify: bool = Field(False, description="prove of every match that no kept patch has a larger score")
-    bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
-    top_k: int = Field(1, ge=1, le=64)
+    probes: int = Field(
+        8,
+        ge=1,
+        description="Leaves that each query looks into; lists of ivf, efSearch of hnsw; not for exact, scan and pq.",
+    )
+    certify: bool = Field(
+        False, description="Prove of every match that no kept patch of the index has a larger score; slower."
+    )
+    bands: int = Field(4, ge=1, le=4, description="Haar bands that the searcher bhkm reads.")
+    top_k: int = Field(1, ge=1, le=64, description="Blend the K nearest patches.")
 
     @model_validator(mode="after")
     def _certify_what_can_be(self) -> Self:
@@ -113,11 +129,11 @@ class MethodConfig(Config):
 
     method: str
     encoder: EncoderConfig | None = None
-    decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file")
-    index_digest: str | None = Field(None, description="the index, and so its library's snapshot; none: in memory")
-    styles: tuple[ImageId, ...] = Field((), description="image ids of the style images")
-    format: ImageFormat = Field("png", description="file format of the outputs")
-    quality: int = Field(95, ge=1, le=100, description="of jpg and webp")
+    decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file.")
+    index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
+    styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
+    format: ImageFormat = Field("png", description="File format of the outputs.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of jpg and webp files, 1 to 100.")
 
     @property
     def searcher(self) -> Searcher | None:
@@ -135,15 +151,17 @@ class MethodConfig(Config):
 class RunOptions(Config):
     """What may differ between two runs of one job without changing its result; in no digest."""
 
-    runner: Literal["local", "ray"] = "local"
-    workers: int | None = Field(None, ge=1, description="none: as many as the machine or the cluster has room for")
-    threads: int = Field(2, ge=1, le=256, description="per worker; part of the numerics class")
-    unit_size: int = Field(8, ge=1, le=4096, description="images per unit, for units planned from now on")
-    gpus: float = Field(0.0, description="of each Ray worker: a share of one GPU, or a whole number of GPUs")
-    address: str | None = Field(None, description="of the Ray cluster; none starts a local one")
-    mix_numerics: bool = False
-    retry_rejected: bool = Field(False, description="try the listed inputs that were rejected once more")
-    log_file: str | None = Field(None, description="where events go as lines of JSON; - is standard error")
+    runner: Literal["local", "ray"] = Field("local", description="A plain loop, or a Ray cluster.")
+    workers: int | None = Field(None, ge=1, description="Ray workers at once; default: as many as fit.")
+    threads: int = Field(2, ge=1, le=256, description="Threads per worker; the same number gives the same bytes.")
+    unit_size: int = Field(8, ge=1, le=4096, description="Images per unit of work, for units planned from now on.")
+    gpus: float = Field(0.0, description="GPUs of each Ray worker: a share of one, such as 0.5, or a whole number.")
+    address: str | None = Field(None, description="Address of a Ray cluster; default: start one here.")
+    mix_numerics: bool = Field(False, description="Go on with results of another kind of machine or package version.")
+    retry_rejected: bool = Field(False, description="Try the listed images that were rejected earlier once more.")
+    log_file: str | None = Field(
+        None, description="Append events to this file, as lines of JSON; '-' is standard error."
+    )
 
     @field_validator("gpus")
     @classmethod
