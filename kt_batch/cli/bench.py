@@ -10,19 +10,19 @@ from typing import Annotated
 import typer
 
 from kt_batch.cli import options
+from kt_batch.cli.arguments import expand
 from kt_batch.cli.models import bench_models_command
+from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.cli.start import absolute_file, print_summary
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.growth import Growth, bench_growth
 from kt_batch.evaluation.paper import PaperFigures, bench_paper
 from kt_batch.evaluation.search import BASELINES, SearchTable, bench_search, speed_at
 from kt_batch.models.layers import CUT_POINTS
-from kt_batch.models.weights import EncoderSource
 from kt_batch.report.plots import recall_plot
 
 bench_app = typer.Typer(help="Measure, beside peers, in one run.", no_args_is_help=True)
-bench_app.command("models")(bench_models_command)
+bench_app.command("models")(expand(bench_models_command))
 
 Indexed = Annotated[str, typer.Argument(help="An indexed library: a directory or s3://bucket/prefix.")]
 Queries = Annotated[list[str], typer.Option("--queries", help="Images whose patches ask; may be repeated.")]
@@ -30,9 +30,11 @@ Recall = Annotated[float, typer.Option("--recall", help="The recall@1 at which s
 
 
 @bench_app.command("search")
+@expand
 def bench_search_command(
     library: Indexed,
     queries: Queries,
+    *,
     baselines: Annotated[
         str,
         typer.Option(
@@ -41,9 +43,8 @@ def bench_search_command(
     ] = ",".join(BASELINES),
     recall: Recall = 0.95,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write recall against speed as an SVG.")] = None,
-    encoder: options.Encoder = "kt-vgg",
-    encoder_weights: options.EncoderWeights = None,
-    threads: options.Threads = 2,
+    weights: options.EncoderOptions,
+    how: options.Threads,
     json: options.Json = False,
 ) -> int:
     """Recall, NCC ratio, speed, build time and bytes of every searcher on a library, peers included, in one run.
@@ -54,9 +55,8 @@ def bench_search_command(
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise UsageError(f"--baselines got '{unknown[0]}'; there are {', '.join(BASELINES)}.")
-    source = EncoderSource(encoder, absolute_file(encoder_weights))
     with ProgressDisplay() as display:
-        table = bench_search(library, queries, source, names, threads, display)
+        table = bench_search(library, queries, weights.source(), names, how.threads, display)
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
         title = f"{table.patches:,} patches, D = {table.dimension}, {table.threads} threads"
@@ -66,39 +66,40 @@ def bench_search_command(
 
 
 @bench_app.command("growth")
+@expand
 def bench_growth_command(
     library: Indexed,
     queries: Queries,
+    *,
     recall: Recall = 0.95,
     seed: options.Seed = 0,
-    encoder: options.Encoder = "kt-vgg",
-    encoder_weights: options.EncoderWeights = None,
-    threads: options.Threads = 2,
+    weights: options.EncoderOptions,
+    how: options.Threads,
     json: options.Json = False,
 ) -> int:
     """Build time, search time at a fixed recall and memory for ever larger samples of a library, with their exponents.
 
     kt-batch bench growth paintings.lib --queries photo.jpg
     """
-    source = EncoderSource(encoder, absolute_file(encoder_weights))
     with ProgressDisplay() as display:
-        growth = bench_growth(library, queries, source, recall, seed, threads, display)
+        growth = bench_growth(library, queries, weights.source(), recall, seed, how.threads, display)
     print_summary(asdict(growth), _growth_lines(growth), json)
     return 0
 
 
 @bench_app.command("paper")
+@expand
 def bench_paper_command(
     paintings: Annotated[list[str], typer.Option("--paintings", help="At least six; may be repeated.")],
     photographs: Annotated[list[str], typer.Option("--photographs", help="What asks; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", help="A folder for Figs. 12 and 13.")],
+    *,
     layers: Annotated[str, typer.Option("--layers", help="Some of the cut points.")] = "relu4_1,relu3_1",
-    encoder: options.Encoder = "kt-vgg",
-    encoder_weights: options.EncoderWeights = None,
+    weights: options.EncoderOptions,
     decoder_weights: Annotated[
         list[str] | None, typer.Option("--decoder-weights", help="One for each layer, in their order.")
     ] = None,
-    threads: options.Threads = 2,
+    how: options.Threads,
     json: options.Json = False,
 ) -> int:
     """The paper's Tables 1 and 2 measured here, beside its own figures, and its Figs. 12 and 13.
@@ -108,9 +109,9 @@ def bench_paper_command(
     wanted = layers.split(",")
     if unknown := [layer for layer in wanted if layer not in CUT_POINTS]:
         raise UsageError(f"--layers got '{unknown[0]}'; there are {', '.join(CUT_POINTS)}.")
-    source = EncoderSource(encoder, absolute_file(encoder_weights))
+    source, decoders = weights.source(), decoder_weights or []
     with ProgressDisplay() as display:
-        rows, sheets = bench_paper(paintings, photographs, source, wanted, decoder_weights or [], threads, display)
+        rows, sheets = bench_paper(paintings, photographs, source, wanted, decoders, how.threads, display)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in sheets.items():
         (out / name).write_bytes(data)

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from kt_batch.cli import options
+from kt_batch.cli.output import counted, print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.cli.start import print_summary
 from kt_batch.errors import StorageError
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.run_report import RunReport, duration, report_page, run_report
 
-Place = Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
 Digest = Annotated[bool, typer.Option("--digest", help="Print the digest alone, when all is there.")]
 Delete = Annotated[bool, typer.Option("--delete", help="Remove what is listed; without it nothing is touched.")]
 Force = Annotated[
@@ -24,14 +23,14 @@ Force = Annotated[
 ]
 
 
-def add_care_commands(app: typer.Typer) -> None:
+def add_maintenance(app: typer.Typer) -> None:
     """Give an app the commands of this module."""
     app.command("verify")(verify_command)
     app.command("gc")(gc_command)
     app.command("report")(report_command)
 
 
-def verify_command(place: Place, digest: Digest = False, json: options.Json = False) -> int:
+def verify_command(place: options.Place, digest: Digest = False, json: options.Json = False) -> int:
     """Read back everything a library or a run says it holds; exits with 1 where something is missing or damaged.
 
     The digest is the same for the same inputs and options, whatever workers, unit size or interruptions there were.
@@ -43,18 +42,18 @@ def verify_command(place: Place, digest: Digest = False, json: options.Json = Fa
     if digest and found.digest and not found.faults:
         typer.echo(found.digest)
         return 0
-    state = "all there" if not found.faults else _counted(len(found.faults), "fault")
+    state = "all there" if not found.faults else counted(len(found.faults), "fault")
     pending = f", {found.pending} units not done yet" if found.pending else ""
-    lines = [f"{found.place}: {found.kind}, {_counted(found.files, 'file')}, {found.bytes:,} bytes: {state}{pending}"]
+    lines = [f"{found.place}: {found.kind}, {counted(found.files, 'file')}, {found.bytes:,} bytes: {state}{pending}"]
     lines += [f"  {fault}" for fault in found.faults]
     beside = ((found.orphans, "that nothing committed names (kt-batch gc lists them)"), (found.foreign, "of others"))
-    lines += [f"  beside them {_counted(count, 'file')} {what}" for count, what in beside if count]
+    lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in beside if number]
     lines += [f"  digest {found.digest}"] if found.digest else []
     print_summary(asdict(found), lines, json)
     return 1 if found.faults else 0
 
 
-def gc_command(place: Place, delete: Delete = False, force: Force = False, json: options.Json = False) -> int:
+def gc_command(place: options.Place, delete: Delete = False, force: Force = False, json: options.Json = False) -> int:
     """List the files of a library or a run that nothing committed names: what lost or killed attempts left behind.
 
     Removes them with --delete, unless something is not finished there: what a worker has just written has no receipt
@@ -70,9 +69,9 @@ def gc_command(place: Place, delete: Delete = False, force: Force = False, json:
 
 def _gc_lines(found: GcSummary) -> list[str]:
     state = "removed" if found.deleted else "to remove with --delete"
-    lines = [f"{found.place}: {found.kind}, {_counted(len(found.orphans), 'file')}, {found.bytes:,} bytes: {state}"]
+    lines = [f"{found.place}: {found.kind}, {counted(len(found.orphans), 'file')}, {found.bytes:,} bytes: {state}"]
     lines += [f"  {orphan.name} ({orphan.bytes:,} bytes)" for orphan in found.orphans]
-    lines += [f"  {_counted(found.foreign, 'file')} of others: left alone"] if found.foreign else []
+    lines += [f"  {counted(found.foreign, 'file')} of others: left alone"] if found.foreign else []
     if (found.pending or found.unfinished) and not found.deleted:
         lines.append(
             f"  not finished there: units {found.pending}, indexes {found.unfinished}; these files may be theirs, so "
@@ -81,12 +80,8 @@ def _gc_lines(found: GcSummary) -> list[str]:
     return lines
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def report_command(
-    place: Place,
+    place: options.Place,
     html: Annotated[Path | None, typer.Option("--html", help="Write it as a page of its own to this file.")] = None,
     json: options.Json = False,
 ) -> int:

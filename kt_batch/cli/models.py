@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from kt_batch.cli import options
+from kt_batch.cli.arguments import Fields
+from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.cli.start import absolute_file, print_summary
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.models import Figures, Pair, bench_models
 from kt_batch.models.layers import CUT_POINTS
@@ -42,6 +43,7 @@ def models_command(json: options.Json = False) -> int:
 
 def bench_models_command(
     images: Annotated[list[str], typer.Option("--images", help="Photographs; may be repeated.")],
+    *,
     paintings: Annotated[
         list[str] | None, typer.Option("--paintings", help="Whose patches are chosen from; default: --images.")
     ] = None,
@@ -55,8 +57,8 @@ def bench_models_command(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only images that kt-vgg was not trained on: ids beginning with 0.")
     ] = False,
-    size: options.Size = 512,
-    threads: options.Threads = 2,
+    cut: Annotated[options.CutOptions, Fields(only=("size",))],
+    how: options.Threads,
     json: options.Json = False,
 ) -> int:
     """Reconstruction, speed and fidelity of kt-vgg and of every --pair, on the same images in turn.
@@ -72,12 +74,12 @@ def bench_models_command(
             paintings or images,
             pairs,
             judge,
-            size=size,
+            size=cut.size,
             held_out=held_out,
-            threads=threads,
+            threads=how.threads,
             progress=display,
         )
-    print_summary({"size": size, "threads": threads, "rows": [asdict(row) for row in rows]}, table(rows), json)
+    print_summary({"size": cut.size, "threads": how.threads, "rows": [asdict(row) for row in rows]}, table(rows), json)
     return 0
 
 
@@ -88,11 +90,11 @@ def _pair(given: str) -> Pair:
     name, layer, encoder, decoder = parts
     if layer not in CUT_POINTS:
         raise UsageError(f"--pair {name}: the layer '{layer}' is none of {', '.join(CUT_POINTS)}.")
-    return Pair(name, layer, _source(name, encoder), absolute_file(decoder))
+    return Pair(name, layer, _source(name, encoder), options.absolute_file(decoder))
 
 
 def _source(name: str, encoder: str) -> EncoderSource:
-    return EncoderSource(encoder) if encoder in ENCODERS else EncoderSource(name, absolute_file(encoder))
+    return EncoderSource(encoder) if encoder in ENCODERS else EncoderSource(name, options.absolute_file(encoder))
 
 
 def table(rows: Sequence[Figures]) -> list[str]:

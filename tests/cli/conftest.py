@@ -13,7 +13,7 @@ import torch
 import typer
 
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 from tests.support.tiny import draw, draw_all
 
 QUICK = ["--threads", "1", "--size", "64"]

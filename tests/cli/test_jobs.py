@@ -8,9 +8,9 @@ import pytest
 import typer
 
 from jobs import build_library, translate
-from jobs.train_autoencoder import STEPS, parse_steps
 from kt_batch.cli import app as cli
-from kt_batch.cli.start import allowed_rejects, job_code
+from kt_batch.cli.exit_codes import allowed_rejects, job_code
+from kt_batch.cli.training import STEPS, parse_steps
 from kt_batch.errors import UsageError
 from kt_batch.training.autoencoder import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say

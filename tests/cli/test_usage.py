@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
 import yaml
 
-import kt_batch.cli.app
-import kt_batch.cli.batch
-from kt_batch.cli.app import parse_pixel
-from kt_batch.cli.batch import parse_clusters
-from kt_batch.cli.options import ConfigFile, Size
-from kt_batch.cli.start import new_encoder
+import kt_batch.cli.inspection
+import kt_batch.cli.translate
+from kt_batch.cli.config_file import ConfigFile
+from kt_batch.cli.inspection import parse_pixel
+from kt_batch.cli.options import CutOptions, EncoderOptions, new_encoder, parse_clusters
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import shipped
 from kt_batch.pipelines.translate.finish import translate
@@ -107,7 +106,7 @@ def test_a_bug_is_one_sentence_and_with_debug_a_traceback_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(kt_batch.cli.app, "inspect", broken)
+    monkeypatch.setattr(kt_batch.cli.inspection, "inspect", broken)
     said = kt("inspect", tmp_path)
     assert (said.code, said.err) == (1, "kt-batch: internal error, ZeroDivisionError: a bug (--debug shows where)\n")
     said = kt("inspect", "--debug", tmp_path)
@@ -127,7 +126,7 @@ def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(kt_batch.cli.app, "inspect", interrupted)
+    monkeypatch.setattr(kt_batch.cli.inspection, "inspect", interrupted)
     said = kt("inspect", tmp_path)
     assert (said.code, "start the same command again to go on" in said.err) == (1, True)
 
@@ -145,14 +144,14 @@ def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
         jobs.append(request)
         return translate(request, *rest)
 
-    monkeypatch.setattr(kt_batch.cli.batch, "translate", watched)
+    monkeypatch.setattr(kt_batch.cli.translate, "translate", watched)
     monkeypatch.chdir(tmp_path)
     words = ["--encoder-weights", "encoder", "--decoder-weights", "relu3_1", "--cache-dir", "cache", "--threads", 1]
     assert kt("translate", photos / "a.png", "--library", library, "--out", "run", *words).code == 0
     (job,) = jobs
     places = (job.sources.encoder.path, job.sources.decoder, job.sources.cache, absolute_place(job.run))
     assert places == tuple(str(tmp_path / name) for name in ("encoder", "relu3_1", "cache", "run"))
-    source, _ = new_encoder("kt-vgg", "encoder", "relu3_1", 64)
+    source, _ = new_encoder(EncoderOptions(encoder_weights="encoder"), CutOptions(size=64))
     assert source.path == str(tmp_path / "encoder")
 
 
@@ -228,7 +227,6 @@ def test_yaml_that_would_build_objects_is_refused(kt: Say, photos: Path, tmp_pat
 def test_pixels_and_clusters_are_read() -> None:
     assert parse_pixel("120, 80") == (120, 80)
     assert parse_clusters("64,16") == (64, 16)
-    assert parse_clusters(None) == ()
     for text in ("", "1", "1,2,3", "-1,2", "a,b", "1.5,2"):
         with pytest.raises(UsageError, match="--at is a pixel"):
             parse_pixel(text)
@@ -241,7 +239,7 @@ def test_a_command_of_anyones_takes_a_file_of_options(kt: Say, tmp_path: Path) -
     small = typer.Typer(add_completion=False)
 
     @small.command()
-    def show(size: Size = 5, config: ConfigFile = None) -> int:
+    def show(size: Annotated[int, typer.Option("--size")] = 5, config: ConfigFile = None) -> int:
         typer.echo(size)
         return 0
 

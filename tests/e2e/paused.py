@@ -15,7 +15,7 @@ from tests.e2e.conftest import Ended
 DRIVER = """
 import os, signal, sys
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.s3 import S3Location
 

@@ -16,7 +16,7 @@ import pytest
 
 import kt_batch.store.local
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import parse_receipt
 from tests.e2e.conftest import COMMAND, Small, run
@@ -37,7 +37,7 @@ DRIVER = """
 import os, signal, sys
 import kt_batch.store.local as local
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 
 folder, number, when, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
 link, seen = local._link, 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify

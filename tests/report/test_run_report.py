@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from kt_batch.cli.app import app
-from kt_batch.cli.start import run_app
+from kt_batch.cli.exit_codes import run_app
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MissingError
 from kt_batch.report.inspect import inspect

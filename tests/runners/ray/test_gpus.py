@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kt_batch.cli.start import make_runner
+from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.errors import KtBatchError, UsageError
 from kt_batch.runners.ray import startup as patience
@@ -58,7 +58,7 @@ SCRIPT = """
 import json, os, pathlib, sys, time
 import ray
 from kt_batch.config import RunOptions
-from kt_batch.cli.start import make_runner, release_gpus
+from kt_batch.cli.runner import make_runner, release_gpus
 
 folder = pathlib.Path(sys.argv[1])
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kt_batch.cli.start import make_members
+from kt_batch.cli.runner import make_members
 from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.models.encoder import Encoder, Preprocess

@@ -1,0 +1,41 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kt_batch.cli import options
+from kt_batch.cli.arguments import Fields, expand
+from kt_batch.cli.output import print_summary
+from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.runner import make_runner
+from kt_batch.config import ExtractConfig, RunOptions
+from kt_batch.demo.demo import demo
+
+DemoRun = Annotated[RunOptions, Fields(only=("runner", "workers", "threads"), defaults={"runner": "ray"})]
+
+
+def add_demo(app: typer.Typer) -> None:
+    """Give an app the command."""
+    app.command("demo")(expand(demo_command))
+
+
+def demo_command(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Everything the demo makes goes here.")] = Path("demo-out"),
+    how: DemoRun,
+    json: options.Json = False,
+) -> int:
+    """The whole main job, offline, on photographs that come along; ends with the page to open.
+
+    kt-batch demo --out demo-out
+    """
+    source, encoder = options.new_encoder(options.EncoderOptions(), options.CutOptions())
+    with make_runner(how) as running, ProgressDisplay() as display:
+        summary = demo(out, ExtractConfig(encoder=encoder), source, how, running, display)
+    print_summary(asdict(summary), [f"Open {summary.sheet}"], json)
+    return 0

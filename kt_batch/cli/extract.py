@@ -1,0 +1,68 @@
+"""The command `extract`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+import typer
+
+from kt_batch.cli import options
+from kt_batch.cli.arguments import expand
+from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
+from kt_batch.cli.exit_codes import STRICT
+from kt_batch.cli.output import print_summary, retry_lines
+from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.runner import make_runner
+from kt_batch.pipelines.estimate import estimate_extract
+from kt_batch.pipelines.extract.finish import ExtractSummary, extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
+
+
+def add_extract(app: typer.Typer) -> None:
+    """Give an app the command."""
+    app.command("extract")(expand(extract_command))
+
+
+def extract_command(
+    context: typer.Context,
+    images: options.Images,
+    library: options.Library,
+    weights: options.EncoderOptions,
+    cut: options.CutOptions,
+    content: options.ExtractOptions,
+    how: options.Run,
+    dry_run: DryRun,
+    config: ConfigFile = None,
+    json: options.Json = False,
+) -> int:
+    """Images -> a knowledge library. Run it again to go on, or with more images to add them.
+
+    kt-batch extract paintings/ --library monet.lib
+    """
+    asked = dry_run.request()
+    source, encoder = options.new_encoder(weights, cut)
+    request = ExtractRequest(images, library, content.config(encoder), source, how)
+    if asked:
+        estimate = estimate_here(partial(estimate_extract, request), asked)
+        print_summary(asdict(estimate), estimate_lines(estimate, how.runner), json)
+        return estimate_code(estimate, STRICT)
+    with make_runner(how) as running, ProgressDisplay() as display:
+        summary = extract(request, running, display)
+    save_options(library, "extract", context.params)
+    print_summary(asdict(summary), extract_lines(summary), json)
+    return STRICT.exit_code(summary.rejected, summary.images + summary.rejected)
+
+
+def extract_lines(summary: ExtractSummary) -> list[str]:
+    """Return the summary for a person."""
+    lines = [f"{summary.library}: {summary.images} images, {summary.patches:,} patches, {summary.rejected} rejected"]
+    if summary.new_images:
+        lines.append(
+            f"  {summary.new_images} images in {summary.seconds:.1f} s ({summary.images_per_second:.2f} images/s)"
+        )
+    elif summary.new_rejected == 0:
+        lines.append("  nothing to do: everything was extracted already")
+    lines += retry_lines(summary.rejected)
+    return [*lines, f"  next: kt-batch index {summary.library}"]

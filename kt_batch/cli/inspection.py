@@ -1,0 +1,69 @@
+"""The commands that read a library or a run: `explain` and `inspect`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+import yaml
+
+from kt_batch.cli import options
+from kt_batch.cli.output import print_summary
+from kt_batch.errors import UsageError
+from kt_batch.report.explain import explain
+from kt_batch.report.inspect import inspect
+from kt_batch.report.views import sql as view_sql
+
+
+def add_inspection(app: typer.Typer) -> None:
+    """Give an app the commands of this module."""
+    app.command("explain")(explain_command)
+    app.command("inspect")(inspect_command)
+
+
+def explain_command(
+    run: Annotated[str, typer.Argument(help="The run.")],
+    output: Annotated[str, typer.Argument(help="An output or its input: images/a.jpg.png, a.jpg.")],
+    at: Annotated[str, typer.Option("--at", help="X,Y of a pixel of the output.")],
+    library: Annotated[str | None, typer.Option("--library", help="Where the library is now, if it moved.")] = None,
+    json: options.Json = False,
+) -> int:
+    """Where a pixel came from: the source images, boxes, NCC and weights of the patches that made it.
+
+    kt-batch explain run holiday.jpg --at 120,80
+    """
+    x, y = parse_pixel(at)
+    found = explain(run, output, x, y, library)
+    lines = [f"pixel {x},{y} of {found.output} ({found.width} x {found.height}), from {found.input}"]
+    for part in found.contributions:
+        box = part.file_box
+        lines.append(
+            f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
+        )
+    print_summary(found.to_dict(), lines, json)
+    return 0
+
+
+def parse_pixel(text: str) -> tuple[int, int]:
+    """Read `120,80` as (120, 80). Raises UsageError."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--at is a pixel such as 120,80, not '{text}'.")
+    return int(parts[0]), int(parts[1])
+
+
+def inspect_command(
+    place: options.Place,
+    sql: Annotated[bool, typer.Option("--sql", help="Print DuckDB views over its tables, to paste.")] = False,
+    json: options.Json = False,
+) -> int:
+    """What a library or a run holds.
+
+    kt-batch inspect monet.lib
+    """
+    if sql:
+        typer.echo(view_sql(place))
+        return 0
+    found = inspect(place)
+    print_summary(found, yaml.safe_dump(found, sort_keys=False, allow_unicode=True).splitlines(), json)
+    return 0

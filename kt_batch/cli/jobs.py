@@ -1,0 +1,93 @@
+"""The commands that `ray job submit` starts: they run on Ray by default and bound how many inputs may be rejected."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+import typer
+
+from kt_batch.cli import options
+from kt_batch.cli.arguments import Command, expand
+from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
+from kt_batch.cli.exit_codes import RejectBounds
+from kt_batch.cli.extract import extract_lines
+from kt_batch.cli.index import index_lines
+from kt_batch.cli.output import print_summary
+from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.runner import make_runner, release_gpus
+from kt_batch.cli.settings import MethodOptions, method_options
+from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
+from kt_batch.pipelines.estimate import estimate_extract
+from kt_batch.pipelines.extract.finish import extract
+from kt_batch.pipelines.extract.plan import ExtractRequest
+from kt_batch.pipelines.index.plan import build_index
+
+
+def job_app(command: Command) -> typer.Typer:
+    """Return an app with one command, whose options are expanded already."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    return app
+
+
+def build_library_app() -> typer.Typer:
+    """Return the job that extracts and indexes."""
+    return job_app(expand(build_library))
+
+
+def translate_app() -> typer.Typer:
+    """Return the job that translates."""
+    return job_app(expand(translate_images, settings=method_options()))
+
+
+def build_library(
+    context: typer.Context,
+    images: options.Images,
+    library: options.Library,
+    weights: options.EncoderOptions,
+    cut: options.CutOptions,
+    content: options.ExtractOptions,
+    building: options.Building,
+    how: options.JobRun,
+    bounds: RejectBounds,
+    dry_run: DryRun,
+    config: ConfigFile = None,
+    json: options.Json = False,
+) -> int:
+    """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
+    asked = dry_run.request()
+    source, encoder = options.new_encoder(weights, cut)
+    request = ExtractRequest(images, library, content.config(encoder), source, how)
+    if asked:
+        estimate = estimate_here(partial(estimate_extract, request), asked)
+        lines = [*estimate_lines(estimate, how.runner), "  the index that is built afterwards is not estimated"]
+        print_summary({"extract": asdict(estimate)}, lines, json)
+        return estimate_code(estimate, bounds)
+    with make_runner(how) as running, ProgressDisplay() as display:
+        extracted = extract(request, running, display)
+        release_gpus(running)  # building an index uses no GPU
+        indexed = build_index(library, building, how, running, display)
+    save_options(library, "build_library", context.params)
+    summary = {"extract": asdict(extracted), "index": asdict(indexed)}
+    print_summary(summary, [*extract_lines(extracted), *index_lines(indexed)], json)
+    return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
+
+
+def translate_images(
+    context: typer.Context,
+    images: options.Images,
+    out: options.RunPlace,
+    settings: MethodOptions,
+    chosen: ChoiceOptions,
+    how: options.JobRun,
+    bounds: RejectBounds,
+    dry_run: DryRun,
+    config: ConfigFile = None,
+    json: options.Json = False,
+) -> int:
+    """Re-render images after a library or style images. Exits with 0 while rejects stay within --max-rejects."""
+    asked, resolved = dry_run.request(), settings.resolve()
+    request = translate_request(images, out, chosen, resolved, how)
+    return run_translate(request, asked, {**context.params, **resolved.options}, json, bounds)

@@ -1,0 +1,31 @@
+"""Presets: names for complete sets of option values.
+
+The default of a configuration field never changes from here on, because digests leave defaults out. What becomes a
+better choice later gets a preset or a new field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kt_batch.errors import UsageError
+
+PRESETS: dict[str, Mapping[str, object]] = {
+    # Section 3.4 of the paper for the search. The layer and the size are the library's.
+    "paper": {
+        "method": "knowledge",
+        "search": {"searcher": "bhkm", "bands": 1, "probes": 1, "top_k": 1, "certify": False},
+        "swap": "geometric",
+        "alpha": 1.0,
+        "temperature": 0.05,
+        "query_stride": 1,
+        "preserve_colour": False,
+    },
+}
+
+
+def preset_named(name: str) -> Mapping[str, object]:
+    """Return the method and every setting of the preset called `name`. Raises UsageError when there is none."""
+    if name not in PRESETS:
+        raise UsageError(f"There is no preset '{name}'; there are {', '.join(PRESETS)}.")
+    return PRESETS[name]
