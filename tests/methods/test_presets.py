@@ -1,0 +1,48 @@
+"""Presets are complete, and valid for their methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from kt_batch.config import EncoderConfig, MethodConfig
+from kt_batch.errors import UsageError
+from kt_batch.methods.presets import PRESETS, preset_named
+from kt_batch.methods.table import method_named, parse_config
+
+
+def names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of nested mappings; None at the ends."""
+    return {key: names(value) if isinstance(value, Mapping) else None for key, value in content.items()}
+
+
+def settings(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a configuration, with those of the configurations in it; None at the ends."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        found[name] = settings(field.annotation) if nested else None  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_every_setting_of_its_method(name: str) -> None:
+    preset = preset_named(name)
+    every = settings(method_named(str(preset["method"])).config_type)
+    common = MethodConfig.model_fields.keys() - {"method"}
+    assert names(preset) == {key: below for key, below in every.items() if key not in common}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_value_of_a_preset_is_allowed(name: str) -> None:
+    preset = preset_named(name)
+    config = parse_config({**preset, "encoder": EncoderConfig(weights_sha256="0" * 64)})
+    assert config.model_dump(include=set(preset)) == dict(preset)
+
+
+def test_an_unknown_preset_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"^There is no preset 'nonsense'; there are paper"):
+        preset_named("nonsense")
