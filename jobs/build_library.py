@@ -1,4 +1,7 @@
-"""Extract images into a library and index it, as one job: `ray job submit -- python jobs/build_library.py ...`."""
+"""Extract images into a library and index it, as one job.
+
+`ray job submit -- python jobs/build_library.py IMAGES... --library LIB`
+"""
 
 from kt_batch.cli.exit_codes import leave, run_app
 from kt_batch.cli.jobs import build_library_app

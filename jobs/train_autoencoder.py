@@ -1,4 +1,7 @@
-"""Train kt-vgg with its decoders, or decoders for another encoder: `train_autoencoder.py IMAGES... --out DIR`."""
+"""Train kt-vgg with its decoders, or decoders for another encoder.
+
+`python jobs/train_autoencoder.py IMAGES... --out DIR`
+"""
 
 from kt_batch.cli.exit_codes import leave, run_app
 from kt_batch.cli.training import train_app

@@ -1,4 +1,7 @@
-"""Translate images, as a job: `ray job submit -- python jobs/translate.py ...`."""
+"""Translate images, as a job.
+
+`ray job submit -- python jobs/translate.py IMAGES... --library LIB --out RUN`
+"""
 
 from kt_batch.cli.exit_codes import leave, run_app
 from kt_batch.cli.jobs import translate_app

@@ -1,4 +1,7 @@
-"""The command line, assembled: every command reads options, calls one pipeline, prints, and returns an exit code."""
+"""Assemble the command line.
+
+Every command reads options, calls one pipeline, prints a summary, and returns an exit code.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from kt_batch.cli.translate import add_translate
 
 
 def make_app() -> typer.Typer:
-    """Return the commands; those of the methods follow the table of methods."""
+    """Return all commands; their options follow the configurations and the table of methods."""
     made = typer.Typer(
         name="kt-batch",
         help="Re-render image collections after the look of another collection, with the origin of every patch on "

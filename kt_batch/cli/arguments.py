@@ -1,4 +1,4 @@
-"""Turn the fields of configurations into options of a command, and the options back into configurations.
+"""Turn fields of configurations into options, and options into configurations.
 
 A command names a configuration as one parameter. On the command line each field becomes an option: its name, type,
 default and description are those of the field. The command gets one validated configuration.
@@ -50,7 +50,7 @@ class _Option:
 
 
 def same(model: type[BaseModel], name: str) -> Any:
-    """Return the default, limits and description of a field of `model`, for a field of another model."""
+    """Return default, limits and description of a field, for a field of another model."""
     return copy(model.model_fields[name])
 
 
@@ -91,7 +91,7 @@ def expand(command: Command, **models: type[BaseModel]) -> Command:
 
 
 def _split(hint: Any) -> tuple[type[BaseModel] | None, Fields]:
-    """Return the model that a parameter is annotated with, if any, and how its fields become options."""
+    """Return the model that annotates a parameter, if any, and how its fields become options."""
     kind, *extra = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     fields = next((item for item in extra if isinstance(item, Fields)), Fields())
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None, fields
@@ -103,7 +103,10 @@ def _options(model: type[BaseModel], fields: Fields) -> dict[str, _Option]:
 
 
 def _option(name: str, info: FieldInfo, fields: Fields) -> _Option:
-    """Return the option of one field: the command's own, the one in the field's annotation, or one by its name."""
+    """Return the option of one field.
+
+    The command may define it, else the annotation of the field does, else it follows the field's name.
+    """
     own = fields.options.get(name)
     kind, *extra = get_args(own) if own is not None else (info.annotation, *info.metadata)
     default = fields.defaults.get(name, info.get_default(call_default_factory=True))

@@ -1,4 +1,4 @@
-"""The commands that measure: `bench models`, and of searching `bench search`, `bench growth` and `bench paper`."""
+"""The commands that measure: `bench models`, `bench search`, `bench growth` and `bench paper`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kt_batch.evaluation.search import BASELINES, SearchTable, bench_search, spe
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.report.plots import recall_plot
 
-bench_app = typer.Typer(help="Measure, beside peers, in one run.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure networks and searchers, beside baselines, in one run.", no_args_is_help=True)
 bench_app.command("models")(expand(bench_models_command))
 
 Indexed = Annotated[str, typer.Argument(help="An indexed library: a directory or s3://bucket/prefix.")]
-Queries = Annotated[list[str], typer.Option("--queries", help="Images whose patches ask; may be repeated.")]
+Queries = Annotated[list[str], typer.Option("--queries", help="Images whose patches are the queries; may be repeated.")]
 Recall = Annotated[float, typer.Option("--recall", help="The recall@1 at which speeds are compared.")]
 
 
@@ -38,7 +38,9 @@ def bench_search_command(
     baselines: Annotated[
         str,
         typer.Option(
-            "--baselines", "--rivals", help=f"Peers through faiss, some of {','.join(BASELINES)}; an empty text: none."
+            "--baselines",
+            "--rivals",
+            help=f"Baselines through faiss, some of {','.join(BASELINES)}; an empty text for none.",
         ),
     ] = ",".join(BASELINES),
     recall: Recall = 0.95,
@@ -47,7 +49,7 @@ def bench_search_command(
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
-    """Recall, NCC ratio, speed, build time and bytes of every searcher on a library, peers included, in one run.
+    """Measure every searcher on a library: recall, NCC ratio, speed, build time, bytes.
 
     kt-batch bench search paintings.lib --queries photos/ --plot recall.svg
     """
@@ -77,7 +79,7 @@ def bench_growth_command(
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
-    """Build time, search time at a fixed recall and memory for ever larger samples of a library, with their exponents.
+    """Measure how time to build, time to search and memory grow with a library.
 
     kt-batch bench growth paintings.lib --queries photo.jpg
     """
@@ -90,19 +92,22 @@ def bench_growth_command(
 @bench_app.command("paper")
 @expand
 def bench_paper_command(
-    paintings: Annotated[list[str], typer.Option("--paintings", help="At least six; may be repeated.")],
-    photographs: Annotated[list[str], typer.Option("--photographs", help="What asks; may be repeated.")],
+    paintings: Annotated[list[str], typer.Option("--paintings", help="At least six paintings; may be repeated.")],
+    photographs: Annotated[
+        list[str], typer.Option("--photographs", help="Images whose patches are the queries; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="A folder for Figs. 12 and 13.")],
     *,
-    layers: Annotated[str, typer.Option("--layers", help="Some of the cut points.")] = "relu4_1,relu3_1",
+    layers: Annotated[str, typer.Option("--layers", help="Cut points, separated by commas.")] = "relu4_1,relu3_1",
     weights: options.EncoderOptions,
     decoder_weights: Annotated[
-        list[str] | None, typer.Option("--decoder-weights", help="One for each layer, in their order.")
+        list[str] | None,
+        typer.Option("--decoder-weights", help="One decoder for each layer, in the order of --layers."),
     ] = None,
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
-    """The paper's Tables 1 and 2 measured here, beside its own figures, and its Figs. 12 and 13.
+    """Measure the paper's Tables 1 and 2, beside its own figures, and draw its Figs. 12 and 13.
 
     kt-batch bench paper --paintings paintings/ --photographs photo.jpg --out paper/
     """

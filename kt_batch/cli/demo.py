@@ -26,11 +26,13 @@ def add_demo(app: typer.Typer) -> None:
 
 def demo_command(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Everything the demo makes goes here.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("--out", help="The folder for everything that the demo makes.")] = Path(
+        "demo-out"
+    ),
     how: DemoRun,
     json: options.Json = False,
 ) -> int:
-    """The whole main job, offline, on photographs that come along; ends with the page to open.
+    """Run the whole main job offline, on photographs that come along, and print the page to open.
 
     kt-batch demo --out demo-out
     """

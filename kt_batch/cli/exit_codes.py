@@ -1,4 +1,7 @@
-"""Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some inputs were rejected; and the sentence for an error."""
+"""Run an app: its exit code, and one sentence for an error.
+
+0: done. 1: failed. 2: wrong usage. 3: done, but some inputs were rejected.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ INTERRUPTED = 130  # typer's result of Ctrl-C
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run a typer app and return its exit code; an error becomes one sentence on standard error.
+    """Run a typer app and return its exit code.
 
-    `--debug`, anywhere among the arguments, shows the traceback as well.
+    An error becomes one sentence on standard error. `--debug`, anywhere among the arguments, shows the traceback too.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -98,7 +101,10 @@ STRICT = RejectBounds(strict=True)  # a command exits with 3 for any reject
 
 
 def job_code(rejected: int, total: int, max_rejects: str, strict: bool) -> int:
-    """Return the exit code of a finished job: 0 within bounds, so that a cluster does not run it again."""
+    """Return the exit code of a finished job.
+
+    Rejects within bounds give 0, so that a cluster does not run the job again.
+    """
     if strict and rejected:
         return SOME_REJECTED
     return DONE if rejected <= allowed_rejects(max_rejects, total) else FAILED

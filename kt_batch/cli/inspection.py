@@ -23,12 +23,12 @@ def add_inspection(app: typer.Typer) -> None:
 
 def explain_command(
     run: Annotated[str, typer.Argument(help="The run.")],
-    output: Annotated[str, typer.Argument(help="An output or its input: images/a.jpg.png, a.jpg.")],
-    at: Annotated[str, typer.Option("--at", help="X,Y of a pixel of the output.")],
+    output: Annotated[str, typer.Argument(help="An output, such as images/a.jpg.png, or its input, a.jpg.")],
+    at: Annotated[str, typer.Option("--at", help="A pixel of the output, as X,Y.")],
     library: Annotated[str | None, typer.Option("--library", help="Where the library is now, if it moved.")] = None,
     json: options.Json = False,
 ) -> int:
-    """Where a pixel came from: the source images, boxes, NCC and weights of the patches that made it.
+    """Show where a pixel came from: source images, boxes, NCC and weights.
 
     kt-batch explain run holiday.jpg --at 120,80
     """
@@ -54,10 +54,10 @@ def parse_pixel(text: str) -> tuple[int, int]:
 
 def inspect_command(
     place: options.Place,
-    sql: Annotated[bool, typer.Option("--sql", help="Print DuckDB views over its tables, to paste.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print DuckDB views of its tables, to paste.")] = False,
     json: options.Json = False,
 ) -> int:
-    """What a library or a run holds.
+    """Show what a library or a run holds.
 
     kt-batch inspect monet.lib
     """

@@ -1,4 +1,7 @@
-"""The commands that `ray job submit` starts: they run on Ray by default and bound how many inputs may be rejected."""
+"""The commands that `ray job submit` starts.
+
+They run on Ray by default, and the caller decides how many rejected inputs a success may have.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ def build_library(
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> int:
-    """Images -> an indexed knowledge library. Exits with 0 while rejects stay within --max-rejects."""
+    """Extract images into a knowledge library and index it.
+
+    Exits with 0 while rejects stay within --max-rejects.
+    """
     asked = dry_run.request()
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(images, library, content.config(encoder), source, how)
@@ -87,7 +93,10 @@ def translate_images(
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> int:
-    """Re-render images after a library or style images. Exits with 0 while rejects stay within --max-rejects."""
+    """Re-render images after a library or style images.
+
+    Exits with 0 while rejects stay within --max-rejects.
+    """
     asked, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images, out, chosen, resolved, how)
     return run_translate(request, asked, {**context.params, **resolved.options}, json, bounds)

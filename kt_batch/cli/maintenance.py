@@ -1,4 +1,4 @@
-"""The commands that look after what lies on disk: `verify`, `gc` and `report`."""
+"""The commands that check, clean and report on libraries and runs: `verify`, `gc` and `report`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.run_report import RunReport, duration, report_page, run_report
 
-Digest = Annotated[bool, typer.Option("--digest", help="Print the digest alone, when all is there.")]
-Delete = Annotated[bool, typer.Option("--delete", help="Remove what is listed; without it nothing is touched.")]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="Print only the digest, unless something is missing or damaged.")
+]
+Delete = Annotated[bool, typer.Option("--delete", help="Remove the listed files; without it nothing is removed.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Also remove what belongs to work under way; only if surely nobody works there.")
+    bool,
+    typer.Option(
+        "--force", help="Also remove files that may belong to work under way; only if no process works there."
+    ),
 ]
 
 
@@ -31,9 +36,10 @@ def add_maintenance(app: typer.Typer) -> None:
 
 
 def verify_command(place: options.Place, digest: Digest = False, json: options.Json = False) -> int:
-    """Read back everything a library or a run says it holds; exits with 1 where something is missing or damaged.
+    """Read back everything that a library or a run holds.
 
-    The digest is the same for the same inputs and options, whatever workers, unit size or interruptions there were.
+    Exits with 1 if something is missing or damaged. The digest depends on inputs and options alone, not on workers,
+    unit size or interruptions.
 
     kt-batch verify run
     """
@@ -54,10 +60,10 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
 
 
 def gc_command(place: options.Place, delete: Delete = False, force: Force = False, json: options.Json = False) -> int:
-    """List the files of a library or a run that nothing committed names: what lost or killed attempts left behind.
+    """List, or remove, the files of a library or a run that nothing committed names.
 
-    Removes them with --delete, unless something is not finished there: what a worker has just written has no receipt
-    yet either. Files whose names are not kt-batch's are counted and stay.
+    Lost or killed attempts leave them behind. --delete removes them, unless work there is not finished: the newest
+    files of a worker have no receipt yet. Files whose names are not kt-batch's are counted and stay.
 
     kt-batch gc run --delete
     """
@@ -82,10 +88,10 @@ def _gc_lines(found: GcSummary) -> list[str]:
 
 def report_command(
     place: options.Place,
-    html: Annotated[Path | None, typer.Option("--html", help="Write it as a page of its own to this file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
     json: options.Json = False,
 ) -> int:
-    """How a library or a run was made: what is done, rates, seconds by stage, slowest images, rejects and workers.
+    """Report progress, rates, slowest images, rejects and workers of a library or a run.
 
     kt-batch report run --html report.html
     """
@@ -102,7 +108,7 @@ def report_command(
 
 
 def report_lines(found: RunReport) -> list[str]:
-    """The report for a person."""
+    """Return the report for a person."""
     units, images = found.units, found.images
     again = f", {images.elsewhere} listed again" if images.elsewhere else ""
     lines = [

@@ -1,4 +1,4 @@
-"""The commands about the networks themselves: `models` lists them, `bench models` measures them."""
+"""The commands about the networks: `models` lists them, `bench models` measures them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER = (
 
 
 def models_command(json: options.Json = False) -> int:
-    """The networks that come with kt_batch: files, SHA-256, layers, channels, sizes.
+    """List the networks that come with kt_batch: files, SHA-256, layers, channels, sizes.
 
     kt-batch models
     """
@@ -45,14 +45,15 @@ def bench_models_command(
     images: Annotated[list[str], typer.Option("--images", help="Photographs; may be repeated.")],
     *,
     paintings: Annotated[
-        list[str] | None, typer.Option("--paintings", help="Whose patches are chosen from; default: --images.")
+        list[str] | None, typer.Option("--paintings", help="Images whose patches are chosen from; default: --images.")
     ] = None,
     pair: Annotated[
         list[str] | None,
         typer.Option("--pair", help="NAME,LAYER,ENCODER,DECODER: another pair; files, or the name of an encoder."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="The encoder whose choice of patches is right: vgg19 or a file.")
+        str | None,
+        typer.Option("--reference", help="The encoder whose choice of patches is taken as right: vgg19 or a file."),
     ] = None,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only images that kt-vgg was not trained on: ids beginning with 0.")
@@ -61,7 +62,7 @@ def bench_models_command(
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
-    """Reconstruction, speed and fidelity of kt-vgg and of every --pair, on the same images in turn.
+    """Measure reconstruction, speed and fidelity of kt-vgg and of every --pair.
 
     kt-batch bench models --images photos/ --pair WCT,relu3_1,vgg19.safetensors,wct.safetensors
     """
@@ -98,7 +99,7 @@ def _source(name: str, encoder: str) -> EncoderSource:
 
 
 def table(rows: Sequence[Figures]) -> list[str]:
-    """The figures for a person; a dash where there is no reference."""
+    """Return the figures as a table; a dash stands where there is no reference."""
     lines = [HEADER]
     for row in rows:
         line = (

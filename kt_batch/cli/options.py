@@ -1,6 +1,7 @@
-"""Options that several commands share: single ones, and groups that are given to a command as one object.
+"""Options that several commands share: single ones, and groups.
 
-A group that repeats fields of a configuration takes their defaults, limits and descriptions from there.
+A command gets a group as one object. A group that repeats fields of a configuration takes their defaults, limits and
+descriptions from there.
 """
 
 from __future__ import annotations

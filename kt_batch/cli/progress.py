@@ -1,4 +1,4 @@
-"""What a person sees while work is done: a bar on a terminal, plain lines elsewhere, both on standard error."""
+"""Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressDisplay:
-    """Shows steps: done/total, rate, time left, rejects. Use as a context manager; call it with each step."""
+    """Displays steps: done/total, rate, time left, rejects.
+
+    A context manager; call it with each step.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)

@@ -21,9 +21,10 @@ PRELOADED_MODULES = ("kt_batch.pipelines.translate.worker",)  # imports nearly a
 
 @contextmanager
 def make_runner(run_options: RunOptions) -> Iterator[Runner]:
-    """Yield the runner that the options ask for; import Ray only for the runner ray.
+    """Yield the runner that the options ask for.
 
-    On SIGTERM the runner finishes the units under way. Events go to the log that the options name.
+    Ray is imported only for the runner ray. On SIGTERM the runner finishes the units under way. Events go to the log
+    that the options name.
     """
     shutdown = GracefulShutdown()
     local = run_options.runner == "local"
@@ -65,7 +66,10 @@ def release_gpus(runner: Runner) -> None:
 
 @contextmanager
 def make_members(run_options: RunOptions, gpu: bool, out: Path) -> Iterator[Callable[[Member], None]]:
-    """Yield a function that calls a training's member on every worker; import Ray only for the runner ray."""
+    """Yield a function that calls a member of a training on every worker.
+
+    Ray is imported only for the runner ray.
+    """
     if run_options.runner == "local":
         yield lambda member: member(0, 1, None)
         return

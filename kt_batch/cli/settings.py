@@ -53,7 +53,10 @@ class Settings:
 
 
 class MethodOptions(Options):
-    """A method and its settings as a caller gives them; a subclass has a field for each setting, None if not given."""
+    """A method and its settings as a caller gives them.
+
+    A subclass has a field for each setting, which is None when the setting is not given.
+    """
 
     method: str | None = None
     preset: str | None = None
@@ -61,7 +64,9 @@ class MethodOptions(Options):
     quality: int = same(MethodConfig, "quality")
 
     def resolve(self) -> Settings:
-        """Return the method and all its settings: those given, else those of the preset, else the defaults.
+        """Return the method with all its settings.
+
+        A setting is the given one, else that of the preset, else the default.
 
         Raises:
             UsageError: There is no such method or preset, they do not belong together, or the method lacks a setting.
@@ -87,7 +92,9 @@ class MethodOptions(Options):
 
 
 def method_options(methods: Mapping[str, type[Method]] = METHODS) -> type[MethodOptions]:
-    """Return a model with the settings of several methods. Methods may share a setting of one name and type.
+    """Return a model with the settings of several methods.
+
+    Methods may share a setting of one name and type.
 
     Raises:
         TypeError: Two methods have settings of one name and different types.
@@ -119,7 +126,13 @@ def settings_of(name: str, method: type[Method]) -> dict[str, Setting]:
 
 
 def _walk(model: type[BaseModel], nested: object, path: tuple[str, ...]) -> Iterator[tuple[str, Setting]]:
-    """Yield the settings below a model. nested: The default of the field that holds the model, if any."""
+    """Yield the settings of a model by option.
+
+    Args:
+        model: The configuration of a method, or one in it.
+        nested: The default of the field that holds `model`; None for the method's own configuration.
+        path: The names that lead to `model`.
+    """
     for name, info in model.model_fields.items():
         if not path and name in MethodConfig.model_fields:
             continue

@@ -45,7 +45,7 @@ def try_command(
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> int:
-    """One photograph after a few paintings, at once: no Ray, no library.
+    """Re-render one photograph after a few paintings, at once: no Ray, no library.
 
     kt-batch try holiday.jpg --style starry_night.jpg
     """

@@ -61,9 +61,9 @@ def train(
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each Ray worker.")] = False,
     json: options.Json = False,
 ) -> int:
-    """Train, or go on where an earlier call stopped; metrics go to DIR/LAYER/STAGE/metrics.csv and TensorBoard.
+    """Train, or go on where an earlier call stopped.
 
-    On Ray nothing is printed on the way: follow those files.
+    Metrics go to DIR/LAYER/STAGE/metrics.csv and TensorBoard. On Ray nothing else is printed: follow those files.
     """
     weights = options.absolute_file(encoder_weights)
     job = TrainJob(
