@@ -31,7 +31,7 @@ from kt_batch.cli.start import (
 )
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.index.finish import build_index
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -30,7 +30,7 @@ from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, Estimate, Pilot, estimate_extract, estimate_translate
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.plan import BuildSummary, build_index
+from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.progress import readable_size
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest

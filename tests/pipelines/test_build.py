@@ -13,8 +13,9 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
-from kt_batch.pipelines.index import worker as build_units
-from kt_batch.pipelines.index.plan import SHARD_PATCHES, build_index, top_clusters
+from kt_batch.pipelines.index import plan as build_plan
+from kt_batch.pipelines.index.finish import build_index
+from kt_batch.pipelines.index.plan import SHARD_PATCHES, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import sources as translate
@@ -172,7 +173,7 @@ def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
     here = fix_numerics(1)
-    monkeypatch.setattr(build_units, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
+    monkeypatch.setattr(build_plan, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
     with pytest.raises(MismatchError, match=f"isa {here['isa']} -> SSE"):
         indexed(library)
     assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built
