@@ -27,7 +27,7 @@ from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, rou
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Ledger
 
-SAMPLE_MARGIN = 1.1  # a part offers its share of the sample and a little more, since hashes fall as they fall
+SAMPLE_MARGIN = 1.1  # 10 % margin for hash variance: a part offers its share of the sample and a little more
 
 
 class SampleWorker:
@@ -40,7 +40,7 @@ class SampleWorker:
     def __call__(self, unit: PartUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Commit a table (patch_id, vector) of the part's share of the sample.
 
-        Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
+        Raises DamagedError when the part holds NaN or infinity; this is the first stage that reads it.
         """
         job = self.job
         beat("")
@@ -92,7 +92,7 @@ class RouteWorker:
 
 
 class PackWorker:
-    """Turns one top-level cluster into a shard, a subtree and its merged members."""
+    """Packs one top-level cluster into a shard, a subtree and its merged members."""
 
     def __init__(self, job: BuildJob, top_sha256: str) -> None:
         self.job = job
@@ -100,7 +100,7 @@ class PackWorker:
         self.top = Top.get(job.build_location(), top_sha256)
 
     def __call__(self, unit: PackUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
-        """Commit the cluster; an empty one leaves a receipt without outputs."""
+        """Commit the cluster. An empty one leaves a receipt without outputs."""
         job, top = self.job, self.top
         build = job.build_location()
         ids, packets = _cluster_rows(build, unit, job.channels, beat)
@@ -124,13 +124,13 @@ class PackWorker:
 
 
 def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Heartbeat) -> Tensor:
-    """The top-level cluster of each packet."""
+    """Return the top-level cluster of each packet, `(n,)` int64."""
     beat("")
     return assign(space.points(match_parts(packets, top.mean)[0]), top.centres)[0]
 
 
 def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Heartbeat) -> tuple[NDArray[np.uint8], Tensor]:
-    """Ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by ascending patch id."""
+    """Return ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by patch id."""
     tables = []
     for ref in unit.routed:
         beat("")
