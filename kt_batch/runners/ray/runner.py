@@ -10,10 +10,10 @@ from functools import partial
 from typing import TypeVar
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address
 
 from kt_batch.errors import StorageError
 from kt_batch.runners.ray.pool import Pool, first_line
+from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
 
 U = TypeVar("U")
@@ -134,7 +134,7 @@ def _knock(address: str) -> None:
     """Raise OSError when nobody answers there: Ray would try again for a quarter of an hour."""
     if address.startswith("ray://"):  # whose client gives up after 30 s
         return
-    place = canonicalize_bootstrap_address(address)
+    place = head_address(address)
     if place is None:
         return
     host, _, port = place.rpartition(":")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_get
 
 from kt_batch.errors import KtBatchError
 from kt_batch.events import log_event
+from kt_batch.runners.ray.private import autoscaler_status
 
 SECONDS = 60.0  # without any worker, after which it is said; a node's first start takes less
 AGAIN = 600.0  # and after which it is said again
-STATUS = "__autoscaling_status"  # where Ray's monitor keeps what `ray status` shows
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +44,7 @@ class StartupTimeout:
         asked = f"{cpus:g} CPUs"
         if gpus:
             there, asked = f"{there} and no node with more than {most:g} GPUs", f"{asked} and {gpus:g} GPUs"
-        if not any(cpus <= cpu and gpus <= gpu for cpu, gpu in held) and only_by_hand(nodes, _status()):
+        if not any(cpus <= cpu and gpus <= gpu for cpu, gpu in held) and only_by_hand(nodes, autoscaler_status()):
             raise KtBatchError(
                 f"No node of the Ray cluster can hold a worker: one asks for {asked}, {there}, and no autoscaler "
                 "adds others; join a node with as many (`ray start --address ... --num-cpus N`) and start again."
@@ -64,12 +61,3 @@ def only_by_hand(nodes: Sequence[Mapping[str, Any]], status: Mapping[str, Any]) 
     an autoscaler's types have names of their own. False where the monitor does not tell, as there may be one."""
     types = set((status.get("autoscaler_report") or {}).get("active_nodes") or ())
     return bool(types) and types <= {f"node_{node['NodeID']}" for node in nodes}
-
-
-def _status() -> dict[str, Any]:
-    """What Ray's monitor said last."""
-    try:
-        found = json.loads(_internal_kv_get(STATUS) or b"{}")
-    except (RayError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -68,7 +68,7 @@ def test_what_no_node_can_hold_and_nobody_adds_ends_the_run_with_a_sentence() ->
 def test_with_an_autoscaler_a_pool_says_what_it_waits_for_and_waits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patience, "_status", lambda: {"autoscaler_report": {"active_nodes": {"cpu-workers": 1}}})
+    monkeypatch.setattr(patience, "autoscaler_status", lambda: {"autoscaler_report": {"active_nodes": {"cpu-workers": 1}}})
     with pool_of((1, 999.0)) as opened:
         shutdown, results = opened._shutdown, opened.run(squares, [2], None)
         end_after_the_second_warning(caplog, shutdown)
