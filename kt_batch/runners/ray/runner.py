@@ -18,9 +18,9 @@ from kt_batch.runners.shutdown import GracefulShutdown
 
 U = TypeVar("U")
 R = TypeVar("R")
-WARM = 4  # workers that are started before it is known how many the work is enough for
-KNOCK_SECONDS = 10.0  # in which the head of a cluster takes a connection
-DEADLINE = 1200.0  # seconds over one image, more than a store's own retries or two decoders that hang can take
+WARM_UP_WORKERS = 4  # workers that are started before it is known how many the work is enough for
+CONNECT_TIMEOUT_SECONDS = 10.0  # in which the head of a cluster takes a connection
+DEADLINE_SECONDS = 1200.0  # over one image, more than a store's own retries or two decoders that hang can take
 
 
 class RayRunner:
@@ -37,7 +37,7 @@ class RayRunner:
         workers: int | None,
         threads: int,
         shutdown: GracefulShutdown | None = None,
-        deadline: float = DEADLINE,
+        deadline: float = DEADLINE_SECONDS,
         gpus: float = 0.0,
         imports: Sequence[str] = (),
     ) -> None:
@@ -58,7 +58,7 @@ class RayRunner:
         Nobody knows yet how many the work is enough for, and on a cluster others may wait for what they would hold.
         """
         if self._own:
-            self._pool.grow(WARM)
+            self._pool.warm_up(WARM_UP_WORKERS)
 
     def run(
         self,
@@ -114,7 +114,7 @@ def _connect(address: str | None) -> None:
     try:
         if place is not None:
             place = place or "auto"
-            _knock(place)
+            _check_listening(place)
             ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
         else:  # "local": without it Ray would join one that was started here earlier, or wait for it when it is gone
             ray.init(
@@ -130,7 +130,7 @@ def _connect(address: str | None) -> None:
         raise StorageError(f"{failed}: {first_line(error)}.") from error
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """Raise OSError when nobody answers there: Ray would try again for a quarter of an hour."""
     if address.startswith("ray://"):  # whose client gives up after 30 s
         return
@@ -139,6 +139,6 @@ def _knock(address: str) -> None:
         return
     host, _, port = place.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(error.strerror or f"no answer in {KNOCK_SECONDS:g} s") from error
+        raise ConnectionError(error.strerror or f"no answer in {CONNECT_TIMEOUT_SECONDS:g} s") from error

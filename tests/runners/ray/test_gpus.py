@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kt_batch.cli.start import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.errors import KtBatchError, UsageError
-from kt_batch.runners.ray import startup as patience
+from kt_batch.runners import pool_state
 from kt_batch.runners.ray.runner import RayRunner, share_out
 from tests.support.ray_local import ray_environment, ray_here  # noqa: F401  # the fixture
 
@@ -105,8 +105,8 @@ def test_gpus_that_no_node_has_and_nobody_adds_end_the_run_with_a_sentence(
     ray_here: None,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 1.0)
-    monkeypatch.setattr(patience, "AGAIN", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_INTERVAL_SECONDS", 1.0)
     runner = RayRunner(None, None, 1, gpus=99.0)
     sentence = (
         r"one asks for 1 CPUs and 99 GPUs, the Ray cluster has 1 node, .* and no node with more than \d+ GPUs, and"
