@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "held", "workers", "threads", "expected"),
+    ("nodes", "gpu_workers", "workers", "threads", "expected"),
     [
         ([8], [2], None, 2, (2, 2.0)),  # the GPUs are short
         ([4], [8], None, 2, (2, 2.0)),  # the processors are
@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[3]
     ],
 )
 def test_workers_share_the_processors_of_nodes_with_gpus(
-    nodes: list[int], held: list[int], workers: int | None, threads: int, expected: tuple[int, float]
+    nodes: list[int], gpu_workers: list[int], workers: int | None, threads: int, expected: tuple[int, float]
 ) -> None:
-    assert share_out(nodes, workers, threads, held) == expected
+    assert share_out(nodes, workers, threads, gpu_workers) == expected
 
 
 @pytest.mark.parametrize("gpus", [0, 0.01, 0.5, 1, 2, 8.0])
