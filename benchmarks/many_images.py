@@ -36,8 +36,8 @@ COMPUTE = ("encode", "search", "swap", "decode")  # the work; all else is orches
 WARM_UP = 0.2  # of the images, after which memory is to be flat
 KINDS = (  # what a process is, by words of its command line
     ("decoder", "kt_batch.store.images.reader_child"),
-    ("worker", "ray::_Actor"),
-    ("heart", "ray::_Heart"),
+    ("worker", "ray::WorkerActor"),
+    ("heart", "ray::HeartbeatMonitor"),
     ("raylet", "raylet/raylet"),
     ("gcs", "gcs/gcs_server"),
 )
