@@ -279,7 +279,7 @@ class PoolState:
             )
             return
         reason = f"the process that worked on it was lost {STRIKES_TO_QUARANTINE} times: {reason}"
-        yield LogEvent("image_condemned", {"unit": unit.name, "image": part}, reason, warning=True)
+        yield LogEvent("image_quarantined", {"unit": unit.name, "image": part}, reason, warning=True)
         yield QuarantinePart(unit.number, part, reason)
 
     def _fail(self, message: str) -> Fail:

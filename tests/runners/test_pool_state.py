@@ -190,7 +190,7 @@ def test_a_part_that_costs_three_workers_in_isolation_is_quarantined() -> None:
     reason = "the process that worked on it was lost 3 times: it died (oom)"
     assert lose_in_isolation(state, 1, first=3) == [
         *lost(3, "u0", "b"),
-        LogEvent("image_condemned", {"unit": "u0", "image": "b"}, reason, warning=True),
+        LogEvent("image_quarantined", {"unit": "u0", "image": "b"}, reason, warning=True),
         QuarantinePart(0, "b", reason),
         retried("u0", 4),
     ]
