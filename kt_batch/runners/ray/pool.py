@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.errors import KtBatchError
 from kt_batch.events import Event, keep_events, log_context, log_event, repeat, set_context
+from kt_batch.process import tune_process
 from kt_batch.runners.local import unit_name
 from kt_batch.runners.ray.metrics import PoolMetrics
 from kt_batch.runners.ray.startup import StartupTimeout
@@ -321,6 +322,7 @@ class _Actor:
     def ready(self, imports: list[str]) -> tuple[str, str]:
         """Answers once the actor is there and has imported what units will need, with the id of its node and its
         name."""
+        tune_process()  # before torch is imported
         for module in imports:
             import_module(module)
         return str(ray.get_runtime_context().get_node_id()), this_worker()
