@@ -11,6 +11,10 @@ queries evenly spread over the photographs.
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 import argparse
 import json
 import statistics

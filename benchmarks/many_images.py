@@ -110,7 +110,7 @@ def drawn(place: Path, count: int, sides: tuple[int, int]) -> Path:
 
 def kt_batch(*words: object) -> list[str]:
     """The command line of `kt-batch WORDS`."""
-    return [sys.executable, "-c", "from kt_batch.cli.app import main; main()", *map(str, words)]
+    return [sys.executable, "-c", "from kt_batch.cli import main; main()", *map(str, words)]
 
 
 def library(work: Path) -> Path:

@@ -15,7 +15,7 @@ from kt_batch.cli.bench import bench_app
 from kt_batch.cli.maintenance import add_care_commands
 from kt_batch.cli.models import models_command
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.cli.start import leave, make_runner, new_encoder, print_summary, run_app
+from kt_batch.cli.start import make_runner, new_encoder, print_summary
 from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.demo.demo import demo
 from kt_batch.errors import StorageError, UsageError
@@ -38,11 +38,6 @@ add_batch_commands(app)
 app.command("models")(models_command)
 add_care_commands(app)
 app.add_typer(bench_app, name="bench")
-
-
-def main() -> None:
-    """Entry point of `kt-batch`."""
-    leave(run_app(app))
 
 
 @app.command("try")

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from kt_batch.events import Event, Kept, keep_events, log_context, set_context
+from kt_batch.process import tune_process
 from kt_batch.runners.local import unit_name
 from kt_batch.store.receipts import this_worker
 
@@ -55,6 +56,7 @@ class WorkerActor:
 
     def ready(self, imports: list[str]) -> tuple[str, str]:
         """Import what units will need, then return the id of this node and the name of this worker."""
+        tune_process()  # before torch is imported
         for module in imports:
             import_module(module)
         return str(ray.get_runtime_context().get_node_id()), this_worker()

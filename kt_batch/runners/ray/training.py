@@ -13,6 +13,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor
 
 from kt_batch.errors import KtBatchError
+from kt_batch.process import tune_process
 
 Member = Callable[[int, int, Callable[[list[Tensor]], None] | None], None]
 
@@ -48,6 +49,7 @@ def run_members(member: Member, *, workers: int, cpus: float, gpu: bool, out: Pa
 
 
 def _loop(config: dict[str, Any]) -> None:
+    tune_process()
     context = ray.train.get_context()
     config["member"](context.get_world_rank(), context.get_world_size(), _average)
 
