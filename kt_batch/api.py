@@ -10,30 +10,33 @@ from kt_batch.pipelines.encoders import new_encoder
 from kt_batch.pipelines.extract import finish as extracting
 from kt_batch.pipelines.extract.finish import ExtractSummary
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.finish import BuildSummary, build_index
+from kt_batch.pipelines.index import finish as indexing
+from kt_batch.pipelines.index.finish import BuildSummary
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate import finish as translating
 from kt_batch.pipelines.translate.finish import TranslateSummary
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.report.explain import Explanation
-from kt_batch.report.explain import explain as explain
+from kt_batch.report.explain import Explanation, explain
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.library import Library
 from kt_batch.store.run import Run
 
-__all__ = ["Explanation", "explain", "extract", "index", "open_library", "open_run", "translate"]
+KT_VGG = EncoderSource()
+DEFAULT_OPTIONS = RunOptions()
+
+__all__ = ["Explanation", "build_index", "explain", "extract", "open_library", "open_run", "translate"]
 
 
 def extract(
     images: Sequence[str],
     library: str,
     *,
-    encoder: EncoderSource = EncoderSource(),
+    encoder: EncoderSource = KT_VGG,
     layer: str = "relu3_1",
     size: int = DEFAULT_SIZE,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
     **fields: object,
@@ -63,10 +66,10 @@ def extract(
     return extracting.extract(request, runner or LocalRunner(), progress)
 
 
-def index(
+def build_index(
     library: str,
     *,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
     **fields: object,
@@ -87,7 +90,7 @@ def index(
         KtBatchError: In one sentence, what was wrong.
     """
     config = IndexConfig.model_validate(fields)
-    return build_index(library, config, options, runner or LocalRunner(), progress)
+    return indexing.build_index(library, config, options, runner or LocalRunner(), progress)
 
 
 def translate(
@@ -96,7 +99,7 @@ def translate(
     choice: Choice,
     *,
     method: str = "knowledge",
-    options: RunOptions = RunOptions(),
+    options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
     **settings: object,
