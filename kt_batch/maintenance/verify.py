@@ -18,8 +18,9 @@ import pyarrow as pa
 from kt_batch.errors import StorageError, UnreachableError
 from kt_batch.maintenance.gc import kind_of, open_either, survey
 from kt_batch.pipelines.common import Progress, Step
+from kt_batch.store import layout
 from kt_batch.store.attempts import resolve
-from kt_batch.store.indexes import read_index_summary
+from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.run import Run
@@ -68,7 +69,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         try:
             table = read_table(location, ref, verify=True)
             size += ref.bytes
-            if ref.kind == "rejects":
+            if ref.kind == layout.REJECTS:
                 rejects[unit] = table
             else:
                 digest += rows_digest(ref.kind, table)
@@ -88,7 +89,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))
-    digest += rows_digest("rejects", resolve(opened.attempts, rejects).rows)
+    digest += rows_digest(layout.REJECTS, resolve(opened.attempts, rejects).rows)
     for name, sha256 in outputs:
         digest += _number(f"{name} {sha256}".encode())
     beside = survey(opened)
@@ -149,15 +150,10 @@ def _number(content: bytes) -> int:
 def _index_files(location: Location) -> list[tuple[str, str]]:
     """The name and SHA-256 of every file that an index of a library names."""
     found: dict[str, str] = {}
-    for name in location.list("index"):
-        parts = name.split("/")
-        if len(parts) == 3 and parts[2] == "index.json":
-            summary = read_index_summary(location, parts[1])
-            if summary is None:  # removed a moment ago
-                continue
-            found[f"index/{summary.digest}/tree.safetensors"] = summary.tree_sha256
-            found[f"index/{summary.digest}/members.parquet"] = summary.members_sha256
-            found |= {f"index/shards/{shard.sha256}": shard.sha256 for shard in summary.shards}
+    for summary in read_index_summaries(location):
+        found[layout.tree_path(summary.digest)] = summary.tree_sha256
+        found[layout.members_path(summary.digest)] = summary.members_sha256
+        found |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
     return sorted(found.items())
 
 

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from kt_batch.errors import DamagedError, MismatchError, UsageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.sources import Box, SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.store import layout
 from kt_batch.store.inputs import output_name
 from kt_batch.store.run import Output, Run, provenance_of
 
@@ -102,7 +103,7 @@ def explain(run: str, output: str, x: int, y: int, library: str | None = None) -
 def find_output(run: Run, wanted: str) -> Output:
     """The output that `wanted` names. Raises UsageError, with candidates, when it names none or several."""
     outputs = run.outputs
-    for name in (wanted, f"images/{wanted}", _output_of(wanted, run.config.format)):
+    for name in (wanted, layout.output_path(wanted), _output_of(wanted, run.config.format)):
         if name in outputs:
             return outputs[name]
     ends = (wanted, f"{wanted}.{run.config.format}")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kt_batch.config import EncoderConfig
 from kt_batch.errors import MismatchError, MissingError, StorageError
 from kt_batch.report.sources import indexes, library_of, named_library, open_place, source_images
+from kt_batch.store import layout
 from kt_batch.store.indexes import IndexSummary
 from kt_batch.store.library import Library
 from kt_batch.store.run import Run
@@ -194,6 +195,6 @@ def _seconds(run: Run) -> dict[str, float]:
 
 def _members_bytes(library: Library, summary: IndexSummary) -> int:
     try:
-        return library.location.size(f"index/{summary.digest}/members.parquet")
+        return library.location.size(layout.members_path(summary.digest))
     except MissingError:  # an index is a cache, and someone may have thinned it out
         return 0

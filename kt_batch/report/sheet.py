@@ -22,6 +22,7 @@ from kt_batch.report.explain import image_size
 from kt_batch.report.inspect import Matches, inspect
 from kt_batch.report.pictures import Line, legend, lines_picture, ncc_cells, ncc_map, scaled
 from kt_batch.report.sources import SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.store import layout
 from kt_batch.store.images.files import decode
 from kt_batch.store.inputs import read_input
 from kt_batch.store.library import Library
@@ -189,7 +190,7 @@ def _open(title: str, place: str) -> _Shown:
     except (StorageError, MismatchError):
         library = None
     ending = f".{run.config.format}"
-    outputs = {name.removeprefix("images/").removesuffix(ending): output for name, output in run.outputs.items()}
+    outputs = {layout.relative_output(name).removesuffix(ending): output for name, output in run.outputs.items()}
     return _Shown(title, run, library, outputs)
 
 

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from kt_batch.config import Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
-from kt_batch.store.indexes import IndexSummary, read_index_summary
+from kt_batch.store import layout
+from kt_batch.store.indexes import IndexSummary, read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
 from kt_batch.store.run import Run
@@ -86,12 +87,12 @@ def named_library(run: Run) -> str:
     Raises MissingError when nothing has been committed yet.
     """
     try:
-        return str(json.loads(run.location.read_bytes("run.json"))["library"])
+        return str(json.loads(run.location.read_bytes(layout.RUN_SUMMARY))["library"])
     except MissingError:
         pass
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"'run.json' at '{run.location.uri}' is not the summary of a run.") from error
-    for part in run.parts("provenance"):
+        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.") from error
+    for part in run.parts(layout.PROVENANCE):
         for name in read_table(run.location, part, ["library"])["library"].unique().to_pylist():
             return str(name)
     raise MissingError(f"'{run.location.uri}' holds no result yet.")
@@ -119,9 +120,7 @@ def library_of(run: Run, library: str | None = None) -> Library:
 
 def indexes(library: Library) -> list[IndexSummary]:
     """All finished indexes of a library, by digest."""
-    names = (name.split("/") for name in library.location.list("index"))
-    digests = sorted(parts[1] for parts in names if len(parts) == 3 and parts[2] == "index.json")
-    return [summary for digest in digests if (summary := read_index_summary(library.location, digest))]
+    return read_index_summaries(library.location)
 
 
 def layer_geometry(layer: Layer) -> Geometry:

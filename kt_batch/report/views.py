@@ -14,6 +14,7 @@ import pyarrow as pa
 from kt_batch.errors import MismatchError, StorageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.sources import indexes, layer_geometry, library_of, open_place
+from kt_batch.store import layout
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -122,7 +123,7 @@ def _members(library: Library, naming: Naming) -> str:
     current = [summary.digest for summary in indexes(library) if summary.snapshot == library.snapshot]
     return "\nUNION ALL\n".join(
         f"SELECT {_text(digest)} AS index_digest, * FROM "
-        f"({_files(library.location, [f'index/{digest}/members.parquet'], MEMBERS, naming)})"
+        f"({_files(library.location, [layout.members_path(digest)], MEMBERS, naming)})"
         for digest in current
     ) or _files(library.location, [], pa.schema([("index_digest", pa.string()), *MEMBERS]), naming)
 
@@ -168,9 +169,13 @@ def _output_name(run: Run) -> str:
     """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
     suffix = run.config.format
     names = sorted({item.name for unit in run.ledger.units() for item in unit.items})
-    changed = [(name, output) for name in names if (output := output_name(name, suffix)) != f"images/{name}.{suffix}"]
+    changed = [
+        (name, output)
+        for name in names
+        if (output := output_name(name, suffix)) != layout.output_path(f"{name}.{suffix}")
+    ]
     cases = "".join(f" WHEN {_text(name)} THEN {_text(output)}" for name, output in changed)
-    plain = f"'images/' || name || '.{suffix}'"
+    plain = f"{_text(layout.output_path(''))} || name || '.{suffix}'"
     return f"CASE name{cases} ELSE {plain} END" if cases else plain
 
 
@@ -234,7 +239,7 @@ def _rejects(place: Library | Run, naming: Naming) -> str:
 
 
 def _plan(place: Library | Run, naming: Naming) -> str:
-    names = [name for name in place.location.list("plan") if re.fullmatch(r"plan/\d{6}\.parquet", name)]
+    names = [name for name in place.location.list(layout.PLAN) if layout.is_plan(name)]
     return _files(place.location, names, PLAN, naming)
 
 

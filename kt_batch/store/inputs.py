@@ -21,6 +21,7 @@ from typing import NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
+from kt_batch.store import layout
 from kt_batch.store.names import MAX_COMPONENT_BYTES, TEMP_PREFIX, safe_name
 
 IMAGE_SUFFIXES = (
@@ -93,7 +94,7 @@ def output_name(name: str, format: str) -> str:  # noqa: A002
     *directories, last = name.split("/")
     if not last:
         raise UsageError(f"an input cannot be called {name!r}; allowed is a relative path such as 'photos/a.jpg'")
-    parts = ["images", *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
+    parts = [layout.OUTPUTS, *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
     if len("/".join(parts).encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         safe_name("/".join(parts))
         parts[1:-1] = [f"deep-{hashlib.sha256(name.encode()).hexdigest()[:16]}"]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import MismatchError, MissingError, StorageError
+from kt_batch.store import layout
 from kt_batch.store.attempts import Rejects, find_rejects, resolve
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef
@@ -68,7 +69,7 @@ class Library:
     @cached_property
     def channels(self) -> int:
         """C, from the vectors' width. Raises MissingError when the library holds no patches."""
-        parts = self.parts("patches")
+        parts = self.parts(layout.PATCHES)
         if not parts:
             raise MissingError(f"'{self.location.uri}' holds no patches.")
         with self.location.open(parts[0].name) as source:
@@ -85,7 +86,7 @@ def write_library_summary(location: Location, ledger: Ledger, config: ExtractCon
     rejects = find_rejects(ledger).count
     write_summary(
         location,
-        "library.json",
+        layout.LIBRARY_SUMMARY,
         {
             "format": LIBRARY_FORMAT,
             "config": config.model_dump(mode="json"),

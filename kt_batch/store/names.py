@@ -25,7 +25,7 @@ def safe_name(name: str) -> str:
     """
     fault = _fault(name)
     if fault is not None:
-        raise UsageError(f"the name {name!r} {fault}; allowed is a relative path such as 'patches/part.parquet'")
+        raise UsageError(f"the name {name!r} {fault}; allowed is a relative path such as 'park/a.jpg'")
     return name
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from kt_batch.config import TranslateConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.store import layout
 from kt_batch.store.attempts import Rejects, resolve
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import write_summary
@@ -96,7 +97,7 @@ class Run:
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     """Row groups of the unit's provenance part follow the items that were not rejected."""
     done = [(item, output) for item, output in zip(unit.items, receipt.outputs, strict=True) if output]
-    part = next((table for table in receipt.tables if table.kind == "provenance"), None)
+    part = next((table for table in receipt.tables if table.kind == layout.PROVENANCE), None)
     if part is None:
         return []
     return [
@@ -123,7 +124,7 @@ def write_run_summary(location: Location, ledger: Ledger, config: TranslateConfi
     receipts = run.receipts.values()
     write_summary(
         location,
-        "run.json",
+        layout.RUN_SUMMARY,
         {
             "format": RUN_FORMAT,
             "config": config.model_dump(mode="json"),
@@ -160,7 +161,7 @@ def _sums(location: Location, receipt: Receipt) -> tuple[float, int]:
     if receipt.ncc_sum is not None and receipt.certified is not None:
         return receipt.ncc_sum, receipt.certified
     ncc, certified = 0.0, 0
-    for part in (table for table in receipt.tables if table.kind == "provenance"):
+    for part in (table for table in receipt.tables if table.kind == layout.PROVENANCE):
         table = read_table(location, part, ["rank", "ncc", "certified"])
         first = table["rank"].to_numpy() == 0
         certified += int(np.count_nonzero(table["certified"].to_numpy()[first]))

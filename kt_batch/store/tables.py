@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
+from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
-from kt_batch.store.receipts import TableRef, table_name
+from kt_batch.store.receipts import TableRef
 
 RAW_COLUMN = "vector"
 SMALL_BYTES = 16  # a value up to this width gets statistics, so that a reader can skip row groups
@@ -42,7 +43,7 @@ def commit_table(
         _write(table, groups, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        name = table_name(kind, unit, sha256)
+        name = part_path(kind, unit, sha256)
         ref = TableRef(kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256)
         location.put_content(name, path)
     return ref

@@ -17,8 +17,9 @@ import pytest
 
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.store.layout import part_path
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, table_name, this_worker
+from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, this_worker
 from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units, owners
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
@@ -44,7 +45,7 @@ def a_receipt(unit: Unit, **changes: Any) -> Receipt:
 
 def a_table(unit: Unit, kind: str = "patches", content: bytes = b"") -> TableRef:
     sha256 = hashlib.sha256(unit.id.encode() + content).hexdigest()
-    return TableRef(kind=kind, name=table_name(kind, unit.id, sha256), rows=16129, bytes=33031168, sha256=sha256)
+    return TableRef(kind=kind, name=part_path(kind, unit.id, sha256), rows=16129, bytes=33031168, sha256=sha256)
 
 
 @pytest.fixture

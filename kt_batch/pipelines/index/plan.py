@@ -37,6 +37,7 @@ from kt_batch.pipelines.index.worker import (
     Top,
     build_unit_id,
 )
+from kt_batch.store import layout
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -135,7 +136,7 @@ def _build_or_adopt(job: BuildJob, library: Library, runner: Runner, progress: P
 
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = library.parts("patches")
+    parts = library.parts(layout.PATCHES)
     units = [PartUnit(build_unit_id("sample", part.name), part) for part in parts]
     sampled = _stage(job, runner, progress, "sample", partial(SampleWorker, job), units)
     top = _fit(job, sampled)
@@ -200,15 +201,14 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
     outputs = [[output for output in packed[number].outputs if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
-    subtrees = [Subtree.from_bytes(read_blob(build, "subtrees", subtree[0])) for _, subtree in outputs]
+    subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
     centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
     tree = join(centres, subtrees, top.mean, top.basis)
     data = tree.to_bytes()
-    folder = f"index/{job.digest}"
     merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
     members = table_bytes(_by_id(merged))
-    put_derived(library.location, f"{folder}/tree.safetensors", data)
-    put_derived(library.location, f"{folder}/members.parquet", members)
+    put_derived(library.location, layout.tree_path(job.digest), data)
+    put_derived(library.location, layout.members_path(job.digest), members)
     summary = IndexSummary(
         digest=job.digest,
         config=job.config,

@@ -24,6 +24,7 @@ from kt_batch.kernels.kmeans import assign
 from kt_batch.kernels.principal import Basis
 from kt_batch.pipelines.common import Heartbeat, no_heartbeat
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
@@ -59,7 +60,7 @@ class BuildJob:
 
     def build_location(self) -> Location:
         """Where the pieces of this build lie."""
-        return open_location(f"{self.library.rstrip('/')}/index/{self.digest}/build")
+        return open_location(f"{self.library.rstrip('/')}/{layout.build_folder(self.digest)}")
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ class Top:
     def put(self, build: Location) -> str:
         """Store it by content; returns its SHA-256."""
         fitted = {"centres": self.centres, "mean": self.mean, **vars(self.basis)}
-        return put_blob(build, "top", save(fitted))[0]
+        return put_blob(build, layout.TOP, save(fitted))[0]
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
         """Read what `put` stored."""
-        found = load(read_blob(build, "top", sha256))
+        found = load(read_blob(build, layout.TOP, sha256))
         return cls(found["centres"], found["mean"], Basis(found["directions"], found["spread"]))
 
 
@@ -129,7 +130,7 @@ class SampleWorker:
         share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
         chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))
         beat("")
-        return _commit(job, unit.id, (("sample", table.take(chosen), None),), self.numerics)
+        return _commit(job, unit.id, ((layout.SAMPLE, table.take(chosen), None),), self.numerics)
 
 
 class RouteWorker:
@@ -163,7 +164,7 @@ class RouteWorker:
         )
         groups = [int(n) for n in np.bincount(clusters, minlength=len(top.centres)) if n]
         beat("")
-        return _commit(job, unit.id, (("routed", routed, groups),), self.numerics)
+        return _commit(job, unit.id, ((layout.ROUTED, routed, groups),), self.numerics)
 
 
 class PackWorker:
@@ -188,14 +189,16 @@ class PackWorker:
             counts, bits = packed.subtree.leaf_count, job.config.bits
             write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
             beat("")
-            shard = put_file(job.library_location(), "index/shards", path)
-        subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
+            shard = put_file(job.library_location(), layout.SHARDS, path)
+        subtree = put_blob(build, layout.SUBTREES, packed.subtree.to_bytes())
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
         beat("")
-        return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
+        return _commit(
+            job, unit.id, ((layout.MEMBERS, members, None),), self.numerics, (shard, subtree), len(packed.order)
+        )
 
 
 def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Heartbeat) -> Tensor:

@@ -42,6 +42,7 @@ from kt_batch.store.attempts import find_retry
 from kt_batch.store.images.files import encode, pad_to
 from kt_batch.store.indexes import IndexSummary, read_index_summary, shard_path
 from kt_batch.store.inputs import Input, list_inputs, output_name
+from kt_batch.store.layout import tree_path
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
 from kt_batch.store.run import write_run_summary
@@ -209,10 +210,10 @@ def find_already_written(attempts: Sequence[Attempt]) -> frozenset[tuple[str, st
 def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
     """Open an index for searching; its shards are mapped from the library itself or from `cache`, and read as one where
     they are small."""
-    name = f"index/{summary.digest}/tree.safetensors"
+    name = tree_path(summary.digest)
     data = library.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
-        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
+        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that its index's summary says.")
     shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
     index = Index(Tree.from_bytes(data), shards)
     return index.in_one_piece() if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY else index
