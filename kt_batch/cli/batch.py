@@ -34,8 +34,8 @@ from kt_batch.pipelines.index.plan import BuildSummary, build_index
 from kt_batch.pipelines.translate.worker import TranslateJob, TranslateSummary, default_cache, translate
 from kt_batch.report.run_report import duration
 from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
 from kt_batch.store.locations import absolute_place
+from kt_batch.store.opening import open_library
 
 
 def add_batch_commands(app: typer.Typer) -> None:
@@ -245,7 +245,7 @@ def run_translate(given: Mapping[str, Any]) -> TranslateSummary:
 
 def translate_settings(given: Mapping[str, Any], how: RunOptions) -> TranslateJob:
     """What a run is to be made with, from the options of `translate_command` by their names."""
-    opened = Library.open(given["library"])
+    opened = open_library(given["library"])
     source, _, decoder = library_models(opened, given["encoder_weights"], given["decoder_weights"])
     encoder = opened.config.encoder
     if given["size"] is not None:

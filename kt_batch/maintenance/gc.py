@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError, UsageError
+from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.pipelines.common import Progress, Step
 from kt_batch.store import layout
 from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
@@ -22,6 +22,7 @@ from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run
 from kt_batch.store.units import Unit
@@ -75,7 +76,7 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
     Raises MissingError where there is neither library nor run, DamagedError for a plan or a receipt that is none,
     StorageError when a file cannot be removed.
     """
-    opened = open_either(place)
+    opened = open_place(place)
     location = opened.location
     found = survey(opened)
     if delete and not force and (found.pending or found.unfinished):
@@ -95,32 +96,19 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
     )
 
 
-def open_either(place: str) -> Library | Run:
-    """What lies at a place. Raises MissingError when it is neither a library nor a run."""
-    try:
-        return Library.open(place)
-    except MismatchError:
-        return Run.open(place)
-
-
-def kind_of(opened: Library | Run) -> str:
-    """`library` or `run`."""
-    return "run" if isinstance(opened, Run) else "library"
-
-
 def survey(opened: Library | Run) -> Survey:
     """Compare the names that lie there with those that plan, receipts and indexes account for; contents are not read.
 
     Raises DamagedError for a plan or a receipt that is none, since it may name anything.
     """
     names = [*opened.location.list_temporary(), *opened.location.list()]  # first: what comes later is not looked at
-    units, receipts = opened.ledger.units(), opened.ledger.receipts()
+    units, receipts = opened.committed.ledger.units(), opened.committed.ledger.receipts()
     pending = sum(unit.id not in receipts for unit in units)
     planned = {unit.id for unit in units}
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
     if isinstance(opened, Run):
-        possible, made = _outputs(units, receipts, opened.config.format)
+        possible, made = _outputs(units, receipts, opened.header.format)
         kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS
     else:
         possible, named = set(), indexes.named if indexes else set()

@@ -12,9 +12,10 @@ from PIL import Image, UnidentifiedImageError
 
 from kt_batch.errors import DamagedError, MismatchError, UsageError
 from kt_batch.models.layers import Geometry
-from kt_batch.report.sources import Box, SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.report.sources import Box, SourceImage, cells_of, library_of, patch_box, source_images
 from kt_batch.store import layout
 from kt_batch.store.inputs import output_name
+from kt_batch.store.opening import open_run
 from kt_batch.store.run import Output, Run, provenance_of
 
 SHOWN = 5  # candidates in a message
@@ -82,7 +83,7 @@ def explain(run: str, output: str, x: int, y: int, library: str | None = None) -
             f"allowed is 0,0 to {width - 1},{height - 1}."
         )
     source = library_of(opened, library)
-    cells = layer_geometry(opened.config.encoder.layer)
+    cells = cells_of(opened)
     rows = _covering(provenance_of(opened, found), y // cells.stride, x // cells.stride)
     images = source_images(source, {row["source_image_id"].hex() for row in rows})
     return Explanation(
@@ -103,10 +104,10 @@ def explain(run: str, output: str, x: int, y: int, library: str | None = None) -
 def find_output(run: Run, wanted: str) -> Output:
     """The output that `wanted` names. Raises UsageError, with candidates, when it names none or several."""
     outputs = run.outputs
-    for name in (wanted, layout.output_path(wanted), _output_of(wanted, run.config.format)):
+    for name in (wanted, layout.output_path(wanted), _output_of(wanted, run.header.format)):
         if name in outputs:
             return outputs[name]
-    ends = (wanted, f"{wanted}.{run.config.format}")
+    ends = (wanted, f"{wanted}.{run.header.format}")
     found = [name for name in outputs if wanted and name.endswith(ends)]
     if len(found) == 1:
         return outputs[found[0]]

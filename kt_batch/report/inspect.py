@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from kt_batch.config import EncoderConfig
 from kt_batch.errors import MismatchError, MissingError, StorageError
-from kt_batch.report.sources import indexes, library_of, named_library, open_place, source_images
+from kt_batch.report.sources import library_of, named_library, source_images
 from kt_batch.store import layout
-from kt_batch.store.indexes import IndexSummary
+from kt_batch.store.indexes import IndexSummary, read_index_summaries
 from kt_batch.store.library import Library
+from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
 from kt_batch.store.tables import read_table
 
@@ -77,8 +78,8 @@ def inspect(place: str) -> dict[str, Any]:
 
 
 def _library(library: Library) -> dict[str, Any]:
-    summaries = indexes(library)
-    receipts = library.receipts.values()
+    summaries = read_index_summaries(library.location)
+    receipts = library.committed.receipts.values()
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
     parts = sum(table.bytes for receipt in receipts for table in receipt.tables)
     trees = sum(summary.tree_bytes + _members_bytes(library, summary) for summary in summaries)
@@ -88,9 +89,9 @@ def _library(library: Library) -> dict[str, Any]:
         **_encoder(library.config.encoder),
         "stride": library.config.stride,
         "max_patches": library.config.max_patches,
-        "snapshot": library.snapshot,
+        "snapshot": library.committed.snapshot,
         "images": sum(receipt.images for receipt in receipts),
-        "distinct_images": sum(table.rows for table in library.parts("images")),
+        "distinct_images": sum(table.rows for table in library.committed.parts(layout.IMAGES).values()),
         "patches": library.patches,
         "rejects": _rejects(library),
         "units": _units(library),
@@ -103,7 +104,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
     shards = sum(shard.bytes for shard in summary.shards)
     return {
         "digest": summary.digest,
-        "state": "current" if summary.snapshot == library.snapshot else "stale",
+        "state": "current" if summary.snapshot == library.committed.snapshot else "stale",
         "match_space": summary.config.match_space,
         "leaves": summary.leaves,
         "patches": summary.patches,
@@ -115,20 +116,20 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
 
 def _run(run: Run) -> dict[str, Any]:
     matches = Matches()
-    for part in run.parts("provenance"):
+    for part in run.committed.parts(layout.PROVENANCE).values():
         matches.add(read_table(run.location, part, MATCH_COLUMNS))
-    receipts = run.receipts.values()
+    receipts = run.committed.receipts.values()
     config = run.config
     return {
         "kind": "run",
         "place": run.location.uri,
         "library": named_library(run) if matches.patches else None,
-        "index": config.index_digest,
-        **_encoder(config.encoder),
-        "swap": config.swap,
-        "alpha": config.alpha,
-        "search": config.search.model_dump(mode="json"),
-        "query_stride": config.query_stride,
+        "index": run.header.index_digest,
+        **(_encoder(run.header.encoder) if run.header.encoder else {}),
+        "swap": config["swap"],
+        "alpha": config["alpha"],
+        "search": config["search"],
+        "query_stride": config["query_stride"],
         "images": sum(receipt.images for receipt in receipts),
         "patches": sum(receipt.patches for receipt in receipts),
         "rejects": _rejects(run),
@@ -176,18 +177,18 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
 
 def _rejects(place: Library | Run) -> dict[str, int]:
     """Rejected inputs by reason, the commonest first."""
-    reasons = Counter(place.rejects.rows["reason"].to_pylist())
+    reasons = Counter(place.committed.rejects.rows["reason"].to_pylist())
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _units(place: Library | Run) -> dict[str, int]:
-    return {"done": len(place.receipts), "planned": len(place.ledger.units())}
+    return {"done": len(place.committed.receipts), "planned": len(place.committed.ledger.units())}
 
 
 def _seconds(run: Run) -> dict[str, float]:
     """Worker seconds per stage, over all units."""
     total: defaultdict[str, float] = defaultdict(float)
-    for receipt in run.receipts.values():
+    for receipt in run.committed.receipts.values():
         for stage, seconds in receipt.timings.items():
             total[stage] += seconds
     return {stage: round(seconds, 3) for stage, seconds in total.items()}

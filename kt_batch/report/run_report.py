@@ -15,9 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kt_batch.report.plots import throughput_plot
-from kt_batch.report.sources import open_place
 from kt_batch.store import attempts
-from kt_batch.store.library import Library
+from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.units import Unit
 
@@ -141,18 +140,18 @@ def run_report(place: str) -> RunReport:
     Raises MissingError where there is neither, DamagedError for a plan, a receipt or a reject table that is none.
     """
     found = open_place(place)
-    units = found.ledger.units()
-    done = [(unit, found.receipts[unit.id]) for unit in units if unit.id in found.receipts]
+    units = found.committed.ledger.units()
+    done = [(unit, found.committed.receipts[unit.id]) for unit in units if unit.id in found.committed.receipts]
     receipts = [receipt for _, receipt in done]
     return RunReport(
         place=found.location.uri,
-        kind="library" if isinstance(found, Library) else "run",
+        kind=kind_of(found),
         units=UnitCounts(len(units), len(done), len(units) - len(done)),
-        images=image_counts(units, found.receipts, found.rejects),
+        images=image_counts(units, found.committed.receipts, found.committed.rejects),
         throughput=throughput(receipts),
         stages=stages(receipts),
         slowest=slowest(done),
-        rejects=rejects(found.rejects),
+        rejects=rejects(found.committed.rejects),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),

@@ -21,11 +21,12 @@ from kt_batch.models.layers import Geometry
 from kt_batch.report.explain import image_size
 from kt_batch.report.inspect import Matches, inspect
 from kt_batch.report.pictures import Line, legend, lines_picture, ncc_cells, ncc_map, scaled
-from kt_batch.report.sources import SourceImage, layer_geometry, library_of, open_run, patch_box, source_images
+from kt_batch.report.sources import SourceImage, cells_of, library_of, patch_box, source_images
 from kt_batch.store import layout
 from kt_batch.store.images.files import decode
 from kt_batch.store.inputs import read_input
 from kt_batch.store.library import Library
+from kt_batch.store.opening import open_run
 from kt_batch.store.run import Output, Run, provenance_of
 
 FOLDER = "sheet-files"  # beside index.html
@@ -99,12 +100,13 @@ class _Shown:
     @property
     def matching(self) -> tuple[Any, ...]:
         """Everything that decides which patches match; runs with equal values share their maps and sources."""
-        config = self.run.config
-        return config.encoder, config.index_digest, config.search, config.temperature, config.query_stride
+        header, config = self.run.header, self.run.config
+        search = tuple(sorted(config["search"].items()))
+        return header.encoder, header.index_digest, search, config["temperature"], config["query_stride"]
 
     @property
     def cells(self) -> Geometry:
-        return layer_geometry(self.run.config.encoder.layer)
+        return cells_of(self.run)
 
 
 class _Folder:
@@ -189,7 +191,7 @@ def _open(title: str, place: str) -> _Shown:
         library = library_of(run)
     except (StorageError, MismatchError):
         library = None
-    ending = f".{run.config.format}"
+    ending = f".{run.header.format}"
     outputs = {layout.relative_output(name).removesuffix(ending): output for name, output in run.outputs.items()}
     return _Shown(title, run, library, outputs)
 
@@ -216,7 +218,7 @@ def _libraries(shown: Sequence[_Shown]) -> list[dict[str, Any]]:
     return [
         {
             "uri": uri,
-            "images": sum(table.rows for table in library.parts("images")),
+            "images": sum(table.rows for table in library.committed.parts(layout.IMAGES).values()),
             "patches": library.patches,
             "license": library.config.license,
             "attribution": library.config.attribution,

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kt_batch.config import Layer
-from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
 from kt_batch.store import layout
-from kt_batch.store.indexes import IndexSummary, read_index_summaries, read_index_summary
+from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
-from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_library
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_table
@@ -62,25 +62,6 @@ def _outward(low: int, high: int, working: int, original: int) -> tuple[int, int
     return low * original // working, -(-high * original // working)
 
 
-def open_place(place: str) -> Library | Run:
-    """The library or the run at a path or s3:// URI. Raises MissingError when neither lies there."""
-    location = open_location(place)
-    for kind in (Library, Run):
-        try:
-            return kind(location)
-        except (MismatchError, MissingError):  # a plan of the other kind, or none
-            continue
-    raise MissingError(f"'{place}' is neither a knowledge library nor a run of this version.")
-
-
-def open_run(place: str) -> Run:
-    """The run there. Raises MissingError when there is none, UsageError when it is a library."""
-    found = open_place(place)
-    if isinstance(found, Library):
-        raise UsageError(f"'{place}' is a knowledge library; what is wanted here is a run.")
-    return found
-
-
 def named_library(run: Run) -> str:
     """The library as the run names it: from `run.json`, or of a run under way from its provenance.
 
@@ -92,7 +73,7 @@ def named_library(run: Run) -> str:
         pass
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.") from error
-    for part in run.parts(layout.PROVENANCE):
+    for part in run.committed.parts(layout.PROVENANCE).values():
         for name in read_table(run.location, part, ["library"])["library"].unique().to_pylist():
             return str(name)
     raise MissingError(f"'{run.location.uri}' holds no result yet.")
@@ -106,26 +87,32 @@ def library_of(run: Run, library: str | None = None) -> Library:
     """
     place = library or named_library(run)
     try:
-        found = Library.open(place)
+        found = open_library(place)
     except MissingError as error:
         raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
-    wanted = run.config.index_digest
-    if read_index_summary(found.location, wanted) is None:
+    wanted = run.header.index_digest
+    if wanted is not None and read_index_summary(found.location, wanted) is None:
         raise MismatchError(
             f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, "
-            f"only {', '.join(summary.digest for summary in indexes(found)) or 'none'}."
+            f"only {', '.join(summary.digest for summary in read_index_summaries(found.location)) or 'none'}."
         )
     return found
-
-
-def indexes(library: Library) -> list[IndexSummary]:
-    """All finished indexes of a library, by digest."""
-    return read_index_summaries(library.location)
 
 
 def layer_geometry(layer: Layer) -> Geometry:
     """What a cell of `layer` sees; the same for every encoder, as all are shaped like VGG-19."""
     return geometry(layers_up_to(VGG19_LAYERS, layer))
+
+
+def cells_of(run: Run) -> Geometry:
+    """Return what a cell of the run's layer sees.
+
+    Raises:
+        MismatchError: the run's method has no encoder, and so no cells.
+    """
+    if run.header.encoder is None:
+        raise MismatchError(f"'{run.location.uri}' was made by the method '{run.header.method}' without an encoder.")
+    return layer_geometry(run.header.encoder.layer)
 
 
 def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:
@@ -142,12 +129,12 @@ def source_images(library: Library, ids: Collection[str], *, previews: bool = Fa
     wanted = set(ids)
     uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}
     holding: set[str] = set()  # the first unit of an image may have had to reject it
-    for unit in library.ledger.units():
+    for unit in library.committed.ledger.units():
         for item in unit.items:
             if item.image_id in wanted:
                 uris[item.image_id].add(item.uri)
                 holding.add(unit.id)
-    parts = [part for part in library.parts("images") if holding & {part.name.split("-")[1]}]
+    parts = [part for unit, part in library.committed.parts(layout.IMAGES).items() if unit in holding]
     columns = [*PLAIN_COLUMNS, "preview"] if previews else PLAIN_COLUMNS
     found = {}
     for part in parts:

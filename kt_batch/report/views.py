@@ -13,11 +13,13 @@ import pyarrow as pa
 
 from kt_batch.errors import MismatchError, StorageError
 from kt_batch.models.layers import Geometry
-from kt_batch.report.sources import indexes, layer_geometry, library_of, open_place
+from kt_batch.report.sources import cells_of, library_of
 from kt_batch.store import layout
+from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
+from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, patches_schema
 
@@ -104,7 +106,7 @@ def _statements(place: Library | Run, naming: Naming) -> list[str]:
 
 
 def _library_views(library: Library, naming: Naming) -> dict[str, str]:
-    channels = library.channels if library.parts("patches") else 1
+    channels = library.channels if library.committed.parts(layout.PATCHES) else 1
     return {
         "images": _images(library, naming),
         "patches": _parts(library, "patches", patches_schema(channels), naming),
@@ -120,7 +122,11 @@ def _images(library: Library, naming: Naming) -> str:
 
 def _members(library: Library, naming: Naming) -> str:
     """Of all indexes of the present state; there is seldom more than one."""
-    current = [summary.digest for summary in indexes(library) if summary.snapshot == library.snapshot]
+    current = [
+        summary.digest
+        for summary in read_index_summaries(library.location)
+        if summary.snapshot == library.committed.snapshot
+    ]
     return "\nUNION ALL\n".join(
         f"SELECT {_text(digest)} AS index_digest, * FROM "
         f"({_files(library.location, [layout.members_path(digest)], MEMBERS, naming)})"
@@ -138,16 +144,16 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
         "outputs": _outputs(run, naming),
     }
     with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
-        views["sources"] = _sources(library_of(run), layer_geometry(run.config.encoder.layer), naming)
+        views["sources"] = _sources(library_of(run), cells_of(run), naming)
     return views
 
 
 def _outputs(run: Run, naming: Naming) -> str:
     """One row per output: its input, and what its first matches were like."""
-    units = ", ".join(_text(unit) for unit in sorted(run.receipts)) or "NULL"
+    units = ", ".join(_text(unit) for unit in sorted(run.committed.receipts)) or "NULL"
     without = [
         f"({_text(unit.id)}, {_text(item.uri)})"
-        for unit, receipt in run.attempts
+        for unit, receipt in run.committed.attempts
         for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
         if output is None
     ]
@@ -167,8 +173,8 @@ ORDER BY output"""
 
 def _output_name(run: Run) -> str:
     """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
-    suffix = run.config.format
-    names = sorted({item.name for unit in run.ledger.units() for item in unit.items})
+    suffix = run.header.format
+    names = sorted({item.name for unit in run.committed.ledger.units() for item in unit.items})
     changed = [
         (name, output)
         for name in names
@@ -221,14 +227,14 @@ def _past_pixel(edge: str, length: str) -> str:
 
 
 def _parts(place: Library | Run, kind: str, schema: pa.Schema, naming: Naming) -> str:
-    return _files(place.location, [part.name for part in place.parts(kind)], schema, naming)
+    return _files(place.location, [part.name for part in place.committed.parts(kind).values()], schema, naming)
 
 
 def _rejects(place: Library | Run, naming: Naming) -> str:
     """Without those that a later attempt has superseded."""
     whole, filtered = [], []
-    for part in place.parts("rejects"):
-        gone = place.rejects.superseded.get(part.name.split("-")[1], frozenset())
+    for unit, part in place.committed.parts(layout.REJECTS).items():
+        gone = place.committed.rejects.superseded.get(unit, frozenset())
         if not gone:
             whole.append(part.name)
         elif len(gone) < part.rows:

@@ -164,7 +164,7 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
         return _of_this_format(found, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
-    current = [s for s in summaries if s.snapshot == library.snapshot]
+    current = [s for s in summaries if s.snapshot == library.committed.snapshot]
     if not current:
         raise MismatchError(f"'{place}' has changed since it was indexed; run: kt-batch index {place}")
     current = _of_this_format(current, place)

@@ -76,6 +76,19 @@ def read_table(
     return table if columns is None else table.select(list(columns))
 
 
+def read_schema(location: Location, ref: TableRef) -> pa.Schema:
+    """Read the schema of a part, and no rows.
+
+    Raises:
+        DamagedError: the part is not readable as Parquet.
+    """
+    try:
+        with location.open(ref.name) as source:
+            return pq.read_schema(source)
+    except pa.ArrowInvalid as error:
+        raise DamagedError(f"{location.uri}/{ref.name} is not readable as Parquet: {error}") from error
+
+
 def _verify(location: Location, ref: TableRef) -> None:
     with location.open(ref.name) as file:
         found = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()

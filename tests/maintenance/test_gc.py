@@ -303,7 +303,7 @@ def test_both_kinds_of_unfinished_work_are_named_with_their_numbers(library: Pat
 
 def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:
     put(tmp_path, TEMPORARY)
-    with pytest.raises(MissingError, match="is not a knowledge library"):
+    with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         removed_from(tmp_path, force=True)
     assert (tmp_path / TEMPORARY).exists()
 

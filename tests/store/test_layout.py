@@ -17,7 +17,7 @@ LITERAL = re.compile(
     r"(?<![\w-])(plan|receipts|images(?!/s\b)|patches|rejects|provenance|options|index|shards|subtrees|build)/"
     r"|\b(library|run|index)\.json\b|\btree\.safetensors\b|\bmembers\.parquet\b|\bpart-"
 )
-PROSE = ("images/a.jpg.png", "listed in rejects/;")  # sentences of commands
+PROSE = ("images/a.jpg.png", "listed in rejects/;", "that index.json says")  # sentences of commands
 
 
 def strings(module: ast.Module) -> Iterator[str]:

@@ -38,6 +38,7 @@ from kt_batch.pipelines.index.worker import (
     build_unit_id,
 )
 from kt_batch.store import layout
+from kt_batch.store.derived import put_derived
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -49,8 +50,9 @@ from kt_batch.store.indexes import (
     table_bytes,
     write_index_summary,
 )
-from kt_batch.store.library import Library, put_derived
+from kt_batch.store.library import Library
 from kt_batch.store.locations import absolute_place
+from kt_batch.store.opening import open_library
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
@@ -85,12 +87,12 @@ def build_index(
     """
     started = time.perf_counter()
     library_uri = absolute_place(library_uri)
-    library = Library.open(library_uri)
-    if library.ledger.pending():
+    library = open_library(library_uri)
+    if library.committed.ledger.pending():
         raise UsageError(f"'{library_uri}' is not fully extracted; finish it first with kt-batch extract.")
     if library.patches == 0:
         raise UsageError(f"'{library_uri}' holds no patches, so there is nothing to index.")
-    digest = index_digest(config, library.snapshot)
+    digest = index_digest(config, library.committed.snapshot)
     job = BuildJob(
         library=library_uri,
         digest=digest,
@@ -136,7 +138,7 @@ def _build_or_adopt(job: BuildJob, library: Library, runner: Runner, progress: P
 
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = library.parts(layout.PATCHES)
+    parts = list(library.committed.parts(layout.PATCHES).values())
     units = [PartUnit(build_unit_id("sample", part.name), part) for part in parts]
     sampled = _stage(job, runner, progress, "sample", partial(SampleWorker, job), units)
     top = _fit(job, sampled)
@@ -212,7 +214,7 @@ def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     summary = IndexSummary(
         digest=job.digest,
         config=job.config,
-        snapshot=library.snapshot,
+        snapshot=library.committed.snapshot,
         layer=library.config.encoder.layer,
         channels=job.channels,
         patches=job.patches,

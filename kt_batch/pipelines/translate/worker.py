@@ -213,7 +213,7 @@ def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
     name = tree_path(summary.digest)
     data = library.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
-        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that its index's summary says.")
+        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
     shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
     index = Index(Tree.from_bytes(data), shards)
     return index.in_one_piece() if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY else index
