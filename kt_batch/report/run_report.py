@@ -24,6 +24,8 @@ SLOWEST = 10
 PAUSE = 60.0  # seconds in which no unit was under way, from which on nobody was at work
 SHOWN_WORKERS = 40  # on the page; JSON has all
 BINS = 60  # of the throughput
+STAGES = {"read": 0, "encode": 1, "search": 2, "swap": 3, "decode": 5, "write": 6}  # in the order of the work
+OWN_STAGES = 4  # where stages that only some methods have stand among them
 SHORTEST = 0.001  # seconds of a unit: what a receipt can tell
 
 
@@ -207,14 +209,13 @@ def _began(finished: float, receipt: Receipt) -> float:
 
 
 def stages(receipts: Iterable[Receipt]) -> tuple[Stage, ...]:
-    """Worker seconds by stage, in the order of the work as far as receipts keep one, else by name."""
+    """Return worker seconds by stage in the order of the work; stages of one method alone come by name."""
     total: defaultdict[str, float] = defaultdict(float)
     for receipt in receipts:
         for stage, seconds in receipt.timings.items():
             total[stage] += seconds
     whole = sum(total.values())
-    order = ("read", "encode", "search", "swap", "decode", "write")
-    names = sorted(total, key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = sorted(total, key=lambda name: (STAGES.get(name, OWN_STAGES), name))
     return tuple(Stage(name, round(total[name], 3), round(total[name] / whole, 4) if whole else 0.0) for name in names)
 
 

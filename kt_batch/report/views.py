@@ -6,22 +6,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
 
-from kt_batch.errors import MismatchError, StorageError
+from kt_batch.errors import StorageError
 from kt_batch.models.layers import Geometry
-from kt_batch.report.sources import cells_of, library_of
+from kt_batch.report.session import Session
 from kt_batch.store import layout
+from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, patches_schema
+from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, SHARES, patches_schema
 
 # What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -42,6 +42,14 @@ _TYPES = {
     "halffloat": "FLOAT",
     "float": "FLOAT",
 }
+
+# What the view `outputs` says of the provenance of an output: of its best matches, or nothing but that it is there.
+_MATCHED = """\
+SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
+  FROM provenance WHERE rank = 0 GROUP BY output"""
+_SHARED = """\
+SELECT DISTINCT output, NULL::BIGINT AS patches, NULL::DOUBLE AS ncc_mean, NULL::DOUBLE AS certified_share
+  FROM provenance"""
 
 Naming = Callable[[Location, str], str]  # what DuckDB is to call a file of a location
 
@@ -79,6 +87,9 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         connection.close()
         said = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
         raise StorageError(f"The tables of '{place}' cannot be read: {said}") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -109,15 +120,15 @@ def _library_views(library: Library, naming: Naming) -> dict[str, str]:
     channels = library.channels if library.committed.parts(layout.PATCHES) else 1
     return {
         "images": _images(library, naming),
-        "patches": _parts(library, "patches", patches_schema(channels), naming),
-        "rejects": _rejects(library, naming),
+        "patches": _parts(library.committed, layout.PATCHES, patches_schema(channels), naming),
+        "rejects": _rejects(library.committed, naming),
         "members": _members(library, naming),
-        "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library, naming)})",
+        "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
 
 
 def _images(library: Library, naming: Naming) -> str:
-    return _parts(library, "images", IMAGES, naming)
+    return _parts(library.committed, layout.IMAGES, IMAGES, naming)
 
 
 def _members(library: Library, naming: Naming) -> str:
@@ -138,18 +149,20 @@ def _members(library: Library, naming: Naming) -> str:
 
 
 def _run_views(run: Run, naming: Naming) -> dict[str, str]:
+    session = Session(run)
+    per_source = session.provenance_kind == "sources"
     views = {
-        "provenance": _parts(run, "provenance", PROVENANCE, naming),
-        "rejects": _rejects(run, naming),
-        "outputs": _outputs(run, naming),
+        "provenance": _parts(run.committed, layout.PROVENANCE, SHARES if per_source else PROVENANCE, naming),
+        "rejects": _rejects(run.committed, naming),
+        "outputs": _outputs(run, _SHARED if per_source else _MATCHED, naming),
     }
-    with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
-        views["sources"] = _sources(library_of(run), cells_of(run), naming)
+    if not per_source and session.library is not None:  # only boxes and URIs need the library
+        views["sources"] = _sources(session.library, session.cells, naming)
     return views
 
 
-def _outputs(run: Run, naming: Naming) -> str:
-    """One row per output: its input, and what its first matches were like."""
+def _outputs(run: Run, per_output: str, naming: Naming) -> str:
+    """One row per output: its input, and what `per_output` selects from its provenance."""
     units = ", ".join(_text(unit) for unit in sorted(run.committed.receipts)) or "NULL"
     without = [
         f"({_text(unit.id)}, {_text(item.uri)})"
@@ -161,12 +174,11 @@ def _outputs(run: Run, naming: Naming) -> str:
     return f"""\
 SELECT output, uri, name, image_id, patches, ncc_mean, certified_share
 FROM (
-  SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
-  FROM provenance WHERE rank = 0 GROUP BY output
+  {per_output}
 )
 JOIN (
   SELECT {_output_name(run)} AS output, uri, name, image_id
-  FROM ({_plan(run, naming)}) WHERE lower(hex(unit)) IN ({units}){others}
+  FROM ({_plan(run.committed, naming)}) WHERE lower(hex(unit)) IN ({units}){others}
 ) USING (output)
 ORDER BY output"""
 
@@ -192,7 +204,7 @@ WITH image AS (
   FROM ({_images(library, naming)})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
-  FROM ({_plan(library, naming)}) GROUP BY image_id
+  FROM ({_plan(library.committed, naming)}) GROUP BY image_id
 ), boxed AS (
   SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
     {_interval("y", "source_row", "height", cells)}
@@ -226,27 +238,27 @@ def _past_pixel(edge: str, length: str) -> str:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _parts(place: Library | Run, kind: str, schema: pa.Schema, naming: Naming) -> str:
-    return _files(place.location, [part.name for part in place.committed.parts(kind).values()], schema, naming)
+def _parts(committed: Committed, kind: str, schema: pa.Schema, naming: Naming) -> str:
+    return _files(committed.location, [part.name for part in committed.parts(kind).values()], schema, naming)
 
 
-def _rejects(place: Library | Run, naming: Naming) -> str:
+def _rejects(committed: Committed, naming: Naming) -> str:
     """Without those that a later attempt has superseded."""
     whole, filtered = [], []
-    for unit, part in place.committed.parts(layout.REJECTS).items():
-        gone = place.committed.rejects.superseded.get(unit, frozenset())
+    for unit, part in committed.parts(layout.REJECTS).items():
+        gone = committed.rejects.superseded.get(unit, frozenset())
         if not gone:
             whole.append(part.name)
         elif len(gone) < part.rows:
             uris = ", ".join(_text(uri) for uri in sorted(gone))
-            one = _files(place.location, [part.name], REJECTS, naming)
+            one = _files(committed.location, [part.name], REJECTS, naming)
             filtered.append(f"SELECT * FROM ({one}) WHERE uri NOT IN ({uris})")
-    return "\nUNION ALL\n".join([_files(place.location, whole, REJECTS, naming), *filtered])
+    return "\nUNION ALL\n".join([_files(committed.location, whole, REJECTS, naming), *filtered])
 
 
-def _plan(place: Library | Run, naming: Naming) -> str:
-    names = [name for name in place.location.list(layout.PLAN) if layout.is_plan(name)]
-    return _files(place.location, names, PLAN, naming)
+def _plan(committed: Committed, naming: Naming) -> str:
+    names = [name for name in committed.location.list(layout.PLAN) if layout.is_plan(name)]
+    return _files(committed.location, names, PLAN, naming)
 
 
 def _files(location: Location, names: Sequence[str], schema: pa.Schema, naming: Naming) -> str:
