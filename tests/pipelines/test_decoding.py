@@ -21,13 +21,13 @@ from tests.support.tiny import draw, extracted, hashes, patches, rows, translate
 
 CHILD = """
 import os
-from kt_batch.store.images import reader_child as decoder_child
+from kt_batch.store.images import reader_child
 from kt_batch.store.images import files as images
 def decode(data, size):
     if data == b"fatal":
         os.abort()
     return images.decode(data, size)
-decoder_child.main(decode)
+reader_child.main(decode)
 """
 FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD))
 
@@ -35,7 +35,7 @@ FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
     shutil.copytree(collection.paintings, tmp_path / "in")
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
     summary = extracted([tmp_path / "in"], tmp_path / "library")
@@ -49,7 +49,7 @@ def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
 def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "DecoderProcess", FRAGILE)
+    monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
     draw(tmp_path / "in/a.png", 31)
     (tmp_path / "in/fatal.png").write_bytes(b"fatal")
     translated([tmp_path / "in"], translate_job(collection.library, tmp_path / "run", collection.index))
