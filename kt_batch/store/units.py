@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, exists
 from kt_batch.store.receipts import Receipt, parse_receipt
 from kt_batch.store.tables import read_table
 
@@ -188,8 +188,8 @@ class Ledger:
         """
         self._read_plans()
         while True:
-            self._require_config(config, config_digest)
-            units = self._new_units(items, unit_size) or self._retry_units(retry, unit_size)
+            new, again = self._missing_units(items, unit_size, config, config_digest, retry)
+            units = new or again
             if not units:
                 return self._units()
             number = len(self._plans)
@@ -208,8 +208,8 @@ class Ledger:
     ) -> list[Unit]:
         """The units that `plan` would add to those that are there, and its errors; writes nothing."""
         self._read_plans()
-        self._require_config(config, config_digest)
-        return [*self._new_units(items, unit_size), *self._retry_units(retry, unit_size)]
+        new, again = self._missing_units(items, unit_size, config, config_digest, retry)
+        return [*new, *again]
 
     def units(self) -> list[Unit]:
         """All units planned so far, in plan order."""
@@ -264,7 +264,7 @@ class Ledger:
             if self._location.put_if_absent(name, receipt.to_json()):
                 return receipt
         except StorageError:
-            if not self._location.exists(name):
+            if not exists(self._location, name):
                 raise
         return self._read_receipt(receipt.unit)
 
@@ -286,11 +286,14 @@ class Ledger:
     def _units(self) -> list[Unit]:
         return [unit for plan in self._plans for unit in plan.units]
 
-    def _new_units(self, items: Sequence[Item], unit_size: int) -> list[Unit]:
-        return make_units(self._unplanned(items), unit_size)
-
-    def _retry_units(self, retry: Retry | None, unit_size: int) -> list[Unit]:
-        return make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
+    def _missing_units(
+        self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str, retry: Retry | None
+    ) -> tuple[list[Unit], list[Unit]]:
+        """Return units of the items that no plan holds yet, and those of the retry; a plan file holds one kind."""
+        self._require_config(config, config_digest)
+        new = make_units(self._unplanned(items), unit_size)
+        again = make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
+        return new, again
 
     def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
         """The items that are not planned in this retry or a later one."""
@@ -320,11 +323,9 @@ class Ledger:
         if receipt.config_digest != self._plans[0].config_digest:
             planned = self._plans[0].config_digest
             raise DamagedError(f"{place} has the config digest {receipt.config_digest}, but its plan has {planned}")
-        if receipt.outputs and len(receipt.outputs) != len(unit.items):
-            raise DamagedError(f"{place} has {len(receipt.outputs)} outputs, but its unit has {len(unit.items)} items")
-        if receipt.item_seconds and len(receipt.item_seconds) != len(unit.items):
-            count = len(receipt.item_seconds)
-            raise DamagedError(f"{place} has the seconds of {count} items, but its unit has {len(unit.items)} items")
+        for what, values in (("outputs", receipt.outputs), ("seconds of items", receipt.item_seconds)):
+            if values and len(values) != len(unit.items):
+                raise DamagedError(f"{place} has {len(values)} {what}, but its unit has {len(unit.items)} items")
         return receipt
 
     def _require_config(self, config: Mapping[str, Any], config_digest: str) -> None:

@@ -432,7 +432,7 @@ def test_a_receipt_that_tells_the_report_nonsense_is_refused(told: dict[str, Any
 
 def test_seconds_of_more_or_fewer_items_than_the_unit_has_are_damage(ledger: Ledger) -> None:
     ledger.commit(a_receipt(planned(ledger, 1)[0], item_seconds=(1.0, 2.0)))
-    with pytest.raises(DamagedError, match="has the seconds of 2 items, but its unit has 1 items"):
+    with pytest.raises(DamagedError, match="has 2 seconds of items, but its unit has 1 items"):
         ledger.receipts()
 
 
