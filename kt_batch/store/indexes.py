@@ -9,18 +9,15 @@ import fcntl
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 
 from kt_batch.config import IndexConfig
-from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -95,18 +92,6 @@ def table_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     return bytes(sink.getvalue())
-
-
-@contextmanager
-def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
-    """A path for a file on its way into `location`; gone afterwards."""
-    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
-    try:
-        yield path
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def read_build_receipts(build: Location) -> dict[str, Receipt]:

@@ -15,11 +15,11 @@ from kt_batch.config import EncoderConfig, ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.kernels.haar import haar
 from kt_batch.pipelines.extract.worker import LARGEST_HALF
-from kt_batch.store.indexes import scratch_file
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.opening import open_library, open_run
 from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.scratch import scratch_file
 from tests.support.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_job, translated
 
 
@@ -168,7 +168,7 @@ def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_i
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(StorageError, match="cannot be written"),
+        pytest.raises(StorageError, match="cannot write"),
         scratch_file(LocalLocation(tmp_path), ".shard") as path,
     ):
         (path / "below a file").write_bytes(b"")

@@ -25,10 +25,11 @@ from kt_batch.kernels.principal import Basis
 from kt_batch.pipelines.common import Heartbeat, no_heartbeat
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store import layout
-from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
+from kt_batch.store.indexes import put_blob, put_file, read_blob
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
 from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, routed_schema
+from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Ledger
 
