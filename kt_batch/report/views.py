@@ -21,15 +21,13 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 
 # What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
-
-PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 
 _TYPES = {
     "string": "VARCHAR",

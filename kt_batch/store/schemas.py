@@ -13,6 +13,9 @@ from kt_batch.errors import DamagedError
 IMAGE_ID = pa.binary(8)
 PATCH_ID = pa.binary(12)
 
+# `unit` is the 8 bytes of the unit's id.
+PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
+
 IMAGES = pa.schema(
     [
         ("image_id", IMAGE_ID),

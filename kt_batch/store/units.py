@@ -24,6 +24,7 @@ from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageErro
 from kt_batch.store import layout
 from kt_batch.store.locations import Location, exists
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.schemas import PLAN
 from kt_batch.store.tables import read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
@@ -31,9 +32,6 @@ RETRY_FORMAT = "kt-batch-plan/2"  # the same columns; the metadata hold the numb
 READERS = 16  # receipts read at a time; they are small and far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
-_PLAN_SCHEMA = pa.schema(
-    [("unit", pa.binary(8)), ("image_id", pa.binary(8)), ("uri", pa.string()), ("name", pa.string())]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +127,8 @@ def encode_plan(plan: Plan) -> bytes:
     ]
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
-    with pq.ParquetWriter(sink, _PLAN_SCHEMA, **options) as writer:
-        writer.write_table(pa.table(columns, schema=_PLAN_SCHEMA))
+    with pq.ParquetWriter(sink, PLAN, **options) as writer:
+        writer.write_table(pa.table(columns, schema=PLAN))
         kind = {"format": RETRY_FORMAT, "retry": str(plan.retry)} if plan.retry else {"format": PLAN_FORMAT}
         writer.add_key_value_metadata({**kind, "config": _canonical(plan.config), "config_digest": plan.config_digest})
     return bytes(sink.getvalue())
@@ -147,8 +145,8 @@ def decode_plan(data: bytes, name: str) -> Plan:
         retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT else 0
         if metadata["format"] == RETRY_FORMAT and retry < 1:
             raise DamagedError(f"{name} is said to be of retry {retry}; allowed is 1 and more")
-        columns = file.read(_PLAN_SCHEMA.names).cast(_PLAN_SCHEMA).to_pydict()
-        rows = zip(*(columns[column] for column in _PLAN_SCHEMA.names), strict=True)
+        columns = file.read(PLAN.names).cast(PLAN).to_pydict()
+        rows = zip(*(columns[column] for column in PLAN.names), strict=True)
         units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
