@@ -17,9 +17,11 @@ from kt_batch.pipelines.translate import finish as translating
 from kt_batch.pipelines.translate.finish import TranslateSummary
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.report.explain import Explanation, explain
+from kt_batch.report.contributions import Explanation
+from kt_batch.report.explain import explain
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store import opening
 from kt_batch.store.library import Library
 from kt_batch.store.run import Run
 
@@ -129,9 +131,9 @@ def translate(
 
 def open_library(place: str) -> Library:
     """Open a knowledge library for reading. Raises MissingError when there is none at `place`."""
-    return Library.open(place)
+    return opening.open_library(place)
 
 
 def open_run(place: str) -> Run:
     """Open a run for reading. Raises MissingError when there is none at `place`."""
-    return Run.open(place)
+    return opening.open_run(place)

@@ -31,6 +31,7 @@ from kt_batch.pipelines import encoders
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.shutdown import GracefulShutdown
+from kt_batch.store.layout import options_path
 from kt_batch.store.locations import open_location
 from kt_batch.training.autoencoder import Member
 
@@ -160,7 +161,7 @@ def save_options(place: str, command: str, values: Mapping[str, Any]) -> None:
     kept = {name: value for name, value in values.items() if value is not None and name not in NOT_KEPT}
     text = yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    open_location(place).put_if_absent(f"options/{command}-{digest}.yaml", text.encode())
+    open_location(place).put_if_absent(options_path(command, digest), text.encode())
 
 
 def print_summary(content: Mapping[str, Any], lines: Sequence[str], as_json: bool) -> None:

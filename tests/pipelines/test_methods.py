@@ -26,7 +26,7 @@ from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import run_report
 from kt_batch.report.sheet import write_sheet
 from kt_batch.runners.local import LocalRunner
-from kt_batch.store.run import Run
+from kt_batch.store.opening import open_run
 from tests.support.collection import Collection
 from tests.support.tiny import hashes, rows
 
@@ -123,13 +123,13 @@ def test_a_broken_image_is_a_reject_of_it_too(tmp_path: Path) -> None:
 def test_every_report_knows_it(collection: Collection, tmp_path: Path) -> None:
     gained(collection.photos, tmp_path / "run")
     run = str(tmp_path / "run")
-    assert Run.open(run).header.method == "gain"
+    assert open_run(run).header.method == "gain"
     found = inspect(run)
     assert (found["kind"], found["method"], found["images"]) == ("run", "gain", 3)
     stages = [stage.stage for stage in run_report(run).stages]
     assert sorted(stages) == ["fit", "read", "write"]
     explained = explain(run, "11.png", 10, 10)
-    assert [part.weight for part in explained.contributions] == [0.75, 0.25]
+    assert [source.share for source in explained.sources] == [0.75, 0.25]
     assert write_sheet({"gain": run}, tmp_path / "page").is_file()
 
 

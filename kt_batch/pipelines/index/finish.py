@@ -35,6 +35,8 @@ from kt_batch.pipelines.index.worker import PackWorker, RouteWorker, SampleWorke
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.units import log_committed, log_summary
 from kt_batch.runners.base import Heartbeat, Runner
+from kt_batch.store import layout
+from kt_batch.store.derived import put_derived
 from kt_batch.store.indexes import (
     IndexSummary,
     ShardRef,
@@ -45,7 +47,7 @@ from kt_batch.store.indexes import (
     table_bytes,
     write_index_summary,
 )
-from kt_batch.store.library import Library, put_derived
+from kt_batch.store.library import Library
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
@@ -112,7 +114,7 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
 
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = library.parts("patches")
+    parts = list(library.committed.parts(layout.PATCHES).values())
     sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), sample_units(parts))
     top = fit_top(job, sampled)
     sha256 = top.put(job.build_location())
@@ -150,19 +152,18 @@ def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
     outputs = [[output for output in packed[number].outputs if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
-    subtrees = [Subtree.from_bytes(read_blob(build, "subtrees", subtree[0])) for _, subtree in outputs]
+    subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
     centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
     tree = join(centres, subtrees, top.mean, top.basis)
     data = tree.to_bytes()
-    folder = f"index/{job.digest}"
     merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
     members = table_bytes(_by_id(merged))
-    put_derived(library.location, f"{folder}/tree.safetensors", data)
-    put_derived(library.location, f"{folder}/members.parquet", members)
+    put_derived(library.location, layout.tree_path(job.digest), data)
+    put_derived(library.location, layout.members_path(job.digest), members)
     summary = IndexSummary(
         digest=job.digest,
         config=job.config,
-        snapshot=library.snapshot,
+        snapshot=library.committed.snapshot,
         layer=library.config.encoder.layer,
         channels=job.channels,
         patches=job.patches,

@@ -10,9 +10,11 @@ from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store import layout
 from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.opening import open_library
 from kt_batch.store.receipts import Receipt, TableRef
 
 SHARD_PATCHES = 131072  # a packing worker holds a whole top-level cluster in memory
@@ -46,7 +48,7 @@ class BuildJob:
 
     def build_location(self) -> Location:
         """Return where the intermediate files of this build are."""
-        return open_location(f"{self.library.rstrip('/')}/index/{self.digest}/build")
+        return open_location(f"{self.library.rstrip('/')}/{layout.build_folder(self.digest)}")
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,12 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions) -> BuildPla
         UsageError: The library holds no patch, or is not fully extracted.
     """
     place = absolute_place(place)
-    library = Library.open(place)
-    if library.ledger.pending():
+    library = open_library(place)
+    if library.committed.ledger.pending():
         raise UsageError(f"'{place}' is not fully extracted; finish it first with kt-batch extract.")
     if library.patches == 0:
         raise UsageError(f"'{place}' holds no patches, so there is nothing to index.")
-    digest = index_digest(config, library.snapshot)
+    digest = index_digest(config, library.committed.snapshot)
     job = BuildJob(
         library=place,
         digest=digest,

@@ -19,6 +19,7 @@ from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
 from kt_batch.kernels.principal import Basis
 from kt_batch.kernels.quantised import fit_basis
 from kt_batch.pipelines.index.plan import BuildJob, top_clusters
+from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, read_blob
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt
@@ -41,12 +42,12 @@ class Top:
     def put(self, build: Location) -> str:
         """Store the top level by content and return its SHA-256."""
         fitted = {"centres": self.centres, "mean": self.mean, **vars(self.basis)}
-        return put_blob(build, "top", save(fitted))[0]
+        return put_blob(build, layout.TOP, save(fitted))[0]
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
         """Read a stored top level."""
-        tensors = load(read_blob(build, "top", sha256))
+        tensors = load(read_blob(build, layout.TOP, sha256))
         return cls(tensors["centres"], tensors["mean"], Basis(tensors["directions"], tensors["spread"]))
 
 

@@ -20,10 +20,12 @@ from kt_batch.kernels.kmeans import assign
 from kt_batch.pipelines.index.plan import BuildJob, PackUnit, PartUnit
 from kt_batch.pipelines.index.top import Top
 from kt_batch.runners.base import Heartbeat, no_heartbeat
-from kt_batch.store.indexes import put_blob, put_file, scratch_file
+from kt_batch.store import layout
+from kt_batch.store.indexes import put_blob, put_file
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, routed_schema
+from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Ledger
 
@@ -54,7 +56,7 @@ class SampleWorker:
         share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
         chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))
         beat("")
-        return _commit(job, unit.id, (("sample", table.take(chosen), None),), self.numerics)
+        return _commit(job, unit.id, ((layout.SAMPLE, table.take(chosen), None),), self.numerics)
 
 
 class RouteWorker:
@@ -88,7 +90,7 @@ class RouteWorker:
         )
         groups = [int(n) for n in np.bincount(clusters, minlength=len(top.centres)) if n]
         beat("")
-        return _commit(job, unit.id, (("routed", routed, groups),), self.numerics)
+        return _commit(job, unit.id, ((layout.ROUTED, routed, groups),), self.numerics)
 
 
 class PackWorker:
@@ -113,14 +115,16 @@ class PackWorker:
             counts, bits = packed.subtree.leaf_count, job.config.bits
             write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
             beat("")
-            shard = put_file(job.library_location(), "index/shards", path)
-        subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
+            shard = put_file(job.library_location(), layout.SHARDS, path)
+        subtree = put_blob(build, layout.SUBTREES, packed.subtree.to_bytes())
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
         beat("")
-        return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
+        return _commit(
+            job, unit.id, ((layout.MEMBERS, members, None),), self.numerics, (shard, subtree), len(packed.order)
+        )
 
 
 def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Heartbeat) -> Tensor:

@@ -24,7 +24,7 @@ from kt_batch.process import tune_process
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
 
-HELLO = b"kt-batch decoder 1\n"
+HELLO = b"kt-batch image reader 1\n"
 REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the seconds it may take
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text
