@@ -20,31 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.errors import KtBatchError
 from kt_batch.events import log_event, repeat
+from kt_batch.runners import pool_events
 from kt_batch.runners.local import unit_name
-from kt_batch.runners.pool_events import (
-    AssignUnit,
-    ClusterSeen,
-    Effect,
-    Fail,
-    HeartbeatSeen,
-    LogEvent,
-    PoolClosed,
-    PoolEvent,
-    QuarantinePart,
-    ReportStartupDelay,
-    ShutdownRequested,
-    StageEnded,
-    StageStarted,
-    StartWorker,
-    StopRun,
-    StopWorker,
-    Tick,
-    UnitDone,
-    WarmUpRequested,
-    WorkerLost,
-    WorkerReady,
-    YieldResult,
-)
 from kt_batch.runners.pool_state import PoolState
 from kt_batch.runners.ray.actors import HEARTBEAT_TIMEOUT_SECONDS, HeartbeatMonitor, WorkerActor
 from kt_batch.runners.ray.metrics import PoolMetrics
@@ -63,7 +40,7 @@ class _Handle:
 
     actor: Any
     call: Any
-    assignment: AssignUnit | None = None
+    assignment: pool_events.AssignUnit | None = None
 
 
 @dataclass
@@ -125,66 +102,66 @@ class Pool:
         """
         self._stage = _Stage(next(self._stage_numbers), ray.put(factory), list(units), quarantine)
         names = tuple(unit_name(unit) for unit in units)
-        self._report(StageStarted(time.monotonic(), names, can_quarantine=quarantine is not None))
+        self._report(pool_events.StageStarted(time.monotonic(), names, can_quarantine=quarantine is not None))
         try:
             while not self._state.finished:
                 if self._shutdown.requested:
-                    self._report(ShutdownRequested())
-                self._report(Tick(time.monotonic()))
+                    self._report(pool_events.ShutdownRequested())
+                self._report(pool_events.Tick(time.monotonic()))
                 self._show_load()
                 yield from self._collect()
                 self._watch_cluster()
         finally:
-            self._report(StageEnded())
+            self._report(pool_events.StageEnded())
             self._show_load()
 
     def warm_up(self, workers: int) -> None:
         """Start up to so many workers before there are units."""
-        self._report(WarmUpRequested(workers))
+        self._report(pool_events.WarmUpRequested(workers))
 
     def close(self) -> None:
         """End all actors."""
-        self._report(PoolClosed())
+        self._report(pool_events.PoolClosed())
         if self._monitor is not None:
             _kill(self._monitor)
             self._monitor = None
 
-    def _report(self, event: PoolEvent) -> list[Any]:
+    def _report(self, event: pool_events.PoolEvent) -> list[Any]:
         """Report an event to the state machine, execute its instructions and return the results to yield."""
         results = []
         for instruction in self._state.handle(event):
-            if isinstance(instruction, YieldResult):
+            if isinstance(instruction, pool_events.YieldResult):
                 self._metrics.units.inc()
                 results.append(instruction.result)
             else:
                 self._execute(instruction)
         return results
 
-    def _execute(self, instruction: Effect) -> None:
+    def _execute(self, instruction: pool_events.Effect) -> None:
         match instruction:
-            case StartWorker():
+            case pool_events.StartWorker():
                 self._start_worker(instruction)
-            case AssignUnit():
+            case pool_events.AssignUnit():
                 self._assign(instruction)
-            case StopWorker():
+            case pool_events.StopWorker():
                 _kill(self._handles.pop(instruction.worker).actor)
                 if instruction.lost:
                     self._metrics.lost.inc()
-            case QuarantinePart(unit, part, reason):
+            case pool_events.QuarantinePart(unit, part, reason):
                 self._metrics.quarantined.inc()
                 self._stage.leave_out(unit, part, reason)
-            case LogEvent(event, fields, message):
+            case pool_events.LogEvent(event, fields, message):
                 log_event(event, message, logging.WARNING if instruction.warning else logging.INFO, **fields)
-            case ReportStartupDelay(waited, cpus):
+            case pool_events.ReportStartupDelay(waited, cpus):
                 report_startup_delay(waited, cpus, self._gpus)
-            case StopRun():
+            case pool_events.StopRun():
                 self._shutdown.check()
-            case Fail(message):
+            case pool_events.Fail(message):
                 raise KtBatchError(message)
             case _:
                 assert_never(instruction)
 
-    def _start_worker(self, instruction: StartWorker) -> None:
+    def _start_worker(self, instruction: pool_events.StartWorker) -> None:
         if self._monitor is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
@@ -193,7 +170,7 @@ class Pool:
         actor: Any = ray.remote(WorkerActor).options(**resources).remote(instruction.worker, self._monitor)
         self._handles[instruction.worker] = _Handle(actor, actor.ready.remote(self._imports))
 
-    def _assign(self, assignment: AssignUnit) -> None:
+    def _assign(self, assignment: pool_events.AssignUnit) -> None:
         handle, stage = self._handles[assignment.worker], self._stage
         handle.assignment = assignment
         handle.call = handle.actor.run.remote(
@@ -209,7 +186,7 @@ class Pool:
         answered, _ = ray.wait(list(calls), num_returns=1, timeout=POLL_SECONDS)
         return [result for call in answered for result in self._report(self._receive(calls[call]))]
 
-    def _receive(self, worker: int) -> PoolEvent:
+    def _receive(self, worker: int) -> pool_events.PoolEvent:
         """Take the answer of a worker and say what it means."""
         handle = self._handles[worker]
         try:
@@ -221,15 +198,15 @@ class Pool:
         except RayError as error:
             preempted = bool(getattr(error, "preempted", False))
             heartbeats_known = handle.assignment is not None and not preempted and self._read_heartbeats()
-            return WorkerLost(worker, first_line(error), preempted, heartbeats_known, _alive_nodes())
+            return pool_events.WorkerLost(worker, first_line(error), preempted, heartbeats_known, _alive_nodes())
         assignment, handle.call, handle.assignment = handle.assignment, None, None
         if assignment is None:
-            return WorkerReady(worker, *answer)
+            return pool_events.WorkerReady(worker, *answer)
         result, events = answer
         if assignment.isolated:
             self._read_heartbeats()  # brings the log events before those of the answer
         repeat(events)
-        return UnitDone(worker, result)
+        return pool_events.UnitDone(worker, result)
 
     def _watch_cluster(self) -> None:
         """Look from time to time for workers that are silent or whose node is gone: their calls may never return."""
@@ -239,7 +216,7 @@ class Pool:
         self._cluster_seen_at = now
         room, cpus = self._capacity()
         self._read_heartbeats()
-        self._report(ClusterSeen(now, _alive_nodes(), room, cpus))
+        self._report(pool_events.ClusterSeen(now, _alive_nodes(), room, cpus))
 
     def _read_heartbeats(self) -> bool:
         """Report all heartbeats and repeat the log events that came with them; return whether there were any.
@@ -253,7 +230,7 @@ class Pool:
         repeat(events)
         now = time.monotonic()
         for worker, heartbeat in heartbeats.items():
-            self._report(HeartbeatSeen(now, worker, *heartbeat))
+            self._report(pool_events.HeartbeatSeen(now, worker, *heartbeat))
         return bool(heartbeats)
 
     def _show_load(self) -> None:
