@@ -11,6 +11,10 @@ queries evenly spread over the photographs.
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 import argparse
 import json
 import statistics
@@ -34,7 +38,7 @@ from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.translate.worker import default_cache, open_index
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
+from kt_batch.store.opening import open_library
 
 PROBES = (8, 12, 13, 16, 32)
 SAMPLE = 1024  # queries whose best match is found
@@ -76,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    library = Library.open(options.library)
+    library = open_library(options.library)
     index = open_index(library.location, find_index(library, None), Path(default_cache()))
     loaded, layer = load_encoder(EncoderSource()), library.config.encoder.layer
     decoder = load_decoder(loaded, "kt-vgg", layer, None).network

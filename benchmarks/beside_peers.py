@@ -8,6 +8,10 @@ then it and ours, in float16, answer all queries in turn, ROUNDS times.
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 import argparse
 import json
 import statistics

@@ -8,6 +8,10 @@ held-out photographs; VGG-19 judges the choices. As in `kt-batch bench models`, 
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 import argparse
 import json
 from dataclasses import asdict

@@ -19,7 +19,7 @@ from typing import Any
 
 def run(*words: str) -> tuple[dict[str, Any], float]:
     """The JSON summary of a command, and its peak memory in MiB."""
-    command = [sys.executable, "-c", "from kt_batch.cli.app import main; main()", *words, "--json"]
+    command = [sys.executable, "-c", "from kt_batch.cli import main; main()", *words, "--json"]
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, stdout=printed)
         _, status, usage = os.wait4(process.pid, 0)

@@ -29,15 +29,15 @@ import psutil
 from PIL import Image
 
 from kt_batch.report.run_report import run_report
+from kt_batch.store.opening import open_run
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.run import Run
 
 COMPUTE = ("encode", "search", "swap", "decode")  # the work; all else is orchestration
 WARM_UP = 0.2  # of the images, after which memory is to be flat
 KINDS = (  # what a process is, by words of its command line
     ("decoder", "kt_batch.store.images.reader_child"),
-    ("worker", "ray::_Actor"),
-    ("heart", "ray::_Heart"),
+    ("worker", "ray::WorkerActor"),
+    ("heart", "ray::HeartbeatMonitor"),
     ("raylet", "raylet/raylet"),
     ("gcs", "gcs/gcs_server"),
 )
@@ -110,7 +110,7 @@ def drawn(place: Path, count: int, sides: tuple[int, int]) -> Path:
 
 def kt_batch(*words: object) -> list[str]:
     """The command line of `kt-batch WORDS`."""
-    return [sys.executable, "-c", "from kt_batch.cli.app import main; main()", *map(str, words)]
+    return [sys.executable, "-c", "from kt_batch.cli import main; main()", *map(str, words)]
 
 
 def library(work: Path) -> Path:
@@ -194,14 +194,14 @@ def measure(name: str, case: Case, work: Path, seconds: float) -> dict[str, Any]
     """Translate the images of a case, watched."""
     photos = drawn(work / "photos" / f"{case.sides[0]}-{case.sides[1]}-{case.images}", case.images, case.sides)
     run = work / f"run-{name}-{case.images}-{case.unit_size}"
-    before = set(Run.open(str(run)).receipts) if run.exists() else set()
+    before = set(open_run(str(run)).committed.receipts) if run.exists() else set()
     words = ["translate", photos, "--library", library(work), "--out", run, "--size", case.size, "--json"]
     words += ["--runner", case.runner, "--threads", case.threads, "--unit-size", case.unit_size]
     with tempfile.TemporaryDirectory(prefix="kt-", dir="/tmp") as short:  # a Ray of our own, its socket paths short
         environment = {**os.environ, "RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"}
         environment.pop("RAY_ADDRESS", None)
         began, ended, samples, _ = watched(kt_batch(*words), environment, seconds)
-    receipts = [receipt for unit, receipt in Run.open(str(run)).receipts.items() if unit not in before]
+    receipts = [receipt for unit, receipt in open_run(str(run)).committed.receipts.items() if unit not in before]
     if not receipts:
         raise SystemExit(f"{run} is done already; remove it to measure it again")
     return {

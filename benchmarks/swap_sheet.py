@@ -10,6 +10,10 @@ photographs and canvases whose pictures may be published.
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 import argparse
 import itertools
 from pathlib import Path

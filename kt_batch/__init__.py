@@ -1,28 +1,49 @@
-"""kt_batch: image translation by example, with every output pixel led back to its source image."""
+"""Translate images by example, and lead every output pixel back to its source image.
 
-import ctypes
-import os
-import sys
+Importing this package loads neither torch nor Ray and changes nothing in the process. Call `tune_process()` before
+torch is imported for the speed of the commands. `docs/python.md` shows the main job in Python.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kt_batch import errors
+from kt_batch.process import tune_process
+
+if TYPE_CHECKING:
+    from kt_batch.api import build_index, explain, extract, open_library, open_run, translate
+    from kt_batch.config import RunOptions
+    from kt_batch.models.weights import EncoderSource
+    from kt_batch.pipelines.translate.sources import Choice
 
 __version__ = "0.1.0"
+__all__ = [
+    "Choice",
+    "EncoderSource",
+    "RunOptions",
+    "__version__",
+    "build_index",
+    "errors",
+    "explain",
+    "extract",
+    "open_library",
+    "open_run",
+    "translate",
+    "tune_process",
+]
 
-# Threads that wait for their part of a product must sleep, not spin: on cores shared with other workers spinning takes
-# the time of those they wait for. libgomp reads this when torch is first imported, hence here.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse the memory of one feature map for the next instead of asking the kernel for zeroed pages.
-
-    By default every tensor of more than 32 MB is mapped anew, and touching fresh pages costs several times the
-    arithmetic of a ReLU or a pooling (docs/decisions/0006).
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TOP_PAD, 1 << 26)
+_LOADED_ON_USE = {
+    "Choice": "kt_batch.pipelines.translate.sources",
+    "EncoderSource": "kt_batch.models.weights",
+    "RunOptions": "kt_batch.config",
+    **dict.fromkeys(("build_index", "explain", "extract", "open_library", "open_run", "translate"), "kt_batch.api"),
+}
 
 
-_keep_freed_memory()
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _LOADED_ON_USE:
+        raise AttributeError(f"module 'kt_batch' has no attribute {name!r}")
+    return getattr(import_module(_LOADED_ON_USE[name]), name)

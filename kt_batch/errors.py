@@ -1,13 +1,13 @@
-"""What can go wrong, as a small tree. Every message is one sentence for a person: what, received, allowed, which file.
+"""The exceptions. A message is one sentence for a person: what was wrong, the value received, what is allowed, where.
 
 KtBatchError
-|-- UsageError           the call makes no sense as written          exit 2
+|-- UsageError           the call is wrong as written                exit 2
 |-- RejectError          one input cannot be used                    a reject row, exit 3 at the end
-|-- StoppedError         the end was asked for (SIGTERM)           exit 1
+|-- StoppedError         shutdown was requested (SIGTERM)            exit 1
 |-- StorageError         a place cannot be read or written           exit 1
-|   |-- MissingError     nothing lies there
-|   |-- UnreachableError the store itself fails, whatever is asked of it
-|   `-- DamagedError     something lies there, but not what its name or receipt says
+|   |-- MissingError     nothing is there
+|   |-- UnreachableError the store itself fails for every request
+|   `-- DamagedError     the content is not what its name or receipt says
 |-- MismatchError        two things do not belong together (library and encoder, run and options)
 `-- WeightsError         a weight file is wrong, damaged or of a refused kind
 """
@@ -18,13 +18,13 @@ from enum import StrEnum
 
 
 class KtBatchError(Exception):
-    """Base of all errors meant for a person."""
+    """Base of all errors that are meant for a person."""
 
     exit_code = 1
 
 
 class UsageError(KtBatchError):
-    """The call makes no sense as written: an option out of range, options that exclude each other, nothing to do."""
+    """The call is wrong as written: an option out of range, options that exclude each other, nothing to do."""
 
     exit_code = 2
 
@@ -32,17 +32,17 @@ class UsageError(KtBatchError):
 class Reason(StrEnum):
     """Why an input was rejected; the `reason` column of the reject tables."""
 
-    UNREADABLE = "unreadable"  # it vanished after planning, or cannot be read where others can
+    UNREADABLE = "unreadable"  # the file vanished after planning, or cannot be read where others can
     EMPTY = "empty"  # zero bytes
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
-    TOO_MANY_PIXELS = "too_many_pixels"  # decompression bombs and absurd sizes, judged before decoding
-    UNSUPPORTED = "unsupported"  # an image, but of a kind we do not read (channels, sample format)
+    TOO_MANY_PIXELS = "too_many_pixels"  # decompression bombs and absurd sizes, found before decoding
+    UNSUPPORTED = "unsupported"  # an image whose channels or sample format are not supported
     NON_FINITE = "non_finite"  # NaN or infinity in a float image
-    CHANGED = "changed"  # its bytes are not those that were planned
-    DECODER_DIED = "decoder_died"  # decoding it ends the process that does so, each time
-    DECODER_SLOW = "decoder_slow"  # decoding it takes longer than any image should
-    FATAL = "fatal"  # every process that worked on it died or fell silent
+    CHANGED = "changed"  # the bytes are not those that were planned
+    DECODER_DIED = "decoder_died"  # decoding ends the reader process every time
+    DECODER_SLOW = "decoder_slow"  # decoding exceeds its deadline
+    FATAL = "fatal"  # quarantined: every worker that processed it died or fell silent
 
 
 class RejectError(KtBatchError):
@@ -58,7 +58,7 @@ class RejectError(KtBatchError):
 
 
 class StoppedError(KtBatchError):
-    """Somebody asked for the end, and what was begun is finished."""
+    """Shutdown was requested, and the running units are finished."""
 
 
 class StorageError(KtBatchError):
@@ -66,15 +66,15 @@ class StorageError(KtBatchError):
 
 
 class MissingError(StorageError):
-    """Nothing lies at this place."""
+    """Nothing is at this place."""
 
 
 class UnreachableError(StorageError):
-    """The store itself fails, whatever is asked of it: no answer, no such bucket, credentials it does not know."""
+    """The store itself fails for every request: no answer, no such bucket, unknown credentials."""
 
 
 class DamagedError(StorageError):
-    """What lies at this place is not what its name or its receipt says."""
+    """The content of this place is not what its name or its receipt says."""
 
 
 class MismatchError(KtBatchError):

@@ -1,8 +1,8 @@
-"""What happens in a run, told as it happens: events with the ids they are about, one JSON object per line.
+"""Structured log of a run: events with the ids they belong to, one JSON object per line.
 
-Standard `logging` under the logger `kt_batch.events`, whose records carry an event's name and its fields. `about` says
-what the work within it is about, so that a retry deep in the store tells which unit and image it was for. Nothing is
-written unless `write_log` is asked to, and nothing of other packages: clients of object stores log what they send.
+This is standard `logging` under the logger `kt_batch.events`, whose records carry an event's name and fields.
+`log_context` adds fields to every event within it, so that a retry deep in the store names its unit and image. Nothing
+is written without `write_log`, and nothing of other packages: clients of object stores log what they send.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 
 from kt_batch.errors import KtBatchError, StorageError, UsageError
 
-Event = dict[str, Any]  # as it travels between processes: created, levelno, event, fields, msg
+Event = dict[str, Any]  # a record between processes: created, levelno, levelname, event, fields, msg
 
 LOGGER = logging.getLogger("kt_batch.events")
-LOGGER.setLevel(logging.CRITICAL + 1)  # nothing is told, and costs anything, until somebody listens
+LOGGER.setLevel(logging.CRITICAL + 1)  # events cost nothing until a handler is added
 STANDARD_ERROR = "-"
 
 _subject: ContextVar[Mapping[str, Any]] = ContextVar("subject")
 
 
 def log_event(event: str, message: str = "", level: int = logging.INFO, **fields: Any) -> None:
-    """Tell of an event. Fields are JSON-able; those that are None or "" are left out; `about` gives the others."""
+    """Log an event with its fields and those of the context; fields are JSON-able, None and "" are left out."""
     if LOGGER.isEnabledFor(level):
         LOGGER.log(level, message or event, extra={"event": event, "fields": _joined(fields)})
 
 
 @contextmanager
 def log_context(**fields: Any) -> Iterator[None]:
-    """Events told within have these fields too."""
+    """Add fields to the events logged within."""
     token = _subject.set(_joined(fields))
     try:
         yield
@@ -45,7 +45,7 @@ def log_context(**fields: Any) -> Iterator[None]:
 
 
 def set_context(**fields: Any) -> None:
-    """From here to the end of the enclosing `about`, events have these fields instead; None or "" takes one away."""
+    """Replace fields of the enclosing `log_context` until it ends; None or "" removes one."""
     _subject.set(_joined(fields))
 
 
@@ -65,28 +65,28 @@ class Kept(logging.Handler):
         self._events: list[Event] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Keep one event."""
         if hasattr(record, "event"):
             names = ("created", "levelno", "levelname", "event", "fields", "msg")
             self._events.append({name: getattr(record, name) for name in names})
 
     def take(self) -> list[Event]:
-        """What was kept since the last call."""
-        with self.lock or nullcontext():  # as `emit` is called: other threads of the worker tell of things, too
+        """Return the events kept since the last call."""
+        with self.lock or nullcontext():  # `emit` holds it too, for other threads of the worker
             taken, self._events = self._events, []
         return taken
 
 
 @contextmanager
 def keep_events() -> Iterator[Kept]:
-    """Within, the events of this process are kept for another one, which is to `repeat` them."""
+    """Keep the events logged within, for another process to `repeat`."""
     kept = Kept()
     with _listening(kept):
         yield kept
 
 
 def repeat(events: Sequence[Event]) -> None:
-    """Tell what another process has kept, with its own times."""
+    """Log the events that another process kept, with their own times."""
     for event in events:
         if LOGGER.isEnabledFor(event["levelno"]):
             LOGGER.handle(logging.makeLogRecord({**event, "name": LOGGER.name}))
@@ -97,9 +97,14 @@ def repeat(events: Sequence[Event]) -> None:
 
 @contextmanager
 def write_log(path: str | None) -> Iterator[None]:
-    """Within, every event is a line at the end of the file `path` (`-`: standard error); None: nowhere.
+    """Append every event logged within to a file, as a line of JSON. An error that ends the block is the last event.
 
-    An error that ends the block is the last event. Raises UsageError, StorageError.
+    Args:
+        path: The file; `-` is standard error, None writes nothing.
+
+    Raises:
+        UsageError: The path is a URI.
+        StorageError: The file cannot be written.
     """
     if path is None:
         yield
@@ -110,16 +115,19 @@ def write_log(path: str | None) -> Iterator[None]:
             try:
                 yield
             except Exception as error:
-                said = str(error) if isinstance(error, KtBatchError) else f"{type(error).__name__}: {error}"
-                log_event("failed", said, logging.ERROR, kind=type(error).__name__)
+                message = str(error) if isinstance(error, KtBatchError) else f"{type(error).__name__}: {error}"
+                log_event("failed", message, logging.ERROR, kind=type(error).__name__)
                 raise
     finally:
         log.close()
 
 
 class _LogFile(logging.Handler):
-    """Appends lines, each in one write, so that drivers that share a file do not mix theirs, and nothing is left in a
-    buffer by a process that dies. When they cannot be written that is said once, and the run goes on."""
+    """Appends lines, each in one write.
+
+    So drivers that share a file do not mix their lines, and a process that dies leaves nothing in a buffer. When a
+    write fails, one sentence on standard error says so, and the run continues.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(logging.INFO)
@@ -134,10 +142,10 @@ class _LogFile(logging.Handler):
         self._broken = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one."""
+        """Append one event."""
         if self._broken or not hasattr(record, "event"):
             return
-        line = f"{as_json(record)}\n".encode(errors="backslashreplace")  # what is no character is so an escape of JSON
+        line = f"{as_json(record)}\n".encode(errors="backslashreplace")  # escape characters that cannot be encoded
         try:
             while line:
                 line = line[os.write(self._file, line) :]
@@ -152,17 +160,17 @@ class _LogFile(logging.Handler):
 
 
 def as_json(record: logging.LogRecord) -> str:
-    """An event as one line of JSON: time (UTC), level, event, its fields, message."""
-    told = vars(record)
+    """Return an event as one line of JSON: time (UTC), level, event, its fields, message."""
+    content = vars(record)
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    first = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "event": told["event"]}
-    message = {} if record.msg == told["event"] else {"message": record.msg}
-    return json.dumps({**first, **told["fields"], **message}, ensure_ascii=False, default=str)
+    first = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "event": content["event"]}
+    message = {} if record.msg == content["event"] else {"message": record.msg}
+    return json.dumps({**first, **content["fields"], **message}, ensure_ascii=False, default=str)
 
 
 @contextmanager
 def _listening(handler: logging.Handler) -> Iterator[None]:
-    """The handler hears all events."""
+    """Send all events logged within to the handler."""
     before = LOGGER.level
     LOGGER.setLevel(logging.INFO)
     LOGGER.addHandler(handler)

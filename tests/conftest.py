@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from kt_batch.process import tune_process
+
+tune_process()  # before torch is imported
+
 from collections.abc import Iterator
 
 import pytest

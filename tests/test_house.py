@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,9 @@ PACKAGE = sorted((ROOT / "kt_batch").rglob("*.py"))
 SHIPPED = PACKAGE + sorted((ROOT / "jobs").rglob("*.py"))
 CLUSTER = ROOT / "cluster"
 
-MAX_FUNCTION = 60
+MAX_FUNCTION = 50
 MAX_MODULE = 400
+MAX_PARAMETERS = 9
 
 REFUSED_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 REFUSED_CALLS = {
@@ -106,6 +108,35 @@ def test_imports_run_downward_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def layers() -> list[str]:
+    """The packages of kt_batch from top to bottom, as the design's layout and docs/architecture.md have them."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    return re.findall(r"^## kt_batch/(\w+):", text, flags=re.MULTILINE)
+
+
+def contracts() -> dict[str, dict[str, Any]]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return {contract["id"]: contract for contract in project["tool"]["importlinter"]["contracts"]}
+
+
+def test_the_contract_of_layers_is_the_layout_of_the_architecture() -> None:
+    assert [layer for layer in contracts()["layers"]["layers"] if layer in layers()] == layers()
+    folders = {path.parent.name for path in (ROOT / "kt_batch").glob("*/__init__.py")}
+    assert set(layers()) == folders
+
+
+@pytest.mark.parametrize(("contract", "at_home"), [("ray", "runners"), ("faiss", "index")])
+def test_a_library_that_has_one_home_is_forbidden_everywhere_else(contract: str, at_home: str) -> None:
+    modules = {path.stem for path in (ROOT / "kt_batch").glob("*.py") if path.stem != "__init__"}
+    everywhere = {f"kt_batch.{module}" for module in {*layers(), *modules} - {at_home}} | {"jobs"}
+    assert set(contracts()[contract]["source_modules"]) == everywhere
+
+
+@pytest.mark.parametrize("path", ["runners/pool_state.py", "runners/pool_events.py"])
+def test_the_policy_of_the_pool_has_neither_ray_nor_a_clock(path: str) -> None:
+    assert not imported(ast.walk(tree(ROOT / "kt_batch" / path))) & {"ray", "time", "datetime", "logging", "threading"}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=name)
 def test_what_is_heavy_or_optional_is_imported_where_it_is_used(path: Path) -> None:
     assert not imported(run_at_import(tree(path))) & LATE_MODULES
@@ -128,12 +159,22 @@ def test_decisions_are_numbered_without_a_gap() -> None:
 # ---- size ----
 
 
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=name)
 def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_MODULE
-    functions = (node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions}
+    lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions(path)}
     assert {function: lines for function, lines in lengths.items() if lines > MAX_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGE if path.parent.name != "cli"], ids=name)
+def test_a_signature_can_be_kept_in_mind(path: Path) -> None:
+    names = {node.name: {each.arg for each in node.args.args + node.args.kwonlyargs} for node in functions(path)}
+    counts = {function: len(parameters - {"self", "cls"}) for function, parameters in names.items()}
+    assert {function: count for function, count in counts.items() if count > MAX_PARAMETERS} == {}
 
 
 # ---- safety ----

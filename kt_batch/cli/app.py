@@ -9,7 +9,6 @@ import typer
 
 from kt_batch.cli.bench import bench_app
 from kt_batch.cli.demo import add_demo
-from kt_batch.cli.exit_codes import leave, run_app
 from kt_batch.cli.extract import add_extract
 from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
@@ -43,8 +42,3 @@ def make_app() -> typer.Typer:
 
 
 app = make_app()
-
-
-def main() -> None:
-    """Entry point of `kt-batch`."""
-    leave(run_app(app))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from kt_batch.store.layout import options_path
 from kt_batch.store.locations import open_location
 
 # Options that do not affect the output.
@@ -59,4 +60,4 @@ def save_options(place: str, command: str, values: Mapping[str, object]) -> None
     kept = {name: value for name, value in values.items() if value is not None and name not in NOT_SAVED}
     text = yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    open_location(place).put_if_absent(f"options/{command}-{digest}.yaml", text.encode())
+    open_location(place).put_if_absent(options_path(command, digest), text.encode())

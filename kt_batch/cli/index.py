@@ -14,7 +14,7 @@ from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
-from kt_batch.pipelines.index.plan import BuildSummary, build_index
+from kt_batch.pipelines.index.finish import BuildSummary, build_index
 
 IndexRun = Annotated[
     RunOptions,

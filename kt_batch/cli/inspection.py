@@ -40,6 +40,7 @@ def explain_command(
         lines.append(
             f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
         )
+    lines += [f"  {source.share:5.1%}  {source.uri}" for source in found.sources]
     print_summary(found.to_dict(), lines, json)
     return 0
 

@@ -25,7 +25,7 @@ from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_reque
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.index.finish import build_index
 
 
 def job_app(command: Command) -> typer.Typer:

@@ -22,7 +22,7 @@ from kt_batch.pipelines.progress import Progress, Step, no_progress
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.files import decode as decode_image
 from kt_batch.store.inputs import list_inputs, read_input
-from kt_batch.training.autoencoder import HELD_OUT
+from kt_batch.training.recipes import HELD_OUT
 
 LIBRARY_IMAGES = 8  # of the paintings, evenly spaced, whose patches are chosen from
 QUERY_IMAGES = 12  # of the images, evenly spaced, whose patches ask

@@ -30,7 +30,7 @@ from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
+from kt_batch.store.opening import open_library
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
 
@@ -136,10 +136,10 @@ def bench_search(
 def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexConfig]:
     """All patches of a library by ascending id, as packets `(n, 4, C)` float16, their ids `(n, 12)`, and how its
     present index was made, but that equal patches alone are merged, so that all searchers have the same ones."""
-    library = Library.open(library_uri)
+    library = open_library(library_uri)
     summary = find_index(library, None)
     packets, ids = [], []
-    for part in library.parts("patches"):
+    for part in library.committed.parts("patches").values():
         table = read_table(library.location, part, ["patch_id", "vector"])
         ids.append(from_fixed_binary(table["patch_id"], "u1", (12,)))
         cells = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, summary.channels)).copy())
@@ -159,7 +159,7 @@ def _built(packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig) -> tupl
 
 def query_patches(library_uri: str, images: Sequence[str], source: EncoderSource) -> Tensor:
     """All patches `(n, 4, C)` of the images at the library's layer and size, image after image."""
-    config = Library.open(library_uri).config.encoder
+    config = open_library(library_uri).config.encoder
     loaded = load_encoder(source)
     if loaded.sha256 != config.weights_sha256:
         raise MismatchError(

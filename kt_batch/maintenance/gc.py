@@ -10,36 +10,24 @@ Only names that kt_batch itself would have written are ever removed; everything 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError, UsageError
+from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.store import layout
 from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run
 from kt_batch.store.units import Unit
 
 READERS = 16  # sizes asked for at a time
-LIBRARY_KINDS = frozenset({"images", "patches", "rejects"})
-RUN_KINDS = frozenset({"provenance", "rejects"})
-
-_PLAN_OR_OPTIONS = re.compile(r"plan/\d{6}\.parquet|options/[a-z_-]+-[0-9a-f]{8}\.yaml")
-_RECEIPT = re.compile(r"receipts/([0-9a-f]{16})\.json")
-_PART = re.compile(r"([a-z_]+)/part-([0-9a-f]{16})-[0-9a-f]{16}\.parquet")
-_SHARD = re.compile(r"index/shards/([0-9a-f]{64})")
-_FOLDER = re.compile(r"index/([0-9a-f]{16})/.+")
-_SNAPSHOT = re.compile(r"index/([0-9a-f]{16})/(index\.json|tree\.safetensors|members\.parquet)")
-_BUILD = re.compile(
-    r"index/([0-9a-f]{16})/build/"
-    r"(receipts/[0-9a-f]{16}\.json|[a-z_]+/part-[0-9a-f]{16}-[0-9a-f]{16}\.parquet|(top|subtrees)/[0-9a-f]{64})"
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
     Raises MissingError where there is neither library nor run, DamagedError for a plan or a receipt that is none,
     StorageError when a file cannot be removed.
     """
-    opened = open_either(place)
+    opened = open_place(place)
     location = opened.location
     found = survey(opened)
     if delete and not force and (found.pending or found.unfinished):
@@ -108,41 +96,29 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
     )
 
 
-def open_either(place: str) -> Library | Run:
-    """What lies at a place. Raises MissingError when it is neither a library nor a run."""
-    try:
-        return Library.open(place)
-    except MismatchError:
-        return Run.open(place)
-
-
-def kind_of(opened: Library | Run) -> str:
-    """`library` or `run`."""
-    return "run" if isinstance(opened, Run) else "library"
-
-
 def survey(opened: Library | Run) -> Survey:
     """Compare the names that lie there with those that plan, receipts and indexes account for; contents are not read.
 
     Raises DamagedError for a plan or a receipt that is none, since it may name anything.
     """
     names = [*opened.location.list_temporary(), *opened.location.list()]  # first: what comes later is not looked at
-    units, receipts = opened.ledger.units(), opened.ledger.receipts()
+    units, receipts = opened.committed.ledger.units(), opened.committed.ledger.receipts()
     pending = sum(unit.id not in receipts for unit in units)
     planned = {unit.id for unit in units}
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
     if isinstance(opened, Run):
         possible, made = _outputs(units, receipts, opened.header.format)
-        kept, kinds = committed | made | {"run.json"}, RUN_KINDS
+        kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS
     else:
         possible, named = set(), indexes.named if indexes else set()
-        kept, kinds = committed | named | {"library.json"}, LIBRARY_KINDS
+        kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS
     orphans: list[str] = []
     foreign: list[str] = []
     for name in names:
-        receipt = _RECEIPT.fullmatch(name)
-        if name in kept or _PLAN_OR_OPTIONS.fullmatch(name) or (receipt and receipt[1] in planned):
+        if name in kept or layout.is_plan(name) or layout.is_options(name):
+            continue
+        if layout.parse_receipt_path(name) in planned:
             continue
         ours = _is_temporary(name) or name in possible or _is_part(name, kinds, planned)
         (orphans if ours or (indexes and indexes.left(name)) else foreign).append(name)
@@ -165,29 +141,27 @@ class _Indexes:
 
     def left(self, name: str) -> bool:
         """Whether a name, which is not among `named`, was left by a build or belongs to an index that is none."""
-        if _SHARD.fullmatch(name):
+        if layout.is_shard(name):
             return not self.strange
-        if build := _BUILD.fullmatch(name):
-            return build[1] not in self.strange
-        snapshot = _SNAPSHOT.fullmatch(name)
-        return snapshot is not None and snapshot[1] in self.unfinished | self.damaged
+        if build := layout.parse_build_file(name):
+            return build not in self.strange
+        return layout.parse_index_file(name) in self.unfinished | self.damaged
 
 
 def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
     found = _Indexes()
-    for digest in sorted({match[1] for match in map(_FOLDER.fullmatch, names) if match}):
+    for digest in sorted({digest for name in names if (digest := layout.parse_in_index(name))}):
         try:
             summary = read_index_summary(location, digest)
         except DamagedError:
-            strange = _is_strange(location, f"index/{digest}/index.json")
+            strange = _is_strange(location, layout.index_summary_path(digest))
             (found.strange if strange else found.damaged).add(digest)
             continue
         if summary is None:
             found.unfinished.add(digest)
             continue
-        for folder in (f"index/{digest}", f"index/{summary.digest}"):
-            found.named.update(f"{folder}/{file}" for file in ("index.json", "tree.safetensors", "members.parquet"))
-        found.named.update(f"index/shards/{shard.sha256}" for shard in summary.shards)
+        found.named.update(layout.index_files(digest), layout.index_files(summary.digest))
+        found.named.update(layout.shard_path(shard.sha256) for shard in summary.shards)
     return found
 
 
@@ -217,15 +191,15 @@ def _is_temporary(name: str) -> bool:
 
 def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> bool:
     """Whether a name is that of a part of a planned unit."""
-    part = _PART.fullmatch(name)
-    return part is not None and part[1] in kinds and part[2] in planned
+    part = layout.parse_part_path(name)
+    return part is not None and part.kind in kinds and part.unit in planned
 
 
 def _turn(name: str) -> tuple[int, str]:
     """What goes first: the receipts of a build, which must not outlive its pieces; last the mark of a damaged index."""
-    if "/build/receipts/" in name:
+    if layout.is_build_receipt(name):
         return 0, name
-    return (2 if name.endswith("/index.json") else 1), name
+    return (2 if layout.parse_index_summary_path(name) else 1), name
 
 
 def _refusal(uri: str, found: Survey) -> str:

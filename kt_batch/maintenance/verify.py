@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from kt_batch.errors import StorageError, UnreachableError
-from kt_batch.maintenance.gc import kind_of, open_either, survey
+from kt_batch.maintenance.gc import survey
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.store import layout
 from kt_batch.store.attempts import resolve
-from kt_batch.store.indexes import read_index_summary
+from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
+from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
@@ -56,9 +58,9 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     Raises MissingError where there is neither, DamagedError for a plan or a receipt that is none, UnreachableError when
     the store fails.
     """
-    opened = open_either(place)
+    opened = open_place(place)
     location = opened.location
-    tables = [(unit, table) for unit, receipt in opened.receipts.items() for table in receipt.tables]
+    tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
     total, size, digest = len(tables) + len(blobs), 0, 0
@@ -68,7 +70,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         try:
             table = read_table(location, ref, verify=True)
             size += ref.bytes
-            if ref.kind == "rejects":
+            if ref.kind == layout.REJECTS:
                 rejects[unit] = table
             else:
                 digest += rows_digest(ref.kind, table)
@@ -88,14 +90,14 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         except StorageError as error:
             faults.append(str(error))
         progress(Step("verify", number, total))
-    digest += rows_digest("rejects", resolve(opened.attempts, rejects).rows)
+    digest += rows_digest(layout.REJECTS, resolve(opened.committed.attempts, rejects).rows)
     for name, sha256 in outputs:
         digest += _number(f"{name} {sha256}".encode())
     beside = survey(opened)
     return VerifySummary(
         place=location.uri,
         kind=kind_of(opened),
-        units=len(opened.receipts),
+        units=len(opened.committed.receipts),
         pending=beside.pending,
         files=total,
         bytes=size,
@@ -149,15 +151,10 @@ def _number(content: bytes) -> int:
 def _index_files(location: Location) -> list[tuple[str, str]]:
     """The name and SHA-256 of every file that an index of a library names."""
     found: dict[str, str] = {}
-    for name in location.list("index"):
-        parts = name.split("/")
-        if len(parts) == 3 and parts[2] == "index.json":
-            summary = read_index_summary(location, parts[1])
-            if summary is None:  # removed a moment ago
-                continue
-            found[f"index/{summary.digest}/tree.safetensors"] = summary.tree_sha256
-            found[f"index/{summary.digest}/members.parquet"] = summary.members_sha256
-            found |= {f"index/shards/{shard.sha256}": shard.sha256 for shard in summary.shards}
+    for summary in read_index_summaries(location):
+        found[layout.tree_path(summary.digest)] = summary.tree_sha256
+        found[layout.members_path(summary.digest)] = summary.members_sha256
+        found |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
     return sorted(found.items())
 
 

@@ -1,7 +1,7 @@
-"""What an extract or a translate would do, and with a pilot how long it will take and how much it will write.
+"""Estimate what an extract or a translation does, and with a pilot its time and output size.
 
-Nothing is written to the library or the run. A pilot does some of the images still to do with the worker of the real
-run, into a temporary directory that is removed.
+Nothing is written to the library or the run. A pilot does some of the pending images with the worker of the real run,
+in a temporary directory that is removed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WARM_UP = "warm-up"
 
 @dataclass(frozen=True)
 class DryRunRequest:
-    """What a dry run is asked for. pilot: images to be really done. price: of one node per hour."""
+    """The options of a dry run. pilot: How many images to do for real. price: Of one node per hour."""
 
     pilot: int = 0
     price: float | None = None
@@ -47,7 +47,7 @@ class DryRunRequest:
 
 @dataclass(frozen=True)
 class PilotReject:
-    """An input of the pilot that could not be used, as the table of rejects would say it."""
+    """An input of the pilot that could not be used, as a row of the reject table."""
 
     uri: str
     reason: str
@@ -56,11 +56,11 @@ class PilotReject:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What was measured, on this machine and with one worker. Rejected images are among `images`.
+    """What a pilot measured on this machine with one worker. `images` includes the rejected ones.
 
-    startup_seconds: until the worker had done a first image, which is done again as one of the pilot.
-    seconds_per_image: of an image that was not rejected, as its receipt has them; None when all were.
-    wall_seconds_per_image, output_bytes_per_image: of all together, tables and rejected images included.
+    startup_seconds: Until the worker finished a first image, which is done once more as part of the pilot.
+    seconds_per_image: Of the images that were not rejected, from their receipts; None when all were rejected.
+    wall_seconds_per_image, output_bytes_per_image: Of all images, with tables and rejects.
     """
 
     images: int
@@ -75,15 +75,14 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do. An input is a file under a name; an image is worked on once for each unit it is in.
+    """What a run will do. An input is a file under a name; an image is processed once per unit that holds it.
 
-    found, done: inputs that were named, and those of them that are done. to_do: inputs that the run would do, those
-    that an earlier one planned and left included; images_to_do: the images that it would work on for them.
-    finished, rejected: inputs that are done, named or not, and those of them that were rejected. again: inputs to do
-    that were rejected; they count as neither.
-    unreadable: images to do that cannot be had now; they are not in input_bytes.
-    output_bytes_at_most: extract's disk estimate; the run refuses when it is more than free_bytes.
-    All that is called estimated follows from the pilot, or is the disk estimate; None where nothing is known.
+    found, done: The inputs that were named, and those of them that are done. to_do: The inputs that the run will
+    process, those left by an earlier run included. images_to_do: The images among them. finished, rejected: All inputs
+    that are done, and those of them that were rejected. again: Rejected inputs that are tried again; they count as
+    neither. unreadable: Pending images that cannot be read now; input_bytes leaves them out. output_bytes_at_most: The
+    disk estimate of an extract, which refuses to start when it exceeds free_bytes.
+    The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
     """
 
     place: str
@@ -110,7 +109,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the run would begin, as far as space is concerned."""
+        """Whether there is enough space for the run to begin."""
         known = self.free_bytes is not None and self.output_bytes_at_most is not None
         return not known or (self.output_bytes_at_most or 0) <= (self.free_bytes or 0)
 
@@ -210,7 +209,7 @@ class _Work:
 
 
 def _sizes(images: Sequence[Sequence[Item]]) -> list[int | None]:
-    """The bytes of each image, from the first of its URIs that has it."""
+    """Return the bytes of each image, from the first of its URIs that has it; None where none has."""
 
     def size(group: Sequence[Item]) -> int | None:
         found = (input_size(item.uri) for item in group)
@@ -221,7 +220,7 @@ def _sizes(images: Sequence[Sequence[Item]]) -> list[int | None]:
 
 
 def spread(images: Sequence[Sequence[Item]], count: int) -> list[Sequence[Item]]:
-    """`count` different images, or all where there are fewer: in id order each from the middle of an equal stretch."""
+    """Choose `count` different images, or all of fewer: in id order, the middle one of each equal stretch."""
     ordered = [group for _, group in sorted({group[0].image_id: group for group in images}.items())]
     count = min(count, len(ordered))
     return [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
@@ -235,9 +234,17 @@ def run_pilot(
     runner: Runner,
     progress: Progress,
 ) -> Pilot | None:
-    """Do `images` with the worker that `worker` makes for a directory, which is removed; None when there are none.
+    """Process `images` for real in a temporary directory; return None when there are none.
 
-    The first image is done once before the others: what a worker does only once counts as its start.
+    The first image is done once more before the others, so that what a worker does only once counts as its start.
+
+    Args:
+        images: The items of each image.
+        digest: The configuration's digest.
+        options: Unit size.
+        worker: Makes the worker of the real run, for a directory.
+        runner: Runs the units.
+        progress: Called after every unit.
     """
     if not images:
         return None
@@ -271,7 +278,7 @@ def measured(
     startup: float,
     working: float,
 ) -> Pilot:
-    """What the receipts of a pilot's units tell, in the order of the units; `working` seconds were spent on them."""
+    """Summarise the receipts of a pilot's units, in the order of the units; `working` is their wall time in seconds."""
     seconds = {
         item.image_id: spent
         for unit, receipt in zip(units, receipts, strict=True)
@@ -293,10 +300,10 @@ def measured(
 
 
 def projected(estimate: Estimate, pilot: Pilot | None, price: float | None) -> Estimate:
-    """The estimate with what follows from a pilot. One whose images were all rejected tells nothing of the rest.
+    """Add to the estimate what follows from a pilot. A pilot whose images were all rejected adds nothing.
 
-    Workers start at once and take equal units in turns, so the last turn may leave some idle; each is paid for from
-    beginning to end.
+    The model: all workers start at once and take equal units in rounds, so the last round may leave some idle. Each is
+    paid for from start to end.
     """
     if pilot is None or pilot.seconds_per_image_mean is None:
         return replace(estimate, pilot=pilot, price=price)
@@ -309,7 +316,7 @@ def projected(estimate: Estimate, pilot: Pilot | None, price: float | None) -> E
         pilot=pilot,
         estimated_output_bytes=pilot.output_bytes_per_image * estimate.images_to_do,
         estimated_seconds=round(seconds, 1),
-        estimated_worker_hours=hours,  # not rounded: a small job's cost would be lost by it
+        estimated_worker_hours=hours,  # unrounded, so that the cost of a small job is not 0
         price=price,
         estimated_cost=None if price is None else hours * price,
     )

@@ -1,4 +1,4 @@
-"""The numerics class: what must be the same for two results to be the same bytes."""
+"""The numerics class: everything that must be equal for two results to be the same bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from kt_batch.index.searchers.faiss import on_gpu
 from kt_batch.index.searchers.scan import scan_device
 from kt_batch.models.precision import quick_precision
 
-PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # they make pixels, files and tables
+PACKAGES = ("numpy", "pillow", "imagecodecs", "tifffile", "pyarrow")  # those that make pixels, files and tables
 
 
 def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
-    """Pin the threads of this process and say which numerics class it is; goes into every receipt.
+    """Pin the threads of this process and return its numerics class, which every receipt records.
 
-    device: what computes (`search_device`).
+    Args:
+        threads: Threads to compute on.
+        device: What computes, from `search_device`.
     """
     torch.set_num_threads(threads)
     return {
@@ -33,16 +35,21 @@ def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
 
 
 def search_device(searcher: str | None) -> str:
-    """What computes in a process that searches with `searcher`: `cpu`, or `cpu and` the GPU that estimates scores or,
-    with `ivf`, proposes patches. Which these are may differ from one to another; scores that count are always the
-    cpu's. Raises UsageError where `ivf` has no faiss."""
+    """Return what computes in a process that searches with `searcher`.
+
+    That is `cpu`, or `cpu and` the GPU that estimates scores (`scan`) or proposes patches (`ivf`). Estimates and
+    proposals may differ from GPU to GPU. The scores that decide are always computed on the CPU.
+
+    Raises:
+        UsageError: `ivf` has no faiss.
+    """
     if searcher is None or not (on_gpu(searcher) or (searcher == "scan" and scan_device() == "cuda")):
         return "cpu"
     return f"cpu and {torch.cuda.get_device_name() if torch.cuda.is_available() else 'a GPU'}"
 
 
 def check_numerics(earlier: dict[str, str] | None, now: dict[str, str], mix: bool) -> None:
-    """Raise MismatchError when earlier units were computed on another numerics class and mixing was not asked for."""
+    """Raise MismatchError when earlier units were computed on another numerics class, unless `mix` allows it."""
     if earlier is None or earlier == now or mix:
         return
     differs = ", ".join(f"{key} {earlier.get(key)} -> {now[key]}" for key in now if earlier.get(key) != now[key])

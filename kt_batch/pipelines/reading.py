@@ -1,4 +1,4 @@
-"""The images of a unit, one by one: while one of them is worked on, the next is fetched and decoded."""
+"""Read the images of a unit one by one, and fetch and decode the next one while one is processed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item, Unit
 
-# Reasons for which an image is not rejected before it was read while nothing is computed in this worker.
-LONE = frozenset({Reason.DECODER_DIED, Reason.DECODER_SLOW})
+# An image fails for these reasons also when memory is short. It is read once more while nothing is computed.
+RETRIED_ALONE = frozenset({Reason.DECODER_DIED, Reason.DECODER_SLOW})
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class BackgroundExecutor:
-    """One thread for what is done beside the work, one thing after the other. What it tells of is about the unit and
-    the image that it was handed over for."""
+    """Runs functions on one background thread, in order. Events they log carry the unit and image of the caller."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
 
     def submit(self, image: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have `work` done for an image."""
+        """Run `work` for an image."""
 
         def about_it() -> T:
             set_context(image=image)
@@ -44,8 +43,11 @@ class BackgroundExecutor:
 
 @dataclass(frozen=True)
 class Read:
-    """The working image of items that are one image, or why there is none; the seconds that it was waited for; and
-    whether the unit is done with care."""
+    """One image of a unit.
+
+    items: Its names. result: The working image, or why there is none. seconds: How long the worker waited for it.
+    isolated: Whether the unit is done in isolation.
+    """
 
     items: list[Item]
     result: WorkingImage | RejectError
@@ -54,25 +56,30 @@ class Read:
 
 
 class Reader:
-    """Reads and decodes the images of units; decoding is contained in a process of its own."""
+    """Reads and decodes the images of units. Decoding runs in a process of its own."""
 
     def __init__(self) -> None:
         self._decoder = ImageReaderProcess()
         self._background = BackgroundExecutor()
 
     def images(
-        self, unit: Unit, size: int, beat: Heartbeat, others: Mapping[str, Sequence[str]] | None = None
+        self, unit: Unit, size: int, beat: Heartbeat, other_uris: Mapping[str, Sequence[str]] | None = None
     ) -> Iterator[Read]:
-        """The images of `unit` in id order, with a heartbeat for each. `others`: more URIs where an image may be.
+        """Yield the images of a unit in id order.
 
-        Nothing is read ahead where `beat` asks for care: a process that is lost must be lost over the image that it
-        named.
+        In isolation nothing is read ahead: a process that dies must die over the image that its heartbeat named.
+
+        Args:
+            unit: The unit.
+            size: Long side of the working images.
+            beat: Called for each image.
+            other_uris: Image id -> more URIs where the image may be.
         """
 
         def read(items: Sequence[Item]) -> WorkingImage:
             image = items[0].image_id
             check_quarantined(unit, image)
-            return read_image(items, size, self._decoder.decode, (others or {}).get(image, ()))
+            return read_image(items, size, self._decoder.decode, (other_uris or {}).get(image, ()))
 
         def begin(items: Sequence[Item]) -> Future[WorkingImage]:
             return self._background.submit(items[0].image_id, read, items)
@@ -84,13 +91,13 @@ class Reader:
                 started = time.perf_counter()
                 isolated = beat(items[0].image_id)
                 found = _image_or_reject(ahead or begin(items))
-                if ahead and _is_for_want_of_room(found):
-                    beat(items[0].image_id)  # its time begins anew
+                if ahead and _may_lack_memory(found):
+                    beat(items[0].image_id)  # its deadline starts again
                     found = _image_or_reject(begin(items))
                 ahead = begin(following) if following and not isolated else None
                 yield Read(items, found, time.perf_counter() - started, isolated)
         finally:
-            if ahead:  # left in the middle
+            if ahead:  # the caller stopped early
                 ahead.cancel()
 
 
@@ -98,10 +105,10 @@ def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectErro
     try:
         return reading.result()
     except RejectError as error:
-        return error.with_traceback(None)  # which holds the bytes of the file
+        return error.with_traceback(None)  # the traceback holds the bytes of the file
 
 
-def _is_for_want_of_room(found: WorkingImage | RejectError) -> bool:
-    """The reason, or what is behind it where another place of the image had failed before."""
+def _may_lack_memory(found: WorkingImage | RejectError) -> bool:
+    """Whether the image may fail for lack of memory: by its own reason, or by that of another of its URIs."""
     reasons = (found, found.__cause__) if isinstance(found, RejectError) else ()
-    return any(isinstance(error, RejectError) and error.reason in LONE for error in reasons)
+    return any(isinstance(error, RejectError) and error.reason in RETRIED_ALONE for error in reasons)

@@ -1,4 +1,4 @@
-"""One photograph after a few paintings, in one process: no Ray, no library on disk."""
+"""Re-render one photograph after a few paintings in one process: no Ray, no library on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_PAINTINGS = 16
 
 @dataclass(frozen=True)
 class SingleSummary:
-    """What `try` did: the share of the photograph's patches that each painting gave, and where the seconds went."""
+    """What `try` did. shares: URI of a painting -> share of the photograph's patches that it gave."""
 
     ncc_mean: float
     shares: dict[str, float]

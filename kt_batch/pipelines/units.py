@@ -139,7 +139,7 @@ def log_summary(summary: S) -> S:
     return summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Throughput:
     """Counts and rates of one call of a pipeline, from the receipts of the units that it committed."""
 

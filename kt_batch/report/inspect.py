@@ -3,81 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
 from kt_batch.config import EncoderConfig
-from kt_batch.errors import MismatchError, MissingError, StorageError
-from kt_batch.report.sources import indexes, library_of, named_library, open_place, source_images
-from kt_batch.store.indexes import IndexSummary
+from kt_batch.errors import MissingError
+from kt_batch.report.session import Session
+from kt_batch.report.usage import BINS, USAGE_COLUMNS, Matches, Shares, new_usage
+from kt_batch.store import layout
+from kt_batch.store.committed import Committed
+from kt_batch.store.indexes import IndexSummary, read_index_summaries
 from kt_batch.store.library import Library
-from kt_batch.store.run import Run
+from kt_batch.store.opening import open_place
+from kt_batch.store.run import Run, RunHeader
 from kt_batch.store.tables import read_table
 
-BINS = 20  # of the NCC histogram, over [0, 1]
 TOP_SOURCES = 10
 
 
-@dataclass
-class Matches:
-    """Sums over the provenance of a run, or of one output.
-
-    NCC and certificates are those of first matches; weights are those of all, and sum to 1 for each patch.
-    """
-
-    patches: int = 0
-    certified: int = 0
-    ncc_sum: float = 0.0
-    histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    weights: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by source image id
-
-    def add(self, provenance: pa.Table) -> None:
-        """Count the rows of a provenance table in."""
-        first = provenance["rank"].to_numpy() == 0
-        ncc = provenance["ncc"].to_numpy()[first].astype(np.float64)
-        self.patches += int(first.sum())
-        self.certified += int(np.count_nonzero(provenance["certified"].to_numpy()[first]))
-        self.ncc_sum += float(ncc.sum())
-        self.histogram += np.histogram(ncc.clip(0.0, 1.0), BINS, (0.0, 1.0))[0]
-        totals = provenance.group_by("source_image_id", use_threads=False).aggregate([("weight", "sum")])
-        for row in totals.to_pylist():
-            self.weights[row["source_image_id"].hex()] += row["weight_sum"]
-
-    @property
-    def ncc_mean(self) -> float | None:
-        """None when there is no match."""
-        return round(self.ncc_sum / self.patches, 6) if self.patches else None
-
-    @property
-    def certified_share(self) -> float | None:
-        """None when there is no match."""
-        return round(self.certified / self.patches, 6) if self.patches else None
-
-    def top(self, count: int) -> list[tuple[str, float]]:
-        """The images used most with their share of all patches, ties by id."""
-        ranked = sorted(self.weights.items(), key=lambda item: (-item[1], item[0]))
-        return [(image_id, weight / self.patches) for image_id, weight in ranked[:count] if weight > 0]
-
-
-MATCH_COLUMNS = ("rank", "weight", "source_image_id", "ncc", "certified")
-
-
 def inspect(place: str) -> dict[str, Any]:
-    """What lies at a path or s3:// URI, JSON-able; `kind` is `library` or `run`.
+    """Return what lies at a path or URI as JSON-able values; `kind` is `library` or `run`.
 
-    Raises MissingError when it is neither.
+    Raises:
+        MissingError: it is neither.
     """
-    found = open_place(place)
-    return _library(found) if isinstance(found, Library) else _run(found)
+    opened = open_place(place)
+    return _inspect_library(opened) if isinstance(opened, Library) else inspect_run(Session(opened))
 
 
-def _library(library: Library) -> dict[str, Any]:
-    summaries = indexes(library)
-    receipts = library.receipts.values()
+def _inspect_library(library: Library) -> dict[str, Any]:
+    summaries = read_index_summaries(library.location)
+    receipts = library.committed.receipts.values()
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
     parts = sum(table.bytes for receipt in receipts for table in receipt.tables)
     trees = sum(summary.tree_bytes + _members_bytes(library, summary) for summary in summaries)
@@ -87,12 +42,12 @@ def _library(library: Library) -> dict[str, Any]:
         **_encoder(library.config.encoder),
         "stride": library.config.stride,
         "max_patches": library.config.max_patches,
-        "snapshot": library.snapshot,
+        "snapshot": library.committed.snapshot,
         "images": sum(receipt.images for receipt in receipts),
-        "distinct_images": sum(table.rows for table in library.parts("images")),
+        "distinct_images": sum(table.rows for table in library.committed.parts(layout.IMAGES).values()),
         "patches": library.patches,
-        "rejects": _rejects(library),
-        "units": _units(library),
+        "rejects": _rejects(library.committed),
+        "units": _units(library.committed),
         "bytes": {"tables": parts, "indexes": sum(shards.values()) + trees},
         "indexes": [_index(library, summary) for summary in summaries],
     }
@@ -102,7 +57,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
     shards = sum(shard.bytes for shard in summary.shards)
     return {
         "digest": summary.digest,
-        "state": "current" if summary.snapshot == library.snapshot else "stale",
+        "state": "current" if summary.snapshot == library.committed.snapshot else "stale",
         "match_space": summary.config.match_space,
         "leaves": summary.leaves,
         "patches": summary.patches,
@@ -112,53 +67,73 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
-    matches = Matches()
-    for part in run.parts("provenance"):
-        matches.add(read_table(run.location, part, MATCH_COLUMNS))
-    receipts = run.receipts.values()
-    config = run.config
-    return {
-        "kind": "run",
-        "place": run.location.uri,
-        "library": named_library(run) if matches.patches else None,
-        "index": run.header.index_digest,
-        **(_encoder(run.header.encoder) if run.header.encoder else {}),
-        **{name: config.get(name) for name in ("swap", "alpha", "search", "query_stride")},
+def inspect_run(session: Session) -> dict[str, Any]:
+    """Return what an opened run holds.
+
+    The method's own settings stand under their own names. A setting whose name is taken by a fact gets the method's
+    name in front.
+    """
+    run, usage = session.run, _usage(session)
+    receipts = run.committed.receipts.values()
+    matches = usage if isinstance(usage, Matches) else None
+    facts = {
         "images": sum(receipt.images for receipt in receipts),
         "patches": sum(receipt.patches for receipt in receipts),
-        "rejects": _rejects(run),
-        "units": _units(run),
+        "rejects": _rejects(run.committed),
+        "units": _units(run.committed),
         "bytes": {
             "tables": sum(table.bytes for receipt in receipts for table in receipt.tables),
             "images": sum(output[1] for receipt in receipts for output in receipt.outputs if output),
         },
         "seconds": _seconds(run),
-        "ncc": {
-            "mean": matches.ncc_mean,
-            "edges": [round(edge / BINS, 6) for edge in range(BINS + 1)],
-            "counts": matches.histogram.tolist(),
-        },
-        "certified_share": matches.certified_share,
-        "sources": _sources(run, matches),
+        "ncc": _ncc(matches) if matches else None,
+        "certified_share": matches.certified_share if matches else None,
+        "sources": _sources(session, usage),
+    }
+    head = {
+        "kind": "run",
+        "place": run.location.uri,
+        "method": run.header.method,
+        "library": session.named_library if any(receipt.images for receipt in receipts) else None,
+        "index": run.header.index_digest,
+        **(_encoder(run.header.encoder) if run.header.encoder else {}),
+    }
+    taken = head.keys() | facts.keys()
+    settings = {f"{run.header.method}_{key}" if key in taken else key: run.config[key] for key in own_settings(run)}
+    return {**head, **settings, **facts}
+
+
+def own_settings(run: Run) -> list[str]:
+    """Return the names of the method's own settings: those that are not in the header of every run."""
+    return [key for key in run.config if key not in RunHeader.model_fields or key == "format"]
+
+
+def _usage(session: Session) -> Matches | Shares:
+    """Return the sums over all provenance of a run; before the first result they are empty."""
+    kind = session.provenance_kind or "patches"
+    usage = new_usage(kind)
+    for part in session.run.committed.parts(layout.PROVENANCE).values():
+        usage.add(read_table(session.run.location, part, USAGE_COLUMNS[kind]))
+    return usage
+
+
+def _ncc(matches: Matches) -> dict[str, Any]:
+    return {
+        "mean": matches.ncc_mean,
+        "edges": [round(edge / BINS, 6) for edge in range(BINS + 1)],
+        "counts": matches.histogram.tolist(),
     }
 
 
-def _sources(run: Run, matches: Matches) -> list[dict[str, Any]]:
-    """The images used most; without URIs when the library is not at hand."""
-    top = matches.top(TOP_SOURCES)
-    try:
-        images = source_images(library_of(run), [image_id for image_id, _ in top]) if top else {}
-    except (StorageError, MismatchError):
-        images = {}
-    return [
-        {
-            "image_id": image_id,
-            "share": round(share, 6),
-            "uris": list(images[image_id].uris) if image_id in images else [],
-        }
-        for image_id, share in top
-    ]
+def _sources(session: Session, usage: Matches | Shares) -> list[dict[str, Any]]:
+    """Return the most used images. URIs come from the library, or from provenance per source."""
+    top = usage.top(TOP_SOURCES)
+    if isinstance(usage, Shares):
+        uris = {image_id: [uri] for image_id, uri in usage.uris.items()}
+    else:
+        images = session.images([image_id for image_id, _ in top])
+        uris = {image_id: list(image.uris) for image_id, image in images.items()}
+    return [{"image_id": image_id, "share": round(share, 6), "uris": uris.get(image_id, [])} for image_id, share in top]
 
 
 def _encoder(config: EncoderConfig) -> dict[str, Any]:
@@ -170,20 +145,20 @@ def _encoder(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def _rejects(place: Library | Run) -> dict[str, int]:
-    """Rejected inputs by reason, the commonest first."""
-    reasons = Counter(place.rejects.rows["reason"].to_pylist())
+def _rejects(committed: Committed) -> dict[str, int]:
+    """Count rejected inputs by reason, the most frequent first."""
+    reasons = Counter(committed.rejects.rows["reason"].to_pylist())
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _units(place: Library | Run) -> dict[str, int]:
-    return {"done": len(place.receipts), "planned": len(place.ledger.units())}
+def _units(committed: Committed) -> dict[str, int]:
+    return {"done": len(committed.receipts), "planned": len(committed.ledger.units())}
 
 
 def _seconds(run: Run) -> dict[str, float]:
-    """Worker seconds per stage, over all units."""
+    """Sum worker seconds per stage over all units."""
     total: defaultdict[str, float] = defaultdict(float)
-    for receipt in run.receipts.values():
+    for receipt in run.committed.receipts.values():
         for stage, seconds in receipt.timings.items():
             total[stage] += seconds
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
@@ -191,6 +166,6 @@ def _seconds(run: Run) -> dict[str, float]:
 
 def _members_bytes(library: Library, summary: IndexSummary) -> int:
     try:
-        return library.location.size(f"index/{summary.digest}/members.parquet")
+        return library.location.size(layout.members_path(summary.digest))
     except MissingError:  # an index is a cache, and someone may have thinned it out
         return 0

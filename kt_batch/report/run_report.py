@@ -15,9 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kt_batch.report.plots import throughput_plot
-from kt_batch.report.sources import open_place
 from kt_batch.store import attempts
-from kt_batch.store.library import Library
+from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.units import Unit
 
@@ -25,6 +24,8 @@ SLOWEST = 10
 PAUSE = 60.0  # seconds in which no unit was under way, from which on nobody was at work
 SHOWN_WORKERS = 40  # on the page; JSON has all
 BINS = 60  # of the throughput
+STAGES = {"read": 0, "encode": 1, "search": 2, "swap": 3, "decode": 5, "write": 6}  # in the order of the work
+OWN_STAGES = 4  # where stages that only some methods have stand among them
 SHORTEST = 0.001  # seconds of a unit: what a receipt can tell
 
 
@@ -141,18 +142,18 @@ def run_report(place: str) -> RunReport:
     Raises MissingError where there is neither, DamagedError for a plan, a receipt or a reject table that is none.
     """
     found = open_place(place)
-    units = found.ledger.units()
-    done = [(unit, found.receipts[unit.id]) for unit in units if unit.id in found.receipts]
+    units = found.committed.ledger.units()
+    done = [(unit, found.committed.receipts[unit.id]) for unit in units if unit.id in found.committed.receipts]
     receipts = [receipt for _, receipt in done]
     return RunReport(
         place=found.location.uri,
-        kind="library" if isinstance(found, Library) else "run",
+        kind=kind_of(found),
         units=UnitCounts(len(units), len(done), len(units) - len(done)),
-        images=image_counts(units, found.receipts, found.rejects),
+        images=image_counts(units, found.committed.receipts, found.committed.rejects),
         throughput=throughput(receipts),
         stages=stages(receipts),
         slowest=slowest(done),
-        rejects=rejects(found.rejects),
+        rejects=rejects(found.committed.rejects),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),
@@ -208,14 +209,13 @@ def _began(finished: float, receipt: Receipt) -> float:
 
 
 def stages(receipts: Iterable[Receipt]) -> tuple[Stage, ...]:
-    """Worker seconds by stage, in the order of the work as far as receipts keep one, else by name."""
+    """Return worker seconds by stage in the order of the work; stages of one method alone come by name."""
     total: defaultdict[str, float] = defaultdict(float)
     for receipt in receipts:
         for stage, seconds in receipt.timings.items():
             total[stage] += seconds
     whole = sum(total.values())
-    order = ("read", "encode", "search", "swap", "decode", "write")
-    names = sorted(total, key=lambda name: (order.index(name) if name in order else len(order), name))
+    names = sorted(total, key=lambda name: (STAGES.get(name, OWN_STAGES), name))
     return tuple(Stage(name, round(total[name], 3), round(total[name] / whole, 4) if whole else 0.0) for name in names)
 
 

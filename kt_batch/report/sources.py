@@ -1,4 +1,4 @@
-"""Where the matches of a run come from: its library, and the library's images by id."""
+"""A run's library, and the library's images by id."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kt_batch.config import Layer
-from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
-from kt_batch.store.indexes import IndexSummary, read_index_summary
+from kt_batch.store import layout
+from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
-from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_library
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
-from kt_batch.store.tables import read_table
+from kt_batch.store.tables import read_schema, read_table
 
 PLAIN_COLUMNS = (
     "image_id", "original_width", "original_height", "width", "height", "license", "attribution",
@@ -37,8 +38,11 @@ class Box:
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image of a library. `width` and `height` are the working image's, `original_*` the file's, EXIF-oriented;
-    `preview` is a JPEG, empty unless it was asked for."""
+    """An image of a library.
+
+    width, height: of the working image. original_width, original_height: of the file, EXIF-oriented. preview: a JPEG;
+    empty unless it was asked for.
+    """
 
     image_id: str
     uris: tuple[str, ...]
@@ -51,7 +55,7 @@ class SourceImage:
     preview: bytes = b""
 
     def in_file(self, box: Box) -> Box:
-        """A box within the working image, in the file's own pixels, outward: every pixel that it touches."""
+        """Map a box of the working image to the file's own pixels, outward: all pixels that it touches."""
         x0, x1 = _outward(box.x0, box.x1, self.width, self.original_width)
         y0, y1 = _outward(box.y0, box.y1, self.height, self.original_height)
         return Box(x0, y0, x1, y1)
@@ -61,107 +65,103 @@ def _outward(low: int, high: int, working: int, original: int) -> tuple[int, int
     return low * original // working, -(-high * original // working)
 
 
-def open_place(place: str) -> Library | Run:
-    """The library or the run at a path or s3:// URI. Raises MissingError when neither lies there."""
-    location = open_location(place)
-    for kind in (Library, Run):
-        try:
-            return kind(location)
-        except (MismatchError, MissingError):  # a plan of the other kind, or none
-            continue
-    raise MissingError(f"'{place}' is neither a knowledge library nor a run of this version.")
+def named_library(run: Run) -> str | None:
+    """Return the library as the run names it; None when it names none.
 
+    The name is in `run.json` and in provenance per patch. An unfinished run has the second alone.
 
-def open_run(place: str) -> Run:
-    """The run there. Raises MissingError when there is none, UsageError when it is a library."""
-    found = open_place(place)
-    if isinstance(found, Library):
-        raise UsageError(f"'{place}' is a knowledge library; what is wanted here is a run.")
-    return found
-
-
-def named_library(run: Run) -> str:
-    """The library as the run names it: from `run.json`, or of a run under way from its provenance.
-
-    Raises MissingError when nothing has been committed yet.
+    Raises:
+        DamagedError: `run.json` is not the summary of a run.
     """
     try:
-        return str(json.loads(run.location.read_bytes("run.json"))["library"])
+        name = json.loads(run.location.read_bytes(layout.RUN_SUMMARY))["library"]
     except MissingError:
-        pass
+        return _library_in_provenance(run)
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"'run.json' at '{run.location.uri}' is not the summary of a run.") from error
-    for part in run.parts("provenance"):
+        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.") from error
+    return None if name is None else str(name)
+
+
+def _library_in_provenance(run: Run) -> str | None:
+    for part in run.committed.parts(layout.PROVENANCE).values():
+        if "library" not in read_schema(run.location, part).names:
+            return None
         for name in read_table(run.location, part, ["library"])["library"].unique().to_pylist():
             return str(name)
-    raise MissingError(f"'{run.location.uri}' holds no result yet.")
+    return None
 
 
 def library_of(run: Run, library: str | None = None) -> Library:
-    """The library that a run used: where the run says, or at `library` when it has moved.
+    """Open the library that a run used: where the run says, or at `library` when it has moved.
 
-    It is the same library when it holds the index that the run names; images added to it since do no harm, as ids
-    follow from content. Raises MissingError when there is none, MismatchError when it is another.
+    A library that has grown since is still the run's, because ids follow from content; it must hold the index that the
+    run names.
+
+    Raises:
+        MissingError: the run names no library, or there is none.
+        MismatchError: another library is there.
     """
     place = library or named_library(run)
+    if place is None:
+        raise MissingError(f"'{run.location.uri}' names no library.")
     try:
-        found = Library.open(place)
+        opened = open_library(place)
     except MissingError as error:
         raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
-    wanted = str(run.header.index_digest)
-    if read_index_summary(found.location, wanted) is None:
+    wanted = run.header.index_digest
+    if wanted is not None and read_index_summary(opened.location, wanted) is None:
+        there = ", ".join(summary.digest for summary in read_index_summaries(opened.location)) or "none"
         raise MismatchError(
-            f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, "
-            f"only {', '.join(summary.digest for summary in indexes(found)) or 'none'}."
+            f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, only {there}."
         )
-    return found
-
-
-def indexes(library: Library) -> list[IndexSummary]:
-    """All finished indexes of a library, by digest."""
-    names = (name.split("/") for name in library.location.list("index"))
-    digests = sorted(parts[1] for parts in names if len(parts) == 3 and parts[2] == "index.json")
-    return [summary for digest in digests if (summary := read_index_summary(library.location, digest))]
+    return opened
 
 
 def layer_geometry(layer: Layer) -> Geometry:
-    """What a cell of `layer` sees; the same for every encoder, as all are shaped like VGG-19."""
+    """Return what a cell of `layer` sees. It is the same for every encoder, as all have the shape of VGG-19."""
     return geometry(layers_up_to(VGG19_LAYERS, layer))
 
 
-def layer_of(run: Run) -> Layer:
-    """Return the layer that a run's patches are cut from. Raises MismatchError when its method has no encoder."""
+def cells_of(run: Run) -> Geometry:
+    """Return what a cell of the run's layer sees.
+
+    Raises:
+        MismatchError: the run's method has no encoder.
+    """
     if run.header.encoder is None:
-        raise MismatchError(f"The method of '{run.location.uri}' encodes no image.")
-    return run.header.encoder.layer
+        raise MismatchError(
+            f"The method '{run.header.method}' of '{run.location.uri}' has no encoder, and so no cells."
+        )
+    return layer_geometry(run.header.encoder.layer)
 
 
 def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:
-    """What the patch with this top-left cell sees of a working image of `width` x `height` pixels."""
+    """Return the pixels that the patch with this top-left cell sees of a working image of `width` x `height`."""
     (x0, x1), (y0, y1) = boxes(np.array([col]), cells, width), boxes(np.array([row]), cells, height)
     return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))
 
 
 def source_images(library: Library, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
-    """The images with these ids (16 hex digits), by id; only the parts that hold them are read.
+    """Return a library's images with these ids (16 hex digits), by id; unknown ids are left out.
 
-    An id that the library does not hold is left out.
+    Only the parts that hold them are read.
     """
     wanted = set(ids)
     uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}
-    holding: set[str] = set()  # the first unit of an image may have had to reject it
-    for unit in library.ledger.units():
+    holding: set[str] = set()  # all units of an image: the first one may have rejected it
+    for unit in library.committed.ledger.units():
         for item in unit.items:
             if item.image_id in wanted:
                 uris[item.image_id].add(item.uri)
                 holding.add(unit.id)
-    parts = [part for part in library.parts("images") if holding & {part.name.split("-")[1]}]
     columns = [*PLAIN_COLUMNS, "preview"] if previews else PLAIN_COLUMNS
-    found = {}
-    for part in parts:
+    raw = pa.array([bytes.fromhex(image_id) for image_id in sorted(wanted)], IMAGE_ID)
+    images = {}
+    for unit_id, part in library.committed.parts(layout.IMAGES).items():
+        if unit_id not in holding:
+            continue
         table = read_table(library.location, part, columns)
-        raw = pa.array([bytes.fromhex(image_id) for image_id in sorted(wanted)], IMAGE_ID)
         for row in table.filter(pc.is_in(table["image_id"], raw)).to_pylist():
             image_id = row.pop("image_id").hex()
-            found[image_id] = SourceImage(image_id=image_id, uris=tuple(sorted(uris[image_id])), **row)
-    return found
+            images[image_id] = SourceImage(image_id=image_id, uris=tuple(sorted(uris[image_id])), **row)
+    return images

@@ -6,27 +6,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 import duckdb
 import pyarrow as pa
 
-from kt_batch.errors import MismatchError, StorageError
+from kt_batch.errors import StorageError
 from kt_batch.models.layers import Geometry
-from kt_batch.report.sources import indexes, layer_geometry, layer_of, library_of, open_place
+from kt_batch.report.session import Session
+from kt_batch.store import layout
+from kt_batch.store.committed import Committed
+from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
+from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import IMAGE_ID, IMAGES, MEMBERS, PROVENANCE, REJECTS, patches_schema
+from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 
 # What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
-
-PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 
 _TYPES = {
     "string": "VARCHAR",
@@ -39,6 +40,14 @@ _TYPES = {
     "halffloat": "FLOAT",
     "float": "FLOAT",
 }
+
+# What the view `outputs` says of the provenance of an output: of its best matches, or nothing but that it is there.
+_MATCHED = """\
+SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
+  FROM provenance WHERE rank = 0 GROUP BY output"""
+_SHARED = """\
+SELECT DISTINCT output, NULL::BIGINT AS patches, NULL::DOUBLE AS ncc_mean, NULL::DOUBLE AS certified_share
+  FROM provenance"""
 
 Naming = Callable[[Location, str], str]  # what DuckDB is to call a file of a location
 
@@ -76,6 +85,9 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         connection.close()
         said = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
         raise StorageError(f"The tables of '{place}' cannot be read: {said}") from error
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -103,26 +115,30 @@ def _statements(place: Library | Run, naming: Naming) -> list[str]:
 
 
 def _library_views(library: Library, naming: Naming) -> dict[str, str]:
-    channels = library.channels if library.parts("patches") else 1
+    channels = library.channels if library.committed.parts(layout.PATCHES) else 1
     return {
         "images": _images(library, naming),
-        "patches": _parts(library, "patches", patches_schema(channels), naming),
-        "rejects": _rejects(library, naming),
+        "patches": _parts(library.committed, layout.PATCHES, patches_schema(channels), naming),
+        "rejects": _rejects(library.committed, naming),
         "members": _members(library, naming),
-        "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library, naming)})",
+        "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
 
 
 def _images(library: Library, naming: Naming) -> str:
-    return _parts(library, "images", IMAGES, naming)
+    return _parts(library.committed, layout.IMAGES, IMAGES, naming)
 
 
 def _members(library: Library, naming: Naming) -> str:
     """Of all indexes of the present state; there is seldom more than one."""
-    current = [summary.digest for summary in indexes(library) if summary.snapshot == library.snapshot]
+    current = [
+        summary.digest
+        for summary in read_index_summaries(library.location)
+        if summary.snapshot == library.committed.snapshot
+    ]
     return "\nUNION ALL\n".join(
         f"SELECT {_text(digest)} AS index_digest, * FROM "
-        f"({_files(library.location, [f'index/{digest}/members.parquet'], MEMBERS, naming)})"
+        f"({_files(library.location, [layout.members_path(digest)], MEMBERS, naming)})"
         for digest in current
     ) or _files(library.location, [], pa.schema([("index_digest", pa.string()), *MEMBERS]), naming)
 
@@ -131,22 +147,24 @@ def _members(library: Library, naming: Naming) -> str:
 
 
 def _run_views(run: Run, naming: Naming) -> dict[str, str]:
+    session = Session(run)
+    per_source = session.provenance_kind == "sources"
     views = {
-        "provenance": _parts(run, "provenance", PROVENANCE, naming),
-        "rejects": _rejects(run, naming),
-        "outputs": _outputs(run, naming),
+        "provenance": _parts(run.committed, layout.PROVENANCE, SHARES if per_source else PROVENANCE, naming),
+        "rejects": _rejects(run.committed, naming),
+        "outputs": _outputs(run, _SHARED if per_source else _MATCHED, naming),
     }
-    with suppress(StorageError, MismatchError):  # the run stands on its own; only boxes and URIs need the library
-        views["sources"] = _sources(library_of(run), layer_geometry(layer_of(run)), naming)
+    if not per_source and session.library is not None:  # only boxes and URIs need the library
+        views["sources"] = _sources(session.library, session.cells, naming)
     return views
 
 
-def _outputs(run: Run, naming: Naming) -> str:
-    """One row per output: its input, and what its first matches were like."""
-    units = ", ".join(_text(unit) for unit in sorted(run.receipts)) or "NULL"
+def _outputs(run: Run, per_output: str, naming: Naming) -> str:
+    """One row per output: its input, and what `per_output` selects from its provenance."""
+    units = ", ".join(_text(unit) for unit in sorted(run.committed.receipts)) or "NULL"
     without = [
         f"({_text(unit.id)}, {_text(item.uri)})"
-        for unit, receipt in run.attempts
+        for unit, receipt in run.committed.attempts
         for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
         if output is None
     ]
@@ -154,12 +172,11 @@ def _outputs(run: Run, naming: Naming) -> str:
     return f"""\
 SELECT output, uri, name, image_id, patches, ncc_mean, certified_share
 FROM (
-  SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
-  FROM provenance WHERE rank = 0 GROUP BY output
+  {per_output}
 )
 JOIN (
   SELECT {_output_name(run)} AS output, uri, name, image_id
-  FROM ({_plan(run, naming)}) WHERE lower(hex(unit)) IN ({units}){others}
+  FROM ({_plan(run.committed, naming)}) WHERE lower(hex(unit)) IN ({units}){others}
 ) USING (output)
 ORDER BY output"""
 
@@ -167,10 +184,14 @@ ORDER BY output"""
 def _output_name(run: Run) -> str:
     """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
     suffix = run.header.format
-    names = sorted({item.name for unit in run.ledger.units() for item in unit.items})
-    changed = [(name, output) for name in names if (output := output_name(name, suffix)) != f"images/{name}.{suffix}"]
+    names = sorted({item.name for unit in run.committed.ledger.units() for item in unit.items})
+    changed = [
+        (name, output)
+        for name in names
+        if (output := output_name(name, suffix)) != layout.output_path(f"{name}.{suffix}")
+    ]
     cases = "".join(f" WHEN {_text(name)} THEN {_text(output)}" for name, output in changed)
-    plain = f"'images/' || name || '.{suffix}'"
+    plain = f"{_text(layout.output_path(''))} || name || '.{suffix}'"
     return f"CASE name{cases} ELSE {plain} END" if cases else plain
 
 
@@ -181,7 +202,7 @@ WITH image AS (
   FROM ({_images(library, naming)})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
-  FROM ({_plan(library, naming)}) GROUP BY image_id
+  FROM ({_plan(library.committed, naming)}) GROUP BY image_id
 ), boxed AS (
   SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
     {_interval("y", "source_row", "height", cells)}
@@ -215,27 +236,27 @@ def _past_pixel(edge: str, length: str) -> str:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def _parts(place: Library | Run, kind: str, schema: pa.Schema, naming: Naming) -> str:
-    return _files(place.location, [part.name for part in place.parts(kind)], schema, naming)
+def _parts(committed: Committed, kind: str, schema: pa.Schema, naming: Naming) -> str:
+    return _files(committed.location, [part.name for part in committed.parts(kind).values()], schema, naming)
 
 
-def _rejects(place: Library | Run, naming: Naming) -> str:
+def _rejects(committed: Committed, naming: Naming) -> str:
     """Without those that a later attempt has superseded."""
     whole, filtered = [], []
-    for part in place.parts("rejects"):
-        gone = place.rejects.superseded.get(part.name.split("-")[1], frozenset())
+    for unit, part in committed.parts(layout.REJECTS).items():
+        gone = committed.rejects.superseded.get(unit, frozenset())
         if not gone:
             whole.append(part.name)
         elif len(gone) < part.rows:
             uris = ", ".join(_text(uri) for uri in sorted(gone))
-            one = _files(place.location, [part.name], REJECTS, naming)
+            one = _files(committed.location, [part.name], REJECTS, naming)
             filtered.append(f"SELECT * FROM ({one}) WHERE uri NOT IN ({uris})")
-    return "\nUNION ALL\n".join([_files(place.location, whole, REJECTS, naming), *filtered])
+    return "\nUNION ALL\n".join([_files(committed.location, whole, REJECTS, naming), *filtered])
 
 
-def _plan(place: Library | Run, naming: Naming) -> str:
-    names = [name for name in place.location.list("plan") if re.fullmatch(r"plan/\d{6}\.parquet", name)]
-    return _files(place.location, names, PLAN, naming)
+def _plan(committed: Committed, naming: Naming) -> str:
+    names = [name for name in committed.location.list(layout.PLAN) if layout.is_plan(name)]
+    return _files(committed.location, names, PLAN, naming)
 
 
 def _files(location: Location, names: Sequence[str], schema: pa.Schema, naming: Naming) -> str:

@@ -1,1 +1,1 @@
-"""Who runs the units: a plain local loop, or Ray. Knows no algorithm; the only package that imports ray."""
+"""Run units of work in a local loop or on Ray. Knows no algorithm; the only package that imports ray."""

@@ -1,4 +1,4 @@
-"""A plain loop in this process."""
+"""Run units in a loop in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 class LocalRunner:
-    """Runs units one after the other with one worker."""
+    """Runs units one after the other, with one worker per call of `run`."""
 
     def __init__(self, shutdown: GracefulShutdown | None = None) -> None:
         self._shutdown = shutdown or GracefulShutdown()
@@ -25,27 +25,32 @@ class LocalRunner:
         units: Sequence[U],
         quarantine: Callable[[U, str, str], U] | None = None,  # noqa: ARG002
     ) -> Iterator[R]:
-        """Yield the result of each unit; the worker is made when the first unit is due. Nobody watches a loop in one's
-        own process: `condemn` is never called. Raises StoppedError between units when the end was asked for."""
+        """Yield the result of each unit, in order. The worker is made for the first unit.
+
+        `quarantine` is never called: a process cannot watch itself.
+
+        Raises:
+            StoppedError: Shutdown was requested before the next unit began.
+        """
         worker: Callable[[U, Callable[[str], bool]], R] | None = None
         for unit in units:
             self._shutdown.check()
             with log_context(unit=unit_name(unit), worker=this_worker()):
                 log_event("unit_started")
                 worker = worker or factory()
-                result = worker(unit, _begins)
+                result = worker(unit, _heartbeat)
             yield result
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no resource to release."""
 
 
 def unit_name(unit: object) -> str:
-    """How a unit is called in the log."""
+    """Return the name of a unit in the log."""
     return str(getattr(unit, "id", unit))
 
 
-def _begins(part: str) -> bool:
-    """A heartbeat: nobody waits for it, but the log should know what it is about."""
+def _heartbeat(part: str) -> bool:
+    """Add the part to the log's context; units never run in isolation here."""
     set_context(image=part)
     return False

@@ -1,4 +1,4 @@
-"""SIGTERM is a request: finish what is begun, commit it, begin nothing new."""
+"""Shut down gracefully on SIGTERM: running units finish and commit, no new unit begins."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from kt_batch.events import log_event
 
 
 class GracefulShutdown:
-    """Whether somebody asked for the end. Runners look at it before they hand out a unit."""
+    """Holds whether shutdown is requested. Runners check it before they assign a unit."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def check(self) -> None:
-        """Raise StoppedError when the end was asked for; to be called when nothing is under way."""
+        """Raise StoppedError if shutdown is requested. Call it when no unit is running."""
         if self.requested:
             log_event("drained")
             raise StoppedError("stopped as asked; what was begun is finished, start the same command again to go on.")
 
     @contextmanager
     def on_sigterm(self) -> Iterator[None]:
-        """Within, the first SIGTERM sets `requested`, and a second one ends the process as if there were no handler.
+        """Set `requested` at the first SIGTERM within the block; a second SIGTERM ends the process.
 
-        For the main thread, after `ray.init`, which sets a handler of its own.
+        Call it in the main thread, and after `ray.init`, which sets its own handler.
         """
         previous: Any = signal.getsignal(signal.SIGTERM)
 
         def request(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             self.requested = True
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            log_event("drain_requested", "SIGTERM: what is begun will be finished, nothing else begun")
+            log_event("drain_requested", "SIGTERM: running units will finish, no new unit will begin")
 
         signal.signal(signal.SIGTERM, request)
         try:

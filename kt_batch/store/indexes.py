@@ -1,9 +1,6 @@
-"""Where an index lies within its library, how its pieces are committed, and how it is opened.
+"""Commit the pieces of an index, and open a finished one.
 
-index/<digest>/index.json         the commit of the index, written last
-index/<digest>/tree.safetensors   index/<digest>/members.parquet
-index/<digest>/build/             receipts and pieces of a build under way; removed when it is finished
-index/shards/<sha256>             shared by later snapshots
+`index.json` is the commit: it is written last. `store/layout.py` names all files.
 """
 
 from __future__ import annotations
@@ -12,18 +9,16 @@ import fcntl
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 
 from kt_batch.config import IndexConfig
-from kt_batch.errors import DamagedError, MismatchError, MissingError, StorageError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -70,7 +65,7 @@ def index_digest(config: IndexConfig, snapshot: str) -> str:
 def put_blob(location: Location, folder: str, data: bytes) -> tuple[str, int]:
     """Store bytes as `folder/<sha256>`; returns (sha256, bytes). Already there means done."""
     sha256 = hashlib.sha256(data).hexdigest()
-    location.put_if_absent(f"{folder}/{sha256}", data)
+    location.put_if_absent(layout.blob_path(folder, sha256), data)
     return sha256, len(data)
 
 
@@ -79,15 +74,16 @@ def put_file(location: Location, folder: str, path: Path) -> tuple[str, int]:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
-    location.put_content(f"{folder}/{sha256}", path)
+    location.put_content(layout.blob_path(folder, sha256), path)
     return sha256, size
 
 
 def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     """The bytes of `folder/<sha256>`. Raises DamagedError when they are others."""
-    data = location.read_bytes(f"{folder}/{sha256}")
+    name = layout.blob_path(folder, sha256)
+    data = location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedError(f"'{folder}/{sha256}' at '{location.uri}' does not have the content its name says.")
+        raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
     return data
 
 
@@ -98,35 +94,23 @@ def table_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-@contextmanager
-def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
-    """A path for a file on its way into `location`; gone afterwards."""
-    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
-    try:
-        yield path
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def read_build_receipts(build: Location) -> dict[str, Receipt]:
     """Receipts of a build under way, by unit id."""
-    names = build.list("receipts")
+    names = build.list(layout.RECEIPTS)
     receipts = (parse_receipt(build.read_bytes(name), name) for name in names)
     return {receipt.unit: receipt for receipt in receipts}
 
 
 def remove_build(build: Location) -> None:
     """Remove the pieces of a finished build; the receipts last, so that a killed removal leaves no half-known build."""
-    names = sorted(build.list(), key=lambda name: name.startswith("receipts/"))
+    names = sorted(build.list(), key=lambda name: layout.parse_receipt_path(name) is not None)
     for name in names:
         build.delete(name)
 
 
 def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
     """`index.json` of one index, or None when it is not finished."""
-    name = f"index/{digest}/index.json"
+    name = layout.index_summary_path(digest)
     try:
         return IndexSummary.model_validate_json(location.read_bytes(name))
     except MissingError:
@@ -135,11 +119,17 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
         raise DamagedError(f"'{name}' at '{location.uri}' is not of format {INDEX_FORMAT}.") from error
 
 
+def read_index_summaries(location: Location) -> list[IndexSummary]:
+    """Return the summaries of all finished indexes of the library at `location`, by digest."""
+    digests = {digest for name in location.list(layout.INDEX) if (digest := layout.parse_index_summary_path(name))}
+    return [summary for digest in sorted(digests) if (summary := read_index_summary(location, digest))]
+
+
 def write_index_summary(location: Location, summary: IndexSummary) -> None:
     """Commit an index."""
     content: dict[str, Any] = summary.model_dump(mode="json")
     data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-    location.put_if_absent(f"index/{summary.digest}/index.json", data)
+    location.put_if_absent(layout.index_summary_path(summary.digest), data)
 
 
 def find_index(library: Library, wanted: str | None) -> IndexSummary:
@@ -149,18 +139,17 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
     Raises MissingError when there is none, MismatchError when the library has changed since, when several would do, or
     when it was made by a version of kt_batch that wrote another format.
     """
-    names = library.location.list("index")
-    digests = sorted({name.split("/")[1] for name in names if name.endswith("/index.json")})
-    summaries = [s for digest in digests if (s := read_index_summary(library.location, digest))]
+    summaries = read_index_summaries(library.location)
     place = library.location.uri
     if wanted is not None:
         found = [s for s in summaries if s.digest.startswith(wanted)]
         if len(found) != 1:
-            raise MissingError(f"'{place}' has {len(found)} indexes '{wanted}'; it has {', '.join(digests) or 'none'}.")
+            digests = ", ".join(s.digest for s in summaries) or "none"
+            raise MissingError(f"'{place}' has {len(found)} indexes '{wanted}'; it has {digests}.")
         return _of_this_format(found, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
-    current = [s for s in summaries if s.snapshot == library.snapshot]
+    current = [s for s in summaries if s.snapshot == library.committed.snapshot]
     if not current:
         raise MismatchError(f"'{place}' has changed since it was indexed; run: kt-batch index {place}")
     current = _of_this_format(current, place)
@@ -188,7 +177,7 @@ def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:
 
     One process of a node stages, the others wait for its lock. Raises DamagedError when size or hash are wrong.
     """
-    name = f"index/shards/{shard.sha256}"
+    name = layout.shard_path(shard.sha256)
     local = location.local_path(name)
     if local is not None:
         if location.size(name) != shard.bytes:

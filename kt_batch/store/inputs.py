@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
-from kt_batch.store.names import MAX_COMPONENT_BYTES, TEMP_PREFIX, safe_name
+from kt_batch.store import layout
+from kt_batch.store.names import FILE_SCHEME, MAX_COMPONENT_BYTES, TEMP_PREFIX, path_of_file_uri, safe_name
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
@@ -32,7 +33,6 @@ MAX_NAME_BYTES = 768  # of an output; keys of object stores hold 1024, of which 
 PIECE = 8 << 20  # bytes held at a time where not all are needed at once
 
 _S3 = "s3://"
-_FILE = "file://"
 _MAGIC = re.compile(r"[*?\[]")
 _ALLOWED = "name a file, a directory, a pattern or s3://bucket/prefix"
 
@@ -93,7 +93,7 @@ def output_name(name: str, format: str) -> str:  # noqa: A002
     *directories, last = name.split("/")
     if not last:
         raise UsageError(f"an input cannot be called {name!r}; allowed is a relative path such as 'photos/a.jpg'")
-    parts = ["images", *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
+    parts = [layout.OUTPUTS, *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
     if len("/".join(parts).encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         safe_name("/".join(parts))
         parts[1:-1] = [f"deep-{hashlib.sha256(name.encode()).hexdigest()[:16]}"]
@@ -268,8 +268,7 @@ def _keys(bucket: str, start: str) -> Iterator[str]:
     """Every key of a bucket that begins with `start`, in the store's order."""
     from kt_batch.store.s3 import S3Location
 
-    # Not its `list`, which leaves out names unfit for results: an input may be called anything.
-    return S3Location(bucket, "")._keys(start)  # noqa: SLF001
+    return S3Location(bucket, "").list_keys(start)
 
 
 def _keys_below(bucket: str, folder: str) -> Iterator[str]:
@@ -312,11 +311,11 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 
 def _local_path(text: str) -> Path:
     """An absolute path, of a plain path or a file:// URI."""
-    if text.startswith(_FILE):
-        host, slash, rest = text.removeprefix(_FILE).partition("/")
-        if host not in ("", "localhost") or not slash:
+    if text.startswith(FILE_SCHEME):
+        named = path_of_file_uri(text)
+        if named is None:
             raise UsageError(f"{text!r} is on another machine; allowed is file:///path")
-        text = "/" + os.fsdecode(unquote_to_bytes(rest))
+        text = str(named)
     path = Path(text).absolute()
     if path.name == "..":
         return path.resolve()
@@ -328,7 +327,7 @@ def _uri(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8 fits in no table; as a URI it does
-        return _FILE + quote_from_bytes(os.fsencode(path))
+        return FILE_SCHEME + quote_from_bytes(os.fsencode(path))
     return path
 
 

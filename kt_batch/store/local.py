@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
-from kt_batch.store.names import TEMP_PREFIX, Names, is_safe_name, safe_name
+from kt_batch.errors import DamagedError, MissingError, StorageError
+from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
@@ -44,10 +44,7 @@ class LocalLocation:
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
-        if start < 0 or length < 0:
-            raise UsageError(
-                f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more"
-            )
+        check_range(name, start, length)
         path = self._path(name)
         with _reading(path), path.open("rb") as file:
             file.seek(start)
@@ -61,14 +58,6 @@ class LocalLocation:
         if not path.is_file():
             raise MissingError(f"nothing lies at {path}")
         return status.st_size
-
-    def exists(self, name: str) -> bool:
-        """See `Location`."""
-        try:
-            self.size(name)
-        except MissingError:
-            return False
-        return True
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""

@@ -10,13 +10,20 @@ import os
 import re
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
 
-from kt_batch.errors import UsageError
+from kt_batch.errors import MissingError, UsageError
 from kt_batch.store.local import LocalLocation
-from kt_batch.store.names import Names, safe_name
+from kt_batch.store.names import FILE_SCHEME, Names, path_of_file_uri, safe_name
 
-__all__ = ["LocalLocation", "Location", "absolute_place", "open_location", "safe_name"]
+__all__ = [
+    "LocalLocation",
+    "Location",
+    "absolute_place",
+    "exists",
+    "location_contains",
+    "open_location",
+    "safe_name",
+]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -41,9 +48,6 @@ class Location(Protocol):
 
     def size(self, name: str) -> int:
         """Content length in bytes."""
-
-    def exists(self, name: str) -> bool:
-        """Whether there is content under `name`."""
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store `data` under a free name: True when ours is there now, False when something was there already.
@@ -109,12 +113,34 @@ def absolute_place(text: str) -> str:
     return text if _SCHEME.match(text) or not text else os.path.abspath(text)  # noqa: PTH100 - also removes `..`
 
 
+def exists(location: Location, name: str) -> bool:
+    """Tell whether `location` has content under `name`."""
+    try:
+        location.size(name)
+    except MissingError:
+        return False
+    return True
+
+
+def location_contains(location: Location, uri: str) -> bool:
+    """Tell whether an input lies inside a location, at any depth.
+
+    uri: as `list_inputs` gives it: a plain absolute path, a percent-encoded file:// URI, or s3://bucket/key. Links are
+    not followed: a path spelled through another link counts as another path.
+    """
+    if isinstance(location, LocalLocation):
+        path = path_of_file_uri(uri) if uri.startswith(FILE_SCHEME) else Path(uri)
+        if path is None or not path.is_absolute():
+            return False
+        return Path(absolute_place(str(location.root))) in Path(absolute_place(str(path))).parents
+    return uri.startswith(f"{location.uri}/")
+
+
 def _file_path(text: str) -> Path:
-    parts = urlsplit(text)
-    path = unquote(parts.path)
-    if parts.netloc not in ("", "localhost") or not path or "\0" in path:
+    path = path_of_file_uri(text)
+    if path is None or "\0" in str(path):
         raise UsageError(f"the location {text!r} is not a file of this machine; allowed is file:///absolute/path")
-    return Path(path)
+    return path
 
 
 def _s3_location(text: str) -> Location:

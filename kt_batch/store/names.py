@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from kt_batch.errors import UsageError
 
 TEMP_PREFIX = ".tmp-"  # a file on its way; no name of a result may hold a component that begins so
+FILE_SCHEME = "file://"
 MAX_COMPONENT_BYTES = 255  # what common file systems hold
 
 Names: TypeAlias = list[str]  # for the locations, in which `list` is a method
@@ -25,8 +29,22 @@ def safe_name(name: str) -> str:
     """
     fault = _fault(name)
     if fault is not None:
-        raise UsageError(f"the name {name!r} {fault}; allowed is a relative path such as 'patches/part.parquet'")
+        raise UsageError(f"the name {name!r} {fault}; allowed is a relative path such as 'park/a.jpg'")
     return name
+
+
+def check_range(name: str, start: int, length: int) -> None:
+    """Raise UsageError when a range of the content of `name` begins before it, or is shorter than nothing."""
+    if start < 0 or length < 0:
+        raise UsageError(f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more")
+
+
+def path_of_file_uri(uri: str) -> Path | None:
+    """Return the path that a file:// URI names; None when it names none, or one of another machine."""
+    host, slash, rest = uri[len(FILE_SCHEME) :].partition("/")
+    if host not in ("", "localhost") or not slash:
+        return None
+    return Path("/" + os.fsdecode(unquote_to_bytes(rest)))
 
 
 def is_safe_name(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from kt_batch.errors import DamagedError
+from kt_batch.store.layout import part_path
 
 RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 
@@ -76,7 +77,7 @@ class Receipt(_Record):
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
         for table in self.tables:
-            expected = table_name(table.kind, self.unit, table.sha256)
+            expected = part_path(table.kind, self.unit, table.sha256)
             if table.name != expected:
                 raise ValueError(f"the table {table.name!r} of unit {self.unit} should be called {expected!r}")
         return self
@@ -102,11 +103,6 @@ def parse_receipt(data: bytes, name: str) -> Receipt:
     return receipt
 
 
-def table_name(kind: str, unit: str, sha256: str) -> str:
-    """`<kind>/part-<unit>-<first 16 hex digits of the SHA-256>.parquet`."""
-    return f"{kind}/part-{unit}-{sha256[:16]}.parquet"
-
-
 def new_attempt() -> str:
     """A random id, 16 hex digits, of one attempt at one unit: how a writer knows its own receipt again."""
     return secrets.token_hex(8)
@@ -123,7 +119,7 @@ def this_worker() -> str:
 def _with_names(content: Any) -> Any:
     """Put the names back; a table that brings one of its own is overruled."""
     unit = content["unit"]
-    named = [{**table, "name": table_name(table["kind"], unit, table["sha256"])} for table in content["tables"]]
+    named = [{**table, "name": part_path(table["kind"], unit, table["sha256"])} for table in content["tables"]]
     return {**content, "tables": named}
 
 

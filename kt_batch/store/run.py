@@ -1,46 +1,59 @@
-"""A run on disk, for reading, and its summary `run.json`."""
+"""A run on disk: its configuration, its outputs with their provenance, its summary."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import EncoderConfig, ImageFormat, MethodConfig
-from kt_batch.errors import DamagedError, MismatchError, MissingError
-from kt_batch.store.attempts import Rejects, resolve
+from kt_batch.config import EncoderConfig
+from kt_batch.errors import DamagedError, MismatchError
+from kt_batch.store import layout
+from kt_batch.store.committed import Committed
+from kt_batch.store.derived import write_summary
 from kt_batch.store.inputs import output_name
-from kt_batch.store.library import write_summary
-from kt_batch.store.locations import Location, open_location
+from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Attempt, Ledger, Unit
+from kt_batch.store.units import Ledger, Unit
 
 RUN_FORMAT = "kt-batch-run/1"
 
 
 class RunHeader(BaseModel):
-    """What readers of a run need of its configuration, whatever its method.
+    """The fields of a run's configuration that every method shares.
 
-    `format` has no default: it tells a run from a library, whose configuration has none.
+    `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
+    `index_digest` are None for a method that has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     method: str = "knowledge"
-    format: ImageFormat
+    format: Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
     encoder: EncoderConfig | None = None
     index_digest: str | None = None
 
 
+class MethodSettings(Protocol):
+    """The configuration of any method."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return all fields as JSON-able values."""
+
+    def digest(self) -> str:
+        """Return the configuration digest, 16 hex digits."""
+
+
 @dataclass(frozen=True)
 class Totals:
-    """The rejects of a run, and means over all its first matches; None where it has none."""
+    """The rejects of a run, and means over the best matches of all patches; None where a run matches no patches."""
 
     rejects: int
     ncc_mean: float | None
@@ -59,59 +72,45 @@ class Output:
 
 
 class Run:
-    """An opened run. What it holds is what its receipts say."""
+    """An opened run. `store/opening.py` opens one."""
 
-    def __init__(self, location: Location) -> None:
-        """Raises MissingError when nothing was ever planned there."""
-        self.location = location
-        self.ledger = Ledger(location)
-        found = self.ledger.config()
-        if found is None:
-            raise MissingError(f"'{location.uri}' is not a run: it has no plan.")
+    def __init__(self, committed: Committed) -> None:
+        """Raise MismatchError when the planned configuration is not that of a run."""
+        self.committed = committed
         try:
-            self.config = found[0]
-            self.header = RunHeader.model_validate(found[0])
+            self.header = RunHeader.model_validate(committed.config)
         except ValidationError as error:
-            raise MismatchError(f"'{location.uri}' is not a run of this version: is it a library?") from error
+            raise MismatchError(f"'{committed.location.uri}' is not a run of this version: is it a library?") from error
 
-    @classmethod
-    def open(cls, text: str) -> Run:
-        """From a path or s3:// URI."""
-        return cls(open_location(text))
+    @property
+    def location(self) -> Location:
+        """Return the run's location."""
+        return self.committed.location
 
-    @cached_property
-    def receipts(self) -> dict[str, Receipt]:
-        """Committed units, by unit id."""
-        return self.ledger.receipts()
-
-    @cached_property
-    def attempts(self) -> list[Attempt]:
-        """All units in plan order with their receipts."""
-        return [(unit, self.receipts.get(unit.id)) for unit in self.ledger.units()]
-
-    @cached_property
-    def rejects(self) -> Rejects:
-        """The rejects that count."""
-        return resolve(self.attempts, self.ledger.reject_tables(self.attempts))
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Return the method's configuration as the plan holds it."""
+        return self.committed.config
 
     @cached_property
     def outputs(self) -> dict[str, Output]:
-        """All committed outputs, by name, sorted."""
-        found = []
-        for unit, receipt in self.attempts:
+        """Return all committed outputs by name, sorted."""
+        outputs: list[Output] = []
+        for unit, receipt in self.committed.attempts:
             if receipt is not None:
-                found += _outputs(unit, receipt, self.header.format)
-        return {output.name: output for output in sorted(found, key=lambda output: output.name)}
+                outputs += _outputs(unit, receipt, self.header.format)
+        return {output.name: output for output in sorted(outputs, key=lambda output: output.name)}
 
-    def parts(self, kind: str) -> list[TableRef]:
-        """The committed parts of one kind (`provenance`, `rejects`), by unit id; not all rejects need count."""
-        return [table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind]
+
+def is_run(committed: Committed) -> bool:
+    """Tell a run from a library: only the configuration of a run names an image format."""
+    return "format" in committed.config
 
 
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     """Row groups of the unit's provenance part follow the items that were not rejected."""
     done = [(item, output) for item, output in zip(unit.items, receipt.outputs, strict=True) if output]
-    part = next((table for table in receipt.tables if table.kind == "provenance"), None)
+    part = next((table for table in receipt.tables if table.kind == layout.PROVENANCE), None)
     if part is None:
         return []
     return [
@@ -120,8 +119,12 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     ]
 
 
-def provenance_of(run: Run, output: Output) -> Any:
-    """The provenance table of one output."""
+def provenance_of(run: Run, output: Output) -> pa.Table:
+    """Read the provenance of one output.
+
+    Raises:
+        DamagedError: the part is not readable as Parquet.
+    """
     try:
         with run.location.open(output.part.name) as source:
             return pq.ParquetFile(source).read_row_group(output.row_group)
@@ -131,17 +134,18 @@ def provenance_of(run: Run, output: Output) -> Any:
         ) from error
 
 
-def write_run_summary(location: Location, ledger: Ledger, config: MethodConfig, library: str | None) -> Totals:
-    """Write `run.json`, derived from plan, receipts and tables alone."""
-    run = Run(location)
+def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:
+    """Write `run.json` from plan, receipts and tables; `library` is None for a method that uses none."""
+    content = config.model_dump(mode="json")
+    run = Run(Committed(ledger, content))
     totals = _totals(run)
-    receipts = run.receipts.values()
+    receipts = run.committed.receipts.values()
     write_summary(
         location,
-        "run.json",
+        layout.RUN_SUMMARY,
         {
             "format": RUN_FORMAT,
-            "config": config.model_dump(mode="json"),
+            "config": content,
             "config_digest": config.digest(),
             "library": library,
             "snapshot": ledger.snapshot(),
@@ -161,11 +165,13 @@ def write_run_summary(location: Location, ledger: Ledger, config: MethodConfig, 
 
 def _totals(run: Run) -> Totals:
     """From what the receipts say: to read back the provenance of many images from a bucket takes long."""
-    rejects = run.rejects.count
-    sums = [_sums(run.location, run.receipts[unit]) for unit in sorted(run.receipts)]
-    count = sum(receipt.patches for receipt in run.receipts.values())
-    if count == 0:
+    rejects = run.committed.rejects.count
+    receipts = run.committed.receipts
+    matched = [receipts[unit] for unit in sorted(receipts) if receipts[unit].patches]
+    if not matched:
         return Totals(rejects, None, None)
+    count = sum(receipt.patches for receipt in matched)
+    sums = [_sums(run.location, receipt) for receipt in matched]
     ncc, certified = (sum(column) for column in zip(*sums, strict=True))
     return Totals(rejects, round(ncc / count, 6), round(certified / count, 6))
 
@@ -175,7 +181,7 @@ def _sums(location: Location, receipt: Receipt) -> tuple[float, int]:
     if receipt.ncc_sum is not None and receipt.certified is not None:
         return receipt.ncc_sum, receipt.certified
     ncc, certified = 0.0, 0
-    for part in (table for table in receipt.tables if table.kind == "provenance"):
+    for part in (table for table in receipt.tables if table.kind == layout.PROVENANCE):
         table = read_table(location, part, ["rank", "ncc", "certified"])
         first = table["rank"].to_numpy() == 0
         certified += int(np.count_nonzero(table["certified"].to_numpy()[first]))

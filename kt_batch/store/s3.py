@@ -24,9 +24,9 @@ import tenacity
 from botocore import exceptions as botocore_errors
 from s3fs import S3FileSystem
 
-from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
+from kt_batch.errors import MissingError, StorageError, UnreachableError
 from kt_batch.events import log_context, log_event
-from kt_batch.store.names import Names, is_safe_name, safe_name
+from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
 
 T = TypeVar("T")
 
@@ -97,10 +97,7 @@ class S3Location:
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
-        if start < 0 or length < 0:
-            raise UsageError(
-                f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more"
-            )
+        check_range(name, start, length)
         if length == 0:
             return b""
         path = f"{self.bucket}/{self._key(name)}"
@@ -119,14 +116,6 @@ class S3Location:
         """See `Location`."""
         with self._explained(name):
             return int(self._call("head_object", Key=self._key(name))["ContentLength"])
-
-    def exists(self, name: str) -> bool:
-        """See `Location`."""
-        try:
-            self.size(name)
-        except MissingError:
-            return False
-        return True
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
@@ -153,7 +142,7 @@ class S3Location:
         below = f"{self.prefix}/" if self.prefix else ""
         folder = prefix.rstrip("/")
         start = f"{below}{safe_name(folder)}/" if folder else below
-        keys = [key[len(below) :] for key in self._keys(start)]
+        keys = [key[len(below) :] for key in self.list_keys(start)]
         return sorted(name for name in keys if is_safe_name(name))
 
     def open(self, name: str) -> BinaryIO:
@@ -188,7 +177,12 @@ class S3Location:
     def _call(self, method: str, **arguments: Any) -> Any:
         return _attempt(lambda fs: fs.call_s3(method, Bucket=self.bucket, **arguments))
 
-    def _keys(self, start: str) -> Iterator[str]:
+    def list_keys(self, start: str) -> Iterator[str]:
+        """Yield all keys of the bucket that begin with `start`, in the store's order.
+
+        `start` is a whole key, not a name below the prefix. Unlike `list`, this keeps keys that are no safe names: an
+        input may be called anything.
+        """
         page: dict[str, Any] = {"NextContinuationToken": None}
         while "NextContinuationToken" in page:
             token = page["NextContinuationToken"]
@@ -258,8 +252,8 @@ class RangeReader(io.RawIOBase):
         """True."""
         return True
 
-    def log_event(self) -> int:
-        """Position in bytes."""
+    def tell(self) -> int:
+        """Return the position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -311,7 +305,7 @@ def _reason(error: BaseException) -> str:
     return f"the store answered {code}" if code else f"the request failed with {type(error).__name__}"
 
 
-def _tell_retry(state: tenacity.RetryCallState) -> None:
+def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = round(state.next_action.sleep, 3) if state.next_action else None
     why = _reason(error) if error else ""
@@ -322,7 +316,7 @@ _retrying = tenacity.Retrying(
     retry=tenacity.retry_if_exception(is_transient),
     wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
     stop=tenacity.stop_after_attempt(5),
-    before_sleep=_tell_retry,
+    before_sleep=_log_retry,
     reraise=True,
 )
 

@@ -1,15 +1,20 @@
-"""The Arrow schemas of all tables, and zero-copy columns of fixed-size bytes.."""
+"""The Arrow schemas of all tables, and zero-copy columns of fixed-size bytes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kt_batch.errors import DamagedError
+
 IMAGE_ID = pa.binary(8)
 PATCH_ID = pa.binary(12)
+
+# `unit` is the 8 bytes of the unit's id.
+PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 
 IMAGES = pa.schema(
     [
@@ -54,6 +59,33 @@ SHARES = pa.schema(
         ("share", pa.float32()),  # of the whole output; those of one output sum to 1
     ]
 )
+
+
+# Provenance of a method that states only how much each source contributed to an output.
+SHARES = pa.schema(
+    [
+        ("output", pa.dictionary(pa.int32(), pa.string())),
+        ("source_image_id", pa.dictionary(pa.int32(), IMAGE_ID)),
+        ("source_uri", pa.dictionary(pa.int32(), pa.string())),
+        ("share", pa.float32()),  # the shares of one output sum to 1
+    ]
+)
+
+ProvenanceKind = Literal["patches", "sources"]
+
+
+def provenance_kind(provenance: pa.Table | pa.Schema) -> ProvenanceKind:
+    """Tell whether provenance is per patch (PROVENANCE) or per source (SHARES), from its columns.
+
+    Raises:
+        DamagedError: the columns are those of neither.
+    """
+    names = (provenance if isinstance(provenance, pa.Schema) else provenance.schema).names
+    if "row" in names:
+        return "patches"
+    if "share" in names:
+        return "sources"
+    raise DamagedError(f"A provenance table has the columns {', '.join(names)}; it needs 'row' or 'share'.")
 
 
 def patches_schema(channels: int) -> pa.Schema:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
+from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
-from kt_batch.store.names import TEMP_PREFIX
-from kt_batch.store.receipts import TableRef, table_name
+from kt_batch.store.receipts import TableRef
+from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMN = "vector"
 SMALL_BYTES = 16  # a value up to this width gets statistics, so that a reader can skip row groups
@@ -38,11 +36,11 @@ def commit_table(
     groups = [table.num_rows] if row_groups is None else list(row_groups)
     if min(groups, default=0) < 0 or sum(groups) != table.num_rows:
         raise UsageError(f"row groups of {groups} rows do not add up to the table's {table.num_rows}, kind {kind!r}")
-    with _scratch_file(location) as path:
+    with scratch_file(location, ".parquet") as path:
         _write(table, groups, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        name = table_name(kind, unit, sha256)
+        name = part_path(kind, unit, sha256)
         ref = TableRef(kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256)
         location.put_content(name, path)
     return ref
@@ -75,6 +73,19 @@ def read_table(
     return table if columns is None else table.select(list(columns))
 
 
+def read_schema(location: Location, ref: TableRef) -> pa.Schema:
+    """Read the schema of a part, and no rows.
+
+    Raises:
+        DamagedError: the part is not readable as Parquet.
+    """
+    try:
+        with location.open(ref.name) as source:
+            return pq.read_schema(source)
+    except pa.ArrowInvalid as error:
+        raise DamagedError(f"{location.uri}/{ref.name} is not readable as Parquet: {error}") from error
+
+
 def _verify(location: Location, ref: TableRef) -> None:
     with location.open(ref.name) as file:
         found = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
@@ -89,19 +100,6 @@ def _known(columns: Sequence[str] | None, present: Sequence[str], name: str) -> 
     if unknown:
         raise UsageError(f"{name} has no column {unknown[0]!r}; it has {', '.join(present)}")
     return list(columns)
-
-
-@contextmanager
-def _scratch_file(location: Location) -> Iterator[Path]:
-    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}.parquet"
-    try:
-        yield path
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error  # Arrow's own text is for programmers
-        raise StorageError(f"cannot write {path}: {why}") from error
-    finally:
-        with suppress(OSError):  # a disk that has turned read-only keeps it, and `gc` finds it
-            path.unlink(missing_ok=True)
 
 
 def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:

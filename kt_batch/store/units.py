@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
-from kt_batch.store.locations import Location
+from kt_batch.store import layout
+from kt_batch.store.locations import Location, exists
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.schemas import PLAN
 from kt_batch.store.tables import read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
@@ -30,11 +32,6 @@ RETRY_FORMAT = "kt-batch-plan/2"  # the same columns; the metadata hold the numb
 READERS = 16  # receipts read at a time; they are small and far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
-_PLAN_NAME = re.compile(r"plan/\d{6}\.parquet")
-_RECEIPT_NAME = re.compile(r"receipts/([0-9a-f]{16})\.json")
-_PLAN_SCHEMA = pa.schema(
-    [("unit", pa.binary(8)), ("image_id", pa.binary(8)), ("uri", pa.string()), ("name", pa.string())]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +127,8 @@ def encode_plan(plan: Plan) -> bytes:
     ]
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
-    with pq.ParquetWriter(sink, _PLAN_SCHEMA, **options) as writer:
-        writer.write_table(pa.table(columns, schema=_PLAN_SCHEMA))
+    with pq.ParquetWriter(sink, PLAN, **options) as writer:
+        writer.write_table(pa.table(columns, schema=PLAN))
         kind = {"format": RETRY_FORMAT, "retry": str(plan.retry)} if plan.retry else {"format": PLAN_FORMAT}
         writer.add_key_value_metadata({**kind, "config": _canonical(plan.config), "config_digest": plan.config_digest})
     return bytes(sink.getvalue())
@@ -148,8 +145,8 @@ def decode_plan(data: bytes, name: str) -> Plan:
         retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT else 0
         if metadata["format"] == RETRY_FORMAT and retry < 1:
             raise DamagedError(f"{name} is said to be of retry {retry}; allowed is 1 and more")
-        columns = file.read(_PLAN_SCHEMA.names).cast(_PLAN_SCHEMA).to_pydict()
-        rows = zip(*(columns[column] for column in _PLAN_SCHEMA.names), strict=True)
+        columns = file.read(PLAN.names).cast(PLAN).to_pydict()
+        rows = zip(*(columns[column] for column in PLAN.names), strict=True)
         units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -189,13 +186,13 @@ class Ledger:
         """
         self._read_plans()
         while True:
-            self._require_config(config, config_digest)
-            units = self._new_units(items, unit_size) or self._retry_units(retry, unit_size)
+            new, again = self._missing_units(items, unit_size, config, config_digest, retry)
+            units = new or again
             if not units:
                 return self._units()
             number = len(self._plans)
             self._location.put_if_absent(
-                _plan_name(number), encode_plan(Plan(tuple(units), dict(config), config_digest))
+                layout.plan_path(number), encode_plan(Plan(tuple(units), dict(config), config_digest))
             )
             self._plans.append(self._read_plan(number))  # ours or the winner's; the rest is the next round's work
 
@@ -209,8 +206,8 @@ class Ledger:
     ) -> list[Unit]:
         """The units that `plan` would add to those that are there, and its errors; writes nothing."""
         self._read_plans()
-        self._require_config(config, config_digest)
-        return [*self._new_units(items, unit_size), *self._retry_units(retry, unit_size)]
+        new, again = self._missing_units(items, unit_size, config, config_digest, retry)
+        return [*new, *again]
 
     def units(self) -> list[Unit]:
         """All units planned so far, in plan order."""
@@ -225,8 +222,7 @@ class Ledger:
     def receipts(self) -> dict[str, Receipt]:
         """Unit id -> receipt of every committed unit, in plan order. Receipts of units in no plan are ignored."""
         units = self.units()
-        names = map(_RECEIPT_NAME.fullmatch, self._location.list("receipts"))
-        committed = {match[1] for match in names if match}
+        committed = set(map(layout.parse_receipt_path, self._location.list(layout.RECEIPTS)))
         new = [unit for unit in units if unit.id in committed and unit.id not in self._receipts]
         with ThreadPoolExecutor(READERS) as pool:
             self._receipts.update(zip((unit.id for unit in new), pool.map(self._checked_receipt, new), strict=True))
@@ -243,25 +239,30 @@ class Ledger:
 
     def reject_tables(self, attempts: Iterable[Attempt]) -> dict[str, pa.Table]:
         """Unit id -> reject table of every committed unit that has one."""
-        tables = [table for _, receipt in attempts if receipt for table in receipt.tables if table.kind == "rejects"]
-        units = [table.name.split("-")[1] for table in tables]
-        new = [(unit, table) for unit, table in zip(units, tables, strict=True) if unit not in self._rejects]
+        tables = {
+            unit.id: table
+            for unit, receipt in attempts
+            if receipt
+            for table in receipt.tables
+            if table.kind == layout.REJECTS
+        }
+        new = [unit for unit in tables if unit not in self._rejects]
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda entry: read_table(self._location, entry[1]), new)
-            self._rejects.update(zip((unit for unit, _ in new), read, strict=True))
-        return {unit: self._rejects[unit] for unit in units}
+            read = pool.map(lambda unit: read_table(self._location, tables[unit]), new)
+            self._rejects.update(zip(new, read, strict=True))
+        return {unit: self._rejects[unit] for unit in tables}
 
     def commit(self, receipt: Receipt) -> Receipt:
         """Commit a unit and return the receipt that counts: this one, or that of whoever was first.
 
         With one's own attempt id in it the commit is one's own, also when the store's reply to it was lost.
         """
-        name = _receipt_name(receipt.unit)
+        name = layout.receipt_path(receipt.unit)
         try:
             if self._location.put_if_absent(name, receipt.to_json()):
                 return receipt
         except StorageError:
-            if not self._location.exists(name):
+            if not exists(self._location, name):
                 raise
         return self._read_receipt(receipt.unit)
 
@@ -283,11 +284,14 @@ class Ledger:
     def _units(self) -> list[Unit]:
         return [unit for plan in self._plans for unit in plan.units]
 
-    def _new_units(self, items: Sequence[Item], unit_size: int) -> list[Unit]:
-        return make_units(self._unplanned(items), unit_size)
-
-    def _retry_units(self, retry: Retry | None, unit_size: int) -> list[Unit]:
-        return make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
+    def _missing_units(
+        self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str, retry: Retry | None
+    ) -> tuple[list[Unit], list[Unit]]:
+        """Return units of the items that no plan holds yet, and those of the retry; a plan file holds one kind."""
+        self._require_config(config, config_digest)
+        new = make_units(self._unplanned(items), unit_size)
+        again = make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
+        return new, again
 
     def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
         """The items that are not planned in this retry or a later one."""
@@ -295,33 +299,31 @@ class Ledger:
         return [item for item in items if (item.image_id, item.name) not in planned]
 
     def _read_plans(self) -> None:
-        names = [name for name in self._location.list("plan") if _PLAN_NAME.fullmatch(name)]
+        names = [name for name in self._location.list(layout.PLAN) if layout.is_plan(name)]
         for number, name in enumerate(names):
-            if name != _plan_name(number):
+            if name != layout.plan_path(number):
                 raise DamagedError(
-                    f"{self._location.uri} holds {name}, but not {_plan_name(number)}, which came before"
+                    f"{self._location.uri} holds {name}, but not {layout.plan_path(number)}, which came before"
                 )
         self._plans += [self._read_plan(number) for number in range(len(self._plans), len(names))]
 
     def _read_plan(self, number: int) -> Plan:
-        name = _plan_name(number)
+        name = layout.plan_path(number)
         return decode_plan(self._location.read_bytes(name), f"{self._location.uri}/{name}")
 
     def _read_receipt(self, unit: str) -> Receipt:
-        name = _receipt_name(unit)
+        name = layout.receipt_path(unit)
         return parse_receipt(self._location.read_bytes(name), f"{self._location.uri}/{name}")
 
     def _checked_receipt(self, unit: Unit) -> Receipt:
         receipt = self._read_receipt(unit.id)
-        place = f"{self._location.uri}/{_receipt_name(unit.id)}"
+        place = f"{self._location.uri}/{layout.receipt_path(unit.id)}"
         if receipt.config_digest != self._plans[0].config_digest:
             planned = self._plans[0].config_digest
             raise DamagedError(f"{place} has the config digest {receipt.config_digest}, but its plan has {planned}")
-        if receipt.outputs and len(receipt.outputs) != len(unit.items):
-            raise DamagedError(f"{place} has {len(receipt.outputs)} outputs, but its unit has {len(unit.items)} items")
-        if receipt.item_seconds and len(receipt.item_seconds) != len(unit.items):
-            count = len(receipt.item_seconds)
-            raise DamagedError(f"{place} has the seconds of {count} items, but its unit has {len(unit.items)} items")
+        for what, values in (("outputs", receipt.outputs), ("seconds of items", receipt.item_seconds)):
+            if values and len(values) != len(unit.items):
+                raise DamagedError(f"{place} has {len(values)} {what}, but its unit has {len(unit.items)} items")
         return receipt
 
     def _require_config(self, config: Mapping[str, Any], config_digest: str) -> None:
@@ -348,15 +350,7 @@ def _unit(items: Sequence[Item], retry: int) -> Unit:
 
 
 def _brought_something(receipt: Receipt) -> bool:
-    return any(receipt.outputs) or any(table.kind != "rejects" for table in receipt.tables)
-
-
-def _plan_name(number: int) -> str:
-    return f"plan/{number:06d}.parquet"
-
-
-def _receipt_name(unit: str) -> str:
-    return f"receipts/{unit}.json"
+    return any(receipt.outputs) or any(table.kind != layout.REJECTS for table in receipt.tables)
 
 
 def _canonical(content: Any) -> str:

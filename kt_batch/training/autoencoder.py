@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,33 +14,33 @@ from torch import Tensor, nn
 
 from kt_batch.errors import UsageError
 from kt_batch.models.decoder import Decoder
-from kt_batch.models.encoder import Encoder, Preprocess, Widths
+from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import VGG19_LAYERS
 from kt_batch.models.precision import bfloat16_is_fast
-from kt_batch.models.weights import EncoderSource, LoadedEncoder, decoder_bytes, encoder_bytes, load_encoder
+from kt_batch.models.weights import EncoderSource, LoadedEncoder, encoder_bytes, load_encoder
 from kt_batch.pipelines.inputs import plan_items
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.inputs import list_inputs
 from kt_batch.training.crops import crops
+from kt_batch.training.export import export
 from kt_batch.training.fitting import fit
-from kt_batch.training.loop import Student, Synchronise, TrainSettings, train
+from kt_batch.training.loop import Student, Synchronise, train
+from kt_batch.training.recipes import (
+    CODES,
+    CROP,
+    DETAILS,
+    FIT_BATCH,
+    FIT_BATCHES,
+    HELD_OUT,
+    NAME,
+    RECIPES,
+    SWAPPED_AT,
+    WIDTHS,
+    Recipe,
+)
+from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 
-NAME = "kt-vgg"
-VERSION = "kt-vgg-4"
-WIDTHS: dict[str, Widths] = {
-    "conv1_1": (64,), "conv1_2": (16, 64),
-    "conv2_1": (40, 128), "conv2_2": (64, 128),
-    "conv3_1": (96, 256), "conv3_2": (64, 256), "conv3_3": (64, 256), "conv3_4": (64, 256),
-    "conv4_1": (96, 512),
-}  # fmt: skip
-CODES = {"relu1_1": 24, "relu2_1": 64, "relu3_1": 144, "relu4_1": 192}
-DETAILS = {"relu3_1": 8, "relu4_1": 12}
-HELD_OUT = "0"  # images whose id begins with this digit, one in sixteen, are never trained on
-SWAPPED_AT = ("relu3_1", "relu4_1")  # nearer to the image a crop has too many cells to match in a step
-CROP = 128
-FIT_BATCHES = 32
-FIT_BATCH = 8
 SAVE_EVERY = 100
 
 Report = Callable[[str, int, dict[str, float]], None]
@@ -50,59 +48,17 @@ Member = Callable[[int, int, Synchronise | None], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How decoders are made and trained: the blocks for each cut, and the stages of training that all cuts share.
-
-    rates: learning rates of the first stage where the settings' own is too large. At 0.02 the long ladder of relu4_1
-    went astray after some 200 steps: activations of thousands, nine channels of ten dead.
-
-    The job's steps are those of the first stage; a later one goes on from its averaged weights.
-    """
-
-    blocks: Mapping[str, tuple[str, ...]]
-    activation: str
-    direct: tuple[str, ...]
-    stages: tuple[TrainSettings, ...]
-    rates: Mapping[str, float] = field(default_factory=dict)
-
-
-RECIPES = {
-    "default": Recipe(
-        {
-            "relu1_1": ("conv:24", "out"),
-            "relu2_1": ("conv:64", "res", "conv:32", "subpixel-out"),
-            "relu3_1": ("conv:64", "res", "res", "subpixel:32", "conv:32", "subpixel-out"),
-            "relu4_1": ("conv:192", "res", "subpixel:96", "res", "up", "conv:48", "up", "conv:24", "out"),
-        },
-        "relu",
-        ("relu1_1", "relu2_1"),
-        (
-            TrainSettings(),
-            TrainSettings(steps=100, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, swapped=0.1, lattice=1.0),
-        ),
-        {"relu4_1": 0.01},
-    ),
-    # Section 3.6: five residual blocks, resize + convolution, SELU, the last linear with a bias; eq. 8 alone.
-    "paper": Recipe(
-        {
-            "relu1_1": ("conv:64", *["res"] * 5, "out"),
-            "relu2_1": ("conv:64", *["res"] * 5, "up", "conv:64", "out"),
-            "relu3_1": ("conv:128", *["res"] * 5, "up", "conv:64", "up", "conv:32", "out"),
-            "relu4_1": ("conv:256", *["res"] * 5, "up", "conv:128", "up", "conv:64", "up", "conv:32", "out"),
-        },
-        "selu",
-        (),
-        (TrainSettings(),),
-    ),
-}
-
-
-@dataclass(frozen=True)
 class TrainJob:
-    """What to train on, how, and where the state goes: a folder that every worker sees.
+    """One training: its images, its networks, its length and its folder.
 
-    encoder: an encoder to train decoders for, as it is; None: fit a new kt-vgg to `teacher`.
-    steps: of each cut that is to have a decoder.
+    Attributes:
+        images: Paths, globs or URIs of the training images.
+        teacher: The encoder that a new kt-vgg is fitted to.
+        encoder: An encoder to train decoders for, unchanged. None: fit a new kt-vgg.
+        out: Folder for state, metrics and weights. Every worker must see it.
+        recipe: A name in RECIPES.
+        steps: Steps of the first stage, for each cut that gets a decoder.
+        batch: Crops per step and worker.
     """
 
     images: tuple[str, ...]
@@ -116,37 +72,46 @@ class TrainJob:
     seed: int
 
     def stages(self, encoder: LoadedEncoder, cut: str) -> list[Stage]:
-        """The stages of a decoder: the recipe's, with this job's steps and seed."""
-        found: list[Stage] = []
-        for settings in RECIPES[self.recipe].stages:
-            if settings.swapped and cut not in SWAPPED_AT:
+        """Return the stages of one decoder: those of the recipe, with this job's steps and seed."""
+        recipe = RECIPES[self.recipe]
+        stages: list[Stage] = []
+        for shared in recipe.stages:
+            if shared.swapped and cut not in SWAPPED_AT:
                 continue
-            before = sum(stage.settings.steps for stage in found)
-            # An end is the end of one length: a training that is made longer has another one, in a folder of its own.
-            name = f"stage{len(found)}" + (f"-after-{before}" if before else "")
+            steps_before = sum(stage.settings.steps for stage in stages)
+            # A later stage depends on the length of those before it, so a longer training gets a new folder.
+            name = f"stage{len(stages)}" + (f"-after-{steps_before}" if steps_before else "")
             subject = f"{self.recipe} {cut} {name} {encoder.sha256}"
-            whole = replace(settings, subject=subject, seed=self.seed)
-            if not found:
-                rate = RECIPES[self.recipe].rates.get(cut, settings.learning_rate)
-                whole = replace(whole, steps=self.steps[cut], learning_rate=rate)
-            found.append(Stage(self.out / cut / name, before, whole))
-        return found
+            settings = replace(shared, subject=subject, seed=self.seed)
+            if not stages:
+                rate = recipe.rates.get(cut, shared.learning_rate)
+                settings = replace(settings, steps=self.steps[cut], learning_rate=rate)
+            stages.append(Stage(self.out / cut / name, steps_before, settings))
+        return stages
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a decoder's training: where its state goes, the steps of the stages before it, its settings."""
+    """One stage of a decoder's training: the folder of its state, the steps of earlier stages, its settings."""
 
     folder: Path
-    before: int
+    steps_before: int
     settings: TrainSettings
 
 
 def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Member], None]) -> Path:
-    """Fit the encoder, train the decoders, or go on from the state in `job.out`.
+    """Fit the encoder and train the decoders, or resume from the state in `job.out`.
 
-    `run_members(member)` calls `member(worker, workers, synchronise)` once for every worker. Returns the folder with
-    `weights.json` and the weight files. Raises UsageError when no image is left to train on.
+    Args:
+        job: The training.
+        report: Called as `report("CUT/STAGE", step, losses)` after every step of the first worker.
+        run_members: `run_members(member)` calls `member(worker, workers, synchronise)` once on every worker.
+
+    Returns:
+        The folder with `weights.json` and the weight files.
+
+    Raises:
+        UsageError: If no image is left to train on, or the encoder ends before a cut.
     """
     torch.set_num_threads(job.threads)
     uris = training_uris(job.images)
@@ -159,89 +124,8 @@ def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Memb
     return export(encoder, decoders, job.out / "weights")
 
 
-def job_encoder(job: TrainJob, uris: Sequence[str]) -> LoadedEncoder:
-    """The encoder the decoders are for: given, of an earlier call in `job.out`, or fitted now.
-
-    A fitted one is as it is shipped: its weights are rounded to float16 before any decoder is trained for it.
-    """
-    if job.encoder is not None:
-        return load_encoder(job.encoder)
-    path = job.out / "encoder.safetensors"
-    if not path.exists():
-        teacher = load_encoder(job.teacher).network
-        if teacher.layers != VGG19_LAYERS:
-            raise UsageError(f"kt-vgg is fitted up to {VGG19_LAYERS[-1]}; the teacher ends at {teacher.layers[-1]}.")
-        torch.manual_seed(job.seed)
-        encoder = Encoder(VGG19_LAYERS, WIDTHS, Preprocess(), codes=CODES, details=DETAILS)
-        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        batches = list(islice(crops(uris, FIT_BATCH, CROP, job.seed), FIT_BATCHES))
-        fit(encoder, teacher, batches, torch.Generator().manual_seed(job.seed))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(encoder_bytes(encoder, NAME))
-        temporary.replace(path)
-    return load_encoder(EncoderSource(NAME, str(path)))
-
-
-def train_decoders(
-    job: TrainJob, uris: Sequence[str], report: Report, worker: int, workers: int, synchronise: Synchronise | None
-) -> None:
-    """What one worker of `workers` does: every decoder in turn, on crops of its own. The first keeps the state."""
-    torch.set_num_threads(job.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder = job_encoder(job, uris)
-    for cut in job.steps:
-        student = new_student(job, encoder, cut, uris).to(device)
-        for stage in job.stages(encoder, cut):
-            folder, settings = stage.folder, stage.settings
-            state = TrainState.load(folder, student.kept(), settings) if (folder / "state.json").exists() else None
-            seed = (job.seed + 1 + stage.before + (state.step if state else 0)) * workers + worker
-            batches = (batch.to(device) for batch in crops(uris, job.batch, CROP, seed))
-            log_summary = partial(report, f"{cut}/{folder.name}") if worker == 0 else _silent
-            keep = partial(_keep, student, settings, folder) if worker == 0 else _forget
-            reached = train(student, batches, settings, log_summary, keep, state, synchronise, bfloat16_is_fast(device))
-            student.load_state_dict(reached.average, strict=False)
-
-
-def _keep(student: Student, settings: TrainSettings, folder: Path, step: int, reached: TrainState) -> None:
-    if step % SAVE_EVERY == 0 or step == settings.steps:
-        reached.save(folder, student.kept(), settings)
-
-
-def _forget(step: int, reached: TrainState) -> None:
-    """For a worker that is not the first."""
-
-
-def _silent(step: int, losses: dict[str, float]) -> None:
-    """What a worker reports that is not the first."""
-
-
-def new_student(job: TrainJob, encoder: LoadedEncoder, cut: str, uris: Sequence[str]) -> Student:
-    """Encoder and random decoder; the codes' mean and deviation are those of the crops the encoder was fitted to."""
-    torch.manual_seed(job.seed)
-    recipe = RECIPES[job.recipe]
-    decoder = new_decoder(encoder.network.code_channels(cut), recipe, cut)
-    student = Student(encoder.network, decoder, cut)
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = list(islice(crops(uris, FIT_BATCH, CROP, job.seed), FIT_BATCHES))
-    student.standardise(torch.cat(images[:8]))
-    student.fit_direct(images)
-    return student
-
-
-def finished_decoder(job: TrainJob, encoder: LoadedEncoder, cut: str) -> Decoder:
-    """The decoder whose training in `job.out / cut` has ended, its weights averaged over the last steps."""
-    recipe = RECIPES[job.recipe]
-    decoder = new_decoder(encoder.network.code_channels(cut), recipe, cut)
-    student = Student(encoder.network, decoder, cut)
-    last = job.stages(encoder, cut)[-1]
-    state = TrainState.load(last.folder, student.kept(), last.settings)
-    student.load_state_dict(state.average, strict=False)
-    return student.shipped_decoder()
-
-
 def training_uris(images: Sequence[str]) -> list[str]:
-    """The images that may be trained on: all but those whose id begins with HELD_OUT. Raises UsageError for none."""
+    """Return the URIs of all images outside the held-out set. Raises UsageError if there are none."""
     items = plan_items(list_inputs(images), no_progress)
     uris = sorted({item.image_id: item.uri for item in items if not item.image_id.startswith(HELD_OUT)}.values())
     if not uris:
@@ -249,8 +133,102 @@ def training_uris(images: Sequence[str]) -> list[str]:
     return uris
 
 
+def job_encoder(job: TrainJob, uris: Sequence[str]) -> LoadedEncoder:
+    """Return the encoder to train decoders for: the given one, the one in `job.out`, or one fitted now.
+
+    A fitted encoder is read back from its file, so that decoders are trained for the float16 weights that are shipped.
+    """
+    if job.encoder is not None:
+        return load_encoder(job.encoder)
+    path = job.out / "encoder.safetensors"
+    if not path.exists():
+        encoder = _fitted_encoder(job, uris)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(encoder_bytes(encoder, NAME))
+        temporary.replace(path)
+    return load_encoder(EncoderSource(NAME, str(path)))
+
+
+def _fitted_encoder(job: TrainJob, uris: Sequence[str]) -> Encoder:
+    teacher = load_encoder(job.teacher).network
+    if teacher.layers != VGG19_LAYERS:
+        raise UsageError(f"kt-vgg is fitted up to {VGG19_LAYERS[-1]}; the teacher ends at {teacher.layers[-1]}.")
+    torch.manual_seed(job.seed)
+    encoder = Encoder(VGG19_LAYERS, WIDTHS, Preprocess(), codes=CODES, details=DETAILS)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fit(encoder, teacher, _fit_batches(job, uris), torch.Generator().manual_seed(job.seed))
+    return encoder
+
+
+def _fit_batches(job: TrainJob, uris: Sequence[str]) -> list[Tensor]:
+    """Return the crops that encoder, code statistics and direct convolutions are fitted to; the same on all workers."""
+    return list(islice(crops(uris, FIT_BATCH, CROP, job.seed), FIT_BATCHES))
+
+
+def train_decoders(
+    job: TrainJob, uris: Sequence[str], report: Report, worker: int, workers: int, synchronise: Synchronise | None
+) -> None:
+    """Train every decoder in turn on crops of this worker's own. Worker 0 reports and saves the state."""
+    torch.set_num_threads(job.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoder = job_encoder(job, uris)
+    for cut in job.steps:
+        student = new_student(job, encoder, cut, uris).to(device)
+        for stage in job.stages(encoder, cut):
+            folder, settings = stage.folder, stage.settings
+            state = None
+            if (folder / "state.json").exists():
+                state = TrainState.load(folder, student.state_tensors(), settings)
+            seed = (job.seed + 1 + stage.steps_before + (state.step if state else 0)) * workers + worker
+            batches = (batch.to(device) for batch in crops(uris, job.batch, CROP, seed))
+            report_losses = partial(report, f"{cut}/{folder.name}") if worker == 0 else _no_report
+            save = partial(_save_state, student, settings, folder) if worker == 0 else _no_save
+            bfloat16 = bfloat16_is_fast(device)
+            reached = train(student, batches, settings, report_losses, save, state, synchronise, bfloat16)
+            student.load_state_dict(reached.average, strict=False)
+
+
+def _save_state(student: Student, settings: TrainSettings, folder: Path, step: int, state: TrainState) -> None:
+    if step % SAVE_EVERY == 0 or step == settings.steps:
+        state.save(folder, student.state_tensors(), settings)
+
+
+def _no_save(step: int, state: TrainState) -> None:
+    """Save nothing: the checkpoint callback of all workers but the first."""
+
+
+def _no_report(step: int, losses: dict[str, float]) -> None:
+    """Report nothing: the report callback of all workers but the first."""
+
+
+def new_student(job: TrainJob, encoder: LoadedEncoder, cut: str, uris: Sequence[str]) -> Student:
+    """Return the encoder with a random decoder; code statistics and direct convolution are fitted to crops."""
+    torch.manual_seed(job.seed)
+    student = _random_student(job, encoder, cut)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = _fit_batches(job, uris)
+    student.standardise(torch.cat(images[:8]))
+    student.fit_direct(images)
+    return student
+
+
+def finished_decoder(job: TrainJob, encoder: LoadedEncoder, cut: str) -> Decoder:
+    """Return the decoder of a finished training, with the averaged weights of its last stage."""
+    student = _random_student(job, encoder, cut)
+    last = job.stages(encoder, cut)[-1]
+    state = TrainState.load(last.folder, student.state_tensors(), last.settings)
+    student.load_state_dict(state.average, strict=False)
+    return student.shipped_decoder()
+
+
+def _random_student(job: TrainJob, encoder: LoadedEncoder, cut: str) -> Student:
+    decoder = new_decoder(encoder.network.code_channels(cut), RECIPES[job.recipe], cut)
+    return Student(encoder.network, decoder, cut)
+
+
 def new_decoder(channels: int, recipe: Recipe, cut: str) -> Decoder:
-    """A decoder from random initialisation (Kaiming normal)."""
+    """Return a decoder with random weights (Kaiming normal)."""
     decoder = Decoder(channels, recipe.blocks[cut], recipe.activation, direct=cut in recipe.direct)
     for module in decoder.modules():
         if isinstance(module, nn.Conv2d):
@@ -258,17 +236,3 @@ def new_decoder(channels: int, recipe: Recipe, cut: str) -> Decoder:
             nn.init.zeros_(cast("Tensor", module.bias))
     decoder.calm_residuals()
     return decoder
-
-
-def export(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -> Path:
-    """Write encoder and decoders as weight files with their manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"encoder": encoder_bytes(encoder.network, NAME)}
-    parts |= {cut: decoder_bytes(decoder, encoder.sha256, cut) for cut, decoder in sorted(decoders.items())}
-    manifest = {}
-    for part, data in parts.items():
-        name = f"{VERSION}.{part}.safetensors"
-        (folder / name).write_bytes(data)
-        manifest[part] = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "weights.json").write_text(json.dumps({NAME: manifest}, indent=1) + "\n")
-    return folder

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,33 +17,12 @@ from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.training.fitting import fit_to
 from kt_batch.training.losses import lattice, swapped, unexplained
+from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 
 LEAST_DEVIATION = 1e-3  # of the largest channel's
 
 Synchronise = Callable[[list[Tensor]], None]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What changes the trained weights: the schedule, and the weight of each loss term (0: not computed).
-
-    subject: what is trained, in the caller's words; a state of another subject is refused.
-    fitted_rate: the learning rate of a direct convolution, which starts from a fit, as a share of the rest's.
-    reconstruction: L1 between image and decoding (eq. 8). swapped: 1 - R2 between swapped latents and the features of
-    what they decode to. lattice: the grid of the cells in the error, and, beside `swapped`, in what those decode to.
-    """
-
-    subject: str = ""
-    steps: int = 1000
-    learning_rate: float = 0.02
-    fitted_rate: float = 0.02
-    warmup_steps: int = 20
-    ema_decay: float = 0.995
-    reconstruction: float = 1.0
-    swapped: float = 0.0
-    lattice: float = 0.0
-    seed: int = 0
 
 
 class Student(nn.Module):
@@ -108,7 +86,7 @@ class Student(nn.Module):
             first.weight.copy_(weight)
         return decoder
 
-    def kept(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """What a state must hold to go on with this student: what is trained, and what codes are standardised by."""
         return {**self.trained(), "mean": self.mean, "deviation": self.deviation}
 

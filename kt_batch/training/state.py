@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +14,7 @@ from torch import Tensor, nn
 
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.training.muon import Muon
-
-if TYPE_CHECKING:
-    from kt_batch.training.loop import TrainSettings
+from kt_batch.training.settings import TrainSettings
 
 FILE_BYTES = 12 << 20  # a state can be carried in files of at most 16 MiB
 FITTED = "decoder.direct."  # what starts from a fit

@@ -12,7 +12,7 @@ from kt_batch.cli import app as cli
 from kt_batch.cli.exit_codes import allowed_rejects, job_code
 from kt_batch.cli.training import STEPS, parse_steps
 from kt_batch.errors import UsageError
-from kt_batch.training.autoencoder import RECIPES
+from kt_batch.training.recipes import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.support.tiny import draw_all, hashes
 

@@ -62,7 +62,7 @@ def test_the_workers_that_an_image_costs_are_told_until_it_is_condemned(small: S
         extracted([small.paintings], tmp_path / "library", runner)
     runner.close()
     events = lines(tmp_path / "log")
-    quarantined = only(events, event="image_condemned", image=image_id(poison.read_bytes()))
+    quarantined = only(events, event="image_quarantined", image=image_id(poison.read_bytes()))
     told = names_of(events, unit=quarantined["unit"])
     lost, again = told.count("worker_lost"), told.count("unit_retried")
     assert told.count("unit_started") == lost + 1 == again + 1 >= 4

@@ -1,6 +1,6 @@
-"""README's chapter on clusters, followed word by word: its commands on a real Ray of this machine and a store for S3.
+"""Follow the chapter of cluster/README.md on nodes started by hand: its commands on a real Ray and an S3 store.
 
-HEAD and BUCKET are replaced as README says, and the ports too, as another Ray may run on this machine.
+HEAD and BUCKET are replaced as the chapter says, and the ports too, as another Ray may run on this machine.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tests.support.tiny import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHAPTER = README.split("\n## On a cluster\n")[1].split("\n## ")[0]
+README = (ROOT / "cluster/README.md").read_text(encoding="utf-8")
+CHAPTER = README.split("\n## Nodes started by hand\n")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", CHAPTER, re.DOTALL | re.MULTILINE)
 SHIPPED = "0.1.0+shipped"  # the version of the code in the working directory, which is not the installed one
 

@@ -24,7 +24,8 @@ from kt_batch.kernels.patches import unfold
 from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.store.images.files import decode, pad_to
-from kt_batch.store.run import Run, provenance_of
+from kt_batch.store.opening import open_run
+from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from tests.e2e.conftest import ROOT, Small, kt, run
 from tests.support.ray_local import ray_environment
@@ -67,7 +68,7 @@ def recomputed(library: Path, place: Path) -> list[float]:
     found, network = patches(library), load_encoder(EncoderSource()).network
     vectors = from_fixed_binary(found["vector"], "<f2", (-1,))
     where = {value: number for number, value in enumerate(found["patch_id"].to_pylist())}
-    opened, differences = Run.open(str(place)), []
+    opened, differences = open_run(str(place)), []
     random = np.random.default_rng(0)
     for output in opened.outputs.values():
         pixels = pad_to(decode(Path(output.uri).read_bytes(), SIZE).pixels, 4)

@@ -17,8 +17,8 @@ from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import translate
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
-from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.opening import open_library
 from kt_batch.store.units import Ledger
 from tests.e2e.conftest import COMMAND, Small, kt
 from tests.e2e.test_poison import PoisonRunner
@@ -121,7 +121,7 @@ def test_a_retry_on_a_bucket_ends_as_an_undisturbed_run(
     assert kt(*words, "--json").json["rejected"] == 3  # nothing is tried again unasked
     assert kt(*words, "--json", "--retry-rejected").json["rejected"] == 0
     assert digest(library) == digest(small.library)
-    assert [unit.retry for unit in Library.open(library).ledger.units()] == [0, 0, 1, 1]
+    assert [unit.retry for unit in open_library(library).committed.ledger.units()] == [0, 0, 1, 1]
 
 
 @pytest.mark.slow

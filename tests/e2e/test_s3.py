@@ -10,7 +10,7 @@ import pytest
 from kt_batch.errors import StorageError
 from kt_batch.store.images.files import image_id
 from kt_batch.store.indexes import find_index
-from kt_batch.store.library import Library
+from kt_batch.store.opening import open_library
 from tests.e2e.conftest import Small
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
 from tests.support.tiny import extracted, hashes, indexed, patches, rows, translate_request, translated
@@ -46,7 +46,7 @@ def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, p
     assert {uri for row in images for uri in row["uris"]} == {f"{paintings}/{n}.png" for n in (1, 2, 3)}
 
     digest = indexed(library).index
-    assert find_index(Library.open(library), None).digest == digest
+    assert find_index(open_library(library), None).digest == digest
     content = sorted(v for k, v in hashes(library, "index").items() if not k.endswith("index.json"))
     local = sorted(v for k, v in hashes(small.library, "index").items() if not k.endswith("index.json"))
     assert content == local

@@ -13,7 +13,7 @@ from kt_batch.evaluation.models import Pair, bench_models, fidelity, likeness, l
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import Step
 from kt_batch.store.images.files import image_id
-from kt_batch.training.autoencoder import HELD_OUT
+from kt_batch.training.recipes import HELD_OUT
 from tests.support.tiny import draw_all
 
 OURS = Pair("kt-vgg", "relu3_1", EncoderSource(), None)

@@ -19,7 +19,7 @@ from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.progress import Step, no_progress
-from kt_batch.store.locations import LocalLocation, Location, open_location
+from kt_batch.store.locations import LocalLocation, Location, exists, open_location
 from kt_batch.store.names import Names
 from tests.support.collection import Collection
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
@@ -303,7 +303,7 @@ def test_both_kinds_of_unfinished_work_are_named_with_their_numbers(library: Pat
 
 def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:
     put(tmp_path, TEMPORARY)
-    with pytest.raises(MissingError, match="is not a knowledge library"):
+    with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         removed_from(tmp_path, force=True)
     assert (tmp_path / TEMPORARY).exists()
 
@@ -365,7 +365,7 @@ def test_in_a_bucket_it_is_the_same(
     digest = verify(there.uri, no_progress).digest
     found = found_in(there)
     assert (names(found), found.bytes, found.foreign) == ({lost}, 14, 1)
-    assert there.exists(lost)
+    assert exists(there, lost)
     assert removed_from(there).orphans == found.orphans
     assert there.list() == [name for name in here.list() if name != lost]
     after = verify(there.uri, no_progress)

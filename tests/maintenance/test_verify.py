@@ -155,5 +155,5 @@ def test_what_an_attempt_wrote_before_it_was_stopped_is_an_orphan_until_its_unit
 
 
 def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="is not a knowledge library"):
+    with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         check(tmp_path)

@@ -13,16 +13,17 @@ import pytest
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
-from kt_batch.pipelines.index import worker as build_units
-from kt_batch.pipelines.index.plan import SHARD_PATCHES, build_index, top_clusters
+from kt_batch.pipelines.index import plan as build_plan
+from kt_batch.pipelines.index.finish import build_index
+from kt_batch.pipelines.index.plan import SHARD_PATCHES, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import sources as translate
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
-from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_library
 from kt_batch.store.tables import read_table
 from tests.support.collection import PATCHES, Collection, Factory, Recorder
 from tests.support.tiny import TREE, draw, extracted, hashes, indexed, parts
@@ -157,7 +158,7 @@ def test_a_build_that_broke_goes_on_and_ends_the_same(collection: Collection, li
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(after))
     with pytest.raises(MissingError, match="has no index"):
-        find_index(Library.open(str(library)), None)
+        find_index(open_library(str(library)), None)
     recorder = Recorder()
     assert indexed(library, recorder).index == collection.index
     # Two parts are sampled and routed, then each cluster is packed; what was done is not done again.
@@ -172,7 +173,7 @@ def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
     here = fix_numerics(1)
-    monkeypatch.setattr(build_units, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
+    monkeypatch.setattr(build_plan, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
     with pytest.raises(MismatchError, match=f"isa {here['isa']} -> SSE"):
         indexed(library)
     assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built
@@ -183,10 +184,10 @@ def test_another_configuration_is_another_index_beside_the_first(library: Path) 
     second = indexed(library, config=IndexConfig(fan_out=4, max_leaf=64, merge=1.0))
     assert second.kept >= first.kept
     with pytest.raises(MismatchError, match=f"has 2 indexes of its present state.*{min(first.index, second.index)}"):
-        find_index(Library.open(str(library)), None)
-    assert find_index(Library.open(str(library)), second.index[:6]).digest == second.index
+        find_index(open_library(str(library)), None)
+    assert find_index(open_library(str(library)), second.index[:6]).digest == second.index
     with pytest.raises(MissingError, match="has 0 indexes 'ffff'"):
-        find_index(Library.open(str(library)), "ffff")
+        find_index(open_library(str(library)), "ffff")
 
 
 @pytest.mark.parametrize(("payload", "bits"), [("4bit", 4), ("5bit", 5), ("float16", None)])
@@ -204,19 +205,19 @@ def test_a_library_that_grew_must_be_indexed_again(library: Path, tmp_path: Path
     first = indexed(library)
     extracted([draw(tmp_path / "new.png", 9)], library)
     with pytest.raises(MismatchError, match="has changed since it was indexed; run: kt-batch index"):
-        find_index(Library.open(str(library)), None)
+        find_index(open_library(str(library)), None)
     second = indexed(library)
     assert second.index != first.index
-    assert find_index(Library.open(str(library)), None).digest == second.index
+    assert find_index(open_library(str(library)), None).digest == second.index
     assert second.patches == first.patches + PATCHES
 
 
 def test_an_index_of_an_earlier_snapshot_is_there_for_who_names_it(library: Path, tmp_path: Path) -> None:
     first = indexed(library)
     extracted([draw(tmp_path / "new.png", 9)], library)
-    assert find_index(Library.open(str(library)), first.index).digest == first.index
+    assert find_index(open_library(str(library)), first.index).digest == first.index
     indexed(library)
-    assert find_index(Library.open(str(library)), first.index[:8]).digest == first.index
+    assert find_index(open_library(str(library)), first.index[:8]).digest == first.index
 
 
 def test_an_index_of_another_format_is_named_and_a_new_one_takes_its_place(library: Path) -> None:
@@ -230,10 +231,10 @@ def test_an_index_of_another_format_is_named_and_a_new_one_takes_its_place(libra
             MismatchError,
             match=rf"^The index {earlier} of .* is of format kt-batch-index/1, this version reads {INDEX_FORMAT}; ",
         ):
-            find_index(Library.open(str(library)), wanted)
+            find_index(open_library(str(library)), wanted)
     new = indexed(library)
     assert new.built
-    assert find_index(Library.open(str(library)), None).digest == new.index
+    assert find_index(open_library(str(library)), None).digest == new.index
 
 
 def test_no_library_an_unfinished_one_and_an_empty_one_are_refused(collection: Collection, tmp_path: Path) -> None:

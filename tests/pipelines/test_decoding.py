@@ -21,13 +21,13 @@ from tests.support.tiny import draw, extracted, hashes, patches, rows, translate
 
 CHILD = """
 import os
-from kt_batch.store.images import reader_child as decoder_child
+from kt_batch.store.images import reader_child
 from kt_batch.store.images import files as images
 def decode(data, size):
     if data == b"fatal":
         os.abort()
     return images.decode(data, size)
-decoder_child.main(decode)
+reader_child.main(decode)
 """
 FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD))
 

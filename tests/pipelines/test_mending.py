@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from kt_batch.config import EncoderConfig, ExtractConfig
-from kt_batch.errors import DamagedError, MismatchError, StorageError
+from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.kernels.haar import haar
 from kt_batch.pipelines.extract.worker import LARGEST_HALF
-from kt_batch.store.indexes import scratch_file
-from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.run import Run, provenance_of
+from kt_batch.store.opening import open_library, open_run
+from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.scratch import scratch_file
 from tests.support.tiny import column, draw, extracted, hashes, indexed, patches, results, translate_request, translated
 
 
@@ -78,13 +78,14 @@ def test_a_name_planned_for_one_file_is_not_given_to_another_while_it_waits(
     assert translated([tmp_path / "a"], job).images == 1
 
 
+@pytest.mark.parametrize("folder", ["photos", "my photos", "Fotos München", "100%25", "a#b?c"])
 def test_a_run_inside_its_own_input_folder_does_not_translate_its_outputs(
-    library: tuple[Path, str], tmp_path: Path
+    library: tuple[Path, str], tmp_path: Path, folder: str
 ) -> None:
-    draw(tmp_path / "photos/photo.png", 3)
-    job = translate_request(library[0], tmp_path / "photos/run", library[1], cache=str(tmp_path / "cache"))
-    assert translated([tmp_path / "photos"], job).images == 1
-    again = translated([tmp_path / "photos"], job)
+    draw(tmp_path / folder / "photo.png", 3)
+    job = translate_request(library[0], tmp_path / folder / "run", library[1], cache=str(tmp_path / "cache"))
+    assert translated([tmp_path / folder], job).images == 1
+    again = translated([tmp_path / folder], job)
     assert (again.images, again.new_images, again.new_rejected) == (1, 0, 0)
 
 
@@ -108,14 +109,14 @@ def test_a_run_is_not_taken_for_a_library_nor_a_library_for_a_run(library: tuple
     draw(tmp_path / "photos/photo.png", 3)
     translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
     with pytest.raises(MismatchError, match="is it a run"):
-        Library.open(str(tmp_path / "run"))
-    with pytest.raises(MismatchError, match="is it a library"):
-        Run.open(str(library[0]))
+        open_library(str(tmp_path / "run"))
+    with pytest.raises(UsageError, match="is a knowledge library"):
+        open_run(str(library[0]))
 
 
 def test_a_copied_library_is_the_same_library(library: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(library[0], tmp_path / "copy")
-    assert Library.open(str(tmp_path / "copy")).snapshot == Library.open(str(library[0])).snapshot
+    assert open_library(str(tmp_path / "copy")).committed.snapshot == open_library(str(library[0])).committed.snapshot
 
 
 def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it_alone() -> None:
@@ -127,7 +128,7 @@ def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it
 def test_a_provenance_part_that_was_cut_off_is_damaged(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
     translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
-    run = Run.open(str(tmp_path / "run"))
+    run = open_run(str(tmp_path / "run"))
     (output,) = run.outputs.values()
     part = tmp_path / "run" / output.part.name
     part.write_bytes(part.read_bytes()[:-40])
@@ -168,7 +169,7 @@ def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_i
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with (
-        pytest.raises(StorageError, match="cannot be written"),
+        pytest.raises(StorageError, match="cannot write"),
         scratch_file(LocalLocation(tmp_path), ".shard") as path,
     ):
         (path / "below a file").write_bytes(b"")

@@ -28,8 +28,8 @@ from kt_batch.report.sources import source_images
 from kt_batch.report.views import connect, sql
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import image_id
-from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.opening import open_library
 from kt_batch.store.units import Ledger
 from tests.support.collection import PATCHES, Collection, Meddler
 from tests.support.tiny import draw, draw_all, extracted, hashes, indexed, patches, rows, translate_request
@@ -151,7 +151,7 @@ def test_what_fails_again_is_one_reject_with_the_newest_reason(paintings: Path, 
         again = extracted([paintings], library, Absent(paintings / "1.png"), options=AGAIN)
         assert (again.rejected, again.new_rejected, again.new_images) == (1, 1, 0)
         assert reasons(library) == {Reason.UNREADABLE: 1}
-        assert Library.open(str(library)).rejects.count == 1
+        assert open_library(str(library)).committed.rejects.count == 1
     extracted([paintings], tmp_path / "once", Absent(paintings / "1.png"))
     assert digest(library) == digest(tmp_path / "once")
     (paintings / "1.png").unlink()
@@ -220,7 +220,7 @@ def test_the_sources_of_a_cured_library_lead_to_its_images(paintings: Path, tmp_
     extracted([paintings], library, Cautious(paintings / "1.png"))
     extracted([paintings], library, options=AGAIN)
     identity = image_id((paintings / "1.png").read_bytes())
-    found = source_images(Library.open(str(library)), [identity], previews=True)
+    found = source_images(open_library(str(library)), [identity], previews=True)
     assert found[identity].uris == (str(paintings / "1.png"),)
     assert found[identity].preview
 
@@ -318,7 +318,7 @@ def _numbers(found: Estimate) -> dict[str, int]:
 def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
-    config, before = Library.open(str(library)).config, hashes(library)
+    config, before = open_library(str(library)).config, hashes(library)
 
     def dry(options: RunOptions) -> Estimate:
         request = ExtractRequest([str(paintings)], str(library), config, EncoderSource(), options)

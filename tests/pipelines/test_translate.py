@@ -25,10 +25,10 @@ from kt_batch.pipelines.translate import worker as translate_pipeline
 from kt_batch.pipelines.translate.plan import TranslateRequest, check_outputs, find_name_conflicts
 from kt_batch.report.sources import library_of, source_images
 from kt_batch.store.images.files import decode, pad_to
-from kt_batch.store.library import Library
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import open_location
-from kt_batch.store.run import Run, provenance_of
+from kt_batch.store.opening import open_library, open_run
+from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger, Unit
 from tests.support.collection import PATCHES, Collection, Meddler, Recorder
@@ -88,7 +88,7 @@ def test_the_ncc_of_a_row_is_that_of_the_stored_vector(collection: Collection, u
     library, network = patches(collection.library), load_encoder(EncoderSource()).network
     vectors = from_fixed_binary(library["vector"], "<f2", (-1,)).astype(np.float64)
     where = {value: number for number, value in enumerate(library["patch_id"].to_pylist())}
-    run, seen = Run.open(str(undisturbed)), 0
+    run, seen = open_run(str(undisturbed)), 0
     for output in run.outputs.values():
         pixels = pad_to(decode(Path(output.uri).read_bytes(), SIZE).pixels, 4)
         features = encode(network, to_tensor(pixels), "relu3_1")
@@ -105,7 +105,7 @@ def test_the_ncc_of_a_row_is_that_of_the_stored_vector(collection: Collection, u
 def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Collection, tmp_path: Path) -> None:
     job = translate_request(collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3))
     summary = translated([collection.photos / "11.png"], job)
-    table = provenance_of(Run.open(job.run), Run.open(job.run).outputs["images/11.png.png"])
+    table = provenance_of(open_run(job.run), open_run(job.run).outputs["images/11.png.png"])
     weights = table["weight"].to_numpy().reshape(-1, 3)
     ncc = table["ncc"].to_numpy().astype(np.float64).reshape(-1, 3)
     assert table["rank"].to_pylist() == [0, 1, 2] * PATCHES
@@ -174,7 +174,7 @@ def test_outputs_are_of_the_format_asked_for(collection: Collection, tmp_path: P
 def test_the_summary_maps_each_output_to_its_input_and_its_rows(collection: Collection, undisturbed: Path) -> None:
     summary = json.loads((undisturbed / "run.json").read_text())
     assert sorted(summary["outputs"]) == [f"images/{n}.png.png" for n in (11, 12, 13)]
-    run = Run.open(str(undisturbed))
+    run = open_run(str(undisturbed))
     for name, entry in summary["outputs"].items():
         output = run.outputs[name]
         assert (entry["provenance"], entry["row_group"]) == (output.part.name, output.row_group)
@@ -468,7 +468,7 @@ def test_a_library_made_with_another_encoder_is_refused(collection: Collection, 
     with pytest.raises(
         MismatchError, match=r"was made with encoder 'kt-vgg' [0-9a-f]{16}, these weights are [0-9a-f]{16}"
     ):
-        library_encoder(Library.open(str(collection.library)), str(other))
+        library_encoder(open_library(str(collection.library)), str(other))
 
 
 def _another_encoder() -> bytes:
@@ -497,7 +497,7 @@ def test_an_index_of_an_earlier_snapshot_translates_as_it_did_and_is_explained(
     assert hashes(job.run, "images") == hashes(undisturbed, "images")
     plain = [{name: row[name] for name in row if name != "library"} for row in rows(job.run, "provenance")]
     assert plain == [{name: row[name] for name in row if name != "library"} for row in rows(undisturbed, "provenance")]
-    run = Run.open(job.run)
+    run = open_run(job.run)
     for output in run.outputs.values():
         sources = {i.hex() for i in provenance_of(run, output)["source_image_id"].to_pylist()}
         assert source_images(library_of(run), sources).keys() == sources

@@ -17,7 +17,7 @@ from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.plan import build_index
+from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.plan import TranslateRequest

@@ -15,7 +15,8 @@ import pytest
 
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.models.layers import boxes
-from kt_batch.report.explain import Explanation, explain
+from kt_batch.report.contributions import Explanation
+from kt_batch.report.explain import explain
 from kt_batch.report.sources import Box, SourceImage, layer_geometry
 from tests.report.conftest import HOSTILE, LONG, Made, draw, make_library
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from kt_batch.errors import MissingError
-from kt_batch.report.inspect import Matches, inspect
+from kt_batch.report.inspect import inspect
+from kt_batch.report.usage import Matches
 from kt_batch.store.schemas import PROVENANCE
 from tests.report.conftest import Made, draw, make_library
 

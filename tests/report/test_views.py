@@ -14,9 +14,9 @@ import pytest
 
 from kt_batch.errors import MissingError, StorageError
 from kt_batch.report.explain import explain
-from kt_batch.report.sources import open_run
 from kt_batch.report.views import connect, sql
 from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_run
 from tests.report.conftest import HOSTILE, LONG, Made
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kt_batch.errors import DamagedError, StorageError
-from kt_batch.store.locations import LocalLocation
+from kt_batch.store.locations import LocalLocation, exists
 
 PUT_WHEN_TOLD = """
 import sys
@@ -57,7 +57,7 @@ def test_a_writer_killed_before_the_link_leaves_nothing_to_see(tmp_path: Path) -
     location = LocalLocation(tmp_path)
     assert len(list((tmp_path / "receipts").iterdir())) == 1  # it had written its temporary file
     assert location.list() == []
-    assert not location.exists("receipts/x.json")
+    assert not exists(location, "receipts/x.json")
     assert location.put_if_absent("receipts/x.json", b"whole")
     assert location.read_bytes("receipts/x.json") == b"whole"
 

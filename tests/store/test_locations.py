@@ -19,7 +19,8 @@ from botocore import exceptions as botocore_errors
 
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.store import s3
-from kt_batch.store.locations import Location, open_location, safe_name
+from kt_batch.store.inputs import list_inputs
+from kt_batch.store.locations import LocalLocation, Location, exists, location_contains, open_location, safe_name
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
 
 LOCAL, MOTO, CEPH = "local", "moto", pytest.param("ceph", marks=pytest.mark.s3)
@@ -89,7 +90,7 @@ def test_a_component_of_255_bytes_is_the_longest() -> None:
 
 
 @everywhere
-@pytest.mark.parametrize("method", ["read_bytes", "size", "exists", "open", "local_path", "delete", "list"])
+@pytest.mark.parametrize("method", ["read_bytes", "size", "open", "local_path", "delete", "list"])
 def test_every_method_refuses_an_unsafe_name(place: Location, method: str) -> None:
     with pytest.raises(UsageError):
         getattr(place, method)("../outside")
@@ -145,7 +146,7 @@ def test_what_is_put_is_read_back(place: Location) -> None:
     assert place.put_if_absent("receipts/a b.json", b"hello world")
     assert place.read_bytes("receipts/a b.json") == b"hello world"
     assert place.size("receipts/a b.json") == 11
-    assert place.exists("receipts/a b.json")
+    assert exists(place, "receipts/a b.json")
 
 
 @everywhere
@@ -158,7 +159,7 @@ def test_a_second_put_of_the_same_name_is_refused(place: Location) -> None:
 @everywhere
 def test_an_empty_object_is_an_object(place: Location) -> None:
     assert place.put_if_absent("empty", b"")
-    assert place.exists("empty")
+    assert exists(place, "empty")
     assert place.read_bytes("empty") == b""
     with place.open("empty") as file:
         assert file.read() == b""
@@ -179,7 +180,7 @@ def test_a_range_is_read_and_ends_where_the_content_ends(place: Location) -> Non
 def test_what_is_not_there_is_missing(place: Location) -> None:
     place.put_if_absent("folder/x", b"1")
     for name in ("y", "folder", "folder/x/z"):
-        assert not place.exists(name)
+        assert not exists(place, name)
         for read in (place.read_bytes, place.size, place.open):
             with pytest.raises(MissingError, match="nothing lies at"):
                 read(name)
@@ -210,7 +211,7 @@ def test_deleting_frees_the_name_and_is_done_when_nothing_is_there(place: Locati
     place.delete("folder/x")
     place.put_if_absent("folder/x", b"1")
     place.delete("folder/x")
-    assert not place.exists("folder/x")
+    assert not exists(place, "folder/x")
     assert place.put_if_absent("folder/x", b"2")
 
 
@@ -344,7 +345,7 @@ def test_a_missing_bucket_is_named(place: Location) -> None:
     missing = open_location("s3://kt-no-such-bucket/lib")
     for use in (
         lambda: missing.read_bytes("x"),
-        lambda: missing.exists("x"),
+        lambda: exists(missing, "x"),
         missing.list,
         lambda: missing.put_if_absent("x", b"1"),
         lambda: missing.delete("x"),
@@ -495,3 +496,54 @@ def test_only_named_failures_are_transient_and_only_they_and_a_closed_door_are_t
     error: BaseException, transient: bool, unreachable: bool
 ) -> None:
     assert (s3.is_transient(error), s3.is_unreachable(error)) == (transient, unreachable)
+
+
+# ---- what lies inside ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["run", "my run", "Straße/été", "100%", "a%20b", "a#b?c", "it's [1]*"])
+def test_an_input_inside_a_directory_is_inside_whatever_the_directory_is_called(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / folder
+    for location in (open_location(str(root)), open_location(root.as_uri()), open_location(f"{root}/x/..")):
+        assert location_contains(location, f"{root}/images/a.jpg.png")
+        assert location_contains(location, (root / "images/a b.png").as_uri())
+        assert not location_contains(location, f"{root}2/a.jpg")
+        assert not location_contains(location, f"{tmp_path}/a.jpg")
+        assert not location_contains(location, str(root))
+        assert not location_contains(location, f"{root}/../a.jpg")
+        assert not location_contains(location, "s3://bucket/a.jpg")
+        assert not location_contains(location, f"file://elsewhere{root}/a.jpg")
+
+
+def test_a_path_that_is_not_utf8_is_inside_where_it_lies(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    location = LocalLocation(root)
+    assert location_contains(location, (root / "a.jpg").as_uri())
+    assert location_contains(open_location(location.uri), (root / "a.jpg").as_uri())
+    assert not location_contains(location, (tmp_path / "run" / "a.jpg").as_uri())
+
+
+def test_every_listed_input_of_a_run_lies_inside_it(tmp_path: Path) -> None:
+    run = tmp_path / "photos" / "été, my run"
+    for path in (run / "images" / "a.jpg.png", tmp_path / "photos" / "a.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    inputs = list_inputs([str(tmp_path / "photos")])
+    assert [location_contains(open_location(str(run)), item.uri) for item in inputs] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("place", "uri", "inside"),
+    [
+        ("s3://bucket/my run", "s3://bucket/my run/images/a b.png", True),
+        ("s3://bucket/été", "s3://bucket/été/a.png", True),
+        ("s3://bucket/run/", "s3://bucket/run/a.png", True),
+        ("s3://bucket", "s3://bucket/a.png", True),
+        ("s3://bucket/run", "s3://bucket/run2/a.png", False),
+        ("s3://bucket/run", "s3://bucket/run", False),
+        ("s3://bucket/run", "s3://other/run/a.png", False),
+        ("s3://bucket/run", "/run/a.png", False),
+    ],
+)
+def test_an_input_inside_a_buckets_prefix_is_inside(place: str, uri: str, inside: bool) -> None:
+    assert location_contains(open_location(place), uri) is inside

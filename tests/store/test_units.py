@@ -17,8 +17,9 @@ import pytest
 
 from kt_batch.config import ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.store.layout import part_path
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, table_name, this_worker
+from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, this_worker
 from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units, owners
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
@@ -44,7 +45,7 @@ def a_receipt(unit: Unit, **changes: Any) -> Receipt:
 
 def a_table(unit: Unit, kind: str = "patches", content: bytes = b"") -> TableRef:
     sha256 = hashlib.sha256(unit.id.encode() + content).hexdigest()
-    return TableRef(kind=kind, name=table_name(kind, unit.id, sha256), rows=16129, bytes=33031168, sha256=sha256)
+    return TableRef(kind=kind, name=part_path(kind, unit.id, sha256), rows=16129, bytes=33031168, sha256=sha256)
 
 
 @pytest.fixture
@@ -431,7 +432,7 @@ def test_a_receipt_that_tells_the_report_nonsense_is_refused(told: dict[str, Any
 
 def test_seconds_of_more_or_fewer_items_than_the_unit_has_are_damage(ledger: Ledger) -> None:
     ledger.commit(a_receipt(planned(ledger, 1)[0], item_seconds=(1.0, 2.0)))
-    with pytest.raises(DamagedError, match="has the seconds of 2 items, but its unit has 1 items"):
+    with pytest.raises(DamagedError, match="has 2 seconds of items, but its unit has 1 items"):
         ledger.receipts()
 
 

@@ -17,7 +17,7 @@ from kt_batch.methods.knowledge import KnowledgeConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.plan import BuildSummary, build_index
+from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest

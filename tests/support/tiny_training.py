@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import VGG19_LAYERS
-from kt_batch.training.loop import Student, TrainSettings
+from kt_batch.training.loop import Student
+from kt_batch.training.settings import TrainSettings
 
 LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
 CUT = "relu2_1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,19 +20,11 @@ from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder,
 from kt_batch.store.images.files import image_id
 from kt_batch.training import autoencoder as train_module
 from kt_batch.training import metrics as train_metrics
-from kt_batch.training.autoencoder import (
-    HELD_OUT,
-    RECIPES,
-    Member,
-    Recipe,
-    Stage,
-    TrainJob,
-    train_autoencoder,
-    training_uris,
-)
+from kt_batch.training.autoencoder import Member, Stage, TrainJob, train_autoencoder, training_uris
 from kt_batch.training.crops import crops
-from kt_batch.training.loop import TrainSettings
 from kt_batch.training.metrics import Metrics
+from kt_batch.training.recipes import HELD_OUT, RECIPES, Recipe
+from kt_batch.training.settings import TrainSettings
 from tests.support.tiny_training import pictures
 
 LAYERS = VGG19_LAYERS[:7]  # up to relu2_1
@@ -51,10 +43,11 @@ def teacher(path: Path) -> EncoderSource:
     return EncoderSource("vgg19", str(path))
 
 
-def recipe_of(monkeypatch: pytest.MonkeyPatch, *stages: TrainSettings) -> None:
-    monkeypatch.setattr(
-        train_module, "RECIPES", {"default": Recipe(BLOCKS, "relu", direct=("relu2_1",), stages=stages)}
-    )
+def recipe_of(
+    monkeypatch: pytest.MonkeyPatch, *stages: TrainSettings, rates: Mapping[str, float] | None = None
+) -> None:
+    recipe = Recipe(BLOCKS, "relu", direct=("relu2_1",), stages=stages, rates=rates or {})
+    monkeypatch.setattr(train_module, "RECIPES", {"default": recipe})
 
 
 @pytest.fixture
@@ -261,8 +254,7 @@ def test_each_stage_has_the_recipes_settings_and_what_the_job_says(place: Place,
 def test_a_recipe_may_have_a_learning_rate_of_its_own_for_the_first_stage_of_a_cut(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gentle = replace(train_module.RECIPES["default"], rates={"relu2_1": 0.004})
-    monkeypatch.setattr(train_module, "RECIPES", {"default": gentle})
+    recipe_of(monkeypatch, TrainSettings(), TrainSettings(steps=2), rates={"relu2_1": 0.004})
     encoder = load_encoder(place.job().teacher)
     job = place.job(relu1_1=3, relu2_1=3)
     rates = {cut: [stage.settings.learning_rate for stage in job.stages(encoder, cut)] for cut in job.steps}
@@ -274,7 +266,7 @@ def test_a_third_stage_comes_after_the_steps_of_both_before(
 ) -> None:
     recipe_of(monkeypatch, TrainSettings(), TrainSettings(steps=2), TrainSettings(steps=3))
     stages = place.job(relu1_1=7).stages(load_encoder(place.job().teacher), "relu1_1")
-    names = [(stage.folder.name, stage.before) for stage in stages]
+    names = [(stage.folder.name, stage.steps_before) for stage in stages]
     assert names == [("stage0", 0), ("stage1-after-7", 7), ("stage2-after-9", 9)]
 
 

@@ -14,7 +14,8 @@ from kt_batch.errors import WeightsError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.weights import decoder_bytes, parse
-from kt_batch.training.loop import LEAST_DEVIATION, Student, TrainSettings, learning_rate_at, train
+from kt_batch.training.loop import LEAST_DEVIATION, Student, learning_rate_at, train
+from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 from tests.support.tiny_training import SETTINGS, batch, batches, copied, differing, ignore, student
 
@@ -293,6 +294,6 @@ def test_a_channel_that_never_fires_does_no_harm_to_the_shipped_decoder() -> Non
 def test_mean_and_deviation_are_kept_but_never_trained() -> None:
     model = standardised()
     assert not {"mean", "deviation"} & set(model.trained())
-    assert list(model.kept()) == [*model.trained(), "mean", "deviation"]
-    assert differing(model.kept(), {name: model.state_dict()[name] for name in model.kept()}) == set()
+    assert list(model.state_tensors()) == [*model.trained(), "mean", "deviation"]
+    assert differing(model.state_tensors(), {name: model.state_dict()[name] for name in model.state_tensors()}) == set()
     assert set(TrainState.fresh(model.trained(), SETTINGS).average) == set(model.trained())

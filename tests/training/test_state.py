@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.training import state as train_state
-from kt_batch.training.loop import Student, TrainSettings, train
+from kt_batch.training.loop import Student, train
+from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import FILE_BYTES, TrainState
 from tests.support.tiny_training import SETTINGS, batch, batches, copied, differing, ignore, student
 
@@ -30,7 +31,7 @@ def run(steps: int, model: Student, state: TrainState | None = None) -> TrainSta
 def saved(folder: Path, steps: int = 2) -> Student:
     """A model whose training has reached `steps`, kept in `folder`."""
     model = student()
-    run(steps, model).save(folder, model.kept(), SETTINGS)
+    run(steps, model).save(folder, model.state_tensors(), SETTINGS)
     return model
 
 
@@ -53,10 +54,12 @@ def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path
 
     saved(tmp_path, steps=2)
     resumed = student(seed=3)
-    state = TrainState.load(tmp_path, resumed.kept(), SETTINGS)
+    state = TrainState.load(tmp_path, resumed.state_tensors(), SETTINGS)
     assert state.step == 2
     # What is not trained is not in the state: it belongs to the encoder's own file.
-    resumed.load_state_dict({k: v for k, v in student().state_dict().items() if k not in resumed.kept()}, strict=False)
+    resumed.load_state_dict(
+        {k: v for k, v in student().state_dict().items() if k not in resumed.state_tensors()}, strict=False
+    )
     found = run(4, resumed, state)
 
     assert found.step == expected.step == 4
@@ -67,15 +70,15 @@ def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path
 
 def test_a_training_can_be_made_longer(tmp_path: Path) -> None:
     saved(tmp_path)
-    assert TrainState.load(tmp_path, student().kept(), replace(SETTINGS, steps=9)).step == 2
+    assert TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, steps=9)).step == 2
 
 
 def test_the_momentum_goes_with_its_own_parameter(tmp_path: Path) -> None:
     model = student()
     state = run(2, model)
-    state.save(tmp_path, model.kept(), SETTINGS)
+    state.save(tmp_path, model.state_tensors(), SETTINGS)
     other = student(seed=3)
-    loaded = TrainState.load(tmp_path, other.kept(), SETTINGS)
+    loaded = TrainState.load(tmp_path, other.state_tensors(), SETTINGS)
     assert differing(momentum(loaded, other.trained()), momentum(state, model.trained())) == set()
 
 
@@ -100,9 +103,9 @@ def test_mean_and_deviation_come_back_with_the_weights(tmp_path: Path) -> None:
     model = student()
     model.standardise(batch(7))
     state = run(2, model)
-    state.save(tmp_path, model.kept(), SETTINGS)
+    state.save(tmp_path, model.state_tensors(), SETTINGS)
     other = student(seed=3)
-    loaded = TrainState.load(tmp_path, other.kept(), SETTINGS)
+    loaded = TrainState.load(tmp_path, other.state_tensors(), SETTINGS)
     assert other.mean.equal(model.mean)
     assert other.deviation.equal(model.deviation)
     assert not model.mean.equal(student().mean)
@@ -151,7 +154,7 @@ def test_large_weights_are_kept_in_files_of_bounded_size(tmp_path: Path, monkeyp
         for part in parts:
             assert len(part) == 1 or sum(tensor.nbytes for tensor in part.values()) <= limit
     loaded = student(seed=3)
-    assert TrainState.load(tmp_path, loaded.kept(), SETTINGS).step == 2
+    assert TrainState.load(tmp_path, loaded.state_tensors(), SETTINGS).step == 2
     assert differing(loaded.trained(), model.trained()) == set()
 
 
@@ -159,8 +162,8 @@ def test_a_later_state_replaces_the_earlier_one_and_nothing_else(tmp_path: Path)
     (tmp_path / "metrics.csv").write_text("somebody else's")
     model = student()
     state = run(1, model)
-    state.save(tmp_path, model.kept(), SETTINGS)
-    run(2, model, state).save(tmp_path, model.kept(), SETTINGS)
+    state.save(tmp_path, model.state_tensors(), SETTINGS)
+    run(2, model, state).save(tmp_path, model.state_tensors(), SETTINGS)
     assert {path.name for path in tmp_path.iterdir()} == {
         "weights-2-0.safetensors",
         "average-2-0.safetensors",
@@ -173,7 +176,7 @@ def test_a_later_state_replaces_the_earlier_one_and_nothing_else(tmp_path: Path)
 def test_a_save_that_is_cut_short_leaves_the_earlier_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = student()
     state = run(1, model)
-    state.save(tmp_path, model.kept(), SETTINGS)
+    state.save(tmp_path, model.state_tensors(), SETTINGS)
     first = copied(model.trained())
 
     def no_space(path: Path, target: Path) -> Path:
@@ -183,9 +186,9 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_state(tmp_path: Path, monke
         patch.setattr(Path, "replace", no_space)
         run(2, model, state)
         with pytest.raises(OSError, match="no space"):
-            state.save(tmp_path, model.kept(), SETTINGS)
+            state.save(tmp_path, model.state_tensors(), SETTINGS)
     loaded = student(seed=3)
-    assert TrainState.load(tmp_path, loaded.kept(), SETTINGS).step == 1
+    assert TrainState.load(tmp_path, loaded.state_tensors(), SETTINGS).step == 1
     assert differing(loaded.trained(), first) == set()
 
 
@@ -195,14 +198,14 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_state(tmp_path: Path, monke
 def test_going_on_with_another_setting_is_refused_and_names_it(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(MismatchError, match=r"swapped \(0.0 there, 3.0 here\)\.$"):
-        TrainState.load(tmp_path, student().kept(), replace(SETTINGS, swapped=3.0))
+        TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, swapped=3.0))
 
 
 def test_going_on_with_another_subject_is_refused(tmp_path: Path) -> None:
     model = student()
-    run(1, model).save(tmp_path, model.kept(), replace(SETTINGS, subject="relu2_1 of one encoder"))
+    run(1, model).save(tmp_path, model.state_tensors(), replace(SETTINGS, subject="relu2_1 of one encoder"))
     with pytest.raises(MismatchError, match=r"subject \(relu2_1 of one encoder there, relu2_1 of another here\)\.$"):
-        TrainState.load(tmp_path, student().kept(), replace(SETTINGS, subject="relu2_1 of another"))
+        TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, subject="relu2_1 of another"))
 
 
 def test_a_setting_that_the_state_does_not_know_is_refused(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_a_setting_that_the_state_does_not_know_is_refused(tmp_path: Path) -> No
     del kept["settings"]["swapped"]
     (tmp_path / "state.json").write_text(json.dumps(kept))
     with pytest.raises(MismatchError, match=r"swapped \(None there, 0.0 here\)"):
-        TrainState.load(tmp_path, student().kept(), SETTINGS)
+        TrainState.load(tmp_path, student().state_tensors(), SETTINGS)
 
 
 def test_a_setting_that_is_no_more_is_left_alone(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_a_setting_that_is_no_more_is_left_alone(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "state.json").read_text())
     kept["settings"]["affinity"] = 1.0
     (tmp_path / "state.json").write_text(json.dumps(kept))
-    assert TrainState.load(tmp_path, student().kept(), SETTINGS).step == 2
+    assert TrainState.load(tmp_path, student().state_tensors(), SETTINGS).step == 2
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_a_setting_that_is_no_more_is_left_alone(tmp_path: Path) -> None:
 def test_a_state_file_that_is_none_is_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DamagedError, match=r"state\.json"):
-        TrainState.load(tmp_path, student().kept(), TrainSettings())
+        TrainState.load(tmp_path, student().state_tensors(), TrainSettings())
 
 
 def cut_in_half(path: Path) -> None:
@@ -260,7 +263,7 @@ def test_a_state_without_the_momentum_of_its_parameters_is_damaged(tmp_path: Pat
     path = tmp_path / "optimizer-2-0.safetensors"
     save_file({"generator": load_file(path)["generator"]}, path)
     with pytest.raises(DamagedError, match=rf"moments of 0 parameters instead of {len(student().trained())}\.$"):
-        TrainState.load(tmp_path, student().kept(), SETTINGS)
+        TrainState.load(tmp_path, student().state_tensors(), SETTINGS)
 
 
 @pytest.mark.parametrize("kind", train_state.KINDS)
@@ -271,6 +274,6 @@ def test_a_state_that_is_damaged_is_said_in_one_sentence(
     saved(tmp_path)
     harm(tmp_path / f"{kind}-2-0.safetensors")
     with pytest.raises(DamagedError) as raised:
-        TrainState.load(tmp_path, student().kept(), SETTINGS)
+        TrainState.load(tmp_path, student().state_tensors(), SETTINGS)
     assert str(tmp_path) in str(raised.value)
     assert re.fullmatch(r"[^\n]+\.", str(raised.value))

@@ -9,25 +9,19 @@ from functools import partial
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
 from kt_batch.pipelines.extract.worker import ExtractWorker
 from kt_batch.pipelines.progress import Progress
-from kt_batch.pipelines.units import log_summary, run_units, throughput
+from kt_batch.pipelines.units import Throughput, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
 from kt_batch.store.library import write_library_summary
 
 
-@dataclass(frozen=True)
-class ExtractSummary:
+@dataclass(frozen=True, kw_only=True)
+class ExtractSummary(Throughput):
     """What an extract did. `images`, `rejected` and `patches` count the whole library; the rest is of this call."""
 
     library: str
     images: int
     rejected: int
     patches: int
-    new_images: int
-    new_rejected: int
-    seconds: float
-    images_per_second: float
-    patches_per_second: float
-    stage_seconds: dict[str, float]
 
 
 def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> ExtractSummary:

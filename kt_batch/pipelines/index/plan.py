@@ -1,234 +1,139 @@
-"""A library -> its BHKM index: sample, fit the top level, route patches to clusters, pack clusters, finish.
-
-Every stage but the fit is units of work with receipts of their own under `index/<digest>/build/`, so a killed build
-goes on where it stopped.
-"""
+"""Plan the build of an index: what is built, and the units of each stage, by content."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-
-import numpy as np
-import pyarrow as pa
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kt_batch.config import IndexConfig, RunOptions
-from kt_batch.errors import MissingError, UsageError
-from kt_batch.index.ids import hash_ids, sort_order
-from kt_batch.index.index import library_mean
-from kt_batch.index.packing import ClusterSpace, fan_out
-from kt_batch.index.shards import match_parts
-from kt_batch.index.tree import Subtree, join
-from kt_batch.kernels.haar import haar
-from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
-from kt_batch.kernels.quantised import fit_basis
-from kt_batch.pipelines.index.worker import (
-    BuildJob,
-    PackUnit,
-    PackWorker,
-    PartUnit,
-    RouteWorker,
-    SampleWorker,
-    Top,
-    build_unit_id,
-)
-from kt_batch.pipelines.progress import Progress, Step
-from kt_batch.pipelines.units import log_committed, log_summary
-from kt_batch.runners.base import Heartbeat, Runner
-from kt_batch.store.indexes import (
-    IndexSummary,
-    ShardRef,
-    index_digest,
-    read_blob,
-    read_build_receipts,
-    read_index_summary,
-    remove_build,
-    table_bytes,
-    write_index_summary,
-)
-from kt_batch.store.library import Library, put_derived
-from kt_batch.store.locations import absolute_place
-from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import from_fixed_binary
-from kt_batch.store.tables import read_table
+from kt_batch.errors import UsageError
+from kt_batch.index.packing import fan_out
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.store import layout
+from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
+from kt_batch.store.library import Library
+from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.opening import open_library
+from kt_batch.store.receipts import Receipt, TableRef
 
-SHARD_PATCHES = 131072  # a top-level cluster should hold no more; a packing worker has it in memory
+SHARD_PATCHES = 131072  # a packing worker holds a whole top-level cluster in memory
 
 
 @dataclass(frozen=True)
-class BuildSummary:
-    """What `index` did. `built` is False when the index was there already; bytes are those of its shards and tree."""
+class BuildJob:
+    """Everything that the workers of one build need, small enough to send.
+
+    numerics: The numerics class of the units committed so far; None when there are none.
+    """
 
     library: str
-    index: str
-    built: bool
+    digest: str
+    config: IndexConfig
     patches: int
-    kept: int
-    merged_share: float
-    leaves: int
-    shards: int
-    bytes: int
-    seconds: float
-    patches_per_second: float
+    channels: int
+    threads: int
+    numerics: tuple[tuple[str, str], ...] | None = None
+    mix_numerics: bool = False
+
+    def fix_numerics(self) -> dict[str, str]:
+        """Pin this process's numerics class. Raises MismatchError when the build began on another one."""
+        now = fix_numerics(self.threads)
+        check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
+        return now
+
+    def library_location(self) -> Location:
+        """Return the library."""
+        return open_location(self.library)
+
+    def build_location(self) -> Location:
+        """Return where the intermediate files of this build are."""
+        return open_location(f"{self.library.rstrip('/')}/{layout.build_folder(self.digest)}")
 
 
-def build_index(
-    library_uri: str, config: IndexConfig, options: RunOptions, runner: Runner, progress: Progress
-) -> BuildSummary:
-    """Index the present snapshot of a library, or go on with a build that was stopped.
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build will do. built: The summary of the finished index, when there is one already."""
 
-    Raises UsageError when it holds no patch or is not fully extracted, MismatchError when the build was begun on
-    another numerics class.
+    library: Library
+    job: BuildJob
+    built: IndexSummary | None
+
+
+@dataclass(frozen=True)
+class PartUnit:
+    """One patches part of the library."""
+
+    id: str
+    part: TableRef
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """One top-level cluster and all routed parts."""
+
+    id: str
+    cluster: int
+    routed: tuple[TableRef, ...]
+
+
+def plan_index(place: str, config: IndexConfig, options: RunOptions) -> BuildPlan:
+    """Plan an index of the present snapshot of a library.
+
+    Args:
+        place: The library, a path or URI.
+        config: How it is indexed.
+        options: How the work is run.
+
+    Raises:
+        UsageError: The library holds no patch, or is not fully extracted.
     """
-    started = time.perf_counter()
-    library_uri = absolute_place(library_uri)
-    library = Library.open(library_uri)
-    if library.ledger.pending():
-        raise UsageError(f"'{library_uri}' is not fully extracted; finish it first with kt-batch extract.")
+    place = absolute_place(place)
+    library = open_library(place)
+    if library.committed.ledger.pending():
+        raise UsageError(f"'{place}' is not fully extracted; finish it first with kt-batch extract.")
     if library.patches == 0:
-        raise UsageError(f"'{library_uri}' holds no patches, so there is nothing to index.")
-    digest = index_digest(config, library.snapshot)
+        raise UsageError(f"'{place}' holds no patches, so there is nothing to index.")
+    digest = index_digest(config, library.committed.snapshot)
     job = BuildJob(
-        library=library_uri,
+        library=place,
         digest=digest,
         config=config,
         patches=library.patches,
         channels=library.channels,
         threads=options.threads,
-        numerics=None,
         mix_numerics=options.mix_numerics,
     )
-    found = read_index_summary(library.location, digest)
-    built = found is None
-    if found is None:
-        found = _build_or_adopt(job, library, runner, progress)
-    remove_build(job.build_location())
-    seconds = time.perf_counter() - started
-    summary = BuildSummary(
-        library=library_uri,
-        index=digest,
-        built=built,
-        patches=found.patches,
-        kept=found.kept,
-        merged_share=round(1 - found.kept / found.patches, 4),
-        leaves=found.leaves,
-        shards=len(found.shards),
-        bytes=sum(shard.bytes for shard in found.shards) + found.tree_bytes,
-        seconds=round(seconds, 3),
-        patches_per_second=round(found.patches / seconds, 1),
-    )
-    return log_summary(summary)
+    return BuildPlan(library, job, read_index_summary(library.location, digest))
 
 
-def _build_or_adopt(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    """Build it, or take what another driver has built meanwhile: whoever is first removes the pieces of both."""
-    try:
-        earlier = next((r.numerics for r in read_build_receipts(job.build_location()).values()), None)
-        return _build(replace(job, numerics=tuple(earlier.items()) if earlier else None), library, runner, progress)
-    except MissingError:
-        found = read_index_summary(library.location, job.digest)
-        if found is None:
-            raise
-        return found
+def earlier_build_numerics(build: Location) -> tuple[tuple[str, str], ...] | None:
+    """Return the numerics class of the units of a build so far; None when there are none."""
+    numerics = next((receipt.numerics for receipt in read_build_receipts(build).values()), None)
+    return tuple(numerics.items()) if numerics else None
 
 
-def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = library.parts("patches")
-    units = [PartUnit(build_unit_id("sample", part.name), part) for part in parts]
-    sampled = _stage(job, runner, progress, "sample", partial(SampleWorker, job), units)
-    top = _fit(job, sampled)
-    top_sha256 = top.put(job.build_location())
-    units = [PartUnit(build_unit_id(f"route {top_sha256}", part.name), part) for part in parts]
-    routed = _stage(job, runner, progress, "route", partial(RouteWorker, job, top_sha256), units)
+def sample_units(parts: Sequence[TableRef]) -> list[PartUnit]:
+    """Return one unit per patches part, which offers its share of the sample."""
+    return [PartUnit(build_unit_id("sample", part.name), part) for part in parts]
+
+
+def route_units(parts: Sequence[TableRef], top_sha256: str) -> list[PartUnit]:
+    """Return one unit per patches part, which routes its patches to the clusters of a fitted top level."""
+    return [PartUnit(build_unit_id(f"route {top_sha256}", part.name), part) for part in parts]
+
+
+def pack_units(clusters: int, routed: Sequence[Receipt], top_sha256: str) -> list[PackUnit]:
+    """Return one unit per top-level cluster."""
     tables = tuple(table for receipt in routed for table in receipt.tables)
-    clusters = range(len(top.centres))
-    packs = [PackUnit(build_unit_id(f"pack {top_sha256}", str(c)), c, tables) for c in clusters]
-    packed = _stage(job, runner, progress, "pack", partial(PackWorker, job, top_sha256), packs)
-    return _finish(job, library, top, packed)
+    return [PackUnit(build_unit_id(f"pack {top_sha256}", str(c)), c, tables) for c in range(clusters)]
 
 
-def _stage(
-    job: BuildJob,
-    runner: Runner,
-    progress: Progress,
-    stage: str,
-    factory: Callable[[], Callable[[PartUnit, Heartbeat], Receipt]]
-    | Callable[[], Callable[[PackUnit, Heartbeat], Receipt]],
-    units: Sequence[PartUnit] | Sequence[PackUnit],
-) -> list[Receipt]:
-    """Run the units that have no receipt yet; returns the receipts of all, in the order of the units."""
-    done = read_build_receipts(job.build_location())
-    pending = [unit for unit in units if unit.id not in done]
-    count = len(units) - len(pending)
-    progress(Step(stage, count, len(units)))
-    for receipt in runner.run(factory, pending):  # type: ignore[arg-type]
-        done[receipt.unit] = receipt
-        log_committed(receipt)
-        count += 1
-        progress(Step(stage, count, len(units)))
-    return [done[unit.id] for unit in units]
-
-
-def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
-    """The top level, fitted centrally on the `sample` patches whose ids have the smallest hashes."""
-    job.fix_numerics()
-    build = job.build_location()
-    tables = [read_table(build, table) for receipt in sampled for table in receipt.tables]
-    ids = np.concatenate([from_fixed_binary(table["patch_id"], "u1", (12,)) for table in tables])
-    vectors = np.concatenate([from_fixed_binary(table["vector"], "<f2", (4, job.channels)) for table in tables])
-    order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))[: job.config.sample]
-    packets = haar(torch.from_numpy(vectors[order]).float()).half()
-    mean = library_mean(packets, job.config)
-    sample, _ = match_parts(packets, mean)
-    basis = fit_basis(sample)
-    points = ArrayPoints(ClusterSpace(job.config, basis.directions).points(sample))
-    clusters = top_clusters(job.patches, job.config)
-    centres = spherical_kmeans(points, clusters, job.config.iterations, len(sample), job.config.seed)
-    return Top(centres, mean, basis)
+def build_unit_id(stage: str, content: str) -> str:
+    """Return 16 hex digits that name a stage's work on `content`, itself a name by content."""
+    return hashlib.sha256(f"{stage}:{content}".encode()).hexdigest()[:16]
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
-    """How many top-level clusters, and so at most how many shards, `patches` patches get."""
+    """Return how many top-level clusters, and so at most how many shards, `patches` patches get."""
     return max(fan_out(patches, 0, config), -(-patches // SHARD_PATCHES))
-
-
-def _finish(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
-    """Join the packed clusters into one tree and commit `index.json`."""
-    build = job.build_location()
-    filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
-    outputs = [[output for output in packed[number].outputs if output] for number in filled]
-    shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
-    subtrees = [Subtree.from_bytes(read_blob(build, "subtrees", subtree[0])) for _, subtree in outputs]
-    centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
-    tree = join(centres, subtrees, top.mean, top.basis)
-    data = tree.to_bytes()
-    folder = f"index/{job.digest}"
-    merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
-    members = table_bytes(_by_id(merged))
-    put_derived(library.location, f"{folder}/tree.safetensors", data)
-    put_derived(library.location, f"{folder}/members.parquet", members)
-    summary = IndexSummary(
-        digest=job.digest,
-        config=job.config,
-        snapshot=library.snapshot,
-        layer=library.config.encoder.layer,
-        channels=job.channels,
-        patches=job.patches,
-        kept=sum(receipt.patches for receipt in packed),
-        leaves=tree.leaves,
-        tree_sha256=hashlib.sha256(data).hexdigest(),
-        tree_bytes=len(data),
-        members_sha256=hashlib.sha256(members).hexdigest(),
-        shards=shards,
-        numerics=packed[filled[0]].numerics,
-    )
-    write_index_summary(library.location, summary)
-    return summary
-
-
-def _by_id(members: pa.Table) -> pa.Table:
-    return members.take(pa.array(sort_order(from_fixed_binary(members["patch_id"], "u1", (12,)))))

@@ -1,9 +1,7 @@
-"""The units of an index build: sample a part, route a part to clusters, pack a cluster."""
+"""Do one unit of an index build: sample a part, route a part to clusters, or pack a cluster."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,98 +9,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
 from torch import Tensor
 
-from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import hash_ids, sort_order
 from kt_batch.index.packing import ClusterSpace, pack
 from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
-from kt_batch.kernels.principal import Basis
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.index.plan import BuildJob, PackUnit, PartUnit
+from kt_batch.pipelines.index.top import Top
 from kt_batch.runners.base import Heartbeat, no_heartbeat
-from kt_batch.store.indexes import put_blob, put_file, read_blob, scratch_file
-from kt_batch.store.locations import Location, open_location
-from kt_batch.store.receipts import Receipt, TableRef, new_attempt
+from kt_batch.store import layout
+from kt_batch.store.indexes import put_blob, put_file
+from kt_batch.store.locations import Location
+from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, routed_schema
+from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Ledger
 
-SAMPLE_MARGIN = 1.1  # a part offers its share of the sample and a little more, since hashes fall as they fall
-
-
-@dataclass(frozen=True)
-class BuildJob:
-    """Everything the workers of one build need."""
-
-    library: str
-    digest: str
-    config: IndexConfig
-    patches: int
-    channels: int
-    threads: int
-    numerics: tuple[tuple[str, str], ...] | None  # of earlier receipts; None: there are none
-    mix_numerics: bool
-
-    def fix_numerics(self) -> dict[str, str]:
-        """Pin this process's numerics class. Raises MismatchError when the build was begun on another one."""
-        now = fix_numerics(self.threads)
-        check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
-        return now
-
-    def library_location(self) -> Location:
-        """The library."""
-        return open_location(self.library)
-
-    def build_location(self) -> Location:
-        """Where the pieces of this build lie."""
-        return open_location(f"{self.library.rstrip('/')}/index/{self.digest}/build")
-
-
-@dataclass(frozen=True)
-class PartUnit:
-    """One patches part of the library."""
-
-    id: str
-    part: TableRef
-
-
-@dataclass(frozen=True)
-class PackUnit:
-    """One top-level cluster and all routed parts."""
-
-    id: str
-    cluster: int
-    routed: tuple[TableRef, ...]
-
-
-def build_unit_id(stage: str, what: str) -> str:
-    """16 hex digits for a stage's work on something named by content."""
-    return hashlib.sha256(f"{stage}:{what}".encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Top:
-    """What is fitted on the sample: the top level's centres `(k, p)`, unit vectors of the space clusters are made in,
-    the library mean `(4, C)` and the basis that patches are written in, all float32."""
-
-    centres: Tensor
-    mean: Tensor
-    basis: Basis
-
-    def put(self, build: Location) -> str:
-        """Store it by content; returns its SHA-256."""
-        fitted = {"centres": self.centres, "mean": self.mean, **vars(self.basis)}
-        return put_blob(build, "top", save(fitted))[0]
-
-    @classmethod
-    def get(cls, build: Location, sha256: str) -> Top:
-        """Read what `put` stored."""
-        found = load(read_blob(build, "top", sha256))
-        return cls(found["centres"], found["mean"], Basis(found["directions"], found["spread"]))
+SAMPLE_MARGIN = 1.1  # 10 % margin for hash variance: a part offers its share of the sample and a little more
 
 
 class SampleWorker:
@@ -115,7 +42,7 @@ class SampleWorker:
     def __call__(self, unit: PartUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Commit a table (patch_id, vector) of the part's share of the sample.
 
-        Raises DamagedError when the part holds NaN or infinity: it is looked at here before anything is made of it.
+        Raises DamagedError when the part holds NaN or infinity; this is the first stage that reads it.
         """
         job = self.job
         beat("")
@@ -129,7 +56,7 @@ class SampleWorker:
         share = min(1.0, SAMPLE_MARGIN * job.config.sample / job.patches)
         chosen = np.flatnonzero(hash_ids(ids, job.config.seed) <= np.uint64(share * (2**64 - 2048)))
         beat("")
-        return _commit(job, unit.id, (("sample", table.take(chosen), None),), self.numerics)
+        return _commit(job, unit.id, ((layout.SAMPLE, table.take(chosen), None),), self.numerics)
 
 
 class RouteWorker:
@@ -163,11 +90,11 @@ class RouteWorker:
         )
         groups = [int(n) for n in np.bincount(clusters, minlength=len(top.centres)) if n]
         beat("")
-        return _commit(job, unit.id, (("routed", routed, groups),), self.numerics)
+        return _commit(job, unit.id, ((layout.ROUTED, routed, groups),), self.numerics)
 
 
 class PackWorker:
-    """Turns one top-level cluster into a shard, a subtree and its merged members."""
+    """Packs one top-level cluster into a shard, a subtree and its merged members."""
 
     def __init__(self, job: BuildJob, top_sha256: str) -> None:
         self.job = job
@@ -175,7 +102,7 @@ class PackWorker:
         self.top = Top.get(job.build_location(), top_sha256)
 
     def __call__(self, unit: PackUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
-        """Commit the cluster; an empty one leaves a receipt without outputs."""
+        """Commit the cluster. An empty one leaves a receipt without outputs."""
         job, top = self.job, self.top
         build = job.build_location()
         ids, packets = _cluster_rows(build, unit, job.channels, beat)
@@ -188,24 +115,26 @@ class PackWorker:
             counts, bits = packed.subtree.leaf_count, job.config.bits
             write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
             beat("")
-            shard = put_file(job.library_location(), "index/shards", path)
-        subtree = put_blob(build, "subtrees", packed.subtree.to_bytes())
+            shard = put_file(job.library_location(), layout.SHARDS, path)
+        subtree = put_blob(build, layout.SUBTREES, packed.subtree.to_bytes())
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
         beat("")
-        return _commit(job, unit.id, (("members", members, None),), self.numerics, (shard, subtree), len(packed.order))
+        return _commit(
+            job, unit.id, ((layout.MEMBERS, members, None),), self.numerics, (shard, subtree), len(packed.order)
+        )
 
 
 def _labels(packets: Tensor, space: ClusterSpace, top: Top, beat: Heartbeat) -> Tensor:
-    """The top-level cluster of each packet."""
+    """Return the top-level cluster of each packet, `(n,)` int64."""
     beat("")
     return assign(space.points(match_parts(packets, top.mean)[0]), top.centres)[0]
 
 
 def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Heartbeat) -> tuple[NDArray[np.uint8], Tensor]:
-    """Ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by ascending patch id."""
+    """Return ids `(n, 12)` and packets `(n, 4, C)` float16 of one cluster from all routed parts, by patch id."""
     tables = []
     for ref in unit.routed:
         beat("")

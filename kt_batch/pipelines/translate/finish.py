@@ -9,13 +9,13 @@ from functools import partial
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.pipelines.units import log_summary, run_units, throughput
+from kt_batch.pipelines.units import Throughput, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
 from kt_batch.store.run import write_run_summary
 
 
-@dataclass(frozen=True)
-class TranslateSummary:
+@dataclass(frozen=True, kw_only=True)
+class TranslateSummary(Throughput):
     """What a translation did. Counts are of the whole run; `new_images`, rates and seconds are of this call.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
@@ -30,12 +30,6 @@ class TranslateSummary:
     patches: int
     ncc_mean: float | None
     certified_share: float | None
-    new_images: int
-    new_rejected: int
-    seconds: float
-    images_per_second: float
-    patches_per_second: float
-    stage_seconds: dict[str, float]
 
 
 def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> TranslateSummary:

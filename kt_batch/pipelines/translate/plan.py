@@ -13,7 +13,7 @@ from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_uni
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.inputs import Input, list_inputs, output_name
-from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.locations import Location, absolute_place, location_contains, open_location
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 
@@ -94,10 +94,9 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
 
 def exclude_outputs(inputs: Sequence[Input], run: Location) -> list[Input]:
     """Return the inputs that are not the run's own files. Raises UsageError when none is left."""
-    own = absolute_place(run.uri.removeprefix("file://")) if run.uri.startswith("file://") else run.uri
-    kept = [source for source in inputs if not source.uri.startswith(f"{own}/")]
+    kept = [source for source in inputs if not location_contains(run, source.uri)]
     if not kept:
-        raise UsageError(f"All inputs lie in the run itself, '{own}'; name the photographs.")
+        raise UsageError(f"All inputs lie in the run itself, '{run.uri}'; name the photographs.")
     return kept
 
 

@@ -23,8 +23,10 @@ from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary, shard_path
 from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.layout import tree_path
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.opening import open_library
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
 
@@ -91,7 +93,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
     sources = Sources(cache=choice.cache or default_cache())
-    library = Library.open(choice.library) if choice.library is not None else None
+    library = open_library(choice.library) if choice.library is not None else None
     if library is not None:
         sources = replace(sources, library=absolute_place(choice.library or ""))
         content["index_digest"] = find_index(library, choice.index).digest
@@ -201,7 +203,7 @@ def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
 
     Its shards are mapped from the library itself, or from copies staged in `cache`; small ones are read as one.
     """
-    name = f"index/{summary.digest}/tree.safetensors"
+    name = tree_path(summary.digest)
     data = library.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
         raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")

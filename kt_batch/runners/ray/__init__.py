@@ -1,1 +1,1 @@
-"""Units on a Ray cluster; the only package that imports ray."""
+"""Run units of work on a Ray cluster; the only package that imports ray."""

@@ -1,4 +1,4 @@
-"""Units on a Ray cluster: joining it, and sharing out its processors. The pool of workers is in runners.pool."""
+"""Join a Ray cluster, divide its processors among workers, and run units there."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from functools import partial
 from typing import TypeVar
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address
 
 from kt_batch.errors import StorageError
 from kt_batch.runners.ray.pool import Pool, first_line
+from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
 
 U = TypeVar("U")
 R = TypeVar("R")
-WARM = 4  # workers that are started before it is known how many the work is enough for
-KNOCK_SECONDS = 10.0  # in which the head of a cluster takes a connection
-DEADLINE = 1200.0  # seconds over one image, more than a store's own retries or two decoders that hang can take
+WARM_UP_WORKERS = 4  # workers started while planning is still running
+CONNECT_TIMEOUT_SECONDS = 10.0
+DEADLINE_SECONDS = 1200.0  # for one image; longer than all retries of a store, or two image readers that hang
 
 
 class RayRunner:
-    """Runs units on the cluster at `address`, or on one started in this process when it is None.
+    """Runs units on a Ray cluster.
 
-    Each worker takes `threads` CPUs and `gpus` GPUs (a share of one, or several); `workers` bounds how many run at once
-    (None: what the cluster has room for, nodes that come later included). `imports`: modules that a worker
-    imports while it waits for its first unit.
+    Args:
+        address: The cluster to join; None joins the one in RAY_ADDRESS, or starts one in this process.
+        workers: Number of workers at the same time; None for as many as the cluster has room for, also on nodes that
+            join later.
+        threads: CPUs of each worker.
+        shutdown: Tells whether shutdown is requested.
+        deadline: Seconds that a worker may be silent over one part of a unit.
+        gpus: GPUs of each worker: a share of one, or a whole number.
+        imports: Modules that a worker imports before its first unit.
     """
 
     def __init__(
@@ -37,7 +43,7 @@ class RayRunner:
         workers: int | None,
         threads: int,
         shutdown: GracefulShutdown | None = None,
-        deadline: float = DEADLINE,
+        deadline: float = DEADLINE_SECONDS,
         gpus: float = 0.0,
         imports: Sequence[str] = (),
     ) -> None:
@@ -47,18 +53,18 @@ class RayRunner:
         if self._joined:
             _connect(address)
         self.gpus = gpus
-        self._ask = partial(_share_now, workers, threads)
-        self._make = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
-        self._pool = self._make(partial(self._ask, gpus), gpus=gpus)
-        self.workers, self.cpus = self._ask(gpus)
+        self._capacity = partial(_current_capacity, workers, threads)
+        self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
+        self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
+        self.workers, self.cpus = self._capacity(gpus)
 
     def warm_up(self) -> None:
-        """On a Ray of our own, have a few workers come up while what they are to do is still being planned.
+        """Start a few workers while planning is still running, if Ray runs in this process alone.
 
-        Nobody knows yet how many the work is enough for, and on a cluster others may wait for what they would hold.
+        On a shared cluster they could take resources that others wait for.
         """
         if self._own:
-            self._pool.grow(WARM)
+            self._pool.warm_up(WARM_UP_WORKERS)
 
     def run(
         self,
@@ -66,18 +72,18 @@ class RayRunner:
         units: Sequence[U],
         quarantine: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:
-        """Yield results as they are finished, in any order: see Pool.run. An actor makes its worker once a stage."""
+        """Yield results as units finish, in any order, as `Pool.run` does. An actor calls `factory` once per stage."""
         yield from self._pool.run(factory, units, quarantine)
 
     def release_gpus(self) -> None:
-        """Do without GPUs from now on: the workers that hold one are ended, and units get others."""
+        """End the workers that hold GPUs; later units run on workers without."""
         if self.gpus:
             self._pool.close()
             self.gpus = 0.0
-            self._pool = self._make(partial(self._ask, self.gpus), gpus=self.gpus)
+            self._pool = self._make_pool(partial(self._capacity, self.gpus), gpus=self.gpus)
 
     def close(self) -> None:
-        """Leave the cluster if this runner joined it; one that was started here ends with it."""
+        """Leave the cluster if this runner joined it, and end it if this runner started it."""
         try:
             self._pool.close()
         finally:
@@ -85,28 +91,34 @@ class RayRunner:
                 ray.shutdown()
 
 
-def _share_now(workers: int | None, threads: int, gpus: float) -> tuple[int, float]:
-    """`share_out` of the nodes that there are now."""
+def _current_capacity(workers: int | None, threads: int, gpus: float) -> tuple[int, float]:
+    """Apply `share_out` to the nodes that are alive."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    held = [int(node.get("GPU", 0) / gpus + 1e-6) for node in nodes] if gpus else None
-    return share_out([int(node.get("CPU", 0)) for node in nodes], workers, threads, held)
+    gpu_workers = [int(node.get("GPU", 0) / gpus + 1e-6) for node in nodes] if gpus else None
+    return share_out([int(node.get("CPU", 0)) for node in nodes], workers, threads, gpu_workers)
 
 
 def share_out(
-    nodes: Sequence[int], workers: int | None, threads: int, held: Sequence[int] | None = None
+    nodes: Sequence[int], workers: int | None, threads: int, gpu_workers: Sequence[int] | None = None
 ) -> tuple[int, float]:
-    """How many workers run at once on nodes of so many CPUs, and how many CPUs Ray is to set aside for each. `held`:
-    how many workers the GPUs of each node are enough for; None: they need none.
+    """Return how many workers run at the same time, and the CPUs that Ray reserves for each.
 
-    A worker must fit on one node, whatever number of threads was asked for: one that fits nowhere would wait for ever.
+    A worker gets fewer CPUs than `threads` if no node has so many: a worker that fits nowhere would wait for ever.
+
+    Args:
+        nodes: CPUs of each node.
+        workers: Number of workers; None for as many as there is room for.
+        threads: CPUs that a worker asks for.
+        gpu_workers: Number of workers that the GPUs of each node suffice for; None if workers need no GPU.
     """
-    rooms = [(node, most) for node, most in zip(nodes, nodes if held is None else held, strict=True) if most]
-    largest = max((node for node, _ in rooms), default=0) or threads  # with none yet, an autoscaler is asked for enough
+    limits = nodes if gpu_workers is None else gpu_workers
+    usable = [(node, limit) for node, limit in zip(nodes, limits, strict=True) if limit]
+    largest = max((node for node, _ in usable), default=0) or threads  # without nodes, an autoscaler adds some
     cpus = min(threads, largest)
     if workers is None:
-        return max(1, sum(min(node // cpus, most) for node, most in rooms)), float(cpus)
-    share = min(cpus, max(1, sum(node for node, _ in rooms)) / workers)
-    return workers, float(int(share)) if share >= 1 else share  # above 1, Ray takes whole CPUs alone
+        return max(1, sum(min(node // cpus, limit) for node, limit in usable)), float(cpus)
+    share = min(cpus, max(1, sum(node for node, _ in usable)) / workers)
+    return workers, float(int(share)) if share >= 1 else share  # above 1, Ray accepts only whole CPUs
 
 
 def _connect(address: str | None) -> None:
@@ -114,31 +126,31 @@ def _connect(address: str | None) -> None:
     try:
         if place is not None:
             place = place or "auto"
-            _knock(place)
+            _check_listening(place)
             ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
-        else:  # "local": without it Ray would join one that was started here earlier, or wait for it when it is gone
+        else:  # without "local", Ray would join a cluster that was started here earlier, or wait for it if it is gone
             ray.init(
                 address="local",
                 log_to_driver=False,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
-                # Else the driver waits for workers that Ray starts beforehand: for ever, when one of them dies then.
+                # The driver would wait for the workers that Ray starts in advance: for ever, if one of them dies.
                 _system_config={"prestart_worker_first_driver": False},
             )
-    except Exception as error:  # of a start that takes too long, Ray says so by a bare Exception
+    except Exception as error:  # Ray raises a bare Exception if the start takes too long
         failed = f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
         raise StorageError(f"{failed}: {first_line(error)}.") from error
 
 
-def _knock(address: str) -> None:
-    """Raise OSError when nobody answers there: Ray would try again for a quarter of an hour."""
-    if address.startswith("ray://"):  # whose client gives up after 30 s
+def _check_listening(address: str) -> None:
+    """Raise OSError if nobody listens at the address; Ray would retry for a quarter of an hour."""
+    if address.startswith("ray://"):  # Ray's client gives up after 30 s
         return
-    place = canonicalize_bootstrap_address(address)
+    place = head_address(address)
     if place is None:
         return
     host, _, port = place.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(error.strerror or f"no answer in {KNOCK_SECONDS:g} s") from error
+        raise ConnectionError(error.strerror or f"no answer in {CONNECT_TIMEOUT_SECONDS:g} s") from error

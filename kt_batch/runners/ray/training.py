@@ -1,4 +1,4 @@
-"""A training on the workers of a Ray cluster, their gradients averaged (Ray Train's TorchTrainer)."""
+"""Train on several workers of a Ray cluster and average their gradients (Ray Train's TorchTrainer)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor
 
 from kt_batch.errors import KtBatchError
+from kt_batch.process import tune_process
 
 Member = Callable[[int, int, Callable[[list[Tensor]], None] | None], None]
 
 
 def run_members(member: Member, *, workers: int, cpus: float, gpu: bool, out: Path) -> None:
-    """Call `member(worker, workers, synchronise)` on `workers` workers at once and wait for them.
+    """Call `member(worker, workers, synchronise)` on all workers at the same time and wait for them.
 
-    Each takes `cpus` CPUs and, with `gpu`, one GPU. Ray Train keeps its own records in `out / "ray"`. A worker that
-    is lost makes Ray start all of them again, up to three times; the member goes on from its state. An error of ours is
-    raised here as it was there.
+    When a worker is lost, Ray restarts all of them, up to three times; `member` resumes from its saved state.
+
+    Args:
+        member: The training loop of one worker.
+        workers: Number of workers.
+        cpus: CPUs of each worker.
+        gpu: Whether each worker takes one GPU.
+        out: Ray Train writes its own records to `out / "ray"`.
+
+    Raises:
+        KtBatchError: The error of a worker, as it was raised there.
     """
     trainer = TorchTrainer(
         _loop,
@@ -35,17 +44,18 @@ def run_members(member: Member, *, workers: int, cpus: float, gpu: bool, out: Pa
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        ours = [failure for failure in error.worker_failures.values() if isinstance(failure, KtBatchError)]
-        raise (ours[0] if ours else error) from error
+        known = [failure for failure in error.worker_failures.values() if isinstance(failure, KtBatchError)]
+        raise (known[0] if known else error) from error
 
 
 def _loop(config: dict[str, Any]) -> None:
+    tune_process()
     context = ray.train.get_context()
     config["member"](context.get_world_rank(), context.get_world_size(), _average)
 
 
 def _average(gradients: list[Tensor]) -> None:
-    """Replace every gradient by its mean over all workers; one message for all of them."""
+    """Replace each gradient by its mean over all workers, in one message."""
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()

@@ -19,11 +19,12 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.process import tune_process
 
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
 
-HELLO = b"kt-batch decoder 1\n"
+HELLO = b"kt-batch image reader 1\n"
 REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the seconds it may take
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text
@@ -37,6 +38,7 @@ MAX_OPEN_FILES = 32  # of which imports take two or three at a time
 
 def main(decode: Callable[[bytes, int], WorkingImage] | None = None) -> None:
     """Decode until the standard input ends. A test hands over a `decode` that misbehaves."""
+    tune_process()
     answers = _own_stdout()
     _leave_network()
     _limit_resources()

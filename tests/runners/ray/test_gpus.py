@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.errors import KtBatchError, UsageError
-from kt_batch.runners.ray import startup as patience
+from kt_batch.runners import pool_state
 from kt_batch.runners.ray.runner import RayRunner, share_out
 from tests.support.ray_local import ray_environment, ray_here  # noqa: F401  # the fixture
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "held", "workers", "threads", "expected"),
+    ("nodes", "gpu_workers", "workers", "threads", "expected"),
     [
         ([8], [2], None, 2, (2, 2.0)),  # the GPUs are short
         ([4], [8], None, 2, (2, 2.0)),  # the processors are
@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[3]
     ],
 )
 def test_workers_share_the_processors_of_nodes_with_gpus(
-    nodes: list[int], held: list[int], workers: int | None, threads: int, expected: tuple[int, float]
+    nodes: list[int], gpu_workers: list[int], workers: int | None, threads: int, expected: tuple[int, float]
 ) -> None:
-    assert share_out(nodes, workers, threads, held) == expected
+    assert share_out(nodes, workers, threads, gpu_workers) == expected
 
 
 @pytest.mark.parametrize("gpus", [0, 0.01, 0.5, 1, 2, 8.0])
@@ -105,8 +105,8 @@ def test_gpus_that_no_node_has_and_nobody_adds_end_the_run_with_a_sentence(
     ray_here: None,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 1.0)
-    monkeypatch.setattr(patience, "AGAIN", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_INTERVAL_SECONDS", 1.0)
     runner = RayRunner(None, None, 1, gpus=99.0)
     sentence = (
         r"one asks for 1 CPUs and 99 GPUs, the Ray cluster has 1 node, .* and no node with more than \d+ GPUs, and"

@@ -17,16 +17,17 @@ import pytest
 import ray
 
 from kt_batch.errors import KtBatchError, StoppedError, StorageError
-from kt_batch.runners.ray import pool
+from kt_batch.runners import pool_state
+from kt_batch.runners.ray import actors, pool, startup
 from kt_batch.runners.ray import runner as ray_runner
-from kt_batch.runners.ray import startup as patience
 from kt_batch.runners.ray.pool import Pool
-from kt_batch.runners.ray.startup import only_by_hand
+from kt_batch.runners.ray.startup import nodes_join_by_hand
 from kt_batch.runners.shutdown import GracefulShutdown
 from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 Heartbeat = Callable[[str], bool]
+AUTOSCALED = {"autoscaler_report": {"active_nodes": {"cpu-workers": 1}}}
 
 
 def squares() -> Callable[[int, Heartbeat], int]:
@@ -46,8 +47,8 @@ def pool_of(share: tuple[int, float] | Callable[[], tuple[int, float]], **option
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said at once that no worker comes, and again at every look."""
-    monkeypatch.setattr(patience, "SECONDS", 1.0)
-    monkeypatch.setattr(patience, "AGAIN", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_SECONDS", 1.0)
+    monkeypatch.setattr(pool_state, "STARTUP_REPORT_INTERVAL_SECONDS", 1.0)
 
 
 # ---- no worker comes up ----------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ def test_what_no_node_can_hold_and_nobody_adds_ends_the_run_with_a_sentence() ->
 def test_with_an_autoscaler_a_pool_says_what_it_waits_for_and_waits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patience, "_status", lambda: {"autoscaler_report": {"active_nodes": {"cpu-workers": 1}}})
+    monkeypatch.setattr(startup, "autoscaler_status", lambda: AUTOSCALED)
     with pool_of((1, 999.0)) as opened:
         shutdown, results = opened._shutdown, opened.run(squares, [2], None)
         end_after_the_second_warning(caplog, shutdown)
@@ -137,19 +138,19 @@ def test_workers_that_ask_for_too_much_ask_again_when_a_smaller_node_is_all_ther
     ],
 )
 def test_an_autoscaler_is_known_by_the_names_of_its_nodes(status: dict[str, Any], expected: bool) -> None:
-    assert only_by_hand([{"NodeID": "ab"}, {"NodeID": "cd"}], status) is expected
+    assert nodes_join_by_hand([{"NodeID": "ab"}, {"NodeID": "cd"}], status) is expected
 
 
-class _Stillborn(pool._Actor):
+class _Stillborn(actors.WorkerActor):
     """Its process ends before it is there."""
 
-    def __init__(self, number: int, heart: Any) -> None:
+    def __init__(self, number: int, monitor: Any) -> None:
         os._exit(1)
 
 
 def test_workers_that_die_before_they_are_there_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_Actor", _Stillborn)
-    monkeypatch.setattr(pool, "FALSE_STARTS", 2)
+    monkeypatch.setattr(pool, "WorkerActor", _Stillborn)
+    monkeypatch.setattr(pool_state, "FALSE_START_LIMIT", 2)
     sentence = r"^Worker after worker is lost on the Ray cluster before it begins: it died"
     with pool_of((1, 1.0)) as opened, pytest.raises(KtBatchError, match=sentence):
         list(opened.run(squares, [1], None))
@@ -191,7 +192,8 @@ def test_what_is_blamed_is_the_part_that_was_begun_last_however_quick_the_parts(
         (found,) = opened.run(partial(counting, tmp_path, "40"), [Parts(50)], quarantine)
     assert found == 40
     assert [part for part, _ in blamed] == ["40"]
-    assert len(list(tmp_path.iterdir())) == 1 + pool.STRIKES + 1  # unheard, with care, and without the part
+    runs = len(list(tmp_path.iterdir()))
+    assert runs == 1 + pool_state.STRIKES_TO_QUARANTINE + 1  # not isolated, isolated, and without the part
 
 
 def slow(seconds: float) -> Callable[[int, Heartbeat], int]:

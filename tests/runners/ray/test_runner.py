@@ -134,7 +134,7 @@ def test_a_bug_arrives_as_itself_and_in_one_line(ray_runner: RayRunner) -> None:
         list(ray_runner.run(factory, [2]))
     assert str(raised.value) == "a bug"
     assert "Traceback" not in str(raised.value)
-    assert "test_ray.py" in str(raised.value.__cause__)  # where it was, for --debug
+    assert "test_runner.py" in str(raised.value.__cause__)  # where it was, for --debug
 
 
 def test_an_error_of_the_factory_arrives_as_itself(ray_runner: RayRunner) -> None:  # noqa: F811

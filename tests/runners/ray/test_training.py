@@ -48,13 +48,13 @@ def four_steps(
     `lost(step, state)` is called after every step with the state that the training began with.
     """
     model, path = student(), folder / "state"
-    state = TrainState.load(path, model.kept(), SETTINGS) if (path / "state.json").exists() else None
+    state = TrainState.load(path, model.state_tensors(), SETTINGS) if (path / "state.json").exists() else None
     first = state.step if state else 0
     (folder / f"{worker} from {first}").touch()
 
     def checkpoint(step: int, reached: TrainState) -> None:
         if worker == 0:
-            reached.save(path, model.kept(), SETTINGS)
+            reached.save(path, model.state_tensors(), SETTINGS)
         lost(step, state)
 
     images = (of_one_image(step, worker) for step in range(first, SETTINGS.steps))
@@ -111,7 +111,7 @@ def test_two_workers_end_with_the_weights_of_one_that_sees_the_images_of_both(
     for name, value in alone.trained().items():
         assert (value - found[name]).norm() < 0.01 * (value - start[name]).norm(), name
 
-    kept = TrainState.load(tmp_path / "state", alone.kept(), SETTINGS)
+    kept = TrainState.load(tmp_path / "state", alone.state_tensors(), SETTINGS)
     assert kept.step == SETTINGS.steps
     assert differing(alone.trained(), found) == set()
 

@@ -30,14 +30,14 @@ CHILD = """
 import ctypes, os, signal, struct, sys, time
 import numpy as np
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images import reader_child as decoder_child
+from kt_batch.store.images import reader_child
 from kt_batch.store.images.files import WorkingImage, decode as sound
 def decode(data, size):
     if data == b"bad":
 {bad}
     return sound(data, size)
 {before}
-decoder_child.main(decode)
+reader_child.main(decode)
 """
 
 
@@ -46,9 +46,9 @@ def spoilt(bad: str = "pass", before: str = "") -> tuple[str, ...]:
     return sys.executable, "-P", "-c", CHILD.format(bad=textwrap.indent(bad, "        "), before=before)
 
 
-def rejected(decoder: ImageReaderProcess, data: bytes = BAD) -> RejectError:
+def rejected(reader: ImageReaderProcess, data: bytes = BAD) -> RejectError:
     with pytest.raises(RejectError) as caught:
-        decoder.decode(data, 40)
+        reader.decode(data, 40)
     return caught.value
 
 
@@ -61,13 +61,13 @@ def outcome(decode: Callable[[bytes, int], images.WorkingImage], data: bytes, si
     return found.pixels.dtype, found.pixels.shape, found.pixels.tobytes(), found.original_width, found.original_height
 
 
-def pid(decoder: ImageReaderProcess) -> int:
-    assert decoder.pid is not None
-    return decoder.pid
+def pid(reader: ImageReaderProcess) -> int:
+    assert reader.pid is not None
+    return reader.pid
 
 
-def about(decoder: ImageReaderProcess, file: str) -> Path:
-    return Path(f"/proc/{pid(decoder)}/{file}")
+def about(reader: ImageReaderProcess, file: str) -> Path:
+    return Path(f"/proc/{pid(reader)}/{file}")
 
 
 def runs(process: int) -> bool:
@@ -78,7 +78,7 @@ def runs(process: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Iterator[ImageReaderProcess]:
+def reader() -> Iterator[ImageReaderProcess]:
     with ImageReaderProcess() as made:
         yield made
 
@@ -107,9 +107,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
 )
 @pytest.mark.parametrize("size", [1, 33, 512])
 def test_an_image_is_the_same_bit_for_bit_as_in_this_process(
-    decoder: ImageReaderProcess, data: bytes, size: int
+    reader: ImageReaderProcess, data: bytes, size: int
 ) -> None:
-    assert outcome(decoder.decode, data, size) == outcome(images.decode, data, size)
+    assert outcome(reader.decode, data, size) == outcome(images.decode, data, size)
 
 
 @given(
@@ -118,21 +118,21 @@ def test_an_image_is_the_same_bit_for_bit_as_in_this_process(
     ),
     size=st.integers(1, 25),
 )
-def test_any_png_is_the_same_bit_for_bit(decoder: ImageReaderProcess, pixels: NDArray[np.uint8], size: int) -> None:
+def test_any_png_is_the_same_bit_for_bit(reader: ImageReaderProcess, pixels: NDArray[np.uint8], size: int) -> None:
     data = saved(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), "PNG")
-    assert outcome(decoder.decode, data, size) == outcome(images.decode, data, size)
+    assert outcome(reader.decode, data, size) == outcome(images.decode, data, size)
 
 
 def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_it_all(
-    corpus: tuple[Path, list[Case]], decoder: ImageReaderProcess
+    corpus: tuple[Path, list[Case]], reader: ImageReaderProcess
 ) -> None:
     folder, cases = corpus
-    decoder.decode(GOOD, 40)
-    before = pid(decoder)
+    reader.decode(GOOD, 40)
+    before = pid(reader)
     for case in cases:
         data = (folder / case.name).read_bytes()
-        assert outcome(decoder.decode, data) == outcome(images.decode, data), case.name
-    assert pid(decoder) == before
+        assert outcome(reader.decode, data) == outcome(images.decode, data), case.name
+    assert pid(reader) == before
 
 
 # ---- what goes wrong costs one image
@@ -150,42 +150,42 @@ def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_
     ],
 )
 def test_an_image_that_ends_the_child_is_rejected_and_the_next_one_works(bad: str, says: str) -> None:
-    with ImageReaderProcess(command=spoilt(bad)) as decoder:
-        error = rejected(decoder)
+    with ImageReaderProcess(command=spoilt(bad)) as reader:
+        error = rejected(reader)
         assert error.reason == Reason.DECODER_DIED
         assert says in error.message
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
 @pytest.mark.parametrize("bad", ["time.sleep(60)", "while True: pass"])
 def test_an_image_that_takes_too_long_is_rejected_and_the_next_one_works(bad: str) -> None:
-    with ImageReaderProcess(seconds=0.5, command=spoilt(bad)) as decoder:
-        decoder.decode(GOOD, 40)
-        before = pid(decoder)
-        assert rejected(decoder).reason == Reason.DECODER_SLOW
+    with ImageReaderProcess(seconds=0.5, command=spoilt(bad)) as reader:
+        reader.decode(GOOD, 40)
+        before = pid(reader)
+        assert rejected(reader).reason == Reason.DECODER_SLOW
         assert not runs(before)
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
 def test_a_child_that_reads_nothing_is_given_up_as_well() -> None:
     with ImageReaderProcess(
-        seconds=0.5, command=spoilt(before="decoder_child._serve = lambda *_: time.sleep(60)")
-    ) as decoder:
-        assert rejected(decoder, bytes(2**23)).reason == Reason.DECODER_SLOW
+        seconds=0.5, command=spoilt(before="reader_child._serve = lambda *_: time.sleep(60)")
+    ) as reader:
+        assert rejected(reader, bytes(2**23)).reason == Reason.DECODER_SLOW
 
 
 def test_an_image_that_takes_more_memory_than_there_may_be_is_rejected() -> None:
-    with ImageReaderProcess(command=spoilt("eaten = [np.empty(2**32, np.uint8) for _ in range(1000)]")) as decoder:
-        decoder.decode(GOOD, 40)
-        before = pid(decoder)
-        assert rejected(decoder).reason == Reason.TOO_MANY_PIXELS
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
-        assert pid(decoder) == before
+    with ImageReaderProcess(command=spoilt("eaten = [np.empty(2**32, np.uint8) for _ in range(1000)]")) as reader:
+        reader.decode(GOOD, 40)
+        before = pid(reader)
+        assert rejected(reader).reason == Reason.TOO_MANY_PIXELS
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
+        assert pid(reader) == before
 
 
 def test_an_error_that_nobody_foresaw_is_one_reject() -> None:
-    with ImageReaderProcess(command=spoilt("raise KeyError('unforeseen')")) as decoder:
-        error = rejected(decoder)
+    with ImageReaderProcess(command=spoilt("raise KeyError('unforeseen')")) as reader:
+        error = rejected(reader)
         assert (error.reason, error.message) == (
             Reason.DECODER_DIED,
             "the decoder failed with KeyError: 'unforeseen'",
@@ -202,25 +202,25 @@ def test_an_error_that_nobody_foresaw_is_one_reject() -> None:
         "return WorkingImage(np.zeros((30, 40, 3), np.float32), 0, 0)",
         "raise RejectError('no such reason', 'text')",
         "os.write(3, bytes(99)); time.sleep(60)",
-        "os.write(3, decoder_child.REPLY.pack(2, 2**60, 0, 0, 0)); time.sleep(60)",
-        "os.write(3, decoder_child.REPLY.pack(1, 2**60, 2**60, 2**60, 2**60)); time.sleep(60)",
+        "os.write(3, reader_child.REPLY.pack(2, 2**60, 0, 0, 0)); time.sleep(60)",
+        "os.write(3, reader_child.REPLY.pack(1, 2**60, 2**60, 2**60, 2**60)); time.sleep(60)",
     ],
 )
 def test_an_answer_that_no_decoder_gives_is_not_believed(bad: str) -> None:
-    with ImageReaderProcess(command=spoilt(bad)) as decoder:
-        assert rejected(decoder).reason == Reason.DECODER_DIED
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+    with ImageReaderProcess(command=spoilt(bad)) as reader:
+        assert rejected(reader).reason == Reason.DECODER_DIED
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
 def test_what_a_library_prints_does_no_damage() -> None:
     noise = "os.write(1, b'noise'); print('noise', flush=True)"
-    with ImageReaderProcess(command=spoilt(f"{noise}; raise RejectError(Reason.EMPTY, 'one')")) as decoder:
-        assert rejected(decoder).message == rejected(decoder).message == "one"
+    with ImageReaderProcess(command=spoilt(f"{noise}; raise RejectError(Reason.EMPTY, 'one')")) as reader:
+        assert rejected(reader).message == rejected(reader).message == "one"
 
 
 def test_any_text_can_be_the_message_of_a_reject() -> None:
-    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, 'été\\n夏\\udcff')")) as decoder:
-        error = rejected(decoder)
+    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, 'été\\n夏\\udcff')")) as reader:
+        error = rejected(reader)
         assert (error.reason, error.message) == (Reason.EMPTY, "été\n夏\\udcff")
 
 
@@ -228,12 +228,12 @@ def test_any_text_can_be_the_message_of_a_reject() -> None:
 
 
 def test_a_child_that_was_ended_between_two_images_is_replaced() -> None:
-    with ImageReaderProcess() as decoder:
-        decoder.decode(GOOD, 40)
-        before = pid(decoder)
+    with ImageReaderProcess() as reader:
+        reader.decode(GOOD, 40)
+        before = pid(reader)
         os.kill(before, signal.SIGKILL)
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
-        assert pid(decoder) != before
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
+        assert pid(reader) != before
 
 
 def test_an_image_whose_child_was_ended_once_is_no_reject(tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_an_image_whose_child_was_ended_once_is_no_reject(tmp_path: Path) -> Non
     bad = (
         f"if not os.path.exists({str(mark)!r}):\n    os.mkdir({str(mark)!r})\n    os.kill(os.getpid(), signal.SIGTERM)"
     )
-    with ImageReaderProcess(command=spoilt(f"{bad}\nreturn sound({GOOD!r}, size)")) as decoder:
-        assert decoder.decode(BAD, 40).width == 40
+    with ImageReaderProcess(command=spoilt(f"{bad}\nreturn sound({GOOD!r}, size)")) as reader:
+        assert reader.decode(BAD, 40).width == 40
     assert mark.exists()
 
 
@@ -252,20 +252,20 @@ def test_an_interrupt_does_not_leave_half_an_answer_for_the_next_image() -> None
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with ImageReaderProcess(command=spoilt("time.sleep(1); raise RejectError(Reason.EMPTY, 'late')")) as decoder:
-            decoder.decode(GOOD, 40)
+        with ImageReaderProcess(command=spoilt("time.sleep(1); raise RejectError(Reason.EMPTY, 'late')")) as reader:
+            reader.decode(GOOD, 40)
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             with pytest.raises(KeyboardInterrupt):
-                decoder.decode(BAD, 40)
-            assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+                reader.decode(BAD, 40)
+            assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("command", [("/no/such/program",), (sys.executable, "-c", "pass"), ("/bin/echo", "x" * 50)])
 def test_a_child_that_cannot_be_started_is_no_fault_of_the_image(command: tuple[str, ...]) -> None:
-    with ImageReaderProcess(command=command) as decoder, pytest.raises(KtBatchError, match="does not start") as caught:
-        decoder.decode(GOOD, 40)
+    with ImageReaderProcess(command=command) as reader, pytest.raises(KtBatchError, match="does not start") as caught:
+        reader.decode(GOOD, 40)
     assert not isinstance(caught.value, RejectError)
 
 
@@ -287,26 +287,26 @@ def test_a_pause_costs_an_image_one_second_at_most(monkeypatch: pytest.MonkeyPat
 def test_the_child_sees_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "HF_TOKEN", "HOME", "PATH"):
         monkeypatch.setenv(name, "a secret")
-    with ImageReaderProcess() as decoder:
-        decoder.decode(GOOD, 40)
-        environment = about(decoder, "environ").read_bytes().decode().rstrip("\0").split("\0")
+    with ImageReaderProcess() as reader:
+        reader.decode(GOOD, 40)
+        environment = about(reader, "environ").read_bytes().decode().rstrip("\0").split("\0")
     allowed = {"PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LD_LIBRARY_PATH", "PYTHONHOME"}
     assert {entry.partition("=")[0] for entry in environment} <= allowed
     assert "a secret" not in "".join(environment)
 
 
 def test_the_child_inherits_three_descriptors_and_no_folder(tmp_path: Path) -> None:
-    with (tmp_path / "open").open("w") as file, ImageReaderProcess() as decoder:
+    with (tmp_path / "open").open("w") as file, ImageReaderProcess() as reader:
         os.set_inheritable(file.fileno(), True)
-        decoder.decode(GOOD, 40)
-        links = sorted(link.readlink().as_posix().partition(":")[0] for link in about(decoder, "fd").iterdir())
+        reader.decode(GOOD, 40)
+        links = sorted(link.readlink().as_posix().partition(":")[0] for link in about(reader, "fd").iterdir())
         assert links == ["/dev/null", "/dev/null", "pipe", "pipe"]  # one of the pipes was its standard output
-        assert about(decoder, "cwd").readlink() == Path("/")
+        assert about(reader, "cwd").readlink() == Path("/")
 
 
-def test_the_child_has_its_limits(decoder: ImageReaderProcess) -> None:
-    decoder.decode(GOOD, 40)
-    lines = about(decoder, "limits").read_text().splitlines()
+def test_the_child_has_its_limits(reader: ImageReaderProcess) -> None:
+    reader.decode(GOOD, 40)
+    lines = about(reader, "limits").read_text().splitlines()
     found = {line[:26].strip(): line[26:].split()[:2] for line in lines}
     memory = int(found["Max address space"][1])
     assert found["Max address space"] == [str(memory)] * 2
@@ -317,14 +317,14 @@ def test_the_child_has_its_limits(decoder: ImageReaderProcess) -> None:
 
 
 def test_the_child_can_fill_no_file(tmp_path: Path) -> None:
-    with ImageReaderProcess(command=spoilt(f"open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')")) as decoder:
-        assert "OSError: [Errno 27]" in rejected(decoder).message
+    with ImageReaderProcess(command=spoilt(f"open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')")) as reader:
+        assert "OSError: [Errno 27]" in rejected(reader).message
     assert (tmp_path / "x").stat().st_size == 0
 
 
 def test_the_child_imports_nothing_heavy() -> None:
-    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, ' '.join(sys.modules))")) as decoder:
-        modules = {name.partition(".")[0] for name in rejected(decoder).message.split()}
+    with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, ' '.join(sys.modules))")) as reader:
+        modules = {name.partition(".")[0] for name in rejected(reader).message.split()}
     assert {"numpy", "PIL", "tifffile"} <= modules
     assert not modules & {"torch", "pyarrow", "ray", "s3fs", "pydantic", "duckdb"}
 
@@ -346,40 +346,40 @@ def test_where_it_can_be_had_the_child_has_no_network() -> None:
     done = subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("the kernel grants no namespaces here")
-    with ImageReaderProcess(command=spoilt(before=UNSHARE)) as decoder:
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
-        assert about(decoder, "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
-        interfaces = about(decoder, "net/dev").read_text().splitlines()[2:]
+    with ImageReaderProcess(command=spoilt(before=UNSHARE)) as reader:
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
+        assert about(reader, "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        interfaces = about(reader, "net/dev").read_text().splitlines()[2:]
         assert [line.partition(":")[0].strip() for line in interfaces] in ([], ["lo"])
 
 
 def test_where_it_cannot_be_had_the_child_works_all_the_same() -> None:
-    with ImageReaderProcess(command=spoilt(before=REFUSED)) as decoder:
-        assert outcome(decoder.decode, GOOD) == outcome(images.decode, GOOD)
+    with ImageReaderProcess(command=spoilt(before=REFUSED)) as reader:
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
 # ---- no child is left
 
 
 def test_there_is_no_child_before_the_first_image_and_after_close() -> None:
-    decoder = ImageReaderProcess()
-    assert decoder.pid is None
-    decoder.decode(GOOD, 40)
-    child = pid(decoder)
+    reader = ImageReaderProcess()
+    assert reader.pid is None
+    reader.decode(GOOD, 40)
+    child = pid(reader)
     assert runs(child)
-    decoder.close()
-    decoder.close()
+    reader.close()
+    reader.close()
     assert not runs(child)
-    assert decoder.pid is None
-    decoder.decode(GOOD, 40)
-    decoder.close()
+    assert reader.pid is None
+    reader.decode(GOOD, 40)
+    reader.close()
 
 
 def test_the_child_ends_with_the_last_reference() -> None:
-    decoder = ImageReaderProcess()
-    decoder.decode(GOOD, 40)
-    child = pid(decoder)
-    del decoder
+    reader = ImageReaderProcess()
+    reader.decode(GOOD, 40)
+    child = pid(reader)
+    del reader
     gc.collect()
     assert not runs(child)
 
@@ -388,10 +388,10 @@ def test_the_child_ends_with_the_last_reference() -> None:
 def test_the_child_ends_with_this_process_however_that_ends(end: str) -> None:
     code = (
         "import os, signal, sys\n"
-        "from kt_batch.store.images.reader_process import DecoderProcess\n"
-        "decoder = DecoderProcess()\n"
-        "decoder.decode(bytes.fromhex(sys.argv[1]), 40)\n"
-        "print(decoder.pid, flush=True)\n" + end
+        "from kt_batch.store.images.reader_process import ImageReaderProcess\n"
+        "reader = ImageReaderProcess()\n"
+        "reader.decode(bytes.fromhex(sys.argv[1]), 40)\n"
+        "print(reader.pid, flush=True)\n" + end
     )
     done = subprocess.run([sys.executable, "-c", code, GOOD.hex()], capture_output=True, text=True, check=False)
     assert done.stderr == ""

@@ -1,0 +1,139 @@
+"""Python functions for the main job: extract, index, translate, explain. `kt_batch` exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.encoders import new_encoder
+from kt_batch.pipelines.extract import finish as extracting
+from kt_batch.pipelines.extract.finish import ExtractSummary
+from kt_batch.pipelines.extract.plan import ExtractRequest
+from kt_batch.pipelines.index import finish as indexing
+from kt_batch.pipelines.index.finish import BuildSummary
+from kt_batch.pipelines.progress import Progress, no_progress
+from kt_batch.pipelines.translate import finish as translating
+from kt_batch.pipelines.translate.finish import TranslateSummary
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.report.contributions import Explanation
+from kt_batch.report.explain import explain
+from kt_batch.runners.base import Runner
+from kt_batch.runners.local import LocalRunner
+from kt_batch.store import opening
+from kt_batch.store.library import Library
+from kt_batch.store.run import Run
+
+KT_VGG = EncoderSource()
+DEFAULT_OPTIONS = RunOptions()
+
+__all__ = ["Explanation", "build_index", "explain", "extract", "open_library", "open_run", "translate"]
+
+
+def extract(
+    images: Sequence[str],
+    library: str,
+    *,
+    encoder: EncoderSource = KT_VGG,
+    layer: str = "relu3_1",
+    size: int = DEFAULT_SIZE,
+    options: RunOptions = DEFAULT_OPTIONS,
+    runner: Runner | None = None,
+    progress: Progress = no_progress,
+    **fields: object,
+) -> ExtractSummary:
+    """Extract images into a knowledge library, or continue where an earlier call stopped.
+
+    Args:
+        images: Paths, globs or URIs.
+        library: A path or an s3:// URI.
+        encoder: Where the encoder comes from.
+        layer: Where the encoder is cut.
+        size: Long side of the working images, in pixels.
+        options: How the work is run: threads, unit size, retries.
+        runner: Runs the units; None runs them in this process.
+        progress: Called with every step.
+        **fields: Further fields of ExtractConfig: stride, max_patches, seed, tags, license, attribution.
+
+    Returns:
+        Counts and rates.
+
+    Raises:
+        KtBatchError: In one sentence, what was wrong (`kt_batch.errors` has the kinds).
+    """
+    _, config = new_encoder(encoder, layer, size)
+    extraction = ExtractConfig.model_validate({"encoder": config, **fields})
+    request = ExtractRequest(images, library, extraction, encoder, options)
+    return extracting.extract(request, runner or LocalRunner(), progress)
+
+
+def build_index(
+    library: str,
+    *,
+    options: RunOptions = DEFAULT_OPTIONS,
+    runner: Runner | None = None,
+    progress: Progress = no_progress,
+    **fields: object,
+) -> BuildSummary:
+    """Index the present state of a library, so that it can be searched.
+
+    Args:
+        library: A path or an s3:// URI.
+        options: How the work is run.
+        runner: Runs the units; None runs them in this process.
+        progress: Called with every step.
+        **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed.
+
+    Returns:
+        The index's digest, counts and rates.
+
+    Raises:
+        KtBatchError: In one sentence, what was wrong.
+    """
+    config = IndexConfig.model_validate(fields)
+    return indexing.build_index(library, config, options, runner or LocalRunner(), progress)
+
+
+def translate(
+    images: Sequence[str],
+    out: str,
+    choice: Choice,
+    *,
+    method: str = "knowledge",
+    options: RunOptions = DEFAULT_OPTIONS,
+    runner: Runner | None = None,
+    progress: Progress = no_progress,
+    **settings: object,
+) -> TranslateSummary:
+    """Translate images into a run, or continue where an earlier call stopped.
+
+    Args:
+        images: Paths, globs or URIs.
+        out: The run, a path or an s3:// URI.
+        choice: Library, style images and weights.
+        method: The method's name.
+        options: How the work is run.
+        runner: Runs the units; None runs them in this process.
+        progress: Called with every step.
+        **settings: Fields of the method's configuration, such as swap, alpha, search and format of `knowledge`.
+
+    Returns:
+        Counts and rates.
+
+    Raises:
+        KtBatchError: In one sentence, what was wrong.
+    """
+    config, sources = choose(method, settings, choice)
+    request = TranslateRequest(images, out, config, sources, options)
+    return translating.translate(request, runner or LocalRunner(), progress)
+
+
+def open_library(place: str) -> Library:
+    """Open a knowledge library for reading. Raises MissingError when there is none at `place`."""
+    return opening.open_library(place)
+
+
+def open_run(place: str) -> Run:
+    """Open a run for reading. Raises MissingError when there is none at `place`."""
+    return opening.open_run(place)

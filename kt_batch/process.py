@@ -1,0 +1,27 @@
+"""Settings of a whole process that computes: how idle threads wait, and what becomes of freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
+
+
+def tune_process() -> None:
+    """Let idle threads sleep, and keep freed memory for the next tensor.
+
+    Every entry point calls this before it imports torch. Importing kt_batch does not: a program that uses kt_batch as a
+    library calls it first thing in `main`, or keeps its own settings. Results are the same either way.
+
+    - `OMP_WAIT_POLICY=PASSIVE`, unless the environment sets it: threads that wait for a product must not spin on cores
+      that other workers share (docs/decisions/0003). libgomp reads this once, when torch is first imported.
+    - glibc keeps up to 1 GiB of freed memory: fresh pages for every tensor cost more than the arithmetic of a ReLU
+      (docs/decisions/0006).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TOP_PAD, 1 << 26)

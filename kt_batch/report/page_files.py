@@ -1,0 +1,73 @@
+"""Picture files beside a page."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kt_batch.errors import RejectError, StorageError
+from kt_batch.store.images.files import decode
+
+FOLDER = "sheet-files"  # beside index.html
+LONG_SIDE = 768  # pixels of a picture on the page
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page: its file relative to the page, and its size in pixels."""
+
+    file: str
+    width: int
+    height: int
+
+
+class PageFolder:
+    """The pictures of one page. Each file is named by its content, so no input chooses a file name."""
+
+    def __init__(self, root: Path) -> None:
+        """Create the folder below the page's directory `root`; raise StorageError when that fails."""
+        self._root = root / FOLDER
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._root}: {error.strerror or error}") from error
+
+    def put(self, image: Image.Image) -> Picture:
+        """Store a drawing as PNG."""
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        return self._put(file.getvalue(), image.size, "png")
+
+    def put_photo(self, data: bytes) -> Picture | None:
+        """Decode an image file and store it as JPEG; return None when it cannot be decoded."""
+        image = decoded(data)
+        if image is None:
+            return None
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=90)
+        return self._put(file.getvalue(), image.size, "jpg")
+
+    def _put(self, data: bytes, size: tuple[int, int], suffix: str) -> Picture:
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
+        try:
+            (self._root / name).write_bytes(data)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._root / name}: {error.strerror or error}") from error
+        return Picture(f"{FOLDER}/{name}", *size)
+
+
+def decoded(data: bytes) -> Image.Image | None:
+    """Return an image of at most LONG_SIDE pixels a side, or None when the bytes cannot be decoded.
+
+    Libraries and runs are not trusted: their images pass the same checks as every input.
+    """
+    try:
+        pixels = decode(data, LONG_SIDE).pixels
+    except RejectError:
+        return None
+    return Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))

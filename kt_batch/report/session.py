@@ -1,0 +1,215 @@
+"""One opened run for everything that reports on it: each file of the run and of its library is read once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from functools import cached_property
+
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.models.layers import Geometry
+from kt_batch.report.contributions import (
+    Contribution,
+    Explanation,
+    SourceShare,
+    covering,
+    patch_contributions,
+    source_shares,
+)
+from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
+from kt_batch.store import layout
+from kt_batch.store.inputs import output_name
+from kt_batch.store.library import Library
+from kt_batch.store.opening import open_run
+from kt_batch.store.run import Output, Run, provenance_of
+from kt_batch.store.schemas import ProvenanceKind, provenance_kind
+from kt_batch.store.tables import read_schema
+
+SHOWN = 5  # candidates in a message
+FORMATS = ("PNG", "JPEG", "WEBP")  # of outputs
+KEPT_TABLES = 16  # provenance of outputs in memory
+
+
+class Session:
+    """An opened run, its library, and what was read of both."""
+
+    def __init__(self, run: Run, library: str | None = None) -> None:
+        """Take an opened run; `library` is where its library is now, if it has moved."""
+        self.run = run
+        self._place = library
+        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._images: dict[tuple[str, bool], SourceImage | None] = {}
+
+    @classmethod
+    def open(cls, place: str, library: str | None = None) -> Session:
+        """Open the run at a path or URI.
+
+        Raises:
+            MissingError: nothing was ever planned there.
+            UsageError: it is a library.
+        """
+        return cls(open_run(place), library)
+
+    # ---- the library -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def named_library(self) -> str | None:
+        """Return the library as the run names it; None for a run without one, or without a result."""
+        return named_library(self.run)
+
+    @cached_property
+    def required_library(self) -> Library:
+        """Return the run's library.
+
+        Raises:
+            MissingError: the run names none, or it is not there.
+            MismatchError: another library is there.
+        """
+        return library_of(self.run, self._place or self.named_library)
+
+    @cached_property
+    def library(self) -> Library | None:
+        """Return the run's library; None where the run names none, or it is not at hand."""
+        try:
+            return self.required_library if self._place or self.named_library else None
+        except (StorageError, MismatchError):
+            return None
+
+    def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
+        """Return the library's images with these ids, by id; those not at hand are left out."""
+        missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
+        if missing and self.library is not None:
+            found = source_images(self.library, missing, previews=previews)
+            self._images.update({(image_id, previews): found.get(image_id) for image_id in missing})
+        known = ((image_id, self._images.get((image_id, previews))) for image_id in ids)
+        return {image_id: image for image_id, image in known if image is not None}
+
+    # ---- provenance --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def provenance_kind(self) -> ProvenanceKind | None:
+        """Return the kind of the run's provenance; None before the first result."""
+        part = next(iter(self.run.committed.parts(layout.PROVENANCE).values()), None)
+        return provenance_kind(read_schema(self.run.location, part)) if part else None
+
+    def provenance(self, output: Output) -> pa.Table:
+        """Return the provenance of one output."""
+        table = self._tables.pop(output.name, None)
+        if table is None:
+            table = provenance_of(self.run, output)
+        self._tables[output.name] = table
+        if len(self._tables) > KEPT_TABLES:
+            self._tables.popitem(last=False)
+        return table
+
+    @cached_property
+    def cells(self) -> Geometry:
+        """Return what a cell of the run's layer sees.
+
+        Raises:
+            MismatchError: the run's method has no encoder.
+        """
+        return cells_of(self.run)
+
+    # ---- outputs -----------------------------------------------------------------------------------------------------
+
+    def image_size(self, output: Output) -> tuple[int, int]:
+        """Return the width and the height of an output.
+
+        Raises:
+            DamagedError: the file is not an image.
+        """
+        if output.name not in self._sizes:
+            self._sizes[output.name] = _image_size(self.run, output)
+        return self._sizes[output.name]
+
+    def explain(self, output: str, x: int, y: int) -> Explanation:
+        """Explain pixel (x, y) of an output; `find_output` says how an output may be named.
+
+        Raises:
+            UsageError: there is no such output or pixel.
+            MissingError: patches come from a library that is not there.
+            MismatchError: another library is there.
+        """
+        found = find_output(self.run, output)
+        width, height = self.image_size(found)
+        if not (0 <= x < width and 0 <= y < height):
+            raise UsageError(
+                f"'{found.name}' has {width} x {height} pixels, so there is none at {x},{y}; "
+                f"allowed is 0,0 to {width - 1},{height - 1}."
+            )
+        table = self.provenance(found)
+        kind = provenance_kind(table)
+        patches = kind == "patches"
+        row, col = (y // self.cells.stride, x // self.cells.stride) if patches else (None, None)
+        return Explanation(
+            run=self.run.location.uri,
+            method=self.run.header.method,
+            output=found.name,
+            input=found.uri,
+            library=self.required_library.location.uri if patches else self.named_library,
+            x=x,
+            y=y,
+            width=width,
+            height=height,
+            kind=kind,
+            cell_row=row,
+            cell_col=col,
+            contributions=() if row is None or col is None else self._matches(table, row, col),
+            sources=() if patches else self._shares(table),
+        )
+
+    def _matches(self, provenance: pa.Table, row: int, col: int) -> tuple[Contribution, ...]:
+        rows = covering(provenance, row, col)
+        images = self.images({entry["source_image_id"].hex() for entry in rows})
+        return tuple(patch_contributions(rows, images, self.cells, self.required_library.location.uri))
+
+    def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
+        images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})
+        return source_shares(provenance, images)
+
+
+def find_output(run: Run, wanted: str) -> Output:
+    """Return the output that `wanted` names.
+
+    That is the output's path with or without its directory, the input's name, or an ending of one of them that only
+    one output has.
+
+    Raises:
+        UsageError: `wanted` names no output or several; the message lists candidates.
+    """
+    outputs = run.outputs
+    for name in (wanted, layout.output_path(wanted), _output_of(wanted, run.header.format)):
+        if name in outputs:
+            return outputs[name]
+    ends = (wanted, f"{wanted}.{run.header.format}")
+    candidates = [name for name in outputs if wanted and name.endswith(ends)]
+    if len(candidates) == 1:
+        return outputs[candidates[0]]
+    count = f"{len(candidates)} outputs end in" if candidates else "no output is called"
+    shown = candidates or [name for name in outputs if wanted.lower() in name.lower()] or list(outputs)
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    raise UsageError(
+        f"In '{run.location.uri}' {count} {wanted!r}; there are: {', '.join(shown[:SHOWN]) or 'none at all'}{more}."
+    )
+
+
+def _output_of(name: str, image_format: str) -> str:
+    """Return the output's path for an input's name, or an empty string when no input can have it."""
+    try:
+        return output_name(name, image_format)
+    except UsageError:
+        return ""
+
+
+def _image_size(run: Run, output: Output) -> tuple[int, int]:
+    """Read width and height from the header of an output's file."""
+    try:
+        with run.location.open(output.name) as file, Image.open(file, formats=FORMATS) as image:
+            return image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error

@@ -1,0 +1,34 @@
+"""The private APIs of Ray that this package needs, each wrapped once; tests/runners/ray/test_private.py probes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_get
+
+AUTOSCALER_STATUS_KEY = "__autoscaling_status"  # where Ray's monitor stores what `ray status` shows
+
+
+def head_address(address: str) -> str | None:
+    """Return the `host:port` that `ray.init(address=...)` would connect to; None if it would start a Ray of its own.
+
+    It lets us try the port first: `ray.init` retries an address where nobody listens for a quarter of an hour. No
+    public API resolves "auto", which Ray reads from the environment or from files of the last cluster on this machine.
+    """
+    return canonicalize_bootstrap_address(address)
+
+
+def autoscaler_status() -> dict[str, Any]:
+    """Return the last status of Ray's monitor; empty if there is none or it cannot be read.
+
+    It tells whether an autoscaler may add nodes (`autoscaler_report.active_nodes`: the number of nodes of each type).
+    The public APIs list nodes and resources, but only the command `ray status` shows this report, as text.
+    """
+    try:
+        status = json.loads(_internal_kv_get(AUTOSCALER_STATUS_KEY) or b"{}")
+    except (RayError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}

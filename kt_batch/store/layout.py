@@ -1,0 +1,201 @@
+"""The path names of everything in a library, an index and a run.
+
+A path is relative to the library or the run and separated by slashes. The functions that end in `_path` build a path;
+those that begin with `parse_` read one and return None when the path is of another kind.
+
+    LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
+    RUN/      plan/  receipts/  run.json  images/  provenance/  rejects/  options/
+    index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
+    build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
+
+`docs/formats.md` describes the files themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+LIBRARY_SUMMARY = "library.json"
+RUN_SUMMARY = "run.json"
+
+PLAN = "plan"
+RECEIPTS = "receipts"
+OPTIONS = "options"
+INDEX = "index"
+
+# Table kinds. The parts of a kind lie in the directory of its name.
+IMAGES = "images"
+PATCHES = "patches"
+REJECTS = "rejects"
+PROVENANCE = "provenance"
+LIBRARY_KINDS = frozenset({IMAGES, PATCHES, REJECTS})
+RUN_KINDS = frozenset({PROVENANCE, REJECTS})
+
+OUTPUTS = "images"  # directory of a run's output images
+
+SHARDS = f"{INDEX}/shards"
+
+# Inside the build directory of an index; MEMBERS is also a table kind there, as are SAMPLE and ROUTED.
+SAMPLE = "sample"
+ROUTED = "routed"
+MEMBERS = "members"
+TOP = "top"
+SUBTREES = "subtrees"
+
+_HEX16 = "[0-9a-f]{16}"
+_SHA256 = "[0-9a-f]{64}"
+_PART_PATTERN = rf"([a-z_]+)/part-({_HEX16})-{_HEX16}\.parquet"
+_RECEIPT_PATTERN = rf"{RECEIPTS}/({_HEX16})\.json"
+
+_PLAN = re.compile(rf"{PLAN}/(\d{{6}})\.parquet")
+_RECEIPT = re.compile(_RECEIPT_PATTERN)
+_PART = re.compile(_PART_PATTERN)
+_OPTIONS = re.compile(rf"{OPTIONS}/[a-z_-]+-[0-9a-f]{{8}}\.yaml")
+_SHARD = re.compile(rf"{SHARDS}/({_SHA256})")
+_IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
+_INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
+_INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
+_BUILD_FILE = re.compile(
+    rf"{INDEX}/({_HEX16})/build/(?:{_RECEIPT_PATTERN}|{_PART_PATTERN}|(?:{TOP}|{SUBTREES})/{_SHA256})"
+)
+_BUILD_RECEIPT = re.compile(rf"{INDEX}/{_HEX16}/build/{_RECEIPT_PATTERN}")
+
+
+class PartName(NamedTuple):
+    """What the path of a part file says: its table kind and its unit."""
+
+    kind: str
+    unit: str
+
+
+# ---- libraries and runs ----------------------------------------------------------------------------------------------
+
+
+def plan_path(number: int) -> str:
+    """Return the path of plan file `number`, counted from 0."""
+    return f"{PLAN}/{number:06d}.parquet"
+
+
+def is_plan(path: str) -> bool:
+    """Tell whether `path` is that of a plan file."""
+    return _PLAN.fullmatch(path) is not None
+
+
+def receipt_path(unit: str) -> str:
+    """Return the path of a unit's receipt."""
+    return f"{RECEIPTS}/{unit}.json"
+
+
+def parse_receipt_path(path: str) -> str | None:
+    """Return the unit id in the path of a receipt."""
+    match = _RECEIPT.fullmatch(path)
+    return match[1] if match else None
+
+
+def part_path(kind: str, unit: str, sha256: str) -> str:
+    """Return the path of a part file, which holds the first 16 hex digits of the file's SHA-256."""
+    return f"{kind}/part-{unit}-{sha256[:16]}.parquet"
+
+
+def parse_part_path(path: str) -> PartName | None:
+    """Return the table kind and the unit in the path of a part file."""
+    match = _PART.fullmatch(path)
+    return PartName(match[1], match[2]) if match else None
+
+
+def output_path(relative: str) -> str:
+    """Return the path of an output image, given its path below the directory of outputs."""
+    return f"{OUTPUTS}/{relative}"
+
+
+def relative_output(path: str) -> str:
+    """Return the path of an output image below the directory of outputs: the inverse of `output_path`."""
+    return path.removeprefix(f"{OUTPUTS}/")
+
+
+def options_path(command: str, digest: str) -> str:
+    """Return the path of the saved options of a command; `digest` is 8 hex digits of their SHA-256."""
+    return f"{OPTIONS}/{command}-{digest}.yaml"
+
+
+def is_options(path: str) -> bool:
+    """Tell whether `path` is that of saved options."""
+    return _OPTIONS.fullmatch(path) is not None
+
+
+# ---- indexes ---------------------------------------------------------------------------------------------------------
+
+
+def index_folder(digest: str) -> str:
+    """Return the directory of one index."""
+    return f"{INDEX}/{digest}"
+
+
+def index_summary_path(digest: str) -> str:
+    """Return the path of `index.json`, whose presence commits the index."""
+    return f"{INDEX}/{digest}/index.json"
+
+
+def tree_path(digest: str) -> str:
+    """Return the path of an index's tree."""
+    return f"{INDEX}/{digest}/tree.safetensors"
+
+
+def members_path(digest: str) -> str:
+    """Return the path of the table that maps merged patches to kept ones."""
+    return f"{INDEX}/{digest}/members.parquet"
+
+
+def build_folder(digest: str) -> str:
+    """Return the directory of an index's unfinished build."""
+    return f"{INDEX}/{digest}/build"
+
+
+def blob_path(folder: str, sha256: str) -> str:
+    """Return the path of a file that is named by its SHA-256."""
+    return f"{folder}/{sha256}"
+
+
+def shard_path(sha256: str) -> str:
+    """Return the path of a shard, which several indexes of one library may share."""
+    return blob_path(SHARDS, sha256)
+
+
+def index_files(digest: str) -> tuple[str, str, str]:
+    """Return the three paths of a finished index, without its shards."""
+    return index_summary_path(digest), tree_path(digest), members_path(digest)
+
+
+def parse_index_summary_path(path: str) -> str | None:
+    """Return the digest in the path of an `index.json`."""
+    match = _INDEX_SUMMARY.fullmatch(path)
+    return match[1] if match else None
+
+
+def parse_index_file(path: str) -> str | None:
+    """Return the digest in the path of one of the `index_files`."""
+    match = _INDEX_FILE.fullmatch(path)
+    return match[1] if match else None
+
+
+def parse_in_index(path: str) -> str | None:
+    """Return the digest in the path of anything inside the directory of an index."""
+    match = _IN_INDEX.fullmatch(path)
+    return match[1] if match else None
+
+
+def parse_build_file(path: str) -> str | None:
+    """Return the digest in the path of a file that an index build writes."""
+    match = _BUILD_FILE.fullmatch(path)
+    return match[1] if match else None
+
+
+def is_build_receipt(path: str) -> bool:
+    """Tell whether `path` is that of a receipt of an index build."""
+    return _BUILD_RECEIPT.fullmatch(path) is not None
+
+
+def is_shard(path: str) -> bool:
+    """Tell whether `path` is that of a shard."""
+    return _SHARD.fullmatch(path) is not None

@@ -1,0 +1,37 @@
+"""Local files on their way into a location."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from kt_batch.errors import StorageError
+from kt_batch.store.locations import Location
+from kt_batch.store.names import TEMP_PREFIX
+
+
+@contextmanager
+def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
+    """Yield a path for a file on its way into `location`, and remove the file afterwards.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
+    try:
+        yield path
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
+            path.unlink(missing_ok=True)
+
+
+def _reason(error: OSError | SafetensorError) -> str:
+    """Return the system's words where there are some; Arrow's own text is for programmers."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

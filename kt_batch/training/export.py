@@ -1,0 +1,25 @@
+"""Finished networks to weight files with their manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from kt_batch.models.decoder import Decoder
+from kt_batch.models.weights import LoadedEncoder, decoder_bytes, encoder_bytes
+from kt_batch.training.recipes import NAME, VERSION
+
+
+def export(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -> Path:
+    """Write encoder and decoders as weight files with their manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"encoder": encoder_bytes(encoder.network, NAME)}
+    parts |= {cut: decoder_bytes(decoder, encoder.sha256, cut) for cut, decoder in sorted(decoders.items())}
+    manifest = {}
+    for part, data in parts.items():
+        name = f"{VERSION}.{part}.safetensors"
+        (folder / name).write_bytes(data)
+        manifest[part] = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "weights.json").write_text(json.dumps({NAME: manifest}, indent=1) + "\n")
+    return folder

@@ -1,0 +1,103 @@
+"""Configurations of methods: one union by the method's name, and digests that tell methods apart."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig
+from kt_batch.errors import UsageError
+from kt_batch.methods.base import Need, Resources, Result
+from kt_batch.methods.knowledge import KnowledgeConfig
+from kt_batch.methods.table import METHODS, method_named, parse_config
+
+ENCODER = EncoderConfig(weights_sha256="0" * 64)
+IDENTITY: dict[str, Any] = {"encoder": ENCODER, "decoder_sha256": "1" * 64, "index_digest": "2" * 16}
+
+
+class OtherConfig(KnowledgeConfig):
+    """The fields and defaults of `knowledge`, under another name."""
+
+    method: Literal["other"] = "other"  # type: ignore[assignment]
+
+
+class Other:
+    """A method that only has a configuration."""
+
+    config_type: ClassVar[type[MethodConfig]] = OtherConfig
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ()
+    layer: ClassVar[Layer | None] = None
+    size, stride = 64, 1
+
+    def __init__(self, config: Any, resources: Resources) -> None:
+        pass
+
+    def translate(self, image: Any) -> Result:
+        raise AssertionError("no test translates with it")
+
+
+# The digests of the version that had no field `method`.
+@pytest.mark.parametrize(
+    ("fields", "digest"),
+    [
+        ({}, "9c89910d807e8684"),
+        ({"swap": "statistics", "alpha": 0.5}, "52012ef787b7665b"),
+        ({"search": SearchConfig(probes=32, top_k=4)}, "cbf2db368102fa2b"),
+        (
+            {
+                "search": SearchConfig(searcher="bhkm", bands=1),
+                "format": "jpg",
+                "quality": 80,
+                "preserve_colour": True,
+                "query_stride": 2,
+                "temperature": 0.1,
+            },
+            "33331bf5055e3469",
+        ),
+        ({"search": SearchConfig(certify=True)}, "cee4fce4636fdf48"),
+    ],
+)
+def test_digests_of_knowledge_are_those_from_before_there_were_methods(fields: dict[str, Any], digest: str) -> None:
+    assert KnowledgeConfig(**IDENTITY, **fields).digest() == digest
+
+
+def test_equal_fields_hash_differently_between_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "other", Other)
+    one, other = parse_config(IDENTITY), parse_config({**IDENTITY, "method": "other"})
+    same = {"method"}
+    assert one.model_dump(exclude=same) == other.model_dump(exclude=same)
+    assert one.digest() != other.digest()
+
+
+def test_a_configuration_without_a_method_is_that_of_knowledge() -> None:
+    assert parse_config(IDENTITY) == KnowledgeConfig(**IDENTITY)
+
+
+def test_a_configuration_survives_its_json() -> None:
+    config = KnowledgeConfig(**IDENTITY, search=SearchConfig(top_k=3), swap="statistics")
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_an_unknown_method_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="There is no method 'magic'; there are knowledge"):
+        parse_config({**IDENTITY, "method": "magic"})
+    with pytest.raises(UsageError, match="There is no method 'magic'"):
+        method_named("magic")
+
+
+def test_a_field_of_no_method_is_refused() -> None:
+    with pytest.raises(ValidationError, match="brightness"):
+        parse_config({**IDENTITY, "brightness": 2})
+
+
+def test_a_style_image_is_named_by_its_id_and_not_by_a_path() -> None:
+    with pytest.raises(ValidationError, match="styles"):
+        parse_config({**IDENTITY, "styles": ("paintings/irises.jpg",)})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_called_by_the_name_in_its_configuration(name: str) -> None:
+    assert METHODS[name].config_type.model_fields["method"].default == name

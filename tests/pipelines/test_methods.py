@@ -1,0 +1,162 @@
+"""A method without encoder, decoder, index or patch provenance goes through the whole pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from kt_batch.config import Layer, MethodConfig, RunOptions
+from kt_batch.errors import MismatchError, UsageError
+from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
+from kt_batch.methods.table import METHODS
+from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
+from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.report.explain import explain
+from kt_batch.report.inspect import inspect
+from kt_batch.report.run_report import run_report
+from kt_batch.report.sheet import write_sheet
+from kt_batch.runners.local import LocalRunner
+from kt_batch.store.opening import open_run
+from tests.support.collection import Collection
+from tests.support.tiny import hashes, rows
+
+
+class GainConfig(MethodConfig):
+    """A gain for every pixel."""
+
+    method: Literal["gain"] = "gain"
+    gain: float = Field(1.0, gt=0.0)
+
+
+class Gain:
+    """Multiplies the photograph's own pixels: an edit, made without any network; its source is a made-up image."""
+
+    config_type: ClassVar[type[MethodConfig]] = GainConfig
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    stages: ClassVar[tuple[str, ...]] = ("fit",)
+    layer: ClassVar[Layer | None] = None
+    size, stride = 48, 1
+
+    def __init__(self, config: GainConfig, resources: Resources) -> None:
+        assert resources == Resources()
+        self.gain = config.gain
+
+    def translate(self, image: Tensor) -> Result:
+        return Result(self, SourceProvenance({"0123456789abcdef": 0.75, "fedcba9876543210": 0.25}), {"fit": 0.25})
+
+    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        edited: NDArray[np.float32] = np.clip(pixels * np.float32(self.gain), 0, 1)
+        return edited
+
+
+@pytest.fixture(autouse=True)
+def gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "gain", Gain)
+
+
+def gained(photos: Path, run: Path, runner: Any = None, **options: Any) -> TranslateSummary:
+    return translate(request(photos, run, **options), runner or LocalRunner(), no_progress)
+
+
+def request(photos: Path, run: Path, gain: float = 0.5, **options: Any) -> TranslateRequest:
+    config, sources = choose("gain", {"gain": gain}, Choice())
+    return TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=2, **options))
+
+
+def test_its_edit_is_applied_to_the_photographs_pixels(collection: Collection, tmp_path: Path) -> None:
+    same = gained(collection.photos, tmp_path / "same", gain=1.0)
+    assert (same.images, same.library, same.index, same.ncc_mean) == (3, None, None, None)
+    gained(collection.photos, tmp_path / "run")
+    plain, edited = (
+        np.asarray(Image.open(tmp_path / name / "images/11.png.png")).astype(float) for name in ("same", "run")
+    )
+    assert plain.shape == (37, 48, 3)  # 72 x 56 at a long side of 48
+    assert np.abs(edited - plain / 2).max() <= 1
+
+
+def test_its_provenance_is_a_share_for_each_source(collection: Collection, tmp_path: Path) -> None:
+    gained(collection.photos, tmp_path / "run")
+    table = [row for row in rows(tmp_path / "run", "provenance") if row["output"] == "images/11.png.png"]
+    assert [(row["source_image_id"].hex(), row["share"]) for row in table] == [
+        ("0123456789abcdef", 0.75),
+        ("fedcba9876543210", 0.25),
+    ]
+
+
+def test_a_run_of_it_is_gone_on_with_and_its_dry_run_knows(collection: Collection, tmp_path: Path) -> None:
+    gained(collection.photos, tmp_path / "run")
+    before = hashes(tmp_path / "run")
+    assert gained(collection.photos, tmp_path / "run").new_images == 0
+    assert hashes(tmp_path / "run") == before
+    estimate = estimate_translate(
+        request(collection.photos, tmp_path / "new"), DryRunRequest(pilot=1), LocalRunner(), no_progress
+    )
+    assert (estimate.found, estimate.done, estimate.to_do) == (3, 0, 3)
+    assert estimate.pilot is not None
+    assert estimate.pilot.rejected == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_settings_of_it_are_refused(collection: Collection, tmp_path: Path) -> None:
+    gained(collection.photos, tmp_path / "run")
+    with pytest.raises(MismatchError, match=r"gain \(0.5 there, 0.25 here\)"):
+        gained(collection.photos, tmp_path / "run", gain=0.25)
+
+
+def test_a_broken_image_is_a_reject_of_it_too(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/broken.png").write_bytes(b"no picture")
+    summary = gained(tmp_path / "photos", tmp_path / "run")
+    assert (summary.images, summary.rejected, summary.ncc_mean) == (0, 1, None)
+
+
+def test_every_report_knows_it(collection: Collection, tmp_path: Path) -> None:
+    gained(collection.photos, tmp_path / "run")
+    run = str(tmp_path / "run")
+    assert open_run(run).header.method == "gain"
+    found = inspect(run)
+    assert (found["kind"], found["method"], found["images"]) == ("run", "gain", 3)
+    stages = [stage.stage for stage in run_report(run).stages]
+    assert sorted(stages) == ["fit", "read", "write"]
+    explained = explain(run, "11.png", 10, 10)
+    assert [source.share for source in explained.sources] == [0.75, 0.25]
+    assert write_sheet({"gain": run}, tmp_path / "page").is_file()
+
+
+# ---- what a method needs ----
+
+
+def test_what_a_method_does_not_use_is_refused(collection: Collection) -> None:
+    with pytest.raises(UsageError, match="The method gain does not use --library"):
+        choose("gain", {}, Choice(library=str(collection.library)))
+    with pytest.raises(UsageError, match="The method knowledge does not use --style"):
+        choose("knowledge", {}, Choice(library=str(collection.library), styles=[str(collection.paintings)]))
+
+
+def test_what_a_method_lacks_is_named() -> None:
+    with pytest.raises(UsageError, match="The method knowledge needs --library"):
+        choose("knowledge", {}, Choice())
+
+
+@pytest.mark.parametrize("need", [Need.STATISTICS, Need.PAIRS])
+def test_what_no_library_holds_yet_cannot_be_needed(need: Need, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gain, "needs", frozenset({need}))
+    with pytest.raises(UsageError, match=f"The method gain needs {need}, which no library holds yet"):
+        choose("gain", {}, Choice())
+
+
+def test_knowledge_takes_the_encoder_of_its_library(collection: Collection) -> None:
+    config, sources = choose("knowledge", {"swap": "statistics"}, Choice(library=str(collection.library), size=32))
+    assert config.encoder is not None
+    assert (config.encoder.layer, config.encoder.size, config.index_digest) == ("relu3_1", 32, collection.index)
+    assert sources.library == str(collection.library)

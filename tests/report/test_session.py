@@ -1,0 +1,84 @@
+"""A session opens a run once, however many pixels are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kt_batch.report.explain import explain
+from kt_batch.report.session import KEPT_TABLES, Session
+from kt_batch.store.locations import LocalLocation
+from kt_batch.store.run import Output
+from tests.report.conftest import Made
+from tests.support.gain import make_gain_run
+
+PARK = "images/park/a.jpg.png"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file below each directory of a library or a run is read or opened."""
+    counted: Counter[str] = Counter()
+
+    def counting(method: Callable[[LocalLocation, str], object]) -> Callable[[LocalLocation, str], object]:
+        def read(location: LocalLocation, name: str) -> object:
+            counted[f"{location.root.name}/{name}"] += 1
+            return method(location, name)
+
+        return read
+
+    for method in (LocalLocation.read_bytes, LocalLocation.open):
+        monkeypatch.setattr(LocalLocation, method.__name__, counting(method))
+    return counted
+
+
+def of(reads: Counter[str], folder: str) -> list[int]:
+    return [count for name, count in sorted(reads.items()) if name.split("/")[1] == folder]
+
+
+def test_two_pixels_read_plan_receipts_and_provenance_once(made: Made, reads: Counter[str]) -> None:
+    session = Session.open(str(made.blended))
+    first = session.explain(PARK, 9, 10)
+    once = Counter(reads)
+    second = session.explain(PARK, 30, 30)
+    assert first.contributions != second.contributions
+    assert of(reads, "plan") == [1, 1]  # of the run and of the library
+    assert set(of(reads, "receipts")) == {1}
+    assert set(of(reads, "provenance")) == {1}
+    assert once == reads  # the second pixel needed nothing that was not there already
+
+
+def test_a_session_explains_what_the_convenience_explains(made: Made) -> None:
+    session = Session.open(str(made.blended))
+    for x, y in ((0, 0), (9, 10), (59, 55)):
+        assert session.explain(PARK, x, y) == explain(str(made.blended), PARK, x, y)
+
+
+def test_pixels_of_one_output_per_source_read_it_once(tmp_path: Path, reads: Counter[str]) -> None:
+    session = Session.open(str(make_gain_run(tmp_path)))
+    reads.clear()
+    session.explain("a.jpg", 0, 0)
+    session.explain("a.jpg", 1, 1)
+    assert set(reads.values()) == {1}
+
+
+def test_only_so_many_tables_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session.open(str(make_gain_run(tmp_path)))
+    output = next(iter(session.run.outputs.values()))
+    monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output: output.name)
+    for number in range(KEPT_TABLES + 3):
+        named = Output(f"images/{number}.png", output.uri, output.sha256, output.part, output.row_group)
+        assert session.provenance(named) == named.name
+    assert len(session._tables) == KEPT_TABLES
+
+
+def test_images_are_fetched_once(made: Made, reads: Counter[str]) -> None:
+    session = Session.open(str(made.blended))
+    ids = [source.image_id for source in session.explain(PARK, 9, 10).contributions]
+    before = Counter(reads)
+    assert session.images(ids).keys() == set(ids)
+    assert session.images(["ff" * 8]) == session.images(["ff" * 8]) == {}
+    assert {name: count for name, count in reads.items() if count != before[name]} == {}
