@@ -1,4 +1,7 @@
-"""One opened run for everything that reports on it: each file of the run and of its library is read once."""
+"""One opened run for everything that reports on it.
+
+Each file of the run and of its library is read once.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Session:
 
     @cached_property
     def named_library(self) -> str | None:
-        """Return the library as the run names it; None for a run without one, or without a result."""
+        """Return the library as the run names it; None where it names none."""
         return named_library(self.run)
 
     @cached_property
@@ -80,7 +83,10 @@ class Session:
             return None
 
     def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
-        """Return the library's images with these ids, by id; those not at hand are left out."""
+        """Return the library's images with these ids, by id.
+
+        Those not at hand are left out.
+        """
         missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
         if missing and self.library is not None:
             found = source_images(self.library, missing, previews=previews)
@@ -128,7 +134,9 @@ class Session:
         return self._sizes[output.name]
 
     def explain(self, output: str, x: int, y: int) -> Explanation:
-        """Explain pixel (x, y) of an output; `find_output` says how an output may be named.
+        """Explain pixel (x, y) of an output.
+
+        `find_output` says how an output may be named.
 
         Raises:
             UsageError: there is no such output or pixel.
@@ -199,7 +207,10 @@ def find_output(run: Run, wanted: str) -> Output:
 
 
 def _output_of(name: str, image_format: str) -> str:
-    """Return the output's path for an input's name, or an empty string when no input can have it."""
+    """Return the output's path for an input's name.
+
+    The path is empty when no input can have that name.
+    """
     try:
         return output_name(name, image_format)
     except UsageError:

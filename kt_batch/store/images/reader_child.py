@@ -68,7 +68,7 @@ def _leave_network() -> None:
     unshare = getattr(os, "unshare", None)
     if unshare is not None:
         with suppress(OSError):
-            unshare(getattr(os, "CLONE_NEWUSER") | getattr(os, "CLONE_NEWNET"))  # noqa: B009 - 3.12 has them, mypy's 3.11 not
+            unshare(getattr(os, "CLONE_NEWUSER") | getattr(os, "CLONE_NEWNET"))  # noqa: B009 - Python 3.12 has them, mypy checks for 3.11
 
 
 def _limit_resources() -> None:
@@ -104,7 +104,7 @@ def _answer(data: bytes, size: int, decode: Callable[[bytes, int], WorkingImage]
         return _refusal(error.reason, error.message)
     except MemoryError:
         return _refusal(Reason.TOO_MANY_PIXELS, "the image takes more memory than its decoder may have")
-    except Exception as error:  # noqa: BLE001 - the border of this process: one image, one reject
+    except Exception as error:  # noqa: BLE001 - one image costs one reject
         return _refusal(Reason.DECODER_DIED, f"the decoder failed with {type(error).__name__}: {str(error)[:200]}")
     sizes = (image.height, image.width, image.original_height, image.original_width)
     return REPLY.pack(IMAGE, *sizes), image.pixels.data.cast("B")

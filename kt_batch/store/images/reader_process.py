@@ -155,7 +155,7 @@ class _Child:
     """One child and its two pipes."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - our own module by our own interpreter
+        self.process = subprocess.Popen(  # noqa: S603 - our own module and interpreter
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
