@@ -152,19 +152,19 @@ def run_report(place: str) -> RunReport:
         MissingError: there is neither.
         DamagedError: a plan, a receipt or a reject table is damaged.
     """
-    found = open_place(place)
-    units = found.committed.ledger.units()
-    done = [(unit, found.committed.receipts[unit.id]) for unit in units if unit.id in found.committed.receipts]
+    opened = open_place(place)
+    units = opened.committed.ledger.units()
+    done = [(unit, opened.committed.receipts[unit.id]) for unit in units if unit.id in opened.committed.receipts]
     receipts = [receipt for _, receipt in done]
     return RunReport(
-        place=found.location.uri,
-        kind=kind_of(found),
+        place=opened.location.uri,
+        kind=kind_of(opened),
         units=UnitCounts(len(units), len(done), len(units) - len(done)),
-        images=image_counts(units, found.committed.receipts, found.committed.rejects),
+        images=image_counts(units, opened.committed.receipts, opened.committed.rejects),
         throughput=throughput(receipts),
         stages=stages(receipts),
         slowest=slowest(done),
-        rejects=rejects(found.committed.rejects),
+        rejects=rejects(opened.committed.rejects),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),
@@ -190,10 +190,10 @@ def throughput(receipts: Sequence[Receipt]) -> Throughput | None:
 
     A unit was in progress for the seconds of its stages, until it was finished.
     """
-    told = sorted((_began(r.finished, r), r.finished, r.images) for r in receipts if r.finished is not None)
-    if not told:
+    timed = sorted((_began(r.finished, r), r.finished, r.images) for r in receipts if r.finished is not None)
+    if not timed:
         return None
-    began, ended, images = (np.array(column, np.float64) for column in zip(*told, strict=True))
+    began, ended, images = (np.array(column, np.float64) for column in zip(*timed, strict=True))
     latest = np.maximum.accumulate(ended)
     gaps = np.maximum(began[1:] - latest[:-1], 0.0)
     cut = np.where(gaps > PAUSE, gaps, 0.0)
@@ -204,7 +204,7 @@ def throughput(receipts: Sequence[Receipt]) -> Throughput | None:
     made = [float((images * ((edge - began) / (ended - began)).clip(0.0, 1.0)).sum()) for edge in edges]
     step = working / BINS
     return Throughput(
-        started=round(told[0][0], 3),
+        started=round(timed[0][0], 3),
         finished=round(float(latest[-1]), 3),
         images=int(images.sum()),
         working_seconds=round(working, 3),
@@ -238,32 +238,32 @@ def slowest(done: Iterable[tuple[Unit, Receipt]], count: int = SLOWEST) -> tuple
 
     An image with several names is listed under its first.
     """
-    told = (
+    images = (
         SlowImage(item.name, item.uri, seconds, unit.id, receipt.worker)
         for unit, receipt in done
         if receipt.item_seconds
         for number, (item, seconds) in enumerate(zip(unit.items, receipt.item_seconds, strict=True))
         if seconds is not None and (number == 0 or unit.items[number - 1].image_id != item.image_id)
     )
-    return tuple(heapq.nsmallest(count, told, key=lambda image: (-image.seconds, image.name)))
+    return tuple(heapq.nsmallest(count, images, key=lambda image: (-image.seconds, image.name)))
 
 
 def rejects(standing: attempts.Rejects) -> tuple[Rejects, ...]:
     """Return rejects by reason with an example of each, the most frequent first."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    by_reason: dict[str, list[tuple[str, str]]] = {}
     for row in standing.rows.to_pylist():
-        found.setdefault(row["reason"], []).append((row["uri"], row["message"]))
-    listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in found.items()]
+        by_reason.setdefault(row["reason"], []).append((row["uri"], row["message"]))
+    listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in by_reason.items()]
     return tuple(sorted(listed, key=lambda entry: (-entry.count, entry.reason)))
 
 
 def workers(receipts: Iterable[Receipt]) -> tuple[WorkerShare, ...]:
     """Return each worker's share, most units first, unnamed workers last."""
-    found: defaultdict[str | None, list[Receipt]] = defaultdict(list)
+    by_worker: defaultdict[str | None, list[Receipt]] = defaultdict(list)
     for receipt in receipts:
-        found[receipt.worker].append(receipt)
+        by_worker[receipt.worker].append(receipt)
     listed = []
-    for worker, own in found.items():
+    for worker, own in by_worker.items():
         images, seconds = sum(r.images for r in own), sum(sum(r.timings.values()) for r in own)
         rate = round(images / seconds, 4) if seconds else None
         listed.append(WorkerShare(worker, len(own), images, round(seconds, 3), rate))
@@ -282,11 +282,11 @@ def report_page(report: RunReport) -> str:
     )
 
 
-def _plot(found: Throughput) -> str:
+def _plot(progress: Throughput) -> str:
     return throughput_plot(
-        found.rates,
-        found.working_seconds,
-        [(at, f"pause of {duration(length)}") for at, length in found.pauses],
+        progress.rates,
+        progress.working_seconds,
+        [(at, f"pause of {duration(length)}") for at, length in progress.pauses],
         duration,
     )
 

@@ -89,8 +89,8 @@ class Session:
         """
         missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
         if missing and self.library is not None:
-            found = source_images(self.library, missing, previews=previews)
-            self._images.update({(image_id, previews): found.get(image_id) for image_id in missing})
+            fetched = source_images(self.library, missing, previews=previews)
+            self._images.update({(image_id, previews): fetched.get(image_id) for image_id in missing})
         known = ((image_id, self._images.get((image_id, previews))) for image_id in ids)
         return {image_id: image for image_id, image in known if image is not None}
 
@@ -143,22 +143,22 @@ class Session:
             MissingError: patches come from a library that is not there.
             MismatchError: another library is there.
         """
-        found = find_output(self.run, output)
-        width, height = self.image_size(found)
+        named = find_output(self.run, output)
+        width, height = self.image_size(named)
         if not (0 <= x < width and 0 <= y < height):
             raise UsageError(
-                f"'{found.name}' has {width} x {height} pixels, so there is none at {x},{y}; "
+                f"'{named.name}' has {width} x {height} pixels, so there is none at {x},{y}; "
                 f"allowed is 0,0 to {width - 1},{height - 1}."
             )
-        table = self.provenance(found)
+        table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
         row, col = (y // self.cells.stride, x // self.cells.stride) if patches else (None, None)
         return Explanation(
             run=self.run.location.uri,
             method=self.run.header.method,
-            output=found.name,
-            input=found.uri,
+            output=named.name,
+            input=named.uri,
             library=self.required_library.location.uri if patches else self.named_library,
             x=x,
             y=y,

@@ -71,7 +71,7 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         MissingError: `place` is neither a library nor a run.
         StorageError: a part is missing or not readable as Parquet.
     """
-    found = open_place(place)
+    opened = open_place(place)
     connection = duckdb.connect(config=SETTINGS)
     mounted: dict[str, str] = {}
 
@@ -87,12 +87,12 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         return f"{mounted[location.uri]}://{name}"
 
     try:
-        for statement in _statements(found, naming):
+        for statement in _statements(opened, naming):
             connection.execute(statement)
     except duckdb.Error as error:
         connection.close()
-        said = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
-        raise StorageError(f"The tables of '{place}' cannot be read: {said}") from error
+        reason = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
+        raise StorageError(f"The tables of '{place}' cannot be read: {reason}") from error
     except BaseException:
         connection.close()
         raise
@@ -258,11 +258,11 @@ def _rejects(committed: Committed, naming: Naming) -> str:
     """Select the rejects that no later attempt has superseded."""
     whole, filtered = [], []
     for unit, part in committed.parts(layout.REJECTS).items():
-        gone = committed.rejects.superseded.get(unit, frozenset())
-        if not gone:
+        superseded = committed.rejects.superseded.get(unit, frozenset())
+        if not superseded:
             whole.append(part.name)
-        elif len(gone) < part.rows:
-            uris = ", ".join(_text(uri) for uri in sorted(gone))
+        elif len(superseded) < part.rows:
+            uris = ", ".join(_text(uri) for uri in sorted(superseded))
             one = _files(committed.location, [part.name], REJECTS, naming)
             filtered.append(f"SELECT * FROM ({one}) WHERE uri NOT IN ({uris})")
     return "\nUNION ALL\n".join([_files(committed.location, whole, REJECTS, naming), *filtered])

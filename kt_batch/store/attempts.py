@@ -67,7 +67,7 @@ def resolve(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Reje
     counting: defaultdict[str, set[str]] = defaultdict(set)
     for unit_id, item in standing:
         counting[unit_id].add(item.uri)
-    superseded = {unit: left for unit, found in uris.items() if (left := found - counting[unit])}
+    superseded = {unit: left for unit, rejected in uris.items() if (left := rejected - counting[unit])}
     return Rejects(frozenset(standing), _rows(tables, superseded), superseded)
 
 
@@ -113,6 +113,6 @@ def _keys(item: Item) -> tuple[Key, Key]:
 def _rows(tables: Mapping[str, pa.Table], superseded: Mapping[str, frozenset[str]]) -> pa.Table:
     kept = [REJECTS.empty_table()]
     for unit, table in sorted(tables.items()):
-        gone = superseded.get(unit, frozenset())
-        kept.append(table.filter(pa.array([uri not in gone for uri in table["uri"].to_pylist()], pa.bool_())))
+        dropped = superseded.get(unit, frozenset())
+        kept.append(table.filter(pa.array([uri not in dropped for uri in table["uri"].to_pylist()], pa.bool_())))
     return pa.concat_tables(kept)

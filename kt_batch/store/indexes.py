@@ -169,11 +169,11 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
     summaries = read_index_summaries(library.location)
     place = library.location.uri
     if wanted is not None:
-        found = [s for s in summaries if s.digest.startswith(wanted)]
-        if len(found) != 1:
+        matching = [s for s in summaries if s.digest.startswith(wanted)]
+        if len(matching) != 1:
             digests = ", ".join(s.digest for s in summaries) or "none"
-            raise MissingError(f"{len(found)} indexes of '{place}' match '{wanted}'; it has {digests}.")
-        return _of_this_format(found, place)[0]
+            raise MissingError(f"{len(matching)} indexes of '{place}' match '{wanted}'; it has {digests}.")
+        return _of_this_format(matching, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
     current = [s for s in summaries if s.snapshot == library.committed.snapshot]
@@ -194,13 +194,13 @@ def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSumm
     Raises:
         MismatchError: there are none.
     """
-    found = [summary for summary in summaries if summary.format == INDEX_FORMAT]
-    if not found:
+    readable = [summary for summary in summaries if summary.format == INDEX_FORMAT]
+    if not readable:
         raise MismatchError(
             f"The index {summaries[0].digest} of '{place}' is of format {summaries[0].format}, this version reads "
             f"{INDEX_FORMAT}; run: kt-batch index {place}"
         )
-    return found
+    return readable
 
 
 def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:

@@ -56,7 +56,7 @@ class _Listing:
     """
 
     root: str
-    found: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
 
 
 def list_inputs(arguments: Sequence[str]) -> list[Input]:
@@ -74,13 +74,15 @@ def list_inputs(arguments: Sequence[str]) -> list[Input]:
     """
     if not arguments:
         raise UsageError(f"no images were given; {_ALLOWED}")
-    listings = sorted((_listing(argument) for argument in arguments), key=lambda listing: (listing.root, listing.found))
+    listings = sorted(
+        (_listing(argument) for argument in arguments), key=lambda listing: (listing.root, listing.images)
+    )
     labels = _labels(sorted({listing.root for listing in listings}))
     inputs: dict[str, Input] = {}
     taken: dict[str, int] = {}
     for listing in listings:
         label = labels[listing.root]
-        for uri, path in listing.found:
+        for uri, path in listing.images:
             if uri not in inputs:
                 below = [_safe_component(part) for part in path.split("/") if part]
                 parts = [label, *below] if len(labels) > 1 or not below else below
@@ -242,10 +244,10 @@ def _list_s3(argument: str) -> _Listing:
 
 
 def _listed(argument: str, root: str, below: Iterable[str]) -> _Listing:
-    found = tuple(sorted((_uri(f"{root.rstrip('/')}/{path}"), path) for path in below))
-    if not found:
+    images = tuple(sorted((_uri(f"{root.rstrip('/')}/{path}"), path) for path in below))
+    if not images:
         raise UsageError(f"{argument!r} holds no images; looked for files that end in {', '.join(IMAGE_SUFFIXES)}")
-    return _Listing(root, found)
+    return _Listing(root, images)
 
 
 def _walk(root: Path, depth: int | None = None) -> Iterator[str]:

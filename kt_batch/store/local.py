@@ -92,14 +92,14 @@ class LocalLocation:
 
     def list_temporary(self) -> dict[str, int]:
         """See `Location`; a file that also has its final name frees 0 bytes."""
-        found = {}
+        sizes = {}
         for name in sorted(filter(_is_temporary, self._walk(self.root))):
             path = self.root / name
             with _reading(path), suppress(FileNotFoundError):  # its writer has finished
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    found[name] = status.st_size if status.st_nlink == 1 else 0
-        return found
+                    sizes[name] = status.st_size if status.st_nlink == 1 else 0
+        return sizes
 
     def open(self, name: str) -> BinaryIO:
         """See `Location`."""

@@ -101,9 +101,9 @@ def read_schema(location: Location, ref: TableRef) -> pa.Schema:
 
 def _verify(location: Location, ref: TableRef) -> None:
     with location.open(ref.name) as file:
-        found = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
-    if found != ref.sha256:
-        raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {found}, but its receipt says {ref.sha256}")
+        sha256 = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+    if sha256 != ref.sha256:
+        raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
 
 
 def _known(columns: Sequence[str] | None, present: Sequence[str], name: str) -> list[str] | None:

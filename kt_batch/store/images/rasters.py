@@ -162,8 +162,8 @@ def _check_sums_of_png(data: bytes) -> None:
         (length,) = struct.unpack_from(">I", data, at)
         end = at + 8 + length
         if data[at + 4 : at + 8] == b"IDAT" and len(data) >= end + 4:
-            (found,) = struct.unpack_from(">I", data, end)
-            if zlib.crc32(view[at + 4 : end]) != found:
+            (checksum,) = struct.unpack_from(">I", data, end)
+            if zlib.crc32(view[at + 4 : end]) != checksum:
                 raise RejectError(Reason.TRUNCATED, f"the image is damaged: wrong checksum of the pixels at byte {at}")
         at = end + 4
 

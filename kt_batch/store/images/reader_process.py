@@ -125,7 +125,7 @@ class _DiedError(Exception):
     """The child ended, or answered against the protocol; the text tells how."""
 
 
-class _Patience:
+class _Deadline:
     """The seconds that are left for one conversation.
 
     Only waiting is counted, and one wait as at most a second: a machine or a process that was paused has lost no time.
@@ -181,56 +181,56 @@ class _Child:
 
     def greet(self) -> None:
         """Wait until the child has started; raise TimeoutError or _DiedError."""
-        if self._receive(len(HELLO), _Patience(START_SECONDS)) != HELLO:
+        if self._receive(len(HELLO), _Deadline(START_SECONDS)) != HELLO:
             raise _DiedError("it is another program")
 
     def ask(self, data: bytes, size: int, seconds: float) -> WorkingImage | RejectError:
         """Have one image decoded; raise TimeoutError or _DiedError."""
-        patience = _Patience(seconds)
-        self._send(REQUEST.pack(len(data), size, seconds), patience)
-        self._send(data, patience)
-        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, patience))
+        deadline = _Deadline(seconds)
+        self._send(REQUEST.pack(len(data), size, seconds), deadline)
+        self._send(data, deadline)
+        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, deadline))
         if kind == IMAGE:
-            return self._receive_image(patience, size, *numbers)
+            return self._receive_image(deadline, size, *numbers)
         if kind == REFUSAL and numbers[0] <= MAX_REFUSAL:
-            reason, _, message = self._receive(numbers[0], patience).decode(errors="replace").partition("\n")
+            reason, _, message = self._receive(numbers[0], deadline).decode(errors="replace").partition("\n")
             if reason in tuple(Reason):
                 return RejectError(Reason(reason), message)
         raise _DiedError("it gave an answer that makes no sense")
 
     def _receive_image(
-        self, patience: _Patience, size: int, height: int, width: int, original_height: int, original_width: int
+        self, deadline: _Deadline, size: int, height: int, width: int, original_height: int, original_width: int
     ) -> WorkingImage:
         pixels_of_file = original_width * original_height
         if not 0 < pixels_of_file <= MAX_PIXELS or (width, height) != fit(original_width, original_height, size):
             raise _DiedError("it gave an image of a size that cannot be")
         pixels = np.empty((height, width, 3), np.float32)
-        self._receive_into(pixels.data.cast("B"), patience)
+        self._receive_into(pixels.data.cast("B"), deadline)
         if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # also refuses NaN
             raise _DiedError("it gave values that no image has")
         return WorkingImage(pixels, original_width, original_height)
 
-    def _send(self, data: bytes, patience: _Patience) -> None:
+    def _send(self, data: bytes, deadline: _Deadline) -> None:
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self.to, rest) :]
             except BlockingIOError:
-                patience.wait(self.to, select.POLLOUT)
+                deadline.wait(self.to, select.POLLOUT)
             except BrokenPipeError as error:
                 raise self._died() from error
 
-    def _receive(self, length: int, patience: _Patience) -> bytes:
-        found = bytearray(length)
-        self._receive_into(memoryview(found), patience)
-        return bytes(found)
+    def _receive(self, length: int, deadline: _Deadline) -> bytes:
+        received = bytearray(length)
+        self._receive_into(memoryview(received), deadline)
+        return bytes(received)
 
-    def _receive_into(self, rest: memoryview, patience: _Patience) -> None:
+    def _receive_into(self, rest: memoryview, deadline: _Deadline) -> None:
         while rest:
             try:
                 count = os.readv(self.back, [rest])
             except BlockingIOError:
-                patience.wait(self.back, select.POLLIN)
+                deadline.wait(self.back, select.POLLIN)
                 continue
             if count == 0:
                 raise self._died()
