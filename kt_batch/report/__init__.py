@@ -1,1 +1,1 @@
-"""Figures and pages from what is on disk."""
+"""Make figures and pages from what is on disk."""

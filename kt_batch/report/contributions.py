@@ -1,4 +1,7 @@
-"""What a pixel or an output is made of: patches of source images, or shares of whole sources."""
+"""What a pixel or an output is made of.
+
+That is patches of source images, or shares of whole sources.
+"""
 
 from __future__ import annotations
 

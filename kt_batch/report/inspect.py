@@ -21,7 +21,9 @@ TOP_SOURCES = 10
 
 
 def inspect(place: str) -> dict[str, Any]:
-    """Return what lies at a path or URI as JSON-able values; `kind` is `library` or `run`.
+    """Return what lies at a path or URI as JSON-able values.
+
+    The value of `kind` is `library` or `run`.
 
     Raises:
         MissingError: it is neither.
@@ -104,12 +106,18 @@ def inspect_run(session: Session) -> dict[str, Any]:
 
 
 def own_settings(run: Run) -> list[str]:
-    """Return the names of the method's own settings: those that are not in the header of every run."""
+    """Return the names of the method's own settings.
+
+    The other fields of a configuration are those of every run's header.
+    """
     return [key for key in run.config if key not in RunHeader.model_fields or key == "format"]
 
 
 def _usage(session: Session) -> Matches | Shares:
-    """Return the sums over all provenance of a run; before the first result they are empty."""
+    """Return the sums over all provenance of a run.
+
+    Before the first result they are empty.
+    """
     kind = session.provenance_kind or "patches"
     usage = new_usage(kind)
     for part in session.run.committed.parts(layout.PROVENANCE).values():
@@ -126,7 +134,10 @@ def _ncc(matches: Matches) -> dict[str, Any]:
 
 
 def _sources(session: Session, usage: Matches | Shares) -> list[dict[str, Any]]:
-    """Return the most used images. URIs come from the library, or from provenance per source."""
+    """Return the most used images.
+
+    URIs come from the library, or from provenance per source.
+    """
     top = usage.top(TOP_SOURCES)
     if isinstance(usage, Shares):
         uris = {image_id: [uri] for image_id, uri in usage.uris.items()}
@@ -167,5 +178,5 @@ def _seconds(run: Run) -> dict[str, float]:
 def _members_bytes(library: Library, summary: IndexSummary) -> int:
     try:
         return library.location.size(layout.members_path(summary.digest))
-    except MissingError:  # an index is a cache, and someone may have thinned it out
+    except MissingError:  # an index is a cache, and its files may have been removed
         return 0

@@ -1,4 +1,4 @@
-"""A location as a file system that DuckDB can read from, with nothing of the location copied."""
+"""Present a location to DuckDB as a file system, without copying anything."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fsspec import AbstractFileSystem
 
 from kt_batch.store.locations import Location
 
-NEVER_CHANGES = datetime(2000, 1, 1, tzinfo=UTC)  # a committed part has one content for ever
+NEVER_CHANGES = datetime(2000, 1, 1, tzinfo=UTC)  # the content of a committed part never changes
 
 
 class LocationFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Files of `location` under `<scheme>://<name>`, for reading only."""
+    """The files of `location` under `<scheme>://<name>`, read-only."""
 
-    cachable = False  # two locations are two file systems, whatever fsspec's cache of instances thinks
+    cachable = False  # fsspec would return one instance for two locations
 
     def __init__(self, scheme: str, location: Location) -> None:
         super().__init__()
@@ -23,15 +23,15 @@ class LocationFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         self._location = location
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Size and kind of one file."""
+        """Return size and kind of one file."""
         return {"name": path, "size": self._location.size(_name(path)), "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Exactly the file asked for: parts are listed by their receipts, never by pattern."""
+        """Return exactly the requested file: receipts list the parts, never a pattern."""
         return [path]
 
     def modified(self, path: str) -> datetime:
-        """The same for all."""
+        """Return the same time for all files."""
         del path
         return NEVER_CHANGES
 
@@ -41,5 +41,8 @@ class LocationFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
 
 def _name(path: str) -> str:
-    """Within the location; fsspec hands paths over with their scheme in some methods and without in others."""
+    """Return the name within the location.
+
+    fsspec passes paths with their scheme to some methods and without it to others.
+    """
     return path.rpartition("://")[2]

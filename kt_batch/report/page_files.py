@@ -27,10 +27,17 @@ class Picture:
 
 
 class PageFolder:
-    """The pictures of one page. Each file is named by its content, so no input chooses a file name."""
+    """The pictures of one page.
+
+    Each file is named by its content, so no input chooses a file name.
+    """
 
     def __init__(self, root: Path) -> None:
-        """Create the folder below the page's directory `root`; raise StorageError when that fails."""
+        """Create the folder below the page's directory `root`.
+
+        Raises:
+            StorageError: it cannot be created.
+        """
         self._root = root / FOLDER
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -44,7 +51,11 @@ class PageFolder:
         return self._put(file.getvalue(), image.size, "png")
 
     def put_photo(self, data: bytes) -> Picture | None:
-        """Decode an image file and store it as JPEG; return None when it cannot be decoded."""
+        """Decode an image file and store it as JPEG.
+
+        Returns:
+            None when the bytes cannot be decoded.
+        """
         image = decoded(data)
         if image is None:
             return None
@@ -62,7 +73,7 @@ class PageFolder:
 
 
 def decoded(data: bytes) -> Image.Image | None:
-    """Return an image of at most LONG_SIDE pixels a side, or None when the bytes cannot be decoded.
+    """Decode an image, at most LONG_SIDE pixels a side; return None on failure.
 
     Libraries and runs are not trusted: their images pass the same checks as every input.
     """

@@ -1,4 +1,4 @@
-"""Pictures that explain a result: a heat map of how well patches matched, and lines from patches to their sources."""
+"""Draw NCC heat maps, and lines from patches to their sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from kt_batch.report.sources import Box
 
-# Matplotlib's viridis at nine equal steps: even to the eye, and readable without colour vision.
+# Matplotlib's viridis at nine equal steps: perceptually uniform, and readable without colour vision.
 VIRIDIS = np.array(
     [
         (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141),
@@ -22,26 +22,38 @@ VIRIDIS = np.array(
     dtype=np.float64,
 )  # fmt: skip
 
-SMOOTH = 2  # drawn this many times larger, then shrunk: Pillow's lines have no soft edges
-STROKE = 5  # before shrinking
+SMOOTH = 2  # supersampling factor: Pillow draws lines without antialiasing
+STROKE = 5  # pixels before shrinking
 EDGE = (20, 20, 20, 130)
 GAP = 0.16  # between the result and its sources, as a share of the result's width
 
 
 def heat(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
-    """Values `(h, w)` as colours `(h, w, 3)`: `low` and less is violet, `high` and more yellow."""
+    """Colour values by the viridis scale.
+
+    Args:
+        values: (h, w) float64.
+        low: value of the first colour, violet; smaller values have it too.
+        high: value of the last colour, yellow; larger values have it too.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
     position = np.clip((values - low) / (high - low), 0.0, 1.0) * (len(VIRIDIS) - 1)
     steps = np.arange(len(VIRIDIS))
     return np.stack([np.interp(position, steps, VIRIDIS[:, c]).round() for c in range(3)], axis=-1).astype(np.uint8)
 
 
 def legend(steps: int = 256) -> Image.Image:
-    """The scale of `heat` from `low` to `high`, `(steps, 1)` pixels."""
+    """Return the scale of `heat`, `(steps, 1)` pixels."""
     return Image.fromarray(heat(np.linspace(0.0, 1.0, steps)[None], 0.0, 1.0))
 
 
 def ncc_cells(provenance: pa.Table) -> NDArray[np.float64]:
-    """NCC of the first matches of one output on its cells `(h, w)`: the mean over the patches that cover a cell."""
+    """Return the NCC of the best matches of one output on its cells, (h, w) float64.
+
+    The value of a cell is the mean over the patches that cover it.
+    """
     first = provenance["rank"].to_numpy() == 0
     rows, cols = (provenance[name].to_numpy()[first].astype(np.int64) for name in ("row", "col"))
     ncc = provenance["ncc"].to_numpy()[first].astype(np.float64)
@@ -54,14 +66,20 @@ def ncc_cells(provenance: pa.Table) -> NDArray[np.float64]:
 
 
 def ncc_map(cells: NDArray[np.float64], stride: int, size: tuple[int, int], low: float) -> Image.Image:
-    """A heat map of `ncc_cells` from `low` to 1, of the output's `size` (width, height)."""
+    """Return a heat map of `ncc_cells` from `low` to 1.
+
+    It has the output's size (width, height).
+    """
     colours = heat(cells, low, 1.0).repeat(stride, axis=0).repeat(stride, axis=1)
     return Image.fromarray(np.ascontiguousarray(colours[: size[1], : size[0]]))
 
 
 @dataclass(frozen=True)
 class Line:
-    """From a box of the result, in its pixels, to a box of source number `source`, in pixels of its picture."""
+    """A line from a box of the result to a box of a source.
+
+    here: in pixels of the result. source: number of the source. there: in pixels of its picture.
+    """
 
     here: Box
     source: int
@@ -71,7 +89,10 @@ class Line:
 def lines_picture(
     result: Image.Image, sources: Sequence[Image.Image], lines: Sequence[Line], width: int = 1280
 ) -> Image.Image:
-    """The result on the left, up to four sources on the right, and each line in a colour of its own; RGBA."""
+    """Draw a result and its sources with lines between their boxes, as RGBA.
+
+    The result is on the left, up to four sources are on the right, and each line has its own colour.
+    """
     canvas = width * SMOOTH
     left = round(canvas / (2 + GAP))
     scale = left / result.width
@@ -93,7 +114,10 @@ def lines_picture(
 
 
 def _places(sources: Sequence[Image.Image], area: Box) -> list[Box]:
-    """Where in `area` the sources go: one column for one or two, else two; each as large as its cell, in its middle."""
+    """Return where in `area` the sources go.
+
+    Each is as large as its cell allows and centred. One or two sources have one column, more have two.
+    """
     columns = 1 if len(sources) <= 2 else 2
     rows = -(-len(sources) // columns)
     gap = 12 * SMOOTH
@@ -111,14 +135,17 @@ def _places(sources: Sequence[Image.Image], area: Box) -> list[Box]:
 
 
 def scaled(box: Box, scale: float, x: int = 0, y: int = 0) -> Box:
-    """A box of a picture that is drawn `scale` times as large at (x, y)."""
+    """Return a box of a picture that is drawn `scale` times as large at (x, y)."""
     return Box(
         x + round(box.x0 * scale), y + round(box.y0 * scale), x + round(box.x1 * scale), y + round(box.y1 * scale)
     )
 
 
 def _draw(draw: ImageDraw.ImageDraw, here: Box, there: Box, colour: tuple[int, int, int, int]) -> None:
-    """Two boxes and a line between their facing sides, with a thin dark edge that keeps them visible on any ground."""
+    """Draw two boxes and a line between their facing sides.
+
+    A thin dark edge keeps them visible on any background.
+    """
     ends = (here.x1, (here.y0 + here.y1) // 2, there.x0, (there.y0 + there.y1) // 2)
     for ink, edge in ((EDGE, 1), (colour, 0)):
         draw.line(ends, ink, STROKE + 2 * edge)

@@ -1,4 +1,4 @@
-"""Plots as SVG, drawn from figures alone."""
+"""Draw plots as SVG from figures alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ COLOURS = (
 WIDTH, HEIGHT, MARGIN = 720, 460, 64
 DAY = 86400.0
 CLOCK_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, DAY)
-STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a picture that is a part of a page
+STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a plot inside a page
 
 
 def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Recall (x) against queries a second (y, logarithmic) of every searcher with more than no setting, as an SVG.
+    """Plot recall (x) against queries per second (y, logarithmic) as SVG.
+
+    Each searcher has a line.
 
     rows: mappings with searcher, setting, recall, queries_per_second.
     """
@@ -53,10 +55,15 @@ def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def throughput_plot(
     rates: Sequence[float], seconds: float, marks: Sequence[tuple[float, str]], label: Callable[[float], str]
 ) -> str:
-    """Images a second (y) in equal steps of `seconds` of work (x), as steps, for a page with the colours `--accent`,
-    `--edge` and `--soft`.
+    """Plot images per second (y) over working time (x) as a step function, in SVG.
 
-    marks: (second, what happened there), drawn as broken lines. `label` writes a number of seconds.
+    The page that holds it defines the colours `--accent`, `--edge` and `--soft`.
+
+    Args:
+        rates: images per second in equal steps of time.
+        seconds: the whole working time.
+        marks: (second, text) of broken vertical lines.
+        label: formats a number of seconds.
     """
     highest = max(*rates, 1e-9)
     unit = 10 ** math.floor(math.log10(highest))
@@ -76,7 +83,7 @@ def throughput_plot(
 
 
 def round_times(seconds: float) -> list[float]:
-    """From two to five moments, equally far apart and round for a clock, within (0, seconds]."""
+    """Return two to five equidistant round times within (0, seconds]."""
     power = 10 ** math.floor(math.log10(max(seconds, 1e-6)))
     steps = [power * factor for factor in (0.2, 0.5, 1, 2)] if seconds < 120 else CLOCK_STEPS
     step = next((step for step in steps if seconds <= 5.5 * step), math.ceil(seconds / 5 / DAY) * DAY)

@@ -1,6 +1,7 @@
-"""How an extract or a translate went: from plan, receipts and reject tables alone.
+"""Report how an extract or a translate went.
 
-Clocks of several machines may differ by a little; the report shows them, and nothing else uses them.
+Plan, receipts and reject tables are all that is read. Clocks of several machines may differ slightly. The report shows
+them; nothing else uses them.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from kt_batch.store.receipts import Receipt
 from kt_batch.store.units import Unit
 
 SLOWEST = 10
-PAUSE = 60.0  # seconds in which no unit was under way, from which on nobody was at work
-SHOWN_WORKERS = 40  # on the page; JSON has all
-BINS = 60  # of the throughput
+PAUSE = 60.0  # seconds without a unit in progress that count as a pause
+SHOWN_WORKERS = 40  # on the page; JSON lists all
+BINS = 60  # of the throughput plot
 STAGES = {"read": 0, "encode": 1, "search": 2, "swap": 3, "decode": 5, "write": 6}  # in the order of the work
-OWN_STAGES = 4  # where stages that only some methods have stand among them
-SHORTEST = 0.001  # seconds of a unit: what a receipt can tell
+OWN_STAGES = 4  # position of all other stages
+SHORTEST = 0.001  # seconds of a unit: a receipt's resolution
 
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """Units of the plan: those with a receipt, and those without."""
+    """Units of the plan: all, with a receipt, and without."""
 
     planned: int
     done: int
@@ -40,9 +41,10 @@ class UnitCounts:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Inputs of the plan, one for each name. `elsewhere`: listed again in a later unit, extracted by an earlier one.
+    """Inputs of the plan, one per name.
 
-    One that was rejected and waits for another try is both pending and rejected.
+    elsewhere: listed again in a later unit, and extracted by an earlier one. An input that was rejected and waits for a
+    retry is both pending and rejected.
     """
 
     planned: int
@@ -54,10 +56,11 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images over working time: the time in which units were under way, without pauses between two goes.
+    """Images over working time: the time in which units were in progress.
 
-    started, finished: Unix seconds. `rates` are images a second in equal steps of `step` working seconds, where the
-    images of a unit are spread evenly over its seconds; `pauses` are (working seconds before it, its length).
+    Pauses between two sessions are not in it. started, finished: Unix seconds. rates: images per second in equal steps
+    of `step` working seconds; a unit's images are spread evenly over its seconds. pauses: (working seconds before it,
+    its length).
     """
 
     started: float
@@ -72,7 +75,10 @@ class Throughput:
 
 @dataclass(frozen=True)
 class SlowImage:
-    """An image with the seconds from its reading to its result; what a unit writes as a whole is not in them."""
+    """An image with its seconds from reading to result.
+
+    What a unit writes as a whole is not included.
+    """
 
     name: str
     uri: str
@@ -83,7 +89,7 @@ class SlowImage:
 
 @dataclass(frozen=True)
 class Rejects:
-    """Rejects with one reason; the example is the first by URI."""
+    """Rejects with one reason, and the first of them by URI as an example."""
 
     reason: str
     count: int
@@ -93,7 +99,7 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Stage:
-    """Worker seconds in one stage, and their share of all."""
+    """Worker seconds of one stage, and their share of all."""
 
     stage: str
     seconds: float
@@ -102,7 +108,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one process did: images a second of its own work. None: receipts that do not tell whose they are."""
+    """What one process did.
+
+    images_per_second: of its own working time. worker: None for receipts that do not name it.
+    """
 
     worker: str | None
     units: int
@@ -113,7 +122,7 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """Units done whose receipts tell no time, no worker or no seconds of images: an earlier version wrote them."""
+    """Finished units whose receipts, of an earlier version, lack a field."""
 
     finished: int
     worker: int
@@ -122,7 +131,7 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class RunReport:
-    """How far a library (`extract`) or a run (`translate`) is, and what it took; kind is `library` or `run`."""
+    """The progress of a library (`extract`) or a run (`translate`), and its cost."""
 
     place: str
     kind: str
@@ -137,23 +146,25 @@ class RunReport:
 
 
 def run_report(place: str) -> RunReport:
-    """How the library or the run at a path or s3:// URI was made.
+    """Report on the library or the run at a path or URI.
 
-    Raises MissingError where there is neither, DamagedError for a plan, a receipt or a reject table that is none.
+    Raises:
+        MissingError: there is neither.
+        DamagedError: a plan, a receipt or a reject table is damaged.
     """
-    found = open_place(place)
-    units = found.committed.ledger.units()
-    done = [(unit, found.committed.receipts[unit.id]) for unit in units if unit.id in found.committed.receipts]
+    opened = open_place(place)
+    units = opened.committed.ledger.units()
+    done = [(unit, opened.committed.receipts[unit.id]) for unit in units if unit.id in opened.committed.receipts]
     receipts = [receipt for _, receipt in done]
     return RunReport(
-        place=found.location.uri,
-        kind=kind_of(found),
+        place=opened.location.uri,
+        kind=kind_of(opened),
         units=UnitCounts(len(units), len(done), len(units) - len(done)),
-        images=image_counts(units, found.committed.receipts, found.committed.rejects),
+        images=image_counts(units, opened.committed.receipts, opened.committed.rejects),
         throughput=throughput(receipts),
         stages=stages(receipts),
         slowest=slowest(done),
-        rejects=rejects(found.committed.rejects),
+        rejects=rejects(opened.committed.rejects),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),
@@ -164,7 +175,7 @@ def run_report(place: str) -> RunReport:
 
 
 def image_counts(units: Sequence[Unit], receipts: Mapping[str, Receipt], rejects: attempts.Rejects) -> ImageCounts:
-    """How many inputs were planned, and what became of them."""
+    """Count the planned inputs by state."""
     pending = [unit for unit in units if unit.id not in receipts]
     waiting = sum(len(unit.items) for unit in pending)
     again = rejects.among(pending)
@@ -175,25 +186,25 @@ def image_counts(units: Sequence[Unit], receipts: Mapping[str, Receipt], rejects
 
 
 def throughput(receipts: Sequence[Receipt]) -> Throughput | None:
-    """Images over working time, of the receipts that tell when they were finished; None where none does.
+    """Return images over working time; None when no receipt has its finishing time.
 
-    A unit was under way for the seconds of its stages, up to the moment it was finished.
+    A unit was in progress for the seconds of its stages, until it was finished.
     """
-    told = sorted((_began(r.finished, r), r.finished, r.images) for r in receipts if r.finished is not None)
-    if not told:
+    timed = sorted((_began(r.finished, r), r.finished, r.images) for r in receipts if r.finished is not None)
+    if not timed:
         return None
-    began, ended, images = (np.array(column, np.float64) for column in zip(*told, strict=True))
+    began, ended, images = (np.array(column, np.float64) for column in zip(*timed, strict=True))
     latest = np.maximum.accumulate(ended)
     gaps = np.maximum(began[1:] - latest[:-1], 0.0)
     cut = np.where(gaps > PAUSE, gaps, 0.0)
-    left_out = began[0] + np.concatenate([[0.0], np.cumsum(cut)])  # of each unit: from its clock to working time
+    left_out = began[0] + np.concatenate([[0.0], np.cumsum(cut)])  # per unit: offset from its clock to working time
     began, ended = began - left_out, ended - left_out
     working = float(ended.max())
     edges = np.linspace(0.0, working, BINS + 1)
     made = [float((images * ((edge - began) / (ended - began)).clip(0.0, 1.0)).sum()) for edge in edges]
     step = working / BINS
     return Throughput(
-        started=round(told[0][0], 3),
+        started=round(timed[0][0], 3),
         finished=round(float(latest[-1]), 3),
         images=int(images.sum()),
         working_seconds=round(working, 3),
@@ -209,7 +220,10 @@ def _began(finished: float, receipt: Receipt) -> float:
 
 
 def stages(receipts: Iterable[Receipt]) -> tuple[Stage, ...]:
-    """Return worker seconds by stage in the order of the work; stages of one method alone come by name."""
+    """Return worker seconds by stage, in the order of the work.
+
+    Stages that only one method has come by name.
+    """
     total: defaultdict[str, float] = defaultdict(float)
     for receipt in receipts:
         for stage, seconds in receipt.timings.items():
@@ -220,33 +234,36 @@ def stages(receipts: Iterable[Receipt]) -> tuple[Stage, ...]:
 
 
 def slowest(done: Iterable[tuple[Unit, Receipt]], count: int = SLOWEST) -> tuple[SlowImage, ...]:
-    """The images that took longest, ties by name; one with several names stands under its first."""
-    told = (
+    """Return the slowest images, ties by name.
+
+    An image with several names is listed under its first.
+    """
+    images = (
         SlowImage(item.name, item.uri, seconds, unit.id, receipt.worker)
         for unit, receipt in done
         if receipt.item_seconds
         for number, (item, seconds) in enumerate(zip(unit.items, receipt.item_seconds, strict=True))
         if seconds is not None and (number == 0 or unit.items[number - 1].image_id != item.image_id)
     )
-    return tuple(heapq.nsmallest(count, told, key=lambda image: (-image.seconds, image.name)))
+    return tuple(heapq.nsmallest(count, images, key=lambda image: (-image.seconds, image.name)))
 
 
 def rejects(standing: attempts.Rejects) -> tuple[Rejects, ...]:
-    """Rejects by reason with an example of each, the commonest first."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    """Return rejects by reason with an example of each, the most frequent first."""
+    by_reason: dict[str, list[tuple[str, str]]] = {}
     for row in standing.rows.to_pylist():
-        found.setdefault(row["reason"], []).append((row["uri"], row["message"]))
-    listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in found.items()]
+        by_reason.setdefault(row["reason"], []).append((row["uri"], row["message"]))
+    listed = [Rejects(reason, len(rows), *min(rows)) for reason, rows in by_reason.items()]
     return tuple(sorted(listed, key=lambda entry: (-entry.count, entry.reason)))
 
 
 def workers(receipts: Iterable[Receipt]) -> tuple[WorkerShare, ...]:
-    """Who took part, those with the most units first; receipts that do not tell come last."""
-    found: defaultdict[str | None, list[Receipt]] = defaultdict(list)
+    """Return each worker's share, most units first, unnamed workers last."""
+    by_worker: defaultdict[str | None, list[Receipt]] = defaultdict(list)
     for receipt in receipts:
-        found[receipt.worker].append(receipt)
+        by_worker[receipt.worker].append(receipt)
     listed = []
-    for worker, own in found.items():
+    for worker, own in by_worker.items():
         images, seconds = sum(r.images for r in own), sum(sum(r.timings.values()) for r in own)
         rate = round(images / seconds, 4) if seconds else None
         listed.append(WorkerShare(worker, len(own), images, round(seconds, 3), rate))
@@ -257,7 +274,7 @@ def workers(receipts: Iterable[Receipt]) -> tuple[WorkerShare, ...]:
 
 
 def report_page(report: RunReport) -> str:
-    """The report as one self-contained HTML page without scripts."""
+    """Render the report as one self-contained HTML page without scripts."""
     templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
     templates.filters.update(clock=clock, duration=duration)
     return templates.get_template("run_report.html.j2").render(
@@ -265,22 +282,22 @@ def report_page(report: RunReport) -> str:
     )
 
 
-def _plot(found: Throughput) -> str:
+def _plot(progress: Throughput) -> str:
     return throughput_plot(
-        found.rates,
-        found.working_seconds,
-        [(at, f"pause of {duration(length)}") for at, length in found.pauses],
+        progress.rates,
+        progress.working_seconds,
+        [(at, f"pause of {duration(length)}") for at, length in progress.pauses],
         duration,
     )
 
 
 def clock(unix: float) -> str:
-    """Unix seconds as a date and time of day, UTC."""
+    """Format Unix seconds as date and time, UTC."""
     return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: `0.05 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Format seconds: `0.05 s`, `42.0 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     whole = round(seconds)

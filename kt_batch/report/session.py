@@ -1,4 +1,7 @@
-"""One opened run for everything that reports on it: each file of the run and of its library is read once."""
+"""One opened run for everything that reports on it.
+
+Each file of the run and of its library is read once.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Session:
 
     @cached_property
     def named_library(self) -> str | None:
-        """Return the library as the run names it; None for a run without one, or without a result."""
+        """Return the library as the run names it; None where it names none."""
         return named_library(self.run)
 
     @cached_property
@@ -80,11 +83,14 @@ class Session:
             return None
 
     def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
-        """Return the library's images with these ids, by id; those not at hand are left out."""
+        """Return the library's images with these ids, by id.
+
+        Those not at hand are left out.
+        """
         missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
         if missing and self.library is not None:
-            found = source_images(self.library, missing, previews=previews)
-            self._images.update({(image_id, previews): found.get(image_id) for image_id in missing})
+            fetched = source_images(self.library, missing, previews=previews)
+            self._images.update({(image_id, previews): fetched.get(image_id) for image_id in missing})
         known = ((image_id, self._images.get((image_id, previews))) for image_id in ids)
         return {image_id: image for image_id, image in known if image is not None}
 
@@ -128,29 +134,31 @@ class Session:
         return self._sizes[output.name]
 
     def explain(self, output: str, x: int, y: int) -> Explanation:
-        """Explain pixel (x, y) of an output; `find_output` says how an output may be named.
+        """Explain pixel (x, y) of an output.
+
+        `find_output` says how an output may be named.
 
         Raises:
             UsageError: there is no such output or pixel.
             MissingError: patches come from a library that is not there.
             MismatchError: another library is there.
         """
-        found = find_output(self.run, output)
-        width, height = self.image_size(found)
+        named = find_output(self.run, output)
+        width, height = self.image_size(named)
         if not (0 <= x < width and 0 <= y < height):
             raise UsageError(
-                f"'{found.name}' has {width} x {height} pixels, so there is none at {x},{y}; "
+                f"'{named.name}' has {width} x {height} pixels, so there is none at {x},{y}; "
                 f"allowed is 0,0 to {width - 1},{height - 1}."
             )
-        table = self.provenance(found)
+        table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
         row, col = (y // self.cells.stride, x // self.cells.stride) if patches else (None, None)
         return Explanation(
             run=self.run.location.uri,
             method=self.run.header.method,
-            output=found.name,
-            input=found.uri,
+            output=named.name,
+            input=named.uri,
             library=self.required_library.location.uri if patches else self.named_library,
             x=x,
             y=y,
@@ -199,7 +207,10 @@ def find_output(run: Run, wanted: str) -> Output:
 
 
 def _output_of(name: str, image_format: str) -> str:
-    """Return the output's path for an input's name, or an empty string when no input can have it."""
+    """Return the output's path for an input's name.
+
+    The path is empty when no input can have that name.
+    """
     try:
         return output_name(name, image_format)
     except UsageError:

@@ -1,4 +1,7 @@
-"""A contact sheet: inputs, results, the sources they were made of, and how well patches matched, as one page."""
+"""A contact sheet as one page.
+
+It shows inputs, results, the sources they were made of, and how well patches matched.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ PERCENTILE = 1.0  # of NCC, where the scale of the maps starts
 
 @dataclass(frozen=True)
 class Source:
-    """A source image with its share of the output. `picture` is None when the image is not at hand."""
+    """A source image with its share of the output.
+
+    picture: None when the image is not at hand.
+    """
 
     name: str
     uri: str
@@ -87,10 +93,14 @@ class _Shown:
 
 
 def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Path:
-    """Write `index.html` and its pictures into the directory `out` and return the page's path.
+    """Write `index.html` and its pictures into a directory; return the page's path.
 
-    runs: title -> place of a run. The first run decides which inputs are shown, by name. The page needs no network and
-    runs no script.
+    The page needs no network and runs no script.
+
+    Args:
+        runs: title -> place of a run. The first run decides which inputs are shown, by name.
+        out: the directory.
+        inputs_shown: most inputs on the page.
 
     Raises:
         UsageError: there is nothing to show.
@@ -126,7 +136,10 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
 
 
 def _template() -> jinja2.Template:
-    """Return the page's template. It escapes all that it prints, since file names and titles can be anything."""
+    """Return the page's template.
+
+    It escapes all that it prints, since file names and titles can be anything.
+    """
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -154,9 +167,9 @@ def _text(value: Any) -> str:
 
 
 def _scale_start(shown: Sequence[_Shown], names: Sequence[str]) -> float | None:
-    """Return the NCC at which all maps of the page start: near the lowest, a multiple of 0.05 under 1.
+    """Return the NCC at which all maps of the page start; None without a map.
 
-    None without a map.
+    It is near the lowest NCC, a multiple of 0.05 under 1.
     """
     tables = [each.provenance(name) for each in shown for name in names if name in each.outputs]
     lowest = [
@@ -197,7 +210,10 @@ def _entry(name: str, shown: Sequence[_Shown], low: float | None, folder: PageFo
 
 
 def _equal_provenance(name: str, shown: Sequence[_Shown]) -> list[list[_Shown]]:
-    """Group the runs by the provenance of their output for this input; such runs share a map and their sources."""
+    """Group the runs by the provenance of their output for this input.
+
+    The runs of a group share a map and their sources.
+    """
     groups: list[tuple[tuple[Any, ...], list[_Shown]]] = []
     for each in shown:
         if name not in each.outputs:
@@ -212,7 +228,10 @@ def _equal_provenance(name: str, shown: Sequence[_Shown]) -> list[list[_Shown]]:
 
 
 def _decoded_columns(table: pa.Table) -> list[pa.ChunkedArray]:
-    """Return all columns but the output's name, without dictionaries, which depend on the other outputs of a part."""
+    """Return all columns but the output's name, without dictionaries.
+
+    Dictionaries depend on the other outputs of a part.
+    """
     columns = [table[column] for column in table.column_names if column != "output"]
     return [
         column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column for column in columns
@@ -220,7 +239,10 @@ def _decoded_columns(table: pa.Table) -> list[pa.ChunkedArray]:
 
 
 def _photo(uri: str, folder: PageFolder) -> Picture | None:
-    """Return an image from where it was when the run was made; None when it is not there any more."""
+    """Return the image at a URI that the run recorded.
+
+    None when it is not there any more.
+    """
     try:
         return folder.put_photo(read_input(uri))
     except (RejectError, UnreachableError):
@@ -253,7 +275,10 @@ def _map(shown: _Shown, name: str, low: float, folder: PageFolder) -> Picture:
 
 
 def _sources(session: Session, usage: Matches | Shares, folder: PageFolder) -> list[Source]:
-    """Return the sources used most: from the library, or from where provenance per source says."""
+    """Return the sources used most.
+
+    They come from the library, or from where provenance per source says.
+    """
     top = usage.top(SOURCES)
     images = session.images([image_id for image_id, _ in top], previews=True)
     sources = []

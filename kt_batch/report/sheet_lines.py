@@ -1,4 +1,4 @@
-"""The picture that joins patches of one result to the patches of the sources they were made of."""
+"""Draw lines from patches of one result to the source patches they were made of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ APART = 9  # cells between the ends of two lines: wider than the box that a patc
 
 
 def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture | None:
-    """Draw an output with lines to its sources; return None without patches, library or readable pictures."""
+    """Draw an output with lines to its sources.
+
+    Returns:
+        None without patches, library or readable pictures.
+    """
     table = session.provenance(output)
     if provenance_kind(table) != "patches":
         return None
@@ -43,10 +47,10 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
 
 
 def _spread(table: pa.Table, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Choose at most one best match in each region, among those that lead to one of `ids`.
+    """Choose at most one best match in each region.
 
-    That is the one with the largest NCC that starts and ends at least APART cells from those already chosen, so that
-    lines can be told apart.
+    It leads to one of `ids`. It is the one with the largest NCC that starts and ends at least APART cells from those
+    already chosen, so that lines can be told apart.
     """
     numbers = {bytes.fromhex(image_id): number for number, image_id in enumerate(ids)}
     source = np.array([numbers.get(value, -1) for value in table["source_image_id"].to_pylist()])

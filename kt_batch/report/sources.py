@@ -55,7 +55,10 @@ class SourceImage:
     preview: bytes = b""
 
     def in_file(self, box: Box) -> Box:
-        """Map a box of the working image to the file's own pixels, outward: all pixels that it touches."""
+        """Map a box of the working image to the file's own pixels.
+
+        It is mapped outward, to all pixels that it touches.
+        """
         x0, x1 = _outward(box.x0, box.x1, self.width, self.original_width)
         y0, y1 = _outward(box.y0, box.y1, self.height, self.original_height)
         return Box(x0, y0, x1, y1)
@@ -92,10 +95,10 @@ def _library_in_provenance(run: Run) -> str | None:
 
 
 def library_of(run: Run, library: str | None = None) -> Library:
-    """Open the library that a run used: where the run says, or at `library` when it has moved.
+    """Open the library that a run used.
 
-    A library that has grown since is still the run's, because ids follow from content; it must hold the index that the
-    run names.
+    It is where the run says, or at `library` when it has moved. A library that has grown since is still the run's,
+    because ids follow from content; it must hold the index that the run names.
 
     Raises:
         MissingError: the run names no library, or there is none.
@@ -118,7 +121,10 @@ def library_of(run: Run, library: str | None = None) -> Library:
 
 
 def layer_geometry(layer: Layer) -> Geometry:
-    """Return what a cell of `layer` sees. It is the same for every encoder, as all have the shape of VGG-19."""
+    """Return what a cell of `layer` sees.
+
+    It is the same for every encoder, as all have the shape of VGG-19.
+    """
     return geometry(layers_up_to(VGG19_LAYERS, layer))
 
 
@@ -136,15 +142,18 @@ def cells_of(run: Run) -> Geometry:
 
 
 def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> Box:
-    """Return the pixels that the patch with this top-left cell sees of a working image of `width` x `height`."""
+    """Return the pixels that a patch sees of a working image.
+
+    row, col: top-left cell of the patch. width, height: pixels of the working image.
+    """
     (x0, x1), (y0, y1) = boxes(np.array([col]), cells, width), boxes(np.array([row]), cells, height)
     return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))
 
 
 def source_images(library: Library, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
-    """Return a library's images with these ids (16 hex digits), by id; unknown ids are left out.
+    """Return a library's images with these ids (16 hex digits), by id.
 
-    Only the parts that hold them are read.
+    Unknown ids are left out. Only the parts that hold the images are read.
     """
     wanted = set(ids)
     uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}

@@ -63,7 +63,10 @@ class Matches:
 
 @dataclass
 class Shares:
-    """Sums over provenance per source, of a run or of one output. The shares of one output sum to 1."""
+    """Sums over provenance per source, of a run or of one output.
+
+    The shares of one output sum to 1.
+    """
 
     outputs: int = 0
     weights: defaultdict[str, float] = field(default_factory=_weights)  # by source image id

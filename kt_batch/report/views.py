@@ -1,6 +1,6 @@
-"""SQL over a library or a run: DuckDB views of what is committed, for our own connection or anyone's shell."""
+"""SQL over a library or a run: DuckDB views of what is committed."""
 
-# ruff: noqa: S608  # every value that enters a statement passes `_text`
+# ruff: noqa: S608  # `_text` quotes every value that enters a statement
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 
-# What DuckDB must not do on its own: load or fetch extensions because a name looks like an address.
+# DuckDB must not load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -41,7 +41,7 @@ _TYPES = {
     "float": "FLOAT",
 }
 
-# What the view `outputs` says of the provenance of an output: of its best matches, or nothing but that it is there.
+# Per output, from the view `provenance`: sums over best matches, or NULL for provenance per source.
 _MATCHED = """\
 SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
   FROM provenance WHERE rank = 0 GROUP BY output"""
@@ -49,21 +49,29 @@ _SHARED = """\
 SELECT DISTINCT output, NULL::BIGINT AS patches, NULL::DOUBLE AS ncc_mean, NULL::DOUBLE AS certified_share
   FROM provenance"""
 
-Naming = Callable[[Location, str], str]  # what DuckDB is to call a file of a location
+Naming = Callable[[Location, str], str]  # returns the name by which DuckDB opens a file
 
 
 def connect(place: str) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with views over the committed parts of the library or the run at `place`.
+    """Open an in-memory DuckDB with views over a library or a run.
 
-    A library: `images`, `patches`, `rejects` (those that no later attempt has superseded), `members` (merged patch ->
-    kept patch, of each index of its present state), `image_uris` (image id -> every URI and name planned for it). A
-    run: `provenance`, `rejects`, `outputs`, and, when its library is at hand, `sources`: provenance with each source's
-    URIs, licence, and box, both in the working image (x0 ..) and outward in the file's own EXIF-oriented pixels
-    (file_x0 ..). Ids are BLOBs, as in the tables: `hex(image_id)` shows one, `unhex('...')` names one.
-    Parts are read from where they are; close the connection when done. Raises MissingError when `place` is neither,
-    StorageError when a part is missing or no Parquet.
+    A library has `images`, `patches`, `rejects` (those that no later attempt has superseded), `members` (merged patch
+    -> kept patch, of each index of the current snapshot) and `image_uris` (image id -> every URI and name planned for
+    it).
+
+    A run has `provenance` (per patch or per source, as its method makes it), `rejects` and `outputs`; `patches`,
+    `ncc_mean` and `certified_share` of an output are NULL for provenance per source. A run with provenance per patch
+    and a library at hand also has `sources`: provenance with each source's URIs, licence, and box, both in the working
+    image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..).
+
+    Ids are BLOBs, as in the tables: `hex(image_id)` prints one, `unhex('...')` reads one. Parts are read in place;
+    close the connection when done.
+
+    Raises:
+        MissingError: `place` is neither a library nor a run.
+        StorageError: a part is missing or not readable as Parquet.
     """
-    found = open_place(place)
+    opened = open_place(place)
     connection = duckdb.connect(config=SETTINGS)
     mounted: dict[str, str] = {}
 
@@ -72,19 +80,19 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         if path is not None:
             return _no_pattern(str(path))
         if location.uri not in mounted:
-            from kt_batch.report.mount import LocationFiles  # fsspec, which only object storage needs
+            from kt_batch.report.mount import LocationFiles  # imports fsspec, which only object storage needs
 
             mounted[location.uri] = f"ktbatch{len(mounted)}"
             connection.register_filesystem(LocationFiles(mounted[location.uri], location))
         return f"{mounted[location.uri]}://{name}"
 
     try:
-        for statement in _statements(found, naming):
+        for statement in _statements(opened, naming):
             connection.execute(statement)
     except duckdb.Error as error:
         connection.close()
-        said = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
-        raise StorageError(f"The tables of '{place}' cannot be read: {said}") from error
+        reason = str(error).partition("\n\nLINE")[0].strip().rpartition("\n")[2]
+        raise StorageError(f"The tables of '{place}' cannot be read: {reason}") from error
     except BaseException:
         connection.close()
         raise
@@ -92,7 +100,10 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
 
 
 def sql(place: str) -> str:
-    """The same views as statements for a DuckDB shell, which needs none of our code (for s3:// its own httpfs)."""
+    """Return the same views as statements for a DuckDB shell.
+
+    The shell needs none of our code; for s3:// it needs its own httpfs.
+    """
     return "\n\n".join(_statements(open_place(place), _plain_name)) + "\n"
 
 
@@ -102,7 +113,7 @@ def _plain_name(location: Location, name: str) -> str:
 
 
 def _no_pattern(path: str) -> str:
-    """A path that DuckDB does not take for a pattern."""
+    """Escape a path so that DuckDB does not take it for a pattern."""
     return re.sub(r"[*?\[]", r"[\g<0>]", path)
 
 
@@ -130,7 +141,7 @@ def _images(library: Library, naming: Naming) -> str:
 
 
 def _members(library: Library, naming: Naming) -> str:
-    """Of all indexes of the present state; there is seldom more than one."""
+    """Select the members of all indexes of the current snapshot."""
     current = [
         summary.digest
         for summary in read_index_summaries(library.location)
@@ -160,7 +171,7 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
 
 
 def _outputs(run: Run, per_output: str, naming: Naming) -> str:
-    """One row per output: its input, and what `per_output` selects from its provenance."""
+    """Select each output's input, and what `per_output` says of its provenance."""
     units = ", ".join(_text(unit) for unit in sorted(run.committed.receipts)) or "NULL"
     without = [
         f"({_text(unit.id)}, {_text(item.uri)})"
@@ -182,7 +193,10 @@ ORDER BY output"""
 
 
 def _output_name(run: Run) -> str:
-    """`output_name` as SQL: names that it shortens are spelled out, and they are rare."""
+    """Express `output_name` in SQL.
+
+    The rare names that it shortens are listed one by one.
+    """
     suffix = run.header.format
     names = sorted({item.name for unit in run.committed.ledger.units() for item in unit.items})
     changed = [
@@ -217,19 +231,19 @@ FROM boxed"""
 
 
 def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:
-    """`models.layers.boxes` as SQL, with the numbers of this layer."""
+    """Express `models.layers.boxes` in SQL, with the numbers of this layer."""
     low, high = cells.interval(0, 2)
     start = f"{cells.stride} * {cell}::INTEGER"
     return f"greatest({start} + ({low}), 0) AS {axis}0, least({start} + ({high}), {length}::INTEGER) AS {axis}1"
 
 
 def _first_pixel(edge: str, length: str) -> str:
-    """The lower edge of `SourceImage.in_file` as SQL: rounded down."""
+    """Express the lower edge of `SourceImage.in_file` in SQL: rounded down."""
     return f"({edge} * original_{length}::BIGINT // {length})::INTEGER"
 
 
 def _past_pixel(edge: str, length: str) -> str:
-    """The upper edge of `SourceImage.in_file` as SQL: rounded up."""
+    """Express the upper edge of `SourceImage.in_file` in SQL: rounded up."""
     return f"(({edge} * original_{length}::BIGINT + {length} - 1) // {length})::INTEGER"
 
 
@@ -241,14 +255,14 @@ def _parts(committed: Committed, kind: str, schema: pa.Schema, naming: Naming) -
 
 
 def _rejects(committed: Committed, naming: Naming) -> str:
-    """Without those that a later attempt has superseded."""
+    """Select the rejects that no later attempt has superseded."""
     whole, filtered = [], []
     for unit, part in committed.parts(layout.REJECTS).items():
-        gone = committed.rejects.superseded.get(unit, frozenset())
-        if not gone:
+        superseded = committed.rejects.superseded.get(unit, frozenset())
+        if not superseded:
             whole.append(part.name)
-        elif len(gone) < part.rows:
-            uris = ", ".join(_text(uri) for uri in sorted(gone))
+        elif len(superseded) < part.rows:
+            uris = ", ".join(_text(uri) for uri in sorted(superseded))
             one = _files(committed.location, [part.name], REJECTS, naming)
             filtered.append(f"SELECT * FROM ({one}) WHERE uri NOT IN ({uris})")
     return "\nUNION ALL\n".join([_files(committed.location, whole, REJECTS, naming), *filtered])
@@ -260,7 +274,10 @@ def _plan(committed: Committed, naming: Naming) -> str:
 
 
 def _files(location: Location, names: Sequence[str], schema: pa.Schema, naming: Naming) -> str:
-    """A query over files with one schema; over none it has the same columns and no row."""
+    """Select from files of one schema.
+
+    Without files, the query has the same columns and no rows.
+    """
     if not names:
         return f"SELECT {_columns(schema)} WHERE false"
     files = ",\n  ".join(_text(naming(location, name)) for name in names)
@@ -280,5 +297,5 @@ def _duckdb_type(kind: pa.DataType) -> str:
 
 
 def _text(value: str) -> str:
-    """A string literal."""
+    """Return a string as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"

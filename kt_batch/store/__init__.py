@@ -1,1 +1,1 @@
-"""Places, files and commits: the only part of kt_batch that reads and writes libraries and runs."""
+"""Read and write libraries and runs: places, files, commits."""

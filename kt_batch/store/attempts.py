@@ -1,8 +1,8 @@
-"""What became of every input: of several attempts at it the last one counts.
+"""Resolve several attempts at one input: the last one counts.
 
-An attempt is a committed unit, and attempts follow each other in plan order, whatever any clock said. Two of them are
-at one input when they have it under the same name, and with the same bytes or at the same place: so a retry, a mended
-file and one that could not be read for a while all follow the attempt that failed. Its reject counts until then.
+An attempt is a committed unit. Attempts are ordered by the plan, never by a clock. Two attempts are at the same input
+when they share its name and also its bytes or its place. A retry, a mended file and a file that could not be read for a
+while therefore follow the failed attempt. Its reject counts until then.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Key = tuple[str, str]
 class Rejects:
     """The rejects of a library or a run.
 
-    standing: (unit id, item) of those that count. rows: their table rows, by unit id. superseded: unit id -> URIs of
-    its rejects that do not count any more; units without any are absent.
+    standing: (unit id, item) of the rejects that count. rows: their table rows, by unit id. superseded: unit id -> URIs
+    of its rejects that no longer count; units without any are absent.
     """
 
     standing: frozenset[tuple[str, Item]]
@@ -33,17 +33,22 @@ class Rejects:
 
     @property
     def count(self) -> int:
-        """How many count."""
+        """Return the number of rejects that count."""
         return len(self.rows)
 
     def among(self, units: Iterable[Unit]) -> int:
-        """How many of those that count are inputs of `units`, which are still to be done."""
+        """Count the standing rejects that are inputs of `units`, which are still pending."""
         keys = {key for unit in units for item in unit.items for key in _keys(item)}
         return sum(not keys.isdisjoint(_keys(item)) for _, item in self.standing)
 
 
 def resolve(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Rejects:
-    """Which rejects count, where `tables` are the reject tables of the committed units by id."""
+    """Decide which rejects count.
+
+    Args:
+        attempts: all units in plan order with their receipts.
+        tables: the reject tables of the committed units, by unit id.
+    """
     uris = {unit: frozenset(table["uri"].to_pylist()) for unit, table in tables.items()}
     standing: set[tuple[str, Item]] = set()
     failed: defaultdict[Key, set[tuple[str, Item]]] = defaultdict(set)
@@ -62,21 +67,22 @@ def resolve(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Reje
     counting: defaultdict[str, set[str]] = defaultdict(set)
     for unit_id, item in standing:
         counting[unit_id].add(item.uri)
-    superseded = {unit: left for unit, found in uris.items() if (left := found - counting[unit])}
+    superseded = {unit: left for unit, rejected in uris.items() if (left := rejected - counting[unit])}
     return Rejects(frozenset(standing), _rows(tables, superseded), superseded)
 
 
 def find_rejects(ledger: Ledger) -> Rejects:
-    """The rejects of a library or a run as it stands now."""
+    """Return the current rejects of a library or a run."""
     attempts = ledger.attempts()
     return resolve(attempts, ledger.reject_tables(attempts))
 
 
 def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
-    """The listed items whose input is a reject and waits for no other attempt, and the retry that they belong to.
+    """Return the listed items to retry, and the number of their retry.
 
-    That is the last one while it is under way, else the next. So whoever goes on with a retry that was stopped begins
-    no other, and drivers that ask for one at the same time have the same one.
+    An item is retried when its input is a reject and no pending unit holds it. The retry is the last one while it is
+    unfinished, and the next one otherwise. A driver that continues a stopped retry therefore begins no other, and
+    drivers that ask at the same time get the same one.
     """
     attempts = ledger.attempts()
     rejects = resolve(attempts, ledger.reject_tables(attempts))
@@ -97,13 +103,16 @@ def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
 
 
 def _keys(item: Item) -> tuple[Key, Key]:
-    """Two items are one input when they share one of these; an image id is never a place."""
+    """Return the keys of an input.
+
+    Items that share a key are one input. An image id never equals a URI.
+    """
     return (item.name, item.image_id), (item.name, item.uri)
 
 
 def _rows(tables: Mapping[str, pa.Table], superseded: Mapping[str, frozenset[str]]) -> pa.Table:
     kept = [REJECTS.empty_table()]
     for unit, table in sorted(tables.items()):
-        gone = superseded.get(unit, frozenset())
-        kept.append(table.filter(pa.array([uri not in gone for uri in table["uri"].to_pylist()], pa.bool_())))
+        dropped = superseded.get(unit, frozenset())
+        kept.append(table.filter(pa.array([uri not in dropped for uri in table["uri"].to_pylist()], pa.bool_())))
     return pa.concat_tables(kept)

@@ -13,13 +13,13 @@ from kt_batch.store.units import Attempt, Ledger
 
 
 class Committed:
-    """The committed content of a library or a run, as its plan and its receipts state it.
+    """The committed content of a library or a run.
 
-    Each value is read at the first use and then kept.
+    The plan and the receipts state it. Each value is read at the first use and then kept.
     """
 
     def __init__(self, ledger: Ledger, config: Mapping[str, Any]) -> None:
-        """Take the plan and the receipts from `ledger`; `config` is what everything there was planned with."""
+        """Take a place's plan and receipts, and the configuration it was planned with."""
         self.ledger = ledger
         self.config = config
 
@@ -49,9 +49,9 @@ class Committed:
         return self.ledger.snapshot()
 
     def parts(self, kind: str) -> dict[str, TableRef]:
-        """Return the committed part of each unit that has one of this table kind, by ascending unit id.
+        """Return the committed part of each unit that has one of this table kind.
 
-        A reject part may hold rows that a later attempt has superseded.
+        Parts come by ascending unit id. A reject part may hold rows that a later attempt has superseded.
         """
         return {
             unit: table for unit in sorted(self.receipts) for table in self.receipts[unit].tables if table.kind == kind

@@ -1,4 +1,7 @@
-"""Write files that follow from what is committed: summaries, and the tree and members of an index."""
+"""Write files that follow from what is committed.
+
+These are summaries, and the tree and the members of an index.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ ROUNDS = 8  # against another driver that writes the same name
 
 
 def write_summary(location: Location, name: str, content: dict[str, Any]) -> None:
-    """Replace a summary. Until the new one is there, readers use the plan and the receipts."""
+    """Replace a summary.
+
+    Until the new one is there, readers use the plan and the receipts.
+    """
     put_derived(location, name, (json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 

@@ -1,6 +1,6 @@
 """Commit the pieces of an index, and open a finished one.
 
-`index.json` is the commit: it is written last. `store/layout.py` names all files.
+`index.json` is the commit and is written last. `store/layout.py` names all files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ShardRef(BaseModel):
 
 
 class IndexSummary(BaseModel):
-    """`index.json`."""
+    """The content of `index.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,19 +58,29 @@ class IndexSummary(BaseModel):
 
 
 def index_digest(config: IndexConfig, snapshot: str) -> str:
-    """The name of an index: its format, its configuration and its library's snapshot, 16 hex digits."""
+    """Return an index's name: 16 hex digits of format, configuration and snapshot."""
     return hashlib.sha256(f"{INDEX_FORMAT}:{config.digest()}:{snapshot}".encode()).hexdigest()[:16]
 
 
 def put_blob(location: Location, folder: str, data: bytes) -> tuple[str, int]:
-    """Store bytes as `folder/<sha256>`; returns (sha256, bytes). Already there means done."""
+    """Store bytes under `folder/<sha256>`, unless they are there.
+
+    Returns:
+        SHA-256 and number of bytes.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     location.put_if_absent(layout.blob_path(folder, sha256), data)
     return sha256, len(data)
 
 
 def put_file(location: Location, folder: str, path: Path) -> tuple[str, int]:
-    """Store a local file, which is not written to afterwards, as `folder/<sha256>`; returns (sha256, bytes)."""
+    """Store a local file under `folder/<sha256>`, unless it is there.
+
+    The file must not be written to afterwards.
+
+    Returns:
+        SHA-256 and number of bytes.
+    """
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
@@ -79,7 +89,11 @@ def put_file(location: Location, folder: str, path: Path) -> tuple[str, int]:
 
 
 def read_blob(location: Location, folder: str, sha256: str) -> bytes:
-    """The bytes of `folder/<sha256>`. Raises DamagedError when they are others."""
+    """Read the bytes of `folder/<sha256>`.
+
+    Raises:
+        DamagedError: the bytes have another hash.
+    """
     name = layout.blob_path(folder, sha256)
     data = location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -88,28 +102,35 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """A derived table as Parquet bytes that follow from its content alone."""
+    """Encode a derived table as Parquet bytes that depend on its content alone."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     return bytes(sink.getvalue())
 
 
 def read_build_receipts(build: Location) -> dict[str, Receipt]:
-    """Receipts of a build under way, by unit id."""
+    """Return the receipts of an unfinished build, by unit id."""
     names = build.list(layout.RECEIPTS)
     receipts = (parse_receipt(build.read_bytes(name), name) for name in names)
     return {receipt.unit: receipt for receipt in receipts}
 
 
 def remove_build(build: Location) -> None:
-    """Remove the pieces of a finished build; the receipts last, so that a killed removal leaves no half-known build."""
+    """Remove the pieces of a finished build.
+
+    The receipts go last: a driver that is still building would otherwise repeat finished work.
+    """
     names = sorted(build.list(), key=lambda name: layout.parse_receipt_path(name) is not None)
     for name in names:
         build.delete(name)
 
 
 def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
-    """`index.json` of one index, or None when it is not finished."""
+    """Read `index.json` of one index; return None when the index is not finished.
+
+    Raises:
+        DamagedError: the file is not of this version's format.
+    """
     name = layout.index_summary_path(digest)
     try:
         return IndexSummary.model_validate_json(location.read_bytes(name))
@@ -120,33 +141,39 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
 
 
 def read_index_summaries(location: Location) -> list[IndexSummary]:
-    """Return the summaries of all finished indexes of the library at `location`, by digest."""
+    """Return the summaries of a library's finished indexes, by digest."""
     digests = {digest for name in location.list(layout.INDEX) if (digest := layout.parse_index_summary_path(name))}
     return [summary for digest in sorted(digests) if (summary := read_index_summary(location, digest))]
 
 
 def write_index_summary(location: Location, summary: IndexSummary) -> None:
-    """Commit an index."""
+    """Commit an index by writing its `index.json`."""
     content: dict[str, Any] = summary.model_dump(mode="json")
     data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
     location.put_if_absent(layout.index_summary_path(summary.digest), data)
 
 
 def find_index(library: Library, wanted: str | None) -> IndexSummary:
-    """The index of the library's present snapshot, or the one named by `wanted` (a digest or the head of one).
+    """Return the index to search.
 
-    An index of an earlier snapshot is as good as it was, when it is asked for: the patches it names are still there.
-    Raises MissingError when there is none, MismatchError when the library has changed since, when several would do, or
-    when it was made by a version of kt_batch that wrote another format.
+    Args:
+        library: the opened library.
+        wanted: the digest of an index or its beginning; None for the index of the current snapshot. An index of an
+            earlier snapshot remains valid when it is named: its patches are still in the library.
+
+    Raises:
+        MissingError: there is no such index.
+        MismatchError: the library has changed since it was indexed, several indexes match, or the index has the format
+            of another version.
     """
     summaries = read_index_summaries(library.location)
     place = library.location.uri
     if wanted is not None:
-        found = [s for s in summaries if s.digest.startswith(wanted)]
-        if len(found) != 1:
+        matching = [s for s in summaries if s.digest.startswith(wanted)]
+        if len(matching) != 1:
             digests = ", ".join(s.digest for s in summaries) or "none"
-            raise MissingError(f"'{place}' has {len(found)} indexes '{wanted}'; it has {digests}.")
-        return _of_this_format(found, place)[0]
+            raise MissingError(f"{len(matching)} indexes of '{place}' match '{wanted}'; it has {digests}.")
+        return _of_this_format(matching, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
     current = [s for s in summaries if s.snapshot == library.committed.snapshot]
@@ -162,20 +189,28 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
 
 
 def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSummary]:
-    """Those that this version can search. Raises MismatchError when there is none among them."""
-    found = [summary for summary in summaries if summary.format == INDEX_FORMAT]
-    if not found:
+    """Return the summaries whose format this version can search.
+
+    Raises:
+        MismatchError: there are none.
+    """
+    readable = [summary for summary in summaries if summary.format == INDEX_FORMAT]
+    if not readable:
         raise MismatchError(
             f"The index {summaries[0].digest} of '{place}' is of format {summaries[0].format}, this version reads "
             f"{INDEX_FORMAT}; run: kt-batch index {place}"
         )
-    return found
+    return readable
 
 
 def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:
-    """A local file of one shard, for mapping: the file itself, or a copy staged into `cache`, by content.
+    """Return a local file of one shard for memory mapping.
 
-    One process of a node stages, the others wait for its lock. Raises DamagedError when size or hash are wrong.
+    That is the file itself, or a copy in `cache`, named by content. One process of a machine makes the copy while the
+    others wait for its lock.
+
+    Raises:
+        DamagedError: size or hash are wrong.
     """
     name = layout.shard_path(shard.sha256)
     local = location.local_path(name)

@@ -94,7 +94,10 @@ def parse_receipt_path(path: str) -> str | None:
 
 
 def part_path(kind: str, unit: str, sha256: str) -> str:
-    """Return the path of a part file, which holds the first 16 hex digits of the file's SHA-256."""
+    """Return the path of a part file.
+
+    It holds the first 16 hex digits of the file's SHA-256.
+    """
     return f"{kind}/part-{unit}-{sha256[:16]}.parquet"
 
 
@@ -105,17 +108,20 @@ def parse_part_path(path: str) -> PartName | None:
 
 
 def output_path(relative: str) -> str:
-    """Return the path of an output image, given its path below the directory of outputs."""
+    """Return the path of an output image, given its path below `images/`."""
     return f"{OUTPUTS}/{relative}"
 
 
 def relative_output(path: str) -> str:
-    """Return the path of an output image below the directory of outputs: the inverse of `output_path`."""
+    """Return the path of an output image below `images/`."""
     return path.removeprefix(f"{OUTPUTS}/")
 
 
 def options_path(command: str, digest: str) -> str:
-    """Return the path of the saved options of a command; `digest` is 8 hex digits of their SHA-256."""
+    """Return the path of the saved options of a command.
+
+    digest: 8 hex digits of the SHA-256 of the options.
+    """
     return f"{OPTIONS}/{command}-{digest}.yaml"
 
 

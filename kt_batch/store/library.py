@@ -1,4 +1,4 @@
-"""A knowledge library on disk: its configuration, its committed parts, its summary."""
+"""A knowledge library on disk: configuration, committed parts, summary."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ class Library:
 
 
 def write_library_summary(location: Location, ledger: Ledger, config: ExtractConfig) -> int:
-    """Write `library.json` from plan, receipts and reject tables; return the number of rejects."""
+    """Write `library.json` from plan, receipts and reject tables.
+
+    Returns:
+        The number of rejects.
+    """
     receipts = ledger.receipts()
     rejects = find_rejects(ledger).count
     write_summary(

@@ -1,7 +1,7 @@
 """A location in a directory of this machine or of a shared file system.
 
-Every file is written beside its target under a name that is never listed, made durable, and then linked to its name.
-`link` refuses where something is; `rename` would replace it in silence, so of two writers both would believe they won.
+A file is written beside its target under a name that is never listed, synced, and then linked to its name. `link` fails
+when the target exists. `rename` would replace the target, and two writers would both believe that they won.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
 
 @dataclass(frozen=True)
 class LocalLocation:
-    """A directory; it is created by the first write. See `Location` for the methods."""
+    """A directory, created by the first write. `Location` documents the methods."""
 
     root: Path  # absolute
 
     @property
     def uri(self) -> str:
-        """file:///absolute/path."""
+        """Return file:///absolute/path."""
         return self.root.as_uri()
 
     def read_bytes(self, name: str) -> bytes:
@@ -70,7 +70,10 @@ class LocalLocation:
             return _link(temporary, target)
 
     def put_content(self, name: str, source: Path) -> None:
-        """See `Location`; a source from `scratch_directory` is linked, any other copied first."""
+        """See `Location`.
+
+        A source from `scratch_directory` is linked; any other is copied first.
+        """
         target = self._writable_path(name)
         with _writing(target), _temporary_beside(target) as temporary:
             if source.parent != self.root or not _linked(source, temporary):
@@ -88,15 +91,15 @@ class LocalLocation:
         return sorted(filter(is_safe_name, self._walk(top)))
 
     def list_temporary(self) -> dict[str, int]:
-        """See `Location`; a file that has its final name already, a second one, frees nothing."""
-        found = {}
+        """See `Location`; a file that also has its final name frees 0 bytes."""
+        sizes = {}
         for name in sorted(filter(_is_temporary, self._walk(self.root))):
             path = self.root / name
-            with _reading(path), suppress(FileNotFoundError):  # its writer was alive and is done
+            with _reading(path), suppress(FileNotFoundError):  # its writer has finished
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    found[name] = status.st_size if status.st_nlink == 1 else 0
-        return found
+                    sizes[name] = status.st_size if status.st_nlink == 1 else 0
+        return sizes
 
     def open(self, name: str) -> BinaryIO:
         """See `Location`."""
@@ -119,7 +122,10 @@ class LocalLocation:
             _sync(target.parent)
 
     def free_bytes(self) -> int | None:
-        """Free bytes of the file system; of the nearest directory above when the location does not exist yet."""
+        """See `Location`.
+
+        Before the location exists, the nearest existing directory above it counts.
+        """
         existing = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
         with _reading(existing):
             return shutil.disk_usage(existing).free
@@ -137,7 +143,11 @@ class LocalLocation:
         return self._writable(self._path(name))
 
     def _writable(self, path: Path) -> Path:
-        """The target with an existing directory, which really lies below the root: no link leads out on the way."""
+        """Return the target with an existing directory that is really below the root.
+
+        Raises:
+            StorageError: a link on the way leads out of the root.
+        """
         with _writing(path):
             root, folder = self.root.resolve(), path.parent.resolve()
             if not folder.is_relative_to(root):
@@ -146,7 +156,7 @@ class LocalLocation:
         return folder / path.name
 
     def _walk(self, top: Path) -> Iterator[str]:
-        """The names of all files below a directory, safe or not."""
+        """Yield the names of all files below a directory, safe or not."""
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, _ABSENT):
@@ -157,7 +167,7 @@ class LocalLocation:
 
 
 def _is_temporary(name: str) -> bool:
-    """Whether a name below the root is one that files on their way are written under."""
+    """Tell whether a name below the root is that of an unfinished file."""
     folder, slash, last = name.rpartition("/")
     return _TEMPORARY.fullmatch(last) is not None and (not slash or is_safe_name(folder))
 
@@ -182,7 +192,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    """A free name in the directory of `target`; whatever was written there is gone afterwards."""
+    """Yield a free name in the directory of `target`, and remove the file afterwards."""
     path = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
     try:
         yield path
@@ -191,7 +201,7 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def _linked(source: Path, temporary: Path) -> bool:
-    """A second name for `source`; False when it lies on another device."""
+    """Give `source` a second name; return False when that is on another device."""
     try:
         os.link(source, temporary)
     except OSError as error:
@@ -202,13 +212,13 @@ def _linked(source: Path, temporary: Path) -> bool:
 
 
 def _link(temporary: Path, target: Path) -> bool:
-    """Give a durable file its name, durably; False when the name is taken."""
+    """Give a synced file its name, durably; return False when the name is taken."""
     try:
         os.link(temporary, target, follow_symlinks=False)
         stored = True
     except FileExistsError:
         stored = False
-    _sync(target.parent)  # by the loser too, who is about to rely on the winner's name
+    _sync(target.parent)  # also after losing: the caller relies on the winner's name
     return stored
 
 

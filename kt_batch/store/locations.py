@@ -1,7 +1,7 @@
-"""Places where libraries and runs lie: a directory or a bucket's prefix, with the same methods.
+"""Places of libraries and runs: a directory or a prefix of a bucket.
 
-A name that `put_if_absent` or `put_content` has stored is complete, durable and never changes afterwards; a reader sees
-all of it or nothing. That is everything the commit rule needs from a place.
+Both have the same methods. A name that `put_if_absent` or `put_content` stored is complete, durable and never changes.
+A reader sees all of its content or nothing. The commit rule needs no more than that.
 """
 
 from __future__ import annotations
@@ -30,69 +30,85 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 class Location(Protocol):
-    """What LocalLocation and S3Location have in common.
+    """The methods of LocalLocation and S3Location.
 
-    Names are checked by `safe_name` (UsageError). Any method may raise StorageError when the place cannot be used;
-    reading what is not there raises MissingError.
+    `safe_name` checks all names (UsageError). Any method may raise StorageError when the place cannot be used. Reading
+    absent content raises MissingError.
     """
 
     @property
     def uri(self) -> str:
-        """The place as `open_location` accepts it: file:///absolute/path or s3://bucket/prefix, without credentials."""
+        """Return the place as `open_location` accepts it, without credentials.
+
+        That is file:///absolute/path or s3://bucket/prefix.
+        """
 
     def read_bytes(self, name: str) -> bytes:
-        """The whole content."""
+        """Return the whole content."""
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on; fewer where the content ends, none beyond."""
+        """Return `length` bytes from `start` on.
+
+        There are fewer where the content ends, and none beyond it.
+        """
 
     def size(self, name: str) -> int:
-        """Content length in bytes."""
+        """Return the content's length in bytes."""
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Store `data` under a free name: True when ours is there now, False when something was there already.
+        """Store `data` under a free name; return False when something was there already.
 
-        False may also mean our own bytes, stored by an attempt whose reply was lost: whoever must know reads back.
+        False may also mean our own bytes, stored by an attempt whose reply was lost. A caller that must know reads them
+        back.
         """
 
     def put_content(self, name: str, source: Path) -> None:
-        """Store a local file under a name that holds its own hash; already there means done.
+        """Store a local file under a name that holds its own hash, unless it is there.
 
         `source` must not be written to afterwards: a local location may keep that very file.
         """
 
     def list(self, prefix: str = "") -> Names:
-        """Sorted names of everything below the directory `prefix`, recursively; never files on their way."""
+        """Return the sorted names of all files below the directory `prefix`.
+
+        Unfinished files are left out.
+        """
 
     def open(self, name: str) -> BinaryIO:
-        """A seekable reader; each read of an object store asks for exactly its range."""
+        """Return a seekable reader.
+
+        Each read of an object store requests exactly its range.
+        """
 
     def local_path(self, name: str) -> Path | None:
-        """The file itself, for memory mapping; None where there is no file."""
+        """Return the file itself for memory mapping; None where there is no file."""
 
     def list_temporary(self) -> dict[str, int]:
-        """Name -> bytes that removing it frees, of every file on its way: its writer is at work, or died.
+        """Return name -> bytes that removing it frees, of every unfinished file.
 
-        `delete` takes these names too, no other method does.
+        Its writer is at work or has died. Only `delete` accepts these names.
         """
 
     def delete(self, name: str) -> None:
-        """Remove the content; nothing there is fine."""
+        """Remove the content, if there is any."""
 
     def free_bytes(self) -> int | None:
-        """Free space; None where the question has no meaning."""
+        """Return the free space in bytes; None where there is no limit."""
 
     def scratch_directory(self) -> Path:
-        """An existing local directory for files on their way to `put_content`, to be named `.tmp-...`.
+        """Return an existing local directory for files that `put_content` will store.
 
-        Local: the location itself, so that storing is a link and no copy.
+        They are named `.tmp-...`. For a local location it is the location itself, so storing is a link and no copy.
         """
 
 
 def open_location(text: str) -> Location:
-    """The location named by a path, file:///absolute/path or s3://bucket/prefix; touches nothing.
+    """Return the location that a text names; touch nothing.
 
-    Raises UsageError for another scheme, for credentials within the text (which is then not repeated), or for no place.
+    The text is a path, file:///absolute/path or s3://bucket/prefix.
+
+    Raises:
+        UsageError: the text names no place, has another scheme, or holds credentials (and is then not repeated).
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
@@ -109,7 +125,10 @@ def open_location(text: str) -> Location:
 
 
 def absolute_place(text: str) -> str:
-    """`text` so that it names the same place from any working directory: workers have others than the driver."""
+    """Return `text` so that it names the same place from any working directory.
+
+    Workers have another working directory than the driver.
+    """
     return text if _SCHEME.match(text) or not text else os.path.abspath(text)  # noqa: PTH100 - also removes `..`
 
 
@@ -125,8 +144,11 @@ def exists(location: Location, name: str) -> bool:
 def location_contains(location: Location, uri: str) -> bool:
     """Tell whether an input lies inside a location, at any depth.
 
-    uri: as `list_inputs` gives it: a plain absolute path, a percent-encoded file:// URI, or s3://bucket/key. Links are
-    not followed: a path spelled through another link counts as another path.
+    Links are not followed: a path that is spelled through another link counts as another path.
+
+    Args:
+        location: a library or a run.
+        uri: as `list_inputs` returns it: a plain absolute path, a percent-encoded file:// URI, or s3://bucket/key.
     """
     if isinstance(location, LocalLocation):
         path = path_of_file_uri(uri) if uri.startswith(FILE_SCHEME) else Path(uri)
@@ -144,7 +166,7 @@ def _file_path(text: str) -> Path:
 
 
 def _s3_location(text: str) -> Location:
-    from kt_batch.store.s3 import S3Location  # half a second that a local job need not spend
+    from kt_batch.store.s3 import S3Location  # importing it takes half a second
 
     bucket, _, prefix = text[len("s3://") :].partition("/")
     if "@" in bucket:

@@ -1,4 +1,7 @@
-"""Names of things within a location: relative posix paths that mean the same everywhere and lead nowhere else."""
+"""Names within a location.
+
+They are relative paths that mean the same on every system and never leave the location.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,24 @@ from urllib.parse import unquote_to_bytes
 
 from kt_batch.errors import UsageError
 
-TEMP_PREFIX = ".tmp-"  # a file on its way; no name of a result may hold a component that begins so
+TEMP_PREFIX = ".tmp-"  # of an unfinished file; no component of another name may begin with it
 FILE_SCHEME = "file://"
-MAX_COMPONENT_BYTES = 255  # what common file systems hold
+MAX_COMPONENT_BYTES = 255  # limit of common file systems
 
-Names: TypeAlias = list[str]  # for the locations, in which `list` is a method
+Names: TypeAlias = list[str]  # locations have a method `list`, which hides the type
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def safe_name(name: str) -> str:
-    """Return `name` unchanged when it is a relative posix path that stays below its location on any system.
+    """Return `name` unchanged when it is a safe name.
 
-    Raises UsageError for an empty or absolute path, an empty component, `.` or `..`, a backslash or a drive letter
-    (both lead elsewhere on Windows), control characters, text that is not UTF-8, a component over 255 bytes, and for
-    `.tmp-...`.
+    A safe name is a relative path that stays below its location on any system.
+
+    Raises:
+        UsageError: an empty or absolute path, an empty component, `.` or `..`, a backslash or a drive letter (which
+            lead elsewhere on Windows), control characters, text that is not UTF-8, a component over 255 bytes, or
+            `.tmp-...`.
     """
     fault = _fault(name)
     if fault is not None:
@@ -34,13 +40,16 @@ def safe_name(name: str) -> str:
 
 
 def check_range(name: str, start: int, length: int) -> None:
-    """Raise UsageError when a range of the content of `name` begins before it, or is shorter than nothing."""
+    """Raise UsageError for a range with a negative start or length."""
     if start < 0 or length < 0:
         raise UsageError(f"a range of {name!r} from {start} with length {length} is negative; allowed is 0 and more")
 
 
 def path_of_file_uri(uri: str) -> Path | None:
-    """Return the path that a file:// URI names; None when it names none, or one of another machine."""
+    """Return the path of a file:// URI.
+
+    None when it has no path, or names another machine.
+    """
     host, slash, rest = uri[len(FILE_SCHEME) :].partition("/")
     if host not in ("", "localhost") or not slash:
         return None
@@ -48,7 +57,7 @@ def path_of_file_uri(uri: str) -> Path | None:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether `safe_name` would accept `name`."""
+    """Tell whether `safe_name` accepts `name`."""
     return _fault(name) is None
 
 
@@ -78,6 +87,6 @@ def _component_fault(component: str) -> str | None:
     if component in (".", ".."):
         return f"holds the component {component!r}"
     if component.startswith(TEMP_PREFIX):
-        return f"holds a component that begins with {TEMP_PREFIX!r}, which is kept for files on their way"
+        return f"holds a component that begins with {TEMP_PREFIX!r}, which is reserved for unfinished files"
     size = len(component.encode(errors="surrogatepass"))
     return f"holds a component of {size} bytes, over {MAX_COMPONENT_BYTES}" if size > MAX_COMPONENT_BYTES else None

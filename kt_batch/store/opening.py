@@ -53,7 +53,11 @@ def kind_of(opened: Library | Run) -> Literal["library", "run"]:
 
 
 def _committed(place: str, otherwise: str) -> Committed:
-    """Return what is committed at `place`; a place without a plan is an error that says `otherwise`."""
+    """Return what is committed at `place`.
+
+    Raises:
+        MissingError: there is no plan; the message says `otherwise`.
+    """
     ledger = Ledger(open_location(place))
     planned = ledger.config()
     if planned is None:

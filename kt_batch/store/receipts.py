@@ -1,7 +1,7 @@
-"""Receipts: what a unit committed. The object `receipts/<unit>.json` is the commit itself.
+"""Receipts: the record of what a unit committed.
 
-A receipt is compact JSON. The names of its tables are not in it, for they follow from kind, unit and hash; so a receipt
-stays small and cannot point anywhere else.
+The file `receipts/<unit>.json` is the commit itself. A receipt is compact JSON. It holds no table names, because they
+follow from kind, unit and hash. A receipt therefore stays small and cannot point anywhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
-Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # a clock's, too
+Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # also of a clock
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]
 HOST_LENGTH = 32
 
@@ -33,7 +33,10 @@ class _Record(BaseModel):
 
 
 class TableRef(_Record):
-    """One part file: its kind is its directory, and its name holds its unit and the head of its SHA-256."""
+    """One part file.
+
+    Its kind is its directory, and its name holds its unit and the beginning of its SHA-256.
+    """
 
     kind: Kind
     name: str
@@ -43,18 +46,17 @@ class TableRef(_Record):
 
 
 class Receipt(_Record):
-    """What one unit did, once and for all.
+    """What one unit did.
 
     `outputs` is aligned with the unit's items: (SHA-256, bytes) of each output image, None for a rejected item; empty
-    when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` stand outside digests.
+    when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` are in no digest.
 
-    `ncc_sum` and `certified` are over the best match of every patch: the sum of the NCC, and how many are certified;
-    what makes no images has none, nor have receipts of earlier versions.
+    `ncc_sum` and `certified` cover the best match of every patch: the sum of the NCC, and the number of certified
+    matches. They are None for a job that matches no patches, and in receipts of earlier versions.
 
-    Three more are for the report alone and stand outside digests, too: `finished` (Unix seconds), `worker`
-    (host:process) and `item_seconds`, aligned with the unit's items: the seconds that each one's image was worked on
-    and waited for, None where it was rejected or is another unit's. No decision uses them, and receipts of earlier
-    versions lack them.
+    Three fields are for the report alone, and in no digest: `finished` (Unix seconds), `worker` (host:process), and
+    `item_seconds`, aligned with the unit's items: seconds of working on the item's image and waiting for it, None for a
+    rejected item or one of another unit. No decision uses them. Receipts of earlier versions lack them.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -83,7 +85,10 @@ class Receipt(_Record):
         return self
 
     def to_json(self) -> bytes:
-        """Canonical bytes: sorted keys, no spaces; table names and what was not recorded left out."""
+        """Encode as canonical bytes: sorted keys, no spaces.
+
+        Table names and values that were not recorded are left out.
+        """
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
         for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds"):
             if content[field] in (None, []):
@@ -92,7 +97,11 @@ class Receipt(_Record):
 
 
 def parse_receipt(data: bytes, name: str) -> Receipt:
-    """The receipt read from `name`, which ends in `<unit>.json`; DamagedError when it is none, or another unit's."""
+    """Decode the receipt read from `name`, which ends in `<unit>.json`.
+
+    Raises:
+        DamagedError: it is not a receipt, or is another unit's.
+    """
     try:
         content = json.loads(data)
         receipt = Receipt.model_validate(_with_names(content))
@@ -104,12 +113,18 @@ def parse_receipt(data: bytes, name: str) -> Receipt:
 
 
 def new_attempt() -> str:
-    """A random id, 16 hex digits, of one attempt at one unit: how a writer knows its own receipt again."""
+    """Return a random attempt id of 16 hex digits.
+
+    A writer recognises its own receipt by it.
+    """
     return secrets.token_hex(8)
 
 
 def this_worker() -> str:
-    """`host:process` of this process; of a long host name its first label, and of that the end, where pods differ."""
+    """Return `host:process` of this process.
+
+    Of a long host name, only the end of its first label remains: pods differ there.
+    """
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "-"
     if len(host) > HOST_LENGTH:
         host = host.split(".")[0][-HOST_LENGTH:] or "-"
@@ -117,7 +132,7 @@ def this_worker() -> str:
 
 
 def _with_names(content: Any) -> Any:
-    """Put the names back; a table that brings one of its own is overruled."""
+    """Put the table names back; a name in the content is overruled."""
     unit = content["unit"]
     named = [{**table, "name": part_path(table["kind"], unit, table["sha256"])} for table in content["tables"]]
     return {**content, "tables": named}

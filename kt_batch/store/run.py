@@ -1,4 +1,4 @@
-"""A run on disk: its configuration, its outputs with their provenance, its summary."""
+"""A run on disk: configuration, outputs with their provenance, summary."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class MethodSettings(Protocol):
 
 @dataclass(frozen=True)
 class Totals:
-    """The rejects of a run, and means over the best matches of all patches; None where a run matches no patches."""
+    """The number of rejects, and means over the best matches of all patches.
+
+    The means are None where a run matches no patches.
+    """
 
     rejects: int
     ncc_mean: float | None
@@ -62,7 +65,10 @@ class Totals:
 
 @dataclass(frozen=True)
 class Output:
-    """One output image: its name in the run, the input's URI, and where its provenance lies."""
+    """One output image.
+
+    name: its path in the run. uri: of its input. part, row_group: where its provenance is.
+    """
 
     name: str
     uri: str
@@ -103,12 +109,15 @@ class Run:
 
 
 def is_run(committed: Committed) -> bool:
-    """Tell a run from a library: only the configuration of a run names an image format."""
+    """Tell a run from a library: only a run's configuration has an image format."""
     return "format" in committed.config
 
 
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
-    """Row groups of the unit's provenance part follow the items that were not rejected."""
+    """Return the outputs of one unit.
+
+    Row groups of its provenance part follow the items that were not rejected.
+    """
     done = [(item, output) for item, output in zip(unit.items, receipt.outputs, strict=True) if output]
     part = next((table for table in receipt.tables if table.kind == layout.PROVENANCE), None)
     if part is None:
@@ -135,7 +144,10 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:
-    """Write `run.json` from plan, receipts and tables; `library` is None for a method that uses none."""
+    """Write `run.json` from plan, receipts and tables.
+
+    library: as the command named it; None for a method that uses none.
+    """
     content = config.model_dump(mode="json")
     run = Run(Committed(ledger, content))
     totals = _totals(run)
@@ -164,7 +176,10 @@ def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings
 
 
 def _totals(run: Run) -> Totals:
-    """From what the receipts say: to read back the provenance of many images from a bucket takes long."""
+    """Sum up the matches from the receipts.
+
+    Reading the provenance of many images back from a bucket would take long.
+    """
     rejects = run.committed.rejects.count
     receipts = run.committed.receipts
     matched = [receipts[unit] for unit in sorted(receipts) if receipts[unit].patches]
@@ -177,7 +192,7 @@ def _totals(run: Run) -> Totals:
 
 
 def _sums(location: Location, receipt: Receipt) -> tuple[float, int]:
-    """The sum of the NCC and the certified ones among a unit's best matches."""
+    """Return a unit's sum of NCC and number of certified best matches."""
     if receipt.ncc_sum is not None and receipt.certified is not None:
         return receipt.ncc_sum, receipt.certified
     ncc, certified = 0.0, 0

@@ -1,10 +1,13 @@
-"""A location in a bucket of an S3-compatible object store. Importing this module imports s3fs: do it late.
+"""A location in a bucket of an S3-compatible object store.
 
-Commits are plain puts with `If-None-Match: *`: of several writers exactly one is told that it won. Completing a
-multipart upload ignores that condition on some stores: multipart is for `put_content` alone, whose names hold a hash.
+Importing this module imports s3fs, which is slow, so it is imported late.
 
-Credentials, region and profile come from where every S3 client looks for them, the address from AWS_ENDPOINT_URL. None
-of it appears in a message: errors name the location and the store's error code.
+Commits are plain puts with `If-None-Match: *`: of several writers exactly one is told that it won. Some stores ignore
+that condition when a multipart upload completes. Multipart uploads are therefore for `put_content` alone, whose names
+hold a hash.
+
+Credentials, region and profile come from the usual places of S3 clients, the address from AWS_ENDPOINT_URL. No message
+contains them: errors name the location and the store's error code.
 """
 
 from __future__ import annotations
@@ -30,18 +33,18 @@ from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
 
 T = TypeVar("T")
 
-PART_BYTES = 16 << 20  # of a multipart upload; two parts are in memory at a time
+PART_BYTES = 16 << 20  # of a multipart upload; at most two parts are in memory
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
 
 _REFUSED = ("PreconditionFailed", "412")
-_UNTOLD = ("400", "403")  # a HEAD's answers have no body, and so no code
+_UNTOLD = ("400", "403")  # answers to a HEAD, which have no body and so no code
 _BEYOND = ("InvalidRange", "416")
-# Answers that say "later": an overload, a fault of the store, or another conditional put of the name in progress.
+# Answers that allow a retry: overload, a fault of the store, or another conditional put of the name in progress.
 _OVERLOADED = ("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "503")
 _STUMBLED = ("InternalError", "RequestTimeout", "500", "502", "504")
 _TRANSIENT = (*_OVERLOADED, *_STUMBLED, "ConditionalRequestConflict")
-# Answers that hold for everything in the bucket, and for as long as nobody changes the credentials or makes it.
+# Answers that hold for the whole bucket until somebody creates it or changes the credentials.
 _LOCKED_OUT = (
     "NoSuchBucket",
     "AccountProblem",
@@ -79,14 +82,14 @@ _FAILURES = (OSError, botocore_errors.BotoCoreError, botocore_errors.ClientError
 
 @dataclass(frozen=True)
 class S3Location:
-    """A prefix of a bucket, or the whole bucket when the prefix is empty. See `Location` for the methods."""
+    """A prefix of a bucket, or the whole bucket. `Location` documents the methods."""
 
     bucket: str
     prefix: str  # no slash at either end
 
     @property
     def uri(self) -> str:
-        """s3://bucket/prefix."""
+        """Return s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
     def read_bytes(self, name: str) -> bytes:
@@ -150,12 +153,15 @@ class S3Location:
         return cast(BinaryIO, RangeReader(self, name))
 
     def local_path(self, name: str) -> Path | None:
-        """None: an object is no file."""
+        """Return None: an object is no file."""
         safe_name(name)
         return None
 
     def list_temporary(self) -> dict[str, int]:
-        """None: an object is there as a whole. Uploads in parts that were cut are for the bucket's lifecycle rules."""
+        """Return nothing: an object is there as a whole.
+
+        Unfinished multipart uploads are left to the bucket's lifecycle rules.
+        """
         return {}
 
     def delete(self, name: str) -> None:
@@ -164,11 +170,11 @@ class S3Location:
             self._call("delete_object", Key=self._key(name))
 
     def free_bytes(self) -> int | None:
-        """None: a bucket has no end."""
+        """Return None: a bucket has no limit."""
         return None
 
     def scratch_directory(self) -> Path:
-        """The machine's directory for temporary files."""
+        """Return the machine's directory for temporary files."""
         return Path(tempfile.gettempdir())
 
     def _key(self, name: str) -> str:
@@ -180,8 +186,8 @@ class S3Location:
     def list_keys(self, start: str) -> Iterator[str]:
         """Yield all keys of the bucket that begin with `start`, in the store's order.
 
-        `start` is a whole key, not a name below the prefix. Unlike `list`, this keeps keys that are no safe names: an
-        input may be called anything.
+        `start` is the beginning of a whole key, not of a name below the prefix. Unlike `list`, this keeps keys that are
+        no safe names: an input may be called anything.
         """
         page: dict[str, Any] = {"NextContinuationToken": None}
         while "NextContinuationToken" in page:
@@ -193,7 +199,10 @@ class S3Location:
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
-        """Every failure of the store as one sentence. Only the cause keeps the client's words, for a traceback."""
+        """Turn every failure of the store into one sentence.
+
+        Only the error's cause keeps the client's words, for a traceback.
+        """
         try:
             with log_context(object=f"{self.uri}/{name}"):
                 yield
@@ -208,19 +217,23 @@ class S3Location:
             raise kind(f"cannot use {self.uri}/{name}: {_reason(ailment or error)}") from error
 
     def _require_bucket(self) -> None:
-        """Tell a missing bucket from a missing object, which a HEAD answers alike."""
+        """Raise UnreachableError when the bucket is missing.
+
+        A HEAD answers for a missing bucket as for a missing object.
+        """
         try:
             self._call("head_bucket")
         except FileNotFoundError as error:
             raise self._no_bucket() from error
-        except _FAILURES as error:  # some may read objects, yet not ask about their bucket
+        except _FAILURES as error:  # some users may read objects, but not query their bucket
             if is_unreachable(error):
                 raise UnreachableError(f"cannot use {self.uri}: {_reason(error)}") from error
 
     def _ailment(self, error: BaseException) -> BaseException | None:
-        """What ails the whole bucket where that may be why one request failed; None where only that request did.
+        """Return the error that affects the whole bucket.
 
-        A fault or a cut may be of one object for ever, and a HEAD's answer has no code: then the bucket is asked.
+        None when only this request failed. A fault or a cut connection may concern one object alone, and the answer to
+        a HEAD has no code. In these cases the bucket is asked.
         """
         code = error_code(error)
         of_one = code not in _OVERLOADED and not isinstance(error, _NEVER_THERE)
@@ -237,7 +250,10 @@ class S3Location:
 
 
 class RangeReader(io.RawIOBase):
-    """A seekable reader of one object; each read is one ranged request, so a Parquet footer costs only itself."""
+    """A seekable reader of one object.
+
+    Each read is one ranged request, so a Parquet footer costs only itself.
+    """
 
     def __init__(self, location: S3Location, name: str) -> None:
         super().__init__()
@@ -245,11 +261,11 @@ class RangeReader(io.RawIOBase):
         self._size, self._position = location.size(name), 0
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
@@ -257,7 +273,7 @@ class RangeReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; returns the new position in bytes."""
+        """Move to a position and return it, in bytes."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}; allowed is 0 and more")
@@ -265,7 +281,7 @@ class RangeReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`, less only at the end; returns the bytes read."""
+        """Fill `buffer`, less only at the end of the object; return the bytes read."""
         wanted = min(len(buffer), max(self._size - self._position, 0))
         data = self._location.read_range(self._name, self._position, wanted)
         buffer[: len(data)] = data
@@ -274,7 +290,10 @@ class RangeReader(io.RawIOBase):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether asking again may help: a cut or silent connection, an overloaded or stumbling store; nothing else."""
+    """Tell whether a retry may help.
+
+    It may after a cut or silent connection, and with an overloaded or failing store.
+    """
     code = error_code(error)
     if code is not None:
         return code in _TRANSIENT
@@ -282,19 +301,22 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether an answer, of a question about no object in particular, says that nothing in the bucket can be had now:
-    what `is_transient` names, after all tries, or no way in."""
+    """Tell whether an error means that nothing in the bucket can be read now.
+
+    The error must answer a request that is about no object in particular. It means so when it is transient and all
+    retries are spent, or when access is denied to everything.
+    """
     if error_code(error) in _LOCKED_OUT:
         return True
     return is_transient(error) or isinstance(error, (*_NO_CREDENTIALS, botocore_errors.SSLError))
 
 
 def error_code(error: BaseException | None) -> str | None:
-    """The store's error code, such as NoSuchKey; None when the store never answered."""
+    """Return the store's error code, such as NoSuchKey; None when it never answered."""
     for candidate in (error, getattr(error, "__cause__", None)):
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", "nothing known"))
+            return str(response.get("Error", {}).get("Code", "unknown"))
     return None
 
 
@@ -326,15 +348,15 @@ def _attempt(operation: Callable[[S3FileSystem], T]) -> T:
 
 
 def _filesystem() -> S3FileSystem:
-    """The client of this process; fsspec keeps one per process and address."""
+    """Return the client of this process; fsspec keeps one per process and address."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
         "max_pool_connections": 32,
-        "retries": {"mode": "standard", "total_max_attempts": 3},  # of each part of an upload; the rest is `_retrying`
+        "retries": {"mode": "standard", "total_max_attempts": 3},  # of each upload part; `_retrying` does the rest
     }
-    if endpoint:  # a store under an address of its own rarely has a host name per bucket
+    if endpoint:  # such a store rarely has a host name per bucket
         config["s3"] = {"addressing_style": "path"}
     fs = S3FileSystem(endpoint_url=endpoint, config_kwargs=config, use_listings_cache=False)
     fs.retries = 1

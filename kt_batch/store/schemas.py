@@ -75,10 +75,10 @@ ProvenanceKind = Literal["patches", "sources"]
 
 
 def provenance_kind(provenance: pa.Table | pa.Schema) -> ProvenanceKind:
-    """Tell whether provenance is per patch (PROVENANCE) or per source (SHARES), from its columns.
+    """Tell from its columns whether provenance is per patch or per source.
 
     Raises:
-        DamagedError: the columns are those of neither.
+        DamagedError: the columns are neither those of PROVENANCE nor those of SHARES.
     """
     names = (provenance if isinstance(provenance, pa.Schema) else provenance.schema).names
     if "row" in names:
@@ -89,7 +89,10 @@ def provenance_kind(provenance: pa.Table | pa.Schema) -> ProvenanceKind:
 
 
 def patches_schema(channels: int) -> pa.Schema:
-    """The patches table for C channels; `vector` is the `(4, C)` patch, cells a b c d, little-endian float16."""
+    """Return the schema of the patches table for C channels.
+
+    `vector` is the raw patch, `(4, C)` little-endian float16, cells a b c d in reading order.
+    """
     return pa.schema(
         [
             ("patch_id", PATCH_ID),
@@ -106,20 +109,29 @@ def patches_schema(channels: int) -> pa.Schema:
 
 
 def routed_schema(channels: int) -> pa.Schema:
-    """Patches on their way into an index: ordered by cluster, a row group per cluster; `vector` is the Haar
-    packet, float16 `(4, C)`."""
+    """Return the schema of patches that are routed to the clusters of an index build.
+
+    Rows are ordered by cluster, with one row group per cluster. `vector` is the Haar packet, `(4, C)` float16.
+    """
     return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), ("vector", pa.binary(2 * 4 * channels))])
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:
-    """An array of n rows of contiguous bytes as an Arrow column, without a copy."""
+    """Return an array as an Arrow column, without a copy.
+
+    Args:
+        values: `(n, ...)`, any dtype; each row becomes one value.
+    """
     values = np.ascontiguousarray(values)
     width = values.nbytes // len(values) if len(values) else values.dtype.itemsize * int(np.prod(values.shape[1:]))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
 
 
 def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The bytes of a column as an array `(n, *shape)`; a view where the column is one chunk."""
+    """Return the bytes of a column as an array `(n, *shape)` of `dtype`.
+
+    The array is a view where the column is one chunk.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     width = array.type.byte_width
     start = array.offset * width

@@ -17,7 +17,9 @@ from kt_batch.store.names import TEMP_PREFIX
 
 @contextmanager
 def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
-    """Yield a path for a file on its way into `location`, and remove the file afterwards.
+    """Yield a path for a file on its way into `location`.
+
+    The file is removed afterwards.
 
     Raises:
         StorageError: the file cannot be written.
@@ -33,5 +35,8 @@ def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
 
 
 def _reason(error: OSError | SafetensorError) -> str:
-    """Return the system's words where there are some; Arrow's own text is for programmers."""
+    """Return the system's words where there are some.
+
+    Arrow's own text is for programmers.
+    """
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

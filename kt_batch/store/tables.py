@@ -1,7 +1,7 @@
-"""Parquet parts: written under names that hold their own hash, and checked when read.
+"""Parquet parts, written under names that hold their own hash.
 
-Bytes depend on the table and its row groups alone. `vector` stays uncompressed and plain, so that reading it is a copy;
-all else is zstd.
+Their bytes depend on the table and its row groups alone. The column `vector` is plain and uncompressed, so reading it
+is a copy; all else is compressed with zstd.
 """
 
 from __future__ import annotations
@@ -22,16 +22,25 @@ from kt_batch.store.receipts import TableRef
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMN = "vector"
-SMALL_BYTES = 16  # a value up to this width gets statistics, so that a reader can skip row groups
+SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row groups
 
 
 def commit_table(
     location: Location, kind: str, unit: str, table: pa.Table, row_groups: Sequence[int] | None = None
 ) -> TableRef:
-    """Write `table` as one part of `unit` and return what a receipt says of it.
+    """Write `table` as one part of `unit` and return its entry for the receipt.
 
-    `row_groups` are the rows of each row group in order, zeros included, and must add up to the table (UsageError);
-    None makes one group. The encoded table is streamed through a file and never held in memory.
+    The encoded table is streamed through a file and never in memory as a whole.
+
+    Args:
+        location: the library or the run.
+        kind: the table kind.
+        unit: the unit's id.
+        table: the rows.
+        row_groups: the rows of each row group in order, zeros included; None makes one group.
+
+    Raises:
+        UsageError: the row groups do not add up to the table.
     """
     groups = [table.num_rows] if row_groups is None else list(row_groups)
     if min(groups, default=0) < 0 or sum(groups) != table.num_rows:
@@ -51,8 +60,12 @@ def read_table(
 ) -> pa.Table:
     """Read a part, or some of its columns in the given order.
 
-    Its size is always checked, its SHA-256 with `verify` (which reads all of it). Raises MissingError, DamagedError, or
-    UsageError for a column it does not have.
+    The size is always checked, the SHA-256 only with `verify`, which reads the whole file.
+
+    Raises:
+        MissingError: the part is gone.
+        DamagedError: the part differs from its receipt, or is not readable as Parquet.
+        UsageError: the part has no such column.
     """
     size = location.size(ref.name)
     if size != ref.bytes:
@@ -88,9 +101,9 @@ def read_schema(location: Location, ref: TableRef) -> pa.Schema:
 
 def _verify(location: Location, ref: TableRef) -> None:
     with location.open(ref.name) as file:
-        found = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
-    if found != ref.sha256:
-        raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {found}, but its receipt says {ref.sha256}")
+        sha256 = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
+    if sha256 != ref.sha256:
+        raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
 
 
 def _known(columns: Sequence[str] | None, present: Sequence[str], name: str) -> list[str] | None:
@@ -118,7 +131,7 @@ def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:
 
 
 def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    """The columns that Parquet makes of an Arrow column, under Parquet's names for them."""
+    """Yield the Parquet columns of an Arrow column, under their Parquet names."""
     if pa.types.is_list(type_):
         yield from _leaves(f"{path}.list.element", type_.value_type)
     elif pa.types.is_struct(type_):
@@ -135,5 +148,8 @@ def _is_small(type_: pa.DataType) -> bool:
 
 
 def _repeats(type_: pa.DataType) -> bool:
-    """Whether values come back within a part: text, image ids, coordinates; not patch ids, vectors and previews."""
+    """Tell whether values of a type repeat within a part.
+
+    Text, image ids and coordinates do; patch ids, vectors and previews do not.
+    """
     return _is_small(type_) and not (pa.types.is_fixed_size_binary(type_) and type_.byte_width > 8)

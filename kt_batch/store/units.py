@@ -1,9 +1,11 @@
-"""Units of work: how items are divided, what is planned, and what is committed.
+"""Units of work: divide items into units, plan them, and commit them.
 
-A plan is a sequence of files, each put-if-absent under the next number. Whoever loses a number reads the winner's file
-and plans only what is still missing, so any number of drivers end with the same units, and no unit ever changes. An
-item is the same item wherever it is listed from: its key is (image id, name). It is planned once, and once more in each
-retry that wants it; a unit's id follows from its items and the number of the retry.
+A plan is a sequence of files, each put if absent under the next number. A driver that loses a number reads the winner's
+file and plans only what is still missing. Any number of drivers therefore end with the same units, and no unit ever
+changes.
+
+An item's key is (image id, name), wherever it is listed from. An item is planned once, and once more in each retry that
+includes it. A unit's id follows from its items and the number of its retry.
 """
 
 from __future__ import annotations
@@ -28,15 +30,18 @@ from kt_batch.store.schemas import PLAN
 from kt_batch.store.tables import read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
-RETRY_FORMAT = "kt-batch-plan/2"  # the same columns; the metadata hold the number of the retry
-READERS = 16  # receipts read at a time; they are small and far away
+RETRY_FORMAT = "kt-batch-plan/2"  # with the number of the retry in the metadata
+READERS = 16  # files read at a time; they are small, and may be far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input: `image_id` is 16 hex digits, `uri` where it was listed, `name` what its output is called after."""
+    """One input.
+
+    image_id: 16 hex digits. uri: where it was listed. name: what its output is named after.
+    """
 
     image_id: str
     uri: str
@@ -45,10 +50,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Items that are done, retried and committed as one; `id` is 16 hex digits that follow from them.
+    """Items that are done, retried and committed as one.
 
-    condemned: image id -> why it is not to be touched again. In no plan: a driver finds it out while it runs.
-    retry: 0 for the first attempt at its items, else the number of the retry.
+    id: 16 hex digits over the items. quarantined: image id -> why the image must not be touched again; a driver finds
+    this out while it runs, no plan holds it. retry: 0 for the first attempt at its items, else the number of the retry.
     """
 
     id: str
@@ -62,7 +67,7 @@ Attempt = tuple[Unit, Receipt | None]  # None: not committed yet
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Items that were planned before and are to be tried once more; within one retry, by its number, each only once."""
+    """Items that were planned before and are tried again, each once per retry number."""
 
     number: int
     items: tuple[Item, ...]
@@ -70,7 +75,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One plan file; its units are all of one retry, or of none."""
+    """One plan file. Its units all belong to one retry, or to none."""
 
     units: tuple[Unit, ...]
     config: dict[str, Any]
@@ -78,24 +83,27 @@ class Plan:
 
     @property
     def retry(self) -> int:
-        """The number of the retry; 0 for first attempts."""
+        """Return the number of the retry; 0 for first attempts."""
         return self.units[0].retry if self.units else 0
 
 
 def make_units(items: Iterable[Item], unit_size: int, retry: int = 0) -> list[Unit]:
-    """Divide items into units of at most `unit_size`, whatever order they come in; `retry` is that of all of them.
+    """Divide items into units of at most `unit_size`, independently of their order.
 
-    Items are sorted by (image id, name, uri). All names of one image share a unit, which only then may be larger. An
-    item listed twice, from two URIs, counts once. Raises UsageError for a size under 1 or an image id that is none.
+    Items are sorted by (image id, name, URI). All names of one image are in one unit, which may be larger only for that
+    reason. An item that is listed twice, from two URIs, counts once. `retry` is the number of the retry of all units.
+
+    Raises:
+        UsageError: the unit size is under 1, or an image id is malformed.
     """
     if unit_size < 1:
-        raise UsageError(f"a unit size of {unit_size} is not possible; allowed is 1 and more")
+        raise UsageError(f"the unit size is {unit_size}; allowed is 1 and more")
     ordered = sorted(items, key=lambda item: (item.image_id, item.name, item.uri))
     units: list[Unit] = []
     batch: list[Item] = []
     for image_id, same_image in groupby(ordered, key=lambda item: item.image_id):
         if not _IMAGE_ID.fullmatch(image_id):
-            raise UsageError(f"the image id {image_id!r} is none; allowed are 16 hex digits in lower case")
+            raise UsageError(f"the image id {image_id!r} is malformed; allowed are 16 lower-case hex digits")
         group = [next(same_name) for _, same_name in groupby(same_image, key=lambda item: item.name)]
         if batch and len(batch) + len(group) > unit_size:
             units.append(_unit(batch, retry))
@@ -105,9 +113,9 @@ def make_units(items: Iterable[Item], unit_size: int, retry: int = 0) -> list[Un
 
 
 def owners(units: Iterable[Unit]) -> dict[str, str]:
-    """For each image id the first unit, in plan order, that holds it.
+    """Return for each image id the first unit, in plan order, that holds it.
 
-    An image that turns up under another name after it was planned stands in two units. Its patches belong to the owner.
+    An image that appears under another name after it was planned is in two units. Its patches belong to the owner.
     """
     first: dict[str, str] = {}
     for unit in units:
@@ -117,7 +125,7 @@ def owners(units: Iterable[Unit]) -> dict[str, str]:
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Parquet bytes that depend on the plan alone."""
+    """Encode a plan as Parquet bytes that depend on the plan alone."""
     rows = [(unit.id, item) for unit in plan.units for item in unit.items]
     columns = [
         [bytes.fromhex(unit) for unit, _ in rows],
@@ -135,7 +143,11 @@ def encode_plan(plan: Plan) -> bytes:
 
 
 def decode_plan(data: bytes, name: str) -> Plan:
-    """The plan read from `name`; DamagedError when it is none, or when a unit's id does not follow from its items."""
+    """Decode the plan read from `name`.
+
+    Raises:
+        DamagedError: it is not a plan, or a unit's id does not follow from its items.
+    """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
@@ -144,7 +156,7 @@ def decode_plan(data: bytes, name: str) -> Plan:
             raise DamagedError(f"{name} has the format {metadata.get('format')!r}; {allowed}")
         retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT else 0
         if metadata["format"] == RETRY_FORMAT and retry < 1:
-            raise DamagedError(f"{name} is said to be of retry {retry}; allowed is 1 and more")
+            raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
         columns = file.read(PLAN.names).cast(PLAN).to_pydict()
         rows = zip(*(columns[column] for column in PLAN.names), strict=True)
         units = tuple(_checked_units(rows, retry, name))
@@ -156,8 +168,8 @@ def decode_plan(data: bytes, name: str) -> Plan:
 class Ledger:
     """The plan and the receipts of one library or run.
 
-    What has been read is kept, since neither ever changes; what others add is seen at the next call. Any method may
-    raise StorageError, and DamagedError for a plan or receipt that is not what its name says.
+    What was read is kept, since it never changes; what others add is seen at the next call. Any method may raise
+    StorageError, and DamagedError for a plan or a receipt that does not match its name.
     """
 
     def __init__(self, location: Location) -> None:
@@ -168,7 +180,7 @@ class Ledger:
 
     @property
     def location(self) -> Location:
-        """The library or run."""
+        """Return the location of the library or the run."""
         return self._location
 
     def plan(
@@ -179,10 +191,17 @@ class Ledger:
         config_digest: str,
         retry: Retry | None = None,
     ) -> list[Unit]:
-        """Plan every item that is not planned yet, and those of `retry` that are not planned in it or a later one, and
-        return all units, old and new, in plan order.
+        """Plan the items that no plan holds yet, and return all units in plan order.
 
-        `config` is JSON-able. Raises MismatchError when the units were planned with another configuration.
+        Args:
+            items: the inputs.
+            unit_size: most items of a new unit.
+            config: the JSON-able configuration.
+            config_digest: its digest.
+            retry: items to plan again, unless this retry or a later one holds them.
+
+        Raises:
+            MismatchError: earlier units were planned with another configuration.
         """
         self._read_plans()
         while True:
@@ -194,7 +213,7 @@ class Ledger:
             self._location.put_if_absent(
                 layout.plan_path(number), encode_plan(Plan(tuple(units), dict(config), config_digest))
             )
-            self._plans.append(self._read_plan(number))  # ours or the winner's; the rest is the next round's work
+            self._plans.append(self._read_plan(number))  # ours or the winner's; the next round plans what is missing
 
     def would_plan(
         self,
@@ -204,23 +223,26 @@ class Ledger:
         config_digest: str,
         retry: Retry | None = None,
     ) -> list[Unit]:
-        """The units that `plan` would add to those that are there, and its errors; writes nothing."""
+        """Return the units that `plan` would add; raise its errors, and write nothing."""
         self._read_plans()
         new, again = self._missing_units(items, unit_size, config, config_digest, retry)
         return [*new, *again]
 
     def units(self) -> list[Unit]:
-        """All units planned so far, in plan order."""
+        """Return all units planned so far, in plan order."""
         self._read_plans()
         return self._units()
 
     def config(self) -> tuple[dict[str, Any], str] | None:
-        """The configuration everything here was planned with, and its digest; None before the first plan."""
+        """Return the planned configuration and its digest; None before the first plan."""
         self._read_plans()
         return (self._plans[0].config, self._plans[0].config_digest) if self._plans else None
 
     def receipts(self) -> dict[str, Receipt]:
-        """Unit id -> receipt of every committed unit, in plan order. Receipts of units in no plan are ignored."""
+        """Return unit id -> receipt of every committed unit, in plan order.
+
+        Receipts of units in no plan are ignored.
+        """
         units = self.units()
         committed = set(map(layout.parse_receipt_path, self._location.list(layout.RECEIPTS)))
         new = [unit for unit in units if unit.id in committed and unit.id not in self._receipts]
@@ -229,16 +251,16 @@ class Ledger:
         return {unit.id: self._receipts[unit.id] for unit in units if unit.id in committed}
 
     def attempts(self) -> list[Attempt]:
-        """All units in plan order with their receipts, as they stood at one moment."""
+        """Return all units in plan order with their receipts, as of one moment."""
         done = self.receipts()
         return [(unit, done.get(unit.id)) for unit in self._units()]
 
     def pending(self) -> list[Unit]:
-        """The units without a receipt, in plan order."""
+        """Return the units without a receipt, in plan order."""
         return [unit for unit, receipt in self.attempts() if receipt is None]
 
     def reject_tables(self, attempts: Iterable[Attempt]) -> dict[str, pa.Table]:
-        """Unit id -> reject table of every committed unit that has one."""
+        """Return unit id -> reject table of every committed unit that has one."""
         tables = {
             unit.id: table
             for unit, receipt in attempts
@@ -253,9 +275,9 @@ class Ledger:
         return {unit: self._rejects[unit] for unit in tables}
 
     def commit(self, receipt: Receipt) -> Receipt:
-        """Commit a unit and return the receipt that counts: this one, or that of whoever was first.
+        """Commit a unit and return the receipt that counts: this one, or an earlier one.
 
-        With one's own attempt id in it the commit is one's own, also when the store's reply to it was lost.
+        A returned receipt with the caller's attempt id is the caller's commit, also when the store's reply was lost.
         """
         name = layout.receipt_path(receipt.unit)
         try:
@@ -267,10 +289,10 @@ class Ledger:
         return self._read_receipt(receipt.unit)
 
     def snapshot(self) -> str:
-        """16 hex digits over what is committed: units, tables and outputs by content.
+        """Return 16 hex digits over all units, tables and outputs that are committed.
 
-        The order of completion, attempts, timings, clocks and workers do not matter to it. Neither does a retry that
-        brought nothing: an index of what is there stays the index of what is there.
+        They count by content. The order of completion, attempts, times and workers have no effect on it. A retry that
+        brought nothing has none either, so an index of the library remains current.
         """
         digest = hashlib.sha256()
         for unit, receipt in sorted(self.attempts(), key=lambda attempt: attempt[0].id):
@@ -287,14 +309,17 @@ class Ledger:
     def _missing_units(
         self, items: Sequence[Item], unit_size: int, config: Mapping[str, Any], config_digest: str, retry: Retry | None
     ) -> tuple[list[Unit], list[Unit]]:
-        """Return units of the items that no plan holds yet, and those of the retry; a plan file holds one kind."""
+        """Return the units of items that no plan holds yet, and the units of the retry.
+
+        One plan file holds units of one of the two lists.
+        """
         self._require_config(config, config_digest)
         new = make_units(self._unplanned(items), unit_size)
         again = make_units(self._unplanned(retry.items, retry.number), unit_size, retry.number) if retry else []
         return new, again
 
     def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
-        """The items that are not planned in this retry or a later one."""
+        """Return the items that are not planned in this retry or a later one."""
         planned = {(item.image_id, item.name) for unit in self._units() if unit.retry >= retry for item in unit.items}
         return [item for item in items if (item.image_id, item.name) not in planned]
 
@@ -302,9 +327,7 @@ class Ledger:
         names = [name for name in self._location.list(layout.PLAN) if layout.is_plan(name)]
         for number, name in enumerate(names):
             if name != layout.plan_path(number):
-                raise DamagedError(
-                    f"{self._location.uri} holds {name}, but not {layout.plan_path(number)}, which came before"
-                )
+                raise DamagedError(f"{self._location.uri} holds {name}, but not the earlier {layout.plan_path(number)}")
         self._plans += [self._read_plan(number) for number in range(len(self._plans), len(names))]
 
     def _read_plan(self, number: int) -> Plan:
@@ -361,11 +384,11 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     there, here = _flat(theirs), _flat(ours)
     options = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     sides = (f"{key} ({there.get(key, 'unset')} there, {here.get(key, 'unset')} here)" for key in options)
-    return ", ".join(sides) or "no option that they name"
+    return ", ".join(sides) or "no named option"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted option -> its JSON text."""
+    """Return dotted option -> its JSON text."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _canonical(value)}

@@ -266,7 +266,7 @@ def test_a_gap_in_the_plan_is_damage(ledger: Ledger, location: LocalLocation) ->
     planned(ledger, 1)
     planned(ledger, 2)
     location.delete("plan/000000.parquet")
-    with pytest.raises(DamagedError, match=r"holds plan/000001\.parquet, but not plan/000000\.parquet"):
+    with pytest.raises(DamagedError, match=r"holds plan/000001\.parquet, but not the earlier plan/000000\.parquet"):
         Ledger(location).units()
 
 

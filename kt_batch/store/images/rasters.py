@@ -1,8 +1,9 @@
-"""Image files as samples: which reader for which bytes, what is refused, and where every fault becomes a reject.
+"""Read image files as samples.
 
-Three readers stand behind `read_raster`, chosen from the bytes alone and never from a name: imagecodecs for 16-bit PNG,
-tifffile for TIFF with more than 8 bits, Pillow for the rest (Pillow reads 16-bit RGB as 8-bit without a word). Each
-hands over the samples as they lie in the file; `images` makes colours of them, once for all.
+This module chooses the reader, refuses what is unsupported, and turns every fault into a reject. Three readers are
+behind `read_raster`, chosen from the bytes and never from a name: imagecodecs for 16-bit PNG, tifffile for TIFF with
+more than 8 bits, Pillow for the rest (Pillow silently reads 16-bit RGB as 8-bit). Each returns the samples as they are
+in the file; `images.files` makes colours of them.
 """
 
 from __future__ import annotations
@@ -28,35 +29,35 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 from kt_batch.errors import Reason, RejectError
 
 MAX_PIXELS = 2**28
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # EPS, WMF and their like start interpreters
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # EPS, WMF and similar formats start interpreters
 
-# Pillow's limit guards Image.open in the whole process. It stays on, but as high as ours: `_check_pixels` decides.
+# Pillow's limit guards Image.open in the whole process. It equals ours, so `_check_pixels` decides.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-# tifffile logs each oddity of a file. What matters about a file comes back as its reject; who wants the rest, listens.
+# tifffile logs every irregularity of a file. The reject holds what matters.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-# What decoders raise for bytes they do not like.
+# Errors that decoders raise for malformed bytes.
 _DECODER_ERRORS = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
     AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
-# Bytes that begin like this claim to be an image; if they cannot be decoded they are damaged, not something else.
+# Bytes with one of these signatures are an image, and damaged when they cannot be decoded.
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP"
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(#[^\n]*\s+)*-?\d",
     re.DOTALL,
 )
 
-_BOMB = re.compile(r"too large|too much memory", re.IGNORECASE)  # Pillow on PNG chunks that inflate without end
+_BOMB = re.compile(r"too large|too much memory", re.IGNORECASE)  # Pillow on endless PNG chunks
 
-# Frame headers of JPEG that are read, with 8 bits a sample: baseline, extended, progressive, lossless, and two with
+# JPEG frame headers that are supported with 8 bits a sample: baseline, extended, progressive, lossless, and two with
 # arithmetic coding. The others are hierarchical, or JPEG-LS.
 _FRAMES_OF_JPEG = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA})
-_NO_FRAMES_OF_JPEG = frozenset({0xC4, 0xC8, 0xCC})  # tables whose numbers lie between theirs
+_NO_FRAMES_OF_JPEG = frozenset({0xC4, 0xC8, 0xCC})  # tables with numbers in the same range
 
-# Mode of Pillow -> the mode whose samples are taken.
+# Pillow mode -> mode to convert to.
 _TAKEN_AS = {
     "1": "L", "L": "L", "LA": "LA", "La": "LA",
     "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB",
@@ -72,15 +73,15 @@ _CHANNELS_OF_TIFF = {
     PHOTOMETRIC.SEPARATED: 4,
 }
 
-Samples: TypeAlias = NDArray[Any]  # of whatever type the file holds
+Samples: TypeAlias = NDArray[Any]  # dtype as in the file
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Samples as they lie in a file, with what is needed to read them as colours."""
+    """Samples as they are in a file, with what is needed to read them as colours."""
 
     samples: Samples  # (height, width, channels [+ alpha] [+ ignored])
-    channels: int  # colours: 1 grey, 3 RGB, 4 CMYK as amounts of ink
+    channels: int  # of colour: 1 grey, 3 RGB, 4 CMYK as amounts of ink
     width: int  # of the file, before orientation; a JPEG may have been decoded smaller
     height: int
     white: float = 255.0  # the sample value that stands for 1
@@ -92,7 +93,10 @@ class Raster:
 
 
 def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """(width, height) with the longer brought down to `long_side`, halves rounded up, none below 1; never enlarged."""
+    """Return (width, height) with the longer side reduced to `long_side`.
+
+    Halves round up, no side is below 1, and nothing is enlarged.
+    """
     longer = max(width, height)
     if longer <= long_side:
         return width, height
@@ -101,14 +105,17 @@ def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 
 def read_raster(data: bytes, long_side: int) -> Raster:
-    """The samples of the first image of a file; a JPEG may come back smaller, but no smaller than `long_side`.
+    """Read the samples of the first image of a file.
 
-    Raises RejectError and nothing else: at this border whatever a decoder raises is given its reason.
+    A JPEG may be returned smaller, but its long side is at least `long_side`.
+
+    Raises:
+        RejectError: the image cannot be used. Whatever a decoder raises becomes one.
     """
     if not data:
         raise RejectError(Reason.EMPTY, "the file is empty: 0 bytes")
     try:
-        # Warnings of the decoders speak of metadata that is not used, and of a pixel limit that is checked anyway.
+        # Decoders warn about metadata that is not used, and about a pixel limit that is checked anyway.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _checked(_read(data, long_side))
@@ -121,19 +128,19 @@ def read_raster(data: bytes, long_side: int) -> Raster:
 
 
 def _rejection(data: bytes, error: Exception) -> RejectError:
-    if _BOMB.search(str(error)):  # a ValueError like any other
+    if _BOMB.search(str(error)):  # Pillow raises a plain ValueError
         return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
     if data[:3] == b"\xff\xd8\xff" and (kind := _other_jpeg(data)):
         return RejectError(Reason.UNSUPPORTED, f"the file is {kind}; allowed is JPEG of 8 bits a sample")
     if _SIGNATURE.match(data):
-        # "cannot identify" names an address in memory, and a reject reads the same in every run.
+        # Pillow's "cannot identify" names a memory address; a reject must read the same in every run.
         why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
         return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
     return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
 
 
 def _other_jpeg(data: bytes) -> str | None:
-    """What the first frame header of a JPEG says it is, where that is a kind which is not read."""
+    """Name the kind of an unsupported JPEG by its first frame header; None otherwise."""
     at = 2
     while data[at : at + 1] == b"\xff" and len(data) >= at + 5:
         marker, length, bits = struct.unpack_from(">xBHB", data, at)
@@ -145,17 +152,18 @@ def _other_jpeg(data: bytes) -> str | None:
 
 
 def _check_sums_of_png(data: bytes) -> None:
-    """Refuse pixels that are not those that were written. Pillow checks the sums of the chunks before them alone.
+    """Reject a PNG whose pixel chunks have wrong checksums.
 
-    A chunk that is cut has no sum: whether all pixels are there is for the decoder to say.
+    Pillow checks only the chunks before them. A chunk that is cut has no checksum: the decoder finds that pixels are
+    missing.
     """
     view, at = memoryview(data), 8
     while len(data) >= at + 12:
         (length,) = struct.unpack_from(">I", data, at)
         end = at + 8 + length
         if data[at + 4 : at + 8] == b"IDAT" and len(data) >= end + 4:
-            (found,) = struct.unpack_from(">I", data, end)
-            if zlib.crc32(view[at + 4 : end]) != found:
+            (checksum,) = struct.unpack_from(">I", data, end)
+            if zlib.crc32(view[at + 4 : end]) != checksum:
                 raise RejectError(Reason.TRUNCATED, f"the image is damaged: wrong checksum of the pixels at byte {at}")
         at = end + 4
 
@@ -189,7 +197,7 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
     width, height = image.size
     _check_pixels(width, height)
     kind = image.format
-    image.draft(None, fit(width, height, long_side))  # JPEG only: decoded at 1/2, 1/4 or 1/8, never below this
+    image.draft(None, fit(width, height, long_side))  # JPEG only: decodes at 1/2, 1/4 or 1/8, not below that
     image.load()
     samples, bands, white = _samples_of(image)
     return Raster(
@@ -199,25 +207,25 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
         height=height,
         white=white,
         alpha=bands in ("LA", "RGBA"),
-        orientation=1 if kind == "TIFF" else _orientation(image.getexif),  # Pillow turns a TIFF while loading it
+        orientation=1 if kind == "TIFF" else _orientation(image.getexif),  # Pillow orients a TIFF while loading it
         profile=_profile(image.info.get("icc_profile")),
     )
 
 
 def _samples_of(image: Image.Image) -> tuple[Samples, str, float]:
-    """The samples, the bands they are (`L`, `LA`, `RGB`, `RGBA`, `CMYK`) and the value of white."""
+    """Return samples, bands (L, LA, RGB, RGBA, CMYK) and the value of white."""
     if image.mode in _WHITE_OF_DEEP_GREY:
         return np.asarray(image), "L", _WHITE_OF_DEEP_GREY[image.mode]
     bands = _TAKEN_AS.get(image.mode)
     if bands is None:
         raise RejectError(Reason.UNSUPPORTED, f"samples of kind {image.mode} are not read; use RGB, grey or CMYK")
-    if image.has_transparency_data and bands in ("L", "RGB"):  # one colour, or entries of the palette
+    if image.has_transparency_data and bands in ("L", "RGB"):  # a transparent colour or palette entry
         bands = "RGBA"
     return np.asarray(image.convert(bands)), bands, 255.0
 
 
 def _read_deep_png(data: bytes) -> Raster:
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as header:  # never loaded: only the chunks before the pixels
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as header:  # reads only the chunks before the pixels
         width, height = header.size
         info = header.info
     _check_pixels(width, height)
@@ -235,7 +243,7 @@ def _read_deep_png(data: bytes) -> Raster:
 
 
 def _read_tiff(data: bytes, long_side: int) -> Raster:
-    with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as tiff:  # a microscope's format that reads every page
+    with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as tiff:  # reading as LSM would read every page
         page = tiff.pages.first
         _check_numbers_of_tiff(page)
         _check_pixels(page.imagewidth, page.imagelength)
@@ -245,12 +253,15 @@ def _read_tiff(data: bytes, long_side: int) -> Raster:
             try:
                 return _read_with_pillow(data, long_side)
             except UnidentifiedImageError:
-                pass  # a layout or a compression that only tifffile knows
+                pass  # a layout or compression that only tifffile supports
         return _read_tiff_page(page, len(data))
 
 
 def _check_numbers_of_tiff(page: tifffile.TiffPage) -> None:
-    """tifffile hands on a list where one number belongs, and a list times a number is a longer list, without end."""
+    """Reject a TIFF with a list where one number belongs.
+
+    tifffile passes the list on, and a list times a number is a list of unbounded length.
+    """
     for field in (
         "imagewidth",
         "imagelength",
@@ -265,7 +276,10 @@ def _check_numbers_of_tiff(page: tifffile.TiffPage) -> None:
 
 
 def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
-    """Refuses what would otherwise come back as one plane of a measurement, or as the thumbnail of a raw file."""
+    """Reject a TIFF whose first page is not the image.
+
+    It would be read as one plane of a measurement, or as the preview of a raw file.
+    """
     if page.is_reduced:
         raise RejectError(Reason.UNSUPPORTED, "the first image of the TIFF is a preview, as in camera raw files")
     if page.compression not in tuple(COMPRESSION) or page.photometric not in tuple(PHOTOMETRIC):
@@ -273,7 +287,7 @@ def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
             Reason.UNSUPPORTED,
             f"the TIFF has compression {page.compression!r} and colours of kind {page.photometric!r}; one is unknown",
         )
-    if page.sampleformat == SAMPLEFORMAT.INT:  # Pillow reads the 8-bit kind as if it had no sign
+    if page.sampleformat == SAMPLEFORMAT.INT:  # Pillow reads signed 8-bit samples as unsigned
         raise RejectError(Reason.UNSUPPORTED, "the TIFF has signed samples; allowed are unsigned and float")
     axes = max(len(page.shape), _declared_axes(page))
     if page.imagedepth > 1 or axes > len(page.shape) + 1:
@@ -281,7 +295,10 @@ def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
 
 
 def _declared_axes(page: tifffile.TiffPage) -> int:
-    """From the shape that writers of arrays put beside the first page: walking all pages could go on for ever."""
+    """Return the number of axes that array writers declare in the description.
+
+    Walking all pages could go on forever.
+    """
     try:
         return len(json.loads(page.description)["shape"])
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -301,7 +318,7 @@ def _read_tiff_page(page: tifffile.TiffPage, length: int) -> Raster:
     if any(start + count > length for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {length} bytes")
     samples = page.asarray(maxworkers=1)
-    if page.axes.startswith("S"):  # planes one after the other
+    if page.axes.startswith("S"):  # separate planes
         samples = np.moveaxis(samples, 0, -1)
     kind_of_extra = page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
     return Raster(
@@ -328,9 +345,9 @@ def _orientation(read_tags: Callable[[], Mapping[int, object]]) -> int:
     try:
         value = read_tags().get(ExifTags.Base.Orientation, 1)
     except _DECODER_ERRORS:
-        return 1  # a damaged EXIF block says nothing about the pixels, so the image is taken as it lies
+        return 1  # a damaged EXIF block says nothing about the pixels
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _profile(value: object) -> bytes | None:
-    return value if isinstance(value, bytes) else None  # a TIFF may call numbers its profile
+    return value if isinstance(value, bytes) else None  # a TIFF may have numbers as its profile

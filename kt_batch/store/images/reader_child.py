@@ -1,11 +1,11 @@
-"""What `reader_process` starts: decodes one image after the other, with nothing at hand that could be taken or harmed.
+"""The child process of `reader_process`: it decodes images, one after the other.
 
-Started as `python -m kt_batch.store.images.reader_child`. It reads requests from standard input until that ends, and
-writes answers to what was its standard output: fixed headers and raw bytes, nothing that could carry code.
+It is started as `python -m kt_batch.store.images.reader_child`. It reads requests from standard input until that ends,
+and writes answers to its former standard output: fixed headers and raw bytes, nothing that could carry code.
 
-It may be broken by the bytes it reads. So it has no credentials, bounds on what it may take, no files that it may fill,
-no processes that it may start where the kernel grants that, and no network where Python and the kernel grant that.
-It imports neither torch nor Arrow nor Ray.
+The bytes that it reads may take it over. It therefore has no credentials, limited resources and no files to write; no
+processes to start where the kernel allows that, and no network where Python and the kernel allow that. It imports
+neither torch nor Arrow nor Ray.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
 
 HELLO = b"kt-batch image reader 1\n"
-REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the seconds it may take
+REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the time limit in seconds
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text
 MAX_REFUSAL = 2**16
 
-# An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest that is allowed, RGBA in
-# float64 with a predictor, takes 24 GiB, and its file can be 4 GiB. A machine with less memory sets a lower limit.
+# An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
+# float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine with less memory sets a lower limit.
 MAX_ADDRESS_SPACE = 32 * 2**30
-MAX_OPEN_FILES = 32  # of which imports take two or three at a time
+MAX_OPEN_FILES = 32  # imports need two or three at a time
 
 
 def main(decode: Callable[[bytes, int], WorkingImage] | None = None) -> None:
-    """Decode until the standard input ends. A test hands over a `decode` that misbehaves."""
+    """Decode until standard input ends; tests pass a `decode` that misbehaves."""
     tune_process()
     answers = _own_stdout()
     _leave_network()
@@ -53,18 +53,24 @@ def main(decode: Callable[[bytes, int], WorkingImage] | None = None) -> None:
 
 
 def _own_stdout() -> IO[bytes]:
-    """A descriptor of its own for the answers: what a library prints to descriptor 1 goes where errors go."""
+    """Return a descriptor of its own for the answers.
+
+    What a library prints to descriptor 1 then goes where errors go.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
 
 
 def _leave_network() -> None:
-    """Move to a network namespace without interfaces, where Python (3.12) and the kernel's settings allow it."""
+    """Move to a network namespace without interfaces.
+
+    This needs Python 3.12 and a kernel that grants namespaces.
+    """
     unshare = getattr(os, "unshare", None)
     if unshare is not None:
         with suppress(OSError):
-            unshare(getattr(os, "CLONE_NEWUSER") | getattr(os, "CLONE_NEWNET"))  # noqa: B009 - 3.12 has them, mypy's 3.11 not
+            unshare(getattr(os, "CLONE_NEWUSER") | getattr(os, "CLONE_NEWNET"))  # noqa: B009 - Python 3.12 has them, mypy checks for 3.11
 
 
 def _limit_resources() -> None:
@@ -85,7 +91,7 @@ def _limit_resources() -> None:
 def _serve(requests: IO[bytes], answers: IO[bytes], decode: Callable[[bytes, int], WorkingImage]) -> None:
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         length, size, seconds = REQUEST.unpack(head)
-        # The parent keeps the deadline. This one, in seconds of processor, is for when the parent is gone by then.
+        # The parent enforces the deadline. This timer, in processor seconds, is for a child whose parent is gone.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         for part in _answer(requests.read(length), size, decode):
             answers.write(part)
@@ -100,7 +106,7 @@ def _answer(data: bytes, size: int, decode: Callable[[bytes, int], WorkingImage]
         return _refusal(error.reason, error.message)
     except MemoryError:
         return _refusal(Reason.TOO_MANY_PIXELS, "the image takes more memory than its decoder may have")
-    except Exception as error:  # noqa: BLE001 - the border of this process: one image, one reject
+    except Exception as error:  # noqa: BLE001 - one image costs one reject
         return _refusal(Reason.DECODER_DIED, f"the decoder failed with {type(error).__name__}: {str(error)[:200]}")
     sizes = (image.height, image.width, image.original_height, image.original_width)
     return REPLY.pack(IMAGE, *sizes), image.pixels.data.cast("B")

@@ -1,7 +1,7 @@
-"""Decoding in a child process, so that a file which breaks a decoder breaks nothing else.
+"""Decode images in a child process: a crash there crashes nothing else.
 
-The results are those of `images.decode`, bit for bit. The child (`decoder_child`) has no credentials and hard limits;
-here are its start, its deadline and its replacement. What it answers is checked as anything from outside is.
+Results equal those of `images.files.decode`, bit for bit. The child (`reader_child`) has no credentials and hard
+limits. This module starts it, enforces its deadline and replaces it. Its answers are checked like any untrusted input.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.rasters import MAX_PIXELS, fit
 from kt_batch.store.images.reader_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REPLY, REQUEST
 
-# The costliest image that is allowed takes about 50 s of one core, an ordinary one of the same size 15 s. A reject
-# stays one until somebody asks for a retry, so a machine may be busy with other things. Two children in a row still
-# stay within what a runner allows.
+# The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,
+# since a busy machine must not cause a reject. Two children in a row stay within a runner's own limit.
 SECONDS = 280.0
 START_SECONDS = 120.0
 
 _MODULE = "kt_batch.store.images.reader_child"
-_COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # not the current folder's modules, and no .pyc files
-_PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")  # all that the child sees of this process's environment
-_PIPE_BYTES = 2**20  # what any user may have; more than the usual 2^16 saves switches between the two processes
+_COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # no modules of the current folder, no .pyc files
+_PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")  # the only inherited variables
+_PIPE_BYTES = 2**20  # every user's maximum; more than the usual 2^16 saves context switches
 
 
 class ImageReaderProcess:
-    """`decode` as `images.decode`, in a child that is started at the first image and replaced when it ended.
+    """A child process that decodes images; it starts at the first image.
 
-    seconds: what one image may take. command: what is started, for tests.
-    For one thread; the child ends with `close`, with this object, and with this process.
+    A child that ended is replaced. The object is for one thread. The child ends with `close`, with the object, and with
+    this process.
+
+    seconds: time limit of one image. command: the program to start, for tests.
     """
 
     def __init__(self, seconds: float = SECONDS, command: Sequence[str] = _COMMAND) -> None:
@@ -59,7 +60,7 @@ class ImageReaderProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the child; None while there is none."""
+        """Return the process id of the child; None without one."""
         return self._child.process.pid if self._child else None
 
     def close(self) -> None:
@@ -69,10 +70,12 @@ class ImageReaderProcess:
         self._child = self._end = None
 
     def decode(self, data: bytes, size: int) -> WorkingImage:
-        """As `images.decode`, with two more reasons: DECODER_SLOW for an image that takes longer than it may, and
-        DECODER_DIED when two children in a row died of it; one alone may have been ended from outside.
+        """Decode an image as `images.files.decode` does.
 
-        Raises RejectError; KtBatchError when no child can be started, which is no image's fault.
+        Raises:
+            RejectError: also DECODER_SLOW for an image over the time limit, and DECODER_DIED when two children in a row
+                died of it; one alone may have been ended from outside.
+            KtBatchError: no child can be started, which is no fault of the image.
         """
         try:
             answer = self._ask(data, size)
@@ -95,7 +98,7 @@ class ImageReaderProcess:
         except TimeoutError:
             self.close()
             return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
-        except BaseException:  # the child is gone, or no longer at the place in the conversation where we are
+        except BaseException:  # the child is gone, or out of step with the protocol
             self.close()
             raise
 
@@ -119,20 +122,24 @@ class ImageReaderProcess:
 
 
 class _DiedError(Exception):
-    """The child ended, or said what it never says; the text tells how."""
+    """The child ended, or answered against the protocol; the text tells how."""
 
 
-class _Patience:
+class _Deadline:
     """The seconds that are left for one conversation.
 
-    Only waiting is counted, and one wait as a second at most: a machine or a process that was paused has lost no time.
+    Only waiting is counted, and one wait as at most a second: a machine or a process that was paused has lost no time.
     """
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
 
     def wait(self, descriptor: int, event: int) -> None:
-        """Until something can be read or written. Raises TimeoutError when no time is left."""
+        """Wait until something can be read or written.
+
+        Raises:
+            TimeoutError: no time is left.
+        """
         poll = select.poll()
         poll.register(descriptor, event)
         ready: list[tuple[int, int]] = []
@@ -148,82 +155,82 @@ class _Child:
     """One child and its two pipes."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - our own module by our own interpreter
+        self.process = subprocess.Popen(  # noqa: S603 - our own module and interpreter
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what a file makes a library say is not for anybody's terminal
+            stderr=subprocess.DEVNULL,  # what libraries print about a file
             bufsize=0,
             cwd="/",
             env=_environment(),
-            process_group=0,  # Ctrl-C is for us
+            process_group=0,  # Ctrl-C is for this process
         )
         self.pipes = cast("IO[bytes]", self.process.stdin), cast("IO[bytes]", self.process.stdout)
         self.to, self.back = (pipe.fileno() for pipe in self.pipes)
         for descriptor in (self.to, self.back):
             os.set_blocking(descriptor, False)
-            with suppress(OSError):  # refused where this user's pipes hold too much already
+            with suppress(OSError):  # refused when the user's pipes hold too much already
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def end(self) -> None:
-        """Kill it and let go of the pipes: between two images it holds nothing worth keeping."""
+        """Kill the child and close the pipes; between two images it holds no state."""
         self.process.kill()
         self.process.wait()
         for pipe in self.pipes:
             pipe.close()
 
     def greet(self) -> None:
-        """Wait until it has started. Raises TimeoutError, or _DiedError."""
-        if self._receive(len(HELLO), _Patience(START_SECONDS)) != HELLO:
+        """Wait until the child has started; raise TimeoutError or _DiedError."""
+        if self._receive(len(HELLO), _Deadline(START_SECONDS)) != HELLO:
             raise _DiedError("it is another program")
 
     def ask(self, data: bytes, size: int, seconds: float) -> WorkingImage | RejectError:
-        """One image. Raises TimeoutError, or _DiedError."""
-        patience = _Patience(seconds)
-        self._send(REQUEST.pack(len(data), size, seconds), patience)
-        self._send(data, patience)
-        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, patience))
+        """Have one image decoded; raise TimeoutError or _DiedError."""
+        deadline = _Deadline(seconds)
+        self._send(REQUEST.pack(len(data), size, seconds), deadline)
+        self._send(data, deadline)
+        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, deadline))
         if kind == IMAGE:
-            return self._receive_image(patience, size, *numbers)
+            return self._receive_image(deadline, size, *numbers)
         if kind == REFUSAL and numbers[0] <= MAX_REFUSAL:
-            reason, _, message = self._receive(numbers[0], patience).decode(errors="replace").partition("\n")
+            reason, _, message = self._receive(numbers[0], deadline).decode(errors="replace").partition("\n")
             if reason in tuple(Reason):
                 return RejectError(Reason(reason), message)
         raise _DiedError("it gave an answer that makes no sense")
 
     def _receive_image(
-        self, patience: _Patience, size: int, height: int, width: int, original_height: int, original_width: int
+        self, deadline: _Deadline, size: int, height: int, width: int, original_height: int, original_width: int
     ) -> WorkingImage:
         pixels_of_file = original_width * original_height
         if not 0 < pixels_of_file <= MAX_PIXELS or (width, height) != fit(original_width, original_height, size):
             raise _DiedError("it gave an image of a size that cannot be")
         pixels = np.empty((height, width, 3), np.float32)
-        self._receive_into(pixels.data.cast("B"), patience)
-        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # NaN is neither
+        self._receive_into(pixels.data.cast("B"), deadline)
+        if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # also refuses NaN
             raise _DiedError("it gave values that no image has")
         return WorkingImage(pixels, original_width, original_height)
 
-    def _send(self, data: bytes, patience: _Patience) -> None:
+    def _send(self, data: bytes, deadline: _Deadline) -> None:
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self.to, rest) :]
             except BlockingIOError:
-                patience.wait(self.to, select.POLLOUT)
+                deadline.wait(self.to, select.POLLOUT)
             except BrokenPipeError as error:
                 raise self._died() from error
 
-    def _receive(self, length: int, patience: _Patience) -> bytes:
-        found = bytearray(length)
-        self._receive_into(memoryview(found), patience)
-        return bytes(found)
+    def _receive(self, length: int, deadline: _Deadline) -> bytes:
+        received = bytearray(length)
+        self._receive_into(memoryview(received), deadline)
+        return bytes(received)
 
-    def _receive_into(self, rest: memoryview, patience: _Patience) -> None:
+    def _receive_into(self, rest: memoryview, deadline: _Deadline) -> None:
         while rest:
             try:
                 count = os.readv(self.back, [rest])
             except BlockingIOError:
-                patience.wait(self.back, select.POLLIN)
+                deadline.wait(self.back, select.POLLIN)
                 continue
             if count == 0:
                 raise self._died()
@@ -239,7 +246,7 @@ class _Child:
 
 
 def _environment() -> dict[str, str]:
-    """What the child needs to import what this process has imported, and nothing else."""
+    """Return the variables by which the child imports the same modules, no others."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     return {**passed, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -21,7 +21,7 @@ from PIL import Image
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images import files as images
 from kt_batch.store.images.reader_child import MAX_ADDRESS_SPACE, MAX_OPEN_FILES
-from kt_batch.store.images.reader_process import ImageReaderProcess, _Patience
+from kt_batch.store.images.reader_process import ImageReaderProcess, _Deadline
 from tests.support.hostile import Case, deep, exif, make_corpus, picture, saved, tiff
 
 BAD = b"bad"
@@ -274,9 +274,9 @@ def test_a_pause_costs_an_image_one_second_at_most(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    patience = _Patience(5.0)
-    patience.wait(reading, 1)
-    assert patience.left == 4.0
+    deadline = _Deadline(5.0)
+    deadline.wait(reading, 1)
+    assert deadline.left == 4.0
     os.close(reading)
     os.close(writing)
 
