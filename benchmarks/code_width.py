@@ -1,9 +1,9 @@
-"""How many channels does kt-vgg need at a layer?
+"""Measure the fidelity of kt-vgg over the width of its code at a layer.
 
     python benchmarks/code_width.py --paintings DIR --photos DIR --vgg19 FILE --out results/code_width.json
 
-kt-vgg's activations at the layer, projected on their k principal directions (of the paintings), choose patches for
-held-out photographs; VGG-19 judges the choices. As in `kt-batch bench models`, the code's width the only difference.
+kt-vgg's activations at the layer are projected on the k principal directions of the paintings and choose patches for
+held-out photographs; VGG-19 judges the choices, as in `kt-batch bench models`. Only the width of the code varies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kt_batch.training.fitting import principal_directions
 
 @torch.no_grad()
 def main() -> None:
-    """Print and save the table."""
+    """Measure all widths, print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paintings", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
