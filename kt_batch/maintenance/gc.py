@@ -148,10 +148,8 @@ def survey(opened: Library | Run) -> Survey:
     Raises:
         DamagedError: If a plan or a receipt cannot be read, since it may refer to any file.
     """
-    names = [
-        *opened.location.list_temporary(),
-        *opened.location.list(),
-    ]  # first, so that later files are ignored
+    # Names are listed before receipts are read: files that appear later are ignored.
+    names = [*opened.location.list_temporary(), *opened.location.list()]
     units, receipts = opened.ledger.units(), opened.ledger.receipts()
     pending = sum(unit.id not in receipts for unit in units)
     planned = {unit.id for unit in units}
