@@ -1,12 +1,12 @@
-"""One photograph from pixels to pixels: with a large library, beside AdaIN, on the same threads.
+"""Time one photograph from pixels to pixels: a search in a large library beside AdaIN, on the same threads.
 
     python benchmarks/against_adain.py LIBRARY PHOTOGRAPHS --vgg19 FILE --adain FILE --out results/against_adain.json
 
-LIBRARY is indexed and of the default encoder. AdaIN (Huang & Belongie 2017) is VGG-19 to relu4_1, the photograph's mean
-and deviation per channel replaced by a painting's that are known already, and its own decoder, all in float32. Ours
-encodes, searches, swaps (geometric) and decodes at each number of probes. Every photograph goes through all before the
-next one does, so that a busy machine slows all alike; the NCC ratio is that of what is found to the best there is, for
-queries evenly spread over the photographs.
+LIBRARY is indexed and made with the default encoder. AdaIN (Huang & Belongie 2017) encodes with VGG-19 to relu4_1,
+replaces the photograph's mean and deviation per channel by those of a painting, which are known in advance, and
+decodes, all in float32. The knowledge method encodes, searches, swaps (geometric) and decodes at each number of probes.
+Each photograph goes through all methods before the next one, so that a busy machine slows all alike. The NCC ratio is
+that of the matches to the best matches, for queries evenly spaced over the photographs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,21 +28,21 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, SearchConfig, TranslateConfig
 from kt_batch.evaluation.models import working_images
+from kt_batch.evaluation.search import mean_ncc
 from kt_batch.index.index import Index
 from kt_batch.index.search import search
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
-from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
+from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.translate.worker import default_cache, open_index
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
 
 PROBES = (8, 12, 13, 16, 32)
-SAMPLE = 1024  # queries whose best match is found
+SAMPLE = 1024  # queries whose best match is known
 
 
 @torch.inference_mode()
@@ -53,7 +54,7 @@ def adain(encoder: Encoder, decoder: Decoder, photo: Tensor, style: tuple[Tensor
 
 
 def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor]) -> dict[int, float]:
-    """Mean NCC of what is found at each number of probes, over that of the best there is."""
+    """Return the mean NCC of the matches at each number of probes, over that of the best matches."""
     patches = []
     for photo in photos:
         features = encode(encoder, photo, layer)
@@ -61,12 +62,67 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
     queries = torch.cat(patches)
     queries = queries[torch.arange(SAMPLE) * len(queries) // SAMPLE]
 
-    def mean_ncc(config: SearchConfig) -> float:
+    def ncc_of(config: SearchConfig) -> float:
         rows = search(index, queries, config).rows[:, 0]
-        return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
+        return mean_ncc(index, queries, rows)
 
-    best = mean_ncc(SearchConfig(searcher="exact"))
-    return {probes: mean_ncc(SearchConfig(probes=probes)) / best for probes in PROBES}
+    best = ncc_of(SearchConfig(searcher="exact"))
+    return {probes: ncc_of(SearchConfig(probes=probes)) / best for probes in PROBES}
+
+
+@dataclass
+class Seconds:
+    """Seconds of each photograph: AdaIN's, and at each number of probes ours, whole and by stage."""
+
+    adain: list[float] = field(default_factory=list)
+    whole: dict[int, list[float]] = field(default_factory=lambda: {probes: [] for probes in PROBES})
+    stages: dict[int, dict[str, list[float]]] = field(
+        default_factory=lambda: {probes: defaultdict(list) for probes in PROBES}
+    )
+
+
+def time_all(
+    photos: list[Tensor], peer: tuple[Encoder, Decoder], own: tuple[LoadedEncoder, Decoder], layer: str, index: Index
+) -> Seconds:
+    """Translate every photograph by AdaIN, in the style of the last one, and at each number of probes."""
+    features = encode(peer[0], photos[-1], "relu4_1")
+    style = (features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True))
+    loaded, decoder = own
+    settings = EncoderConfig(weights_sha256=loaded.sha256, layer=layer)
+    seconds = Seconds()
+    for photo in photos:
+        started = time.perf_counter()
+        adain(*peer, photo, style)
+        seconds.adain.append(time.perf_counter() - started)
+        for probes in PROBES:
+            config = TranslateConfig(
+                encoder=settings, decoder_sha256="", index_digest="", search=SearchConfig(probes=probes)
+            )
+            started = time.perf_counter()
+            result = KnowledgeTransfer(loaded.network, decoder, index, config).translate(photo)
+            seconds.whole[probes].append(time.perf_counter() - started)
+            for stage, spent in result.seconds.items():
+                seconds.stages[probes][stage].append(spent)
+    return seconds
+
+
+def rows(seconds: Seconds, ratios: dict[int, float]) -> list[dict[str, object]]:
+    """Return a row for each number of probes: medians over the photographs, without the first, which is warm-up."""
+    adain_median = statistics.median(seconds.adain[1:])
+    table: list[dict[str, object]] = []
+    for probes in PROBES:
+        median = statistics.median(seconds.whole[probes][1:])
+        stages = {name: round(statistics.median(spent[1:]), 3) for name, spent in seconds.stages[probes].items()}
+        table.append(
+            {
+                "probes": probes,
+                "seconds": round(median, 3),
+                "rate_of_adain": round(adain_median / median, 3),
+                "ncc_ratio": round(ratios[probes], 5),
+                "stages": stages,
+            }
+        )
+    return table
 
 
 def main() -> None:
@@ -87,43 +143,15 @@ def main() -> None:
     peer = load_encoder(EncoderSource("vgg19", options.vgg19))
     peer_decoder = load_decoder(peer, "vgg19", "relu4_1", options.adain).network
     photos = [to_tensor(pad_to(w.pixels, 8)) for w in working_images(options.photographs, 512, held_out=False)]
-    features = encode(peer.network, photos[-1], "relu4_1")
-    style = (features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True))
-    settings = EncoderConfig(weights_sha256=loaded.sha256, layer=layer)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    stages: dict[int, dict[str, list[float]]] = {probes: defaultdict(list) for probes in PROBES}
-    for photo in [photos[0], *photos]:  # the first of all sets up the kernels and is not counted
-        started = time.perf_counter()
-        adain(peer.network, peer_decoder, photo, style)
-        seconds["adain"].append(time.perf_counter() - started)
-        for probes in PROBES:
-            config = TranslateConfig(
-                encoder=settings, decoder_sha256="", index_digest="", search=SearchConfig(probes=probes)
-            )
-            started = time.perf_counter()
-            found = KnowledgeTransfer(loaded.network, decoder, index, config).translate(photo)
-            seconds[str(probes)].append(time.perf_counter() - started)
-            for stage, spent in found.seconds.items():
-                stages[probes][stage].append(spent)
-    ratios = ncc_ratios(index, loaded.network, layer, photos)
-    median = {name: statistics.median(spent[1:]) for name, spent in seconds.items()}
+    seconds = time_all([photos[0], *photos], (peer.network, peer_decoder), (loaded, decoder), layer, index)
     table = {
         "patches": index.count,
         "dimension": 4 * index.channels,
         "photographs": len(photos),
         "pixels_median": int(statistics.median(photo.shape[1] * photo.shape[2] for photo in photos)),
         "threads": options.threads,
-        "adain_seconds": round(median["adain"], 3),
-        "ours": [
-            {
-                "probes": probes,
-                "seconds": round(median[str(probes)], 3),
-                "rate_of_adain": round(median["adain"] / median[str(probes)], 3),
-                "ncc_ratio": round(ratios[probes], 5),
-                "stages": {name: round(statistics.median(spent[1:]), 3) for name, spent in stages[probes].items()},
-            }
-            for probes in PROBES
-        ],
+        "adain_seconds": round(statistics.median(seconds.adain[1:]), 3),
+        "ours": rows(seconds, ncc_ratios(index, loaded.network, layer, photos)),
     }
     options.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(table, indent=1))

@@ -1,9 +1,9 @@
-"""Ours and faiss's searchers in turn: `bench search` takes half an hour, in which a shared machine's speed changes.
+"""Measure the default searcher and those of faiss in turn, so that the drifting speed of a machine affects all alike.
 
     python benchmarks/beside_peers.py LIBRARY --queries IMAGES --encoder-weights FILE --out results/beside_peers.json
 
-LIBRARY is indexed; `--encoder-weights` are VGG-19's where it was made with those. Each peer is built by itself, and
-then it and ours, in float16, answer all queries in turn, ROUNDS times.
+LIBRARY is indexed; `--encoder-weights` names VGG-19's weights if it was made with them. After each peer is built, it
+and the default searcher, in float16, search for all queries in turn, ROUNDS times.
 """
 
 from __future__ import annotations
@@ -17,43 +17,33 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from kt_batch.config import SearchConfig
 from kt_batch.evaluation.search import (
-    DryRunRequest,
+    PreparedQueries,
     SearchFigures,
-    ask,
+    baseline_searcher,
     library_patches,
     measure,
+    prepare_queries,
     query_patches,
     searcher,
 )
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.searchers.faiss import Baseline, build_baseline, search_baseline
-from kt_batch.index.shards import match_parts
-from kt_batch.kernels.haar import haar
+from kt_batch.index.searchers.faiss import build_baseline
 from kt_batch.models.weights import EncoderSource
 
 OURS = (64, 96)  # probes
-PEERS = {"ivf": 64, "ivf-panorama": 64, "hnsw": 64}  # lists, efSearch: recall@1 of about .95 among a million patches
+PEERS = {"ivf": 64, "ivf-panorama": 64, "hnsw": 64}  # lists, efSearch: recall of about 0.95 among a million patches
 ROUNDS = 3
 
 
-def find(baseline: Baseline, index: Index, setting: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, canonical scores and whether they are certified, each `(n,)`, of what a peer finds."""
-    vectors, _ = match_parts(haar(queries), index.tree.mean)
-    rows, scores = search_baseline(baseline, index, vectors, 1, setting)
-    return rows[:, 0], scores[:, 0], torch.zeros(len(vectors), dtype=torch.bool)
-
-
-def in_turn(index: Index, prepared_queries: DryRunRequest, name: str) -> Iterator[SearchFigures]:
-    """A row for each searcher and round."""
-    peer = partial(find, build_baseline(index, name), index, PEERS[name])
+def in_turn(index: Index, prepared_queries: PreparedQueries, name: str) -> Iterator[SearchFigures]:
+    """Yield a row for each searcher and round."""
+    peer = baseline_searcher(build_baseline(index, name), index, PEERS[name])
     for _ in range(ROUNDS):
         for probes in OURS:
             yield measure(
@@ -63,7 +53,7 @@ def in_turn(index: Index, prepared_queries: DryRunRequest, name: str) -> Iterato
 
 
 def main() -> None:
-    """Measure, print and write the medians."""
+    """Measure all peers, and write the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library")
     parser.add_argument("--queries", nargs="+", required=True)
@@ -79,8 +69,8 @@ def main() -> None:
     queries = query_patches(args.library, args.queries, source)
     index = build_in_memory(packets, ids, config.model_copy(update={"payload": "float16"}))
     del packets
-    prepared_queries = ask(index, queries)
-    found = {}
+    prepared_queries = prepare_queries(index, queries)
+    peers = {}
     for name in args.peers:
         rows: dict[str, list[SearchFigures]] = defaultdict(list)
         for row in in_turn(index, prepared_queries, name):
@@ -88,7 +78,7 @@ def main() -> None:
             print(
                 f"{row.searcher} {row.setting}: {row.recall:.4f}, {row.queries_per_second:,.0f} queries/s", flush=True
             )
-        found[name] = {
+        peers[name] = {
             key: {
                 "recall": every[0].recall,
                 "queries_per_second": [round(row.queries_per_second) for row in every],
@@ -96,7 +86,7 @@ def main() -> None:
             }
             for key, every in rows.items()
         }
-    table = {"patches": index.count, "queries": len(queries), "threads": args.threads, "peers": found}
+    table = {"patches": index.count, "queries": len(queries), "threads": args.threads, "peers": peers}
     args.out.write_text(json.dumps(table, indent=1) + "\n")
 
 

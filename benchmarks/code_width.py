@@ -1,9 +1,9 @@
-"""How many channels does kt-vgg need at a layer?
+"""Measure the fidelity of kt-vgg over the width of its code at a layer.
 
     python benchmarks/code_width.py --paintings DIR --photos DIR --vgg19 FILE --out results/code_width.json
 
-kt-vgg's activations at the layer, projected on their k principal directions (of the paintings), choose patches for
-held-out photographs; VGG-19 judges the choices. As in `kt-batch bench models`, the code's width the only difference.
+kt-vgg's activations at the layer are projected on the k principal directions of the paintings and choose patches for
+held-out photographs; VGG-19 judges the choices, as in `kt-batch bench models`. Only the width of the code varies.
 """
 
 from __future__ import annotations
@@ -18,29 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kt_batch.evaluation.models import fidelity, working_images
 from kt_batch.methods.knowledge import to_tensor
-from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.store.images.files import WorkingImage, pad_to
-
-
-def principal_directions(encoder: Encoder, layer: str, images: list[WorkingImage]) -> Tensor:
-    """`(N, N)`, the strongest first, not centred."""
-    total = torch.zeros(())
-    for image in images:
-        pixels = to_tensor(pad_to(image.pixels, encoder.geometry(layer).stride))
-        cells = encoder.activations(pixels[None], (layer,))[layer][0].flatten(1)
-        total = total + (cells @ cells.T).double()
-    directions: Tensor = torch.linalg.eigh(total).eigenvectors.flip(1).T.float()
-    return directions
+from kt_batch.store.images.files import pad_to
+from kt_batch.training.fitting import principal_directions
 
 
 @torch.no_grad()
 def main() -> None:
-    """Print and save the table."""
+    """Measure all widths, print and save the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--paintings", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
@@ -54,14 +43,16 @@ def main() -> None:
     photos = working_images([str(options.photos)], 512, held_out=True, at_most=12)
     teacher = load_encoder(EncoderSource("vgg19", str(options.vgg19))).network
     encoder = load_encoder(EncoderSource()).network
-    directions = principal_directions(encoder, options.layer, paintings)
+    stride = encoder.geometry(options.layer).stride
+    batches = [to_tensor(pad_to(image.pixels, stride))[None] for image in paintings]
+    directions = principal_directions(encoder, options.layer, batches).float()
     table = {}
     for width in options.widths:
         code = nn.Conv2d(len(directions), width, 1, bias=False)
         code.weight.copy_(directions[:width, :, None, None])
         setattr(encoder, f"code_{options.layer}", code)
-        found = fidelity(encoder, teacher, options.layer, photos, paintings)
-        table[width] = {**asdict(found), "bytes_per_patch": 2 * 4 * width}
+        fidelity_of_width = fidelity(encoder, teacher, options.layer, photos, paintings)
+        table[width] = {**asdict(fidelity_of_width), "bytes_per_patch": 2 * 4 * width}
         print(width, table[width], flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({options.layer: table}, indent=1) + "\n")

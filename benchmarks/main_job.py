@@ -1,8 +1,8 @@
-"""The main job, timed: extract a collection, index it, translate photographs; rates, stage shares and peak memory.
+"""Time the main job: extract a collection, index it, translate photographs; rates, stage shares and peak memory.
 
     python benchmarks/main_job.py --style DIR --photos DIR --work EMPTY_DIR --out results/main_job.json
 
-Each command runs as a process of its own, as a user starts it, with the local runner.
+Each command runs in its own process, as a user starts it, with the local runner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def run(*words: str) -> tuple[dict[str, Any], float]:
-    """The JSON summary of a command, and its peak memory in MiB."""
+    """Run a command; return its JSON summary and its peak memory in MiB."""
     command = [sys.executable, "-c", "from kt_batch.cli import main; main()", *words, "--json"]
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, stdout=printed)
@@ -31,13 +31,13 @@ def run(*words: str) -> tuple[dict[str, Any], float]:
 
 
 def shares(seconds: dict[str, float]) -> dict[str, float]:
-    """Each stage's share of their sum."""
+    """Return each stage's share of the sum."""
     total = sum(seconds.values())
     return {stage: round(spent / total, 3) for stage, spent in seconds.items()} if total else {}
 
 
 def main() -> None:
-    """Run the three commands and save what they say."""
+    """Run the three commands and save their summaries."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--style", required=True)
     parser.add_argument("--photos", nargs="+", required=True)

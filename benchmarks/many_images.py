@@ -1,10 +1,10 @@
-"""Many small images through the real commands: memory, open files, and what is spent on anything but the work itself.
+"""Translate many small images through the real commands: memory, open files and time spent outside the computation.
 
     python benchmarks/many_images.py --work DIR --out results/many_images.json [CASE ...]
 
-Makes the images (seeded, in nested folders) and a library of a few larger ones, then translates in a process of its
-own, as a user starts it, and looks every second at that process and at all below it. A case that takes longer than
---minutes is asked to stop as SIGTERM does; the same command goes on with what is left, and measures that.
+Makes seeded images in nested folders and a library of a few larger ones, then translates in a separate process, as a
+user starts it, and samples that process and its descendants every second. A case that takes longer than --minutes gets
+SIGTERM; the same command then resumes and measures the rest.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kt_batch.report.run_report import run_report
 from kt_batch.store.opening import open_run
 from kt_batch.store.receipts import Receipt
 
-COMPUTE = ("encode", "search", "swap", "decode")  # the work; all else is orchestration
-WARM_UP = 0.2  # of the images, after which memory is to be flat
-KINDS = (  # what a process is, by words of its command line
+COMPUTE = ("encode", "search", "swap", "decode")  # stages of computation; all others are orchestration
+WARM_UP = 0.2  # share of the images after which memory should be flat
+KINDS = (  # kinds of process, by a word of the command line
     ("decoder", "kt_batch.store.images.reader_child"),
     ("worker", "ray::WorkerActor"),
     ("heart", "ray::HeartbeatMonitor"),
@@ -45,7 +45,7 @@ KINDS = (  # what a process is, by words of its command line
 
 @dataclass(frozen=True)
 class Case:
-    """So many images of these sides, translated at `size`."""
+    """Images of random sides between `sides`, in pixels, translated at working size `size`."""
 
     images: int
     sides: tuple[int, int]
@@ -63,7 +63,7 @@ CASES = {
 
 
 def main() -> None:
-    """Run the cases and save what they say."""
+    """Run the cases and save their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--work", type=Path, required=True, help="where images, library and runs are made and kept")
@@ -77,18 +77,18 @@ def main() -> None:
         parser.error(f"there is no case {unknown[0]}; there are {', '.join(CASES)}")
     for name in options.cases or CASES:
         given = {key: getattr(options, key) for key in ("images", "unit_size") if getattr(options, key)}
-        found = measure(name, replace(CASES[name], **given), options.work, 60 * options.minutes)
+        figures = measure(name, replace(CASES[name], **given), options.work, 60 * options.minutes)
         table = json.loads(options.out.read_text()) if options.out.exists() else {}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**table, name: found}, indent=1) + "\n")
-        print(f"\n{name}\n{as_text(found)}", flush=True)
+        options.out.write_text(json.dumps({**table, name: figures}, indent=1) + "\n")
+        print(f"\n{name}\n{as_text(figures)}", flush=True)
 
 
-# ---- what is translated ----------------------------------------------------------------------------------------------
+# ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
 def draw(place: Path, sides: tuple[int, int], number: int) -> None:
-    """One soft picture of its own; what is there already is left."""
+    """Draw soft picture `number`, unless it exists."""
     path = place / f"{number // 1000:03d}" / f"{number // 100 % 10}" / f"{number:06d}.png"
     if path.exists():
         return
@@ -102,19 +102,19 @@ def draw(place: Path, sides: tuple[int, int], number: int) -> None:
 
 
 def drawn(place: Path, count: int, sides: tuple[int, int]) -> Path:
-    """A folder of so many pictures."""
+    """Draw `count` pictures; return their folder."""
     with ProcessPoolExecutor() as pool:
         list(pool.map(partial(draw, place, sides), range(count), chunksize=256))
     return place
 
 
 def kt_batch(*words: object) -> list[str]:
-    """The command line of `kt-batch WORDS`."""
+    """Return the command line of `kt-batch WORDS`."""
     return [sys.executable, "-c", "from kt_batch.cli import main; main()", *map(str, words)]
 
 
 def library(work: Path) -> Path:
-    """An indexed library of 16 pictures; an index that is there already is found so."""
+    """Make an indexed library of 16 pictures; the commands skip finished work."""
     place = work / "library"
     pictures = drawn(work / "style", 16, (128, 160))
     for words in (("extract", pictures, "--library", place, "--size", 128), ("index", place)):
@@ -127,8 +127,10 @@ def library(work: Path) -> Path:
 
 @dataclass(frozen=True)
 class Sample:
-    """One process at one moment: memory of its own in MiB (anonymous: no file's pages, which the system may take back),
-    with the pages of files that it has mapped, and open files."""
+    """One process at one moment.
+
+    `own_mib` is anonymous memory, without pages of files, which the system may reclaim; `resident_mib` includes them.
+    """
 
     at: float
     kind: str
@@ -139,7 +141,7 @@ class Sample:
 
 
 def kind_of(process: psutil.Process, driver: int) -> str:
-    """What a process of the tree is."""
+    """Return the kind of a process."""
     if process.pid == driver:
         return "driver"
     line = " ".join(process.cmdline())
@@ -147,7 +149,7 @@ def kind_of(process: psutil.Process, driver: int) -> str:
 
 
 def look(driver: psutil.Process) -> list[Sample]:
-    """All processes of the tree, now; who ends in between is left out."""
+    """Sample all processes of the tree; skip those that end meanwhile."""
     samples = []
     for process in [driver, *driver.children(recursive=True)]:
         try:
@@ -160,29 +162,29 @@ def look(driver: psutil.Process) -> list[Sample]:
 
 
 def resident(pid: int) -> tuple[float, float]:
-    """Anonymous and all resident memory of a process, MiB."""
+    """Return anonymous and all resident memory of a process in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
     return kib["RssAnon"] / 1024, kib["VmRSS"] / 1024
 
 
 def watched(command: list[str], environment: dict[str, str], seconds: float) -> tuple[float, float, list[Sample], str]:
-    """Run a command to its end: when it began and ended, what was seen, and what it printed."""
+    """Run a command to its end; return its start and end times, the samples, and its output."""
     samples: list[Sample] = []
     with tempfile.TemporaryFile("w+") as printed:
         began = time.time()
         process = psutil.Popen(command, stdout=printed, env=environment)
-        prepared_queries = False
+        stopped = False
         while process.poll() is None:
             samples += look(process)
-            if not prepared_queries and time.time() - began > seconds:
+            if not stopped and time.time() - began > seconds:
                 process.send_signal(signal.SIGTERM)
-                prepared_queries = True
+                stopped = True
             time.sleep(1.0)
         ended = time.time()
         printed.seek(0)
         text = printed.read()
-    if process.returncode not in (0, 3) and not prepared_queries:
+    if process.returncode not in (0, 3) and not stopped:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return began, ended, samples, text
 
@@ -191,7 +193,7 @@ def watched(command: list[str], environment: dict[str, str], seconds: float) -> 
 
 
 def measure(name: str, case: Case, work: Path, seconds: float) -> dict[str, Any]:
-    """Translate the images of a case, watched."""
+    """Translate the images of a case and sample its processes."""
     photos = drawn(work / "photos" / f"{case.sides[0]}-{case.sides[1]}-{case.images}", case.images, case.sides)
     run = work / f"run-{name}-{case.images}-{case.unit_size}"
     before = set(open_run(str(run)).committed.receipts) if run.exists() else set()
@@ -217,7 +219,7 @@ def measure(name: str, case: Case, work: Path, seconds: float) -> dict[str, Any]
 
 
 def shares(receipts: list[Receipt], began: float, ended: float) -> dict[str, Any]:
-    """Where the wall time of all workers went, start to exit; and of the time from the first unit to the last."""
+    """Divide the wall time of all workers by stage, from start to exit and from the first unit to the last."""
     workers = len({receipt.worker for receipt in receipts})
     images = sum(receipt.images for receipt in receipts)
     stages: defaultdict[str, float] = defaultdict(float)
@@ -245,27 +247,26 @@ def shares(receipts: list[Receipt], began: float, ended: float) -> dict[str, Any
 
 
 def processes(samples: list[Sample], receipts: list[Receipt]) -> dict[str, Any]:
-    """For each kind of process, all of a kind together: memory and open files after warm-up and at the end."""
+    """Return memory and open files after warm-up and at the end, for each kind of process."""
     finished = sorted((receipt.finished or 0, receipt.images) for receipt in receipts)
     times, done = np.array([at for at, _ in finished]), np.cumsum([images for _, images in finished])
     warm, last = float(times[np.searchsorted(done, WARM_UP * done[-1])]), float(times[-1])
-    found = {}
+    kinds = {}
     for kind in sorted({sample.kind for sample in samples}):
         own = [sample for sample in samples if sample.kind == kind and warm <= sample.at <= last]
         if not own:
             continue
-        found[kind] = {
+        kinds[kind] = {
             "processes": len({sample.pid for sample in own}),
             **{field: flatness(own, field, times, done) for field in ("own_mib", "resident_mib", "open_files")},
         }
-    return found
+    return kinds
 
 
 def flatness(
     samples: list[Sample], field: str, times: np.ndarray[Any, Any], done: np.ndarray[Any, Any]
 ) -> dict[str, Any]:
-    """The mean of one process in the first and in the last tenth of the samples, the highest, the slope, and means of
-    twenty stretches in between."""
+    """Return the mean of the first and last tenth of the samples, the maximum, the slope, and means of 20 stretches."""
     at = np.array([sample.at for sample in samples])
     values = np.array([getattr(sample, field) for sample in samples], dtype=np.float64)
     order = np.argsort(at, kind="stable")
@@ -282,27 +283,27 @@ def flatness(
     }
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """The figures for a person."""
+def as_text(run: dict[str, Any]) -> str:
+    """Return the figures as text."""
     lines = [
         (
-            f"  {found['images_done']} images at {found['size']} px, {found['runner']}, {found['workers']} workers of "
-            f"{found['threads']} threads: {found['wall_seconds']:.1f} s, {found['images_per_second']:.2f} images/s"
+            f"  {run['images_done']} images at {run['size']} px, {run['runner']}, {run['workers']} workers of "
+            f"{run['threads']} threads: {run['wall_seconds']:.1f} s, {run['images_per_second']:.2f} images/s"
         ),
-        f"  start-up {found['start_up_seconds']:.1f} s, finish {found['finish_seconds']:.1f} s",
+        f"  start-up {run['start_up_seconds']:.1f} s, finish {run['finish_seconds']:.1f} s",
         (
-            f"  orchestration {found['orchestration_share']:.1%} of the wall time "
-            f"({found['orchestration_share_between_first_and_last_unit']:.1%} between the first unit and the last): "
-            f"read {found['read_share']:.1%}, write {found['write_share']:.1%}, "
-            f"between units {found['between_units_share']:.1%}"
+            f"  orchestration {run['orchestration_share']:.1%} of the wall time "
+            f"({run['orchestration_share_between_first_and_last_unit']:.1%} between the first unit and the last): "
+            f"read {run['read_share']:.1%}, write {run['write_share']:.1%}, "
+            f"between units {run['between_units_share']:.1%}"
         ),
-        "  ms per image: " + ", ".join(f"{k} {v:.1f}" for k, v in found["milliseconds_per_image"].items()),
+        "  ms per image: " + ", ".join(f"{k} {v:.1f}" for k, v in run["milliseconds_per_image"].items()),
         (
             f"  {'each process of':<16}{'':>4}{'MiB warm':>10}{'at the end':>11}{'per 1000':>10}"
             f"{'files warm':>12}{'at the end':>11}{'highest':>9}"
         ),
     ]
-    for kind, row in found["processes"].items():
+    for kind, row in run["processes"].items():
         memory, files = row["own_mib"], row["open_files"]
         lines.append(
             f"  {kind:<16}{row['processes']:>4}{memory['warm']:>10.1f}{memory['end']:>11.1f}"

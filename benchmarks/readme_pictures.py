@@ -1,4 +1,4 @@
-"""The pictures of the README, from what `make demo` left.
+"""Make the pictures of the README from the output of `make demo`.
 
 python benchmarks/readme_pictures.py demo-out docs/images
 """
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH = 240  # of one picture
+WIDTH = 240  # pixels of one picture
 GAP = 6
 RUNS = ("night-geometric", "night-statistics", "day-geometric", "day-statistics")
 
 
 def grid(demo: Path) -> Image.Image:
-    """A row per photograph: the photograph, then each run's result."""
+    """Return a sheet with a row for each photograph: the photograph, then the result of each run."""
     rows = []
     for photo in sorted((demo / "photographs").glob("*.png")):
         paths = [photo, *(demo / "runs" / run / "images" / f"{photo.name}.png" for run in RUNS)]
@@ -34,12 +34,12 @@ def grid(demo: Path) -> Image.Image:
 
 
 def scaled(picture: Image.Image) -> Image.Image:
-    """WIDTH pixels wide."""
+    """Scale a picture to WIDTH pixels."""
     return picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
 
 
 def lines(demo: Path) -> Image.Image:
-    """The contact sheet's figure of patches and their sources: its first picture."""
+    """Return the first picture of the contact sheet: lines from patches to their sources."""
     page = (demo / "index.html").read_text(encoding="utf-8")
     name = re.search(r'<img[^>]*src="([^"]+)"', page)
     if name is None:

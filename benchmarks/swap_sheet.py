@@ -1,11 +1,11 @@
-"""What decoders make of swapped features: 12 pairs, both swaps, kt-vgg beside a peer, on one sheet.
+"""Show decodings of swapped features on one sheet: 12 pairs, both swaps, kt-vgg beside a peer.
 
     python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer WCT --out docs/images/swaps.jpg
     python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer ADAIN --layer relu4_1 --out ...
 
-Of every photograph with every painting 12 pairs, evenly spaced. Columns: photograph, painting, then geometric and
-statistics swap, each by kt-vgg and by VGG-19 with the peer's decoder, with exact matching. `make demo` leaves
-photographs and canvases whose pictures may be published.
+The 12 pairs are evenly spaced among all pairs of a photograph and a painting. Columns: photograph, painting, then
+geometric and statistics swap, each by kt-vgg and by VGG-19 with the peer's decoder, with exact matching. The
+photographs and canvases of `make demo` may be published.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from kt_batch.store.images.files import pad_to
 
 PAIRS = 12
 SIZE = 384
-CELL = 200  # pixels a picture is wide on the sheet
+CELL = 200  # width of a picture on the sheet, pixels
 
 
 def read(path: Path) -> Tensor:
-    """`(3, H, W)` in [0, 1], sides multiples of 8."""
+    """Read an image as `(3, H, W)` in [0, 1], sides multiples of 8."""
     return to_tensor(pad_to(decode_image(path.read_bytes(), SIZE).pixels, 8))
 
 
 def swapped(encoder: Encoder, decoder: Decoder, layer: str, photo: Tensor, painting: Tensor) -> list[Tensor]:
-    """The photograph after the painting by geometric and by statistics swap."""
+    """Translate the photograph after the painting, by geometric and by statistics swap."""
     features, style = encode(encoder, photo, layer), encode(encoder, painting, layer)
     height, width = features.shape[1:]
     rows, cols = positions(height, width, 1, cover=True)
     queries = unfold(features, rows, cols)
     library = unfold(style, *positions(style.shape[1], style.shape[2], 1, cover=False))
-    found = library[(queries.flatten(1) @ unit(library.flatten(1)).T).argmax(1)]
+    matched = library[(queries.flatten(1) @ unit(library.flatten(1)).T).argmax(1)]
     guide = torch.nn.functional.adaptive_avg_pool2d(luminance(photo)[None], (height, width))[0]
     deviation = library.std(dim=1, correction=0).mean(0)
-    statistics = statistics_swap(features, queries, found, rows, cols, deviation, guide)
+    statistics = statistics_swap(features, queries, matched, rows, cols, deviation, guide)
     if layer not in encoder.codes:
         statistics = statistics.clamp(min=0)
-    geometric = geometric_swap(found, rows, cols, height, width)
+    geometric = geometric_swap(matched, rows, cols, height, width)
     return [decode(decoder, geometric, features, 0.0), decode(decoder, statistics, features)]  # as --alpha 1
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """CELL pixels wide."""
+    """Convert `(3, H, W)` in [0, 1] to a picture CELL pixels wide."""
     picture = Image.fromarray((to_pixels(image) * 255).round().astype("uint8"))
     return picture.resize((CELL, round(picture.height * CELL / picture.width)), Image.Resampling.LANCZOS)
 
@@ -82,8 +82,8 @@ def main() -> None:
     decoders = load_decoder(ours, "kt-vgg", layer, None), load_decoder(peer, "vgg19", layer, options.peer)
     sides = [sorted(p for p in folder.rglob("*") if p.is_file()) for folder in (options.photographs, options.paintings)]
     rows = []
-    every = list(itertools.product(*sides))
-    for photo, painting in (every[i * len(every) // PAIRS] for i in range(PAIRS)):
+    pairs = list(itertools.product(*sides))
+    for photo, painting in (pairs[i * len(pairs) // PAIRS] for i in range(PAIRS)):
         images = read(photo), read(painting)
         mine, theirs = (
             swapped(encoder.network, decoder.network, layer, *images)

@@ -1,1 +1,1 @@
-"""The offline demo."""
+"""The offline demo and its painted canvases."""

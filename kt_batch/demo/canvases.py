@@ -1,7 +1,7 @@
-"""Canvases painted by a seeded script, so that the demo has paintings of its own: brush strokes along a flow field.
+"""Paint the demo's canvases by a seeded script: brush strokes along a flow field.
 
-A scene says for every point which colour and which direction paint has there; strokes, from broad to fine, follow the
-direction, each with bristles a little lighter and darker than its paint.
+A scene gives the colour and the direction of paint at every point. Strokes, from broad to fine, follow the direction;
+each has bristles a little lighter and darker than its paint.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 512
+SIDE = 512  # pixels
 Colour = tuple[float, float, float]  # RGB in [0, 255]
 Scene = Callable[[float, float], tuple[Colour, float]]  # a point of the unit square -> paint and direction (radians)
 
 
 @dataclass(frozen=True)
 class Brush:
-    """One pass over the canvas: how many strokes, how wide and long (pixels), how far paint strays (0 to 255)."""
+    """One pass over the canvas: number of strokes, width and length in pixels, deviation of the colour (0 to 255)."""
 
     strokes: int
     width: float
@@ -29,7 +29,7 @@ class Brush:
 
 
 def paint(scene: Scene, ground: Colour, brushes: tuple[Brush, ...], seed: int) -> Image.Image:
-    """A canvas of SIDE x SIDE pixels."""
+    """Paint a canvas of SIDE x SIDE pixels."""
     random = np.random.default_rng(seed)
     canvas = Image.new("RGB", (SIDE * 2, SIDE * 2), _byte(ground))
     draw = ImageDraw.Draw(canvas)
@@ -54,7 +54,7 @@ def _stroke(
 
 
 def _path(scene: Scene, x: float, y: float, length: float) -> list[tuple[float, float]]:
-    """A polyline of about `length` pixels along the flow field, in canvas coordinates (twice SIDE)."""
+    """Return a polyline of about `length` pixels along the flow field, in coordinates of a canvas of twice SIDE."""
     points = [(x, y)]
     for _ in range(4):
         _, angle = scene(x, y)
@@ -74,7 +74,7 @@ def _mix(one: Colour, other: Colour, share: float) -> Colour:
 
 
 def night(x: float, y: float) -> tuple[Colour, float]:
-    """Whirls of blue around yellow lights, above a dark village."""
+    """Scene: whirls of blue around yellow lights, above a dark village."""
     lights = ((0.22, 0.2, 0.09), (0.55, 0.32, 0.13), (0.84, 0.16, 0.1), (0.4, 0.08, 0.05))
     angle = 0.5 * math.sin(5 * x) + 0.4 * math.cos(7 * y)
     colour = _mix((24, 42, 110), (92, 142, 205), 0.5 + 0.5 * math.sin(13 * y + 5 * math.sin(6 * x)))
@@ -92,7 +92,7 @@ def night(x: float, y: float) -> tuple[Colour, float]:
 
 
 def harvest(x: float, y: float) -> tuple[Colour, float]:
-    """Ochre fields in rows, a pale sky, dark trees with contours."""
+    """Scene: ochre fields in rows, a pale sky, dark trees with contours."""
     horizon = 0.38 + 0.04 * math.sin(4 * x)
     for cx, size in ((0.16, 0.13), (0.71, 0.17), (0.9, 0.1)):
         crown = math.hypot((x - cx) / size, (y - horizon) / (1.25 * size))
@@ -108,7 +108,7 @@ def harvest(x: float, y: float) -> tuple[Colour, float]:
 
 
 def poppies(x: float, y: float) -> tuple[Colour, float]:
-    """Touches of red and white on greens and violets: small marks in all directions."""
+    """Scene: touches of red and white on greens and violets, small marks in all directions."""
     wave = math.sin(17 * x + 3 * math.sin(11 * y)) * math.cos(15 * y + 2 * math.sin(9 * x))
     if wave > 0.72:
         return (206, 46, 40), 6 * wave
@@ -119,7 +119,7 @@ def poppies(x: float, y: float) -> tuple[Colour, float]:
 
 
 def ink(x: float, y: float) -> tuple[Colour, float]:
-    """Grey washes and black contours on warm paper."""
+    """Scene: grey washes and black contours on warm paper."""
     for depth in (0.3, 0.48, 0.66, 0.84):
         ridge = depth + 0.12 * math.sin(4.2 * x + 9 * depth) + 0.03 * math.sin(17 * x + 31 * depth)
         if 0 <= y - ridge < 0.016:
@@ -138,6 +138,6 @@ CANVASES: dict[str, tuple[Scene, Colour, tuple[Brush, ...]]] = {
 
 
 def canvas(name: str) -> Image.Image:
-    """One of CANVASES; the same pixels every time."""
+    """Paint one of CANVASES; the pixels are the same every time."""
     scene, ground, brushes = CANVASES[name]
     return paint(scene, ground, brushes, seed=sorted(CANVASES).index(name))

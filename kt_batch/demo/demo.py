@@ -1,4 +1,4 @@
-"""The main job on photographs that come along: extract, index, translate with both swaps, and a contact sheet."""
+"""The main job on bundled photographs: extract, index, translate with both swaps, write a contact sheet."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kt_batch.report.sheet import write_sheet
 from kt_batch.runners.base import Runner
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
-PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # seen through a telescope and a microscope
+PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # from a telescope and a microscope
 LIBRARIES = {"night": ("night", "hubble_deep_field"), "day": ("harvest", "poppies", "ink", "ihc")}
 SWAPS = ("geometric", "statistics")
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """Where the contact sheet is, and what each run did, by library and swap."""
+    """The path of the contact sheet, and the summary of each run by library and swap."""
 
     sheet: str
     runs: dict[str, TranslateSummary]
@@ -44,9 +44,10 @@ def demo(
     runner: Runner,
     progress: Progress,
 ) -> DemoSummary:
-    """Run the main job below `out`: two libraries, each with both swaps. Started again, it finds everything done.
+    """Run the main job below `out`: two libraries, each with both swaps. A second call skips finished work.
 
-    Raises UsageError without scikit-image.
+    Raises:
+        UsageError: If scikit-image is not installed.
     """
     out = out.absolute()
     write_inputs(out)
@@ -66,7 +67,7 @@ def demo(
 
 
 def write_inputs(out: Path) -> None:
-    """Put the demo's photographs, paintings and pictures below `out`; what is there already stays."""
+    """Write the demo's photographs, paintings and pictures below `out`; existing files stay."""
     pictures = bundled(PICTURES)
     _save(out / "photographs", bundled(PHOTOGRAPHS))
     for library, names in LIBRARIES.items():
@@ -82,7 +83,7 @@ def _save(folder: Path, images: Mapping[str, Image.Image]) -> None:
 
 
 def bundled(names: tuple[str, ...]) -> dict[str, Image.Image]:
-    """Images that the installed scikit-image carries, by the stem of their file name."""
+    """Return images bundled with scikit-image, by the stem of their file name. Raises UsageError without it."""
     try:
         from skimage import data
     except ImportError as error:

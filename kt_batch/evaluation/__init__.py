@@ -1,1 +1,1 @@
-"""Everything that measures."""
+"""Measurements of searchers, networks and whole tables."""

@@ -1,10 +1,9 @@
-"""How an index grows with its library: build, search at a fixed recall, memory, and the exponents fitted to them."""
+"""Measure how build time, search time at a fixed recall and memory grow with the size of a library."""
 
 from __future__ import annotations
 
 import math
 import resource
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,27 +16,36 @@ from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.search import (
     SearchFigures,
-    ask,
     index_bytes,
     library_patches,
     measure,
+    prepare_queries,
     query_patches,
     searcher,
     speed_at,
+    timed_build,
 )
-from kt_batch.index.index import build_in_memory
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.progress import Progress, Step
 
 SIZES = (65_536, 262_144, 1_048_576, 4_194_304)
 PROBES = (8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 384)
-SAMPLE = 1024  # queries whose exact match is found at each size
+SAMPLE = 1024  # queries whose exact match is known at each size
 
 
 @dataclass(frozen=True)
 class GrowthFigures:
-    """One size. seconds_per_query at the recall asked for, None where no setting reaches it; memory_bytes: the most
-    that this process has had resident so far, sizes ascending; bytes_per_patch of the index."""
+    """The figures of one size.
+
+    Attributes:
+        patches: In the index.
+        leaves: Of its tree.
+        build_seconds: In memory.
+        seconds_per_query: At the wanted recall; None: no setting reaches it.
+        bytes_per_patch: Of the index.
+        memory_bytes: Peak resident memory of this process so far; sizes are measured in ascending order.
+        rows: One for each setting that was measured.
+    """
 
     patches: int
     leaves: int
@@ -50,7 +58,7 @@ class GrowthFigures:
 
 @dataclass(frozen=True)
 class Growth:
-    """All sizes, and the exponents of build and query time: time ~ patches^exponent, least squares of logarithms."""
+    """The figures of all sizes, and exponents e fitted to time ~ patches^e by least squares of logarithms."""
 
     recall: float
     sizes: tuple[GrowthFigures, ...]
@@ -67,9 +75,19 @@ def bench_growth(
     threads: int,
     progress: Progress,
 ) -> Growth:
-    """Index ever larger seeded samples of a library's patches and search them with the patches of `images`.
+    """Index growing random samples of a library's patches, and search each with the patches of `images`.
 
-    Raises UsageError when the library holds too few patches for two sizes.
+    Args:
+        library_uri: The library.
+        images: Paths, globs or URIs.
+        source: The library's encoder.
+        recall: Search time is measured at this recall.
+        seed: Of the samples.
+        threads: Of this process.
+        progress: Called after every size.
+
+    Raises:
+        UsageError: If the library holds too few patches for two sizes.
     """
     torch.set_num_threads(threads)
     packets, ids, config = library_patches(library_uri)
@@ -78,21 +96,21 @@ def bench_growth(
         raise UsageError(f"'{library_uri}' holds {len(ids)} patches; growth needs at least {SIZES[1]}.")
     queries = query_patches(library_uri, images, source)
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    found = []
+    figures: list[GrowthFigures] = []
     for number, size in enumerate(sizes, start=1):
         rows = order[:size].sort().values
-        if number == len(sizes):  # of millions of patches there is no room for another copy
+        if number == len(sizes):  # memory is short for another copy of millions of patches
             packets, ids = packets[rows], ids[rows.numpy()]
-            found.append(_measure_size(packets, ids, config, queries, recall))
+            figures.append(_measure_size(packets, ids, config, queries, recall))
         else:
-            found.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
-        progress(Step("sizes", number, len(sizes), note=_in_words(found[-1])))
-    timed = [(figures.patches, figures.seconds_per_query) for figures in found]
+            figures.append(_measure_size(packets[rows], ids[rows.numpy()], config, queries, recall))
+        progress(Step("sizes", number, len(sizes), note=_in_words(figures[-1])))
+    timed = [(each.patches, each.seconds_per_query) for each in figures]
     reached = [(patches, seconds) for patches, seconds in timed if seconds is not None]
     return Growth(
         recall=recall,
-        sizes=tuple(found),
-        build_exponent=_exponent([(figures.patches, figures.build_seconds) for figures in found]),
+        sizes=tuple(figures),
+        build_exponent=_exponent([(each.patches, each.build_seconds) for each in figures]),
         query_exponent=_exponent(reached) if len(reached) > 1 else None,
     )
 
@@ -100,10 +118,8 @@ def bench_growth(
 def _measure_size(
     packets: Tensor, ids: NDArray[np.uint8], config: IndexConfig, queries: Tensor, recall: float
 ) -> GrowthFigures:
-    started = time.perf_counter()
-    part = build_in_memory(packets, ids, config)
-    build_seconds = time.perf_counter() - started
-    prepared_queries = ask(part, queries, SAMPLE)
+    part, build_seconds = timed_build(packets, ids, config)
+    prepared_queries = prepare_queries(part, queries, SAMPLE)
     table: list[SearchFigures] = []
     for probes in (p for p in PROBES if p < part.tree.leaves):
         find = searcher(part, SearchConfig(probes=probes))
@@ -123,13 +139,13 @@ def _measure_size(
 
 
 def _in_words(size: GrowthFigures) -> str:
-    speed = "the recall is not reached"
+    speed = "recall not reached"
     if size.seconds_per_query is not None:
         speed = f"{size.seconds_per_query * 1e6:.0f} microseconds a query"
     return f"{size.patches:,} patches: built in {size.build_seconds:.1f} s, {speed}"
 
 
 def _exponent(points: Sequence[tuple[int, float]]) -> float:
-    """The slope of log(time) over log(patches)."""
+    """Return the slope of log(time) over log(patches)."""
     logs = np.array([(math.log(patches), math.log(seconds)) for patches, seconds in points])
     return round(float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0]), 3)

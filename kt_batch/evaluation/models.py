@@ -1,4 +1,4 @@
-"""How good encoders and decoders are, side by side in one run: reconstruction, speed, fidelity to a reference."""
+"""Compare encoders and decoders in one run: reconstruction, speed, fidelity to a reference."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from kt_batch.store.images.files import decode as decode_image
 from kt_batch.store.inputs import list_inputs, read_input
 from kt_batch.training.recipes import HELD_OUT
 
-LIBRARY_IMAGES = 8  # of the paintings, evenly spaced, whose patches are chosen from
-QUERY_IMAGES = 12  # of the images, evenly spaced, whose patches ask
+LIBRARY_IMAGES = 8  # paintings, evenly spaced, whose patches form the library
+QUERY_IMAGES = 12  # images, evenly spaced, whose patches are the queries
 QUERIES_PER_IMAGE = 500
-PATCHES = 250_000  # of all these images at one layer; nearer to the image they are thinned out
+PATCHES = 250_000  # at one layer, of all images of one kind; denser layers are subsampled
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An encoder cut at a layer, with a decoder for it. decoder None: the one shipped with the encoder."""
+    """An encoder cut at a layer, and the weight file of a decoder for it; None: the shipped decoder."""
 
     name: str
     layer: str
@@ -42,11 +42,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Does an encoder choose the patches that the reference would choose?
+    """Agreement of an encoder with the reference on the best patches.
 
-    best_ncc: mean NCC, as the reference sees it, of the best patch; chosen_ncc: of the one this encoder chose; ratio of
-    the two; same_patch: share of equal choices; r2: of the linear fit to the reference's cells, fitted on the paintings
-    and measured on the images, all channels together.
+    Attributes:
+        best_ncc: Mean NCC of the reference's best patches, in the reference's features.
+        chosen_ncc: Mean NCC of this encoder's best patches, in the reference's features.
+        ratio: chosen_ncc / best_ncc.
+        same_patch: Share of queries with the same best patch.
+        r2: Of a linear fit to the reference's cells, over all channels: fitted on paintings, measured on images.
     """
 
     best_ncc: float
@@ -58,7 +61,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Figures:
-    """One row of the table. Decibels over all pixels of an image in [0, 1]; seconds are medians over the images."""
+    """One row of the table. PSNR is in dB over all pixels of an image; seconds are medians over the images."""
 
     name: str
     layer: str
@@ -83,10 +86,23 @@ def bench_models(
     threads: int,
     progress: Progress,
 ) -> list[Figures]:
-    """One row for each pair, all measured on the same images in turn.
+    """Measure all pairs on the same images.
 
-    held_out: of the images only those that no training of ours has seen. Without `reference` there is no fidelity.
-    Raises UsageError when no image is left.
+    Args:
+        images: Paths, globs or URIs of the images to restore; patches of some are the queries of the fidelity.
+        paintings: Images of the fidelity's library.
+        pairs: What to compare.
+        reference: Judges the fidelity; None: fidelity is not measured.
+        size: Long side of the working images.
+        held_out: Use only images outside the training set of kt-vgg.
+        threads: Of this process.
+        progress: Called after every image and every pair.
+
+    Returns:
+        One row for each pair.
+
+    Raises:
+        UsageError: If no image is left.
     """
     torch.set_num_threads(threads)
     working = working_images(images, size, held_out=held_out)
@@ -96,13 +112,13 @@ def bench_models(
         return rows
     library = working_images(paintings, size, held_out=False, at_most=LIBRARY_IMAGES)
     judge = load_encoder(reference).network
-    found: dict[tuple[EncoderSource, str], Fidelity] = {}
-    asking = working_images(images, size, held_out=held_out, at_most=QUERY_IMAGES)
+    measured: dict[tuple[EncoderSource, str], Fidelity] = {}
+    queries = working_images(images, size, held_out=held_out, at_most=QUERY_IMAGES)
     for number, (pair, (encoder, _)) in enumerate(zip(pairs, models, strict=True), start=1):
-        if (pair.encoder, pair.layer) not in found:
-            found[pair.encoder, pair.layer] = fidelity(encoder.network, judge, pair.layer, asking, library)
+        if (pair.encoder, pair.layer) not in measured:
+            measured[pair.encoder, pair.layer] = fidelity(encoder.network, judge, pair.layer, queries, library)
         progress(Step("fidelity", number, len(pairs)))
-    return [replace(row, fidelity=found[p.encoder, p.layer]) for row, p in zip(rows, pairs, strict=True)]
+    return [replace(row, fidelity=measured[p.encoder, p.layer]) for row, p in zip(rows, pairs, strict=True)]
 
 
 def _load(pair: Pair) -> tuple[LoadedEncoder, LoadedDecoder]:
@@ -113,7 +129,12 @@ def _load(pair: Pair) -> tuple[LoadedEncoder, LoadedDecoder]:
 def working_images(
     images: Sequence[str], size: int, *, held_out: bool, at_most: int | None = None
 ) -> list[WorkingImage]:
-    """The images, or `at_most` of them evenly spaced, decoded. Raises UsageError for none, RejectError."""
+    """Decode the images, or `at_most` of them, evenly spaced.
+
+    Raises:
+        UsageError: If no image is left.
+        RejectError: If one cannot be read.
+    """
     items = plan_items(list_inputs(images), no_progress)
     chosen = [item for item in items if not held_out or item.image_id.startswith(HELD_OUT)]
     if not chosen:
@@ -128,23 +149,23 @@ def _reconstruction(
     images: Sequence[WorkingImage],
     progress: Progress,
 ) -> list[Figures]:
-    """Every image goes through all pairs before the next one does, so that a busy machine slows all alike."""
+    """Restore each image by all pairs before the next image, so that a busy machine slows all pairs alike."""
     measured: list[list[tuple[float, float, float, float]]] = [[] for _ in pairs]
     for number, image in enumerate(images, start=1):
         for row, pair, (encoder, decoder) in zip(measured, pairs, models, strict=True):
-            if number == 1:  # the first call of a network sets up its kernels
-                _once(encoder, decoder, pair.layer, image)
-            row.append(_once(encoder, decoder, pair.layer, image))
+            if number == 1:  # warm-up
+                _restore(encoder, decoder, pair.layer, image)
+            row.append(_restore(encoder, decoder, pair.layer, image))
         progress(Step("reconstruction", number, len(images)))
     return [
         _figures(pair, encoder, np.array(row)) for pair, (encoder, _), row in zip(pairs, models, measured, strict=True)
     ]
 
 
-def _once(
+def _restore(
     encoder: LoadedEncoder, decoder: LoadedDecoder, layer: str, image: WorkingImage
 ) -> tuple[float, float, float, float]:
-    """PSNR, SSIM, seconds to encode and to decode."""
+    """Return PSNR, SSIM, and the seconds to encode and to decode."""
     pixels = to_tensor(pad_to(image.pixels, encoder.network.geometry(layer).stride))
     started = time.perf_counter()
     features = encode(encoder.network, pixels, layer)
@@ -157,7 +178,7 @@ def _once(
 
 
 def likeness(image: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB and SSIM of two `(H, W, 3)` float images in [0, 1]. Raises UsageError without scikit-image."""
+    """Return PSNR in dB and SSIM of two `(H, W, 3)` float images in [0, 1]. Raises UsageError without scikit-image."""
     try:
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     except ImportError as error:
@@ -184,23 +205,23 @@ def _figures(pair: Pair, encoder: LoadedEncoder, measured: np.ndarray) -> Figure
 def fidelity(
     encoder: Encoder, reference: Encoder, layer: str, images: Sequence[WorkingImage], paintings: Sequence[WorkingImage]
 ) -> Fidelity:
-    """Images ask, paintings answer; both choices are judged by the reference's own NCC."""
-    ours, theirs = (
+    """Match patches of the images with patches of the paintings; the reference's NCC judges both encoders' choices."""
+    (own_library, own_images), (library_maps, image_maps) = (
         (_maps(network, paintings, layer), _maps(network, images, layer)) for network in (encoder, reference)
     )
-    queries = _unit_patches(theirs[1])
+    queries = _unit_patches(image_maps)
     generator = torch.Generator().manual_seed(0)
-    prepared_queries = torch.randperm(len(queries), generator=generator)[: QUERIES_PER_IMAGE * len(images)]
-    library = _unit_patches(theirs[0])
-    best = _nearest(queries[prepared_queries], library)
-    chosen = _nearest(_unit_patches(ours[1])[prepared_queries], _unit_patches(ours[0]))
-    best_ncc, chosen_ncc = (float((queries[prepared_queries] * library[rows]).sum(1).mean()) for rows in (best, chosen))
+    chosen_queries = torch.randperm(len(queries), generator=generator)[: QUERIES_PER_IMAGE * len(images)]
+    queries, library = queries[chosen_queries], _unit_patches(library_maps)
+    best = _nearest(queries, library)
+    chosen = _nearest(_unit_patches(own_images)[chosen_queries], _unit_patches(own_library))
+    best_ncc, chosen_ncc = (float((queries * library[rows]).sum(1).mean()) for rows in (best, chosen))
     return Fidelity(
         best_ncc=round(best_ncc, 4),
         chosen_ncc=round(chosen_ncc, 4),
         ratio=round(chosen_ncc / best_ncc, 4),
         same_patch=round(float((best == chosen).float().mean()), 4),
-        r2=round(linear_fit_r2(ours[0], theirs[0], ours[1], theirs[1]), 4),
+        r2=round(linear_fit_r2(own_library, library_maps, own_images, image_maps), 4),
     )
 
 
@@ -210,7 +231,7 @@ def _maps(encoder: Encoder, images: Sequence[WorkingImage], layer: str) -> list[
 
 
 def _unit_patches(maps: list[Tensor]) -> Tensor:
-    """Every patch, or every second, third, ... of each axis where there would be more than PATCHES."""
+    """Return all normalised patches `(n, 4C)`, or every second, third, ... along each axis to stay near PATCHES."""
     cells = sum(m.shape[1] * m.shape[2] for m in maps)
     step = math.ceil(math.sqrt(cells / PATCHES))
     return unit(torch.cat([unfold(m, *positions(m.shape[1], m.shape[2], step, False)).flatten(1) for m in maps]))
@@ -221,9 +242,12 @@ def _nearest(queries: Tensor, library: Tensor) -> Tensor:
 
 
 def linear_fit_r2(
-    ours: list[Tensor], theirs: list[Tensor], ours_test: list[Tensor], theirs_test: list[Tensor]
+    inputs: list[Tensor], targets: list[Tensor], test_inputs: list[Tensor], test_targets: list[Tensor]
 ) -> float:
-    """R2, all channels together, of the least-squares map with a constant term from our maps `(C, h, w)` to theirs."""
+    """Return R2 over all channels of a least-squares map, with a constant term, from input to target maps `(C, h, w)`.
+
+    It is fitted to the first two lists and measured on the others.
+    """
 
     def cells(maps: list[Tensor]) -> Tensor:
         return torch.cat([m.flatten(1).T for m in maps]).double()
@@ -231,8 +255,8 @@ def linear_fit_r2(
     def with_one(x: Tensor) -> Tensor:
         return torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
 
-    x, y = with_one(cells(ours)), cells(theirs)
+    x, y = with_one(cells(inputs)), cells(targets)
     weights = torch.linalg.solve(x.T @ x + 1e-6 * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
-    target = cells(theirs_test)
-    error = (with_one(cells(ours_test)) @ weights - target).square().sum()
+    target = cells(test_targets)
+    error = (with_one(cells(test_inputs)) @ weights - target).square().sum()
     return float(1 - error / (target - target.mean(0)).square().sum())

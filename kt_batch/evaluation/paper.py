@@ -1,14 +1,15 @@
-"""The paper's tables of searching time, measured anew: nine libraries of one to three images, the same photographs.
+"""Measure the paper's Tables 1 and 2, and make its Figs. 12 and 13.
 
-Table 1 compares traverse, PQ and the paper's search, Table 2 HKM, BHKM with one to four bands, and PQ. Beside them
-stand what the paper does not have: recall, NCC ratio, and an exact search in large products, since traversing patch by
-patch is no baseline. The paper's machine had a GTX 1080 Ti, so only ratios can be compared with its figures.
+Nine libraries of one to three images are searched with the patches of the same photographs. Table 1 compares traverse,
+PQ and the paper's search; Table 2 compares HKM, BHKM with one to four bands, and PQ. Recall, NCC ratio and an exact
+search in large products are added, since the paper's patch-by-patch traverse is a weak baseline. The paper's machine
+had a GTX 1080 Ti, so only ratios compare with its figures.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,8 +35,8 @@ from kt_batch.store.images.files import encode as encode_image
 from kt_batch.store.images.files import pad_to
 
 LIBRARY_SIZES = (1, 1, 1, 2, 2, 2, 3, 3, 3)
-CLUSTERS = (16, 8)  # K1 and K2; the paper does not tell its own
-TRAVERSED = 256  # queries that are compared one by one
+CLUSTERS = (16, 8)  # K1 and K2, which the paper does not state
+TRAVERSED = 256  # queries of the traverse
 PAPER_SECONDS_PER_PATCH = {
     "traverse": 3.981e-3, "pq": 2.911e-5, "hkm": 6.531e-5,
     "bhkm 1": 5.042e-5, "bhkm 2": 5.807e-5, "bhkm 3": 6.564e-5, "bhkm 4": 7.377e-5,
@@ -52,7 +53,10 @@ FIGURES = {"fig12": ("exact", "pq", "ours"), "fig13": ("hkm", "bhkm 1", "bhkm 2"
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """One searcher at one layer: means over all libraries and photographs. paper: the published seconds per patch."""
+    """One searcher at one layer: means over all libraries and photographs.
+
+    `paper` is the published time in seconds per patch; None: the paper has none.
+    """
 
     layer: str
     searcher: str
@@ -72,20 +76,27 @@ def bench_paper(
     threads: int,
     progress: Progress,
 ) -> tuple[list[PaperFigures], dict[str, bytes]]:
-    """The tables, and Figs. 12 and 13 as PNG files by name: geometric swap above, statistics swap below, a column for
-    each searcher of FIGURES.
+    """Measure the tables and make the figures.
 
-    decoders: a file for each layer; none: the encoder's own. They are loaded before anything is measured. Raises
-    UsageError when there are fewer than six paintings, or not as many decoders as layers.
+    Args:
+        paintings: Images of the libraries, at least six.
+        photographs: Images whose patches are the queries; the first is in the figures.
+        source: The encoder.
+        layers: Where it is cut.
+        decoders: A weight file for each layer; empty: the encoder's own.
+        threads: Of this process.
+        progress: Called after every row.
+
+    Returns:
+        The rows, and the figures as PNG by file name: a column for each searcher of FIGURES, geometric swap above,
+        statistics swap below.
+
+    Raises:
+        UsageError: If there are fewer than six paintings, or not as many decoders as layers.
     """
     torch.set_num_threads(threads)
     loaded = load_encoder(source)
-    if decoders and len(decoders) != len(layers):
-        raise UsageError(f"{len(layers)} layers need as many decoders, or none; {len(decoders)} were given.")
-    paths: Sequence[str | None] = decoders or [None] * len(layers)
-    for_layer = {
-        layer: load_decoder(loaded, source.name, layer, path) for layer, path in zip(layers, paths, strict=True)
-    }
+    layer_decoders = _load_decoders(loaded, source.name, layers, decoders)
     styles = [to_tensor(pad_to(image.pixels, 8)) for image in working_images(paintings, 512, held_out=False)]
     contents = [to_tensor(pad_to(image.pixels, 8)) for image in working_images(photographs, 512, held_out=False)]
     if len(styles) < 6:
@@ -97,14 +108,31 @@ def bench_paper(
             _library(loaded, [styles[(number + i) % len(styles)] for i in range(size)], layer)
             for number, size in enumerate(LIBRARY_SIZES)
         ]
-        queries = [_patches(loaded, image, layer) for image in contents]
-        prepared_queries = [_asked(index, some) for index in libraries for some in queries]
-        for number, name in enumerate(("traverse", *SEARCHES), start=1):
-            rows.append(_figures(layer, name, prepared_queries))
-            progress(Step(layer, number, len(SEARCHES) + 1, note=_in_words(rows[-1])))
+        rows += _measure_layer(loaded, layer, libraries, contents, progress)
         for figure, names in FIGURES.items():
-            sheets[f"{figure}-{layer}.png"] = _sheet(loaded, for_layer[layer], layer, libraries[-1], contents[0], names)
+            sheet = _sheet(loaded, layer_decoders[layer], layer, libraries[-1], contents[0], names)
+            sheets[f"{figure}-{layer}.png"] = sheet
     return rows, sheets
+
+
+def _measure_layer(
+    loaded: LoadedEncoder, layer: str, libraries: Sequence[Index], contents: Sequence[Tensor], progress: Progress
+) -> Iterator[PaperFigures]:
+    queries = [_patches(loaded, image, layer) for image in contents]
+    prepared_queries = [_prepare(index, some) for index in libraries for some in queries]
+    for number, name in enumerate(("traverse", *SEARCHES), start=1):
+        row = _figures(layer, name, prepared_queries)
+        progress(Step(layer, number, len(SEARCHES) + 1, note=_in_words(row)))
+        yield row
+
+
+def _load_decoders(
+    loaded: LoadedEncoder, name: str, layers: Sequence[str], files: Sequence[str]
+) -> dict[str, LoadedDecoder]:
+    if files and len(files) != len(layers):
+        raise UsageError(f"{len(layers)} layers need as many decoders, or none; {len(files)} were given.")
+    paths: Sequence[str | None] = files or [None] * len(layers)
+    return {layer: load_decoder(loaded, name, layer, path) for layer, path in zip(layers, paths, strict=True)}
 
 
 def _patches(loaded: LoadedEncoder, image: Tensor, layer: str) -> Tensor:
@@ -119,24 +147,24 @@ def _library(loaded: LoadedEncoder, images: Sequence[Tensor], layer: str) -> Ind
         rows, cols = positions(features.shape[1], features.shape[2], 1, cover=True)
         packets.append(haar(unfold(features, rows, cols)).half())
         ids.append(pack_ids(f"{number:016x}", rows.numpy(), cols.numpy()))
-    config = IndexConfig(clusters=CLUSTERS, merge=1.0, payload="float16")  # bhkm is to read single bands
+    config = IndexConfig(clusters=CLUSTERS, merge=1.0, payload="float16")  # bhkm reads single bands
     return build_in_memory(torch.cat(packets), np.concatenate(ids), config)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A library, the raw patches `(n, 4, C)` of a photograph, and the exact score of each, `(n,)` float64."""
+class _Prepared:
+    """A library, the raw patches `(n, 4, C)` of a photograph, and their exact scores `(n,)` float64."""
 
     index: Index
     queries: Tensor
     best: Tensor
 
 
-def _asked(index: Index, queries: Tensor) -> _Asked:
-    return _Asked(index, queries, find(index, queries, SEARCHES["exact"]).scores[:, 0])
+def _prepare(index: Index, queries: Tensor) -> _Prepared:
+    return _Prepared(index, queries, find(index, queries, SEARCHES["exact"]).scores[:, 0])
 
 
-def _figures(layer: str, name: str, prepared_queries: Sequence[_Asked]) -> PaperFigures:
+def _figures(layer: str, name: str, prepared_queries: Sequence[_Prepared]) -> PaperFigures:
     seconds, patches = 0.0, 0
     hits, ratios = [], []
     for each in prepared_queries:
@@ -170,7 +198,7 @@ def _in_words(row: PaperFigures) -> str:
 
 
 def _traverse(index: Index, vectors: Tensor) -> tuple[Tensor, float]:
-    """The paper's baseline: each patch by itself against the whole library. The rows, and the seconds it took."""
+    """Compare each patch by itself with the whole library, as the paper's baseline does; return rows and seconds."""
     library = index.match_vectors(torch.arange(index.count))
     started = time.perf_counter()
     rows = torch.stack([(library @ vector).argmax() for vector in vectors])

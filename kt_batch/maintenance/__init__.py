@@ -1,1 +1,1 @@
-"""Verify and clean up what lies on disk."""
+"""Verify and clean up libraries and runs."""

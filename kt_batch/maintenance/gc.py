@@ -1,10 +1,10 @@
-"""What lies in a library or a run that nothing committed names, and its removal.
+"""Find and remove the files of a library or a run that nothing committed names.
 
-Whoever works on a unit writes its parts and images first and its receipt last; an index gets its shards before its
-`index.json`. Until then these files look like what a killed attempt left: nothing on disk tells the two apart. So
-nothing is removed while something is under way, unless the caller says that nobody works there.
+A worker writes the parts and images of a unit first and its receipt last; the shards of an index are written before its
+`index.json`. Until then nothing on disk distinguishes these files from those of a killed attempt. So nothing is removed
+while work is unfinished, unless the caller states that nobody works there.
 
-Only names that kt_batch itself would have written are ever removed; everything else is foreign, and only counted.
+Only files with names that kt_batch writes are removed. All others are foreign, and only counted.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run
 from kt_batch.store.units import Unit
 
-READERS = 16  # sizes asked for at a time
+READERS = 16  # sizes that are requested at a time
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The names in a library or a run that nothing committed accounts for.
+    """The names in a library or a run that nothing committed refers to.
 
-    `orphans` have names that kt_batch writes and nothing committed holds them, in an order in which they can be removed
-    at any pace; `foreign` is all else. `pending` counts units without a receipt, `unfinished` indexes without an
-    `index.json`: their files are among the orphans.
+    Attributes:
+        orphans: Names that kt_batch writes, in an order in which an interrupted removal is harmless.
+        foreign: All other names.
+        pending: Units without a receipt; their files are among the orphans.
+        unfinished: Indexes without an `index.json`; their files are among the orphans.
     """
 
     orphans: tuple[str, ...]
@@ -47,7 +49,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Orphan:
-    """One file that nothing committed names, and the bytes that its removal frees."""
+    """One orphan, and the bytes that its removal frees."""
 
     name: str
     bytes: int
@@ -55,8 +57,18 @@ class Orphan:
 
 @dataclass(frozen=True)
 class GcSummary:
-    """What `gc` found. kind is `library` or `run`; `deleted` says whether `orphans` are gone now; `bytes` is their sum,
-    `foreign` the number of names that are not kt_batch's; pending and unfinished as in `Survey`."""
+    """The result of `gc`.
+
+    Attributes:
+        place: The URI.
+        kind: `library` or `run`.
+        deleted: Whether the orphans were removed.
+        orphans: Files that nothing committed names.
+        bytes: Their size.
+        foreign: The number of files that kt_batch did not write.
+        pending: As in `Survey`.
+        unfinished: As in `Survey`.
+    """
 
     place: str
     kind: str
@@ -69,19 +81,28 @@ class GcSummary:
 
 
 def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = False) -> GcSummary:
-    """Find what nothing committed names, and with `delete` remove it.
+    """Find the files that nothing committed names, and remove them if asked to.
 
-    With something pending or unfinished `delete` is a UsageError, unless `force` says that nobody works there. Also
-    without that, no command should be started there until it is done: it may adopt a file that is about to go.
-    Raises MissingError where there is neither library nor run, DamagedError for a plan or a receipt that is none,
-    StorageError when a file cannot be removed.
+    Start no command there during a removal: it may adopt a file that is about to be removed.
+
+    Args:
+        place: A library or a run.
+        progress: Called after every removal.
+        delete: Remove the orphans.
+        force: Remove them even if units are pending or indexes unfinished, since nobody works there.
+
+    Raises:
+        UsageError: If work is unfinished, for `delete` without `force`.
+        MissingError: If there is neither a library nor a run.
+        DamagedError: If a plan or a receipt cannot be read.
+        StorageError: If a file cannot be removed.
     """
     opened = open_place(place)
     location = opened.location
-    found = survey(opened)
-    if delete and not force and (found.pending or found.unfinished):
-        raise UsageError(_refusal(location.uri, found))
-    orphans = _sizes(location, found.orphans)
+    surveyed = survey(opened)
+    if delete and not force and (surveyed.pending or surveyed.unfinished):
+        raise UsageError(_refusal(location.uri, surveyed))
+    orphans = _sizes(location, surveyed.orphans)
     if delete:
         _remove(location, orphans, progress)
     return GcSummary(
@@ -90,18 +111,20 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
         deleted=delete,
         orphans=tuple(orphans),
         bytes=sum(orphan.bytes for orphan in orphans),
-        foreign=len(found.foreign),
-        pending=found.pending,
-        unfinished=found.unfinished,
+        foreign=len(surveyed.foreign),
+        pending=surveyed.pending,
+        unfinished=surveyed.unfinished,
     )
 
 
 def survey(opened: Library | Run) -> Survey:
-    """Compare the names that lie there with those that plan, receipts and indexes account for; contents are not read.
+    """Compare the names on disk with those that plan, receipts and indexes refer to; contents are not read.
 
-    Raises DamagedError for a plan or a receipt that is none, since it may name anything.
+    Raises:
+        DamagedError: If a plan or a receipt cannot be read, since it may refer to any file.
     """
-    names = [*opened.location.list_temporary(), *opened.location.list()]  # first: what comes later is not looked at
+    # Names are listed before receipts are read: files that appear later are ignored.
+    names = [*opened.location.list_temporary(), *opened.location.list()]
     units, receipts = opened.committed.ledger.units(), opened.committed.ledger.receipts()
     pending = sum(unit.id not in receipts for unit in units)
     planned = {unit.id for unit in units}
@@ -123,15 +146,19 @@ def survey(opened: Library | Run) -> Survey:
         ours = _is_temporary(name) or name in possible or _is_part(name, kinds, planned)
         (orphans if ours or (indexes and indexes.left(name)) else foreign).append(name)
     unfinished = len(indexes.unfinished) if indexes else 0
-    return Survey(tuple(sorted(orphans, key=_turn)), tuple(foreign), pending, unfinished)
+    return Survey(tuple(sorted(orphans, key=_removal_order)), tuple(foreign), pending, unfinished)
 
 
 @dataclass(frozen=True)
 class _Indexes:
-    """What the finished indexes of a library name, and the digests of those that are not finished or cannot be read.
+    """The names that the finished indexes of a library refer to, and the digests of its other indexes.
 
-    `strange` are of a version that writes another format: whatever lies in their folders is theirs, and any shard may
-    be, so then no shard is an orphan.
+    Attributes:
+        named: Names that a finished index refers to.
+        unfinished: Digests of indexes without an `index.json`.
+        damaged: Digests of indexes whose `index.json` cannot be read.
+        strange: Digests of indexes of another format version. Everything in their folders may be theirs, and so may any
+            shard: no shard is an orphan then.
     """
 
     named: set[str] = field(default_factory=set)
@@ -140,7 +167,7 @@ class _Indexes:
     strange: set[str] = field(default_factory=set)
 
     def left(self, name: str) -> bool:
-        """Whether a name, which is not among `named`, was left by a build or belongs to an index that is none."""
+        """Tell whether a name outside `named` was left by a build or belongs to an unreadable index."""
         if layout.is_shard(name):
             return not self.strange
         if build := layout.parse_build_file(name):
@@ -166,7 +193,7 @@ def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
 
 
 def _is_strange(location: Location, name: str) -> bool:
-    """Whether an `index.json` that cannot be read says itself that it is of another format."""
+    """Tell whether an unreadable `index.json` states another format."""
     try:
         content = json.loads(location.read_bytes(name))
     except (MissingError, ValueError, RecursionError):
@@ -175,7 +202,7 @@ def _is_strange(location: Location, name: str) -> bool:
 
 
 def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], image_format: str) -> tuple[set[str], set[str]]:
-    """The names of all outputs that were ever planned, and of those that a receipt says were made."""
+    """Return the names of all planned outputs, and of those that a receipt names."""
     possible, made = set(), set()
     for unit in units:
         names = [output_name(item.name, image_format) for item in unit.items]
@@ -190,30 +217,30 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> bool:
-    """Whether a name is that of a part of a planned unit."""
+    """Tell whether a name is that of a part of a planned unit."""
     part = layout.parse_part_path(name)
     return part is not None and part.kind in kinds and part.unit in planned
 
 
-def _turn(name: str) -> tuple[int, str]:
-    """What goes first: the receipts of a build, which must not outlive its pieces; last the mark of a damaged index."""
+def _removal_order(name: str) -> tuple[int, str]:
+    """Sort key: receipts of a build first, since they must not outlive its files; a damaged `index.json` last."""
     if layout.is_build_receipt(name):
         return 0, name
     return (2 if layout.parse_index_summary_path(name) else 1), name
 
 
-def _refusal(uri: str, found: Survey) -> str:
-    counts = ((found.pending, "pending unit"), (found.unfinished, "unfinished index"))
+def _refusal(uri: str, surveyed: Survey) -> str:
+    counts = ((surveyed.pending, "pending unit"), (surveyed.unfinished, "unfinished index"))
     plural = {"pending unit": "pending units", "unfinished index": "unfinished indexes"}
     what = " and ".join(f"{count} {name if count == 1 else plural[name]}" for count, name in counts if count)
     return (
-        f"'{uri}' has {what}: whoever works there has written files that nothing names yet, and they would be removed; "
-        "finish the work first, or, if surely nobody works there, add --force."
+        f"'{uri}' has {what}: files of work in progress would be removed; "
+        "finish the work first, or, if nobody works there, add --force."
     )
 
 
 def _sizes(location: Location, names: Sequence[str]) -> list[Orphan]:
-    """The orphans that are still there, in the same order."""
+    """Return the orphans that still exist, with their sizes, in the same order."""
     temporary = location.list_temporary()
 
     def look(name: str) -> Orphan | None:

@@ -1,16 +1,17 @@
-"""Is everything there that receipts and indexes say, byte for byte? And a digest of it that no order can change.
+"""Check a library or a run byte for byte against its receipts and indexes, and compute a digest of its content.
 
-Two libraries or runs of the same inputs and options have the same digest, whatever workers, unit size, order of inputs
-or interruptions they were made with (on one numerics class): it is a sum over rows and outputs, not over part files.
-Rejects that a later attempt has superseded are not in it.
+The digest is a sum over rows and outputs, not over part files. Libraries or runs of the same inputs and options have
+the same digest for any workers, unit size, input order or interruptions (on one numerics class). Superseded rejects are
+left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -24,21 +25,32 @@ from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import kind_of, open_place
+from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
 
 MODULUS = 1 << 256
-ROWS = 65536  # of a table that are digested at a time
-CHUNK = 1 << 20
+ROWS = 65536  # rows of a table that are digested at a time
+CHUNK = 1 << 20  # bytes of a file that are read at a time
 
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """What `verify` found. kind is `library` or `run`; units those that are committed, pending those that are not;
-    faults one sentence each; orphans the files that nothing committed names and `gc` would remove, foreign those whose
-    names are not kt_batch's, neither of them faults; digest 64 hex digits over all rows and outputs, None where some
-    cannot be read."""
+    """The result of `verify`.
+
+    Attributes:
+        place: The URI.
+        kind: `library` or `run`.
+        units: Committed units.
+        pending: Units that are not committed.
+        files: Files that were read.
+        bytes: Their size.
+        faults: One sentence for each file that is missing or damaged.
+        orphans: Files that `gc` would remove; no faults.
+        foreign: Files that kt_batch did not write; no faults.
+        digest: 64 hex digits over all rows and outputs; None if there are faults.
+    """
 
     place: str
     kind: str
@@ -53,65 +65,93 @@ class VerifySummary:
 
 
 def verify(place: str, progress: Progress) -> VerifySummary:
-    """Read back all that a library or a run says it holds.
+    """Read and check all files that a library or a run names.
 
-    Raises MissingError where there is neither, DamagedError for a plan or a receipt that is none, UnreachableError when
-    the store fails.
+    Raises:
+        MissingError: If there is neither a library nor a run.
+        DamagedError: If a plan or a receipt cannot be read.
+        UnreachableError: If the store fails.
     """
     opened = open_place(place)
     location = opened.location
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
-    total, size, digest = len(tables) + len(blobs), 0, 0
-    faults: list[str] = []
-    rejects: dict[str, pa.Table] = {}
-    for number, (unit, ref) in enumerate(tables, start=1):
-        try:
-            table = read_table(location, ref, verify=True)
-            size += ref.bytes
-            if ref.kind == layout.REJECTS:
-                rejects[unit] = table
-            else:
-                digest += rows_digest(ref.kind, table)
-        except UnreachableError:
-            raise
-        except StorageError as error:
-            faults.append(str(error))
-        progress(Step("verify", number, total))
-    for number, (name, sha256) in enumerate(blobs, start=len(tables) + 1):
-        try:
-            found, length = _hash(location, name)
-            size += length
-            if found != sha256:
-                faults.append(f"'{name}' at '{location.uri}' has the SHA-256 {found}, not {sha256}.")
-        except UnreachableError:
-            raise
-        except StorageError as error:
-            faults.append(str(error))
-        progress(Step("verify", number, total))
+    check = _Check(location, len(tables) + len(blobs), progress)
+    rejects = _check_tables(check, tables)
+    _check_files(check, blobs)
+    digest = check.digest
     digest += rows_digest(layout.REJECTS, resolve(opened.committed.attempts, rejects).rows)
     for name, sha256 in outputs:
         digest += _number(f"{name} {sha256}".encode())
-    beside = survey(opened)
+    others = survey(opened)
     return VerifySummary(
         place=location.uri,
         kind=kind_of(opened),
         units=len(opened.committed.receipts),
-        pending=beside.pending,
-        files=total,
-        bytes=size,
-        faults=tuple(faults),
-        orphans=len(beside.orphans),
-        foreign=len(beside.foreign),
-        digest=None if faults else f"{digest % MODULUS:064x}",
+        pending=others.pending,
+        files=check.total,
+        bytes=check.bytes,
+        faults=tuple(check.faults),
+        orphans=len(others.orphans),
+        foreign=len(others.foreign),
+        digest=None if check.faults else f"{digest % MODULUS:064x}",
     )
 
 
-def rows_digest(kind: str, table: pa.Table) -> int:
-    """The sum of the SHA-256 of every row of a table, which neither order nor division into parts can change.
+@dataclass
+class _Check:
+    """The running totals of a verification of `total` files."""
 
-    A row is its kind and its values in the order of the columns, each with its length.
+    location: Location
+    total: int
+    progress: Progress
+    files: int = 0
+    bytes: int = 0
+    digest: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def next_file(self) -> Iterator[None]:
+        """Count one file and record its error as a fault, unless the store fails."""
+        try:
+            yield
+        except UnreachableError:
+            raise
+        except StorageError as error:
+            self.faults.append(str(error))
+        self.files += 1
+        self.progress(Step("verify", self.files, self.total))
+
+
+def _check_tables(check: _Check, tables: Sequence[tuple[str, TableRef]]) -> dict[str, pa.Table]:
+    """Read and digest the tables of all units; return the reject tables by unit, which are not digested yet."""
+    rejects: dict[str, pa.Table] = {}
+    for unit, ref in tables:
+        with check.next_file():
+            table = read_table(check.location, ref, verify=True)
+            check.bytes += ref.bytes
+            if ref.kind == layout.REJECTS:
+                rejects[unit] = table
+            else:
+                check.digest += rows_digest(ref.kind, table)
+    return rejects
+
+
+def _check_files(check: _Check, files: Sequence[tuple[str, str]]) -> None:
+    """Compare files, given by name and SHA-256, with their content."""
+    for name, sha256 in files:
+        with check.next_file():
+            actual, length = _hash(check.location, name)
+            check.bytes += length
+            if actual != sha256:
+                check.faults.append(f"'{name}' at '{check.location.uri}' has the SHA-256 {actual}, not {sha256}.")
+
+
+def rows_digest(kind: str, table: pa.Table) -> int:
+    """Return the sum of the SHA-256 of all rows; it does not depend on their order or their division into parts.
+
+    A row is hashed as its kind and its values in column order, each with its length.
     """
     total = 0
     for start in range(0, table.num_rows, ROWS):
@@ -124,7 +164,7 @@ def rows_digest(kind: str, table: pa.Table) -> int:
 
 
 def _cells(column: pa.ChunkedArray) -> Iterator[bytes]:
-    """Every value of a column as bytes that stand for it alone."""
+    """Return every value of a column as bytes that are unique to it."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_fixed_size_binary(column.type) and column.null_count == 0:
@@ -135,10 +175,10 @@ def _cells(column: pa.ChunkedArray) -> Iterator[bytes]:
         values = np.ascontiguousarray(column.to_numpy())
         raw = values.tobytes()
         return (raw[start : start + values.itemsize] for start in range(0, len(raw), values.itemsize))
-    return (_plain(value) for value in column.to_pylist())
+    return (_value_bytes(value) for value in column.to_pylist())
 
 
-def _plain(value: object) -> bytes:
+def _value_bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
@@ -149,7 +189,7 @@ def _number(content: bytes) -> int:
 
 
 def _index_files(location: Location) -> list[tuple[str, str]]:
-    """The name and SHA-256 of every file that an index of a library names."""
+    """Return name and SHA-256 of every file that an index of a library names."""
     found: dict[str, str] = {}
     for summary in read_index_summaries(location):
         found[layout.tree_path(summary.digest)] = summary.tree_sha256
@@ -159,7 +199,7 @@ def _index_files(location: Location) -> list[tuple[str, str]]:
 
 
 def _hash(location: Location, name: str) -> tuple[str, int]:
-    """SHA-256 and size of a file, read piece by piece."""
+    """Return SHA-256 and size of a file, read in chunks."""
     digest, size = hashlib.sha256(), 0
     with location.open(name) as file:
         while piece := file.read(CHUNK):

@@ -1,1 +1,1 @@
-"""Encoders, decoders, weights by checksum, and the training loop."""
+"""Encoders, decoders, and weights by checksum."""

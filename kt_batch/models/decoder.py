@@ -1,7 +1,7 @@
 """Decoders: a feature map in, the working image out.
 
-The paper's doubles the size by resize + convolution, so that there is no checkerboard (section 3.6). Ours doubles it by
-`subpixel` blocks too, which promise nothing of the kind: their training has to (losses.lattice).
+The paper upsamples by resize and convolution, which prevents checkerboards (section 3.6). Our decoders also use
+`subpixel` blocks, which do not; a loss term of their training does (training.losses.lattice_error).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from kt_batch.errors import WeightsError
 
 ACTIVATIONS = {"relu": F.relu, "selu": F.selu}
-DETAIL_TOLERANCE = 0.005  # float16 moves a product by up to .002 of a squared length, and there are two files
+DETAIL_TOLERANCE = 0.005  # of a squared length; rounding two files to float16 moves a product by up to 0.004
 
 
 class _Residual(nn.Module):
-    """x + conv(act(conv(x))), the width kept."""
+    """x + conv(activation(conv(x))), of constant width."""
 
     def __init__(self, width: int, activation: str) -> None:
         super().__init__()
@@ -34,22 +34,24 @@ class _Residual(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A ladder of blocks.
+    """A sequence of blocks, optionally with a direct convolution and the restoration of details.
 
-    `blocks` is a tuple such as `("conv:128", "res", "up", "conv:64", "up", "out")`: `conv:N` a reflect-padded 3x3
-    convolution to N channels with its activation, `res` a residual block, `up` nearest-neighbour doubling,
-    `subpixel:N` a convolution with its activation whose 4N channels become N at twice the size (Shi et al. 2016),
-    `out` the last convolution to RGB without activation (the paper: "no activation layer and uses bias instead"),
-    `subpixel-out` the same at twice the size.
+    Blocks, as in `("conv:128", "res", "up", "conv:64", "up", "out")`:
 
-    The last `details` of the `channels` are an encoder's details (models.encoder), which the ladder does not see: inner
-    products of the pixels of each cell with a few directions, the rows of `detail`. The ladder's answer is moved along
-    these directions, by `detail_weight` of the way to the answer whose inner products are the given ones
-    (back-projection, Irani & Peleg 1991). For that the directions must be orthogonal and of equal length, as those that
-    are fitted are: `check_details`.
+    - `conv:N`: reflect-padded 3x3 convolution to N channels, with activation.
+    - `res`: residual block.
+    - `up`: nearest-neighbour upsampling by 2.
+    - `subpixel:N`: convolution to 4N channels with activation, shuffled to N at twice the size (Shi et al. 2016).
+    - `out`: last convolution to RGB, without activation (the paper: "no activation layer and uses bias instead").
+    - `subpixel-out`: the same at twice the size.
 
-    With `direct` one linear 3x3 convolution from the features to the pixels of each cell is added to what the ladder
-    answers: it restores what a linear map can, and the ladder the rest.
+    The last `details` of the `channels` are an encoder's details (models.encoder): inner products of the pixels of each
+    cell with a few directions, the rows of `detail`. The blocks do not see them. Their output is moved along these
+    directions, by `detail_weight` of the way to an image with the given inner products (back-projection, Irani & Peleg
+    1991). This needs orthogonal directions of equal length (`check_details`).
+
+    With `direct`, a linear 3x3 convolution from the features to the pixels of each cell is added to the output: it
+    restores what a linear map can, and the blocks restore the rest.
     """
 
     def __init__(
@@ -79,21 +81,28 @@ class Decoder(nn.Module):
                 width = out
 
     def forward(self, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
-        """`(n, C, h, w)` -> `(n, 3, H, W)`, RGB, nominally in [0, 1]; not clamped, so that training has a gradient.
+        """Decode features, without clamping, so that training has a gradient.
 
-        The details are those that the ladder's answer to `own` lacks: of `features` themselves, or where those are
-        swapped, of the features they came from. Details of other images do not fit together.
+        Args:
+            features: `(n, C, h, w)`.
+            own: `(n, C, h, w)`, the features whose details are restored; None: `features`. Swapped features need those
+                of the content, since details of different images do not fit together.
+            detail_weight: Share of the missing details to add.
+
+        Returns:
+            `(n, 3, H, W)` RGB, nominally in [0, 1].
         """
-        answer = self._ladder(features)
+        image = self._decode_code(features)
         if self.detail is None or not detail_weight:
-            return answer
+            return image
         own = features if own is None else own
-        lacking = own[:, self.channels - self.details :] - self.detail(answer if own is features else self._ladder(own))
+        decoded = image if own is features else self._decode_code(own)
+        missing = own[:, self.channels - self.details :] - self.detail(decoded)
         weight = self.detail.weight
-        lacking = lacking * (detail_weight / weight[0].square().sum())
-        return answer + F.conv_transpose2d(lacking, weight, stride=self.scale)
+        missing = missing * (detail_weight / weight[0].square().sum())
+        return image + F.conv_transpose2d(missing, weight, stride=self.scale)
 
-    def _ladder(self, features: Tensor) -> Tensor:
+    def _decode_code(self, features: Tensor) -> Tensor:
         x = code = features[:, : self.channels - self.details]
         for number, block in enumerate(self.blocks):
             if block == "up":
@@ -112,31 +121,29 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def check_details(self, where: str) -> None:
-        """Raise WeightsError, naming `where`, unless the directions of the details are orthogonal and of equal length.
+        """Check that the directions of the details are orthogonal and of equal length, to within DETAIL_TOLERANCE.
 
-        To within DETAIL_TOLERANCE of their squared length. Without details there is nothing to check.
+        Raises:
+            WeightsError: If they are not; the message names `where`.
         """
         if self.detail is None:
             return
         rows = self.detail.weight.flatten(1).double()
         products = rows @ rows.T
         error = (products / products[0, 0] - torch.eye(len(rows)).to(rows)).abs().max()
-        if not error <= DETAIL_TOLERANCE:  # nor when it is not a number: a first row of zeros
+        if not error <= DETAIL_TOLERANCE:  # also true for NaN, from a first row of zeros
             raise WeightsError(
-                f"The details {where} cannot be restored: their directions are to be orthogonal and of equal length, "
-                f"and products of them are off by {error:.2g} of a squared length; {DETAIL_TOLERANCE} is allowed."
+                f"The details {where} cannot be restored: their directions must be orthogonal and of equal length, "
+                f"but their products are off by {error:.2g} of a squared length; {DETAIL_TOLERANCE} is allowed."
             )
 
     def first_convolutions(self) -> list[nn.Conv2d]:
-        """What the features meet first; a ladder begins with a convolution."""
+        """Return the convolutions that read the features; the first block must be a convolution."""
         first = cast("nn.Conv2d", self.get_submodule("block0"))
         return [first] if self.direct is None else [first, self.direct]
 
     def calm_residuals(self) -> None:
-        """Before training: make every residual block close to the identity, so that the first steps are steady.
-
-        Beside a direct convolution the ladder begins by adding nothing.
-        """
+        """Start training stably: bring residual blocks close to the identity, and zero the blocks beside `direct`."""
         if self.direct is not None:
             last = cast("nn.Conv2d", self.get_submodule(f"block{len(self.blocks) - 1}"))
             nn.init.zeros_(last.weight)
@@ -146,7 +153,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:
-        """As `forward`, clamped to [0, 1]."""
+        """Decode as `forward` does, and clamp to [0, 1]."""
         return self.forward(features, own, detail_weight).clamp_(0.0, 1.0)
 
 

@@ -17,7 +17,7 @@ Widths = tuple[int] | tuple[int, int]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an encoder wants its pixels: `(x[order] * scale - mean) / std`, x = RGB in [0, 1]."""
+    """The input transform of an encoder: `(x[order] * scale - mean) / std` for x = RGB in [0, 1]."""
 
     order: str = "rgb"
     scale: float = 1.0
@@ -25,7 +25,7 @@ class Preprocess:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`(n, 3, H, W)` RGB in [0, 1] -> the same shape in the encoder's own range."""
+        """Transform `(n, 3, H, W)` RGB in [0, 1] to the encoder's range; the shape stays."""
         if self.order == "bgr":
             x = x.flip(1)
         mean = x.new_tensor(self.mean).view(1, 3, 1, 1)
@@ -36,16 +36,21 @@ class Preprocess:
 class Encoder(nn.Module):
     """A VGG-shaped network cut at one or more ReLUs.
 
-    `widths` says how wide each `convN_M` is: `(128,)` a 3x3 convolution to 128 channels, as in VGG-19; `(48, 128)` the
-    same of rank 48, a 3x3 convolution to 48 channels and a 1x1 to 128 with no activation between them (Zhang et al.
-    2015, "Accelerating very deep convolutional networks").
-    `codes` says at which cuts a linear map (1x1, no bias) follows the ReLU, and to how many channels: what `forward`
-    returns there is the code, and the next layer goes on from it.
-    `details` says at which of these cuts further channels look at the image itself: a linear map of the stride x stride
-    pixels of each cell, which the next layer does not see. They carry what a decoder cannot guess from the code.
-    `padding` is `reflect` (peers' style-transfer networks and ours) or `zeros` (the original VGG).
+    Args:
+        layers: Names in order, such as `conv1_1`, `relu1_1`, `pool1`.
+        widths: Channels of each convolution: `(128,)` is a 3x3 convolution to 128 channels; `(48, 128)` one of rank 48,
+            a 3x3 convolution to 48 channels and a 1x1 to 128 without activation between them (Zhang et al. 2015,
+            "Accelerating very deep convolutional networks").
+        preprocess: The input transform.
+        padding: `reflect` (kt-vgg and published style-transfer networks) or `zeros` (the original VGG).
+        codes: Channels of a code, by cut: a linear map (1x1, no bias) of the ReLU's output. `forward` returns the code,
+            and the next layer reads it.
+        details: Channels of details, by cut with a code: a linear map of the stride x stride pixels of each cell, which
+            hold what a decoder cannot guess from the code. The next layer does not read them.
 
-    Raises KeyError for a layer of no known kind, ValueError for details at a cut without a code.
+    Raises:
+        KeyError: For a layer of unknown kind.
+        ValueError: For details at a cut without a code.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Encoder(nn.Module):
         if uncoded:
             raise ValueError(f"details at {', '.join(uncoded)}, where there is no code; codes: {sorted(self.codes)}")
         self.channels: dict[str, int] = {}
-        geometry(layers)  # raises for a layer of no known kind
+        geometry(layers)  # raises KeyError for a layer of unknown kind
         width = 3
         for name in (n for n in layers if kind(n) == "conv"):
             self.add_module(name, _convolution(width, widths[name]))
@@ -82,14 +87,19 @@ class Encoder(nn.Module):
                 width = self.codes[cut]
 
     def forward(self, image: Tensor, cuts: tuple[str, ...]) -> dict[str, Tensor]:
-        """Features at every cut point of `cuts`: the code where there is one, else the activation; then the details.
+        """Return the features at every cut: the code if there is one, else the activation; then the details.
 
-        image: `(n, 3, H, W)`, RGB in [0, 1]. Returns `(n, C, H / stride, W / stride)` for each cut.
+        Args:
+            image: `(n, 3, H, W)` RGB in [0, 1].
+            cuts: Names of layers.
+
+        Returns:
+            `(n, C, H / stride, W / stride)`, by cut.
         """
         return {cut: self.features(cut, x, image) for cut, x in self.activations(image, cuts).items()}
 
     def features(self, cut: str, activation: Tensor, image: Tensor) -> Tensor:
-        """What leaves the encoder at `cut`, from the activation there and the image `(n, 3, H, W)`."""
+        """Return the features at `cut` from the activation there, `(n, N, h, w)`, and the image `(n, 3, H, W)`."""
         code = self.code(cut, activation)
         if cut not in self.details:
             return code
@@ -97,36 +107,36 @@ class Encoder(nn.Module):
         return torch.cat([code, detail], dim=1)
 
     def activations(self, image: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """What leaves each layer of `names`, before any code; shapes as in `forward`."""
+        """Return the output of each layer of `names`, before any code; shapes as in `forward`."""
         x = self.preprocess(image)
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         wanted = set(names)
         for before, name in zip(("", *self.layers), self.layers, strict=False):
             x = self._step(name, x, keep=before in wanted)
             if name in wanted:
-                found[name] = x
-            if len(found) == len(wanted):
+                outputs[name] = x
+            if len(outputs) == len(wanted):
                 break
             x = self.code(name, x)
-        return found
+        return outputs
 
     def code(self, cut: str, activation: Tensor) -> Tensor:
-        """The activation `(n, N, h, w)` at `cut` as the next layer takes it: through the code, where there is one."""
+        """Return the input of the layer after `cut`: the code of the activation `(n, N, h, w)`, if there is a code."""
         if cut not in self.codes:
             return activation
         coded: Tensor = self.get_submodule(f"code_{cut}")(activation)
         return coded
 
     def projection(self, cut: str) -> Tensor:
-        """The matrix `(C, N, 1, 1)` of the code at `cut`."""
+        """Return the matrix `(C, N, 1, 1)` of the code at `cut`."""
         return cast("nn.Conv2d", self.get_submodule(f"code_{cut}")).weight
 
     def encode(self, image: Tensor, layer: str) -> Tensor:
-        """`(n, 3, H, W)` RGB in [0, 1] -> `(n, C, h, w)` at `layer`."""
+        """Encode `(n, 3, H, W)` RGB in [0, 1] to features `(n, C, h, w)` at `layer`."""
         return self.forward(image, (layer,))[layer]
 
     def pixel_detail(self, cut: str) -> nn.Conv2d | None:
-        """The details at `cut` as one convolution of RGB in [0, 1], preprocessing folded in; None without details."""
+        """Return the details at `cut` as one convolution of RGB in [0, 1], preprocessing included; None: no details."""
         if cut not in self.details:
             return None
         inner = cast("nn.Conv2d", self.get_submodule(f"detail_{cut}"))
@@ -142,24 +152,24 @@ class Encoder(nn.Module):
         return whole
 
     def encode_code(self, image: Tensor, layer: str) -> Tensor:
-        """As `encode`, without the details."""
+        """Encode as `encode` does, without the details."""
         return self.code(layer, self.activations(image, (layer,))[layer])
 
     def geometry(self, layer: str) -> Geometry:
-        """Stride and receptive field of one cell of `layer`."""
+        """Return stride and receptive field of one cell of `layer`."""
         return geometry(layers_up_to(self.layers, layer))
 
     def channels_at(self, layer: str) -> int:
-        """C of the feature map at `layer`."""
+        """Return the number of channels at `layer`."""
         return self.channels[layer]
 
     def code_channels(self, layer: str) -> int:
-        """As `channels_at`, without the details."""
+        """Return the number of channels at `layer` without the details."""
         return self.channels[layer] - self.details.get(layer, 0)
 
     def _step(self, name: str, x: Tensor, *, keep: bool) -> Tensor:
         if kind(name) == "relu":
-            return F.relu(x, inplace=not keep)  # a map less to write and to read: 3 % of the encoder
+            return F.relu(x, inplace=not keep)  # saves 3 % of the encoder's time
         if kind(name) == "pool":
             return F.max_pool2d(x, 2)
         mode = "reflect" if self.padding == "reflect" else "constant"

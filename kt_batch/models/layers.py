@@ -1,7 +1,6 @@
-"""The shape of a VGG-like network, written once: which layers stand in which order, and what a cell of one sees.
+"""The layers of a VGG-like network in order, and the pixels that a cell of a layer sees.
 
-Everything that depends on the geometry of an encoder (stride, receptive field, boxes) is computed from this
-list; no constant such as "10 pixels to the left" is typed anywhere else.
+Stride, receptive field and boxes are computed from this list and nowhere written as constants.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ PADDING = {"conv": 1, "pool": 0, "relu": 0}
 
 
 def kind(layer: str) -> str:
-    """`conv3_1` -> `conv`."""
+    """Return the kind of a layer: `conv3_1` gives `conv`."""
     return layer.rstrip("0123456789_")
 
 
 def layers_up_to(layers: tuple[str, ...], cut: str) -> tuple[str, ...]:
-    """The layers from the image to `cut`, both included."""
+    """Return the layers from the first up to and including `cut`."""
     return layers[: layers.index(cut) + 1]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What one cell of a layer sees: pixels [stride * i + first, stride * i + first + size) of each axis."""
+    """The receptive field of cell i: pixels [stride * i + first, stride * i + first + size) along each axis."""
 
     stride: int
     first: int
     size: int
 
     def interval(self, start: int, cells: int) -> tuple[int, int]:
-        """Half-open pixel interval seen by `cells` neighbouring cells from `start`, not clipped."""
+        """Return the half-open pixel interval that `cells` neighbouring cells from `start` see, not clipped."""
         low = self.stride * start + self.first
         return low, low + self.size + self.stride * (cells - 1)
 
 
 def geometry(layers: tuple[str, ...]) -> Geometry:
-    """Stride and receptive field of the last layer of `layers`, by composing the layers from the last to the first.
+    """Return stride and receptive field of the last layer, composed from the last layer to the first.
 
     A cell i of a layer with kernel k, stride s and padding p reads cells [s*i - p, s*i - p + k) of its input.
     """
@@ -67,10 +66,17 @@ def geometry(layers: tuple[str, ...]) -> Geometry:
 def boxes(
     start: NDArray[np.int64], geometry: Geometry, length: int | NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Along one axis: the half-open pixel intervals `(n,)` that patches from the cells `start` `(n,)` see, clipped to
-    `length` pixels, one for all or one for each.
+    """Return the half-open pixel intervals that patches see along one axis, clipped to the image.
 
-    The padding of the working image repeats pixels that lie within the clipped interval.
+    Reflect padding repeats only pixels within the clipped interval.
+
+    Args:
+        start: `(n,)`, first cell of each patch.
+        geometry: Of the layer.
+        length: Size of the image along the axis, one for all or `(n,)`.
+
+    Returns:
+        Starts and ends, `(n,)` each.
     """
     low, high = geometry.interval(0, 2)
     return np.maximum(start * geometry.stride + low, 0), np.minimum(start * geometry.stride + high, length)

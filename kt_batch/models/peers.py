@@ -1,6 +1,6 @@
-"""Decoders as other projects publish them: plain ladders with keys `conv1.weight`, `conv1.bias`, ...
+"""Published decoders of other projects: plain sequences with keys `conv1.weight`, `conv1.bias`, ...
 
-Nothing in such a file says which encoder it was trained for; the number of channels is all that can be checked.
+Their files do not name the encoder they were trained for; only the number of channels can be checked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kt_batch.models.decoder import Decoder
 
-# The blocks of our Decoder that spell each peer's network; the convolutions stand in the order of their numbers.
+# Each peer's network as blocks of Decoder; its convolutions are numbered in this order.
 PEERS = {
     "relu3_1": ("conv:128", "up", "conv:128", "conv:64", "up", "conv:64", "out"),  # WCT (Li et al. 2017)
     "relu4_1": (
@@ -22,21 +22,21 @@ PEERS = {
 
 
 def peer_decoder(tensors: Mapping[str, Tensor], layer: str) -> Decoder | None:
-    """The peer's decoder for `layer`, or None when `tensors` are not that network's."""
+    """Return the peer's decoder for `layer`; None if `tensors` are not of that network."""
     blocks = PEERS.get(layer)
     if blocks is None or "conv1.weight" not in tensors:
         return None
     decoder = Decoder(tensors["conv1.weight"].shape[1], blocks)
     numbers = [number for number, block in enumerate(blocks) if block != "up"]
-    wanted = {
+    names = {
         f"block{number}.{part}": f"conv{order}.{part}"
         for order, number in enumerate(numbers, start=1)
         for part in ("weight", "bias")
     }
-    if set(wanted.values()) != set(tensors):
+    if set(names.values()) != set(tensors):
         return None
     state = decoder.state_dict()
-    if any(state[ours].shape != tensors[theirs].shape for ours, theirs in wanted.items()):
+    if any(state[own].shape != tensors[published].shape for own, published in names.items()):
         return None
-    decoder.load_state_dict({ours: tensors[theirs] for ours, theirs in wanted.items()})
+    decoder.load_state_dict({own: tensors[published] for own, published in names.items()})
     return decoder

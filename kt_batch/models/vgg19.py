@@ -1,4 +1,4 @@
-"""VGG-19 itself: from torchvision, or from a file with torchvision's key names (`features.0.weight`, ...)."""
+"""VGG-19 from torchvision, or from a file with torchvision's key names (`features.0.weight`, ...)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kt_batch.errors import WeightsError
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import CUT_POINTS, VGG19_LAYERS, kind, layers_up_to
 
-# Position of each convolution in torchvision's `vgg19().features`.
+# Index of each convolution in torchvision's `vgg19().features`.
 FEATURES = {
     "conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10,
     "conv3_2": 12, "conv3_3": 14, "conv3_4": 16, "conv4_1": 19,
@@ -20,17 +20,23 @@ CAFFE = Preprocess("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
 
 
 def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> Encoder:
-    """VGG-19 up to the deepest cut point that `state` has weights for.
+    """Return VGG-19 up to the deepest cut that `state` has weights for.
 
-    `metadata` may say `preprocess` (`caffe...`: BGR * 255 - mean; otherwise torchvision's) and `padding`
-    (`reflection...`; otherwise zeros). Raises WeightsError when not even conv1_1 is there or a shape is wrong.
+    Args:
+        state: Tensors by torchvision's names.
+        metadata: `preprocess` (`caffe...`: BGR * 255 - mean; otherwise torchvision's) and `padding` (`reflection...`;
+            otherwise zeros), both optional.
+        where: Name of the source in error messages.
+
+    Raises:
+        WeightsError: If conv1_1 is missing or a shape is wrong.
     """
-    known = [
+    complete = [
         name
         for name, number in FEATURES.items()
         if {f"features.{number}.weight", f"features.{number}.bias"} <= set(state)
     ]
-    reached = [cut for cut in CUT_POINTS if set(_convolutions(layers_up_to(VGG19_LAYERS, cut))) <= set(known)]
+    reached = [cut for cut in CUT_POINTS if set(_convolutions(layers_up_to(VGG19_LAYERS, cut))) <= set(complete)]
     if not reached:
         raise WeightsError(f"'{where}' holds no VGG-19: it lacks 'features.0.weight' or 'features.0.bias'.")
     layers = layers_up_to(VGG19_LAYERS, reached[-1])
@@ -49,13 +55,14 @@ def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], w
 
 
 def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
-    """torchvision's IMAGENET1K_V1, downloaded by torchvision on first use, and its state dict up to relu4_1.
+    """Return torchvision's IMAGENET1K_V1 and its state dict up to relu4_1; torchvision downloads it on first use.
 
-    Raises WeightsError when torchvision is absent, does not fit this torch, or cannot download.
+    Raises:
+        WeightsError: If torchvision is absent, does not fit this torch, or cannot download.
     """
     try:
         from torchvision.models import VGG19_Weights, vgg19
-    except (ImportError, RuntimeError) as error:  # its CUDA build beside a CPU torch fails with RuntimeError
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a CUDA torchvision beside a CPU torch
         raise WeightsError(
             f"torchvision cannot be used here ({error}); give the weights with --encoder-weights FILE."
         ) from error

@@ -1,4 +1,4 @@
-"""Weight files: which are shipped, how they are checked, how they become networks. safetensors only."""
+"""Weight files: list the shipped ones, check files, and build networks from them. safetensors only."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ENCODER_FORMAT = "kt-batch-encoder/2"
 DECODER_FORMAT = "kt-batch-decoder/1"
 ENCODERS = ("kt-vgg", "vgg19")
 
-N = TypeVar("N", bound=torch.nn.Module)
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where an encoder comes from; small enough to send to a worker. `path` None: the shipped or downloaded weights."""
+    """The origin of an encoder; small enough to send to a worker. `path` None: the shipped or downloaded weights."""
 
     name: str = "kt-vgg"
     path: str | None = None
@@ -40,7 +40,7 @@ class EncoderSource:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A network ready to encode, and the SHA-256 that libraries remember it by."""
+    """A network ready to encode, and the SHA-256 of its weights, which libraries record."""
 
     network: Encoder
     sha256: str
@@ -48,7 +48,7 @@ class LoadedEncoder:
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """A network ready to decode, and its SHA-256."""
+    """A network ready to decode, and the SHA-256 of its weights."""
 
     network: Decoder
     sha256: str
@@ -56,7 +56,7 @@ class LoadedDecoder:
 
 @dataclass(frozen=True)
 class ShippedPart:
-    """One shipped weight file: an encoder, or the decoder for the cut `part` with what it takes."""
+    """One shipped weight file: an encoder (`part` is `encoder`), or the decoder for the cut `part`."""
 
     name: str
     part: str
@@ -69,15 +69,15 @@ class ShippedPart:
 
 
 def shipped() -> dict[str, dict[str, dict[str, str]]]:
-    """The manifest of shipped weights: name -> part (`encoder`, `relu3_1`, ...) -> file, sha256."""
+    """Return the manifest of shipped weights: name, part (`encoder`, `relu3_1`, ...), then `file` and `sha256`."""
     text = resources.files("kt_batch.models").joinpath("weights/weights.json").read_text()
-    found: dict[str, dict[str, dict[str, str]]] = json.loads(text)
-    return found
+    manifest: dict[str, dict[str, dict[str, str]]] = json.loads(text)
+    return manifest
 
 
 def describe_shipped() -> list[ShippedPart]:
-    """Every shipped file, loaded and checked, encoders before their decoders."""
-    found = []
+    """Load and check every shipped file; return encoders before their decoders."""
+    described = []
     for name, parts in shipped().items():
         encoder = load_encoder(EncoderSource(name))
         for part, entry in sorted(parts.items()):
@@ -86,7 +86,7 @@ def describe_shipped() -> list[ShippedPart]:
             if part != "encoder":
                 network = load_decoder(encoder, name, part, None).network
                 channels, stride = encoder.network.channels_at(part), encoder.network.geometry(part).stride
-            found.append(
+            described.append(
                 ShippedPart(
                     name=name,
                     part=part,
@@ -98,11 +98,16 @@ def describe_shipped() -> list[ShippedPart]:
                     file=entry["file"],
                 )
             )
-    return found
+    return described
 
 
 def load_encoder(source: EncoderSource) -> LoadedEncoder:
-    """Load `kt-vgg` (shipped), `vgg19` (torchvision) or a file. Raises WeightsError, or UsageError for another name."""
+    """Load `kt-vgg` (shipped), `vgg19` (torchvision) or a file.
+
+    Raises:
+        WeightsError: If the weights are damaged or cannot be had.
+        UsageError: For an unknown name.
+    """
     if source.path is not None:
         data = _read(Path(source.path))
         return LoadedEncoder(_encoder_from(data, source.path), _sha256(data))
@@ -116,10 +121,18 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
 
 
 def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None) -> LoadedDecoder:
-    """The decoder for `layer` of this encoder: shipped with it, a file trained for it, or a peer's (models.peers).
+    """Load the decoder for `layer` of this encoder: the shipped one, or a file trained for it or by a peer.
 
-    Raises UsageError when none is shipped and no path given, MismatchError when the file is for another encoder,
-    WeightsError for a file that is damaged or whose details cannot be restored.
+    Args:
+        encoder: The encoder it must fit.
+        name: The encoder's name in the manifest.
+        layer: The cut.
+        path: A weight file; None: the shipped decoder.
+
+    Raises:
+        UsageError: If none is shipped and `path` is None.
+        MismatchError: If the file is for another encoder.
+        WeightsError: If the file is damaged, or its details cannot be restored.
     """
     parts = shipped().get(name, {})
     if path is None and layer not in parts:
@@ -153,7 +166,7 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
 
 
 def encoder_bytes(encoder: Encoder, name: str) -> bytes:
-    """An encoder as a weight file: float16 tensors and everything needed to rebuild it."""
+    """Return an encoder as a weight file: float16 tensors, and metadata that rebuild it."""
     metadata = {
         "format": ENCODER_FORMAT,
         "name": name,
@@ -165,7 +178,7 @@ def encoder_bytes(encoder: Encoder, name: str) -> bytes:
 
 
 def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
-    """A decoder as a weight file."""
+    """Return a decoder as a weight file."""
     metadata = {
         "format": DECODER_FORMAT,
         "encoder_sha256": encoder_sha256,
@@ -178,18 +191,27 @@ def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
 
 
 def _file(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on what is in it alone; `save` writes metadata in a random order."""
+    """Return a safetensors file of deterministic bytes; `save` writes metadata in random order."""
     data = save(tensors, metadata)
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors start at a multiple of 8
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (float32) and metadata of a safetensors file; checks its format. Raises WeightsError."""
+    """Return tensors (float32) and metadata of a safetensors file.
+
+    Args:
+        data: The file.
+        expected: The format it must have; None: any.
+        where: Name of the file in error messages.
+
+    Raises:
+        WeightsError: If the file is not safetensors, or of another format.
+    """
     try:
         tensors = {name: tensor.float() for name, tensor in load(data).items()}
     except (SafetensorError, ValueError) as error:
@@ -234,7 +256,7 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
 
 
 def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
-    """How wide a layer is, from the shapes of its weights `(N, C, k, k)`."""
+    """Return the widths of a layer from the shapes of its weights `(N, C, k, k)`."""
     if f"{layer}.0.weight" not in tensors:
         raise WeightsError(f"'{where}' lacks the weights of {layer}.")
     first = tensors[f"{layer}.0.weight"].shape[0]
@@ -244,7 +266,7 @@ def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
 
 @contextmanager
 def _described(where: str) -> Iterator[None]:
-    """A file whose description is no network's: whatever building from it raises becomes one sentence."""
+    """Turn errors in building a network from a file's description into WeightsError."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -259,7 +281,7 @@ def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> N
         raise WeightsError(f"'{where}' does not fit its network: {str(error).splitlines()[-1].strip()}") from error
 
 
-def _ready(network: N) -> N:
+def _ready(network: Network) -> Network:
     network.eval().requires_grad_(False)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

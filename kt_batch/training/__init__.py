@@ -1,1 +1,1 @@
-"""Training of encoders and decoders."""
+"""Train encoders and decoders."""

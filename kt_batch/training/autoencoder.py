@@ -1,4 +1,4 @@
-"""Training kt-vgg from a collection of images: the encoder's fit, a decoder for each cut point, the files to ship."""
+"""Fit kt-vgg to a collection of images, train a decoder for each cut, and write the weight files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from kt_batch.training.recipes import (
 from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 
-SAVE_EVERY = 100
+SAVE_EVERY = 100  # steps
 
 Report = Callable[[str, int, dict[str, float]], None]
 Member = Callable[[int, int, Synchronise | None], None]

@@ -1,4 +1,4 @@
-"""Finished networks to weight files with their manifest."""
+"""Write finished networks as weight files with their manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kt_batch.training.recipes import NAME, VERSION
 
 
 def export(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -> Path:
-    """Write encoder and decoders as weight files with their manifest."""
+    """Write one file for each network, and `weights.json` with their SHA-256; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"encoder": encoder_bytes(encoder.network, NAME)}
     parts |= {cut: decoder_bytes(decoder, encoder.sha256, cut) for cut, decoder in sorted(decoders.items())}

@@ -1,6 +1,6 @@
-"""Training a decoder for one cut of an encoder that stays as it is. A plain loop with callbacks.
+"""Train a decoder for one cut of a fixed encoder: a plain loop with callbacks.
 
-Needs torch and safetensors only. Reading images and scheduling stand elsewhere; the caller hands over batches.
+Needs torch and safetensors only. The caller supplies the batches.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.training.fitting import fit_to
-from kt_batch.training.losses import lattice, swapped, unexplained
+from kt_batch.training.losses import lattice_error, swap_features, unexplained_variance
 from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 
-LEAST_DEVIATION = 1e-3  # of the largest channel's
+MIN_DEVIATION = 1e-3  # of the largest deviation of a channel
 
 Synchronise = Callable[[list[Tensor]], None]
 
@@ -28,9 +28,13 @@ Synchronise = Callable[[list[Tensor]], None]
 class Student(nn.Module):
     """An encoder and the decoder for one cut of it. Only the decoder is trained.
 
-    The decoder is trained on codes standardised per channel, (code - mean) / deviation: principal components differ in
-    size by orders of magnitude, and a decoder learns the small ones, which hold the detail, only when they do not.
-    `shipped_decoder` folds that into its first convolution.
+    The decoder is trained on codes standardised per channel, (code - mean) / deviation. Principal components differ in
+    size by orders of magnitude; without this a decoder would not learn the small ones, which hold the detail.
+    `shipped_decoder` folds the standardisation into the first convolutions.
+
+    Attributes:
+        mean: `(1, C, 1, 1)` of the codes.
+        deviation: `(1, C, 1, 1)` of the codes.
     """
 
     mean: Tensor
@@ -47,36 +51,36 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def standardise(self, image: Tensor) -> None:
-        """Take mean and deviation of the codes from a batch `(n, 3, H, W)`."""
+        """Set mean and deviation to those of the codes of a batch `(n, 3, H, W)` RGB in [0, 1]."""
         code = self.encoder.encode_code(image, self.cut)
         self.mean = code.mean(dim=(0, 2, 3), keepdim=True)
         deviation = code.std(dim=(0, 2, 3), keepdim=True)
-        # A channel that hardly ever answers is not to be amplified without bound when it does.
-        self.deviation = deviation.clamp_min(float(deviation.max()) * LEAST_DEVIATION)
+        # Bounds the amplification of a channel that hardly ever responds.
+        self.deviation = deviation.clamp_min(float(deviation.max()) * MIN_DEVIATION)
 
     def decode(self, code: Tensor) -> Tensor:
-        """`(n, C, h, w)` code -> `(n, 3, H, W)` RGB, not clamped."""
+        """Decode a code `(n, C, h, w)` to `(n, 3, H, W)` RGB, not clamped."""
         out: Tensor = self.decoder((code - self.mean) / self.deviation)
         return out
 
     @torch.no_grad()
     def fit_direct(self, images: Sequence[Tensor]) -> None:
-        """Set the decoder's direct convolution to the regression of the pixels `(n, 3, H, W)` on the codes."""
+        """Fit the decoder's direct convolution, if any, to images `(n, 3, H, W)` RGB in [0, 1]."""
         if self.decoder.direct is not None:
             codes = [(self.encoder.encode_code(image, self.cut) - self.mean) / self.deviation for image in images]
             fit_to(self.decoder.direct, codes, [F.pixel_unshuffle(image, self.decoder.scale) for image in images])
 
     @torch.no_grad()
     def shipped_decoder(self) -> Decoder:
-        """A decoder that takes what the encoder gives: `shipped_decoder()(features, 0) == decode(code)`.
+        """Return a decoder of the encoder's features: without details it equals `decode` of the code.
 
-        It restores the encoder's details, where there are some, with the encoder's own map. Raises WeightsError when
-        these are not fit for that (`Decoder.check_details`).
+        It restores the encoder's details, if any, by the encoder's own map. Raises WeightsError if that map does not
+        allow it (`Decoder.check_details`).
         """
-        ours, detail = self.decoder, self.encoder.pixel_detail(self.cut)
-        direct, count = ours.direct is not None, 0 if detail is None else detail.out_channels
-        decoder = Decoder(ours.channels + count, ours.blocks, ours.activation, direct=direct, details=count)
-        decoder.load_state_dict(ours.state_dict(), strict=False)
+        trained, detail = self.decoder, self.encoder.pixel_detail(self.cut)
+        direct, count = trained.direct is not None, 0 if detail is None else detail.out_channels
+        decoder = Decoder(trained.channels + count, trained.blocks, trained.activation, direct=direct, details=count)
+        decoder.load_state_dict(trained.state_dict(), strict=False)
         if detail is not None and decoder.detail is not None:
             decoder.detail.load_state_dict(detail.state_dict())
             decoder.check_details(f"at {self.cut}")
@@ -87,16 +91,16 @@ class Student(nn.Module):
         return decoder
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a state must hold to go on with this student: what is trained, and what codes are standardised by."""
+        """Return the tensors that a saved state must hold: trained parameters and code statistics, by name."""
         return {**self.trained(), "mean": self.mean, "deviation": self.deviation}
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by name."""
+        """Return the parameters that training changes, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
 
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
-    """Linear warm-up, then half a cosine down to one hundredth."""
+    """Return the learning rate: linear warm-up, then half a cosine down to one hundredth."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
@@ -113,12 +117,20 @@ def train(
     synchronise: Synchronise | None = None,
     bfloat16: bool = False,
 ) -> TrainState:
-    """Train until `settings.steps`; returns the final state, whose `average` holds the weights to ship.
+    """Train until `settings.steps`.
 
-    batches: an endless iterable of `(n, 3, H, W)` float32 RGB in [0, 1]. `report(step, losses)` and
-    `checkpoint(step, state)` are called after every step and decide themselves what to do with it.
-    `synchronise(gradients)` averages gradients in place over all workers. `bfloat16` runs the networks, not the losses,
-    under autocast.
+    Args:
+        student: Trained in place.
+        batches: Endless; `(n, 3, H, W)` float32 RGB in [0, 1].
+        settings: Schedule and loss weights.
+        report: Called as `report(step, losses)` after every step.
+        checkpoint: Called as `checkpoint(step, state)` after every step.
+        state: Where to resume; None: step 0.
+        synchronise: Averages gradients in place over all workers.
+        bfloat16: Run the networks, not the losses, under autocast.
+
+    Returns:
+        The final state; its `average` holds the weights to ship.
     """
     state = state or TrainState.fresh(student.trained(), settings)
     parameters = list(student.trained().values())
@@ -141,7 +153,7 @@ def train(
 def _losses(
     student: Student, image: Tensor, settings: TrainSettings, bfloat16: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms by name, and their weighted sum."""
+    """Return the loss terms by name, and their weighted sum."""
     encoder, cut = student.encoder, student.cut
     losses = {}
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
@@ -149,12 +161,12 @@ def _losses(
         error = student.decode(code).float() - image
         losses["reconstruction"] = error.abs().mean()
         if settings.lattice:
-            losses["lattice"] = lattice(error, student.decoder.scale)
+            losses["lattice"] = lattice_error(error, student.decoder.scale)
         if settings.swapped:
-            latents = swapped(code.float()[: max(2, len(code) // 2)])
-            decoded = student.decode(latents).float()
-            losses["swapped"] = unexplained(encoder.encode_code(decoded, cut).float(), latents)
+            swapped = swap_features(code.float()[: max(2, len(code) // 2)])
+            decoded = student.decode(swapped).float()
+            losses["swapped"] = unexplained_variance(encoder.encode_code(decoded, cut).float(), swapped)
             if settings.lattice:
-                losses["lattice"] = losses["lattice"] + lattice(decoded, student.decoder.scale)
+                losses["lattice"] = losses["lattice"] + lattice_error(decoded, student.decoder.scale)
     weights = vars(settings)
     return losses, torch.stack([weights[name] * value for name, value in losses.items()]).sum()

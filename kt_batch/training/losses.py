@@ -1,4 +1,4 @@
-"""The terms that training minimises, one function each; batches in, one number out."""
+"""The loss terms of training, one function each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from torch import Tensor
 from kt_batch.kernels.patches import fold, positions, unfold
 
 
-def unexplained(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - R2, all channels together: |p - t|^2 / |t - mean(t)|^2, both `(n, C, h, w)`, the mean per channel."""
+def unexplained_variance(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - R2 over all channels together: |p - t|^2 / |t - mean(t)|^2, with the mean per channel.
+
+    predicted, target: `(n, C, h, w)`.
+    """
     centre = target.mean(dim=(0, 2, 3), keepdim=True)
     return (predicted - target).square().sum() / (target - centre).square().sum()
 
 
 @torch.no_grad()
-def swapped(features: Tensor) -> Tensor:
-    """`(n, C, h, w)` -> the same shape: every 2x2 patch replaced by the nearest (NCC) of the next image of the batch.
+def swap_features(features: Tensor) -> Tensor:
+    """Replace every 2x2 patch by the nearest one (NCC) of the next image in the batch; overlaps are averaged.
 
-    What a decoder is given in a translation: patches of other images, averaged where they overlap (section 3.4).
+    This is the input of a decoder in a translation (the paper, section 3.4). Keeps the shape `(n, C, h, w)`.
     """
     rows, cols = positions(features.shape[2], features.shape[3], 1, True)
     rows, cols = rows.to(features.device), cols.to(features.device)
@@ -31,12 +34,19 @@ def swapped(features: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def lattice(error: Tensor, period: int, cells: int = 4) -> Tensor:
-    """What of an error `(n, 3, H, W)` repeats from cell to cell: the grid that an eye finds in a smooth area.
+def lattice_error(error: Tensor, period: int, cells: int = 4) -> Tensor:
+    """Measure the part of an error that repeats from cell to cell: a visible grid in smooth areas.
 
-    The error's mean at each of the `period` x `period` places of a cell, over squares of `cells` x `cells` cells, less
-    the mean over all places; the mean of its magnitude. Nothing but a grid survives that: 0 for any error that is
-    constant, and little for one that is random. H and W are multiples of `period`.
+    The error is averaged at each of the `period` x `period` places of a cell, over squares of `cells` x `cells` cells;
+    the mean over all places is subtracted. A constant error gives 0, a random one little.
+
+    Args:
+        error: `(n, 3, H, W)`; H and W are multiples of `period`.
+        period: Pixels per cell and axis.
+        cells: Side of the squares, in cells.
+
+    Returns:
+        The mean magnitude, `()`.
     """
     places = F.pixel_unshuffle(error, period).unflatten(1, (3, period**2))
     places = places - places.mean(dim=2, keepdim=True)

@@ -1,4 +1,4 @@
-"""What a training tells: `metrics.csv` and TensorBoard events beside the state of each decoder."""
+"""Write the losses of a training: `metrics.csv` and TensorBoard events beside the state of each decoder."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ EVERY = 20  # steps
 
 
 class Metrics:
-    """Writes the losses of every EVERY-th step below `out / cut`, and tells `echo` one line of them.
+    """Write the losses of every EVERY-th step below `out / cut`, and pass one line of them to `echo`.
 
-    A table has each step once: where a training goes on, what an earlier one wrote of the same and of later steps goes.
-    TensorBoard events are written where the package `tensorboard` is installed (extra `train`).
+    A table has every step once: a resumed training removes rows of the same and of later steps. TensorBoard events are
+    written if the package `tensorboard` is installed (extra `train`).
     """
 
     def __init__(self, out: Path, echo: Callable[[str], None]) -> None:
         self.out = out
         self.echo = echo
         self._events: dict[str, SummaryWriter | None] = {}
-        self._reached: dict[str, int] = {}
+        self._last_step: dict[str, int] = {}
 
     def __call__(self, cut: str, step: int, losses: dict[str, float]) -> None:
-        """Report one step of the decoder for `cut`; every step is to be reported."""
+        """Record one step of the decoder for `cut`. Must be called for every step."""
         folder = self.out / cut
         path = folder / "metrics.csv"
-        if self._reached.get(cut) != step - 1 and path.exists():
-            _cut_back(path, step)
-        self._reached[cut] = step
+        if self._last_step.get(cut) != step - 1 and path.exists():
+            _remove_rows_from(path, step)
+        self._last_step[cut] = step
         if step % EVERY:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,11 +51,11 @@ class Metrics:
         self.echo(f"{cut} step {step} " + " ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 
 
-def _cut_back(path: Path, step: int) -> None:
-    """Leave of a table its header and the rows below `step`; replaces the file in one go, or not at all."""
+def _remove_rows_from(path: Path, step: int) -> None:
+    """Remove the rows of `step` and later steps from a table; the file is replaced atomically."""
     with path.open(newline="", encoding="utf-8") as file:
         lines = file.readlines()
-    # A line without its end was being written when the machine went down.
+    # A line without its end was cut off by a crash.
     whole = [line for line in lines if line.endswith("\n")]
     kept = whole[:1] + [row for row in whole[1:] if int(row.partition(",")[0]) < step]
     if kept != lines:

@@ -1,4 +1,4 @@
-"""The optimizer of the training: momentum whose direction is made orthogonal (Muon, Jordan et al. 2024)."""
+"""The optimizer of training: orthogonalised momentum (Muon, Jordan et al. 2024)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, from the author's description
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as published
 ITERATIONS = 5
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """`(m, n)` -> nearly U V^T of its singular value decomposition: all singular values moved to about 1."""
+    """Return about U V^T of the singular value decomposition of `(m, n)`: all singular values become about 1."""
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-12)
     wide = x.shape[0] <= x.shape[1]
@@ -27,10 +27,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Every weight `(N, ...)` is a matrix of N rows and moves by `lr` along the orthogonal part of its momentum.
+    """Move every weight `(N, ...)`, a matrix of N rows, by `lr` along its orthogonalised momentum.
 
-    A step then changes what a layer answers by about as much in every direction, so that small but useful directions
-    of its input are learned as soon as large ones. A bias is a matrix of one row: its direction, of length about 1.
+    A step changes the output of a layer by about as much in every direction, so that small but useful directions of its
+    input are learned as soon as large ones. A bias counts as a matrix of one row.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step with the gradients at hand; a parameter without one stays."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

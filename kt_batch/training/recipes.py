@@ -18,21 +18,25 @@ WIDTHS: dict[str, Widths] = {
 }  # fmt: skip
 CODES = {"relu1_1": 24, "relu2_1": 64, "relu3_1": 144, "relu4_1": 192}
 DETAILS = {"relu3_1": 8, "relu4_1": 12}
-HELD_OUT = "0"  # images whose id begins with this digit, one in sixteen, are never trained on
-SWAPPED_AT = ("relu3_1", "relu4_1")  # nearer to the image a crop has too many cells to match in a step
-CROP = 128
+HELD_OUT = "0"  # first digit of the ids that are never trained on: one image in sixteen
+SWAPPED_AT = ("relu3_1", "relu4_1")  # at earlier cuts a crop has too many cells to match in every step
+CROP = 128  # pixels
 FIT_BATCHES = 32
-FIT_BATCH = 8
+FIT_BATCH = 8  # crops
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How decoders are made and trained: the blocks for each cut, and the stages of training that all cuts share.
+    """How decoders are built and trained.
 
-    rates: learning rates of the first stage where the settings' own is too large. At 0.02 the long ladder of relu4_1
-    went astray after some 200 steps: activations of thousands, nine channels of ten dead.
-
-    The job's steps are those of the first stage; a later one goes on from its averaged weights.
+    Attributes:
+        blocks: The blocks of `Decoder`, by cut.
+        activation: The activation of all blocks.
+        direct: The cuts whose decoder has a direct convolution.
+        stages: The stages of training that all cuts share. The job sets the steps of the first; each later stage starts
+            from the averaged weights of the one before.
+        rates: Learning rates of the first stage, by cut, where that of the settings is too large: at 0.02 that of
+            relu4_1 diverges after some 200 steps.
     """
 
     blocks: Mapping[str, tuple[str, ...]]

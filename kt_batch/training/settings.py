@@ -1,4 +1,4 @@
-"""What changes the trained weights: the schedule and the weights of the loss terms."""
+"""The settings of one training: its schedule and the weights of the loss terms."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What changes the trained weights: the schedule, and the weight of each loss term (0: not computed).
+    """The settings that change the trained weights. A loss term of weight 0 is not computed.
 
-    subject: what is trained, in the caller's words; a state of another subject is refused.
-    fitted_rate: the learning rate of a direct convolution, which starts from a fit, as a share of the rest's.
-    reconstruction: L1 between image and decoding (eq. 8). swapped: 1 - R2 between swapped latents and the features of
-    what they decode to. lattice: the grid of the cells in the error, and, beside `swapped`, in what those decode to.
+    Attributes:
+        subject: The caller's name for what is trained. A state of another subject is refused.
+        steps: Length of the training.
+        learning_rate: The peak, after the warm-up.
+        fitted_rate: Learning rate of a direct convolution, which starts from a fit, relative to `learning_rate`.
+        warmup_steps: Length of the linear warm-up.
+        ema_decay: Decay of the moving average of the weights.
+        reconstruction: Weight of the L1 distance between image and decoding (eq. 8).
+        swapped: Weight of 1 - R2 between swapped features and the features of their decoding.
+        lattice: Weight of the grid of the cells in the error and, with `swapped`, in the decoding of swapped features.
+        seed: Of the state's random generator.
     """
 
     subject: str = ""

@@ -29,7 +29,7 @@ Made = tuple[str, Verdict, str, bytes]  # name, verdict, note, content
 
 @dataclass(frozen=True)
 class Case:
-    """One file of the corpus: what must become of it, and why it is here."""
+    """One file of the corpus, its expected verdict, and what it tests."""
 
     name: str
     verdict: Verdict
@@ -37,9 +37,20 @@ class Case:
 
 
 def make_corpus(folder: Path) -> list[Case]:
-    """Writes the corpus into `folder`, about 60 small files, and tells what must become of each."""
+    """Write the corpus of about 60 small files into `folder`; return the expected verdict of each."""
     cases = []
-    for name, verdict, note, content in (*_plain(), *_deep(), *_oriented(), *_broken(), *_bombs(), *_named()):
+    for name, verdict, note, content in (
+        *_jpegs(),
+        *_transparent(),
+        *_other_formats(),
+        *_shapes(),
+        *_deep(),
+        *_deep_rejects(),
+        *_oriented(),
+        *_broken(),
+        *_bombs(),
+        *_named(),
+    ):
         (folder / name).write_bytes(content)
         cases.append(Case(name, verdict, note))
     return cases
@@ -122,11 +133,8 @@ def cmyk_profile() -> bytes:
 # ---- cases -----------------------------------------------------------------------------------------------------------
 
 
-def _plain() -> Iterator[Made]:
+def _jpegs() -> Iterator[Made]:
     rgb, adobe = picture(), imagecodecs.cms_profile("adobergb")
-    clear = rgb.copy()
-    clear.putalpha(Image.linear_gradient("L").resize(rgb.size))
-    frames = [picture(), Image.new("RGB", (48, 32), "red"), Image.new("RGB", (48, 32), "blue")]
     yield "rgb.jpg", "good", "the everyday case", saved(rgb, "JPEG", quality=90)
     yield "progressive.jpg", "good", "progressive", saved(rgb, "JPEG", progressive=True)
     yield "grey.jpg", "good", "one channel", saved(rgb.convert("L"), "JPEG")
@@ -147,6 +155,12 @@ def _plain() -> Iterator[Made]:
     yield "wrong_profile.png", "good", "an RGB profile on grey", saved(rgb.convert("L"), "PNG", icc_profile=adobe)
     yield "broken_exif.jpg", "good", "an EXIF block cut in half", saved(rgb, "JPEG", exif=exif(6)[:15])
     yield "stereo.mpo", "good", "two JPEG in one file", saved(rgb, "MPO", save_all=True, append_images=[rgb])
+
+
+def _transparent() -> Iterator[Made]:
+    rgb = picture()
+    clear = rgb.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(rgb.size))
     yield "rgba.png", "good", "transparency", saved(clear, "PNG")
     yield "grey_alpha.png", "good", "grey with transparency", saved(clear.convert("LA"), "PNG")
     yield "palette.png", "good", "palette", saved(rgb.quantize(16), "PNG")
@@ -158,6 +172,11 @@ def _plain() -> Iterator[Made]:
     )
     yield "bilevel.png", "good", "1 bit", saved(rgb.convert("1"), "PNG")
     yield "rgba.webp", "good", "transparency", saved(clear, "WEBP")
+
+
+def _other_formats() -> Iterator[Made]:
+    rgb = picture()
+    frames = [picture(), Image.new("RGB", (48, 32), "red"), Image.new("RGB", (48, 32), "blue")]
     yield (
         "animated.gif",
         "good",
@@ -170,6 +189,10 @@ def _plain() -> Iterator[Made]:
     yield "strips.tif", "good", "8-bit TIFF", saved(rgb, "TIFF", compression="tiff_lzw")
     yield "inks.tif", "good", "CMYK TIFF", saved(rgb.convert("CMYK"), "TIFF")
     yield "fax.tif", "good", "1-bit TIFF", saved(rgb.convert("1"), "TIFF", compression="group4")
+
+
+def _shapes() -> Iterator[Made]:
+    rgb = picture()
     yield "1x1.png", "good", "a single pixel", saved(picture(1, 1), "PNG")
     yield "1x5.png", "good", "one column", saved(picture(1, 5), "PNG")
     yield "5x1.jpg", "good", "one row", saved(picture(5, 1), "JPEG")
@@ -199,6 +222,10 @@ def _deep() -> Iterator[Made]:
     yield "float.tif", "good", "float in [0, 1]", tiff(unit, photometric="rgb")
     yield "half.tif", "good", "float16", tiff(unit.astype(np.float16), photometric="rgb")
     yield "pages.tif", "good", "a document: its first page", tiff(np.stack([deep(), deep()]), photometric="rgb")
+
+
+def _deep_rejects() -> Iterator[Made]:
+    unit = (deep() / 65535.0).astype(np.float32)
     yield "nan.tif", Reason.NON_FINITE, "one NaN", tiff(np.where(unit > 0.999, np.nan, unit), photometric="rgb")
     yield (
         "infinite.tif",

@@ -14,6 +14,8 @@ from tests.support.hostile import Made, Verdict, chunk, deep, deep_png, exif, pi
 from tests.support.hostile_formats import bmp, directory
 
 SHARES = (0.1, 0.5, 0.9)
+LONG = 4  # TIFF field type
+GREY = bytes(48 * 32)
 
 
 def damage() -> Iterator[Made]:
@@ -117,62 +119,74 @@ def _broken_metadata() -> Iterator[Made]:
     yield "icc_piece_missing.jpg", "good", "half a profile", piece.replace(b"ICC_PROFILE\0\2\2", b"ICC_PROFILE\0\2\3")
 
 
-def _lying_tiff() -> Iterator[Made]:
-    body = bytes(48 * 32)
+def _lie(following: int = 0, **fields: tuple[int, int] | None) -> bytes:
+    """Return a grey TIFF of 48 x 32 with other tags: `t256=(type, value)`, None to leave one out."""
     honest = {
         256: (3, 48), 257: (3, 32), 258: (3, 8), 259: (3, 1), 262: (3, 1),
-        273: (4, 256), 277: (3, 1), 278: (3, 32), 279: (4, len(body)),
+        273: (4, 256), 277: (3, 1), 278: (3, 32), 279: (4, len(GREY)),
     }  # fmt: skip
+    tags = honest | {int(name[1:]): field for name, field in fields.items() if field}
+    for name, field in fields.items():
+        if field is None:
+            del tags[int(name[1:])]
+    return directory([(tag, *field) for tag, field in tags.items()], following).ljust(256, b"\0") + GREY
 
-    def lie(following: int = 0, **fields: tuple[int, int] | None) -> bytes:
-        tags = honest | {int(name[1:]): field for name, field in fields.items() if field}
-        for name, field in fields.items():
-            if field is None:
-                del tags[int(name[1:])]
-        return directory([(tag, *field) for tag, field in tags.items()], following).ljust(256, b"\0") + body
 
-    long = 4
-    cases: dict[str, tuple[Verdict, bytes]] = {
-        "honest": ("good", lie()),
-        "cycle": ("good", lie(8)),
-        "next_page_far": ("good", lie(2**31)),
-        "next_page_rubbish": ("good", lie(300)),
-        "directory_far": (Reason.TRUNCATED, b"II*\0" + struct.pack("<I", 2**31) + body),
-        "directory_0": (Reason.TRUNCATED, b"II*\0" + bytes(4) + body),
+def _lying_tiff() -> Iterator[Made]:
+    for name, (verdict, content) in (_lying_directories() | _lying_sizes() | _lying_pixels()).items():
+        yield f"tiff_lie_{name}.tif", verdict, "a directory that lies", content
+    yield "tiff_many_pages.tif", "good", "300 pages", tiff(np.zeros((300, 8, 8), np.uint8), photometric="minisblack")
+
+
+def _lying_directories() -> dict[str, tuple[Verdict, bytes]]:
+    return {
+        "honest": ("good", _lie()),
+        "cycle": ("good", _lie(8)),
+        "next_page_far": ("good", _lie(2**31)),
+        "next_page_rubbish": ("good", _lie(300)),
+        "directory_far": (Reason.TRUNCATED, b"II*\0" + struct.pack("<I", 2**31) + GREY),
+        "directory_0": (Reason.TRUNCATED, b"II*\0" + bytes(4) + GREY),
         "directory_in_header": (Reason.TRUNCATED, b"II*\0" + struct.pack("<I", 4) + bytes(8)),
         "no_tags": (Reason.UNSUPPORTED, b"II*\0\x08\0\0\0\0\0" + bytes(100)),
         "65535_tags": (Reason.TRUNCATED, b"II*\0\x08\0\0\0\xff\xff" + bytes(100)),
-        "width_0": (Reason.TRUNCATED, lie(t256=(long, 0))),
-        "height_0": (Reason.TRUNCATED, lie(t257=(long, 0))),
-        "no_width": (Reason.TRUNCATED, lie(t256=None)),
-        "huge": (Reason.TOO_MANY_PIXELS, lie(t256=(long, 60000), t257=(long, 60000))),
-        "huger": (Reason.TOO_MANY_PIXELS, lie(t256=(long, 2**32 - 1), t257=(long, 2**32 - 1))),
-        "wide": (Reason.TOO_MANY_PIXELS, lie(t256=(long, 2**27))),
-        "deep_huge": (Reason.TOO_MANY_PIXELS, lie(t256=(long, 60000), t257=(long, 60000), t258=(3, 16))),
-        "0_bits": (Reason.UNSUPPORTED, lie(t258=(3, 0))),
-        "77_bits": (Reason.UNSUPPORTED, lie(t258=(3, 77))),
-        "0_channels": (Reason.UNSUPPORTED, lie(t277=(3, 0))),
-        "65535_channels": (Reason.UNSUPPORTED, lie(t277=(3, 65535))),
-        "compression_999": (Reason.UNSUPPORTED, lie(t259=(3, 999))),
-        "photometric_999": (Reason.UNSUPPORTED, lie(t262=(3, 999))),
-        "strip_far": (Reason.TRUNCATED, lie(t273=(long, 2**31))),
-        "strip_long": ("good", lie(t279=(long, 2**32 - 1))),
-        "strip_0": ("good", lie(t279=(long, 0))),
-        "deep_strip_far": (Reason.TRUNCATED, lie(t258=(3, 16), t273=(long, 2**31))),
-        "rows_0": (Reason.TRUNCATED, lie(t278=(3, 0))),
-        "rows_huge": ("good", lie(t278=(long, 2**32 - 1))),
+    }
+
+
+def _lying_sizes() -> dict[str, tuple[Verdict, bytes]]:
+    return {
+        "width_0": (Reason.TRUNCATED, _lie(t256=(LONG, 0))),
+        "height_0": (Reason.TRUNCATED, _lie(t257=(LONG, 0))),
+        "no_width": (Reason.TRUNCATED, _lie(t256=None)),
+        "huge": (Reason.TOO_MANY_PIXELS, _lie(t256=(LONG, 60000), t257=(LONG, 60000))),
+        "huger": (Reason.TOO_MANY_PIXELS, _lie(t256=(LONG, 2**32 - 1), t257=(LONG, 2**32 - 1))),
+        "wide": (Reason.TOO_MANY_PIXELS, _lie(t256=(LONG, 2**27))),
+        "deep_huge": (Reason.TOO_MANY_PIXELS, _lie(t256=(LONG, 60000), t257=(LONG, 60000), t258=(3, 16))),
+        "0_bits": (Reason.UNSUPPORTED, _lie(t258=(3, 0))),
+        "77_bits": (Reason.UNSUPPORTED, _lie(t258=(3, 77))),
+        "0_channels": (Reason.UNSUPPORTED, _lie(t277=(3, 0))),
+        "65535_channels": (Reason.UNSUPPORTED, _lie(t277=(3, 65535))),
+    }
+
+
+def _lying_pixels() -> dict[str, tuple[Verdict, bytes]]:
+    return {
+        "compression_999": (Reason.UNSUPPORTED, _lie(t259=(3, 999))),
+        "photometric_999": (Reason.UNSUPPORTED, _lie(t262=(3, 999))),
+        "strip_far": (Reason.TRUNCATED, _lie(t273=(LONG, 2**31))),
+        "strip_long": ("good", _lie(t279=(LONG, 2**32 - 1))),
+        "strip_0": ("good", _lie(t279=(LONG, 0))),
+        "deep_strip_far": (Reason.TRUNCATED, _lie(t258=(3, 16), t273=(LONG, 2**31))),
+        "rows_0": (Reason.TRUNCATED, _lie(t278=(3, 0))),
+        "rows_huge": ("good", _lie(t278=(LONG, 2**32 - 1))),
         "tile_huge": (
             Reason.TOO_MANY_PIXELS,
-            lie(t322=(long, 2**30), t323=(long, 2**30), t324=(long, 256), t325=(long, 9)),
+            _lie(t322=(LONG, 2**30), t323=(LONG, 2**30), t324=(LONG, 256), t325=(LONG, 9)),
         ),
-        "orientation_99": ("good", lie(t274=(3, 99))),
-        "deflate_rubbish": (Reason.TRUNCATED, lie(t259=(3, 8))),
-        "lzw_rubbish": (Reason.TRUNCATED, lie(t259=(3, 5))),
-        "jpeg_rubbish": (Reason.TRUNCATED, lie(t259=(3, 7))),
+        "orientation_99": ("good", _lie(t274=(3, 99))),
+        "deflate_rubbish": (Reason.TRUNCATED, _lie(t259=(3, 8))),
+        "lzw_rubbish": (Reason.TRUNCATED, _lie(t259=(3, 5))),
+        "jpeg_rubbish": (Reason.TRUNCATED, _lie(t259=(3, 7))),
     }
-    for name, (verdict, content) in cases.items():
-        yield f"tiff_lie_{name}.tif", verdict, "a directory that lies", content
-    yield "tiff_many_pages.tif", "good", "300 pages", tiff(np.zeros((300, 8, 8), np.uint8), photometric="minisblack")
 
 
 def _inflating() -> Iterator[Made]:

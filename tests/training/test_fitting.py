@@ -13,7 +13,7 @@ from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import kind
 from kt_batch.training import fitting
 from kt_batch.training.fitting import DETAIL_ENERGY, DETAIL_SHARE, Moments, fit, fit_code, fit_details, fit_to, low_rank
-from kt_batch.training.losses import unexplained
+from kt_batch.training.losses import unexplained_variance
 from tests.support.tiny_training import WIDTHS, differing, encoder
 
 
@@ -42,7 +42,7 @@ def pictures(first: int = 0) -> list[Tensor]:
 def r2(network: Encoder, cut: str) -> float:
     """How much of the teacher's features the network explains, on images that it was not fitted to."""
     (image, *_) = pictures(first=9)
-    return 1 - unexplained(network.activations(image, (cut,))[cut], teacher().encode(image, cut)).item()
+    return 1 - unexplained_variance(network.activations(image, (cut,))[cut], teacher().encode(image, cut)).item()
 
 
 class Answers(Encoder):

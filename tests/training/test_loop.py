@@ -14,7 +14,7 @@ from kt_batch.errors import WeightsError
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.weights import decoder_bytes, parse
-from kt_batch.training.loop import LEAST_DEVIATION, Student, learning_rate_at, train
+from kt_batch.training.loop import MIN_DEVIATION, Student, learning_rate_at, train
 from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 from tests.support.tiny_training import SETTINGS, batch, batches, copied, differing, ignore, student
@@ -275,7 +275,7 @@ def test_no_deviation_is_less_than_its_share_of_the_largest() -> None:
     model = with_a_silent_channel()
     expected = model.encoder.encode(batch(0), "relu1_1").std(dim=(0, 2, 3))
     assert expected[2] == 0
-    expected[2] = LEAST_DEVIATION * expected.max()
+    expected[2] = MIN_DEVIATION * expected.max()
     torch.testing.assert_close(model.deviation.flatten(), expected)
 
 
