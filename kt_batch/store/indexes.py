@@ -172,7 +172,7 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
         matching = [s for s in summaries if s.digest.startswith(wanted)]
         if len(matching) != 1:
             digests = ", ".join(s.digest for s in summaries) or "none"
-            raise MissingError(f"{len(matching)} indexes of '{place}' match '{wanted}'; it has {digests}.")
+            raise MissingError(f"'{place}' has {len(matching)} indexes '{wanted}'; it has {digests}.")
         return _of_this_format(matching, place)[0]
     if not summaries:
         raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")

@@ -110,7 +110,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def watched(*words: object) -> tuple[Ended, dict[str, int]]:
-    """`kt-batch WORDS`, and the most memory that its process, and its decoder's, ever held."""
+    """`kt-batch WORDS`, and the most memory that its process, and its image reader's, ever held."""
     peaks: Counter[str] = Counter()
     ended = threading.Event()
     line = [str(COMMAND), *map(str, words)]
