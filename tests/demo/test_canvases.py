@@ -1,4 +1,4 @@
-"""The demo's paintings come out of a seeded script."""
+"""A seeded script paints the demo's canvases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo: its inputs come along, and it runs the whole main job."""
+"""The demo brings its inputs and runs the whole main job."""
 
 from __future__ import annotations
 

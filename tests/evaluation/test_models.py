@@ -1,4 +1,4 @@
-"""The bench of models, on cases whose answer is known."""
+"""The measurements of models, on cases with known results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_linear_fit_finds_a_linear_map_and_its_constant(generator: torch.Gener
     assert linear_fit_r2(ours[:2], theirs[:2], ours[2:], theirs[2:]) == pytest.approx(1, abs=1e-6)
 
 
-def test_what_has_nothing_to_do_with_the_target_explains_nothing(generator: torch.Generator) -> None:
+def test_an_independent_input_explains_nothing(generator: torch.Generator) -> None:
     ours, theirs = ([torch.randn(2, 40, 40, generator=generator) for _ in range(2)] for _ in range(2))
     assert linear_fit_r2(ours[:1], theirs[:1], ours[1:], theirs[1:]) == pytest.approx(0, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""The benches of searching, on cases whose answer is known."""
+"""The measurements of searches, on cases with known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gc` removes what nothing committed names, and nothing else."""
+"""`gc` removes the files that nothing committed names, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify` finds what is missing or damaged, and its digest stands for the content alone."""
+"""`verify` finds missing and damaged files, and its digest depends on the content alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def library(collection: Collection, tmp_path: Path) -> Path:
 
 
 def damage(path: Path) -> None:
-    """Turn one bit in the middle; the size stays."""
+    """Flip one bit in the middle; the size stays."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()

@@ -1,4 +1,4 @@
-"""Nothing outside its box reaches a patch: proved by the gradient of the patch with respect to every pixel."""
+"""No pixel outside its box affects a patch: the gradient of the patch with respect to every pixel shows it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoder(layer: str) -> Encoder:
 
 
 def sensitivity(image: Tensor, layer: str, row: int, col: int) -> Tensor:
-    """|d patch / d pixel|, summed over the channels of the pixel, `(H, W)`. Padded as a working image is."""
+    """Return |d patch / d pixel| summed over the pixel's channels, `(H, W)`; pads as for a working image."""
     stride = encoder(layer).geometry(layer).stride
     height, width = image.shape[1:]
     number = np.arange(height * width, dtype=np.float32).reshape(height, width, 1).repeat(3, axis=2)

@@ -1,4 +1,4 @@
-"""Decoders: a ladder of blocks, a direct convolution beside it, and details that are put back."""
+"""Decoders: blocks, a direct convolution, and the restoration of details."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_last_block_has_no_activation(last: str) -> None:
     assert decoder("conv:6", last)(features()).min() < 0
 
 
-def test_a_decoder_that_is_used_answers_in_range() -> None:
+def test_decode_returns_values_in_range() -> None:
     network = decoder("conv:6", "subpixel-out")
     assert network.decode(features() * 9).equal(network(features() * 9).clamp(0, 1))
 
@@ -94,7 +94,7 @@ def test_calm_residuals_are_a_tenth_and_other_blocks_as_they_were() -> None:
         torch.testing.assert_close(value, expected)
 
 
-def test_beside_a_direct_convolution_the_ladder_begins_by_adding_nothing() -> None:
+def test_beside_a_direct_convolution_the_blocks_start_at_zero() -> None:
     network = decoder("conv:6", "res", "subpixel-out", direct=True)
     network.get_parameter("block2.bias").zero_()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -119,14 +119,14 @@ def convolved_directly(network: Decoder, x: Tensor) -> Tensor:
 
 
 def silent(network: Decoder) -> Decoder:
-    """The same whose ladder answers 0."""
+    """Return the decoder with blocks that return 0."""
     last = f"block{len(network.blocks) - 1}"
     for part in ("weight", "bias"):
         network.get_parameter(f"{last}.{part}").zero_()
     return network
 
 
-def test_a_direct_convolution_is_added_to_what_the_ladder_answers() -> None:
+def test_a_direct_convolution_is_added_to_the_output_of_the_blocks() -> None:
     network = decoder("conv:6", "subpixel-out", direct=True)
     ladder = decoder("conv:6", "subpixel-out")
     ladder.load_state_dict({name: value for name, value in network.state_dict().items() if "block" in name})
@@ -175,7 +175,7 @@ def test_details_are_put_where_the_encoder_saw_them() -> None:
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_the_details_of_the_answer_are_moved_by_their_weight_of_the_way(weight: float, direct: bool) -> None:
+def test_the_details_of_the_output_are_moved_by_their_weight(weight: float, direct: bool) -> None:
     network, given = detailed(direct), features(channels=6)
     start = details_of(network, network(given, detail_weight=0.0))
     assert (given[:, 4:] - start).abs().min() > 1e-3  # there is a way to go
@@ -183,14 +183,14 @@ def test_the_details_of_the_answer_are_moved_by_their_weight_of_the_way(weight: 
     torch.testing.assert_close(found, start + weight * (given[:, 4:] - start), atol=1e-5, rtol=0)
 
 
-def test_details_are_restored_in_full_unless_told_otherwise() -> None:
+def test_details_are_restored_in_full_by_default() -> None:
     network, given = detailed(), features(channels=6)
     assert network(given).equal(network(given, detail_weight=1.0))
     assert network.decode(given).equal(network(given, detail_weight=1.0).clamp(0, 1))
     assert network.decode(given, detail_weight=0.5).equal(network(given, detail_weight=0.5).clamp(0, 1))
 
 
-def test_what_the_details_do_not_say_is_left_to_the_ladder() -> None:
+def test_the_details_change_nothing_outside_their_directions() -> None:
     network, given = detailed(), features(channels=6)
     moved = network(given) - network(given, detail_weight=0.0)
     assert moved[:, 2].count_nonzero() == 0  # blue
@@ -200,7 +200,7 @@ def test_what_the_details_do_not_say_is_left_to_the_ladder() -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_neither_the_ladder_nor_the_direct_convolution_sees_the_details(direct: bool) -> None:
+def test_neither_the_blocks_nor_the_direct_convolution_see_the_details(direct: bool) -> None:
     network, given = detailed(direct), features(channels=6)
     plain = decoder("conv:6", "subpixel-out", direct=direct)
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})

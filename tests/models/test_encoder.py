@@ -77,7 +77,7 @@ def test_low_rank_is_one_convolution_whose_matrix_has_that_rank() -> None:
     assert torch.linalg.matrix_rank(matrix) == 2
 
 
-def test_what_a_network_sees_beyond_the_edge_is_a_mirror_or_black() -> None:
+def test_padding_is_reflection_or_zeros() -> None:
     for padding, mode in (("reflect", "reflect"), ("zeros", "constant")):
         network = encoder(padding=padding)
         expected = F.conv2d(F.pad(picture(), (1, 1, 1, 1), mode=mode), *weights(network, "conv1_1.0"))
@@ -181,7 +181,7 @@ def test_where_there_are_no_details_they_are_no_convolution() -> None:
 
 
 @pytest.mark.parametrize("details", [{}, {"relu2_1": 2}])
-def test_the_code_is_what_is_encoded_less_the_details(details: dict[str, int]) -> None:
+def test_the_code_is_the_features_without_the_details(details: dict[str, int]) -> None:
     network = encoder(CODES, details=details)
     assert network.code_channels("relu2_1") == 3
     code, features = network.encode_code(picture(), "relu2_1"), network.encode(picture(), "relu2_1")
@@ -202,7 +202,7 @@ def test_details_at_a_cut_without_a_code_are_refused(codes: dict[str, int] | Non
     ("codes", "details"),
     [({}, {}), ({"relu2_1": 3}, {}), (CODES, {"relu2_1": 2}), (CODES, {"relu1_1": 1, "relu2_1": 2})],
 )
-def test_channels_at_is_what_encode_gives(codes: dict[str, int], details: dict[str, int]) -> None:
+def test_channels_at_is_the_width_of_encode(codes: dict[str, int], details: dict[str, int]) -> None:
     network = encoder(codes, details=details)
     for cut, width in ({"relu1_1": 5, "relu1_2": 6, "relu2_1": 8} | codes).items():
         channels = width + details.get(cut, 0)
@@ -220,7 +220,7 @@ def test_encode_is_one_cut_of_forward() -> None:
 
 
 class Untouched(nn.Module):
-    """A layer that nobody may come to."""
+    """A layer that must not be reached."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("this layer was not asked for")

@@ -1,4 +1,4 @@
-"""What a cell of VGG-19 sees, computed from its list of layers."""
+"""The receptive field of a cell of VGG-19, computed from its list of layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: checked, never unpickled, refused in one sentence."""
+"""Weight files are checked, never unpickled, and refused with one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def small_encoder() -> Encoder:
 
 
 def coded_encoder() -> Encoder:
-    """With every kind of layer that there is: plain, of low rank, codes, and details."""
+    """Return an encoder with every kind of layer: plain, of low rank, codes, details."""
     torch.manual_seed(0)
     widths: dict[str, Widths] = {"conv1_1": (4,), "conv1_2": (3, 7), "conv2_1": (5, 9)}
     return Encoder(VGG19_LAYERS[:7], widths, Preprocess(), codes={"relu1_1": 2, "relu2_1": 6}, details={"relu2_1": 3})
@@ -61,7 +61,7 @@ def write(folder: Path, data: bytes) -> str:
 
 
 def with_metadata(data: bytes, **changes: str | None) -> bytes:
-    """The same file with other metadata; None takes an entry away."""
+    """Return the file with other metadata; None removes an entry."""
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"] | changes
     return save(load(data), {key: value for key, value in metadata.items() if value is not None})
 
@@ -94,7 +94,7 @@ def test_the_shipped_networks_fit_each_other() -> None:
     assert restored.max() <= 1
 
 
-def test_what_the_shipped_decoder_answers_has_the_details_it_was_given() -> None:
+def test_the_output_of_the_shipped_decoder_has_the_given_details() -> None:
     encoder = load_encoder(EncoderSource())
     network, decoder = encoder.network, load_decoder(encoder, "kt-vgg", "relu3_1", None).network
     features = network.encode(picture(), "relu3_1")
@@ -226,7 +226,7 @@ def short_of_a_tensor() -> bytes:
 
 
 def coded(**changes: Tensor | None) -> bytes:
-    """The file of the coded encoder with other tensors; None takes one away. Dots are written as `__`."""
+    """Return the file of the coded encoder with other tensors; None removes one. Dots are written as `__`."""
     data = encoder_bytes(coded_encoder(), "coded")
     tensors = load(data) | {name.replace("__", "."): tensor for name, tensor in changes.items()}
     return save({name: tensor for name, tensor in tensors.items() if tensor is not None}, metadata_of(data))

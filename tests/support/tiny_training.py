@@ -1,4 +1,4 @@
-"""The smallest training that has every part: what tests of models, pipelines and runners share."""
+"""The smallest training with every part, shared by tests of models, training and runners."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encoder(
     details: Mapping[str, int] | None = None,
     seed: int = 2,
 ) -> Encoder:
-    """Up to relu2_1, its weights the same for a seed; details as fitted ones are, orthogonal and of equal length."""
+    """Return an encoder up to relu2_1, seeded; its details are orthogonal and of equal length, as fitted ones are."""
     torch.manual_seed(seed)
     network = Encoder(LAYERS, widths, Preprocess(), codes=codes, details=details)
     for cut in network.details:
@@ -38,24 +38,24 @@ def encoder(
 
 
 def student(seed: int = 2) -> Student:
-    """An encoder of low rank with codes, of 8 channels and 2 of details at relu2_1, and a decoder with every part."""
+    """Return a low-rank encoder with codes, 8 channels and 2 details at relu2_1, and a decoder with every part."""
     widths: dict[str, Widths] = {"conv1_1": (6,), "conv1_2": (3, 6), "conv2_1": (5, 12)}
     coder = encoder(widths, {"relu1_1": 4, CUT: 8}, {CUT: 2}, seed)
     return Student(coder, Decoder(8, ("conv:6", "res", "conv:4", "subpixel-out"), direct=True), CUT)
 
 
 def batch(number: int, images: int = 2) -> Tensor:
-    """`(images, 3, 16, 16)`, its own for every number."""
+    """Return batch `number`, `(images, 3, 16, 16)`."""
     return torch.rand(images, 3, 16, 16, generator=torch.Generator().manual_seed(number))
 
 
 def batches(first: int = 0) -> Iterator[Tensor]:
-    """Batch `first`, the next, and so on for ever."""
+    """Yield batch `first` and all following ones without end."""
     return map(batch, itertools.count(first))
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
-    """`count` files of 20 x 24 random pixels in a new folder, the same for the same number."""
+    """Write `count` files of 20 x 24 seeded random pixels into a new folder."""
     folder.mkdir()
     random = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(count)]
@@ -65,15 +65,15 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 
 def ignore(step: int, what: object) -> None:
-    """For a report or a checkpoint that nobody wants."""
+    """Ignore a report or a checkpoint."""
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they are now, whatever becomes of them."""
+    """Return copies of the tensors."""
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 def differing(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> set[str]:
-    """The names of those that are not equal, or in one only."""
+    """Return the names of tensors that differ, or that only one mapping has."""
     common = tensors.keys() & others.keys()
     return (tensors.keys() ^ others.keys()) | {name for name in common if not tensors[name].equal(others[name])}

@@ -1,4 +1,4 @@
-"""Training from a folder of images to weight files that load."""
+"""Trainings from a folder of images to weight files that load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCKS = {"relu1_1": ("conv:4", "out"), "relu2_1": ("conv:6", "res", "subpixel-o
 
 
 def teacher(path: Path) -> EncoderSource:
-    """A narrow VGG-19 up to relu2_1, of random weights."""
+    """Write a narrow VGG-19 up to relu2_1 with random weights."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, (out, into) in TEACHERS.items():
@@ -52,7 +52,7 @@ def recipe_of(
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything about the training as it is, but small."""
+    """Make every part of the training small."""
     recipe_of(monkeypatch, TrainSettings(warmup_steps=1), TrainSettings(steps=2, warmup_steps=1, swapped=0.1))
     monkeypatch.setattr(train_module, "VGG19_LAYERS", LAYERS)
     monkeypatch.setattr(train_module, "WIDTHS", {"conv1_1": (6,), "conv1_2": (4, 6), "conv2_1": (8, 16)})
@@ -94,11 +94,11 @@ def place(tmp_path: Path) -> Place:
 
 
 def ignore(cut: str, step: int, losses: dict[str, float]) -> None:
-    """For a report that nobody wants."""
+    """Ignore a report."""
 
 
 class Steps(list[tuple[str, int]]):
-    """A report that remembers stage and step."""
+    """A report that records stage and step."""
 
     def __call__(self, cut: str, step: int, losses: dict[str, float]) -> None:
         self.append((cut.split("/")[1], step))
@@ -109,7 +109,7 @@ def alone(member: Member) -> None:
 
 
 def parts(weights: Path, *cuts: str) -> tuple[LoadedEncoder, list[LoadedDecoder]]:
-    """What a training left, loaded as anybody would."""
+    """Load the weight files of a training."""
     encoder = load_encoder(EncoderSource("mine", str(weights / "kt-vgg-4.encoder.safetensors")))
     return encoder, [load_decoder(encoder, "mine", cut, str(weights / f"kt-vgg-4.{cut}.safetensors")) for cut in cuts]
 
@@ -134,7 +134,7 @@ def test_an_image_that_is_there_twice_is_trained_on_once(tmp_path: Path) -> None
     assert len(training_uris([str(tmp_path / "images")])) == 1
 
 
-def test_nothing_left_to_train_on_is_said(tmp_path: Path, place: Place) -> None:
+def test_no_image_left_to_train_on_is_an_error(tmp_path: Path, place: Place) -> None:
     paths = pictures(tmp_path / "more", 64)
     only = next(str(path) for path in paths if image_id(path.read_bytes()).startswith(HELD_OUT))
     with pytest.raises(UsageError, match="held-out"):
@@ -184,12 +184,12 @@ def test_the_same_training_gives_the_same_files(place: Place, small: None) -> No
 
 
 def breaks(where: str, when: int, cut: str, step: int, losses: dict[str, float]) -> None:
-    """A report in the middle of which everything ends."""
+    """Report, and fail at one step."""
     if (cut, step) == (where, when):
         raise ZeroDivisionError("the machine went down")
 
 
-def test_a_training_that_was_interrupted_goes_on_from_its_last_state(place: Place, small: None) -> None:
+def test_an_interrupted_training_resumes_from_its_last_state(place: Place, small: None) -> None:
     job, steps = place.job(relu1_1=4), Steps()
     with pytest.raises(ZeroDivisionError):
         train_autoencoder(job, partial(breaks, "relu1_1/stage0", 3), alone)
@@ -218,14 +218,14 @@ def test_a_training_that_is_made_longer_after_its_end_trains_on_and_ends_anew(pl
     assert steps == [("stage0", 3), ("stage0", 4), ("stage1-after-4", 1), ("stage1-after-4", 2)]
     changed = {name for name, content in files(weights).items() if content != before[name]}
     assert changed == {"weights.json", "kt-vgg-4.relu1_1.safetensors"}
-    # The end goes on from the longer first stage and not from the earlier end: as if it had been interrupted at step 2.
+    # The second stage starts from the longer first stage, as if that had been interrupted at step 2.
     interrupted = place.job("interrupted", relu1_1=4)
     with pytest.raises(ZeroDivisionError):
         train_autoencoder(interrupted, partial(breaks, "relu1_1/stage0", 3), alone)
     assert before != files(weights) == files(train_autoencoder(interrupted, ignore, alone))
 
 
-def test_the_second_stage_goes_on_from_the_average_of_the_first(
+def test_the_second_stage_starts_from_the_average_of_the_first(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe_of(monkeypatch, TrainSettings(warmup_steps=1), TrainSettings(steps=1, learning_rate=0.0))
@@ -241,7 +241,7 @@ def test_the_second_stage_goes_on_from_the_average_of_the_first(
     assert all(started[name].equal(left[name]) for name in ("mean", "deviation"))
 
 
-def test_each_stage_has_the_recipes_settings_and_what_the_job_says(place: Place, small: None) -> None:
+def test_each_stage_has_the_settings_of_recipe_and_job(place: Place, small: None) -> None:
     encoder = load_encoder(place.job().teacher)
     job = replace(place.job(relu1_1=7), seed=5)
     one, two = (f"default relu1_1 {name} {encoder.sha256}" for name in ("stage0", "stage1-after-7"))
@@ -288,13 +288,13 @@ def test_a_training_that_is_done_only_writes_its_files_again(place: Place, small
     assert files(again) == first
 
 
-def test_going_on_with_another_seed_is_refused(place: Place, small: None) -> None:
+def test_resuming_with_another_seed_is_refused(place: Place, small: None) -> None:
     train_autoencoder(place.job(relu1_1=1), ignore, alone)
     with pytest.raises(MismatchError, match=r"seed \(0 there, 1 here\)"):
         train_autoencoder(replace(place.job(relu1_1=1), seed=1), ignore, alone)
 
 
-def test_going_on_with_another_encoder_of_the_same_width_is_refused(place: Place, small: None) -> None:
+def test_resuming_with_another_encoder_of_the_same_width_is_refused(place: Place, small: None) -> None:
     train_autoencoder(place.job(relu1_1=1), ignore, alone)
     other = replace(place.job("other", relu1_1=1), seed=1)
     train_autoencoder(other, ignore, alone)
@@ -330,11 +330,11 @@ def test_every_worker_trains_on_crops_of_its_own_and_the_first_keeps_the_state(
 ) -> None:
     seeds: list[int] = []
 
-    def noted(uris: list[str], batch: int, size: int, seed: int) -> Iterator[Tensor]:
+    def recorded(uris: list[str], batch: int, size: int, seed: int) -> Iterator[Tensor]:
         seeds.append(seed)
         return crops(uris, batch, size, seed)
 
-    monkeypatch.setattr(train_module, "crops", noted)
+    monkeypatch.setattr(train_module, "crops", recorded)
     job, steps = place.job(relu1_1=2), Steps()
 
     def second_then_first(member: Member) -> None:
@@ -343,9 +343,8 @@ def test_every_worker_trains_on_crops_of_its_own_and_the_first_keeps_the_state(
             member(worker, 2, None)
             for stage in ("stage0", "stage1-after-2"):
                 assert (job.out / "relu1_1" / stage / "state.json").exists() is (worker == 0)
-            # First the crops that codes are standardised by, for all the same. Then each its own: of two workers that
-            # start from the seed after the job's, 1, the first has seed 2 and the second 3. The second stage starts
-            # from that after as many more as the first stage had steps, from 3.
+            # The crops for code statistics have the job's seed, 0, on both workers. Stages start at seed 1 + earlier
+            # steps, times two workers, plus the worker: 2 and 3 in the first stage, 6 and 7 in the second.
             assert seeds == [0, 2 + worker, 6 + worker]
 
     train_autoencoder(job, steps, second_then_first)
@@ -383,13 +382,13 @@ def test_the_table_of_a_training_that_was_interrupted_has_every_step_once(
     job = place.job(relu1_1=4)
     metrics = Metrics(job.out, lambda line: None)
 
-    def told_and_lost(cut: str, step: int, losses: dict[str, float]) -> None:
+    def report_and_fail(cut: str, step: int, losses: dict[str, float]) -> None:
         metrics(cut, step, losses)
         breaks("relu1_1/stage0", 3, cut, step, losses)
 
     with pytest.raises(ZeroDivisionError):
-        train_autoencoder(job, told_and_lost, alone)
-    train_autoencoder(job, metrics, alone)  # goes on from step 2
+        train_autoencoder(job, report_and_fail, alone)
+    train_autoencoder(job, metrics, alone)  # resumes at step 2
     rows = (job.out / "relu1_1/stage0/metrics.csv").read_text(encoding="utf-8").split()
     assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "3", "4"]
 

@@ -1,4 +1,4 @@
-"""Distillation by regressions, from what the teacher answers alone."""
+"""Distillation by regressions on the teacher's responses."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def pictures(first: int = 0) -> list[Tensor]:
 
 @torch.no_grad()
 def r2(network: Encoder, cut: str) -> float:
-    """How much of the teacher's features the network explains, on images that it was not fitted to."""
+    """Return R2 of the network for the teacher's features, on other images than it was fitted to."""
     (image, *_) = pictures(first=9)
     return 1 - unexplained_variance(network.activations(image, (cut,))[cut], teacher().encode(image, cut)).item()
 
 
-class Answers(Encoder):
-    """A teacher that can be asked but not looked into."""
+class Responses(Encoder):
+    """A teacher with responses but without accessible weights."""
 
     def __init__(self, network: Encoder) -> None:
         nn.Module.__init__(self)
-        self._ask = network.activations
+        self._respond = network.activations
 
     def activations(self, image: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        return self._ask(image, names)
+        return self._respond(image, names)
 
 
 def linear(generator: torch.Generator, rank: int) -> tuple[Tensor, Tensor, Moments]:
-    """2000 inputs of 8, answers of 10 that are a map of `rank` and a shift of them, and their moments; float64."""
+    """Return 2000 inputs of 8 values, 10 targets by a map of `rank` with a bias, and their moments; float64."""
     x = torch.randn(2000, 8, generator=generator, dtype=torch.float64)
     down = torch.randn(8, rank, generator=generator, dtype=torch.float64)
     up = torch.randn(rank, 10, generator=generator, dtype=torch.float64)
@@ -67,7 +67,7 @@ def linear(generator: torch.Generator, rank: int) -> tuple[Tensor, Tensor, Momen
 
 
 def left(x: Tensor, y: Tensor, down: Tensor, up: Tensor) -> float:
-    """The share of the variance of y that y ~ (x A, 1) B leaves."""
+    """Return the share of the variance of y that y ~ (x A, 1) B does not explain."""
     found = x @ down @ up[:-1] + up[-1]
     return float((found - y).square().sum() / (y - y.mean(0)).square().sum())
 
@@ -75,7 +75,7 @@ def left(x: Tensor, y: Tensor, down: Tensor, up: Tensor) -> float:
 # ---- convolutions ----
 
 
-def test_a_student_as_wide_as_its_teacher_answers_like_it() -> None:
+def test_a_student_as_wide_as_its_teacher_responds_like_it() -> None:
     network = fitted()
     assert r2(encoder(), "relu2_1") < 0.5
     assert r2(network, "relu1_1") > 0.999
@@ -90,7 +90,7 @@ def test_a_lower_rank_explains_less() -> None:
 
 
 def test_a_layer_makes_up_for_the_error_before_it() -> None:
-    # conv1_2 of rank 2 is fitted first; conv2_1 then answers its input, not the teacher's.
+    # conv1_2 of rank 2 is fitted first; conv2_1 is then fitted to its output, not to the teacher's.
     network = fitted(WIDTHS | {"conv1_2": (2, 6)})
     exact = fitted()
     state = network.state_dict() | {k: v for k, v in exact.state_dict().items() if k.startswith("conv2_1")}
@@ -108,7 +108,7 @@ def test_low_rank_finds_a_map_that_is_exactly_of_low_rank(generator: torch.Gener
 
 
 def test_low_rank_is_as_good_as_the_singular_values_allow(generator: torch.Generator) -> None:
-    # Eckart & Young: the best answers of rank 2 are the first two principal components of the answers.
+    # Eckart & Young: the best targets of rank 2 are the first two principal components of the targets.
     x, y, moments = linear(generator, rank=8)
     values = torch.linalg.svdvals(y - y.mean(0)).square()
     assert left(x, y, *low_rank(moments, 2, generator)) == pytest.approx(
@@ -117,7 +117,7 @@ def test_low_rank_is_as_good_as_the_singular_values_allow(generator: torch.Gener
 
 
 @torch.no_grad()
-def test_a_convolution_is_found_again_from_what_it_answers(generator: torch.Generator) -> None:
+def test_a_convolution_is_recovered_from_its_responses(generator: torch.Generator) -> None:
     true, found = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3)
     inputs = [torch.randn(2, 3, 12, 10, generator=generator) for _ in range(4)]
     fit_to(found, inputs, [true(F.pad(x, (1, 1, 1, 1), mode="reflect")) for x in inputs])
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_the_weights_of_the_teacher_are_never_read() -> None:
     widths, codes = WIDTHS | {"conv2_1": (5, 16)}, {"relu2_1": 8}
     blind = encoder(widths, codes)
-    veiled = Answers(teacher())
+    veiled = Responses(teacher())
     assert list(veiled.parameters()) == []
     fit(blind, veiled, pictures(), torch.Generator().manual_seed(0))
     assert differing(blind.state_dict(), fitted(widths, codes).state_dict()) == set()
@@ -172,7 +172,7 @@ def test_a_code_as_wide_as_its_layer_keeps_every_inner_product() -> None:
 
 @torch.no_grad()
 def test_a_narrow_code_is_made_of_the_principal_directions() -> None:
-    # So few that none is left to be chosen for the detail.
+    # Too few channels for one to be chosen for the detail.
     assert DETAIL_SHARE > 4
     network = fitted(codes={"relu2_1": 4})
     cells = torch.cat([network.activations(image, ("relu2_1",))["relu2_1"] for image in pictures()])
@@ -186,8 +186,8 @@ def test_a_narrow_code_is_made_of_the_principal_directions() -> None:
 @torch.no_grad()
 def test_the_last_directions_are_chosen_for_the_detail_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "DETAIL_SHARE", 8)  # one of 8
-    # 15 bright channels that see red alone, through filters of their own, and a faint one that sees green. By variance
-    # green would come last of all; but red can be had from any few of the others, green from nowhere else.
+    # 15 bright channels see red through different filters, a faint one sees green. Green is last by variance, but a few
+    # of the others suffice for red, and none has green.
     preprocess = Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
     network = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (16,)}, preprocess, codes={"relu1_1": 8})
     weight, bias = network.get_parameter("conv1_1.0.weight"), network.get_parameter("conv1_1.0.bias")
@@ -229,7 +229,7 @@ def test_the_details_have_their_share_of_the_codes_mean_square() -> None:
 
 @torch.no_grad()
 def decodable(network: Encoder) -> float:
-    """The share of the pixels' variance that a regression on the 3x3 cells around explains in other images."""
+    """Return the share of variance of other images' pixels that a regression on the surrounding 3x3 cells explains."""
 
     def cells(image: Tensor) -> tuple[Tensor, Tensor]:
         x = F.unfold(network.encode(image, "relu2_1"), 3).mT.flatten(0, 1)
@@ -252,8 +252,8 @@ def test_a_linear_decoder_sees_more_of_the_image_with_details_and_most_with_fitt
 
 
 @torch.no_grad()
-def test_the_details_leave_out_what_the_code_tells_already() -> None:
-    # Of each pixel the code tells red, the third channel of a network that wants BGR; green and blue are left.
+def test_the_details_exclude_what_the_code_holds() -> None:
+    # The code holds red of each pixel, the third channel of a network that reads BGR; green and blue are missing.
     network = Encoder(
         ("conv1_1", "relu1_1"), {"conv1_1": (1,)}, Preprocess("bgr"), codes={"relu1_1": 1}, details={"relu1_1": 2}
     )

@@ -1,4 +1,4 @@
-"""The training loop: what it reports, what it changes, and what it hands over."""
+"""The training loop: its reports, its updates and its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.tiny_training import SETTINGS, batch, batches, copied, differ
 
 
 def reported(settings: TrainSettings) -> dict[str, float]:
-    """The losses of one step."""
+    """Return the losses of one step."""
     steps: list[dict[str, float]] = []
     train(student(), batches(), replace(settings, steps=1), lambda step, losses: steps.append(losses), ignore)
     (losses,) = steps
@@ -32,19 +32,19 @@ def reported(settings: TrainSettings) -> dict[str, float]:
 
 
 def test_every_step_is_reported_and_offered_as_a_checkpoint() -> None:
-    told: list[tuple[int, dict[str, float]]] = []
+    reports: list[tuple[int, dict[str, float]]] = []
     offered: list[tuple[int, int]] = []
     state = train(
         student(),
         batches(),
         SETTINGS,
-        lambda step, losses: told.append((step, losses)),
+        lambda step, losses: reports.append((step, losses)),
         lambda step, state: offered.append((step, state.step)),
     )
-    assert [step for step, _ in told] == [1, 2, 3, 4]
+    assert [step for step, _ in reports] == [1, 2, 3, 4]
     assert offered == [(1, 1), (2, 2), (3, 3), (4, 4)]
     assert state.step == 4
-    assert all(torch.tensor(list(losses.values())).isfinite().all() for _, losses in told)
+    assert all(torch.tensor(list(losses.values())).isfinite().all() for _, losses in reports)
 
 
 def test_no_batch_is_drawn_beyond_the_last_step() -> None:
@@ -91,7 +91,7 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert rates == pytest.approx([0.01, 0.5, 1, 1, 0.505, 0.01])
 
 
-def test_what_starts_from_a_fit_learns_at_a_share_of_the_rate() -> None:
+def test_fitted_parameters_learn_at_a_share_of_the_rate() -> None:
     settings, model = replace(SETTINGS, fitted_rate=0.25), student()
     state = train(model, batches(), settings, ignore, ignore)
     fitted, others = state.optimizer.param_groups
@@ -144,7 +144,7 @@ def test_the_lattice_is_there_only_when_it_has_a_weight_and_counts_swapped_laten
     assert beside["lattice"] > alone["lattice"] > 0
 
 
-def test_swapped_latents_with_a_weight_change_what_is_learned() -> None:
+def test_the_swapped_term_changes_the_trained_weights() -> None:
     plain, other = student(), student()
     train(plain, batches(), SETTINGS, ignore, ignore)
     train(other, batches(), replace(SETTINGS, swapped=0.5), ignore, ignore)
@@ -182,7 +182,7 @@ def test_the_step_is_made_with_the_gradients_that_synchronise_leaves() -> None:
 
 
 def standardised() -> Student:
-    """Its decoder has biases that are not zero, as a trained one."""
+    """Return a student whose decoder has nonzero biases, as a trained one has."""
     model = student()
     model.standardise(batch(7, images=8))
     return model
@@ -227,7 +227,7 @@ def test_an_encoder_whose_details_cannot_be_restored_gets_no_decoder(harm: Calla
 
 
 @torch.no_grad()
-def test_the_details_of_an_encoder_that_was_kept_in_float16_can_be_restored() -> None:
+def test_the_details_of_an_encoder_saved_in_float16_can_be_restored() -> None:
     model = standardised()
     weight = model.encoder.get_parameter("detail_relu2_1.weight")
     exact = weight.clone()
@@ -246,7 +246,7 @@ def test_the_shipped_decoder_for_an_encoder_without_details_has_none() -> None:
 
 @torch.no_grad()
 def test_the_direct_convolution_is_fitted_to_the_pixels() -> None:
-    # Beside a ladder that answers 0, a code that holds the whole image is decoded to it.
+    # If the blocks return 0, a code that holds the whole image is decoded to it.
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
     encoder.get_parameter("conv1_1.0.weight").zero_()[:, :, 1, 1] = torch.eye(3).roll(1, 0)
     encoder.get_parameter("conv1_1.0.bias").zero_()
@@ -261,7 +261,7 @@ def test_the_direct_convolution_is_fitted_to_the_pixels() -> None:
 
 @torch.no_grad()
 def with_a_silent_channel() -> Student:
-    """Its third channel never fires. VGG-19 has such channels."""
+    """Return a student whose third channel never fires. VGG-19 has such channels."""
     torch.manual_seed(0)
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (4,)}, Preprocess())
     encoder.get_parameter("conv1_1.0.bias")[2] = -100
@@ -291,7 +291,7 @@ def test_a_channel_that_never_fires_does_no_harm_to_the_shipped_decoder() -> Non
     torch.testing.assert_close(loaded(code), model.decode(code), atol=1e-2, rtol=1e-2)
 
 
-def test_mean_and_deviation_are_kept_but_never_trained() -> None:
+def test_mean_and_deviation_are_saved_but_never_trained() -> None:
     model = standardised()
     assert not {"mean", "deviation"} & set(model.trained())
     assert list(model.state_tensors()) == [*model.trained(), "mean", "deviation"]

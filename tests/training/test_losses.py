@@ -1,4 +1,4 @@
-"""The terms of training, worked by hand."""
+"""The loss terms, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def features(generator: torch.Generator, images: int = 2, channels: int = 3) -> 
     return torch.rand(images, channels, 4, 4, generator=generator)
 
 
-def test_unexplained_is_one_less_the_share_of_variance_explained(generator: torch.Generator) -> None:
+def test_unexplained_variance_is_one_less_the_share_of_variance_explained(generator: torch.Generator) -> None:
     target = features(generator)
     mean = target.mean(dim=(0, 2, 3), keepdim=True).expand_as(target)
     assert unexplained_variance(target, target).item() == 0
@@ -21,7 +21,7 @@ def test_unexplained_is_one_less_the_share_of_variance_explained(generator: torc
     assert unexplained_variance((target + mean) / 2, target).item() == pytest.approx(0.25)
 
 
-def test_unexplained_counts_all_channels_together() -> None:
+def test_unexplained_variance_counts_all_channels_together() -> None:
     # 0 and 2 in one channel, 0 and 4 in the other: 2 + 8 of variance. The second is missed by 1 twice.
     target = torch.tensor([[0.0, 2.0], [0.0, 4.0]]).view(1, 2, 1, 2)
     predicted = torch.tensor([[0.0, 2.0], [1.0, 3.0]]).view(1, 2, 1, 2)
@@ -35,14 +35,14 @@ def test_an_image_swapped_with_itself_is_itself(generator: torch.Generator) -> N
 
 
 def test_every_image_is_made_of_patches_of_the_next_one(generator: torch.Generator) -> None:
-    # Each of three images has a colour of its own in every cell; the last takes from the first.
+    # Each of three images has one colour; the last takes from the first.
     images = torch.eye(3).view(3, 3, 1, 1) + torch.zeros(3, 3, 4, 5)
     assert swap_features(images).equal(images.roll(-1, 0))
     assert swap_features(features(generator)).shape == (2, 3, 4, 4)
 
 
 def test_the_nearest_patch_is_that_of_the_same_direction_not_the_brightest() -> None:
-    # One patch asks for its first cell; the next image has it faintly at the left and other, bright cells at the right.
+    # The query has a bright first cell; the next image has it faint at the left, and other, bright cells at the right.
     asks = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
     has = torch.tensor([[0.1, 0, 9], [0, 0, 9]])
     (first, _) = swap_features(torch.stack([asks, has])[:, None])

@@ -1,4 +1,4 @@
-"""What a training tells on its way: a table with each step once, and events."""
+"""The metrics of a training: a table with every step once, and events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kt_batch.training.metrics import Metrics
 
 
 def report_steps(out: Path, first: int, last: int, loss: float = 0.5) -> list[str]:
-    """What the table holds after a training from step `first` to `last` with Metrics of its own."""
+    """Report the steps from `first` to `last` to new Metrics; return the table."""
     metrics = Metrics(out, lambda line: None)
     for step in range(first, last + 1):
         metrics("relu1_1", step, {"reconstruction": loss})
@@ -23,7 +23,7 @@ def test_a_table_goes_on_below_its_one_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 20, 39, 40])
-def test_a_training_that_goes_on_takes_back_the_rows_that_it_writes_again(tmp_path: Path, kept: int) -> None:
+def test_a_resumed_training_replaces_the_rows_of_repeated_steps(tmp_path: Path, kept: int) -> None:
     report_steps(tmp_path, 1, 70)
     header, *rows = report_steps(tmp_path, kept + 1, 80, loss=0.25)
     expected = [f"{step},{'0.50000' if step <= kept else '0.25000'}" for step in (20, 40, 60, 80)]

@@ -10,7 +10,7 @@ from kt_batch.training.muon import Muon, orthogonal
 
 
 def stepped(parameter: nn.Parameter, gradient: Tensor, rate: float) -> Tensor:
-    """How far one step moves it."""
+    """Return the change of the weight in one step."""
     before = parameter.detach().clone()
     parameter.grad = gradient
     Muon([{"params": [parameter], "lr": rate}]).step()

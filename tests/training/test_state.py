@@ -1,4 +1,4 @@
-"""Where a training stands is kept: in small files, whole or not at all, for the same settings only."""
+"""The state of a training is saved in small files, atomically, and for the same settings only."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.tiny_training import SETTINGS, batch, batches, copied, differ
 
 
 def run(steps: int, model: Student, state: TrainState | None = None) -> TrainState:
-    """Up to `steps` of the 4 steps; each step has its own batch."""
+    """Train up to `steps` of the 4 steps; each step has its own batch."""
     first = state.step if state else 0
     return train(model, itertools.islice(batches(first), steps - first), SETTINGS, ignore, ignore, state)
 
 
 def saved(folder: Path, steps: int = 2) -> Student:
-    """A model whose training has reached `steps`, kept in `folder`."""
+    """Train a model for `steps` steps and save its state in `folder`."""
     model = student()
     run(steps, model).save(folder, model.state_tensors(), SETTINGS)
     return model
@@ -40,7 +40,7 @@ def momentum(state: TrainState, trained: Mapping[str, nn.Parameter]) -> dict[str
 
 
 def files(folder: Path) -> dict[str, list[str]]:
-    """What the state consists of, by kind."""
+    """Return the tensors of a state, by kind."""
     listed: list[str] = json.loads((folder / "state.json").read_text())["files"]
     return {kind: [name for name in listed if name.startswith(kind)] for kind in train_state.KINDS}
 
@@ -56,7 +56,7 @@ def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path
     resumed = student(seed=3)
     state = TrainState.load(tmp_path, resumed.state_tensors(), SETTINGS)
     assert state.step == 2
-    # What is not trained is not in the state: it belongs to the encoder's own file.
+    # Untrained tensors are in the encoder's file, not in the state.
     resumed.load_state_dict(
         {k: v for k, v in student().state_dict().items() if k not in resumed.state_tensors()}, strict=False
     )
@@ -82,8 +82,8 @@ def test_the_momentum_goes_with_its_own_parameter(tmp_path: Path) -> None:
     assert differing(momentum(loaded, other.trained()), momentum(state, model.trained())) == set()
 
 
-def test_the_momentum_is_called_after_its_parameter_whatever_the_order(tmp_path: Path) -> None:
-    # The optimizer puts what starts from a fit first; here it comes last.
+def test_the_momentum_is_named_after_its_parameter_in_any_order(tmp_path: Path) -> None:
+    # The optimizer has fitted parameters first; here they come last.
     weights = {name: nn.Parameter(torch.zeros(2)) for name in ("decoder.block0.bias", "decoder.direct.bias")}
     state = TrainState.fresh(weights, SETTINGS)
     for number, value in enumerate(weights.values(), start=1):
@@ -143,7 +143,7 @@ def test_a_state_is_safetensors_and_json_and_says_what_it_is(tmp_path: Path) -> 
         assert (tmp_path / name).read_bytes()[8:9] == b"{"  # a header of JSON, not a pickle
 
 
-def test_large_weights_are_kept_in_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_saved_in_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert FILE_BYTES < 16 << 20  # the rest is for the header
     limit = 2200  # the largest tensor, 16 x 4 x 3 x 3 float32, is 2304 bytes and stands alone
     monkeypatch.setattr(train_state, "FILE_BYTES", limit)
