@@ -55,6 +55,8 @@ class Dim:
 @pytest.fixture
 def with_dim(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     """The command line with one more method in the table."""
+    for name in set(METHODS) - {"knowledge"}:
+        monkeypatch.delitem(METHODS, name)
     monkeypatch.setitem(METHODS, "dim", Dim)
     return make_app()
 
@@ -109,6 +111,8 @@ def test_the_settings_of_two_methods_need_one_type(monkeypatch: pytest.MonkeyPat
     class Word(Dim):
         config_type = WordConfig
 
+    for name in set(METHODS) - {"knowledge"}:
+        monkeypatch.delitem(METHODS, name)
     monkeypatch.setitem(METHODS, "word", Word)
     with pytest.raises(TypeError, match="knowledge, word have settings of different types called alpha"):
         method_options()
