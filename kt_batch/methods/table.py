@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import UsageError
+from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
 from kt_batch.methods.knowledge import KnowledgeTransfer
 
 DEFAULT = "knowledge"
 METHODS: dict[str, type[Method]] = {
     "knowledge": KnowledgeTransfer,
+    "adain": Adain,
 }
 
 

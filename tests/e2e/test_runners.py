@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.config import RunOptions
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.finish import translate
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
 from tests.e2e.conftest import Small
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
-from tests.support.tiny import draw_all, extracted, hashes, indexed, translate_request, translated
+from tests.support.tiny import SIZE, draw_all, extracted, hashes, indexed, translate_request, translated
 
 
 def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
@@ -29,6 +34,21 @@ def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
+
+
+def test_a_method_with_style_images_in_place_of_a_library_gives_the_same_bytes_from_ray(
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    config, sources = choose("adain", {"alpha": 0.8}, Choice(styles=[str(small.paintings)], size=SIZE))
+    options = RunOptions(threads=1, unit_size=1)
+    for runner, place in ((LocalRunner(), "local"), (ray_runner, "ray")):
+        request = TranslateRequest([str(small.photos)], str(tmp_path / place), config, sources, options)
+        assert translate(request, runner, no_progress).rejected == 0
+    for folder in ("plan", "images", "provenance"):
+        assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
+    assert verify(str(tmp_path / "ray"), no_progress).digest == verify(str(tmp_path / "local"), no_progress).digest
 
 
 @pytest.mark.slow

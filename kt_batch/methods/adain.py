@@ -1,0 +1,88 @@
+"""Adaptive instance normalisation (Huang & Belongie 2017): channel statistics of style images, then the decoder."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kt_batch.config import EncoderConfig, ImageId, Layer, MethodConfig
+from kt_batch.errors import UsageError
+from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
+from kt_batch.methods.features import decode, encode, timed
+
+EPSILON = 1e-5  # added to the photograph's deviations, as the authors' code adds it to its variances
+
+
+class AdainConfig(MethodConfig):
+    """How `adain` translates an image."""
+
+    method: Literal["adain"] = "adain"
+    encoder: EncoderConfig
+    styles: tuple[ImageId, ...] = Field(min_length=1, description="image ids of the style images")
+    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: the style's statistics; 0: the photograph's own")
+
+
+class Adain:
+    """Gives features the channel means and deviations of the style images.
+
+    Several style images count alike: their means and their deviations are averaged.
+    """
+
+    config_type: ClassVar[type[MethodConfig]] = AdainConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.STYLES})
+    stages: ClassVar[tuple[str, ...]] = ("encode", "transfer", "decode")
+    layer: ClassVar[Layer | None] = "relu4_1"
+
+    def __init__(self, config: AdainConfig, resources: Resources) -> None:
+        if resources.encoder is None or resources.decoder is None or not resources.styles:
+            raise UsageError("The method adain needs an encoder, a decoder and style images.")
+        self.config = config
+        self.encoder, self.decoder = resources.encoder, resources.decoder
+        self.cut = config.encoder.layer
+        self.size = config.encoder.size
+        self.stride = self.encoder.geometry(self.cut).stride
+        with torch.no_grad():
+            encoded = [encode(self.encoder, image, self.cut) for _, image in sorted(resources.styles.items())]
+        self.style = mean_statistics(encoded)
+        self.shares = dict.fromkeys(sorted(resources.styles), 1 / len(resources.styles))
+
+    @torch.no_grad()
+    def translate(self, image: Tensor) -> Result:
+        """Translate one image.
+
+        Args:
+            image: `(3, H, W)` float32 RGB in [0, 1]; both sides are multiples of the stride and at least twice it.
+        """
+        seconds: dict[str, float] = {}
+        with timed(seconds, "encode"):
+            features = encode(self.encoder, image, self.cut)
+        with timed(seconds, "transfer"):
+            styled = adain(features, *self.style)
+            mixed = features + self.config.alpha * (styled - features)
+        with timed(seconds, "decode"):
+            # The photograph's fine details belong to its own statistics: they fade as the style's take over.
+            output = decode(self.decoder, mixed, features, 1 - self.config.alpha)
+        return Result(output, SourceProvenance(self.shares), seconds)
+
+
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channel means and sample deviations, both `(C, 1, 1)`, of features `(C, h, w)`."""
+    return features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True)
+
+
+def mean_statistics(maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the average of the means and of the deviations of several feature maps, both `(C, 1, 1)`."""
+    means, deviations = zip(*(statistics(features) for features in maps), strict=True)
+    return torch.stack(means).mean(0), torch.stack(deviations).mean(0)
+
+
+def adain(features: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Give features `(C, h, w)` the channel means and deviations `(C, 1, 1)` of a style (eq. 8 of the paper).
+
+    Differs from the paper: EPSILON is added to the deviation, so that a flat channel becomes the style's mean.
+    """
+    own_mean, own_deviation = statistics(features)
+    return (features - own_mean) / (own_deviation + EPSILON) * deviation + mean
