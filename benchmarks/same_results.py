@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent.parent
 DRAW = Path(__file__).resolve().with_name("draw_images.py")
 SERVER = Path(__file__).resolve().with_name("command_server.py")
 RECORDS = "records.json"  # exit codes, and digests printed by `verify`
-SHOWN = 20  # differences listed at the end
+SHOWN = 5  # differences listed for each group
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VOLATILE = ("attempt", "timings", "finished", "worker", "item_seconds")  # fields of a receipt
 
@@ -330,7 +330,7 @@ def differences(base: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def compare(base: Contents, new: Contents) -> list[str]:
-    """Print one line for each group and return all differences.
+    """Print one line and the first differences for each group; return all differences.
 
     Raises:
         SystemExit: The base has nothing to compare.
@@ -343,6 +343,8 @@ def compare(base: Contents, new: Contents) -> list[str]:
         different = differences(here, there)
         state = f"{len(different)} DIFFERENT" if different else "equal"
         print(f"{group:<36} {len(here.keys() | there.keys()):>5}  {state}")
+        for line in different[:SHOWN]:
+            print(f"    {line}")
         found += [f"{group}: {line}" for line in different]
     return found
 
@@ -381,10 +383,8 @@ def main() -> None:
             print(f"results: {work}")
         else:
             shutil.rmtree(work)
-    for line in found[:SHOWN]:
-        print(line)
     if found:
-        raise SystemExit(f"{len(found)} differences; the first {min(SHOWN, len(found))} are listed")
+        raise SystemExit(f"{len(found)} differences; the first {SHOWN} of each group are listed")
     print("no difference")
 
 
