@@ -4,7 +4,8 @@
 
 DIR holds `style/` with paintings and `content/` with photographs; six of each are taken, always the same ones. One run
 is `extract`, `index` and `translate` with the local runner and 2 threads, each command in a process of its own. The
-checkouts take turns: base, new, new, base and so on, so that a drift of the machine's speed meets both alike.
+checkouts take turns: base, new, new, base and so on, so that a drift of the machine's speed meets both alike. Each
+runs once beforehand, untimed, so that files are in memory and modules are compiled.
 
 The result is the ratio new / base of the seconds of each pair, their median, and their geometric mean with a 95 %
 t-interval of the logarithms of the ratios.
@@ -106,6 +107,8 @@ def measure(checkouts: dict[str, Path], images: Path, pairs: int) -> dict[str, l
     """Return the seconds of every run of each checkout, in the order of the pairs."""
     paintings, photographs = choose(images / "style"), choose(images / "content")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    for checkout in checkouts.values():
+        run_main_job(checkout, paintings, photographs)
     for number in range(pairs):
         order = list(checkouts) if number % 2 == 0 else list(reversed(checkouts))
         for name in order:

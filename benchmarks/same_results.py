@@ -30,15 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image
 
 HERE = Path(__file__).resolve().parent.parent
+DRAW = Path(__file__).resolve().with_name("draw_images.py")
 SERVER = Path(__file__).resolve().with_name("command_server.py")
 RECORDS = "records.json"  # exit codes, and digests printed by `verify`
-SHOWN = 20  # differences listed at the end
+SHOWN = 5  # differences listed for each group
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 VOLATILE = ("attempt", "timings", "finished", "worker", "item_seconds")  # fields of a receipt
 
@@ -76,42 +74,6 @@ RUNS = {
     "size": "--size 96",
     "units": "--unit-size 3",
 }
-
-
-# ---- images ----------------------------------------------------------------------------------------------------------
-
-
-def waves(seed: int, width: int = 136, height: int = 104) -> NDArray[np.uint8]:
-    """Draw soft coloured waves with a little noise, `(height, width, 3)` uint8."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / 12.0
-    channels = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.3, 1.6, (3, 3))]
-    pixels = 127 + 90 * np.stack(channels, axis=-1) + random.normal(0, 8, (height, width, 3))
-    return pixels.clip(0, 255).astype(np.uint8)
-
-
-def draw_images(folder: Path) -> None:
-    """Draw `paintings/`, `photos/` and `broken/` below `folder`."""
-    for name, seed in (("paintings", 1), ("photos", 11)):
-        draw_collection(folder / name, seed)
-    broken = folder / "broken/broken.png"
-    broken.parent.mkdir()
-    whole = (folder / "photos/a.png").read_bytes()
-    broken.write_bytes(whole[: len(whole) // 2])
-
-
-def draw_collection(folder: Path, seed: int) -> None:
-    """Draw one image of each kind, one of them under two names."""
-    (folder / "folder").mkdir(parents=True)
-    Image.fromarray(waves(seed)).save(folder / "a.png")
-    Image.fromarray(waves(seed + 1)).convert("L").save(folder / "b-grey.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: rotated by 90 degrees
-    Image.fromarray(waves(seed + 2)).save(folder / "c-rotated.jpg", quality=92, exif=exif)
-    deep = waves(seed + 3)[..., 0].astype(np.uint16) * 257 + np.uint16(seed)
-    Image.fromarray(deep).save(folder / "d-16-bit.png")
-    Image.fromarray(waves(seed + 4, 91, 67)).save(folder / "folder/e.png")
-    shutil.copyfile(folder / "a.png", folder / "z-same-as-a.png")
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
@@ -368,7 +330,7 @@ def differences(base: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def compare(base: Contents, new: Contents) -> list[str]:
-    """Print one line for each group and return all differences.
+    """Print one line and the first differences for each group; return all differences.
 
     Raises:
         SystemExit: The base has nothing to compare.
@@ -381,6 +343,8 @@ def compare(base: Contents, new: Contents) -> list[str]:
         different = differences(here, there)
         state = f"{len(different)} DIFFERENT" if different else "equal"
         print(f"{group:<36} {len(here.keys() | there.keys()):>5}  {state}")
+        for line in different[:SHOWN]:
+            print(f"    {line}")
         found += [f"{group}: {line}" for line in different]
     return found
 
@@ -390,7 +354,7 @@ def compare(base: Contents, new: Contents) -> list[str]:
 
 def run_both(base: Path, work: Path, further: tuple[Path, ...]) -> list[str]:
     """Run all commands with both checkouts below the empty directory `work` and return the differences."""
-    draw_images(work / "images")
+    subprocess.run([sys.executable, str(DRAW), str(work / "images")], check=True)
     current = work / "current"
     for name, checkout in (("base", base), ("new", HERE)):
         print(f"{name}: {checkout}", flush=True)
@@ -404,7 +368,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="the checkout whose results are right")
     parser.add_argument("--images", type=Path, help="a directory of further images for the library with rejects")
-    parser.add_argument("--work", type=Path, help="an empty directory; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="an empty directory, removed at the end; default: a temporary one")
     parser.add_argument("--keep", action="store_true", help="leave the results of both checkouts in the directory")
     options = parser.parse_args()
     work = options.work.resolve() if options.work else Path(tempfile.mkdtemp(prefix="same-results-"))
@@ -419,10 +383,8 @@ def main() -> None:
             print(f"results: {work}")
         else:
             shutil.rmtree(work)
-    for line in found[:SHOWN]:
-        print(line)
     if found:
-        raise SystemExit(f"{len(found)} differences; the first {min(SHOWN, len(found))} are listed")
+        raise SystemExit(f"{len(found)} differences; the first {SHOWN} of each group are listed")
     print("no difference")
 
 
