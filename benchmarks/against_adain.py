@@ -24,7 +24,7 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, SearchConfig, TranslateConfig
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.index import Index
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_tensor
@@ -58,7 +58,7 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
     queries = queries[torch.arange(SAMPLE) * len(queries) // SAMPLE]
 
     def mean_ncc(config: SearchConfig) -> float:
-        rows = search(index, queries, config).rows[:, 0]
+        rows = find(index, queries, config).rows[:, 0]
         return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
 
     best = mean_ncc(SearchConfig(searcher="exact"))

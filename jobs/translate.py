@@ -29,7 +29,7 @@ def translate_images(
     swap: options.Swap = "geometric",
     alpha: options.Alpha = 1.0,
     top_k: options.TopK = 1,
-    searcher: options.SearcherName = "ours",
+    searcher: options.SearcherName = "tree",
     probes: options.Probes = 8,
     certify: options.Certify = False,
     bands: options.Bands = 4,

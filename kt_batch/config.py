@@ -73,24 +73,33 @@ class IndexConfig(_Config):
         return {"4bit": 4, "5bit": 5, "float16": None}[self.payload]
 
 
-Searcher = Literal["ours", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
+Searcher = Literal["tree", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
+FORMER_SEARCHERS = {"ours": "tree"}  # names of earlier versions, accepted wherever a searcher is named
 
 
 class SearchConfig(_Config):
     """How the nearest patch is found."""
 
-    searcher: Searcher = "ours"
+    searcher: Searcher = "tree"
     probes: int = Field(
-        8, ge=1, description="leaves a query looks into; ivf: lists; hnsw: efSearch; exact, scan and pq have none"
+        8,
+        ge=1,
+        description="how far a query looks: tree, hkm and bhkm: leaves; ivf: inverted lists; hnsw: efSearch; "
+        "exact, scan and pq ignore it",
     )
     certify: bool = Field(False, description="prove of every match that no kept patch has a larger score")
     bands: int = Field(4, ge=1, le=4, description="Haar bands read by the published bhkm")
     top_k: int = Field(1, ge=1, le=64)
 
+    @field_validator("searcher", mode="before")
+    @classmethod
+    def _accept_former_names(cls, value: object) -> object:
+        return FORMER_SEARCHERS.get(value, value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _certify_what_can_be(self) -> Self:
-        if self.certify and self.searcher not in ("ours", "exact"):
-            raise ValueError(f"certify is for the searchers ours and exact, not for {self.searcher}")
+        if self.certify and self.searcher not in ("tree", "exact"):
+            raise ValueError(f"certify is for the searchers tree and exact, not for {self.searcher}")
         return self
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 import yaml
 
-from kt_batch.config import Layer, Searcher
+from kt_batch.config import FORMER_SEARCHERS, Layer, Searcher
 
 Paths = Annotated[list[str], typer.Argument(help="Paths, directories, globs or URIs (s3://bucket/prefix).")]
 LibraryOut = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
@@ -63,10 +63,23 @@ Certify = Annotated[
     bool, typer.Option("--certify", help="Prove of every match that no kept patch of the index is nearer; slower.")
 ]
 Bands = Annotated[int, typer.Option("--bands", help="Haar bands read by --searcher bhkm.")]
+
+
+def _parse_searcher(name: str) -> str:
+    """Return the searcher called `name` now; names of earlier versions are accepted."""
+    name = FORMER_SEARCHERS.get(name, name)
+    if name not in get_args(Searcher):
+        raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, get_args(Searcher)))}.")
+    return name
+
+
 SearcherName = Annotated[
-    Searcher,
+    str,
     typer.Option(
         "--searcher",
+        parser=_parse_searcher,
+        metavar=f"[{'|'.join(get_args(Searcher))}]",
+        autocompletion=lambda: list(get_args(Searcher)),
         help="How the nearest patch is found; hkm and bhkm are the published ones; scan estimates every patch, on a "
         "GPU where there is one; pq, ivf and hnsw are faiss's.",
     ),

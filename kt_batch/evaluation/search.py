@@ -18,7 +18,7 @@ from kt_batch.errors import MismatchError
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.ids import sort_order
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import search
+from kt_batch.index.search import Search, find
 from kt_batch.index.searchers.faiss import build_baseline, search_baseline
 from kt_batch.index.searchers.scan import scan_device
 from kt_batch.index.shards import match_parts
@@ -177,7 +177,7 @@ def query_patches(library_uri: str, images: Sequence[str], source: EncoderSource
 def ask(index: Index, queries: Tensor, sample: int = TRUTH) -> DryRunRequest:
     """Find the exact matches of `sample` queries, evenly spread."""
     chosen = torch.arange(min(sample, len(queries))) * len(queries) // min(sample, len(queries))
-    exact = search(index, queries[chosen], SearchConfig(searcher="exact"))
+    exact = find(index, queries[chosen], SearchConfig(searcher="exact"))
     return DryRunRequest(queries, chosen, exact.scores[:, 0], _mean_ncc(index, queries[chosen], exact.rows[:, 0]))
 
 
@@ -188,15 +188,15 @@ def _ours(
     settings = [
         *((f"bhkm {bands}", SearchConfig(searcher="bhkm", bands=bands, probes=1)) for bands in (1, 2, 3, 4)),
         ("hkm", SearchConfig(searcher="hkm", probes=1)),
-        *(("ours", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
-        ("ours --certify", SearchConfig(probes=16, certify=True)),
+        *(("tree", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
+        ("tree --certify", SearchConfig(probes=16, certify=True)),
         ("exact", SearchConfig(searcher="exact")),
         ("scan", SearchConfig(searcher="scan")),
     ]
     for number, (name, config) in enumerate(settings, start=1):
         probes = None if config.searcher in ("exact", "scan") else config.probes
         row = measure(index, name, probes, prepared_queries, searcher(index, config), build_seconds, size)
-        progress(Step("ours", number, len(settings), note=_in_words(row)))
+        progress(Step("tree", number, len(settings), note=_in_words(row)))
         yield row
 
 
@@ -214,7 +214,7 @@ def _ours_coded(
     settings = [probes for probes in OURS if probes < small.tree.leaves]
     for number, probes in enumerate(settings, start=1):
         find = searcher(small, SearchConfig(probes=probes))
-        row = measure(index, f"ours {config.payload}", probes, prepared_queries, find, build_seconds, size)
+        row = measure(index, f"tree {config.payload}", probes, prepared_queries, find, build_seconds, size)
         progress(Step(config.payload, number, len(settings), note=_in_words(row)))
         yield row
 
@@ -227,12 +227,13 @@ def _in_words(row: SearchFigures) -> str:
 
 def searcher(index: Index, config: SearchConfig) -> Find:
     """A searcher of an index as a function from raw queries to rows, scores and what is certified."""
+    search = Search(index, config)
 
-    def find(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = search(index, queries, config)
+    def find_first(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = search.find(queries)
         return found.rows[:, 0], found.scores[:, 0], found.certified
 
-    return find
+    return find_first
 
 
 def _rival(index: Index, name: str, prepared_queries: DryRunRequest, progress: Progress) -> list[SearchFigures]:

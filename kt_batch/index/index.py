@@ -63,7 +63,6 @@ class Index:
         self.window_rows = self.first_rows - self._window_lead
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        self.baselines: dict[str, object] = {}
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
@@ -193,6 +192,10 @@ class Index:
         """How many leaves hold k patches, whichever they are."""
         held = self.tree.leaf_count.sort().values.cumsum(0)
         return min(int((held < k).sum()) + 1, self.tree.leaves)
+
+    def leaves_to_probe(self, wanted: int, k: int) -> int:
+        """Return `wanted`, or more where so few leaves may hold fewer than k patches; at most all leaves."""
+        return min(max(wanted, self.leaves_holding(k)), self.tree.leaves)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
         """Each shard that rows `(m,)` lie in, their rows there, and their places among the m."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from kt_batch.config import TranslateConfig
 from kt_batch.errors import WeightsError
 from kt_batch.index.index import Index
-from kt_batch.index.search import Matches, search
+from kt_batch.index.search import Search
+from kt_batch.index.searchers.base import Found
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
@@ -39,7 +40,7 @@ class Translation:
     image: Tensor
     rows: Tensor
     cols: Tensor
-    matches: Matches
+    matches: Found
     ncc: Tensor
     weights: Tensor
     seconds: dict[str, float]
@@ -53,6 +54,7 @@ class KnowledgeTransfer:
         self.decoder = decoder
         self.index = index
         self.config = config
+        self.search = Search(index, config.search)
         self.layer = config.encoder.layer
 
     @torch.no_grad()
@@ -65,7 +67,7 @@ class KnowledgeTransfer:
         rows, cols = positions(height, width, self.config.query_stride, cover=True)
         queries = unfold(features, rows, cols)
         with _timed(seconds, "search"):
-            matches = search(self.index, queries, self.config.search)
+            matches = self.search.find(queries)
         with _timed(seconds, "swap"):
             values, ncc = self._matched(queries, matches)
             weights = top_k_weights(ncc, self.config.temperature)
@@ -80,7 +82,7 @@ class KnowledgeTransfer:
                 result = preserve_colour(result, image)
         return Translation(result, rows, cols, matches, ncc, weights, seconds)
 
-    def _matched(self, queries: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
+    def _matched(self, queries: Tensor, matches: Found) -> tuple[Tensor, Tensor]:
         """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
         n, k = matches.rows.shape
         flat = matches.rows.flatten()

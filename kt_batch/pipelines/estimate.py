@@ -215,7 +215,7 @@ class _Work:
         """The items to do by unit and image."""
         return [(unit, group) for unit in self.units for group in by_image(unit)]
 
-    def check_numerics(self, options: RunOptions, searcher: str = "ours") -> None:
+    def check_numerics(self, options: RunOptions, searcher: str = "tree") -> None:
         """As a worker that searches with `searcher` does first of all. Of a cluster's workers nothing is known here."""
         receipts = self.ledger.receipts().values()
         if self.units and receipts and options.runner == "local":

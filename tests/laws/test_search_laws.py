@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index.index import Index
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.index.searchers import certified
+from kt_batch.index.searchers.estimates import prepare_queries
 from kt_batch.index.searchers.scan import FEW, best_estimates, level_of
-from kt_batch.index.searchers.tree import prepare_queries
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
@@ -106,7 +106,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
         patch.setattr(certified, "quick_integers", lambda: integers)
         if not quick_integers():  # a processor whose own products of integers may overflow
             patch.setattr(certified, "products", lambda q, x: (q.long() @ x.long().T).int())
-        found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
+        found = find(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()
     assert found.scores.equal(scores)
@@ -127,7 +127,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 ) -> None:
     index = made(library, width, seed, config, shards)
     queries = patches_of(prepared_queries, width, seed + 100)[::3]
-    found = search(index, queries, SearchConfig(probes=probes, top_k=top_k))
+    found = find(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
     assert found.rows.min() >= 0
@@ -153,7 +153,7 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
 ) -> None:
     index = made(library, width, seed, config, shards)
     queries = queries_of(library, prepared_queries, width, seed)
-    found = search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
+    found = find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape
     assert found.scores.le(scores).all()

@@ -17,7 +17,7 @@ from torch import Tensor
 from kt_batch.index.index import Index, Piece
 from kt_batch.index.packing import spread
 from kt_batch.index.searchers.candidates import Pairs, canonically_best, distinct, joined, scored
-from kt_batch.index.searchers.tree import search_fast
+from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack

@@ -16,14 +16,17 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.index import Index
+from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import Pairs, best_few, canonically_best, joined, scored
 from kt_batch.index.searchers.faiss_guard import load_faiss
 from kt_batch.kernels.principal import first_level, principal_directions
@@ -53,22 +56,29 @@ class Baseline:
     most_probes: int
 
 
-def baseline_of(index: Index, name: str) -> Baseline:
-    """The peer of this index, built at the first call.
+class FaissSearcher:
+    """Builds its baseline at the first request. `probes` are the lists of `ivf`, efSearch of `hnsw`."""
 
-    A graph grown on several threads depends on who came first, so this one grows on a single one.
-    """
-    found = index.baselines.get(name)
-    if not isinstance(found, Baseline):
-        found = build_baseline(index, name, threads=1 if name == "hnsw" else None)
-        index.baselines[name] = found
-    return found
+    def __init__(self, index: Index, config: SearchConfig) -> None:
+        self._index = index
+        self._name = config.searcher
+        self._effort = config.probes
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """The baseline. A graph grown on several threads depends on their order, so `hnsw` grows on one thread."""
+        return build_baseline(self._index, self._name, threads=1 if self._name == "hnsw" else None)
+
+    def find(self, request: SearchRequest) -> Found:
+        """Return the best of what faiss proposes, none certified."""
+        rows, scores = search_baseline(self.baseline, self._index, request.keys, request.k, self._effort)
+        return Found(rows, scores, torch.zeros(len(rows), dtype=torch.bool))
 
 
 def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None = None) -> Baseline:
     """Train the peer `name` on a seeded sample and add every kept patch, on torch's threads unless told otherwise.
 
-    Raises UsageError for a name that is not in RIVALS, and where faiss cannot be loaded.
+    Raises UsageError for a name that is not in BASELINES, and where faiss cannot be loaded.
     """
     if name not in BASELINES:
         raise UsageError(f"There is no searcher '{name}' through faiss; there are {', '.join(BASELINES)}.")
