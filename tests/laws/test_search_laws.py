@@ -114,6 +114,26 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
 
 
 @many
+@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
+def test_an_exact_search_is_brute_force_to_the_last_bit(
+    library: list[tuple[str, int]],
+    asking: list[tuple[str, int]],
+    width: int,
+    seed: int,
+    config: IndexConfig,
+    shards: int,
+    top_k: int,
+) -> None:
+    index = made(library, width, seed, config, shards)
+    queries = queries_of(library, asking, width, seed)
+    found = find(index, queries, SearchConfig(searcher="exact", top_k=top_k))
+    rows, scores = brute_force(index, queries, top_k)
+    assert found.certified.all()
+    assert found.scores.equal(scores)
+    assert found.rows.equal(rows)
+
+
+@many
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
 def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     library: list[tuple[str, int]],

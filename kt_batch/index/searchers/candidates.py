@@ -20,7 +20,10 @@ CHUNK = 1024  # pairs whose patches are read at a time: more leave the core's ca
 
 @dataclass(frozen=True)
 class Pairs:
-    """m candidates: the query `who`, the `rows` of the index, both int64, and a float32 score, each `(m,)`."""
+    """m candidates: the query `who` and the `rows` of the index, both int64, and their scores; each `(m,)`.
+
+    Scores are float32, or float64 where they are canonical.
+    """
 
     who: Tensor
     rows: Tensor
@@ -122,8 +125,19 @@ def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
 def canonically_best(
     index: Index, vectors: Tensor, pairs: Pairs, k: int, each: Each = in_turn
 ) -> tuple[Tensor, Tensor]:
-    """Of distinct, scored pairs the k best rows `(n, k)` of each query by canonical score, ties to the smaller patch
-    id, and the scores `(n, k)` float64; -1 and -inf where a query has fewer."""
+    """Return the k best candidates of each query by canonical score.
+
+    Args:
+        index: The index that the candidates are rows of.
+        vectors: Keys of the queries, `(n, D)` float32.
+        pairs: Distinct candidates with their float32 scores.
+        k: Candidates to keep of each query.
+        each: Maps the work over threads.
+
+    Returns:
+        Rows `(n, k)` int64 and canonical scores `(n, k)` float64, best first, ties to the smaller patch id; -1 and -inf
+        where a query has fewer candidates.
+    """
     n = len(vectors)
     worst = kth_best(pairs, n, k) - 2 * rounding_slack(vectors.shape[1])
     left = pairs.at(pairs.scores >= worst[pairs.who])
@@ -131,20 +145,31 @@ def canonically_best(
 
     def score(part: Tensor) -> None:
         rows, which = left.rows[part].unique_consecutive(return_inverse=True)
-        found = index.match_vectors(rows).index_select(0, which)
-        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), found)
+        keys = index.match_vectors(rows).index_select(0, which)
+        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), keys)
 
     each(score, _by_row(left).split(RESCORED))
-    ids = np.ascontiguousarray(index.patch_ids(left.rows)).view("S12")[:, 0]
-    order = torch.from_numpy(np.lexsort((ids, -scores.numpy(), left.who.numpy())))
-    who, rows, scores = left.who[order], left.rows[order], scores[order]
-    rank = _rank(who)
+    return best_by_score(index, Pairs(left.who, left.rows, scores), n, k)
+
+
+def best_by_score(index: Index, pairs: Pairs, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best candidates of each of n queries: the order in which matches are ranked everywhere.
+
+    A larger score is better; of equal scores, the smaller patch id. Scores are compared as they are.
+
+    Returns:
+        Rows `(n, k)` int64 and scores `(n, k)` float64; -1 and -inf where a query has fewer candidates.
+    """
+    ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
+    order = torch.from_numpy(np.lexsort((ids, -pairs.scores.numpy(), pairs.who.numpy())))
+    ranked = pairs.at(order)
+    rank = _rank(ranked.who)
     best = rank < k
-    out_rows = torch.full((n, k), -1, dtype=torch.int64)
-    out_scores = torch.full((n, k), -torch.inf, dtype=torch.float64)
-    out_rows[who[best], rank[best]] = rows[best]
-    out_scores[who[best], rank[best]] = scores[best]
-    return out_rows, out_scores
+    rows = torch.full((n, k), -1, dtype=torch.int64)
+    scores = torch.full((n, k), -torch.inf, dtype=torch.float64)
+    rows[ranked.who[best], rank[best]] = ranked.rows[best]
+    scores[ranked.who[best], rank[best]] = ranked.scores[best].double()
+    return rows, scores
 
 
 def _rank(who: Tensor) -> Tensor:

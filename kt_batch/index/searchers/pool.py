@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.index import Index
+from kt_batch.index.searchers.candidates import Pairs
 from kt_batch.kernels.bounds import rounding_slack
 
 QUERY_TILE = 128
@@ -42,6 +41,13 @@ class CandidatePool:
         self.scores[who] = top.values
         self.rows[who] = found.gather(1, top.indices)
 
+    def pairs(self) -> Pairs:
+        """Return the candidates that can still be among the k best."""
+        everyone = torch.arange(len(self.rows))
+        possible = (self.rows >= 0) & (self.scores >= self.threshold(everyone)[:, None])
+        who, place = possible.nonzero().unbind(1)
+        return Pairs(who, self.rows[who, place], self.scores[who, place])
+
 
 def tiled_products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     """Scores `(m, p)` of the queries `who` `(m,)` against `(p, d)`, in tiles of QUERY_TILE queries.
@@ -54,12 +60,3 @@ def tiled_products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     for start in range(0, len(q), QUERY_TILE):
         torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
     return out[: len(who)]
-
-
-def best_by_score(index: Index, rows: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k best of `rows` and `scores` `(n, c)`, ties to the smaller patch id; -1 and -inf are no candidate."""
-    n, size = rows.shape
-    ids = np.ascontiguousarray(index.patch_ids(rows.flatten().clamp(min=0))).view("S12")[:, 0]
-    query = np.repeat(np.arange(n), size)
-    order = torch.from_numpy(np.lexsort((ids, -scores.flatten().numpy(), query))).view(n, size)
-    return rows.flatten()[order[:, :k]], scores.flatten()[order[:, :k]]

@@ -9,8 +9,8 @@ from torch import Tensor
 from kt_batch.config import SearchConfig
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
-from kt_batch.index.searchers.candidates import pairs_by_leaf
-from kt_batch.index.searchers.pool import CandidatePool, best_by_score, tiled_products
+from kt_batch.index.searchers.candidates import best_by_score, pairs_by_leaf
+from kt_batch.index.searchers.pool import CandidatePool, tiled_products
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import pad_rows, unit
 
@@ -39,7 +39,7 @@ class PublishedSearcher:
             rows = torch.arange(first_row, first_row + count)
             x = pad_rows(_view(_read_bands(index, leaf, bands).float(), mean, bands), PATCH_TILE)
             pool.offer(who, tiled_products(queries, who, x)[:, :count], rows)
-        rows, scores = best_by_score(index, pool.rows, pool.scores.double(), request.k)
+        rows, scores = best_by_score(index, pool.pairs(), len(queries), request.k)
         return Found(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
 
 

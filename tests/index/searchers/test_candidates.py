@@ -16,6 +16,7 @@ from kt_batch.index.searchers.candidates import (
     CHUNK,
     Pairs,
     ascending,
+    best_by_score,
     best_few,
     canonically_best,
     distinct,
@@ -157,6 +158,29 @@ def test_the_canonically_best_are_those_of_a_loop_and_ties_go_to_the_smaller_id(
     rows, scores = canonically_best(index, queries, pairs, k)
     assert rows.tolist() == expected_rows
     assert scores.dtype == torch.float64
+    assert scores.tolist() == expected_scores
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 48)), max_size=120), st.integers(0, 99), counts)
+def test_candidates_are_ranked_by_score_and_ties_go_to_the_smaller_id(
+    chosen: set[tuple[int, int]], seed: int, k: int
+) -> None:
+    index, _ = tied()
+    score = torch.randint(0, 3, (QUERIES, 49), generator=torch.Generator().manual_seed(seed)).double() / 2
+    expected_rows, expected_scores = [], []
+    for query in range(QUERIES):
+        own = [
+            (-score[query, row].item(), index.patch_ids(torch.tensor([row]))[0].tobytes(), row)
+            for who, row in chosen
+            if who == query
+        ]
+        best = sorted(own)[:k]
+        expected_rows.append([row for _, _, row in best] + [-1] * (k - len(best)))
+        expected_scores.append([-value for value, _, _ in best] + [-torch.inf] * (k - len(best)))
+    pairs = pairs_of([(who, row, score[who, row].item()) for who, row in chosen])
+    rows, scores = best_by_score(index, pairs, QUERIES, k)
+    assert rows.tolist() == expected_rows
     assert scores.tolist() == expected_scores
 
 
