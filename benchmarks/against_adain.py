@@ -59,7 +59,7 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
 
     def mean_ncc(config: SearchConfig) -> float:
         rows = find(index, queries, config).rows[:, 0]
-        return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
+        return float(canonical_scores(unit(queries.flatten(1)), unit(index.values(rows).flatten(1))).mean())
 
     best = mean_ncc(SearchConfig(searcher="exact"))
     return {probes: mean_ncc(SearchConfig(probes=probes)) / best for probes in PROBES}

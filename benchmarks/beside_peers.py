@@ -43,8 +43,8 @@ ROUNDS = 3
 def find(baseline: Baseline, index: Index, setting: int, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, canonical scores and whether they are certified, each `(n,)`, of what a peer finds."""
     vectors, _ = match_parts(haar(queries), index.tree.mean)
-    rows, scores = search_baseline(baseline, index, vectors, 1, setting)
-    return rows[:, 0], scores[:, 0], torch.zeros(len(vectors), dtype=torch.bool)
+    best = search_baseline(baseline, index, vectors, 1, setting)
+    return best.rows[:, 0], best.scores[:, 0], torch.zeros(len(vectors), dtype=torch.bool)
 
 
 def in_turn(index: Index, prepared_queries: DryRunRequest, name: str) -> Iterator[SearchFigures]:

@@ -148,7 +148,7 @@ def _figures(layer: str, name: str, prepared_queries: Sequence[_Asked]) -> Paper
             rows = search.find(queries).rows[:, 0]
             spent = time.perf_counter() - started
         seconds, patches = seconds + spent, patches + len(queries)
-        scores, best = canonical_scores(vectors, each.index.match_vectors(rows)), each.best[: len(queries)]
+        scores, best = canonical_scores(vectors, each.index.keys(rows)), each.best[: len(queries)]
         hits.append(float((scores >= best - 1e-9).double().mean()))
         ratios.append(float(scores.mean() / best.mean()))
     per_image = sum(len(each.queries) for each in prepared_queries) / len(prepared_queries)
@@ -169,7 +169,7 @@ def _in_words(row: PaperFigures) -> str:
 
 def _traverse(index: Index, vectors: Tensor) -> tuple[Tensor, float]:
     """The paper's baseline: each patch by itself against the whole library. The rows, and the seconds it took."""
-    library = index.match_vectors(torch.arange(index.count))
+    library = index.keys(torch.arange(index.count))
     started = time.perf_counter()
     rows = torch.stack([(library @ vector).argmax() for vector in vectors])
     return rows, time.perf_counter() - started

@@ -243,8 +243,8 @@ def _rival(index: Index, name: str, prepared_queries: DryRunRequest, progress: P
 
         def find(queries: Tensor, probes: int = probes) -> tuple[Tensor, Tensor, Tensor]:
             vectors, _ = match_parts(haar(queries), index.tree.mean)
-            found, scores = search_baseline(baseline, index, vectors, 1, probes)
-            return found[:, 0], scores[:, 0], torch.zeros(len(queries), dtype=torch.bool)
+            best = search_baseline(baseline, index, vectors, 1, probes)
+            return best.rows[:, 0], best.scores[:, 0], torch.zeros(len(queries), dtype=torch.bool)
 
         setting = None if name == "pq" else probes
         rows.append(
@@ -280,7 +280,7 @@ def measure(
     seconds = statistics.median(spent)
     # What bhkm scores is of the bands it reads: all are compared by the canonical score of what they found.
     vectors, _ = match_parts(haar(prepared_queries.queries[prepared_queries.sample]), index.tree.mean)
-    scores = canonical_scores(vectors, index.match_vectors(rows))
+    scores = canonical_scores(vectors, index.keys(rows))
     return SearchFigures(
         searcher=name,
         setting=setting,
@@ -297,7 +297,7 @@ def measure(
 
 
 def _mean_ncc(index: Index, queries: Tensor, rows: Tensor) -> float:
-    return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
+    return float(canonical_scores(unit(queries.flatten(1)), unit(index.values(rows).flatten(1))).mean())
 
 
 def index_bytes(index: Index) -> int:

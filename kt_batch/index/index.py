@@ -96,8 +96,7 @@ class Index:
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         if self._bits:
-            vectors, norms = self._dequantised(rows)
-            return (vectors.mul_(norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
+            return self._raw_packets(*self._dequantised(rows))
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
         for shard, inside, where in self._by_shard(rows):
             for b, name in enumerate(BAND_NAMES):
@@ -118,9 +117,24 @@ class Index:
         with quick_products():  # always, so that a patch has the same bits wherever it is wanted
             return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
 
-    def patches(self, rows: Tensor) -> Tensor:
-        """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
+    def values(self, rows: Tensor) -> Tensor:
+        """Return what a match transfers: raw patches `(m, 4, C)` float32, in cells and not bands, of rows `(m,)`."""
         return haar(self.packets(rows).float())
+
+    def keys_and_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `keys(rows)` and `values(rows)`, with the same bits, and decode every patch once."""
+        if self._bits:
+            keys, norms = self._dequantised(rows)
+            return keys, haar(self._raw_packets(keys, norms).float())
+        packets = self.packets(rows)
+        norms = torch.empty(len(rows))
+        for shard, inside, where in self._by_shard(rows):
+            norms[where] = shard.norms[inside]
+        return divide_rows((packets.float() - self.tree.mean).flatten(1), norms), haar(packets.float())
+
+    def _raw_packets(self, keys: Tensor, norms: Tensor) -> Tensor:
+        """Return the float16 packets `(m, 4, C)` that have keys `(m, D)` and norms `(m,)` in match space."""
+        return ((keys * norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
 
     def patch_ids(self, rows: Tensor) -> NDArray[np.uint8]:
         """`(m, 12)` uint8 of rows `(m,)`."""
@@ -135,8 +149,8 @@ class Index:
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
         return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
 
-    def match_vectors(self, rows: Tensor) -> Tensor:
-        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
+    def keys(self, rows: Tensor) -> Tensor:
+        """Return what a search compares: unit vectors in match space `(m, D)` float32 of rows `(m,)`."""
         if self._bits:
             return self._dequantised(rows)[0]
         out = torch.empty(len(rows), 4 * self.channels)
@@ -161,7 +175,7 @@ class Index:
         """Coordinates `(c, e)` float32 of a piece's c unit vectors along `directions` `(D, e)` that are at right angles
         to the first level's."""
         if not self._bits:
-            return self.match_vectors(torch.arange(piece.first_row, piece.first_row + piece.count)) @ directions
+            return self.keys(torch.arange(piece.first_row, piece.first_row + piece.count)) @ directions
         kept = Codes(**self.shards[piece.shard].payload).part(piece.start, piece.count)
         rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
         return rests @ (directions * self.tree.basis.spread[:, None])

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
+from kt_batch.index.ids import ID_BYTES
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
+from kt_batch.index.searchers.candidates import read_values
 from kt_batch.index.searchers.table import SEARCHERS
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.haar import haar
 
 PORTION = 1024  # queries whose keys a thread computes at a time
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matches of n queries, with all that is transferred: nobody who holds them needs the index.
+
+    patch_ids: `(n, k, 12)` uint8, best first.
+    values: the matched raw patches `(n, k, 4, C)` float32, in cells and not bands.
+    scores: `(n, k)` float64, the cosine in match space; for `bhkm`, of the bands it reads.
+    certified: `(n,)` bool; True where no kept patch has a larger canonical score than the first match.
+    """
+
+    patch_ids: Tensor
+    values: Tensor
+    scores: Tensor
+    certified: Tensor
 
 
 class Search:
@@ -37,8 +57,21 @@ class Search:
         Raises:
             UsageError: A query is not finite.
         """
+        return self._find(queries, with_values=False)
+
+    def search(self, queries: Tensor) -> Matches:
+        """Return the nearest kept patches of raw query patches `(n, 4, C)` float32: see `find`."""
+        found = self._find(queries, with_values=True)
+        values = found.values
+        if values is None:
+            with parallel_map() as each:
+                values = read_values(self._index, found.rows, each)
+        ids = torch.from_numpy(self._index.patch_ids(found.rows.flatten()))
+        return Matches(ids.view(*found.rows.shape, ID_BYTES), values, found.scores, found.certified)
+
+    def _find(self, queries: Tensor, with_values: bool) -> Found:
         k = min(self._top_k, self._index.count)
-        return self._searcher.find(SearchRequest(queries, self._keys(queries), k))
+        return self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
 
     def _keys(self, queries: Tensor) -> Tensor:
         mean = self._index.tree.mean
@@ -49,6 +82,11 @@ class Search:
 def find(index: Index, queries: Tensor, config: SearchConfig) -> Found:
     """Open a searcher for one request: see `Search.find`."""
     return Search(index, config).find(queries)
+
+
+def search(index: Index, queries: Tensor, config: SearchConfig) -> Matches:
+    """Open a searcher for one request: see `Search.search`."""
+    return Search(index, config).search(queries)
 
 
 def _query_keys(queries: Tensor, mean: Tensor) -> Tensor:

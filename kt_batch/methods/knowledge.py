@@ -16,8 +16,7 @@ from torch import Tensor
 from kt_batch.config import TranslateConfig
 from kt_batch.errors import WeightsError
 from kt_batch.index.index import Index
-from kt_batch.index.search import Search
-from kt_batch.index.searchers.base import Found
+from kt_batch.index.search import Matches, Search
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
@@ -26,21 +25,23 @@ from kt_batch.kernels.tiles import canonical_scores, unit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
-TOGETHER = 1024  # matches that are read at a time
+TOGETHER = 1024  # matches compared at a time
 
 
 @dataclass(frozen=True)
 class Translation:
     """One translated image and where it came from.
 
-    image `(3, H, W)` RGB in [0, 1], as large as what went in; rows and cols `(n,)` of the query patches; matches as in
-    `index.search`; ncc and weights `(n, k)`; seconds per stage.
+    image `(3, H, W)` RGB in [0, 1], as large as what went in; rows and cols `(n,)` of the query patches; patch_ids,
+    scores and certified as in `index.search.Matches`; ncc and weights `(n, k)`; seconds per stage.
     """
 
     image: Tensor
     rows: Tensor
     cols: Tensor
-    matches: Found
+    patch_ids: Tensor
+    scores: Tensor
+    certified: Tensor
     ncc: Tensor
     weights: Tensor
     seconds: dict[str, float]
@@ -67,11 +68,11 @@ class KnowledgeTransfer:
         rows, cols = positions(height, width, self.config.query_stride, cover=True)
         queries = unfold(features, rows, cols)
         with _timed(seconds, "search"):
-            matches = self.search.find(queries)
+            matches = self.search.search(queries)
         with _timed(seconds, "swap"):
-            values, ncc = self._matched(queries, matches)
+            ncc = match_ncc(queries, matches)
             weights = top_k_weights(ncc, self.config.temperature)
-            matched = blend(values, weights)
+            matched = blend(matches.values, weights)
             swapped = self._swap(image, features, queries, matched, rows, cols)
             mixed = features + self.config.alpha * (swapped - features)
         with _timed(seconds, "decode"):
@@ -80,25 +81,8 @@ class KnowledgeTransfer:
             result = decode(self.decoder, mixed, features, weight)
             if self.config.preserve_colour:
                 result = preserve_colour(result, image)
-        return Translation(result, rows, cols, matches, ncc, weights, seconds)
-
-    def _matched(self, queries: Tensor, matches: Found) -> tuple[Tensor, Tensor]:
-        """The matched raw patches `(n, k, 4, C)` and their NCC `(n, k)`, which is always that of the raw vectors."""
-        n, k = matches.rows.shape
-        flat = matches.rows.flatten()
-        values, ncc = torch.empty(n * k, *queries.shape[1:]), torch.empty(n * k)
-
-        def read(part: Tensor) -> None:
-            rows, which = flat[part].unique_consecutive(return_inverse=True)
-            found = self.index.patches(rows)
-            values[part] = found.index_select(0, which)
-            matched = unit(found.flatten(1)).index_select(0, which)
-            asked = unit(queries.index_select(0, part // k).flatten(1))
-            ncc[part] = canonical_scores(asked, matched).float()
-
-        with parallel_map() as each:  # a part at a time stays in a core's cache
-            each(read, torch.sort(flat, stable=True).indices.split(TOGETHER))
-        return values.view(n, k, *queries.shape[1:]), ncc.view(n, k)
+        ids, scores, certified = matches.patch_ids, matches.scores, matches.certified  # values are large
+        return Translation(result, rows, cols, ids, scores, certified, ncc, weights, seconds)
 
     def _swap(
         self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor
@@ -110,6 +94,21 @@ class KnowledgeTransfer:
         swapped = statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
         # An affine map can lead below zero, where no decoder has ever seen an activation; a code may have any sign.
         return swapped if self.layer in self.encoder.codes else swapped.clamp_(min=0)
+
+
+def match_ncc(queries: Tensor, matches: Matches) -> Tensor:
+    """Return the NCC `(n, k)` of raw query patches `(n, 4, C)` and their matches, whatever the match space."""
+    n, k = matches.scores.shape
+    values = matches.values.flatten(0, 1).flatten(1)
+    ncc = torch.empty(n * k, device=queries.device)
+
+    def compare(part: Tensor) -> None:
+        query = unit(queries.index_select(0, part // k).flatten(1))
+        ncc[part] = canonical_scores(query, unit(values[part])).float()
+
+    with parallel_map() as each:  # a part at a time stays in a core's cache
+        each(compare, torch.arange(n * k, device=queries.device).split(TOGETHER))
+    return ncc.view(n, k)
 
 
 def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:

@@ -76,7 +76,7 @@ def translate_one(
     method = KnowledgeTransfer(encoder.network, decoder.network, index, config)
     found = method.translate(to_tensor(pad_to(working.pixels, stride)))
     pixels = to_pixels(found.image)[: working.height, : working.width]
-    matched = index.patch_ids(found.matches.rows[:, 0])[:, :8]
+    matched = found.patch_ids[:, 0, :8].numpy()
     counts = Counter(bytes(row).hex() for row in matched)
     summary = SingleSummary(
         ncc_mean=round(float(found.ncc[:, 0].double().mean()), 6),

@@ -13,11 +13,12 @@ from kt_batch.config import IndexConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
-from kt_batch.index.search import find
+from kt_batch.index.search import find, search
 from kt_batch.index.searchers.base import Found
 from tests.support.synthetic import Ids, brute_force, clustered, ids_of, index_of, packets_of, sharded_index_of
 
 Space = Literal["raw", "centred"]
+Payload = Literal["float16", "4bit", "5bit"]
 EVERY = 10**6  # probes: all leaves there are
 SEARCHERS: tuple[Searcher, ...] = ("exact", "tree", "scan", "hkm", "bhkm")
 
@@ -247,7 +248,7 @@ def test_flat_grey_images_are_searched_like_others(searcher: Searcher, space: Sp
     index = index_of(cells, IndexConfig(max_leaf=8, match_space=space))
     assert index.count == 4
     matches = run(index, shades[:3], searcher)
-    found = index.patches(matches.rows[:, 0])
+    found = index.values(matches.rows[:, 0])
     torch.testing.assert_close(found, shades[:3], atol=1e-3, rtol=0)
     torch.testing.assert_close(matches.scores, torch.ones(3, 1, dtype=torch.float64), atol=1e-5, rtol=0)
 
@@ -334,5 +335,55 @@ def test_centred_and_raw_space_may_choose_differently() -> None:
 
 def test_a_swap_gets_raw_patches_whatever_the_match_space(library: Tensor) -> None:
     index = index_of(library, IndexConfig(max_leaf=16, merge=1, match_space="centred"))
-    patches = index.patches(run(index, library[:50], "exact").rows[:, 0])
+    patches = index.values(run(index, library[:50], "exact").rows[:, 0])
     torch.testing.assert_close(patches, library[:50], atol=5e-3, rtol=5e-3)
+
+
+# ---- matches that carry what they transfer ----
+
+
+@pytest.mark.parametrize("space", ["raw", "centred"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_matches_hold_ids_and_raw_patches_of_the_rows_found(space: Space, payload: Payload, shards: int) -> None:
+    # D = 512: enough for coded patches.
+    library = clustered(900, 128, clusters=30, seed=1)
+    config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
+    index = sharded_index_of(library, config, shards)
+    queries = torch.cat([clustered(60, 128, clusters=30, seed=2), library[:5], torch.zeros(1, 4, 128)])
+    assert index.shards[0].bits == config.bits
+    for searcher in SEARCHERS:
+        for certify in (False, searcher == "tree"):
+            options = SearchConfig(searcher=searcher, probes=5, top_k=4, certify=certify)
+            found, matches = find(index, queries, options), search(index, queries, options)
+            rows = found.rows.flatten()
+            assert matches.values.dtype == torch.float32
+            assert matches.values.equal(index.values(rows).view(66, 4, 4, 128))
+            assert matches.patch_ids.dtype == torch.uint8
+            assert matches.patch_ids.equal(torch.from_numpy(index.patch_ids(rows)).view(66, 4, 12))
+            assert matches.scores.equal(found.scores)
+            assert matches.certified.equal(found.certified)
+
+
+@pytest.mark.parametrize("space", ["raw", "centred"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
+def test_keys_and_values_read_together_are_those_read_apart(space: Space, payload: Payload) -> None:
+    config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
+    index = sharded_index_of(clustered(900, 128, clusters=30, seed=1), config, shards=3)
+    rows = torch.randint(index.count, (300,), generator=torch.Generator().manual_seed(0))
+    keys, values = index.keys_and_values(rows)
+    assert keys.equal(index.keys(rows))
+    assert values.equal(index.values(rows))
+
+
+def test_a_search_decodes_a_match_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = sharded_index_of(clustered(900, 128, clusters=30, seed=1), IndexConfig(max_leaf=32, merge=1), shards=3)
+    monkeypatch.setattr(Index, "values", None)  # reading a match again would fail
+    assert search(index, clustered(60, 128, clusters=30, seed=2), SearchConfig()).values.shape == (60, 1, 4, 128)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_no_queries_have_matches_of_no_size(index: Index, searcher: Searcher) -> None:
+    matches = search(index, torch.empty(0, 4, 8), SearchConfig(searcher=searcher, top_k=2))
+    assert matches.patch_ids.shape == (0, 2, 12)
+    assert matches.values.shape == (0, 2, 4, 8)

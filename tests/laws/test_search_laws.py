@@ -157,7 +157,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
         assert by_rank == sorted(by_rank)
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     repeated = vectors.repeat_interleave(k, 0)
-    assert found.scores.flatten().equal(canonical_scores(repeated, index.match_vectors(found.rows.flatten())))
+    assert found.scores.flatten().equal(canonical_scores(repeated, index.keys(found.rows.flatten())))
 
 
 @many

@@ -65,10 +65,17 @@ def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
     return decode(decoder, encode(encoder, picture(seed), LAYER), detail_weight=detail_weight)
 
 
+def matched_values(found: Translation, index: Index) -> Tensor:
+    """The raw patches `(n, k, 4, C)` of the matches, looked up by patch id."""
+    every = torch.arange(index.count)
+    row_of = {patch_id.tobytes(): row for row, patch_id in enumerate(index.patch_ids(every))}
+    rows = [row_of[patch_id.tobytes()] for patch_id in found.patch_ids.flatten(0, 1).numpy()]
+    return index.values(torch.tensor(rows)).view(*found.ncc.shape, 4, -1)
+
+
 def swapped_map(found: Translation, library: int) -> Tensor:
     """The feature map of a geometric swap, details and all, from the matches of a translation."""
-    n, k = found.matches.rows.shape
-    values = library_of(library).patches(found.matches.rows.flatten()).view(n, k, 4, -1)
+    values = matched_values(found, library_of(library))
     return geometric_swap(blend(values, found.weights), found.rows, found.cols, SIZE // 4, SIZE // 4)
 
 
@@ -86,8 +93,8 @@ def test_a_picture_finds_its_own_patches_in_a_library_of_itself() -> None:
     assert found.ncc.shape == (121, 1)
     torch.testing.assert_close(found.ncc, torch.ones(121, 1), atol=1e-5, rtol=0)
     own = pack_ids(f"{1:016x}", found.rows.numpy(), found.cols.numpy())
-    assert library_of(1).patch_ids(found.matches.rows[:, 0]).tolist() == own.tolist()
-    assert found.matches.certified.all()
+    assert found.patch_ids[:, 0].tolist() == own.tolist()
+    assert found.certified.all()
 
 
 @pytest.mark.parametrize(("swap", "detail_weight"), [("geometric", 0.0), ("statistics", 1.0)])
@@ -103,7 +110,7 @@ def test_from_a_few_bits_a_value_the_picture_is_the_same_to_45_db(swap: str, pay
     # Of a library of the picture itself every patch is found again, so that both are made of the same matches.
     expected = translate(1, 1, swap=swap)
     found = translate(1, library_of(1, payload), swap=swap)
-    assert found.matches.rows.equal(expected.matches.rows)
+    assert found.patch_ids.equal(expected.patch_ids)
     assert not found.image.equal(expected.image)
     assert -10 * (found.image - expected.image).square().mean().log10() > 45
 
@@ -205,7 +212,7 @@ def test_the_weights_of_the_top_k_sum_to_one(top_k: int) -> None:
 def test_more_matches_than_the_library_has_patches_are_all_it_has() -> None:
     found = translate(1, 2, search=SearchConfig(probes=1, top_k=64))
     assert found.ncc.shape == (121, 64)
-    assert found.matches.rows.min() >= 0
+    assert all(len({bytes(patch_id) for patch_id in ids.tolist()}) == 64 for ids in found.patch_ids)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(121))
 
 
@@ -221,10 +228,10 @@ def test_ncc_is_that_of_the_raw_patches_whatever_the_match_space() -> None:
         encoder=EncoderConfig(weights_sha256="0" * 64), decoder_sha256="0", index_digest="0", search=EVERY
     )
     found = KnowledgeTransfer(*networks(), index, config).translate(picture(1))
-    matched = index.patches(found.matches.rows[:, 0]).flatten(1).double()
+    matched = matched_values(found, index)[:, 0].flatten(1).double()
     expected = (queries * matched).sum(1) / queries.norm(dim=1) / matched.norm(dim=1)
     torch.testing.assert_close(found.ncc[:, 0].double(), expected, atol=1e-6, rtol=0)
-    assert (found.ncc[:, 0].double() - found.matches.scores[:, 0]).abs().max() > 0.01
+    assert (found.ncc[:, 0].double() - found.scores[:, 0]).abs().max() > 0.01
 
 
 def test_translating_twice_gives_the_same_bytes() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
-from kt_batch.index.searchers.candidates import Pairs, canonically_best, few_of_each, joined, kth_best, scored
+from kt_batch.index.searchers.candidates import Best, Pairs, canonically_best, few_of_each, joined, kth_best, scored
 from kt_batch.index.searchers.visits import Group, Products, grouped, products_of
 from kt_batch.index.threads import Each, parallel_map
 from kt_batch.kernels.bounds import rounding_slack
@@ -35,8 +35,6 @@ VISITS = 1 << 21  # to leaves in a second round that are made at a time
 MEMBERS = 8  # leaves whose largest cosine is found before one of them is chosen
 KEPT = 1 << 26  # products of the first round that are made at a time; those of a single query may be more
 
-_Found = tuple[Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class _Queries:
@@ -50,7 +48,7 @@ class _Queries:
     reach: Tensor
 
 
-def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
+def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False) -> Best:
     """The k best of at most the `probes` nearest leaves, as far as estimates find them: rows and canonical scores
     `(n, k)`.
 
@@ -60,7 +58,7 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
     with parallel_map() as each, quick_products():
         level, prepared_queries = prepare_queries(index, vectors, each)
         leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
-        return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each)
+        return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
 
 
 def prepare_queries(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
@@ -91,14 +89,14 @@ def _portions(costs: Tensor, most: int) -> Iterator[slice]:
         start = stop
 
 
-def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each) -> _Found:
+def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each, with_values: bool) -> Best:
     n, probes = queries.leaves.shape
     fresh = _first_round(index, queries, k, always, each)
     known = scored(index, queries.prepared_queries, fresh, each)
     if always < probes:
         fresh = _second_round(index, queries, kth_best(known, n, k), k, always, each)
         known = joined([known, scored(index, queries.prepared_queries, fresh, each)])
-    return canonically_best(index, queries.vectors, known, k, each)
+    return canonically_best(index, queries.vectors, known, k, each, with_values)
 
 
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kt_batch.config import SearchConfig
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
-from kt_batch.index.searchers.candidates import Pairs, best_by_score, canonically_best, joined
+from kt_batch.index.searchers.candidates import Best, Pairs, best_by_score, canonically_best, joined
 from kt_batch.index.searchers.pool import CandidatePool, tiled_products
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.tiles import canonical_scores, pad_rows
@@ -37,15 +37,16 @@ class ExactSearcher:
         for who, patches, rows in _comparisons(index, torch.arange(len(keys))):
             pool.offer(who, _products(keys, who, patches, rows), rows)
         with parallel_map() as each:
-            best, scores = canonically_best(index, keys, pool.pairs(), k, each)
+            best = canonically_best(index, keys, pool.pairs(), k, each, request.with_values)
         crowded = pool.crowded()
         if len(crowded):
             distinct, which = keys[crowded].unique(dim=0, return_inverse=True)
             one_of_each = torch.empty(len(distinct), dtype=torch.int64)
             one_of_each[which] = crowded
             again = _search_crowded(index, keys, pool, one_of_each)
-            best[crowded], scores[crowded] = again[0][which], again[1][which]
-        return Found(best, scores, torch.ones(len(keys), dtype=torch.bool))
+            best.rows[crowded], best.scores[crowded] = again.rows[which], again.scores[which]
+        values = None if len(crowded) else best.values
+        return Found(best.rows, best.scores, torch.ones(len(keys), dtype=torch.bool), values)
 
 
 def _comparisons(index: Index, who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -54,7 +55,7 @@ def _comparisons(index: Index, who: Tensor) -> Iterator[tuple[Tensor, Tensor, Te
     The last block is padded with zeros: its c rows are fewer.
     """
     for rows in torch.arange(index.count).split(BLOCK):
-        keys = pad_rows(index.match_vectors(rows), BLOCK)
+        keys = pad_rows(index.keys(rows), BLOCK)
         for some in who.split(BLOCK):
             yield some, keys, rows
 
@@ -65,8 +66,8 @@ def _products(queries: Tensor, who: Tensor, patches: Tensor, rows: Tensor) -> Te
         return tiled_products(queries, who, patches)[:, : len(rows)]
 
 
-def _search_crowded(index: Index, queries: Tensor, pool: CandidatePool, who: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the k best rows and scores `(m, k)` of the queries `who` `(m,)` among all patches, by canonical score."""
+def _search_crowded(index: Index, queries: Tensor, pool: CandidatePool, who: Tensor) -> Best:
+    """Return the k best of all patches by canonical score, for the queries `who` `(m,)`."""
     place = torch.empty(len(queries), dtype=torch.int64)
     place[who] = torch.arange(len(who))
     rows = torch.full((len(who), pool.k), -1, dtype=torch.int64)
@@ -81,5 +82,6 @@ def _search_crowded(index: Index, queries: Tensor, pool: CandidatePool, who: Ten
         number, rank = (rows[at] >= 0).nonzero().unbind(1)
         known = Pairs(number, rows[at][number, rank], scores[at][number, rank])
         both = joined([known, Pairs(query, block_rows[column], fresh)])
-        rows[at], scores[at] = best_by_score(index, both, len(some), pool.k)
-    return rows, scores
+        best = best_by_score(index, both, len(some), pool.k)
+        rows[at], scores[at] = best.rows, best.scores
+    return Best(rows, scores)

@@ -27,7 +27,7 @@ from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
-from kt_batch.index.searchers.candidates import Pairs, best_few, canonically_best, joined, scored
+from kt_batch.index.searchers.candidates import Best, Pairs, best_few, canonically_best, joined, scored
 from kt_batch.index.searchers.faiss_guard import load_faiss
 from kt_batch.kernels.principal import first_level, principal_directions
 
@@ -71,8 +71,8 @@ class FaissSearcher:
 
     def find(self, request: SearchRequest) -> Found:
         """Return the best of what faiss proposes, none certified."""
-        rows, scores = search_baseline(self.baseline, self._index, request.keys, request.k, self._effort)
-        return Found(rows, scores, torch.zeros(len(rows), dtype=torch.bool))
+        best = search_baseline(self.baseline, self._index, request.keys, request.k, self._effort, request.with_values)
+        return Found(best.rows, best.scores, torch.zeros(len(best.rows), dtype=torch.bool), best.values)
 
 
 def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None = None) -> Baseline:
@@ -87,7 +87,7 @@ def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None =
     lists = list_count(index.count)
     found = _graph(faiss, index, seed) if name == "hnsw" else _trained(faiss, index, name, lists, seed)
     for rows in torch.arange(index.count).split(CHUNK):
-        found.add(index.match_vectors(rows).numpy())
+        found.add(index.keys(rows).numpy())
     seconds = time.perf_counter() - started
     size = _written_bytes(faiss, found)
     gpu = on_gpu(name)
@@ -103,8 +103,10 @@ def on_gpu(name: str) -> bool:
     return name == "ivf" and load_faiss().get_num_gpus() > 0
 
 
-def search_baseline(baseline: Baseline, index: Index, vectors: Tensor, k: int, probes: int) -> tuple[Tensor, Tensor]:
-    """The k best of what the peer proposes: rows `(n, k)` and canonical scores `(n, k)` float64.
+def search_baseline(
+    baseline: Baseline, index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False
+) -> Best:
+    """The k best of what the peer proposes, by canonical score.
 
     vectors: `(n, D)` float32, unit queries in match space; k is at most the patches of the index. Where `probes` find
     fewer than k, they are doubled; where all of them do, as a graph may, every patch is looked at.
@@ -126,7 +128,7 @@ def search_baseline(baseline: Baseline, index: Index, vectors: Tensor, k: int, p
         proposals = scored(
             index, index.prepared_queries(vectors, first_level(vectors, index.tree.directions)), proposals
         )
-    return canonically_best(index, vectors, proposals, k)
+    return canonically_best(index, vectors, proposals, k, with_values=with_values)
 
 
 def list_count(count: int) -> int:
@@ -198,7 +200,7 @@ def _sample(index: Index, count: int, seed: int) -> Tensor:
     """Unit vectors in match space `(m, D)` of at most `count` patches chosen by chance, in order; m >= 2, since two
     centres are the fewest that faiss fits."""
     order = torch.randperm(index.count, generator=torch.Generator().manual_seed(seed))
-    vectors = index.match_vectors(order[:count].sort().values)
+    vectors = index.keys(order[:count].sort().values)
     return vectors if len(vectors) > 1 else vectors.repeat(2, 1)
 
 
@@ -227,7 +229,7 @@ def _scanned(index: Index, vectors: Tensor, who: Tensor, count: int) -> Pairs:
     """The best `count` patches of each of the queries `who` `(m,)`, of all there are."""
     best = joined([])
     for rows in torch.arange(index.count if len(who) else 0).split(CHUNK):
-        products = vectors[who] @ index.match_vectors(rows).T
+        products = vectors[who] @ index.keys(rows).T
         top = products.topk(min(count, len(rows)), dim=1)
         fresh = Pairs(who[:, None].expand_as(top.indices).flatten(), rows[top.indices].flatten(), top.values.flatten())
         best = best_few(joined([best, fresh]), count)

@@ -39,8 +39,8 @@ class PublishedSearcher:
             rows = torch.arange(first_row, first_row + count)
             x = pad_rows(_view(_read_bands(index, leaf, bands).float(), mean, bands), PATCH_TILE)
             pool.offer(who, tiled_products(queries, who, x)[:, :count], rows)
-        rows, scores = best_by_score(index, pool.pairs(), len(queries), request.k)
-        return Found(rows, scores, torch.zeros(len(queries), dtype=torch.bool))
+        best = best_by_score(index, pool.pairs(), len(queries), request.k)
+        return Found(best.rows, best.scores, torch.zeros(len(queries), dtype=torch.bool))
 
 
 def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:

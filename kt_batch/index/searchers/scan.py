@@ -74,8 +74,8 @@ class ScanSearcher:
             ) from error
         with parallel_map() as each:
             pairs = scored(index, prepared_queries, pairs, each)
-            rows, scores = canonically_best(index, request.keys, pairs, k, each)
-        return Found(rows, scores, torch.zeros(len(rows), dtype=torch.bool))
+            best = canonically_best(index, request.keys, pairs, k, each, request.with_values)
+        return Found(best.rows, best.scores, torch.zeros(len(best.rows), dtype=torch.bool), best.values)
 
 
 def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:

@@ -24,6 +24,8 @@ class TreeSearcher:
         leaves = self._index.leaves_to_probe(self._leaves, request.k)
         # Estimates in all leaves cost as much as a proof.
         certify = self._certify or leaves == self._index.tree.leaves
-        search = search_certified if certify else search_fast
-        rows, scores = search(self._index, request.keys, request.k, leaves)
-        return Found(rows, scores, torch.full((len(rows),), certify))
+        if certify:
+            best = search_certified(self._index, request.keys, request.k, leaves)
+        else:
+            best = search_fast(self._index, request.keys, request.k, leaves, request.with_values)
+        return Found(best.rows, best.scores, torch.full((len(best.rows),), certify), best.values)

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from kt_batch.index.ids import unpack_ids
-from kt_batch.index.index import Index
 from kt_batch.methods.knowledge import Translation
 from kt_batch.store.schemas import PROVENANCE
 
@@ -29,16 +27,16 @@ class Provenance:
 
     def add(self, name: str, found: Translation) -> None:
         """One more output, translated so."""
-        n, k = found.matches.rows.shape
+        n, k = found.scores.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
         ncc = found.ncc.flatten().numpy().astype(np.float16)
-        certified = np.repeat(found.matches.certified.numpy(), k) & (rank == 0)
+        certified = np.repeat(found.certified.numpy(), k) & (rank == 0)
         columns = (
             np.repeat(found.rows.numpy(), k).astype(np.uint16),
             np.repeat(found.cols.numpy(), k).astype(np.uint16),
             rank,
             found.weights.flatten().numpy(),
-            found.matches.rows.flatten().numpy(),
+            found.patch_ids.flatten(0, 1).numpy(),
             ncc,
             certified,
         )
@@ -48,12 +46,12 @@ class Provenance:
         self.certified += int(np.count_nonzero(certified))
         self._parts.append(columns)
 
-    def table(self, index: Index, library: str) -> pa.Table:
+    def table(self, library: str) -> pa.Table:
         """One row per (patch, rank), output after output, in reading order; `groups` are the rows of each."""
-        rows, cols, rank, weights, kept, ncc, certified = (
+        rows, cols, rank, weights, patch_ids, ncc, certified = (
             np.concatenate(column) for column in zip(*self._parts, strict=True)
         )
-        image_ids, source_rows, source_cols = unpack_ids(index.patch_ids(torch.from_numpy(kept)))
+        image_ids, source_rows, source_cols = unpack_ids(patch_ids)
         distinct, codes = np.unique(image_ids.view(">u8")[:, 0], return_inverse=True)
         sources = [value.tobytes() for value in distinct.astype(">u8").view("V8")]
         outputs = np.repeat(np.arange(len(self.names), dtype=np.int32), self.groups)

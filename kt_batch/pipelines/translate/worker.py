@@ -343,7 +343,7 @@ class TranslateWorker:
     def _write(self, unit: str, provenance: Provenance, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         refs = []
         if provenance.names:
-            table = provenance.table(self.method.index, self.job.library)
+            table = provenance.table(self.job.library)
             refs.append(commit_table(self.location, "provenance", unit, table, provenance.groups))
         if rejects:
             refs.append(commit_table(self.location, "rejects", unit, rejects_table(rejects)))

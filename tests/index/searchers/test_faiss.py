@@ -59,7 +59,8 @@ def units(index: Index, cells: Tensor) -> Tensor:
 
 
 def ask(index: Index, name: str, cells: Tensor, k: int = 1, probes: int = EVERY) -> tuple[Tensor, Tensor]:
-    return search_baseline(build_baseline(index, name), index, units(index, cells), k, probes)
+    found = search_baseline(build_baseline(index, name), index, units(index, cells), k, probes)
+    return found.rows, found.scores
 
 
 def recall(index: Index, rows: Tensor, queries: Tensor) -> float:
@@ -85,7 +86,7 @@ def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries:
 def test_scores_are_canonical_and_fall(index: Index, queries: Tensor, name: str) -> None:
     rows, scores = ask(index, name, queries, k=5, probes=2)
     prepared_queries = units(index, queries).repeat_interleave(5, 0)
-    assert scores.flatten().equal(canonical_scores(prepared_queries, index.match_vectors(rows.flatten())))
+    assert scores.flatten().equal(canonical_scores(prepared_queries, index.keys(rows.flatten())))
     assert (scores[:, :-1] >= scores[:, 1:]).all()
 
 
@@ -133,7 +134,7 @@ def test_lists_are_a_power_of_two_near_four_roots_and_hold_39_on_average(count: 
 def test_the_same_seed_builds_the_same(small: Index, queries: Tensor, name: str) -> None:
     one, other = (build_baseline(small, name, seed=3, threads=1) for _ in range(2))
     found = [search_baseline(baseline, small, units(small, queries), 4, 2) for baseline in (one, other)]
-    assert found[0][0].equal(found[1][0])
+    assert found[0].rows.equal(found[1].rows)
     assert one.bytes == other.bytes
 
 
@@ -153,7 +154,7 @@ def test_an_open_search_builds_its_baseline_once(
     small: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = Search(small, SearchConfig(searcher="ivf"))
-    expected = search_baseline(build_baseline(small, "ivf"), small, units(small, queries), 1, 8)[0]
+    expected = search_baseline(build_baseline(small, "ivf"), small, units(small, queries), 1, 8).rows
     assert search.find(queries).rows.equal(expected)
     monkeypatch.setattr(baselines, "build_baseline", None)  # calling it again would fail
     found = search.find(queries)
@@ -248,10 +249,10 @@ def test_more_matches_than_one_list_holds_come_from_more_lists(index: Index, que
 def test_what_a_graph_does_not_reach_is_found_all_the_same(faiss: ModuleType, small: Index, queries: Tensor) -> None:
     # Two thirds of the patches are missing from this graph.
     graph = faiss.IndexHNSWFlat(32, 8, faiss.METRIC_INNER_PRODUCT)
-    graph.add(small.match_vectors(torch.arange(100)).numpy())
+    graph.add(small.keys(torch.arange(100)).numpy())
     found = search_baseline(Baseline("hnsw", graph, 0, 0.0, 100), small, units(small, queries), 101, 1)
     exact = find(small, queries, SearchConfig(searcher="exact", top_k=64))
-    assert found[0][:, :64].equal(exact.rows)
+    assert found.rows[:, :64].equal(exact.rows)
 
 
 @needs_faiss

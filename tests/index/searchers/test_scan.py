@@ -144,7 +144,7 @@ def test_with_as_many_read_as_there_are_patches_it_is_brute_force(
 def test_scores_are_canonical_and_fall_and_no_patch_comes_twice(index: Index, queries: Tensor) -> None:
     found = run(index, queries, 12)
     repeated = units(index, queries).repeat_interleave(12, 0)
-    scores = canonical_scores(repeated, index.match_vectors(found.rows.flatten()))
+    scores = canonical_scores(repeated, index.keys(found.rows.flatten()))
     assert found.scores.flatten().equal(scores)
     assert found.scores.diff(dim=1).le(0).all()
     assert all(len(set(some)) == 12 for some in found.rows.tolist())

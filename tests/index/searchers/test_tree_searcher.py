@@ -81,11 +81,11 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
         for leaf in some:
             _, _, count, first = index.leaf_rows(leaf)
             held[n, first : first + count] = True
-    scores = vectors.double() @ index.match_vectors(torch.arange(index.count)).double().T
+    scores = vectors.double() @ index.keys(torch.arange(index.count)).double().T
     best = scores.masked_fill(~held, -torch.inf).amax(1)
-    rows, found = search_fast(index, vectors, 1, probes)
-    assert held.gather(1, rows).all()
-    assert (found[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
+    found = search_fast(index, vectors, 1, probes)
+    assert held.gather(1, found.rows).all()
+    assert (found.scores[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
 
 
 @BOTH
@@ -97,7 +97,7 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     everyone = torch.arange(parts.count)
     assert (len(parts.shards), len(whole.shards)) == (3, 1)
     assert (whole.patch_ids(everyone) == parts.patch_ids(everyone)).all()
-    assert whole.patches(everyone).equal(parts.patches(everyone))
+    assert whole.values(everyone).equal(parts.values(everyone))
     assert leaf_level(whole, 70).equal(leaf_level(parts, 70))
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
@@ -113,10 +113,10 @@ def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytes
     monkeypatch.setattr("kt_batch.index.index.dequantise", noted)
     index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
     rows = torch.arange(20)
-    alone = index.match_vectors(rows)
+    alone = index.keys(rows)
     index.packets(rows)
     with quick_products():
-        assert index.match_vectors(rows).equal(alone)
+        assert index.keys(rows).equal(alone)
     assert seen == ["medium"] * 3
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -125,9 +125,9 @@ def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytes
 def test_a_coded_patch_has_the_same_bits_on_any_number_of_threads(channels: int) -> None:
     index = index_of(clustered(600, channels, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
     rows = torch.arange(index.count)
-    alone = index.match_vectors(rows)
+    alone = index.keys(rows)
     with threads(2):
-        assert index.match_vectors(rows).equal(alone)
+        assert index.keys(rows).equal(alone)
 
 
 def test_shards_of_different_payloads_are_no_index() -> None:
@@ -362,7 +362,7 @@ def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> No
     cells = clustered(600, CHANNELS, clusters=30, seed=1)
     cells[5] = 0
     index = sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1, payload=payload), shards=2)
-    vectors = index.match_vectors(torch.arange(index.count))
+    vectors = index.keys(torch.arange(index.count))
     further = further_directions(vectors, index.tree.directions, 20)
     pieces = index.pieces(100)
     assert {piece.shard for piece in pieces} == {0, 1}
@@ -409,7 +409,7 @@ def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: 
         IndexConfig.model_validate({"max_leaf": 16, "merge": 1, "match_space": space}),
     )
     found = run(index, colours.expand(-1, 4, -1), certify)
-    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
+    torch.testing.assert_close(index.values(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
 
 
 def test_fewer_patches_than_clusters_are_all_leaves() -> None:
