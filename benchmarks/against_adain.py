@@ -26,7 +26,7 @@ from kt_batch.evaluation.models import working_images
 from kt_batch.index.index import Index
 from kt_batch.index.search import find
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
@@ -59,7 +59,7 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
 
     def mean_ncc(config: SearchConfig) -> float:
         rows = find(index, queries, config).rows[:, 0]
-        return float(canonical_scores(unit(queries.flatten(1)), unit(index.values(rows).flatten(1))).mean())
+        return float(canonical_scores(normalise(queries.flatten(1)), normalise(index.values(rows).flatten(1))).mean())
 
     best = mean_ncc(SearchConfig(searcher="exact"))
     return {probes: mean_ncc(SearchConfig(probes=probes)) / best for probes in PROBES}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kt_batch.errors import UsageError
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
@@ -212,7 +212,7 @@ def _unit_patches(maps: list[Tensor]) -> Tensor:
     """Every patch, or every second, third, ... of each axis where there would be more than PATCHES."""
     cells = sum(m.shape[1] * m.shape[2] for m in maps)
     step = math.ceil(math.sqrt(cells / PATCHES))
-    return unit(torch.cat([unfold(m, *positions(m.shape[1], m.shape[2], step, False)).flatten(1) for m in maps]))
+    return normalise(torch.cat([unfold(m, *positions(m.shape[1], m.shape[2], step, False)).flatten(1) for m in maps]))
 
 
 def _nearest(queries: Tensor, library: Tensor) -> Tensor:

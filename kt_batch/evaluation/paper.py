@@ -23,7 +23,7 @@ from kt_batch.index.index import Index, build_in_memory
 from kt_batch.index.search import Search, find
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.knowledge import KnowledgeTransfer, encode, to_pixels, to_tensor
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.common import Progress, Step
@@ -138,7 +138,7 @@ def _figures(layer: str, name: str, prepared_queries: Sequence[_Asked]) -> Paper
     hits, ratios = [], []
     for each in prepared_queries:
         queries = each.queries[:TRAVERSED] if name == "traverse" else each.queries
-        vectors = unit(haar(queries).flatten(1))
+        vectors = normalise(haar(queries).flatten(1))
         if name == "traverse":
             rows, spent = _traverse(each.index, vectors)
         else:

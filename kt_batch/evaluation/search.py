@@ -24,7 +24,7 @@ from kt_batch.index.searchers.scan import scan_device
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.knowledge import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.common import Progress, Step
@@ -297,7 +297,7 @@ def measure(
 
 
 def _mean_ncc(index: Index, queries: Tensor, rows: Tensor) -> float:
-    return float(canonical_scores(unit(queries.flatten(1)), unit(index.values(rows).flatten(1))).mean())
+    return float(canonical_scores(normalise(queries.flatten(1)), normalise(index.values(rows).flatten(1))).mean())
 
 
 def index_bytes(index: Index) -> int:

@@ -75,7 +75,7 @@ def least_products(queries: Queries, patches: Patches, least: Tensor) -> Tensor:
     return (needed.floor() - 1).clamp(-INT32, INT32).int()  # 1: more than float64 rounds off
 
 
-def products(queries: Tensor, patches: Tensor) -> Tensor:
+def integer_products(queries: Tensor, patches: Tensor) -> Tensor:
     """`(n, e)` and `(c, e)` int8 -> `(n, c)` int32, exact where `quick_integers` (models.precision) says so."""
     found: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - torch has no other for integers
     return found

@@ -21,7 +21,7 @@ from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
@@ -65,7 +65,7 @@ class KnowledgeTransfer:
         with _timed(seconds, "encode"):
             features = encode(self.encoder, image, self.layer)
         height, width = features.shape[1:]
-        rows, cols = positions(height, width, self.config.query_stride, cover=True)
+        rows, cols = positions(height, width, self.config.query_stride, cover=True, device=features.device)
         queries = unfold(features, rows, cols)
         with _timed(seconds, "search"):
             matches = self.search.search(queries)
@@ -103,8 +103,8 @@ def match_ncc(queries: Tensor, matches: Matches) -> Tensor:
     ncc = torch.empty(n * k, device=queries.device)
 
     def compare(part: Tensor) -> None:
-        query = unit(queries.index_select(0, part // k).flatten(1))
-        ncc[part] = canonical_scores(query, unit(values[part])).float()
+        query = normalise(queries.index_select(0, part // k).flatten(1))
+        ncc[part] = canonical_scores(query, normalise(values[part])).float()
 
     with parallel_map() as each:  # a part at a time stays in a core's cache
         each(compare, torch.arange(n * k, device=queries.device).split(TOGETHER))

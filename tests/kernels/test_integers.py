@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.integers import least_products, patches_of, products, queries_of
+from kt_batch.kernels.integers import integer_products, least_products, patches_of, queries_of
 from kt_batch.models.precision import quick_integers
 
 
 def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
-    """As `products`, on any processor."""
+    """As `integer_products`, on any processor."""
     return (queries.long() @ patches.long().T).int()
 
 
@@ -77,4 +77,4 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
 @pytest.mark.parametrize(("n", "c", "dim"), [(1, 1, 1), (3, 7, 5), (1, 512, 128), (33, 65, 33), (200, 100, 128)])
 def test_products_of_integers_are_exact_in_any_shape(n: int, c: int, dim: int, generator: torch.Generator) -> None:
     q, x = (torch.randint(-127, 128, (rows, dim), dtype=torch.int8, generator=generator) for rows in (n, c))
-    assert products(q, x).equal(exact_products(q, x))
+    assert integer_products(q, x).equal(exact_products(q, x))

@@ -12,7 +12,7 @@ from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index.index import Index
 from kt_batch.index.search import find
 from kt_batch.index.searchers import certified
-from kt_batch.index.searchers.estimates import prepare_queries
+from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.searchers.scan import FEW, best_estimates, level_of
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
@@ -105,7 +105,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
             patch.setattr(certified, "WORTH", 0)
         patch.setattr(certified, "quick_integers", lambda: integers)
         if not quick_integers():  # a processor whose own products of integers may overflow
-            patch.setattr(certified, "products", lambda q, x: (q.long() @ x.long().T).int())
+            patch.setattr(certified, "integer_products", lambda q, x: (q.long() @ x.long().T).int())
         found = find(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()
@@ -179,7 +179,7 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     assert found.scores.le(scores).all()
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, vectors, in_turn)
+        level, _ = prepare_estimates(index, vectors, in_turn)
     read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
     held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
     assert found.rows[held].equal(rows[held])

@@ -52,9 +52,10 @@ class Best:
 
 
 def joined(parts: list[Pairs]) -> Pairs:
-    """All pairs of several lists."""
-    none = torch.empty(0, dtype=torch.int64)
-    parts = [Pairs(none, none, torch.empty(0)), *parts]
+    """Return all pairs of several lists, on their device; none, on the processor, of no lists."""
+    device = parts[0].who.device if parts else torch.device("cpu")
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    parts = [Pairs(none, none, torch.empty(0, device=device)), *parts]
     return Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("who", "rows", "scores")))
 
 
@@ -110,7 +111,7 @@ def distinct(pairs: Pairs) -> Pairs:
 
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
     """The same pairs with the float32 score of the patches in full; asked `(n, a)` as `Index.asked` makes them."""
-    scores = torch.empty(len(pairs))
+    scores = torch.empty(len(pairs), device=pairs.scores.device)
     order = _by_row(pairs)
 
     def score(part: Tensor) -> None:
@@ -127,7 +128,7 @@ def _by_row(pairs: Pairs) -> Tensor:
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
     """The k-th largest score of each query's pairs, `(queries,)`; -inf where it has fewer."""
-    out = torch.full((queries,), -torch.inf)
+    out = torch.full((queries,), -torch.inf, device=pairs.scores.device)
     if k == 1:
         return out.scatter_reduce_(0, pairs.who, pairs.scores, "amax")
     found = best_few(pairs, k)
@@ -152,9 +153,9 @@ def canonically_best(
     n = len(vectors)
     worst = kth_best(pairs, n, k) - 2 * rounding_slack(vectors.shape[1])
     left = pairs.at(pairs.scores >= worst[pairs.who])
-    scores = torch.empty(len(left), dtype=torch.float64)
+    scores = torch.empty(len(left), dtype=torch.float64, device=vectors.device)
     slots = _likely_slots(left, k) if with_values else None
-    values = torch.empty(n * k if with_values else 0, 4, index.channels)
+    values = torch.empty(n * k if with_values else 0, 4, index.channels, device=vectors.device)
 
     def score(part: Tensor) -> None:
         rows, which = left.rows[part].unique_consecutive(return_inverse=True)
@@ -190,8 +191,9 @@ def _put_in_place(index: Index, values: Tensor, slots: Tensor, numbers: Tensor, 
     slots: `(m,)` of the candidates. numbers, rows: `(n, k)` candidate and row of each match, -1 where there is none.
     """
     numbers, rows = numbers.flatten(), rows.flatten()
-    slots = torch.where(numbers >= 0, slots[numbers], torch.arange(len(numbers)))
-    moved = ((slots != torch.arange(len(slots))) & (slots >= 0)).nonzero()[:, 0]
+    places = torch.arange(len(numbers), device=numbers.device)
+    slots = torch.where(numbers >= 0, slots[numbers], places)
+    moved = ((slots != places) & (slots >= 0)).nonzero()[:, 0]
     values[moved] = values[slots[moved]]
     absent = (slots < 0).nonzero()[:, 0]
     if len(absent):
@@ -201,7 +203,7 @@ def _put_in_place(index: Index, values: Tensor, slots: Tensor, numbers: Tensor, 
 def read_values(index: Index, rows: Tensor, each: Each = in_turn) -> Tensor:
     """Return the raw patches `(..., 4, C)` float32 of rows `(...)`, of any shape."""
     flat = rows.flatten()
-    values = torch.empty(len(flat), 4, index.channels)
+    values = torch.empty(len(flat), 4, index.channels, device=rows.device)
 
     def read(part: Tensor) -> None:
         distinct_rows, which = flat[part].unique_consecutive(return_inverse=True)
@@ -226,15 +228,15 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
     who = pairs.who[order]
     rank = _rank(who)
     first = rank < k
-    numbers = torch.full((n, k), -1, dtype=torch.int64)
+    numbers = torch.full((n, k), -1, dtype=torch.int64, device=who.device)
     numbers[who[first], rank[first]] = order[first]
     return numbers
 
 
 def _picked(pairs: Pairs, numbers: Tensor) -> Best:
     """Return the candidates that have `numbers` `(n, k)`; -1 is none."""
-    rows = torch.full(numbers.shape, -1, dtype=torch.int64)
-    scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64)
+    rows = torch.full(numbers.shape, -1, dtype=torch.int64, device=numbers.device)
+    scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64, device=numbers.device)
     there = numbers >= 0
     rows[there] = pairs.rows[numbers[there]]
     scores[there] = pairs.scores[numbers[there]].double()
@@ -243,4 +245,4 @@ def _picked(pairs: Pairs, numbers: Tensor) -> Best:
 
 def _rank(who: Tensor) -> Tensor:
     """The place of each pair among its query's, 0 first; `who` ascends."""
-    return torch.arange(len(who)) - torch.searchsorted(who, who)
+    return torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)

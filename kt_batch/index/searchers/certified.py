@@ -21,7 +21,7 @@ from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
-from kt_batch.kernels.integers import Queries, least_products, patches_of, products, queries_of
+from kt_batch.kernels.integers import Queries, integer_products, least_products, patches_of, queries_of
 from kt_batch.kernels.principal import bound_correction, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
 from kt_batch.models.precision import quick_integers, quick_products
@@ -76,7 +76,7 @@ class _InIntegers:
         patches = patches_of(x)
         needed = least_products(self.rounded, patches, least)
         for start in range(0, len(least), BLOCK):
-            best = products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
+            best = integer_products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
             who = (best >= needed[start : start + BLOCK]).nonzero()[:, 0] + start
             yield who, _products(self.level, who, x)
 
@@ -121,7 +121,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = bound_correction(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
-    return _Queries(vectors, index.prepared_queries(vectors, level), bounds, further, last)
+    return _Queries(vectors, index.prepare_queries(vectors, level), bounds, further, last)
 
 
 def _certified(index: Index, queries: _Queries, first: Best) -> Best:
@@ -198,4 +198,5 @@ def _settled(index: Index, queries: _Queries, fresh: Pairs, best: Best) -> Best:
 
 def _pairs(best: Best) -> Pairs:
     n, k = best.rows.shape
-    return Pairs(torch.arange(n).repeat_interleave(k), best.rows.flatten(), best.scores.flatten().float())
+    who = torch.arange(n, device=best.rows.device).repeat_interleave(k)
+    return Pairs(who, best.rows.flatten(), best.scores.flatten().float())

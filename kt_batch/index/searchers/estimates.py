@@ -56,19 +56,19 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
     with parallel_map() as each, quick_products():
-        level, prepared_queries = prepare_queries(index, vectors, each)
+        level, prepared_queries = prepare_estimates(index, vectors, each)
         leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
         return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
 
 
-def prepare_queries(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
+def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
     """What the search of unit queries `(n, D)` in match space takes: their first level `(n, d + 1)` with the rest
     scaled down, whose products with patches' are estimates, and what `Index.products` takes `(n, a)`."""
 
     def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
         level = first_level(some, index.tree.directions)
         level[:, -1] *= REST_SHARE
-        return level, index.prepared_queries(some, level)
+        return level, index.prepare_queries(some, level)
 
     return _columns(each(estimates, vectors.split(READY)))
 
@@ -109,11 +109,11 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
     """As `_first_round`, of some queries."""
     n, probes = queries.leaves.shape
     leaves = queries.leaves[part, :always].flatten()
-    who = torch.arange(n)[part].repeat_interleave(always)
+    who = torch.arange(n, device=leaves.device)[part].repeat_interleave(always)
     looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
-    threshold = torch.full((n,), -torch.inf)
+    threshold = torch.full((n,), -torch.inf, device=leaves.device)
     if k <= always:  # as many leaves hold one that reaches it
-        best = torch.full((len(leaves),), -torch.inf)
+        best = torch.full((len(leaves),), -torch.inf, device=leaves.device)
         for products in looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
@@ -168,14 +168,15 @@ def _largest(values: Tensor, count: int) -> Tensor:
     """
     columns = values.shape[1]
     if count == columns:
-        return torch.arange(columns).expand(len(values), -1)
+        return torch.arange(columns, device=values.device).expand(len(values), -1)
     groups = columns // MEMBERS
     grouped_columns = groups * MEMBERS
     if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
         return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
     best = _largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
-    members = best[:, None] + torch.arange(0, grouped_columns, groups)[:, None]
-    some = torch.cat([members.flatten(1), torch.arange(grouped_columns, columns).expand(len(values), -1)], dim=1)
+    members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
+    others = torch.arange(grouped_columns, columns, device=values.device).expand(len(values), -1)
+    some = torch.cat([members.flatten(1), others], dim=1)
     return some.gather(1, _largest(values.gather(1, some), count))
 
 

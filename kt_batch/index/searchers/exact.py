@@ -33,20 +33,21 @@ class ExactSearcher:
     def find(self, request: SearchRequest) -> Found:
         """Return the k best of the whole index, certified."""
         index, keys, k = self._index, request.keys, request.k
-        pool = CandidatePool(len(keys), k, keys.shape[1])
-        for who, patches, rows in _comparisons(index, torch.arange(len(keys))):
+        pool = CandidatePool(keys, k)
+        for who, patches, rows in _comparisons(index, torch.arange(len(keys), device=keys.device)):
             pool.offer(who, _products(keys, who, patches, rows), rows)
         with parallel_map() as each:
             best = canonically_best(index, keys, pool.pairs(), k, each, request.with_values)
         crowded = pool.crowded()
         if len(crowded):
             distinct, which = keys[crowded].unique(dim=0, return_inverse=True)
-            one_of_each = torch.empty(len(distinct), dtype=torch.int64)
+            one_of_each = torch.empty(len(distinct), dtype=torch.int64, device=keys.device)
             one_of_each[which] = crowded
             again = _search_crowded(index, keys, pool, one_of_each)
             best.rows[crowded], best.scores[crowded] = again.rows[which], again.scores[which]
         values = None if len(crowded) else best.values
-        return Found(best.rows, best.scores, torch.ones(len(keys), dtype=torch.bool), values)
+        certified = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+        return Found(best.rows, best.scores, certified, values)
 
 
 def _comparisons(index: Index, who: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -54,7 +55,7 @@ def _comparisons(index: Index, who: Tensor) -> Iterator[tuple[Tensor, Tensor, Te
 
     The last block is padded with zeros: its c rows are fewer.
     """
-    for rows in torch.arange(index.count).split(BLOCK):
+    for rows in torch.arange(index.count, device=who.device).split(BLOCK):
         keys = pad_rows(index.keys(rows), BLOCK)
         for some in who.split(BLOCK):
             yield some, keys, rows
@@ -68,15 +69,15 @@ def _products(queries: Tensor, who: Tensor, patches: Tensor, rows: Tensor) -> Te
 
 def _search_crowded(index: Index, queries: Tensor, pool: CandidatePool, who: Tensor) -> Best:
     """Return the k best of all patches by canonical score, for the queries `who` `(m,)`."""
-    place = torch.empty(len(queries), dtype=torch.int64)
-    place[who] = torch.arange(len(who))
-    rows = torch.full((len(who), pool.k), -1, dtype=torch.int64)
-    scores = torch.full((len(who), pool.k), -torch.inf, dtype=torch.float64)
+    place = torch.empty(len(queries), dtype=torch.int64, device=who.device)
+    place[who] = torch.arange(len(who), device=who.device)
+    rows = torch.full((len(who), pool.k), -1, dtype=torch.int64, device=who.device)
+    scores = torch.full((len(who), pool.k), -torch.inf, dtype=torch.float64, device=who.device)
     for some, patches, block_rows in _comparisons(index, who):
         products = _products(queries, some, patches, block_rows)
         query, column = (products >= pool.threshold(some)[:, None]).nonzero().unbind(1)
-        fresh = torch.empty(len(query), dtype=torch.float64)
-        for part in torch.arange(len(query)).split(RESCORED):
+        fresh = torch.empty(len(query), dtype=torch.float64, device=who.device)
+        for part in torch.arange(len(query), device=who.device).split(RESCORED):
             fresh[part] = canonical_scores(queries[some[query[part]]], patches[column[part]])
         at = place[some]
         number, rank = (rows[at] >= 0).nonzero().unbind(1)

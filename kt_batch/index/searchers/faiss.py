@@ -72,7 +72,8 @@ class FaissSearcher:
     def find(self, request: SearchRequest) -> Found:
         """Return the best of what faiss proposes, none certified."""
         best = search_baseline(self.baseline, self._index, request.keys, request.k, self._effort, request.with_values)
-        return Found(best.rows, best.scores, torch.zeros(len(best.rows), dtype=torch.bool), best.values)
+        certified = torch.zeros(len(best.rows), dtype=torch.bool, device=best.rows.device)
+        return Found(best.rows, best.scores, certified, best.values)
 
 
 def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None = None) -> Baseline:
@@ -86,7 +87,7 @@ def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None =
     started = time.perf_counter()
     lists = list_count(index.count)
     found = _graph(faiss, index, seed) if name == "hnsw" else _trained(faiss, index, name, lists, seed)
-    for rows in torch.arange(index.count).split(CHUNK):
+    for rows in torch.arange(index.count, device=index.device).split(CHUNK):
         found.add(index.keys(rows).numpy())
     seconds = time.perf_counter() - started
     size = _written_bytes(faiss, found)
@@ -114,7 +115,7 @@ def search_baseline(
     faiss = _faiss(None)
     count = min(index.count, {"pq": k, "ivf-pq": max(RESCORED, k)}.get(baseline.name, k + SPARE))
     probes = min(probes, baseline.most_probes)
-    missing, found = torch.arange(len(vectors)), []
+    missing, found = torch.arange(len(vectors), device=vectors.device), []
     while True:
         pairs = _proposed(faiss, baseline, vectors, missing, count, probes)
         enough = torch.bincount(pairs.who, minlength=len(vectors)) >= k
@@ -126,7 +127,7 @@ def search_baseline(
     proposals = joined([*found, _scanned(index, vectors, missing, count)])
     if baseline.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
         proposals = scored(
-            index, index.prepared_queries(vectors, first_level(vectors, index.tree.directions)), proposals
+            index, index.prepare_queries(vectors, first_level(vectors, index.tree.directions)), proposals
         )
     return canonically_best(index, vectors, proposals, k, with_values=with_values)
 
@@ -199,7 +200,7 @@ def _graph(faiss: ModuleType, index: Index, seed: int) -> Any:
 def _sample(index: Index, count: int, seed: int) -> Tensor:
     """Unit vectors in match space `(m, D)` of at most `count` patches chosen by chance, in order; m >= 2, since two
     centres are the fewest that faiss fits."""
-    order = torch.randperm(index.count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(index.count, generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")
     vectors = index.keys(order[:count].sort().values)
     return vectors if len(vectors) > 1 else vectors.repeat(2, 1)
 
@@ -228,7 +229,7 @@ def _proposed(faiss: ModuleType, baseline: Baseline, vectors: Tensor, who: Tenso
 def _scanned(index: Index, vectors: Tensor, who: Tensor, count: int) -> Pairs:
     """The best `count` patches of each of the queries `who` `(m,)`, of all there are."""
     best = joined([])
-    for rows in torch.arange(index.count if len(who) else 0).split(CHUNK):
+    for rows in torch.arange(index.count if len(who) else 0, device=index.device).split(CHUNK):
         products = vectors[who] @ index.keys(rows).T
         top = products.topk(min(count, len(rows)), dim=1)
         fresh = Pairs(who[:, None].expand_as(top.indices).flatten(), rows[top.indices].flatten(), top.values.flatten())

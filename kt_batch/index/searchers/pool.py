@@ -15,9 +15,11 @@ SPARE = 3  # candidates kept beyond top_k for the canonical re-scoring
 class CandidatePool:
     """The best k candidates of each of n queries so far, by float32 score, and SPARE more that rounding may hide."""
 
-    def __init__(self, n: int, k: int, dim: int) -> None:
-        self.scores = torch.full((n, k + SPARE), -torch.inf)
-        self.rows = torch.full((n, k + SPARE), -1, dtype=torch.int64)
+    def __init__(self, queries: Tensor, k: int) -> None:
+        """Make an empty pool for queries `(n, D)`."""
+        n, dim = queries.shape
+        self.scores = torch.full((n, k + SPARE), -torch.inf, device=queries.device)
+        self.rows = torch.full((n, k + SPARE), -1, dtype=torch.int64, device=queries.device)
         self.k = k
         self.slack = 2 * rounding_slack(dim)
 
@@ -43,7 +45,7 @@ class CandidatePool:
 
     def pairs(self) -> Pairs:
         """Return the candidates that can still be among the k best."""
-        everyone = torch.arange(len(self.rows))
+        everyone = torch.arange(len(self.rows), device=self.rows.device)
         possible = (self.rows >= 0) & (self.scores >= self.threshold(everyone)[:, None])
         who, place = possible.nonzero().unbind(1)
         return Pairs(who, self.rows[who, place], self.scores[who, place])
@@ -56,7 +58,7 @@ def tiled_products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
     """
     missing = -len(who) % QUERY_TILE
     q = queries[torch.cat([who, who[:1].expand(missing)])]
-    out = torch.empty(len(q), len(x))
+    out = torch.empty(len(q), len(x), device=q.device)
     for start in range(0, len(q), QUERY_TILE):
         torch.mm(q[start : start + QUERY_TILE], x.T, out=out[start : start + QUERY_TILE])
     return out[: len(who)]

@@ -12,7 +12,7 @@ from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import best_by_score, pairs_by_leaf
 from kt_batch.index.searchers.pool import CandidatePool, tiled_products
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.tiles import pad_rows, unit
+from kt_batch.kernels.tiles import normalise, pad_rows
 
 PATCH_TILE = 64  # leaves are padded to a multiple
 
@@ -33,14 +33,14 @@ class PublishedSearcher:
         index, bands, mean = self._index, self._bands, self._index.tree.mean
         leaves = _descend(index, request.keys, index.leaves_to_probe(self._leaves, request.k))
         queries = _view(haar(request.patches), mean, bands)
-        pool = CandidatePool(len(queries), request.k, queries.shape[1])
+        pool = CandidatePool(queries, request.k)
         for leaf, who in pairs_by_leaf(leaves):
             _, _, count, first_row = index.leaf_rows(leaf)
-            rows = torch.arange(first_row, first_row + count)
+            rows = torch.arange(first_row, first_row + count, device=queries.device)
             x = pad_rows(_view(_read_bands(index, leaf, bands).float(), mean, bands), PATCH_TILE)
             pool.offer(who, tiled_products(queries, who, x)[:, :count], rows)
         best = best_by_score(index, pool.pairs(), len(queries), request.k)
-        return Found(best.rows, best.scores, torch.zeros(len(queries), dtype=torch.bool))
+        return Found(best.rows, best.scores, torch.zeros(len(queries), dtype=torch.bool, device=queries.device))
 
 
 def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
@@ -48,14 +48,14 @@ def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
     four where `bands` is None."""
     shard, start, count, first_row = index.leaf_rows(leaf)
     if shard.bits:
-        return index.packets(torch.arange(first_row, first_row + count))[:, :bands]
+        return index.packets(torch.arange(first_row, first_row + count, device=index.device))[:, :bands]
     return torch.stack([band[start : start + count] for band in list(shard.payload.values())[:bands]], dim=1)
 
 
 def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:
     """What is compared, unit length: the patches themselves, or their first `bands` bands with their own norm."""
     shifted = packets[:, :bands] - mean[:bands]
-    return unit((haar(shifted) if bands is None else shifted).flatten(1))
+    return normalise((haar(shifted) if bands is None else shifted).flatten(1))
 
 
 def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
@@ -63,8 +63,8 @@ def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
     as many are reached."""
     tree = index.tree
     n = len(queries)
-    nodes = torch.zeros(n, 1, dtype=torch.int64)
-    scores = torch.zeros(n, 1)
+    nodes = torch.zeros(n, 1, dtype=torch.int64, device=queries.device)
+    scores = torch.zeros(n, 1, device=queries.device)
     while bool((tree.child_count[nodes.clamp(min=0)] > 0).logical_and(nodes >= 0).any()):
         nodes, scores = _descend_once(index, queries, nodes, scores, beam)
     return tree.leaf[nodes]
@@ -79,10 +79,10 @@ def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, 
         who = slots // nodes.shape[1]
         children = int(tree.child_count[node])
         if children == 0:
-            found, reached = torch.full((len(who), 1), node), scores.flatten()[slots][:, None]
+            found, reached = torch.full((len(who), 1), node, device=queries.device), scores.flatten()[slots][:, None]
         else:
             first = int(tree.first_child[node])
-            found = torch.arange(first, first + children).expand(len(who), -1)
+            found = torch.arange(first, first + children, device=queries.device).expand(len(who), -1)
             reached = tiled_products(queries, who, tree.centres[first : first + children])
         who_parts.append(who[:, None].expand_as(found).flatten())
         node_parts.append(found.flatten())
@@ -90,10 +90,10 @@ def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, 
     who, found, reached = torch.cat(who_parts), torch.cat(node_parts), torch.cat(score_parts)
     order = torch.from_numpy(np.lexsort((found.numpy(), -reached.numpy(), who.numpy())))
     who, found, reached = who[order], found[order], reached[order]
-    rank = torch.arange(len(who)) - torch.searchsorted(who, who)
+    rank = torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)
     keep = rank < beam
-    out_nodes = torch.full((len(queries), beam), -1, dtype=torch.int64)
-    out_scores = torch.full((len(queries), beam), -torch.inf)
+    out_nodes = torch.full((len(queries), beam), -1, dtype=torch.int64, device=queries.device)
+    out_scores = torch.full((len(queries), beam), -torch.inf, device=queries.device)
     out_nodes[who[keep], rank[keep]] = found[keep]
     out_scores[who[keep], rank[keep]] = reached[keep]
     return out_nodes, out_scores

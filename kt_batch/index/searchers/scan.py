@@ -26,7 +26,7 @@ from kt_batch.errors import KtBatchError
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import Pairs, ascending, canonically_best, joined, scored
-from kt_batch.index.searchers.estimates import prepare_queries
+from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.threads import parallel_map
 from kt_batch.models.precision import quick_products
 
@@ -63,7 +63,7 @@ class ScanSearcher:
         """
         index, k = self._index, request.k
         with parallel_map() as each, quick_products():
-            level, prepared_queries = prepare_queries(index, request.keys, each)
+            level, prepared_queries = prepare_estimates(index, request.keys, each)
         try:
             pairs = best_estimates(self._level, level, min(FEW + k, index.count))
         except torch.OutOfMemoryError as error:
@@ -75,7 +75,8 @@ class ScanSearcher:
         with parallel_map() as each:
             pairs = scored(index, prepared_queries, pairs, each)
             best = canonically_best(index, request.keys, pairs, k, each, request.with_values)
-        return Found(best.rows, best.scores, torch.zeros(len(best.rows), dtype=torch.bool), best.values)
+        certified = torch.zeros(len(best.rows), dtype=torch.bool, device=best.rows.device)
+        return Found(best.rows, best.scores, certified, best.values)
 
 
 def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
@@ -90,7 +91,7 @@ def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
             some = part.to(level.device)
             blocks = _best_blocks(level, some, min(count, len(level)))
             rows, values = _best_rows(level, some, blocks, count)
-            who = torch.arange(len(part)).repeat_interleave(count) + number * PORTION
+            who = torch.arange(len(part), device=queries.device).repeat_interleave(count) + number * PORTION
             found.append(Pairs(who, rows.cpu().flatten(), values.cpu().flatten()))
     return joined(found)
 

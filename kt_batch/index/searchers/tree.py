@@ -28,4 +28,5 @@ class TreeSearcher:
             best = search_certified(self._index, request.keys, request.k, leaves)
         else:
             best = search_fast(self._index, request.keys, request.k, leaves, request.with_values)
-        return Found(best.rows, best.scores, torch.full((len(best.rows),), certify), best.values)
+        certified = torch.full((len(best.rows),), certify, device=best.rows.device)
+        return Found(best.rows, best.scores, certified, best.values)

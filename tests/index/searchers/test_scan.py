@@ -18,7 +18,7 @@ from kt_batch.index.search import Search, find
 from kt_batch.index.searchers import scan
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import Pairs
-from kt_batch.index.searchers.estimates import prepare_queries
+from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.searchers.scan import BLOCK, FEW, ScanSearcher, best_estimates, level_of
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
@@ -67,7 +67,7 @@ def units(index: Index, cells: Tensor) -> Tensor:
 def estimates(index: Index, queries: Tensor, count: int) -> tuple[Pairs, Tensor]:
     """The best of each query as they are found, and all there are `(n, patches)` in float64."""
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, units(index, queries), in_turn)
+        level, _ = prepare_estimates(index, units(index, queries), in_turn)
     every = torch.cat([shard.level for shard in index.shards]).double()
     return best_estimates(level_of(index, "cpu"), level, count), level.double() @ every.T
 
@@ -168,7 +168,7 @@ def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index:
     assert index.count % BLOCK
     # The shortest rest of a query is that of D = 4 values, all of them coordinates.
     tiny = index_of(clustered(3, channels=1))
-    ready, _ = prepare_queries(tiny, torch.cat([units(tiny, clustered(5, channels=1)), torch.zeros(1, 4)]), in_turn)
+    ready, _ = prepare_estimates(tiny, torch.cat([units(tiny, clustered(5, channels=1)), torch.zeros(1, 4)]), in_turn)
     assert (ready @ level_of(tiny, "cpu")[0, tiny.count :].float().T).max() < -2
 
 
@@ -207,7 +207,7 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, units(index, queries), in_turn)
+        level, _ = prepare_estimates(index, units(index, queries), in_turn)
     for precision in ("highest", "medium"):  # also where products may be rounded elsewhere
         torch.set_float32_matmul_precision(precision)
         try:

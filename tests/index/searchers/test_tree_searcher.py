@@ -225,7 +225,9 @@ def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     monkeypatch.setattr("kt_batch.index.searchers.certified.quick_integers", lambda: request.param == "integers")
     if not quick_integers():
-        monkeypatch.setattr("kt_batch.index.searchers.certified.products", lambda q, x: (q.long() @ x.long().T).int())
+        monkeypatch.setattr(
+            "kt_batch.index.searchers.certified.integer_products", lambda q, x: (q.long() @ x.long().T).int()
+        )
 
 
 @pytest.mark.parametrize("top_k", [1, 5])
