@@ -31,7 +31,7 @@ from kt_batch.pipelines.common import Progress, Step
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
 
 TRUTH = 2048  # queries whose exact match is found; recall and NCC ratio are of these
@@ -142,7 +142,7 @@ def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexC
     for part in library.parts("patches"):
         table = read_table(library.location, part, ["patch_id", "vector"])
         ids.append(from_fixed_binary(table["patch_id"], "u1", (12,)))
-        cells = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, summary.channels)).copy())
+        cells = torch.from_numpy(patch_vectors(table, summary.channels).copy())
         packets += [haar(some.float()).half() for some in cells.split(16384)]
     order = sort_order(np.concatenate(ids))
     found = torch.cat(packets)

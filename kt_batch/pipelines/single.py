@@ -21,7 +21,7 @@ from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
 from kt_batch.store.inputs import list_inputs, read_input
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
 MAX_PAINTINGS = 16
 
@@ -68,8 +68,8 @@ def translate_one(
     library = pa.concat_tables(tables)
     seconds["extract"] = time.perf_counter() - started
     since = time.perf_counter()
-    vectors = from_fixed_binary(library["vector"], "<f2", (4, encoder.network.channels_at(config.encoder.layer)))
-    packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
+    patches = patch_vectors(library, encoder.network.channels_at(config.encoder.layer))
+    packets = haar(torch.from_numpy(np.array(patches)).float()).half()
     index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
     seconds["index"] = time.perf_counter() - since
     stride = encoder.network.geometry(config.encoder.layer).stride

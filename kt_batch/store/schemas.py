@@ -48,7 +48,7 @@ PROVENANCE = pa.schema(
 
 
 def patches_schema(channels: int) -> pa.Schema:
-    """The patches table for C channels; `vector` is the `(4, C)` patch, cells a b c d, little-endian float16."""
+    """Return the schema of patches of C channels: its `vector` is the raw patch, read by `patch_vectors`."""
     return pa.schema(
         [
             ("patch_id", PATCH_ID),
@@ -65,8 +65,10 @@ def patches_schema(channels: int) -> pa.Schema:
 
 
 def routed_schema(channels: int) -> pa.Schema:
-    """Patches on their way into an index: ordered by cluster, a row group per cluster; `vector` is the Haar
-    packet, float16 `(4, C)`."""
+    """Return the schema of patches on their way into an index: ordered by cluster, a row group per cluster.
+
+    Its `vector` is a Haar packet, read by `routed_packets`.
+    """
     return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), ("vector", pa.binary(2 * 4 * channels))])
 
 
@@ -84,3 +86,13 @@ def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tup
     start = array.offset * width
     data = memoryview(array.buffers()[1])[start : start + len(array) * width]
     return np.frombuffer(data, dtype=dtype).reshape(len(array), *shape)
+
+
+def patch_vectors(table: pa.Table, channels: int) -> NDArray[np.float16]:
+    """Return the raw patches `(n, 4, C)` little-endian float16 of a table of `patches_schema`: cells a, b, c, d."""
+    return from_fixed_binary(table["vector"], "<f2", (4, channels))
+
+
+def routed_packets(table: pa.Table, channels: int) -> NDArray[np.float16]:
+    """Return the Haar packets `(n, 4, C)` little-endian float16 of a table of `routed_schema`: LL, LH, HL, HH."""
+    return from_fixed_binary(table["vector"], "<f2", (4, channels))

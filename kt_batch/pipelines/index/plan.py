@@ -51,7 +51,7 @@ from kt_batch.store.indexes import (
 from kt_batch.store.library import Library, put_derived
 from kt_batch.store.locations import absolute_place
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
 
 SHARD_PATCHES = 131072  # a top-level cluster should hold no more; a packing worker has it in memory
@@ -177,9 +177,9 @@ def _fit(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     build = job.build_location()
     tables = [read_table(build, table) for receipt in sampled for table in receipt.tables]
     ids = np.concatenate([from_fixed_binary(table["patch_id"], "u1", (12,)) for table in tables])
-    vectors = np.concatenate([from_fixed_binary(table["vector"], "<f2", (4, job.channels)) for table in tables])
+    patches = np.concatenate([patch_vectors(table, job.channels) for table in tables])
     order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))[: job.config.sample]
-    packets = haar(torch.from_numpy(vectors[order]).float()).half()
+    packets = haar(torch.from_numpy(patches[order]).float()).half()
     mean = library_mean(packets, job.config)
     sample, _ = match_parts(packets, mean)
     basis = fit_basis(sample)
