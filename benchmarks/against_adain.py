@@ -30,7 +30,7 @@ from kt_batch.config import EncoderConfig, SearchConfig, TranslateConfig
 from kt_batch.evaluation.models import working_images
 from kt_batch.evaluation.search import mean_ncc
 from kt_batch.index.index import Index
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_tensor
 from kt_batch.models.decoder import Decoder
@@ -63,7 +63,7 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
     queries = queries[torch.arange(SAMPLE) * len(queries) // SAMPLE]
 
     def ncc_of(config: SearchConfig) -> float:
-        rows = search(index, queries, config).rows[:, 0]
+        rows = find(index, queries, config).rows[:, 0]
         return mean_ncc(index, queries, rows)
 
     best = ncc_of(SearchConfig(searcher="exact"))

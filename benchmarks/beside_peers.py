@@ -47,7 +47,7 @@ def in_turn(index: Index, prepared_queries: PreparedQueries, name: str) -> Itera
     for _ in range(ROUNDS):
         for probes in OURS:
             yield measure(
-                index, "ours", probes, prepared_queries, searcher(index, SearchConfig(probes=probes)), None, None
+                index, "tree", probes, prepared_queries, searcher(index, SearchConfig(probes=probes)), None, None
             )
         yield measure(index, name, PEERS[name], prepared_queries, peer, None, None)
 

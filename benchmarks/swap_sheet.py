@@ -25,7 +25,7 @@ from torch import Tensor
 from kt_batch.kernels.colour import luminance
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import geometric_swap, statistics_swap
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
@@ -50,7 +50,7 @@ def swapped(encoder: Encoder, decoder: Decoder, layer: str, photo: Tensor, paint
     rows, cols = positions(height, width, 1, cover=True)
     queries = unfold(features, rows, cols)
     library = unfold(style, *positions(style.shape[1], style.shape[2], 1, cover=False))
-    matched = library[(queries.flatten(1) @ unit(library.flatten(1)).T).argmax(1)]
+    matched = library[(queries.flatten(1) @ normalise(library.flatten(1)).T).argmax(1)]
     guide = torch.nn.functional.adaptive_avg_pool2d(luminance(photo)[None], (height, width))[0]
     deviation = library.std(dim=1, correction=0).mean(0)
     statistics = statistics_swap(features, queries, matched, rows, cols, deviation, guide)

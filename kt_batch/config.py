@@ -84,25 +84,26 @@ class IndexConfig(Config):
 
     @property
     def bits(self) -> int | None:
-        """Of a value's code; None where patches are kept as in the library."""
+        """Bits of a value's code; None where patches are kept as in the library."""
         return {"4bit": 4, "5bit": 5, "float16": None}[self.payload]
 
 
-Searcher = Literal["ours", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
+Searcher = Literal["tree", "exact", "hkm", "bhkm", "scan", "pq", "ivf", "hnsw"]
+FORMER_SEARCHERS = {"ours": "tree"}  # names of earlier versions, accepted wherever a searcher is named
 
 
 class SearchConfig(Config):
     """How the nearest patch is found."""
 
     searcher: Searcher = Field(
-        "ours",
+        "tree",
         description="How the nearest patch is found: hkm and bhkm are the published searchers; scan estimates every "
         "patch, on a GPU where there is one; pq, ivf and hnsw are faiss's.",
     )
     probes: int = Field(
         8,
         ge=1,
-        description="Leaves that each query looks into; lists of ivf, efSearch of hnsw; not for exact, scan and pq.",
+        description="How far each query looks. tree, hkm, bhkm: leaves; ivf: lists; hnsw: efSearch; exact, scan, pq: unused.",
     )
     certify: bool = Field(
         False, description="Prove of every match that no kept patch of the index has a larger score; slower."
@@ -110,10 +111,15 @@ class SearchConfig(Config):
     bands: int = Field(4, ge=1, le=4, description="Haar bands that the searcher bhkm reads.")
     top_k: int = Field(1, ge=1, le=64, description="Blend the K nearest patches.")
 
+    @field_validator("searcher", mode="before")
+    @classmethod
+    def _accept_former_names(cls, value: object) -> object:
+        return FORMER_SEARCHERS.get(value, value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _certify_what_can_be(self) -> Self:
-        if self.certify and self.searcher not in ("ours", "exact"):
-            raise ValueError(f"certify is for the searchers ours and exact, not for {self.searcher}")
+        if self.certify and self.searcher not in ("tree", "exact"):
+            raise ValueError(f"certify is for the searchers tree and exact, not for {self.searcher}")
         return self
 
 

@@ -138,12 +138,12 @@ def _search_lines(table: SearchTable, recall: float) -> list[str]:
             f"{row.searcher:14} {setting:>8} {row.recall:>9.4f} {row.ncc_ratio:>10.5f} {row.queries_per_second:>10.0f}"
             f" {row.certified:>10.1%} {build:>9} {size:>7}"
         )
-    ours = speed_at(table.rows, "ours", recall)
+    tree = speed_at(table.rows, "tree", recall)
     for name in dict.fromkeys(row.searcher for row in table.rows if row.searcher in BASELINES):
         theirs = speed_at(table.rows, name, recall)
-        if ours and theirs:
+        if tree and theirs:
             lines.append(
-                f"at recall {recall}: ours {ours:.0f}, {name} {theirs:.0f} queries/s: {ours / theirs:.1f} times"
+                f"at recall {recall}: tree {tree:.0f}, {name} {theirs:.0f} queries/s: {tree / theirs:.1f} times"
             )
     return lines
 

@@ -123,10 +123,10 @@ def _measure_size(
     table: list[SearchFigures] = []
     for probes in (p for p in PROBES if p < part.tree.leaves):
         find = searcher(part, SearchConfig(probes=probes))
-        table.append(measure(part, "ours", probes, prepared_queries, find, None, None))
+        table.append(measure(part, "tree", probes, prepared_queries, find, None, None))
         if table[-1].recall >= recall:
             break
-    speed = speed_at(table, "ours", recall)
+    speed = speed_at(table, "tree", recall)
     return GrowthFigures(
         patches=part.count,
         leaves=part.tree.leaves,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kt_batch.errors import UsageError
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
@@ -234,7 +234,7 @@ def _unit_patches(maps: list[Tensor]) -> Tensor:
     """Return all normalised patches `(n, 4C)`, or every second, third, ... along each axis to stay near PATCHES."""
     cells = sum(m.shape[1] * m.shape[2] for m in maps)
     step = math.ceil(math.sqrt(cells / PATCHES))
-    return unit(torch.cat([unfold(m, *positions(m.shape[1], m.shape[2], step, False)).flatten(1) for m in maps]))
+    return normalise(torch.cat([unfold(m, *positions(m.shape[1], m.shape[2], step, False)).flatten(1) for m in maps]))
 
 
 def _nearest(queries: Tensor, library: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from kt_batch.errors import UsageError
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import find
+from kt_batch.index.search import Search, find
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.base import Resources
 from kt_batch.methods.features import encode, to_pixels, to_tensor
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
@@ -46,9 +46,9 @@ SEARCHES = {
     "pq": SearchConfig(searcher="pq"),
     "hkm": SearchConfig(searcher="hkm", probes=1),
     **{f"bhkm {bands}": SearchConfig(searcher="bhkm", bands=bands, probes=1) for bands in (1, 2, 3, 4)},
-    "ours": SearchConfig(),
+    "tree": SearchConfig(),
 }
-FIGURES = {"fig12": ("exact", "pq", "ours"), "fig13": ("hkm", "bhkm 1", "bhkm 2", "bhkm 3", "bhkm 4", "pq")}
+FIGURES = {"fig12": ("exact", "pq", "tree"), "fig13": ("hkm", "bhkm 1", "bhkm 2", "bhkm 3", "bhkm 4", "pq")}
 
 
 @dataclass(frozen=True)
@@ -169,16 +169,17 @@ def _figures(layer: str, name: str, prepared_queries: Sequence[_Prepared]) -> Pa
     hits, ratios = [], []
     for each in prepared_queries:
         queries = each.queries[:TRAVERSED] if name == "traverse" else each.queries
-        vectors = unit(haar(queries).flatten(1))
+        vectors = normalise(haar(queries).flatten(1))
         if name == "traverse":
             rows, spent = _traverse(each.index, vectors)
         else:
-            find(each.index, queries[:8], SEARCHES[name])  # what is built once for a library is not searching
+            search = Search(each.index, SEARCHES[name])
+            search.find(queries[:8])  # what is built once for a library is not searching
             started = time.perf_counter()
-            rows = find(each.index, queries, SEARCHES[name]).rows[:, 0]
+            rows = search.find(queries).rows[:, 0]
             spent = time.perf_counter() - started
         seconds, patches = seconds + spent, patches + len(queries)
-        scores, best = canonical_scores(vectors, each.index.match_vectors(rows)), each.best[: len(queries)]
+        scores, best = canonical_scores(vectors, each.index.keys(rows)), each.best[: len(queries)]
         hits.append(float((scores >= best - 1e-9).double().mean()))
         ratios.append(float(scores.mean() / best.mean()))
     per_image = sum(len(each.queries) for each in prepared_queries) / len(prepared_queries)
@@ -199,7 +200,7 @@ def _in_words(row: PaperFigures) -> str:
 
 def _traverse(index: Index, vectors: Tensor) -> tuple[Tensor, float]:
     """Compare each patch by itself with the whole library, as the paper's baseline does; return rows and seconds."""
-    library = index.match_vectors(torch.arange(index.count))
+    library = index.keys(torch.arange(index.count))
     started = time.perf_counter()
     rows = torch.stack([(library @ vector).argmax() for vector in vectors])
     return rows, time.perf_counter() - started

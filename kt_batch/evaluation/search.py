@@ -18,20 +18,20 @@ from kt_batch.errors import MismatchError
 from kt_batch.evaluation.models import working_images
 from kt_batch.index.ids import sort_order
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import find
+from kt_batch.index.search import Search, find
 from kt_batch.index.searchers.faiss import Baseline, build_baseline, search_baseline
 from kt_batch.index.searchers.scan import scan_device
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.features import encode, to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
 
 SAMPLE = 2048  # queries whose exact match is known; recall and NCC ratio are measured on these
@@ -180,7 +180,7 @@ def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexC
     for part in library.committed.parts("patches").values():
         table = read_table(library.location, part, ["patch_id", "vector"])
         ids.append(from_fixed_binary(table["patch_id"], "u1", (12,)))
-        cells = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, summary.channels)).copy())
+        cells = torch.from_numpy(patch_vectors(table, summary.channels).copy())
         packets += [haar(some.float()).half() for some in cells.split(16384)]
     order = sort_order(np.concatenate(ids))
     joined = torch.cat(packets)
@@ -226,15 +226,15 @@ def _measure_searchers(
     settings = [
         *((f"bhkm {bands}", SearchConfig(searcher="bhkm", bands=bands, probes=1)) for bands in (1, 2, 3, 4)),
         ("hkm", SearchConfig(searcher="hkm", probes=1)),
-        *(("ours", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
-        ("ours --certify", SearchConfig(probes=16, certify=True)),
+        *(("tree", SearchConfig(probes=probes)) for probes in OURS if probes < index.tree.leaves),
+        ("tree --certify", SearchConfig(probes=16, certify=True)),
         ("exact", SearchConfig(searcher="exact")),
         ("scan", SearchConfig(searcher="scan")),
     ]
     for number, (name, config) in enumerate(settings, start=1):
         probes = None if config.searcher in ("exact", "scan") else config.probes
         row = measure(index, name, probes, prepared_queries, searcher(index, config), build_seconds, size)
-        progress(Step("ours", number, len(settings), note=_in_words(row)))
+        progress(Step("tree", number, len(settings), note=_in_words(row)))
         yield row
 
 
@@ -252,7 +252,7 @@ def _measure_coded(
     settings = [probes for probes in OURS if probes < small.tree.leaves]
     for number, probes in enumerate(settings, start=1):
         find = searcher(small, SearchConfig(probes=probes))
-        row = measure(index, f"ours {config.payload}", probes, prepared_queries, find, build_seconds, size)
+        row = measure(index, f"tree {config.payload}", probes, prepared_queries, find, build_seconds, size)
         progress(Step(config.payload, number, len(settings), note=_in_words(row)))
         yield row
 
@@ -265,12 +265,13 @@ def _in_words(row: SearchFigures) -> str:
 
 def searcher(index: Index, config: SearchConfig) -> Find:
     """Return the search of an index as a function of the queries."""
+    search = Search(index, config)
 
-    def best(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = find(index, queries, config)
+    def find_first(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = search.find(queries)
         return found.rows[:, 0], found.scores[:, 0], found.certified
 
-    return best
+    return find_first
 
 
 def baseline_searcher(baseline: Baseline, index: Index, setting: int) -> Find:
@@ -278,8 +279,8 @@ def baseline_searcher(baseline: Baseline, index: Index, setting: int) -> Find:
 
     def find_first(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         vectors, _ = match_parts(haar(queries), index.tree.mean)
-        rows, scores = search_baseline(baseline, index, vectors, 1, setting)
-        return rows[:, 0], scores[:, 0], torch.zeros(len(queries), dtype=torch.bool)
+        best = search_baseline(baseline, index, vectors, 1, setting)
+        return best.rows[:, 0], best.scores[:, 0], torch.zeros(len(queries), dtype=torch.bool)
 
     return find_first
 
@@ -324,7 +325,7 @@ def measure(
     rows, certified, timed, seconds = _time_search(prepared_queries, find)
     # bhkm scores only the bands it reads, so all searchers are compared by the canonical scores of their matches.
     vectors, _ = match_parts(haar(sampled), index.tree.mean)
-    scores = canonical_scores(vectors, index.match_vectors(rows))
+    scores = canonical_scores(vectors, index.keys(rows))
     return SearchFigures(
         searcher=name,
         setting=setting,
@@ -358,7 +359,7 @@ def _time_search(prepared_queries: PreparedQueries, find: Find) -> tuple[Tensor,
 
 def mean_ncc(index: Index, queries: Tensor, rows: Tensor) -> float:
     """Return the mean NCC of raw queries `(n, 4, C)` and the patches in `rows` `(n,)`."""
-    return float(canonical_scores(unit(queries.flatten(1)), unit(index.patches(rows).flatten(1))).mean())
+    return float(canonical_scores(normalise(queries.flatten(1)), normalise(index.values(rows).flatten(1))).mean())
 
 
 def index_bytes(index: Index) -> int:

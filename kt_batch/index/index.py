@@ -18,8 +18,8 @@ from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepared_queries, products
-from kt_batch.kernels.tiles import divide_rows, unit
+from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
+from kt_batch.kernels.tiles import divide_rows, normalise
 from kt_batch.models.precision import quick_products
 
 WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.searchers.visits)
@@ -47,7 +47,8 @@ class Index:
     def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
         self.tree = tree
         self.shards = list(shards)
-        counts = torch.tensor([shard.count for shard in self.shards])
+        self.device = tree.mean.device
+        counts = torch.tensor([shard.count for shard in self.shards], device=self.device)
         self.shard_start = counts.cumsum(0) - counts
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
@@ -63,7 +64,6 @@ class Index:
         self.window_rows = self.first_rows - self._window_lead
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        self.baselines: dict[str, object] = {}
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
@@ -84,12 +84,12 @@ class Index:
 
         A patch of another leaf has FOREIGN for the length of its rest: its product with any query is below all others.
         """
-        windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1])
+        windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
         for window, (shard, start) in zip(windows, places, strict=True):
             window.copy_(self.shards[shard].level[start : start + width])
         own = self._window_lead[leaves, None]
-        place = torch.arange(width)
+        place = torch.arange(width, device=self.device)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
         windows[..., -1].masked_fill_(foreign, FOREIGN)
         return windows
@@ -97,9 +97,8 @@ class Index:
     def packets(self, rows: Tensor) -> Tensor:
         """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         if self._bits:
-            vectors, norms = self._dequantised(rows)
-            return (vectors.mul_(norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
-        out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16)
+            return self._raw_packets(*self._dequantised(rows))
+        out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             for b, name in enumerate(BAND_NAMES):
                 out[where, b] = shard.payload[name].index_select(0, inside)
@@ -111,7 +110,7 @@ class Index:
         All shards' rows at once: a block of fixed shape costs the same however few rows are in it.
         """
         kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
-        found = {name: torch.empty(len(rows), *part.shape[1:], dtype=part.dtype) for name, part in kept[0].items()}
+        found = {name: part.new_empty(len(rows), *part.shape[1:]) for name, part in kept[0].items()}
         for number, inside, where in self._placed(rows):
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
@@ -119,13 +118,28 @@ class Index:
         with quick_products():  # always, so that a patch has the same bits wherever it is wanted
             return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
 
-    def patches(self, rows: Tensor) -> Tensor:
-        """Raw patches `(m, 4, C)` float32 (cells, not bands) of rows `(m,)`."""
+    def values(self, rows: Tensor) -> Tensor:
+        """Return what a match transfers: raw patches `(m, 4, C)` float32, in cells and not bands, of rows `(m,)`."""
         return haar(self.packets(rows).float())
+
+    def keys_and_values(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `keys(rows)` and `values(rows)`, with the same bits, and decode every patch once."""
+        if self._bits:
+            keys, norms = self._dequantised(rows)
+            return keys, haar(self._raw_packets(keys, norms).float())
+        packets = self.packets(rows)
+        norms = torch.empty(len(rows), device=self.device)
+        for shard, inside, where in self._by_shard(rows):
+            norms[where] = shard.norms[inside]
+        return divide_rows((packets.float() - self.tree.mean).flatten(1), norms), haar(packets.float())
+
+    def _raw_packets(self, keys: Tensor, norms: Tensor) -> Tensor:
+        """Return the float16 packets `(m, 4, C)` that have keys `(m, D)` and norms `(m,)` in match space."""
+        return ((keys * norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
 
     def patch_ids(self, rows: Tensor) -> NDArray[np.uint8]:
         """`(m, 12)` uint8 of rows `(m,)`."""
-        out = torch.empty(len(rows), 12, dtype=torch.uint8)
+        out = torch.empty(len(rows), 12, dtype=torch.uint8, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             out[where] = shard.patch_ids[inside]
         return out.numpy()
@@ -136,11 +150,11 @@ class Index:
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
         return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
 
-    def match_vectors(self, rows: Tensor) -> Tensor:
-        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)`."""
+    def keys(self, rows: Tensor) -> Tensor:
+        """Return what a search compares: unit vectors in match space `(m, D)` float32 of rows `(m,)`."""
         if self._bits:
             return self._dequantised(rows)[0]
-        out = torch.empty(len(rows), 4 * self.channels)
+        out = torch.empty(len(rows), 4 * self.channels, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             packets = torch.stack([band.index_select(0, inside) for band in shard.payload.values()], dim=1)
             out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
@@ -162,18 +176,19 @@ class Index:
         """Coordinates `(c, e)` float32 of a piece's c unit vectors along `directions` `(D, e)` that are at right angles
         to the first level's."""
         if not self._bits:
-            return self.match_vectors(torch.arange(piece.first_row, piece.first_row + piece.count)) @ directions
+            rows = torch.arange(piece.first_row, piece.first_row + piece.count, device=self.device)
+            return self.keys(rows) @ directions
         kept = Codes(**self.shards[piece.shard].payload).part(piece.start, piece.count)
         rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
         return rests @ (directions * self.tree.basis.spread[:, None])
 
-    def prepared_queries(self, vectors: Tensor, level: Tensor) -> Tensor:
+    def prepare_queries(self, vectors: Tensor, level: Tensor) -> Tensor:
         """Unit queries `(n, D)` in match space, of first level `(n, d + 1)`, as `products` takes them, `(n, a)`."""
-        return prepared_queries(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
+        return prepare_queries(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""
-        out = torch.empty(len(rows))
+        out = torch.empty(len(rows), device=self.device)
         for shard, inside, where in self._by_shard(rows):
             some = queries if len(where) == len(rows) else queries.index_select(0, where)
             if self._bits:
@@ -181,7 +196,7 @@ class Index:
                 out[where] = products(some, shard.level.index_select(0, inside)[:, :-1], codes)
                 continue
             some = some.view(-1, 4, self.channels)
-            total = torch.zeros(len(where))
+            total = torch.zeros(len(where), device=self.device)
             for b, name in enumerate(BAND_NAMES):
                 values = shard.payload[name].index_select(0, inside).float().sub_(self.tree.mean[b])
                 total += values.mul_(some[:, b]).sum(1)
@@ -193,6 +208,10 @@ class Index:
         """How many leaves hold k patches, whichever they are."""
         held = self.tree.leaf_count.sort().values.cumsum(0)
         return min(int((held < k).sum()) + 1, self.tree.leaves)
+
+    def leaves_to_probe(self, wanted: int, k: int) -> int:
+        """Return `wanted`, or more where so few leaves may hold fewer than k patches; at most all leaves."""
+        return min(max(wanted, self.leaves_holding(k)), self.tree.leaves)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
         """Each shard that rows `(m,)` lie in, their rows there, and their places among the m."""
@@ -212,14 +231,14 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     and for measuring."""
     order = torch.from_numpy(sort_order(patch_ids))
     ids = torch.from_numpy(patch_ids)[order]
-    if not order.equal(torch.arange(len(order))):  # of millions one copy less
+    if not order.equal(torch.arange(len(order), device=order.device)):  # of millions one copy less
         packets = packets[order]
     mean = library_mean(packets, config)
     sample = packets[spread(len(packets), config.sample)]
     basis = fit_basis(match_parts(sample, mean)[0])
     space = ClusterSpace(config, basis.directions)
-    points = space.points_of(packets, torch.arange(len(packets)), mean)
-    centre = unit(sum_rows(points)[None].float())
+    points = space.points_of(packets, torch.arange(len(packets), device=packets.device), mean)
+    centre = normalise(sum_rows(points)[None].float())
     del points  # of millions of patches gigabytes
     packed = pack(packets, mean, centre[0], space, level=0)
     kept = packets[packed.order], ids[packed.order]
@@ -230,7 +249,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
 def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:
     """What match space subtracts, `(4, C)` float32: the mean packet, or zero in space `raw`."""
     if config.match_space == "raw":
-        return torch.zeros(packets.shape[1:], dtype=torch.float32)
+        return torch.zeros(packets.shape[1:], dtype=torch.float32, device=packets.device)
     return (sum_rows(packets) / len(packets)).float()
 
 

@@ -16,7 +16,7 @@ from kt_batch.index.tree import Subtree
 from kt_batch.kernels.haar import mean_and_std
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
 from kt_batch.kernels.principal import first_level
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
@@ -43,7 +43,7 @@ class ClusterSpace:
 
     def points(self, vectors: Tensor) -> Tensor:
         """Unit vectors `(n, D)` -> the unit vectors `(n, p)` that are clustered."""
-        return vectors if self.config.clusters else unit(first_level(vectors, self.directions)[:, :-1])
+        return vectors if self.config.clusters else normalise(first_level(vectors, self.directions)[:, :-1])
 
     def points_of(self, packets: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
         """The points `(m, p)` of rows `(m,)` of packets `(n, 4, C)`, PART at a time: float32 takes twice the room."""
@@ -51,7 +51,7 @@ class ClusterSpace:
 
     def lift(self, centres: Tensor) -> Tensor:
         """Centres `(k, p)` as unit vectors `(k, D)`."""
-        return centres if self.config.clusters else unit(centres @ self.directions.T)
+        return centres if self.config.clusters else normalise(centres @ self.directions.T)
 
 
 def pack(
@@ -70,10 +70,10 @@ def pack(
     """
     pulse()
     owner = collapse_equal(packets)
-    distinct = (owner == torch.arange(len(owner))).nonzero()[:, 0]
+    distinct = (owner == torch.arange(len(owner), device=owner.device)).nonzero()[:, 0]
     pulse()
     builder = _Builder(space.config, space.points_of(packets, distinct, mean), centre, pulse)
-    builder.split(0, torch.arange(len(distinct)), level)
+    builder.split(0, torch.arange(len(distinct), device=distinct.device), level)
     order: list[Tensor] = []
     counts = []
     for members in builder.leaves:
@@ -86,13 +86,13 @@ def pack(
     kept_rows = torch.cat(order)
     subtree = Subtree(
         centres=space.lift(torch.stack(builder.centres)),
-        first_child=torch.tensor(builder.first_child),
-        child_count=torch.tensor(builder.child_count),
-        leaf=torch.tensor(builder.leaf),
-        leaf_count=torch.tensor(counts),
+        first_child=torch.tensor(builder.first_child, device=packets.device),
+        child_count=torch.tensor(builder.child_count, device=packets.device),
+        leaf=torch.tensor(builder.leaf, device=packets.device),
+        leaf_count=torch.tensor(counts, device=packets.device),
         deviation_sum=sum(
             (mean_and_std(packets[rows].float())[1].double().sum(0) for rows in kept_rows.split(PART)),
-            torch.zeros(packets.shape[2], dtype=torch.float64),
+            torch.zeros(packets.shape[2], dtype=torch.float64, device=packets.device),
         ),
     )
     return Packed(kept_rows, owner[owner], subtree)
@@ -101,7 +101,8 @@ def pack(
 def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """`merge_near` of the packets `(m, 4, C)` of one leaf."""
     if threshold >= 1:
-        return torch.arange(len(packets)), torch.arange(len(packets))
+        everyone = torch.arange(len(packets), device=packets.device)
+        return everyone, everyone
     norms = packets.double().square().sum((1, 2)).sqrt()
     return merge_near(match_parts(packets, mean)[0], norms, threshold)
 
@@ -142,7 +143,7 @@ class _Builder:
     def _cluster(self, members: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """(centre, rows) of each cluster that is not empty."""
         vectors = self.vectors[members]
-        picked = spread(len(members), SAMPLE_PER_CLUSTER * k)
+        picked = spread(len(members), SAMPLE_PER_CLUSTER * k, members.device)
         sample = ArrayPoints(vectors[picked])
         centres = spherical_kmeans(sample, k, self.config.iterations, len(picked), self.config.seed)
         labels, _ = assign(vectors, centres)
@@ -163,11 +164,11 @@ def fan_out(count: int, level: int, config: IndexConfig) -> int:
     return min(config.fan_out, -(-3 * count // (2 * config.max_leaf)))
 
 
-def spread(count: int, size: int) -> Tensor:
+def spread(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
     """At most `size` row numbers spread evenly over `count` rows."""
     if count <= size:
-        return torch.arange(count)
-    return torch.arange(size) * count // size
+        return torch.arange(count, device=device)
+    return torch.arange(size, device=device) * count // size
 
 
 def collapse_equal(packets: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor
     and for each row the row that represents it.
     """
     count = len(vectors)
-    everyone = torch.arange(count)
+    everyone = torch.arange(count, device=vectors.device)
     if threshold >= 1 or count < 2:
         return everyone, everyone
     if count > MERGE_BLOCK:
@@ -223,7 +224,7 @@ def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor
     leader = list(range(count))
     for row in earlier.any(1).nonzero()[:, 0].tolist():
         leader[row] = next((j for j in earlier[row].nonzero()[:, 0].tolist() if leader[j] == j), row)
-    groups = torch.tensor(leader)
+    groups = torch.tensor(leader, device=vectors.device)
     represents = everyone.clone()
     for head in groups.unique().tolist():
         members = (groups == head).nonzero()[:, 0]

@@ -91,9 +91,10 @@ class Subtree:
 
 def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tree:
     """Hang one subtree under each top-level centre `(k, D)`; subtree s lies in shard s."""
-    dim = top.shape[1]
+    dim, device = top.shape[1], top.device
     k = len(subtrees)
-    centres, first, count, leaf = [top.new_zeros(1, dim), top], [torch.tensor([1])], [torch.tensor([k])], []
+    centres, leaf = [top.new_zeros(1, dim), top], []
+    first, count = [torch.tensor([1], device=device)], [torch.tensor([k], device=device)]
     node_offset, leaf_offset = 1 + k, 0
     rest_first, rest_count, rest_leaf = [], [], []
     for tree in subtrees:
@@ -108,7 +109,7 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tr
         rest_leaf.append(numbers[1:])
         node_offset += tree.centres.shape[0] - 1
         leaf_offset += tree.leaf_count.shape[0]
-    leaf_of_node = torch.cat([torch.tensor([-1]), *leaf, *rest_leaf])
+    leaf_of_node = torch.cat([torch.tensor([-1], device=device), *leaf, *rest_leaf])
     inner = (leaf_of_node >= 0).nonzero()[:, 0]
     kept = sum(int(t.leaf_count.sum()) for t in subtrees)
     return Tree(

@@ -75,7 +75,16 @@ def least_products(queries: Queries, patches: Patches, least: Tensor) -> Tensor:
     return (needed.floor() - 1).clamp(-INT32, INT32).int()  # 1: more than float64 rounds off
 
 
-def products(queries: Tensor, patches: Tensor) -> Tensor:
-    """`(n, e)` and `(c, e)` int8 -> `(n, c)` int32, exact where `quick_integers` (models.precision) says so."""
-    found: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - torch has no other for integers
+def has_integer_products() -> bool:
+    """Return whether this torch has the function that `integer_products` calls."""
+    return hasattr(torch, "_int_mm")
+
+
+def integer_products(queries: Tensor, patches: Tensor) -> Tensor:
+    """Multiply 8-bit integers: `(n, e)` and `(c, e)` int8 -> `(n, c)` int32.
+
+    This is the only use of `torch._int_mm`, a private function: torch has no public one for integers. The products are
+    exact where `models.precision.quick_integers` says so.
+    """
+    found: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - see above
     return found

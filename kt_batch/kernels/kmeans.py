@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kt_batch.kernels.tiles import LARGE, blocks, unit
+from kt_batch.kernels.tiles import LARGE, blocks, normalise
 
 FIXED_POINT = 2.0**24
 
@@ -51,8 +51,8 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
     vectors `(n, dim)`, centres `(k, dim)`. Returns labels `(n,)` int64 and cosines `(n,)` float32.
     """
-    labels = torch.empty(vectors.shape[0], dtype=torch.int64)
-    cosines = torch.empty(vectors.shape[0])
+    labels = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
+    cosines = torch.empty(vectors.shape[0], device=vectors.device)
     for start, count, block in blocks(vectors, LARGE):
         best = (block @ centres.T).max(1)
         labels[start : start + count] = best.indices[:count]
@@ -62,7 +62,7 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def fixed_point_sums(vectors: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Sums `(k, dim)` and counts `(k,)` per label, int64: whole numbers, so that no order or sharding can matter."""
-    sums = torch.zeros(k, vectors.shape[1], dtype=torch.int64)
+    sums = torch.zeros(k, vectors.shape[1], dtype=torch.int64, device=vectors.device)
     for start in range(0, vectors.shape[0], 8192):
         part = (vectors[start : start + 8192] * FIXED_POINT).round_().long()
         sums.index_add_(0, labels[start : start + 8192], part)
@@ -82,7 +82,7 @@ def spherical_kmeans(points: Points, k: int, iterations: int, sample_size: int, 
     centres = plus_plus(sample, k, seed)
     for _ in range(iterations):
         sums, counts = points.assign_and_sum(centres)
-        following = unit((sums.double() / FIXED_POINT).float())
+        following = normalise((sums.double() / FIXED_POINT).float())
         empty = (counts == 0).nonzero()[:, 0]
         if len(empty):
             filled = following[counts > 0]
@@ -100,17 +100,18 @@ def plus_plus(sample: Tensor, k: int, seed: int) -> Tensor:
 
     Where fewer than k distinct vectors exist, the rest repeats the first one, so that its cluster is empty.
     """
-    generator = torch.Generator().manual_seed(seed)
-    first = int(torch.randint(sample.shape[0], (1,), generator=generator))
+    generator = torch.Generator(device="cpu").manual_seed(seed)  # the same choices for every device
+    first = int(torch.randint(sample.shape[0], (1,), generator=generator, device="cpu"))
     chosen = [first]
     distance = (1 - sample @ sample[first]).clamp_(min=0)
     for _ in range(1, k):
         total = distance.double().cumsum(0)
         if total[-1] <= 1e-6:
             break
-        target = torch.rand(1, generator=generator, dtype=torch.float64) * total[-1]
+        share = torch.rand(1, generator=generator, dtype=torch.float64, device="cpu").to(total.device)
+        target = share * total[-1]
         pick = min(int(torch.searchsorted(total, target)), sample.shape[0] - 1)
         chosen.append(pick)
         distance = torch.minimum(distance, (1 - sample @ sample[pick]).clamp_(min=0))
     chosen += [first] * (k - len(chosen))
-    return sample[torch.tensor(chosen)].clone()
+    return sample[torch.tensor(chosen, device=sample.device)].clone()

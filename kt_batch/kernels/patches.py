@@ -12,20 +12,22 @@ from torch import Tensor
 CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-def positions(height: int, width: int, stride: int, cover: bool) -> tuple[Tensor, Tensor]:
+def positions(
+    height: int, width: int, stride: int, cover: bool, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Top-left cells `(row, col)`, each `(n,)` int64, of the patches of a `height` x `width` map, in reading order.
 
     With `cover` the last row and column are always among them, so that every cell lies in a patch at any `stride` <= 2.
     """
-    rows, cols = _steps(height - 1, stride, cover), _steps(width - 1, stride, cover)
+    rows, cols = _steps(height - 1, stride, cover, device), _steps(width - 1, stride, cover, device)
     grid = torch.cartesian_prod(rows, cols)
     return grid[:, 0].contiguous(), grid[:, 1].contiguous()
 
 
-def _steps(count: int, stride: int, cover: bool) -> Tensor:
-    steps = torch.arange(0, count, stride)
-    if cover and steps[-1] != count - 1:
-        steps = torch.cat([steps, torch.tensor([count - 1])])
+def _steps(count: int, stride: int, cover: bool, device: torch.device | str) -> Tensor:
+    steps = torch.arange(0, count, stride, device=device)
+    if cover and (count - 1) % stride:
+        steps = torch.cat([steps, torch.tensor([count - 1], device=device)])
     return steps
 
 

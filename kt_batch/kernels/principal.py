@@ -34,7 +34,7 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
     Of at most D. Not centred, since what is bounded is a product and not a distance. The sign of each is such that its
     largest component is positive.
     """
-    moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
         moments += (block.T @ block).double()
     found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
@@ -61,7 +61,7 @@ def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
     take from the difference is added to it.
     """
     slack = 2 * rounding_slack(vectors.shape[1])
-    out = torch.empty(len(vectors), directions.shape[1] + 1)
+    out = torch.empty(len(vectors), directions.shape[1] + 1, device=vectors.device)
     for start, count, block in blocks(vectors):
         coordinates = block @ directions
         rest = block.square().sum(1) - coordinates.square().sum(1)
@@ -83,8 +83,8 @@ def first_level_of(coordinates: Tensor, has_rest: Tensor) -> Tensor:
 def stored_first_level(level: Tensor) -> Tensor:
     """`first_level` as it is stored: `(n, d + 1)` float16, the length of the rest rounded up."""
     stored = level.half()
-    rest = stored[:, -1].numpy()
-    up = torch.from_numpy(np.nextafter(rest, np.float16(np.inf)))
+    rest = stored[:, -1].cpu().numpy()
+    up = torch.from_numpy(np.nextafter(rest, np.float16(np.inf))).to(level.device)
     stored[:, -1] = torch.where(stored[:, -1].float() < level[:, -1], up, stored[:, -1])
     return stored
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.kernels.principal import LEVEL_WIDTH, Basis, principal_directions
-from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, pad_rows, unit
+from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, normalise, pad_rows
 
 # By the bits of a code. Steps, in spreads: about the least error for the rests of VGG-19's relu3_1 (decision 0011).
 STEP = {4: 0.44, 5: 0.26}
@@ -72,9 +72,9 @@ def can_code(values: int, directions: int, bits: int) -> bool:
 def fit_basis(vectors: Tensor) -> Basis:
     """The basis for a library of which `(n, D)` unit vectors are a sample. The spread is that of rests of length 1."""
     directions = principal_directions(vectors, LEVEL_WIDTH - 1)
-    total = torch.zeros(vectors.shape[1], dtype=torch.float64)
+    total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
-        total += unit(block - block @ directions @ directions.T).double().square().sum(0)
+        total += normalise(block - block @ directions @ directions.T).double().square().sum(0)
     return Basis(directions, (total / max(1, len(vectors))).sqrt().clamp(min=1e-6).float())
 
 
@@ -92,7 +92,7 @@ def joined(parts: Sequence[Codes]) -> Codes:
 def _quantise_block(block: Tensor, basis: Basis, bits: int, count: int) -> tuple[Tensor, Codes]:
     directions, spread = basis.directions, basis.spread
     coordinates = towards_zero(block @ directions)
-    rest = unit(block - coordinates.float() @ directions.T)
+    rest = normalise(block - coordinates.float() @ directions.T)
     values = rest.div_(spread * STEP[bits]).add_(MIDDLE[bits]).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     codes, plane = _packed(values, bits)
     z = decoded(codes, plane) * spread
@@ -109,7 +109,8 @@ def _packed(values: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
     codes = (values[:, :half] & 15) | values[:, half:] << 4
     if bits == 4:
         return codes, None
-    fifth = (values >> 4).view(len(values), 8, half // 4) << torch.arange(8, dtype=torch.uint8)[:, None]
+    bits_of_a_byte = torch.arange(8, dtype=torch.uint8, device=values.device)[:, None]
+    fifth = (values >> 4).view(len(values), 8, half // 4) << bits_of_a_byte
     return codes, fifth.sum(1, dtype=torch.uint8)
 
 
@@ -125,7 +126,7 @@ def _halves(codes: Tensor, plane: Tensor | None) -> tuple[Tensor, Tensor]:
 def towards_zero(values: Tensor) -> Tensor:
     """Float32 values as float16 that are nowhere larger."""
     halves = values.half()
-    smaller = torch.from_numpy(np.nextafter(halves.numpy(), np.float16(0)))
+    smaller = torch.from_numpy(np.nextafter(halves.cpu().numpy(), np.float16(0))).to(values.device)
     return torch.where(halves.float().abs() > values.abs(), smaller, halves)
 
 
@@ -137,20 +138,20 @@ def decoded(codes: Tensor, plane: Tensor | None = None) -> Tensor:
 
 def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     """What `quantise` made -> unit vectors `(n, D)` float32, in blocks of fixed shape."""
-    out = torch.empty(len(coordinates), basis.directions.shape[0])
+    out = torch.empty(len(coordinates), basis.directions.shape[0], device=coordinates.device)
     for start, count, c in blocks(coordinates):
         part = codes.part(start, BLOCK).each(lambda tensor: pad_rows(tensor, BLOCK))
         z = decoded(part.codes, part.plane).mul_(basis.spread).mul_(part.gains[:, None])
         missing = c.float() - z @ basis.directions
-        out[start : start + count] = unit(z.addmm_(missing, basis.directions.T))[:count]
+        out[start : start + count] = normalise(z.addmm_(missing, basis.directions.T))[:count]
     return out
 
 
-def prepared_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
+def prepare_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
     """Queries `(n, D)` and their coordinates `(n, d)` -> `(n, d + 1 + D)`: the coordinates, and what multiplies 1 and
     every code of so many bits."""
     width = coordinates.shape[1]
-    out = torch.empty(len(vectors), width + 1 + vectors.shape[1])
+    out = torch.empty(len(vectors), width + 1 + vectors.shape[1], device=vectors.device)
     out[:, :width] = coordinates
     for (start, count, block), (_, _, c) in zip(blocks(vectors), blocks(coordinates), strict=True):
         rest = (block - c @ basis.directions.T).mul_(basis.spread * STEP[bits])[:count]

@@ -36,7 +36,7 @@ def canonical_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
     queries, candidates: `(m, D)` float32, unit vectors (or zero). Returns `(m,)` float64.
     """
-    out = torch.empty(queries.shape[0], dtype=torch.float64)
+    out = torch.empty(queries.shape[0], dtype=torch.float64, device=queries.device)
     for (start, count, q), (_, _, x) in zip(blocks(queries), blocks(candidates), strict=True):
         out[start : start + count] = (q.double() * x.double()).sum(1)[:count]
     return out
@@ -56,6 +56,6 @@ def divide_rows(x: Tensor, norms: Tensor) -> Tensor:
     return x / torch.where(norms > 0, norms, torch.ones_like(norms))[:, None]
 
 
-def unit(x: Tensor) -> Tensor:
+def normalise(x: Tensor) -> Tensor:
     """`(n, D)` -> rows of length 1, float32. A zero row stays zero, so its NCC is 0."""
     return divide_rows(x.float(), row_norms(x))

@@ -21,8 +21,8 @@ class AdainConfig(MethodConfig):
 
     method: Literal["adain"] = "adain"
     encoder: EncoderConfig
-    styles: tuple[ImageId, ...] = Field(min_length=1, description="image ids of the style images")
-    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: the style's statistics; 0: the photograph's own")
+    styles: tuple[ImageId, ...] = Field(min_length=1, description="Image ids of the style images.")
+    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: the style's statistics; 0: the photograph's own.")
 
 
 class Adain:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
-from kt_batch.index.search import Matches, search
+from kt_batch.index.search import Matches, Search
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
-from kt_batch.kernels.tiles import canonical_scores, unit
+from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.base import Need, PatchProvenance, Resources, Result
 from kt_batch.methods.features import decode, encode, timed
 
@@ -29,12 +29,13 @@ class KnowledgeConfig(MethodConfig):
     encoder: EncoderConfig
     search: SearchConfig = SearchConfig()
     swap: Literal["geometric", "statistics"] = Field(
-        "geometric", description="replace patches (paintings), or transfer their local mean and deviation (photographs)"
+        "geometric",
+        description="Replace patches (paintings), or transfer their local mean and deviation (photographs).",
     )
-    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: all swapped; 0: the picture through encoder and decoder")
-    temperature: float = Field(0.05, gt=0.0, description="the weights of the top k are softmax(NCC / temperature)")
-    query_stride: int = Field(1, ge=1, le=2, description="step between query patches, in cells")
-    preserve_colour: bool = Field(False, description="keep the photograph's own colours")
+    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: all swapped; 0: the picture through encoder and decoder.")
+    temperature: float = Field(0.05, gt=0.0, description="The weights of the top k are softmax(NCC / temperature).")
+    query_stride: int = Field(1, ge=1, le=2, description="Step between query patches, in cells.")
+    preserve_colour: bool = Field(False, description="Keep the photograph's own colours.")
 
     @property
     def searcher(self) -> Searcher:
@@ -54,7 +55,9 @@ class KnowledgeTransfer:
         if resources.encoder is None or resources.decoder is None or resources.index is None:
             raise UsageError("The method knowledge needs an encoder, a decoder and an index.")
         self.config = config
-        self.encoder, self.decoder, self.index = resources.encoder, resources.decoder, resources.index
+        self.encoder, self.decoder = resources.encoder, resources.decoder
+        self.deviation = resources.index.tree.deviation
+        self.search = Search(resources.index, config.search)
         self.cut = config.encoder.layer
         self.size = config.encoder.size
         self.stride = self.encoder.geometry(self.cut).stride
@@ -70,10 +73,10 @@ class KnowledgeTransfer:
         with timed(seconds, "encode"):
             features = encode(self.encoder, image, self.cut)
         height, width = features.shape[1:]
-        rows, cols = positions(height, width, self.config.query_stride, cover=True)
+        rows, cols = positions(height, width, self.config.query_stride, cover=True, device=features.device)
         queries = unfold(features, rows, cols)
         with timed(seconds, "search"):
-            matches = search(self.index, queries, self.config.search)
+            matches = self.search.search(queries)
         with timed(seconds, "swap"):
             ncc = match_ncc(queries, matches)
             weights = top_k_weights(ncc, self.config.temperature)
@@ -96,7 +99,7 @@ class KnowledgeTransfer:
         if self.config.swap == "geometric":
             return geometric_swap(matched, rows, cols, height, width)
         guide = torch.nn.functional.adaptive_avg_pool2d(luminance(image)[None], (height, width))[0]
-        swapped = statistics_swap(features, queries, matched, rows, cols, self.index.tree.deviation, guide)
+        swapped = statistics_swap(features, queries, matched, rows, cols, self.deviation, guide)
         # An affine map can go below zero, where no decoder has seen an activation; a code may have any sign.
         return swapped if self.cut in self.encoder.codes else swapped.clamp_(min=0)
 
@@ -116,8 +119,8 @@ def match_ncc(queries: Tensor, matches: Matches) -> Tensor:
     ncc = torch.empty(n * k, device=queries.device)
 
     def score(part: Tensor) -> None:
-        matched = unit(values.index_select(0, part).flatten(1))
-        wanted = unit(queries.index_select(0, part // k).flatten(1))
+        matched = normalise(values.index_select(0, part).flatten(1))
+        wanted = normalise(queries.index_select(0, part // k).flatten(1))
         ncc[part] = canonical_scores(wanted, matched).float()
 
     with parallel_map() as each:

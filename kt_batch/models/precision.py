@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 
-from kt_batch.kernels.integers import products
+from kt_batch.kernels.integers import has_integer_products, integer_products
 
 
 def bfloat16_is_fast(device: str) -> bool:
@@ -69,7 +69,8 @@ def quick_products(device: str = "cpu") -> Iterator[None]:
 def quick_precision() -> str:
     """The precision, in torch's words, whose float32 products are fastest and not rounded on this machine: "medium" or
     "highest". Asked of two products of "medium", a matrix's and a batch's."""
-    x, ones = torch.full((2, 128, 128), 1 + 2.0**-10), torch.ones(2, 128, 128)  # x rounds to 1; its sums need not round
+    x = torch.full((2, 128, 128), 1 + 2.0**-10, device="cpu")  # rounds to 1 in bfloat16; its sums need no rounding
+    ones = torch.ones(2, 128, 128, device="cpu")
     with _WITHIN.lock:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
@@ -86,7 +87,8 @@ def quick_integers() -> bool:
     of float32. Without them sums of 16 bits may overflow, and little is gained."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     able = capabilities.get("avx512_vnni") or capabilities.get("amx_int8")
-    if not (able and torch.backends.mkldnn.is_available()):  # without that library the products are made one by one
+    # Without oneDNN torch computes the products one by one.
+    if not (able and torch.backends.mkldnn.is_available() and has_integer_products()):
         return False
-    x = torch.full((128, 128), 127, dtype=torch.int8)
-    return all(bool(products(x, y).eq(127 * 128 * int(y[0, 0])).all()) for y in (x, -x))
+    x = torch.full((128, 128), 127, dtype=torch.int8, device="cpu")
+    return all(bool(integer_products(x, y).eq(127 * 128 * int(y[0, 0])).all()) for y in (x, -x))

@@ -27,7 +27,7 @@ from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.translate.worker import output_pixels
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
 from kt_batch.store.inputs import list_inputs, read_input
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
 MAX_PAINTINGS = 16
 
@@ -77,8 +77,8 @@ def translate_one(
     with timed(seconds, "extract"):
         names, library = _extract(paintings, encoder.network, config)
     with timed(seconds, "index"):
-        vectors = from_fixed_binary(library["vector"], "<f2", (4, encoder.network.channels_at(config.encoder.layer)))
-        packets = haar(torch.from_numpy(np.array(vectors)).float()).half()
+        patches = patch_vectors(library, encoder.network.channels_at(config.encoder.layer))
+        packets = haar(torch.from_numpy(np.array(patches)).float()).half()
         index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
     method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
     result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))

@@ -91,7 +91,7 @@ def provenance_kind(provenance: pa.Table | pa.Schema) -> ProvenanceKind:
 def patches_schema(channels: int) -> pa.Schema:
     """Return the schema of the patches table for C channels.
 
-    `vector` is the raw patch, `(4, C)` little-endian float16, cells a b c d in reading order.
+    `vector` is the raw patch, `(4, C)` little-endian float16, cells a b c d in reading order; `patch_vectors` reads it.
     """
     return pa.schema(
         [
@@ -111,7 +111,8 @@ def patches_schema(channels: int) -> pa.Schema:
 def routed_schema(channels: int) -> pa.Schema:
     """Return the schema of patches that are routed to the clusters of an index build.
 
-    Rows are ordered by cluster, with one row group per cluster. `vector` is the Haar packet, `(4, C)` float16.
+    Rows are ordered by cluster, with one row group per cluster. `vector` is the Haar packet, `(4, C)` float16;
+    `routed_packets` reads it.
     """
     return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), ("vector", pa.binary(2 * 4 * channels))])
 
@@ -137,3 +138,13 @@ def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tup
     start = array.offset * width
     data = memoryview(array.buffers()[1])[start : start + len(array) * width]
     return np.frombuffer(data, dtype=dtype).reshape(len(array), *shape)
+
+
+def patch_vectors(table: pa.Table, channels: int) -> NDArray[np.float16]:
+    """Return the raw patches `(n, 4, C)` little-endian float16 of a table of `patches_schema`: cells a, b, c, d."""
+    return from_fixed_binary(table["vector"], "<f2", (4, channels))
+
+
+def routed_packets(table: pa.Table, channels: int) -> NDArray[np.float16]:
+    """Return the Haar packets `(n, 4, C)` little-endian float16 of a table of `routed_schema`: LL, LH, HL, HH."""
+    return from_fixed_binary(table["vector"], "<f2", (4, channels))

@@ -171,7 +171,7 @@ def test_bench_search_prints_a_row_for_every_searcher_and_draws_a_plot(kt: Say, 
     words += ["--threads", "1", "--plot", tmp_path / "plots" / "recall.svg"]
     said = kt(*words, "--json")
     assert said.code == 0
-    assert {"exact", "ours --certify", "hkm", "bhkm 1"} <= {row["searcher"] for row in said.json["rows"]}
+    assert {"exact", "tree --certify", "hkm", "bhkm 1"} <= {row["searcher"] for row in said.json["rows"]}
     assert (tmp_path / "plots" / "recall.svg").read_text(encoding="utf-8").startswith("<svg")
     printed = kt(*words)
     assert printed.code == 0
@@ -207,8 +207,20 @@ def test_only_our_own_searchers_can_certify(kt: Say, tmp_path: Path) -> None:
     words = ["translate", paintings, "--library", library, "--out", tmp_path / "run", "--certify"]
     said = kt(*words, "--searcher", "hkm")
     assert said.code == 2
-    assert "certify is for the searchers ours and exact" in said.err
+    assert "certify is for the searchers tree and exact" in said.err
     assert kt(*words).code == 0
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_former_name_of_a_searcher_goes_on_with_the_same_run(kt: Say, tmp_path: Path, by_file: bool) -> None:
+    paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
+    kt("extract", paintings, "--library", library, "--size", "48")
+    kt("index", library)
+    words = ["translate", paintings, "--library", library, "--out", tmp_path / "run", "--json"]
+    first = kt(*words).json
+    (tmp_path / "options.yaml").write_text("searcher: ours\n")
+    again = kt(*words, *(["--config", tmp_path / "options.yaml"] if by_file else ["--searcher", "ours"]))
+    assert (first["new_images"], again.code, again.json["new_images"], again.json["images"]) == (1, 0, 0, 1)
 
 
 def test_a_pair_at_a_layer_that_is_no_cut_point_is_wrong_usage(kt: Say, tmp_path: Path) -> None:

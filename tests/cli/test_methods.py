@@ -138,7 +138,7 @@ def test_the_settings_of_two_methods_need_one_type(monkeypatch: pytest.MonkeyPat
         (["--index", "abcd", "--method", "dim"], "--index abcd needs --library."),
         (["--library", "lib", "--layer", "relu4_1"], "--layer relu4_1 is for methods without a library; 'lib' has its"),
         (["--library", "lib", "--encoder", "vgg19"], "--encoder vgg19 is for methods without a library; 'lib' has its"),
-        (["--library", "lib", "--searcher", "fog"], "the option searcher got 'fog': Input should be 'ours', "),
+        (["--library", "lib", "--searcher", "fog"], "the option searcher got 'fog': Input should be 'tree', "),
     ],
 )
 def test_an_option_that_makes_no_sense_is_wrong_usage(
@@ -161,7 +161,7 @@ def test_an_option_that_makes_no_sense_is_wrong_usage(
 
 def test_values_that_exclude_each_other_are_one_sentence(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     words = ["translate", photo, "--library", library, "--out", tmp_path / "run", "--certify", "--searcher", "hkm"]
-    expected = "kt-batch: certify is for the searchers ours and exact, not for hkm.\n"
+    expected = "kt-batch: certify is for the searchers tree and exact, not for hkm.\n"
     assert (kt(*words).code, kt(*words).err) == (2, expected)
 
 

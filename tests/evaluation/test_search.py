@@ -16,23 +16,23 @@ from kt_batch.pipelines.progress import Step, no_progress
 from tests.support.collection import PATCHES, Collection
 
 
-def figures(recall: float, speed: float, searcher: str = "ours") -> SearchFigures:
+def figures(recall: float, speed: float, searcher: str = "tree") -> SearchFigures:
     return SearchFigures(searcher, 1, recall, 1.0, 10, speed, 0.0, None, None)
 
 
 def test_the_speed_at_a_recall_lies_between_the_settings_around_it_by_its_logarithm() -> None:
     rows = [figures(0.9, 1000), figures(1.0, 10), figures(0.95, 7, "another")]
-    assert speed_at(rows, "ours", 0.95) == pytest.approx(100)  # half of the way from 10^3 to 10^1
-    assert speed_at(rows, "ours", 0.9) == pytest.approx(1000)
+    assert speed_at(rows, "tree", 0.95) == pytest.approx(100)  # half of the way from 10^3 to 10^1
+    assert speed_at(rows, "tree", 0.9) == pytest.approx(1000)
 
 
 def test_a_recall_below_all_settings_has_the_speed_of_the_lowest() -> None:
-    assert speed_at([figures(0.9, 1000), figures(1.0, 10)], "ours", 0.5) == pytest.approx(1000)
+    assert speed_at([figures(0.9, 1000), figures(1.0, 10)], "tree", 0.5) == pytest.approx(1000)
 
 
 def test_there_is_no_speed_at_a_recall_that_no_setting_reaches() -> None:
-    assert speed_at([figures(0.9, 1000)], "ours", 0.95) is None
-    assert speed_at([], "ours", 0.95) is None
+    assert speed_at([figures(0.9, 1000)], "tree", 0.95) is None
+    assert speed_at([], "tree", 0.95) is None
 
 
 def test_time_that_doubles_when_patches_quadruple_grows_as_their_root() -> None:
@@ -53,11 +53,11 @@ def test_every_searcher_is_measured_and_the_exact_one_is_always_right(collection
     assert rows["exact", None].recall == rows["exact", None].ncc_ratio == 1
     assert rows["scan", None].recall > 0.99
     assert table.scan_device in ("cpu", "cuda")
-    assert rows["ours --certify", 16].recall == rows["ours --certify", 16].certified == 1
+    assert rows["tree --certify", 16].recall == rows["tree --certify", 16].certified == 1
     assert rows["ivf", 64].recall == 1  # more lists than there are
     assert rows["bhkm 4", 1].recall == rows["hkm", 1].recall <= 1
     assert all(row.queries_per_second > 0 for row in table.rows)
-    assert {step.stage for step in steps} == {"ours", "4bit", "5bit", "ivf"}
+    assert {step.stage for step in steps} == {"tree", "4bit", "5bit", "ivf"}
     # Every row is told when it is known: a million patches take half an hour, and what has been measured is not lost.
     exact = rows["exact", None]
     assert f"exact: recall 1.0000, NCC ratio 1.00000, {exact.queries_per_second:.0f} queries/s" in [
@@ -117,11 +117,11 @@ def test_the_papers_tables_have_a_row_for_every_searcher_and_a_sheet_for_every_f
     pictures = [str(collection.paintings), str(collection.photos)]
     rows, sheets = bench_paper(pictures, [str(collection.photos)], EncoderSource(), ["relu3_1"], [], 1, no_progress)
     by_name = {row.searcher: row for row in rows}
-    assert list(by_name) == ["traverse", "exact", "pq", "hkm", "bhkm 1", "bhkm 2", "bhkm 3", "bhkm 4", "ours"]
+    assert list(by_name) == ["traverse", "exact", "pq", "hkm", "bhkm 1", "bhkm 2", "bhkm 3", "bhkm 4", "tree"]
     assert by_name["traverse"].recall == by_name["exact"].recall == 1
     assert by_name["hkm"].recall == by_name["bhkm 4"].recall
     assert by_name["traverse"].paper == 3.981e-3
-    assert by_name["ours"].paper is None
+    assert by_name["tree"].paper is None
     assert {name for name, data in sheets.items() if data.startswith(b"\x89PNG")} == {
         "fig12-relu3_1.png",
         "fig13-relu3_1.png",

@@ -10,7 +10,7 @@ from kt_batch.config import IndexConfig
 from kt_batch.index.packing import ClusterSpace, Packed, collapse_equal, fan_out, merge_near, pack
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from tests.support.synthetic import clustered, packets_of
 
 
@@ -19,7 +19,7 @@ def packed(cells: Tensor, config: IndexConfig) -> Packed:
     mean = torch.zeros(packets.shape[1:])
     vectors, _ = match_parts(packets, mean)
     space = ClusterSpace(config, principal_directions(vectors, LEVEL_WIDTH - 1))
-    centre = unit(space.points(vectors).sum(0, keepdim=True))[0]
+    centre = normalise(space.points(vectors).sum(0, keepdim=True))[0]
     return pack(packets, mean, centre, space, level=0)
 
 
@@ -70,7 +70,7 @@ def test_a_threshold_of_one_merges_equal_patches_only() -> None:
 
 
 def test_a_merged_patch_is_as_similar_to_its_leader_as_the_threshold_says() -> None:
-    vectors = unit(clustered(200, spread=0.05).flatten(1))
+    vectors = normalise(clustered(200, spread=0.05).flatten(1))
     kept, represents = merge_near(vectors, torch.ones(200), threshold=0.99)
     assert 12 <= len(kept) < 200
     assert represents[kept].equal(kept)

@@ -13,12 +13,14 @@ from kt_batch.config import IndexConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
-from kt_batch.index.search import Matches, search
+from kt_batch.index.search import find, search
+from kt_batch.index.searchers.base import Found
 from tests.support.synthetic import Ids, brute_force, clustered, ids_of, index_of, packets_of, sharded_index_of
 
 Space = Literal["raw", "centred"]
+Payload = Literal["float16", "4bit", "5bit"]
 EVERY = 10**6  # probes: all leaves there are
-SEARCHERS: tuple[Searcher, ...] = ("exact", "ours", "scan", "hkm", "bhkm")
+SEARCHERS: tuple[Searcher, ...] = ("exact", "tree", "scan", "hkm", "bhkm")
 
 
 def reference(cells: Tensor, ids: Ids, queries: Tensor, space: Space, k: int = 1) -> tuple[list[list[bytes]], Tensor]:
@@ -43,22 +45,22 @@ def _packets(queries: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64
     return (torch.stack(bands, dim=1) / 2).flatten(1).numpy()
 
 
-def found_ids(index: Index, matches: Matches) -> list[list[bytes]]:
+def found_ids(index: Index, matches: Found) -> list[list[bytes]]:
     return [[row.tobytes() for row in index.patch_ids(rows)] for rows in matches.rows]
 
 
 def run(
     index: Index,
     queries: Tensor,
-    searcher: Searcher = "ours",
+    searcher: Searcher = "tree",
     probes: int = EVERY,
     top_k: int = 1,
     certify: bool = False,
-) -> Matches:
-    return search(index, queries, SearchConfig(searcher=searcher, probes=probes, top_k=top_k, certify=certify))
+) -> Found:
+    return find(index, queries, SearchConfig(searcher=searcher, probes=probes, top_k=top_k, certify=certify))
 
 
-def same(one: Matches, other: Matches) -> bool:
+def same(one: Found, other: Found) -> bool:
     """Equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
@@ -101,7 +103,7 @@ def test_ties_go_to_the_smaller_id_however_many_there_are() -> None:
     for ids in (ids_of(90), ids_of(90, seed=1)):
         index = index_of(cells, ids=ids)
         best, _ = reference(cells, ids, queries, "raw", k=3)
-        for searcher in ("exact", "ours"):
+        for searcher in ("exact", "tree"):
             assert found_ids(index, run(index, queries, searcher, top_k=3)) == best
 
 
@@ -111,7 +113,7 @@ def test_many_patches_within_rounding_of_each_other_hide_no_better_one() -> None
     cells = (clustered(8, seed=5)[:, None] * brightness[:, None, None]).flatten(0, 1)
     queries = clustered(100, seed=6)
     index = index_of(cells)
-    for searcher in ("exact", "ours"):
+    for searcher in ("exact", "tree"):
         matches = run(index, queries, searcher)
         assert matches.certified.all()
         rows, scores = brute_force(index, queries, 1)
@@ -119,8 +121,8 @@ def test_many_patches_within_rounding_of_each_other_hide_no_better_one() -> None
         assert matches.scores.equal(scores)
 
 
-def test_ours_with_every_leaf_probed_is_exact(index: Index, queries: Tensor) -> None:
-    assert same(run(index, queries, "ours", top_k=4), run(index, queries, "exact", top_k=4))
+def test_tree_with_every_leaf_probed_is_exact(index: Index, queries: Tensor) -> None:
+    assert same(run(index, queries, "tree", top_k=4), run(index, queries, "exact", top_k=4))
 
 
 def test_hkm_with_every_leaf_probed_finds_what_exact_finds(index: Index, queries: Tensor) -> None:
@@ -140,7 +142,7 @@ def test_fewer_bands_compare_only_what_they_read(library: Tensor) -> None:
     # The cosine of the LL band alone, with its own norm.
     index = index_of(library)
     queries = clustered(50, seed=2)
-    matches = search(index, queries, SearchConfig(searcher="bhkm", bands=1, probes=EVERY))
+    matches = find(index, queries, SearchConfig(searcher="bhkm", bands=1, probes=EVERY))
     ll, q = packets_of(library)[:, 0].double(), queries.double().sum(1) / 2
     cosine = (q / q.norm(dim=1, keepdim=True)) @ (ll / ll.norm(dim=1, keepdim=True)).T
     torch.testing.assert_close(matches.scores[:, 0], cosine.amax(1), atol=1e-6, rtol=0)
@@ -201,10 +203,10 @@ def test_a_query_finds_the_same_alone_together_and_in_any_order(
     together = run(index, queries, searcher, probes=3, top_k=2)
     order = torch.randperm(len(queries), generator=generator)
     shuffled = run(index, queries[order], searcher, probes=3, top_k=2)
-    expected = Matches(together.rows[order], together.scores[order], together.certified[order])
+    expected = Found(together.rows[order], together.scores[order], together.certified[order])
     assert same(shuffled, expected)
     for n in range(0, len(queries), 37):
-        expected = Matches(together.rows[n : n + 1], together.scores[n : n + 1], together.certified[n : n + 1])
+        expected = Found(together.rows[n : n + 1], together.scores[n : n + 1], together.certified[n : n + 1])
         assert same(run(index, queries[n : n + 1], searcher, probes=3, top_k=2), expected)
 
 
@@ -246,7 +248,7 @@ def test_flat_grey_images_are_searched_like_others(searcher: Searcher, space: Sp
     index = index_of(cells, IndexConfig(max_leaf=8, match_space=space))
     assert index.count == 4
     matches = run(index, shades[:3], searcher)
-    found = index.patches(matches.rows[:, 0])
+    found = index.values(matches.rows[:, 0])
     torch.testing.assert_close(found, shades[:3], atol=1e-3, rtol=0)
     torch.testing.assert_close(matches.scores, torch.ones(3, 1, dtype=torch.float64), atol=1e-5, rtol=0)
 
@@ -258,7 +260,7 @@ def test_a_library_of_black_images_gives_score_zero(searcher: Searcher) -> None:
     assert matches.scores.tolist() == [[0]] * 3
 
 
-@pytest.mark.parametrize("searcher", ["exact", "ours"])
+@pytest.mark.parametrize("searcher", ["exact", "tree"])
 def test_a_zero_query_ties_with_every_patch_and_takes_the_first_ones(index_raw: Index, searcher: Searcher) -> None:
     matches = run(index_raw, torch.zeros(2, 4, 8), searcher, top_k=3)
     assert matches.scores.tolist() == [[0, 0, 0]] * 2
@@ -288,7 +290,7 @@ def test_top_k_larger_than_a_probed_leaf_probes_more_leaves(index: Index, querie
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_no_queries_find_nothing(index: Index, searcher: Searcher) -> None:
-    for certify in (False, searcher == "ours"):
+    for certify in (False, searcher == "tree"):
         matches = run(index, torch.empty(0, 4, 8), searcher, probes=2, top_k=2, certify=certify)
         assert matches.rows.shape == matches.scores.shape == (0, 2)
 
@@ -307,11 +309,11 @@ def test_a_query_that_is_not_finite_or_beyond_float32_is_refused_in_one_sentence
 def test_one_such_query_among_those_that_threads_share_is_refused_alike(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kt_batch.index.search.READY", 1)
+    monkeypatch.setattr("kt_batch.index.search.PORTION", 1)
     queries = clustered(7)
     queries[5, 0, 0] = torch.nan
     with pytest.raises(UsageError, match="A query patch holds NaN"):
-        run(index, queries, "ours", probes=2)
+        run(index, queries, "tree", probes=2)
 
 
 # ---- match space ----
@@ -333,5 +335,55 @@ def test_centred_and_raw_space_may_choose_differently() -> None:
 
 def test_a_swap_gets_raw_patches_whatever_the_match_space(library: Tensor) -> None:
     index = index_of(library, IndexConfig(max_leaf=16, merge=1, match_space="centred"))
-    patches = index.patches(run(index, library[:50], "exact").rows[:, 0])
+    patches = index.values(run(index, library[:50], "exact").rows[:, 0])
     torch.testing.assert_close(patches, library[:50], atol=5e-3, rtol=5e-3)
+
+
+# ---- matches that carry what they transfer ----
+
+
+@pytest.mark.parametrize("space", ["raw", "centred"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_matches_hold_ids_and_raw_patches_of_the_rows_found(space: Space, payload: Payload, shards: int) -> None:
+    # D = 512: enough for coded patches.
+    library = clustered(900, 128, clusters=30, seed=1)
+    config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
+    index = sharded_index_of(library, config, shards)
+    queries = torch.cat([clustered(60, 128, clusters=30, seed=2), library[:5], torch.zeros(1, 4, 128)])
+    assert index.shards[0].bits == config.bits
+    for searcher in SEARCHERS:
+        for certify in (False, searcher == "tree"):
+            options = SearchConfig(searcher=searcher, probes=5, top_k=4, certify=certify)
+            found, matches = find(index, queries, options), search(index, queries, options)
+            rows = found.rows.flatten()
+            assert matches.values.dtype == torch.float32
+            assert matches.values.equal(index.values(rows).view(66, 4, 4, 128))
+            assert matches.patch_ids.dtype == torch.uint8
+            assert matches.patch_ids.equal(torch.from_numpy(index.patch_ids(rows)).view(66, 4, 12))
+            assert matches.scores.equal(found.scores)
+            assert matches.certified.equal(found.certified)
+
+
+@pytest.mark.parametrize("space", ["raw", "centred"])
+@pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
+def test_keys_and_values_read_together_are_those_read_apart(space: Space, payload: Payload) -> None:
+    config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
+    index = sharded_index_of(clustered(900, 128, clusters=30, seed=1), config, shards=3)
+    rows = torch.randint(index.count, (300,), generator=torch.Generator().manual_seed(0))
+    keys, values = index.keys_and_values(rows)
+    assert keys.equal(index.keys(rows))
+    assert values.equal(index.values(rows))
+
+
+def test_a_search_decodes_a_match_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = sharded_index_of(clustered(900, 128, clusters=30, seed=1), IndexConfig(max_leaf=32, merge=1), shards=3)
+    monkeypatch.setattr(Index, "values", None)  # reading a match again would fail
+    assert search(index, clustered(60, 128, clusters=30, seed=2), SearchConfig()).values.shape == (60, 1, 4, 128)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_no_queries_have_matches_of_no_size(index: Index, searcher: Searcher) -> None:
+    matches = search(index, torch.empty(0, 4, 8), SearchConfig(searcher=searcher, top_k=2))
+    assert matches.patch_ids.shape == (0, 2, 12)
+    assert matches.values.shape == (0, 2, 4, 8)

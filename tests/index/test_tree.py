@@ -114,6 +114,6 @@ def test_row_numbers_name_the_patch_they_were_given(generator: torch.Generator) 
     some = torch.randint(index.count, (40,), generator=generator)
     assert index.packets(some).equal(index.packets(every)[some])
     assert (index.patch_ids(some) == index.patch_ids(every)[some.numpy()]).all()
-    assert index.match_vectors(some).equal(index.match_vectors(every)[some])
+    assert index.keys(some).equal(index.keys(every)[some])
     assert len({row.tobytes() for row in index.patch_ids(every)}) == 300
-    torch.testing.assert_close(index.patches(some).sum(1), index.packets(some)[:, 0].float() * 2)
+    torch.testing.assert_close(index.values(some).sum(1), index.packets(some)[:, 0].float() * 2)

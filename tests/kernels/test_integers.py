@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.integers import least_products, patches_of, products, queries_of
+from kt_batch.kernels.integers import has_integer_products, integer_products, least_products, patches_of, queries_of
 from kt_batch.models.precision import quick_integers
 
 
 def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
-    """As `products`, on any processor."""
+    """As `integer_products`, on any processor."""
     return (queries.long() @ patches.long().T).int()
 
 
@@ -77,4 +79,22 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
 @pytest.mark.parametrize(("n", "c", "dim"), [(1, 1, 1), (3, 7, 5), (1, 512, 128), (33, 65, 33), (200, 100, 128)])
 def test_products_of_integers_are_exact_in_any_shape(n: int, c: int, dim: int, generator: torch.Generator) -> None:
     q, x = (torch.randint(-127, 128, (rows, dim), dtype=torch.int8, generator=generator) for rows in (n, c))
-    assert products(q, x).equal(exact_products(q, x))
+    assert integer_products(q, x).equal(exact_products(q, x))
+
+
+def test_the_private_function_of_torch_is_there_and_multiplies_integers() -> None:
+    # A torch that drops or changes it fails here; searches then use float32 bounds.
+    assert has_integer_products()
+    queries = torch.tensor([[1, -2, 3, 4, 0, 0, 0, 0]], dtype=torch.int8)
+    patches = torch.tensor([[5, 6, 7, -8, 1, 1, 1, 1], [0, 0, 0, 2, 9, 9, 9, 9]], dtype=torch.int8)
+    found = integer_products(queries, patches)
+    assert found.dtype == torch.int32
+    assert found.tolist() == [[5 - 12 + 21 - 32, 8]]
+
+
+def test_the_private_function_of_torch_is_called_in_one_place() -> None:
+    package = Path(__file__).resolve().parents[2] / "kt_batch"
+    users = [
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if "torch._int_mm(" in path.read_text()
+    ]
+    assert users == ["kernels/integers.py"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.kernels.kmeans import ArrayPoints, assign, fixed_point_sums, plus_plus, spherical_kmeans
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from tests.support.synthetic import clustered
 
 
@@ -106,7 +106,7 @@ def test_sums_are_whole_numbers() -> None:
 
 
 def test_the_order_of_the_points_does_not_change_a_bit_of_the_sums(generator: torch.Generator) -> None:
-    points = unit(clustered(3000).flatten(1))
+    points = normalise(clustered(3000).flatten(1))
     labels = torch.randint(7, (3000,), generator=generator)
     shuffled = torch.randperm(3000, generator=generator)
     one, other = fixed_point_sums(points, labels, 7), fixed_point_sums(points[shuffled], labels[shuffled], 7)
@@ -115,7 +115,7 @@ def test_the_order_of_the_points_does_not_change_a_bit_of_the_sums(generator: to
 
 
 def test_shards_give_the_very_same_centres_as_one_array(generator: torch.Generator) -> None:
-    points = unit(clustered(3000).flatten(1))
+    points = normalise(clustered(3000).flatten(1))
     whole = spherical_kmeans(ArrayPoints(points), 9, iterations=6, sample_size=500, seed=1)
     shuffled = points[torch.randperm(3000, generator=generator)]
     for sizes in ([3000], [1, 2999], [1023, 1025, 952], [300] * 10):
@@ -125,7 +125,7 @@ def test_shards_give_the_very_same_centres_as_one_array(generator: torch.Generat
 
 
 def test_more_iterations_never_lower_the_sum_of_similarities() -> None:
-    points = ArrayPoints(unit(clustered(1000, spread=1).flatten(1)))
+    points = ArrayPoints(normalise(clustered(1000, spread=1).flatten(1)))
     found = [spherical_kmeans(points, 6, n, 1000, seed=2) for n in (1, 2, 4, 8)]
     sums = [assign(points.vectors, centres)[1].double().sum().item() for centres in found]
     assert sums == sorted(sums)
@@ -133,7 +133,7 @@ def test_more_iterations_never_lower_the_sum_of_similarities() -> None:
 
 
 def test_the_same_seed_gives_the_same_centres_and_another_seed_others() -> None:
-    points = ArrayPoints(unit(clustered(500).flatten(1)))
+    points = ArrayPoints(normalise(clustered(500).flatten(1)))
     one, again, other = (spherical_kmeans(points, 5, 2, 500, seed) for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

@@ -17,7 +17,7 @@ from kt_batch.kernels.principal import (
     principal_directions,
     stored_first_level,
 )
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 
 
 def test_directions_come_strongest_first() -> None:
@@ -118,8 +118,8 @@ def test_half_a_first_level_is_the_stronger_half_and_the_length_of_all_else() ->
 def test_each_step_of_a_bound_is_above_the_truth_by_its_rounding_alone(dim: int, away: float) -> None:
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, dim + 1) ** -0.7
-    x = unit(torch.randn(300, dim, generator=generator) * spectrum)
-    q = unit(x + away * torch.randn(300, dim, generator=generator) * spectrum)
+    x = normalise(torch.randn(300, dim, generator=generator) * spectrum)
+    q = normalise(x + away * torch.randn(300, dim, generator=generator) * spectrum)
     directions = principal_directions(x, 127)
     further = further_directions(x, directions, 128)
     # Coordinates are not stored here, so the 2^-11 for float16 is not needed: what is left of the slack has to do.

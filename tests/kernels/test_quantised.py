@@ -15,12 +15,12 @@ from kt_batch.kernels.quantised import (
     dequantise,
     fit_basis,
     joined,
-    prepared_queries,
+    prepare_queries,
     products,
     quantise,
     towards_zero,
 )
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 from tests.support.synthetic import clustered
 
 VALUES = 640  # 160 channels; 127 directions
@@ -28,7 +28,7 @@ BITS = pytest.mark.parametrize("bits", [4, 5])
 
 
 def vectors(count: int, seed: int = 0) -> Tensor:
-    return unit(clustered(count, VALUES // 4, clusters=20, seed=seed).flatten(1))
+    return normalise(clustered(count, VALUES // 4, clusters=20, seed=seed).flatten(1))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_zero_vector_stays_one_and_has_no_rest(basis: Basis, bits: int) -> Non
     assert dequantise(coordinates, codes, basis).eq(0).all()
     assert first_level_of(coordinates, codes.gains > 0).eq(0).all()
     assert (
-        products(prepared_queries(vectors(2), vectors(2) @ basis.directions, basis, bits), coordinates, codes)
+        products(prepare_queries(vectors(2), vectors(2) @ basis.directions, basis, bits), coordinates, codes)
         .eq(0)
         .all()
     )
@@ -134,7 +134,7 @@ def test_products_are_those_of_the_vectors_that_come_back(basis: Basis, bits: in
     library, queries = vectors(300, seed=8), vectors(300, seed=9)
     coordinates, codes = quantise(library, basis, bits)
     slow = (dequantise(coordinates, codes, basis).double() * queries.double()).sum(1)
-    fast = products(prepared_queries(queries, queries @ basis.directions, basis, bits), coordinates, codes)
+    fast = products(prepare_queries(queries, queries @ basis.directions, basis, bits), coordinates, codes)
     torch.testing.assert_close(fast.double(), slow, atol=2e-6, rtol=0)
 
 
@@ -166,7 +166,7 @@ def test_parts_one_after_the_other_are_the_whole(basis: Basis, bits: int) -> Non
 
 @BITS
 def test_none_at_all_is_none(basis: Basis, bits: int) -> None:
-    assert prepared_queries(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
+    assert prepare_queries(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kt_batch.kernels.tiles import blocks, canonical_scores, pad_rows, row_norms, unit
+from kt_batch.kernels.tiles import blocks, canonical_scores, normalise, pad_rows, row_norms
 from tests.support.synthetic import clustered
 
 
@@ -25,7 +25,7 @@ def test_every_block_has_the_same_shape() -> None:
 def test_nothing_is_cut_into_no_blocks() -> None:
     assert list(blocks(torch.empty(0, 2))) == []
     assert canonical_scores(torch.empty(0, 2), torch.empty(0, 2)).tolist() == []
-    assert unit(torch.empty(0, 2)).shape == (0, 2)
+    assert normalise(torch.empty(0, 2)).shape == (0, 2)
 
 
 def test_a_canonical_score_worked_by_hand() -> None:
@@ -35,7 +35,7 @@ def test_a_canonical_score_worked_by_hand() -> None:
 
 
 def test_a_canonical_score_does_not_depend_on_batch_or_position(generator: torch.Generator) -> None:
-    queries, patches = unit(clustered(2500, seed=1).flatten(1)), unit(clustered(2500, seed=2).flatten(1))
+    queries, patches = normalise(clustered(2500, seed=1).flatten(1)), normalise(clustered(2500, seed=2).flatten(1))
     together = canonical_scores(queries, patches)
     order = torch.randperm(2500, generator=generator)
     assert torch.equal(canonical_scores(queries[order], patches[order]), together[order])
@@ -64,27 +64,27 @@ def test_a_row_of_a_product_does_not_depend_on_where_it_stands_in_its_tile(
 
 def test_a_unit_vector_does_not_depend_on_its_neighbours() -> None:
     vectors = clustered(1500).flatten(1)
-    together = unit(vectors)
-    assert torch.equal(unit(vectors[700:701]), together[700:701])
-    assert torch.equal(unit(vectors[3:]), together[3:])
+    together = normalise(vectors)
+    assert torch.equal(normalise(vectors[700:701]), together[700:701])
+    assert torch.equal(normalise(vectors[3:]), together[3:])
 
 
 def test_norms_are_euclidean() -> None:
     assert row_norms(torch.tensor([[3.0, 4.0], [0, 0]])).tolist() == [5, 0]
-    torch.testing.assert_close(unit(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))
+    torch.testing.assert_close(normalise(torch.tensor([[3.0, 4.0]])), torch.tensor([[0.6, 0.8]]))
 
 
 def test_a_zero_vector_stays_zero_so_its_ncc_is_zero() -> None:
-    zero = unit(torch.zeros(1, 8))
+    zero = normalise(torch.zeros(1, 8))
     assert zero.eq(0).all()
-    assert canonical_scores(zero, unit(torch.rand(1, 8))).tolist() == [0]
+    assert canonical_scores(zero, normalise(torch.rand(1, 8))).tolist() == [0]
 
 
 def test_a_hardly_visible_vector_has_length_one_like_any_other() -> None:
     # The reciprocal of its norm is beyond float32.
-    assert unit(torch.tensor([[1e-40, 0.0]])).tolist() == [[1, 0]]
-    assert unit(torch.tensor([[1e30, 0.0]])).tolist() == [[1, 0]]
+    assert normalise(torch.tensor([[1e-40, 0.0]])).tolist() == [[1, 0]]
+    assert normalise(torch.tensor([[1e30, 0.0]])).tolist() == [[1, 0]]
 
 
 def test_half_precision_comes_back_as_float32() -> None:
-    assert unit(torch.ones(2, 4, dtype=torch.float16)).dtype == torch.float32
+    assert normalise(torch.ones(2, 4, dtype=torch.float16)).dtype == torch.float32

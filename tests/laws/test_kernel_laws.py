@@ -11,7 +11,7 @@ from kt_batch.index.ids import pack_ids, sort_order, unpack_ids
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import fixed_point_sums
 from kt_batch.kernels.patches import fold, positions, unfold
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 
 few = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -49,7 +49,7 @@ def test_folding_what_was_unfolded_gives_the_map_back(
 def test_sums_of_any_parts_in_any_order_are_the_sums_of_the_whole(
     seed: int, count: int, k: int, data: st.DataObject
 ) -> None:
-    vectors = unit(random(seed, count, 6))
+    vectors = normalise(random(seed, count, 6))
     labels = torch.tensor(data.draw(st.lists(st.integers(0, k - 1), min_size=count, max_size=count)))
     order = torch.tensor(data.draw(st.permutations(range(count))))
     cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=4)))

@@ -17,7 +17,7 @@ from kt_batch.kernels.principal import (
     principal_directions,
     stored_first_level,
 )
-from kt_batch.kernels.tiles import unit
+from kt_batch.kernels.tiles import normalise
 
 many = settings(max_examples=150, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -52,7 +52,7 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
             x = torch.zeros(count, dim)
         case _:
             x = noise
-    return unit(x)
+    return normalise(x)
 
 
 def some_directions(kind: str, seed: int, dim: int, count: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
     directions = some_directions(fitted, seed + 1, dim, count)
     x = vectors_of(kind, seed, 30, directions)
     # Queries of any kind, and such as are the stored vectors themselves, their opposites, or next to them.
-    near = unit(side * x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
+    near = normalise(side * x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
     queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
@@ -118,7 +118,7 @@ def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
     directions = some_directions(fitted, seed + 1, dim, count)
     further = further_directions(vectors_of(to, seed + 4, 40, directions), directions, more)
     x = vectors_of(kind, seed, 30, directions)
-    near = unit(x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
+    near = normalise(x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
     queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     slack = 2 * rounding_slack(dim)

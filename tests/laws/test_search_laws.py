@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.index.index import Index
-from kt_batch.index.search import search
+from kt_batch.index.search import find
 from kt_batch.index.searchers import certified
+from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.searchers.scan import FEW, best_estimates, level_of
-from kt_batch.index.searchers.tree import prepare_queries
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
@@ -105,8 +105,28 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
             patch.setattr(certified, "WORTH", 0)
         patch.setattr(certified, "quick_integers", lambda: integers)
         if not quick_integers():  # a processor whose own products of integers may overflow
-            patch.setattr(certified, "products", lambda q, x: (q.long() @ x.long().T).int())
-        found = search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
+            patch.setattr(certified, "integer_products", lambda q, x: (q.long() @ x.long().T).int())
+        found = find(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
+    rows, scores = brute_force(index, queries, top_k)
+    assert found.certified.all()
+    assert found.scores.equal(scores)
+    assert found.rows.equal(rows)
+
+
+@many
+@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
+def test_an_exact_search_is_brute_force_to_the_last_bit(
+    library: list[tuple[str, int]],
+    asking: list[tuple[str, int]],
+    width: int,
+    seed: int,
+    config: IndexConfig,
+    shards: int,
+    top_k: int,
+) -> None:
+    index = made(library, width, seed, config, shards)
+    queries = queries_of(library, asking, width, seed)
+    found = find(index, queries, SearchConfig(searcher="exact", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()
     assert found.scores.equal(scores)
@@ -127,7 +147,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 ) -> None:
     index = made(library, width, seed, config, shards)
     queries = patches_of(prepared_queries, width, seed + 100)[::3]
-    found = search(index, queries, SearchConfig(probes=probes, top_k=top_k))
+    found = find(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
     assert found.rows.min() >= 0
@@ -137,7 +157,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
         assert by_rank == sorted(by_rank)
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     repeated = vectors.repeat_interleave(k, 0)
-    assert found.scores.flatten().equal(canonical_scores(repeated, index.match_vectors(found.rows.flatten())))
+    assert found.scores.flatten().equal(canonical_scores(repeated, index.keys(found.rows.flatten())))
 
 
 @many
@@ -153,13 +173,13 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
 ) -> None:
     index = made(library, width, seed, config, shards)
     queries = queries_of(library, prepared_queries, width, seed)
-    found = search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
+    found = find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape
     assert found.scores.le(scores).all()
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, vectors, in_turn)
+        level, _ = prepare_estimates(index, vectors, in_turn)
     read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
     held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
     assert found.rows[held].equal(rows[held])

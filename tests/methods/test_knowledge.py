@@ -77,7 +77,7 @@ def translated(config: KnowledgeConfig, resources: Resources, image: Tensor) -> 
 def values_of(index: Index, patch_ids: Tensor) -> Tensor:
     """The raw patches `(m, 4, C)` of ids `(m, 12)`."""
     row_of = {bytes(patch_id): row for row, patch_id in enumerate(index.patch_ids(torch.arange(index.count)))}
-    return index.patches(torch.tensor([row_of[bytes(patch_id)] for patch_id in patch_ids.numpy()]))
+    return index.values(torch.tensor([row_of[bytes(patch_id)] for patch_id in patch_ids.numpy()]))
 
 
 def translate(content: int, library: int | Index, **options: Any) -> Translated:

@@ -137,5 +137,12 @@ def test_products_of_integers_are_used_where_there_are_instructions_and_they_are
         return exact if right else exact.clamp(max=2**15 - 1)
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": able}, raising=False)
-    monkeypatch.setattr(precision, "products", product)
+    monkeypatch.setattr(precision, "integer_products", product)
     assert precision.quick_integers.__wrapped__() == (able and right)
+
+
+def test_products_of_integers_are_not_used_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    monkeypatch.setattr(precision, "has_integer_products", lambda: False)
+    monkeypatch.setattr(precision, "integer_products", None)  # calling it would fail
+    assert precision.quick_integers.__wrapped__() is False

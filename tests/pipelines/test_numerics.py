@@ -36,7 +36,7 @@ def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     assert search_device("scan") == ("cpu and Some GPU" if gpu else "cpu")
-    assert search_device("ours") == search_device("hnsw") == "cpu"
+    assert search_device("tree") == search_device("hnsw") == "cpu"
     assert fix_numerics(1, search_device("scan"))["device"] == search_device("scan")
 
 

@@ -14,7 +14,7 @@ def row(searcher: str, recall: float, speed: float) -> dict[str, Any]:
 
 
 def test_faster_is_higher_and_more_often_right_is_further_right() -> None:
-    svg = recall_plot("title", [row("ours", 0.5, 1000), row("ours", 1.0, 10)])
+    svg = recall_plot("title", [row("tree", 0.5, 1000), row("tree", 1.0, 10)])
     (x1, y1), (x2, y2) = [tuple(map(float, found)) for found in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
     assert x1 < x2
     assert y1 < y2  # SVG counts downwards
@@ -22,7 +22,7 @@ def test_faster_is_higher_and_more_often_right_is_further_right() -> None:
 
 
 def test_a_name_cannot_break_the_picture() -> None:
-    svg = recall_plot("<script>", [row('"><script>', 0.9, 100), row("ours", 0.8, 100)])
+    svg = recall_plot("<script>", [row('"><script>', 0.9, 100), row("tree", 0.8, 100)])
     assert ET.fromstring(svg).tag.endswith("svg")
     assert "<script>" not in svg
 

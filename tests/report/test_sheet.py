@@ -81,7 +81,7 @@ def test_a_hostile_title_and_credit_are_text_too(made: Made, tmp_path: Path) -> 
 def test_runs_and_their_numbers_are_in_the_header(made: Made, sheet: Path) -> None:
     text = " ".join(Page(sheet).text.split())
     summary = json.loads((made.blended / "run.json").read_text())
-    assert f"Blended geometric ours, 4 probes, top 2 kt-vgg relu3_1, 64 px 3 380 {summary['ncc_mean']:.3f}" in text
+    assert f"Blended geometric tree, 4 probes, top 2 kt-vgg relu3_1, 64 px 3 380 {summary['ncc_mean']:.3f}" in text
     assert f"{made.library.as_uri()} 2 images, 300 patches; licence: CC0; credit: A. Painter" in text
 
 

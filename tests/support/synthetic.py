@@ -62,7 +62,7 @@ def brute_force(index: Index, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     smaller id. Rows and scores `(n, k)`, fewer where the index holds fewer."""
     asked, _ = match_parts(haar(queries), index.tree.mean)
     everything = torch.arange(index.count)
-    library, ids = index.match_vectors(everything), [row.tobytes() for row in index.patch_ids(everything)]
+    library, ids = index.keys(everything), [row.tobytes() for row in index.patch_ids(everything)]
     rows, scores = [], []
     for one in asked:
         score = canonical_scores(one.expand(index.count, -1), library)

@@ -20,7 +20,10 @@ CHUNK = 1024  # pairs whose patches are read at a time: more leave the core's ca
 
 @dataclass(frozen=True)
 class Pairs:
-    """m candidates: the query `who`, the `rows` of the index, both int64, and a float32 score, each `(m,)`."""
+    """m candidates: the query `who` and the `rows` of the index, both int64, and their scores; each `(m,)`.
+
+    Scores are float32, or float64 where they are canonical.
+    """
 
     who: Tensor
     rows: Tensor
@@ -34,10 +37,25 @@ class Pairs:
         return Pairs(self.who[where], self.rows[where], self.scores[where])
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best candidates of n queries.
+
+    rows: `(n, k)` int64, best first; -1 where a query has fewer candidates.
+    scores: `(n, k)` float64; -inf where a query has fewer candidates.
+    values: raw patches `(n, k, 4, C)` float32, where they were asked for.
+    """
+
+    rows: Tensor
+    scores: Tensor
+    values: Tensor | None = None
+
+
 def joined(parts: list[Pairs]) -> Pairs:
-    """All pairs of several lists."""
-    none = torch.empty(0, dtype=torch.int64)
-    parts = [Pairs(none, none, torch.empty(0)), *parts]
+    """Return all pairs of several lists, on their device; none, on the processor, of no lists."""
+    device = parts[0].who.device if parts else torch.device("cpu")
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    parts = [Pairs(none, none, torch.empty(0, device=device)), *parts]
     return Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("who", "rows", "scores")))
 
 
@@ -93,7 +111,7 @@ def distinct(pairs: Pairs) -> Pairs:
 
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
     """The same pairs with the float32 score of the patches in full; asked `(n, a)` as `Index.asked` makes them."""
-    scores = torch.empty(len(pairs))
+    scores = torch.empty(len(pairs), device=pairs.scores.device)
     order = _by_row(pairs)
 
     def score(part: Tensor) -> None:
@@ -110,7 +128,7 @@ def _by_row(pairs: Pairs) -> Tensor:
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
     """The k-th largest score of each query's pairs, `(queries,)`; -inf where it has fewer."""
-    out = torch.full((queries,), -torch.inf)
+    out = torch.full((queries,), -torch.inf, device=pairs.scores.device)
     if k == 1:
         return out.scatter_reduce_(0, pairs.who, pairs.scores, "amax")
     found = best_few(pairs, k)
@@ -120,33 +138,111 @@ def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
 
 
 def canonically_best(
-    index: Index, vectors: Tensor, pairs: Pairs, k: int, each: Each = in_turn
-) -> tuple[Tensor, Tensor]:
-    """Of distinct, scored pairs the k best rows `(n, k)` of each query by canonical score, ties to the smaller patch
-    id, and the scores `(n, k)` float64; -1 and -inf where a query has fewer."""
+    index: Index, vectors: Tensor, pairs: Pairs, k: int, each: Each = in_turn, with_values: bool = False
+) -> Best:
+    """Return the k best candidates of each query by canonical score, ties to the smaller patch id.
+
+    Args:
+        index: The index that the candidates are rows of.
+        vectors: Keys of the queries, `(n, D)` float32.
+        pairs: Distinct candidates with their float32 scores.
+        k: Candidates to keep of each query.
+        each: Maps the work over threads.
+        with_values: Return the raw patches too. Each is made of the key that is decoded for its score.
+    """
     n = len(vectors)
     worst = kth_best(pairs, n, k) - 2 * rounding_slack(vectors.shape[1])
     left = pairs.at(pairs.scores >= worst[pairs.who])
-    scores = torch.empty(len(left), dtype=torch.float64)
+    scores = torch.empty(len(left), dtype=torch.float64, device=vectors.device)
+    slots = _likely_slots(left, k) if with_values else None
+    values = torch.empty(n * k if with_values else 0, 4, index.channels, device=vectors.device)
 
     def score(part: Tensor) -> None:
         rows, which = left.rows[part].unique_consecutive(return_inverse=True)
-        found = index.match_vectors(rows).index_select(0, which)
-        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), found)
+        if slots is None:
+            keys = index.keys(rows)
+        else:
+            keys, patches = index.keys_and_values(rows)
+            likely = slots[part] >= 0
+            values[slots[part[likely]]] = patches.index_select(0, which[likely])
+        keys = keys.index_select(0, which)
+        scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), keys)
 
     each(score, _by_row(left).split(RESCORED))
-    ids = np.ascontiguousarray(index.patch_ids(left.rows)).view("S12")[:, 0]
-    order = torch.from_numpy(np.lexsort((ids, -scores.numpy(), left.who.numpy())))
-    who, rows, scores = left.who[order], left.rows[order], scores[order]
+    left = Pairs(left.who, left.rows, scores)
+    numbers = _ranked(index, left, n, k)
+    best = _picked(left, numbers)
+    if slots is None:
+        return best
+    _put_in_place(index, values, slots, numbers, best.rows, each)
+    return Best(best.rows, best.scores, values.view(n, k, 4, index.channels))
+
+
+def _likely_slots(pairs: Pairs, k: int) -> Tensor:
+    """Return the places `(m,)` in `(n * k)` matches that candidates have by float32 score; -1 beyond the k first."""
+    order = torch.sort(_keys(pairs), stable=True).indices
+    rank = _rank(pairs.who[order])
+    return torch.empty_like(order).index_copy_(0, order, torch.where(rank < k, pairs.who[order] * k + rank, -1))
+
+
+def _put_in_place(index: Index, values: Tensor, slots: Tensor, numbers: Tensor, rows: Tensor, each: Each) -> None:
+    """Move `values` `(n * k, 4, C)` from their likely slots to the matches that canonical scores chose.
+
+    slots: `(m,)` of the candidates. numbers, rows: `(n, k)` candidate and row of each match, -1 where there is none.
+    """
+    numbers, rows = numbers.flatten(), rows.flatten()
+    places = torch.arange(len(numbers), device=numbers.device)
+    slots = torch.where(numbers >= 0, slots[numbers], places)
+    moved = ((slots != places) & (slots >= 0)).nonzero()[:, 0]
+    values[moved] = values[slots[moved]]
+    absent = (slots < 0).nonzero()[:, 0]
+    if len(absent):
+        values[absent] = read_values(index, rows[absent], each)
+
+
+def read_values(index: Index, rows: Tensor, each: Each = in_turn) -> Tensor:
+    """Return the raw patches `(..., 4, C)` float32 of rows `(...)`, of any shape."""
+    flat = rows.flatten()
+    values = torch.empty(len(flat), 4, index.channels, device=rows.device)
+
+    def read(part: Tensor) -> None:
+        distinct_rows, which = flat[part].unique_consecutive(return_inverse=True)
+        values[part] = index.values(distinct_rows).index_select(0, which)
+
+    each(read, torch.sort(flat, stable=True).indices.split(RESCORED))
+    return values.view(*rows.shape, 4, index.channels)
+
+
+def best_by_score(index: Index, pairs: Pairs, n: int, k: int) -> Best:
+    """Return the k best candidates of each of n queries by the scores they have, ties to the smaller patch id."""
+    return _picked(pairs, _ranked(index, pairs, n, k))
+
+
+def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
+    """Return the numbers `(n, k)` of the best candidates of each query; -1 where a query has fewer.
+
+    This is the order of matches everywhere: the larger score first, of equal scores the smaller patch id.
+    """
+    ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
+    order = torch.from_numpy(np.lexsort((ids, -pairs.scores.numpy(), pairs.who.numpy())))
+    who = pairs.who[order]
     rank = _rank(who)
-    best = rank < k
-    out_rows = torch.full((n, k), -1, dtype=torch.int64)
-    out_scores = torch.full((n, k), -torch.inf, dtype=torch.float64)
-    out_rows[who[best], rank[best]] = rows[best]
-    out_scores[who[best], rank[best]] = scores[best]
-    return out_rows, out_scores
+    first = rank < k
+    numbers = torch.full((n, k), -1, dtype=torch.int64, device=who.device)
+    numbers[who[first], rank[first]] = order[first]
+    return numbers
+
+
+def _picked(pairs: Pairs, numbers: Tensor) -> Best:
+    """Return the candidates that have `numbers` `(n, k)`; -1 is none."""
+    rows = torch.full(numbers.shape, -1, dtype=torch.int64, device=numbers.device)
+    scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64, device=numbers.device)
+    there = numbers >= 0
+    rows[there] = pairs.rows[numbers[there]]
+    scores[there] = pairs.scores[numbers[there]].double()
+    return Best(rows, scores)
 
 
 def _rank(who: Tensor) -> Tensor:
     """The place of each pair among its query's, 0 first; `who` ascends."""
-    return torch.arange(len(who)) - torch.searchsorted(who, who)
+    return torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kt_batch.index.index import Index, Piece
 from kt_batch.index.packing import spread
-from kt_batch.index.searchers.candidates import Pairs, canonically_best, distinct, joined, scored
-from kt_batch.index.searchers.tree import search_fast
+from kt_batch.index.searchers.candidates import Best, Pairs, canonically_best, distinct, joined, scored
+from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
-from kt_batch.kernels.integers import Queries, least_products, patches_of, products, queries_of
+from kt_batch.kernels.integers import Queries, integer_products, least_products, patches_of, queries_of
 from kt_batch.kernels.principal import bound_correction, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
 from kt_batch.models.precision import quick_integers, quick_products
@@ -35,8 +35,6 @@ MANY = 4096  # queries: for fewer, what the first level leaves is read at once
 WORTH = 64  # pairs that it leaves of a piece and a block, from which further coordinates are worth their price
 PENDING = 1 << 20  # pairs that wait for their full score; of one piece and block there may be more
 LIST = 64  # pairs that a list of them takes as much memory as
-
-_Found = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class _InIntegers:
         patches = patches_of(x)
         needed = least_products(self.rounded, patches, least)
         for start in range(0, len(least), BLOCK):
-            best = products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
+            best = integer_products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
             who = (best >= needed[start : start + BLOCK]).nonzero()[:, 0] + start
             yield who, _products(self.level, who, x)
 
@@ -95,20 +93,22 @@ class _Queries:
     bound_correction: Tensor | None
 
 
-def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> _Found:
+def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best:
     """The k best patches of the whole index for unit (or zero) queries `(n, D)` in match space: rows and canonical
     scores `(n, k)`.
 
     `probes` is where it begins, if that is more than BEGIN: the better the first matches, the less is left.
     """
-    rows, scores = search_fast(index, vectors, k, min(max(probes, BEGIN), index.tree.leaves))
+    best = search_fast(index, vectors, k, min(max(probes, BEGIN), index.tree.leaves))
+    rows, scores = best.rows, best.scores
     lit = vectors.any(1)
     if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
         rows[~lit] = index.smallest_ids(k)
     if lit.any():
         with quick_products():
-            rows[lit], scores[lit] = _certified(index, _prepared(index, vectors[lit]), rows[lit], scores[lit])
-    return rows, scores
+            proved = _certified(index, _prepared(index, vectors[lit]), Best(rows[lit], scores[lit]))
+            rows[lit], scores[lit] = proved.rows, proved.scores
+    return Best(rows, scores)
 
 
 def _prepared(index: Index, vectors: Tensor) -> _Queries:
@@ -117,38 +117,38 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
     bounds = _InIntegers(level, queries_of(level)) if quick_integers() else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
-        sample = index.match_vectors(spread(index.count, SAMPLED))
+        sample = index.keys(spread(index.count, SAMPLED))
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = bound_correction(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
-    return _Queries(vectors, index.prepared_queries(vectors, level), bounds, further, last)
+    return _Queries(vectors, index.prepare_queries(vectors, level), bounds, further, last)
 
 
-def _certified(index: Index, queries: _Queries, rows: Tensor, scores: Tensor) -> _Found:
-    """The k best of the whole index, from matches `rows` and canonical `scores` `(n, k)` to begin with."""
+def _certified(index: Index, queries: _Queries, first: Best) -> Best:
+    """The k best of the whole index, from the matches to begin with."""
     pieces, threads = index.pieces(PIECE), torch.get_num_threads()
     with parallel_map() as each:
         shares = [pieces[start::threads] for start in range(threads)]
-        found = each(lambda some: _best_of(index, queries, some, rows, scores), shares)
+        found = each(lambda some: _best_of(index, queries, some, first), shares)
         if len(found) == 1:
             return found[0]
-        pairs = distinct(joined([_pairs(*best) for best in found]))
-        return canonically_best(index, queries.vectors, pairs, rows.shape[1], each)
+        pairs = distinct(joined([_pairs(best) for best in found]))
+        return canonically_best(index, queries.vectors, pairs, first.rows.shape[1], each)
 
 
-def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], rows: Tensor, scores: Tensor) -> _Found:
+def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], best: Best) -> Best:
     """As `_certified`, of some pieces and the matches to begin with."""
     found, waiting = [], 0
     for piece in pieces:
-        for left in _left(index, queries, piece, scores[:, -1].float()):
+        for left in _left(index, queries, piece, best.scores[:, -1].float()):
             if len(left) == 0:
                 continue
             found.append(left)
             waiting += len(left) + LIST
             if waiting > PENDING:
-                rows, scores = _settled(index, queries, joined(found), rows, scores)
+                best = _settled(index, queries, joined(found), best)
                 found, waiting = [], 0
-    return _settled(index, queries, joined(found), rows, scores)
+    return _settled(index, queries, joined(found), best)
 
 
 def _left(index: Index, queries: _Queries, piece: Piece, threshold: Tensor) -> Iterator[Pairs]:
@@ -181,20 +181,22 @@ def _reaching(who: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tenso
     return who, values, values >= least[who][:, None]
 
 
-def _settled(index: Index, queries: _Queries, fresh: Pairs, rows: Tensor, scores: Tensor) -> _Found:
-    """The k best of matches `rows` and canonical `scores` `(n, k)` and of fresh pairs."""
-    threshold = scores[:, -1].float() - 2 * rounding_slack(queries.vectors.shape[1])
+def _settled(index: Index, queries: _Queries, fresh: Pairs, best: Best) -> Best:
+    """The k best of the matches so far and of fresh pairs."""
+    threshold = best.scores[:, -1].float() - 2 * rounding_slack(queries.vectors.shape[1])
     fresh = scored(index, queries.prepared_queries, fresh)
     fresh = fresh.at(fresh.scores >= threshold[fresh.who])
     who, number = fresh.who.unique(return_inverse=True)
     if len(who) == 0:
-        return rows, scores
-    both = joined([_pairs(rows[who], scores[who]), Pairs(number, fresh.rows, fresh.scores)])
-    rows, scores = rows.clone(), scores.clone()
-    rows[who], scores[who] = canonically_best(index, queries.vectors[who], distinct(both), rows.shape[1])
-    return rows, scores
+        return best
+    both = joined([_pairs(Best(best.rows[who], best.scores[who])), Pairs(number, fresh.rows, fresh.scores)])
+    rows, scores = best.rows.clone(), best.scores.clone()
+    better = canonically_best(index, queries.vectors[who], distinct(both), rows.shape[1])
+    rows[who], scores[who] = better.rows, better.scores
+    return Best(rows, scores)
 
 
-def _pairs(rows: Tensor, scores: Tensor) -> Pairs:
-    n, k = rows.shape
-    return Pairs(torch.arange(n).repeat_interleave(k), rows.flatten(), scores.flatten().float())
+def _pairs(best: Best) -> Pairs:
+    n, k = best.rows.shape
+    who = torch.arange(n, device=best.rows.device).repeat_interleave(k)
+    return Pairs(who, best.rows.flatten(), best.scores.flatten().float())

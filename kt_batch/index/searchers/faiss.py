@@ -16,15 +16,18 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kt_batch.config import SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.index import Index
-from kt_batch.index.searchers.candidates import Pairs, best_few, canonically_best, joined, scored
+from kt_batch.index.searchers.base import Found, SearchRequest
+from kt_batch.index.searchers.candidates import Best, Pairs, best_few, canonically_best, joined, scored
 from kt_batch.index.searchers.faiss_guard import load_faiss
 from kt_batch.kernels.principal import first_level, principal_directions
 
@@ -53,22 +56,30 @@ class Baseline:
     most_probes: int
 
 
-def baseline_of(index: Index, name: str) -> Baseline:
-    """The peer of this index, built at the first call.
+class FaissSearcher:
+    """Builds its baseline at the first request. `probes` are the lists of `ivf`, efSearch of `hnsw`."""
 
-    A graph grown on several threads depends on who came first, so this one grows on a single one.
-    """
-    found = index.baselines.get(name)
-    if not isinstance(found, Baseline):
-        found = build_baseline(index, name, threads=1 if name == "hnsw" else None)
-        index.baselines[name] = found
-    return found
+    def __init__(self, index: Index, config: SearchConfig) -> None:
+        self._index = index
+        self._name = config.searcher
+        self._effort = config.probes
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """The baseline. A graph grown on several threads depends on their order, so `hnsw` grows on one thread."""
+        return build_baseline(self._index, self._name, threads=1 if self._name == "hnsw" else None)
+
+    def find(self, request: SearchRequest) -> Found:
+        """Return the best of what faiss proposes, none certified."""
+        best = search_baseline(self.baseline, self._index, request.keys, request.k, self._effort, request.with_values)
+        certified = torch.zeros(len(best.rows), dtype=torch.bool, device=best.rows.device)
+        return Found(best.rows, best.scores, certified, best.values)
 
 
 def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None = None) -> Baseline:
     """Train the peer `name` on a seeded sample and add every kept patch, on torch's threads unless told otherwise.
 
-    Raises UsageError for a name that is not in RIVALS, and where faiss cannot be loaded.
+    Raises UsageError for a name that is not in BASELINES, and where faiss cannot be loaded.
     """
     if name not in BASELINES:
         raise UsageError(f"There is no searcher '{name}' through faiss; there are {', '.join(BASELINES)}.")
@@ -76,8 +87,8 @@ def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None =
     started = time.perf_counter()
     lists = list_count(index.count)
     found = _graph(faiss, index, seed) if name == "hnsw" else _trained(faiss, index, name, lists, seed)
-    for rows in torch.arange(index.count).split(CHUNK):
-        found.add(index.match_vectors(rows).numpy())
+    for rows in torch.arange(index.count, device=index.device).split(CHUNK):
+        found.add(index.keys(rows).numpy())
     seconds = time.perf_counter() - started
     size = _written_bytes(faiss, found)
     gpu = on_gpu(name)
@@ -93,8 +104,10 @@ def on_gpu(name: str) -> bool:
     return name == "ivf" and load_faiss().get_num_gpus() > 0
 
 
-def search_baseline(baseline: Baseline, index: Index, vectors: Tensor, k: int, probes: int) -> tuple[Tensor, Tensor]:
-    """The k best of what the peer proposes: rows `(n, k)` and canonical scores `(n, k)` float64.
+def search_baseline(
+    baseline: Baseline, index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False
+) -> Best:
+    """The k best of what the peer proposes, by canonical score.
 
     vectors: `(n, D)` float32, unit queries in match space; k is at most the patches of the index. Where `probes` find
     fewer than k, they are doubled; where all of them do, as a graph may, every patch is looked at.
@@ -102,7 +115,7 @@ def search_baseline(baseline: Baseline, index: Index, vectors: Tensor, k: int, p
     faiss = _faiss(None)
     count = min(index.count, {"pq": k, "ivf-pq": max(RESCORED, k)}.get(baseline.name, k + SPARE))
     probes = min(probes, baseline.most_probes)
-    missing, found = torch.arange(len(vectors)), []
+    missing, found = torch.arange(len(vectors), device=vectors.device), []
     while True:
         pairs = _proposed(faiss, baseline, vectors, missing, count, probes)
         enough = torch.bincount(pairs.who, minlength=len(vectors)) >= k
@@ -114,9 +127,9 @@ def search_baseline(baseline: Baseline, index: Index, vectors: Tensor, k: int, p
     proposals = joined([*found, _scanned(index, vectors, missing, count)])
     if baseline.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
         proposals = scored(
-            index, index.prepared_queries(vectors, first_level(vectors, index.tree.directions)), proposals
+            index, index.prepare_queries(vectors, first_level(vectors, index.tree.directions)), proposals
         )
-    return canonically_best(index, vectors, proposals, k)
+    return canonically_best(index, vectors, proposals, k, with_values=with_values)
 
 
 def list_count(count: int) -> int:
@@ -187,8 +200,8 @@ def _graph(faiss: ModuleType, index: Index, seed: int) -> Any:
 def _sample(index: Index, count: int, seed: int) -> Tensor:
     """Unit vectors in match space `(m, D)` of at most `count` patches chosen by chance, in order; m >= 2, since two
     centres are the fewest that faiss fits."""
-    order = torch.randperm(index.count, generator=torch.Generator().manual_seed(seed))
-    vectors = index.match_vectors(order[:count].sort().values)
+    order = torch.randperm(index.count, generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")
+    vectors = index.keys(order[:count].sort().values)
     return vectors if len(vectors) > 1 else vectors.repeat(2, 1)
 
 
@@ -216,8 +229,8 @@ def _proposed(faiss: ModuleType, baseline: Baseline, vectors: Tensor, who: Tenso
 def _scanned(index: Index, vectors: Tensor, who: Tensor, count: int) -> Pairs:
     """The best `count` patches of each of the queries `who` `(m,)`, of all there are."""
     best = joined([])
-    for rows in torch.arange(index.count if len(who) else 0).split(CHUNK):
-        products = vectors[who] @ index.match_vectors(rows).T
+    for rows in torch.arange(index.count if len(who) else 0, device=index.device).split(CHUNK):
+        products = vectors[who] @ index.keys(rows).T
         top = products.topk(min(count, len(rows)), dim=1)
         fresh = Pairs(who[:, None].expand_as(top.indices).flatten(), rows[top.indices].flatten(), top.values.flatten())
         best = best_few(joined([best, fresh]), count)

@@ -16,13 +16,17 @@ and .25 GiB while blocks are compared, .1 GiB while the best are looked at once 
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
+from kt_batch.config import SearchConfig
 from kt_batch.errors import KtBatchError
 from kt_batch.index.index import Index
+from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import Pairs, ascending, canonically_best, joined, scored
-from kt_batch.index.searchers.tree import prepare_queries
+from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.threads import parallel_map
 from kt_batch.models.precision import quick_products
 
@@ -40,24 +44,39 @@ def scan_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def search_scan(index: Index, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k canonically best of the FEW + k patches with the largest estimates: rows and canonical scores `(n, k)`.
+class ScanSearcher:
+    """Holds the first levels of all patches on its device from the first request on; has no probes."""
 
-    vectors: `(n, D)` unit queries in match space; k is at most the patches of the index. Raises KtBatchError for an
-    index that the GPU has no room for.
-    """
-    with parallel_map() as each, quick_products():
-        level, prepared_queries = prepare_queries(index, vectors, each)
-    try:
-        pairs = best_estimates(_held(index), level, min(FEW + k, index.count))
-    except torch.OutOfMemoryError as error:
-        size = index.count * level.shape[1] * 2 / 1e9
-        raise KtBatchError(
-            f"The GPU has no room for a search with 'scan', which holds {size:.1f} GB of this index there and takes "
-            ".3 GB more; take another --searcher, or let fewer workers share the GPU."
-        ) from error
-    with parallel_map() as each:
-        return canonically_best(index, vectors, scored(index, prepared_queries, pairs, each), k, each)
+    def __init__(self, index: Index, config: SearchConfig) -> None:  # noqa: ARG002 - nothing of it applies
+        self._index = index
+        self._device = scan_device()
+
+    @cached_property
+    def _level(self) -> Tensor:
+        return level_of(self._index, self._device)
+
+    def find(self, request: SearchRequest) -> Found:
+        """Return the k canonically best of the FEW + k patches with the largest estimates, none certified.
+
+        Raises:
+            KtBatchError: The GPU has no room for the index.
+        """
+        index, k = self._index, request.k
+        with parallel_map() as each, quick_products():
+            level, prepared_queries = prepare_estimates(index, request.keys, each)
+        try:
+            pairs = best_estimates(self._level, level, min(FEW + k, index.count))
+        except torch.OutOfMemoryError as error:
+            size = index.count * level.shape[1] * 2 / 1e9
+            raise KtBatchError(
+                f"The GPU has no room for a search with 'scan', which holds {size:.1f} GB of this index there and "
+                "takes .3 GB more; take another --searcher, or let fewer workers share the GPU."
+            ) from error
+        with parallel_map() as each:
+            pairs = scored(index, prepared_queries, pairs, each)
+            best = canonically_best(index, request.keys, pairs, k, each, request.with_values)
+        certified = torch.zeros(len(best.rows), dtype=torch.bool, device=best.rows.device)
+        return Found(best.rows, best.scores, certified, best.values)
 
 
 def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
@@ -72,7 +91,7 @@ def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
             some = part.to(level.device)
             blocks = _best_blocks(level, some, min(count, len(level)))
             rows, values = _best_rows(level, some, blocks, count)
-            who = torch.arange(len(part)).repeat_interleave(count) + number * PORTION
+            who = torch.arange(len(part), device=queries.device).repeat_interleave(count) + number * PORTION
             found.append(Pairs(who, rows.cpu().flatten(), values.cpu().flatten()))
     return joined(found)
 
@@ -85,14 +104,6 @@ def level_of(index: Index, device: str) -> Tensor:
         level[start : start + shard.count] = shard.level
     level[index.count :, -1] = NOBODY
     return level.view(blocks, BLOCK, width)
-
-
-def _held(index: Index) -> Tensor:
-    """`level_of` this index where products are made, put there at the first call."""
-    found = index.baselines.get("scan")
-    if not isinstance(found, Tensor):
-        found = index.baselines["scan"] = level_of(index, scan_device())
-    return found
 
 
 def _best_blocks(level: Tensor, queries: Tensor, count: int) -> Tensor:

@@ -56,16 +56,16 @@ def grouped(index: Index, leaves: Tensor) -> list[Group]:
     visited = torch.bincount(leaves, minlength=count)
     most = (PRODUCTS // index.window_width).clamp(min=1)
     parts = (visited + most - 1) // most  # a leaf with many visits is in several groups
-    leaf = torch.arange(count).repeat_interleave(parts)
-    done = (torch.arange(len(leaf)) - (parts.cumsum(0) - parts)[leaf]) * most[leaf]
+    leaf = torch.arange(count, device=leaves.device).repeat_interleave(parts)
+    done = (torch.arange(len(leaf), device=leaves.device) - (parts.cumsum(0) - parts)[leaf]) * most[leaf]
     begin, size = (visited.cumsum(0) - visited)[leaf] + done, torch.minimum(most[leaf], visited[leaf] - done)
     order = torch.from_numpy(np.lexsort((size.numpy(), index.window_width[leaf].numpy())))
     leaf, begin, size = leaf[order], begin[order], size[order]
     width = index.window_width[leaf].tolist()
     groups = []
     for start, stop, count, rows in _shapes(width, size.tolist()):
-        filled_up = torch.arange(start, start + count).clamp_(max=stop - 1)
-        place = torch.arange(rows)
+        filled_up = torch.arange(start, start + count, device=leaves.device).clamp_(max=stop - 1)
+        place = torch.arange(rows, device=leaves.device)
         real = place < size[filled_up, None]
         real[stop - start :] = False
         visits = numbers[(begin[filled_up, None] + place).clamp_(max=len(numbers) - 1)]

@@ -23,7 +23,7 @@ from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, read_blob
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
 
 
@@ -62,9 +62,9 @@ def fit_top(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     build = job.build_location()
     tables = [read_table(build, table) for receipt in sampled for table in receipt.tables]
     ids = np.concatenate([from_fixed_binary(table["patch_id"], "u1", (12,)) for table in tables])
-    vectors = np.concatenate([from_fixed_binary(table["vector"], "<f2", (4, job.channels)) for table in tables])
+    patches = np.concatenate([patch_vectors(table, job.channels) for table in tables])
     order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))[: job.config.sample]
-    packets = haar(torch.from_numpy(vectors[order]).float()).half()
+    packets = haar(torch.from_numpy(patches[order]).float()).half()
     mean = library_mean(packets, job.config)
     sample, _ = match_parts(packets, mean)
     basis = fit_basis(sample)

@@ -24,7 +24,14 @@ from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, put_file
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, new_attempt
-from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, routed_schema
+from kt_batch.store.schemas import (
+    MEMBERS,
+    fixed_binary,
+    from_fixed_binary,
+    patch_vectors,
+    routed_packets,
+    routed_schema,
+)
 from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import commit_table, read_table
 from kt_batch.store.units import Ledger
@@ -48,7 +55,7 @@ class SampleWorker:
         beat("")
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
         beat("")
-        if not np.isfinite(from_fixed_binary(table["vector"], "<f2", (4, job.channels))).all():
+        if not np.isfinite(patch_vectors(table, job.channels)).all():
             raise DamagedError(
                 f"'{unit.part.name}' at '{job.library}' holds patches with NaN or infinity; allowed are finite values."
             )
@@ -74,8 +81,8 @@ class RouteWorker:
         table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
         beat("")
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
-        raw = torch.from_numpy(from_fixed_binary(table["vector"], "<f2", (4, job.channels)).copy())
-        packets = torch.cat([haar(part.float()).half() for part in raw.split(16384)])
+        patches = torch.from_numpy(patch_vectors(table, job.channels).copy())
+        packets = torch.cat([haar(part.float()).half() for part in patches.split(16384)])
         space = ClusterSpace(job.config, top.basis.directions)
         labels = torch.cat([_labels(part, space, top, beat) for part in packets.split(16384)])
         order = torch.sort(labels, stable=True).indices
@@ -148,7 +155,7 @@ def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Heartbea
     table = pa.concat_tables(tables)
     ids = from_fixed_binary(table["patch_id"], "u1", (12,))
     order = sort_order(ids)
-    packets = from_fixed_binary(table["vector"], "<f2", (4, channels))[order]
+    packets = routed_packets(table, channels)[order]
     return np.ascontiguousarray(ids[order]), torch.from_numpy(packets)
 
 

@@ -16,6 +16,7 @@ from kt_batch.index.searchers.candidates import (
     CHUNK,
     Pairs,
     ascending,
+    best_by_score,
     best_few,
     canonically_best,
     distinct,
@@ -148,16 +149,62 @@ def test_the_canonically_best_are_those_of_a_loop_and_ties_go_to_the_smaller_id(
         own = []
         for row in sorted(row for who, row in chosen if who == query):
             at = torch.tensor([row])
-            score = canonical_scores(queries[query : query + 1], index.match_vectors(at)).item()
+            score = canonical_scores(queries[query : query + 1], index.keys(at)).item()
             own.append((-score, index.patch_ids(at)[0].tobytes(), row))
         best = sorted(own)[:k]
         expected_rows.append([row for _, _, row in best] + [-1] * (k - len(best)))
         expected_scores.append([-score for score, _, _ in best] + [-torch.inf] * (k - len(best)))
     pairs = scored(index, queries, pairs_of([(*pair, 0.0) for pair in sorted(chosen)]))
-    rows, scores = canonically_best(index, queries, pairs, k)
-    assert rows.tolist() == expected_rows
-    assert scores.dtype == torch.float64
-    assert scores.tolist() == expected_scores
+    found = canonically_best(index, queries, pairs, k)
+    assert found.rows.tolist() == expected_rows
+    assert found.scores.dtype == torch.float64
+    assert found.scores.tolist() == expected_scores
+    assert found.values is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sets(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 48)), max_size=120), st.integers(0, 99), counts)
+def test_candidates_are_ranked_by_score_and_ties_go_to_the_smaller_id(
+    chosen: set[tuple[int, int]], seed: int, k: int
+) -> None:
+    index, _ = tied()
+    score = torch.randint(0, 3, (QUERIES, 49), generator=torch.Generator().manual_seed(seed)).double() / 2
+    expected_rows, expected_scores = [], []
+    for query in range(QUERIES):
+        own = [
+            (-score[query, row].item(), index.patch_ids(torch.tensor([row]))[0].tobytes(), row)
+            for who, row in chosen
+            if who == query
+        ]
+        best = sorted(own)[:k]
+        expected_rows.append([row for _, _, row in best] + [-1] * (k - len(best)))
+        expected_scores.append([-value for value, _, _ in best] + [-torch.inf] * (k - len(best)))
+    pairs = pairs_of([(who, row, score[who, row].item()) for who, row in chosen])
+    found = best_by_score(index, pairs, QUERIES, k)
+    assert found.rows.tolist() == expected_rows
+    assert found.scores.tolist() == expected_scores
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 48), min_size=6), min_size=QUERIES, max_size=QUERIES), st.integers(0, 99), counts
+)
+def test_values_are_those_of_the_rows_however_float32_scores_rank_the_candidates(
+    chosen: list[set[int]], seed: int, k: int
+) -> None:
+    index, queries = tied()
+    pairs = pairs_of([(query, row, 0.0) for query, rows in enumerate(chosen) for row in sorted(rows)])
+    noise = torch.rand(len(pairs), generator=torch.Generator().manual_seed(seed)) * 2.0**-19  # within rounding
+    pairs = scored(index, queries, pairs)
+    pairs = Pairs(pairs.who, pairs.rows, pairs.scores + noise)
+    best, plain = (
+        canonically_best(index, queries, pairs, k, with_values=True),
+        canonically_best(index, queries, pairs, k),
+    )
+    assert best.rows.equal(plain.rows)
+    assert best.scores.equal(plain.scores)
+    assert best.values is not None
+    assert best.values.equal(index.values(best.rows.flatten()).view(QUERIES, k, 4, -1))
 
 
 def test_a_float32_score_that_rounding_made_too_small_costs_no_patch_its_place() -> None:
@@ -165,9 +212,9 @@ def test_a_float32_score_that_rounding_made_too_small_costs_no_patch_its_place()
     everything = scored(index, queries, pairs_of([(0, row, 0.0) for row in range(48)]))
     expected = canonically_best(index, queries[:1], everything, 1)
     worse = everything.scores.clone()
-    worse[everything.rows == expected[0][0, 0]] -= 2.0**-19  # of D = 32 values the slack of one product is 2^-18
+    worse[everything.rows == expected.rows[0, 0]] -= 2.0**-19  # of D = 32 values the slack of one product is 2^-18
     found = canonically_best(index, queries[:1], Pairs(everything.who, everything.rows, worse), 1)
-    assert found[0].equal(expected[0])
+    assert found.rows.equal(expected.rows)
 
 
 @pytest.mark.parametrize("space", ["raw", "centred"])
@@ -179,7 +226,7 @@ def test_scores_of_pairs_are_the_products_of_the_patches_in_full(space: str) -> 
     found = scored(index, queries, Pairs(who, rows, torch.zeros(len(who))))
     assert found.who.equal(who)
     assert found.rows.equal(rows)
-    truth = (queries.double() @ index.match_vectors(torch.arange(700)).double().T)[who, rows]
+    truth = (queries.double() @ index.keys(torch.arange(700)).double().T)[who, rows]
     torch.testing.assert_close(found.scores.double(), truth, atol=32 * 2**-23, rtol=0)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from kt_batch.config import IndexConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.index.index import Index
-from kt_batch.index.search import search
+from kt_batch.index.search import Search, find
 from kt_batch.index.searchers import faiss as baselines
-from kt_batch.index.searchers.faiss import BASELINES, Baseline, baseline_of, build_baseline, list_count, search_baseline
+from kt_batch.index.searchers.faiss import BASELINES, Baseline, build_baseline, list_count, search_baseline
 from kt_batch.index.searchers.faiss_guard import load_faiss
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
@@ -59,11 +59,12 @@ def units(index: Index, cells: Tensor) -> Tensor:
 
 
 def ask(index: Index, name: str, cells: Tensor, k: int = 1, probes: int = EVERY) -> tuple[Tensor, Tensor]:
-    return search_baseline(build_baseline(index, name), index, units(index, cells), k, probes)
+    found = search_baseline(build_baseline(index, name), index, units(index, cells), k, probes)
+    return found.rows, found.scores
 
 
 def recall(index: Index, rows: Tensor, queries: Tensor) -> float:
-    best = search(index, queries, SearchConfig(searcher="exact")).rows
+    best = find(index, queries, SearchConfig(searcher="exact")).rows
     return (rows[:, :1] == best).double().mean().item()
 
 
@@ -75,7 +76,7 @@ def recall(index: Index, rows: Tensor, queries: Tensor) -> float:
 @pytest.mark.parametrize("top_k", [1, 5])
 def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries: Tensor, name: str, top_k: int) -> None:
     rows, scores = ask(index, name, queries, top_k)
-    exact = search(index, queries, SearchConfig(searcher="exact", top_k=top_k))
+    exact = find(index, queries, SearchConfig(searcher="exact", top_k=top_k))
     assert rows.equal(exact.rows)
     assert scores.equal(exact.scores)
 
@@ -85,7 +86,7 @@ def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries:
 def test_scores_are_canonical_and_fall(index: Index, queries: Tensor, name: str) -> None:
     rows, scores = ask(index, name, queries, k=5, probes=2)
     prepared_queries = units(index, queries).repeat_interleave(5, 0)
-    assert scores.flatten().equal(canonical_scores(prepared_queries, index.match_vectors(rows.flatten())))
+    assert scores.flatten().equal(canonical_scores(prepared_queries, index.keys(rows.flatten())))
     assert (scores[:, :-1] >= scores[:, 1:]).all()
 
 
@@ -109,7 +110,7 @@ def test_more_probes_find_more(index: Index, queries: Tensor, name: str) -> None
 def test_quantised_codes_find_near_neighbours_and_a_second_look_finds_better_ones(
     index: Index, queries: Tensor
 ) -> None:
-    exact = search(index, queries, SearchConfig(searcher="exact"))
+    exact = find(index, queries, SearchConfig(searcher="exact"))
     coded, looked = ask(index, "pq", queries), ask(index, "ivf-pq", queries)
     assert 0.9 < (coded[1].mean() / exact.scores.mean()).item() < 1
     assert recall(index, coded[0], queries) < recall(index, looked[0], queries)
@@ -133,7 +134,7 @@ def test_lists_are_a_power_of_two_near_four_roots_and_hold_39_on_average(count: 
 def test_the_same_seed_builds_the_same(small: Index, queries: Tensor, name: str) -> None:
     one, other = (build_baseline(small, name, seed=3, threads=1) for _ in range(2))
     found = [search_baseline(baseline, small, units(small, queries), 4, 2) for baseline in (one, other)]
-    assert found[0][0].equal(found[1][0])
+    assert found[0].rows.equal(found[1].rows)
     assert one.bytes == other.bytes
 
 
@@ -149,12 +150,16 @@ def test_bytes_are_those_that_faiss_writes(faiss: ModuleType, small: Index) -> N
 
 
 @needs_faiss
-def test_search_builds_a_peer_once_for_an_index(small: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline = baseline_of(small, "ivf")
-    monkeypatch.setattr(baselines, "build_rival", None)  # to be called no more
-    matches = search(small, queries, SearchConfig(searcher="ivf"))
-    assert matches.rows.equal(search_baseline(baseline, small, units(small, queries), 1, 8)[0])
-    assert not matches.certified.any()
+def test_an_open_search_builds_its_baseline_once(
+    small: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(small, SearchConfig(searcher="ivf"))
+    expected = search_baseline(build_baseline(small, "ivf"), small, units(small, queries), 1, 8).rows
+    assert search.find(queries).rows.equal(expected)
+    monkeypatch.setattr(baselines, "build_baseline", None)  # calling it again would fail
+    found = search.find(queries)
+    assert found.rows.equal(expected)
+    assert not found.certified.any()
 
 
 @needs_faiss
@@ -180,7 +185,7 @@ def test_on_a_machine_with_gpus_lists_move_there_and_a_graph_does_not(
 def test_on_a_gpu_the_same_is_found(faiss: ModuleType, index: Index, queries: Tensor) -> None:
     if faiss.get_num_gpus() == 0:
         pytest.skip("this faiss sees no GPU")
-    exact = search(index, queries, SearchConfig(searcher="exact", top_k=5))
+    exact = find(index, queries, SearchConfig(searcher="exact", top_k=5))
     rows, scores = ask(index, "ivf", queries, k=5)
     assert rows.equal(exact.rows)
     assert scores.equal(exact.scores)
@@ -244,10 +249,10 @@ def test_more_matches_than_one_list_holds_come_from_more_lists(index: Index, que
 def test_what_a_graph_does_not_reach_is_found_all_the_same(faiss: ModuleType, small: Index, queries: Tensor) -> None:
     # Two thirds of the patches are missing from this graph.
     graph = faiss.IndexHNSWFlat(32, 8, faiss.METRIC_INNER_PRODUCT)
-    graph.add(small.match_vectors(torch.arange(100)).numpy())
+    graph.add(small.keys(torch.arange(100)).numpy())
     found = search_baseline(Baseline("hnsw", graph, 0, 0.0, 100), small, units(small, queries), 101, 1)
-    exact = search(small, queries, SearchConfig(searcher="exact", top_k=64))
-    assert found[0][:, :64].equal(exact.rows)
+    exact = find(small, queries, SearchConfig(searcher="exact", top_k=64))
+    assert found.rows[:, :64].equal(exact.rows)
 
 
 @needs_faiss
@@ -263,7 +268,7 @@ def test_no_queries_find_nothing(small: Index, name: str) -> None:
 @needs_faiss
 @pytest.mark.parametrize("searcher", USERS)
 def test_a_user_may_choose_it(index: Index, queries: Tensor, searcher: Searcher) -> None:
-    matches = search(index, queries, SearchConfig(searcher=searcher, probes=EVERY, top_k=3))
+    matches = find(index, queries, SearchConfig(searcher=searcher, probes=EVERY, top_k=3))
     assert matches.rows.shape == (len(queries), 3)
     assert recall(index, matches.rows, queries) > (0 if searcher == "pq" else 0.99)
 
@@ -276,7 +281,7 @@ def test_without_faiss_a_sentence_names_the_extras(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     with pytest.raises(UsageError, match=r"faiss cannot be loaded \(there is none\).*kt-batch\[cpu\]"):
-        search(index_of(clustered(5)), queries, SearchConfig(searcher=searcher))
+        find(index_of(clustered(5)), queries, SearchConfig(searcher=searcher))
 
 
 def test_an_unknown_peer_is_refused(small: Index) -> None:

@@ -14,11 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import KtBatchError
 from kt_batch.index.index import Index
-from kt_batch.index.search import Matches, search
+from kt_batch.index.search import Search, find
 from kt_batch.index.searchers import scan
+from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import Pairs
-from kt_batch.index.searchers.scan import BLOCK, FEW, best_estimates, level_of, search_scan
-from kt_batch.index.searchers.tree import prepare_queries
+from kt_batch.index.searchers.estimates import prepare_estimates
+from kt_batch.index.searchers.scan import BLOCK, FEW, ScanSearcher, best_estimates, level_of
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
@@ -55,8 +56,8 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def run(index: Index, queries: Tensor, top_k: int = 1) -> Matches:
-    return search(index, queries, SearchConfig(searcher="scan", top_k=top_k))
+def run(index: Index, queries: Tensor, top_k: int = 1) -> Found:
+    return find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
 
 
 def units(index: Index, cells: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def units(index: Index, cells: Tensor) -> Tensor:
 def estimates(index: Index, queries: Tensor, count: int) -> tuple[Pairs, Tensor]:
     """The best of each query as they are found, and all there are `(n, patches)` in float64."""
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, units(index, queries), in_turn)
+        level, _ = prepare_estimates(index, units(index, queries), in_turn)
     every = torch.cat([shard.level for shard in index.shards]).double()
     return best_estimates(level_of(index, "cpu"), level, count), level.double() @ every.T
 
@@ -143,7 +144,7 @@ def test_with_as_many_read_as_there_are_patches_it_is_brute_force(
 def test_scores_are_canonical_and_fall_and_no_patch_comes_twice(index: Index, queries: Tensor) -> None:
     found = run(index, queries, 12)
     repeated = units(index, queries).repeat_interleave(12, 0)
-    scores = canonical_scores(repeated, index.match_vectors(found.rows.flatten()))
+    scores = canonical_scores(repeated, index.keys(found.rows.flatten()))
     assert found.scores.flatten().equal(scores)
     assert found.scores.diff(dim=1).le(0).all()
     assert all(len(set(some)) == 12 for some in found.rows.tolist())
@@ -152,11 +153,11 @@ def test_scores_are_canonical_and_fall_and_no_patch_comes_twice(index: Index, qu
 # ---- where the products are made ----
 
 
-def test_the_first_level_is_held_once_for_an_index(queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = index_of(clustered(300, CHANNELS))
-    expected = run(index, queries)
-    monkeypatch.setattr(scan, "level_of", None)  # to be called no more
-    assert run(index, queries).rows.equal(expected.rows)
+def test_an_open_search_holds_the_first_level_once(queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(index_of(clustered(300, CHANNELS)), SearchConfig(searcher="scan"))
+    expected = search.find(queries)
+    monkeypatch.setattr(scan, "level_of", None)  # calling it again would fail
+    assert search.find(queries).rows.equal(expected.rows)
 
 
 def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index: Index) -> None:
@@ -167,7 +168,7 @@ def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index:
     assert index.count % BLOCK
     # The shortest rest of a query is that of D = 4 values, all of them coordinates.
     tiny = index_of(clustered(3, channels=1))
-    ready, _ = prepare_queries(tiny, torch.cat([units(tiny, clustered(5, channels=1)), torch.zeros(1, 4)]), in_turn)
+    ready, _ = prepare_estimates(tiny, torch.cat([units(tiny, clustered(5, channels=1)), torch.zeros(1, 4)]), in_turn)
     assert (ready @ level_of(tiny, "cpu")[0, tiny.count :].float().T).max() < -2
 
 
@@ -206,7 +207,7 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
     with quick_products():  # as in a search
-        level, _ = prepare_queries(index, units(index, queries), in_turn)
+        level, _ = prepare_estimates(index, units(index, queries), in_turn)
     for precision in ("highest", "medium"):  # also where products may be rounded elsewhere
         torch.set_float32_matmul_precision(precision)
         try:
@@ -217,9 +218,9 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
         torch.testing.assert_close(there.scores, here.scores, atol=1e-6, rtol=0)
         assert there.rows.eq(here.rows).double().mean() > 0.99
     found = run(index, queries, 3)
-    index.baselines["scan"] = level_of(index, "cpu")
-    assert found.rows.eq(run(index, queries, 3).rows).double().mean() > 0.99
-    del index.baselines["scan"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "scan_device", lambda: "cpu")
+        assert found.rows.eq(run(index, queries, 3).rows).double().mean() > 0.99
 
 
 # ---- how the work is shared out does not matter ----
@@ -258,11 +259,12 @@ def test_how_much_is_looked_at_together_does_not_matter(
 def test_a_small_library_gives_every_patch_once(count: int) -> None:
     index = index_of(clustered(count, CHANNELS, seed=count), IndexConfig(max_leaf=16, merge=1))
     prepared_queries = clustered(5, CHANNELS, seed=9)
-    found, scores = search_scan(index, units(index, prepared_queries), index.count)
-    assert found.sort(dim=1).values.equal(torch.arange(index.count).expand(5, -1))
+    request = SearchRequest(prepared_queries, units(index, prepared_queries), index.count)
+    found = ScanSearcher(index, SearchConfig(searcher="scan")).find(request)
+    assert found.rows.sort(dim=1).values.equal(torch.arange(index.count).expand(5, -1))
     best, expected = brute_force(index, prepared_queries, index.count)
-    assert found.equal(best)
-    assert scores.equal(expected)
+    assert found.rows.equal(best)
+    assert found.scores.equal(expected)
 
 
 def test_one_patch_is_found_by_every_query(queries: Tensor) -> None:
@@ -302,5 +304,5 @@ def test_a_query_that_no_patch_resembles_still_gets_its_best() -> None:
 
 
 def test_no_proof_can_be_asked_for() -> None:
-    with pytest.raises(ValueError, match="certify is for the searchers ours and exact, not for scan"):
+    with pytest.raises(ValueError, match="certify is for the searchers tree and exact, not for scan"):
         SearchConfig(searcher="scan", certify=True)

@@ -16,10 +16,11 @@ from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index import threads as index_threads
 from kt_batch.index.index import WINDOW, Index
-from kt_batch.index.search import Matches, search
-from kt_batch.index.searchers import tree as ours
+from kt_batch.index.search import find
+from kt_batch.index.searchers import estimates
+from kt_batch.index.searchers.base import Found
 from kt_batch.index.searchers.candidates import Pairs, joined, scored
-from kt_batch.index.searchers.tree import FIRST_ROUND, REACH, nearest_leaves, search_fast
+from kt_batch.index.searchers.estimates import FIRST_ROUND, REACH, nearest_leaves, search_fast
 from kt_batch.index.searchers.visits import Products
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
@@ -42,16 +43,16 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run(index: Index, queries: Tensor, certify: bool = False, probes: int = 8, top_k: int = 1) -> Matches:
-    return search(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=certify))
+def run(index: Index, queries: Tensor, certify: bool = False, probes: int = 8, top_k: int = 1) -> Found:
+    return find(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=certify))
 
 
-def same(one: Matches, other: Matches) -> bool:
+def same(one: Found, other: Found) -> bool:
     """Equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
 
-def is_brute_force(found: Matches, index: Index, queries: Tensor) -> bool:
+def is_brute_force(found: Found, index: Index, queries: Tensor) -> bool:
     rows, scores = brute_force(index, queries, found.rows.shape[1])
     return found.rows.equal(rows) and found.scores.equal(scores)
 
@@ -80,11 +81,11 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
         for leaf in some:
             _, _, count, first = index.leaf_rows(leaf)
             held[n, first : first + count] = True
-    scores = vectors.double() @ index.match_vectors(torch.arange(index.count)).double().T
+    scores = vectors.double() @ index.keys(torch.arange(index.count)).double().T
     best = scores.masked_fill(~held, -torch.inf).amax(1)
-    rows, found = search_fast(index, vectors, 1, probes)
-    assert held.gather(1, rows).all()
-    assert (found[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
+    found = search_fast(index, vectors, 1, probes)
+    assert held.gather(1, found.rows).all()
+    assert (found.scores[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
 
 
 @BOTH
@@ -96,7 +97,7 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     everyone = torch.arange(parts.count)
     assert (len(parts.shards), len(whole.shards)) == (3, 1)
     assert (whole.patch_ids(everyone) == parts.patch_ids(everyone)).all()
-    assert whole.patches(everyone).equal(parts.patches(everyone))
+    assert whole.values(everyone).equal(parts.values(everyone))
     assert leaf_level(whole, 70).equal(leaf_level(parts, 70))
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
@@ -112,10 +113,10 @@ def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytes
     monkeypatch.setattr("kt_batch.index.index.dequantise", noted)
     index = index_of(clustered(600, CHANNELS, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
     rows = torch.arange(20)
-    alone = index.match_vectors(rows)
+    alone = index.keys(rows)
     index.packets(rows)
     with quick_products():
-        assert index.match_vectors(rows).equal(alone)
+        assert index.keys(rows).equal(alone)
     assert seen == ["medium"] * 3
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -124,9 +125,9 @@ def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytes
 def test_a_coded_patch_has_the_same_bits_on_any_number_of_threads(channels: int) -> None:
     index = index_of(clustered(600, channels, clusters=30, seed=1), IndexConfig(max_leaf=64, merge=1, payload="4bit"))
     rows = torch.arange(index.count)
-    alone = index.match_vectors(rows)
+    alone = index.keys(rows)
     with threads(2):
-        assert index.match_vectors(rows).equal(alone)
+        assert index.keys(rows).equal(alone)
 
 
 def test_shards_of_different_payloads_are_no_index() -> None:
@@ -143,7 +144,7 @@ def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pyt
     index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
     queries = clustered(200, CHANNELS, clusters=200, seed=2)
     both = run(index, queries, probes=2 * FIRST_ROUND).scores
-    monkeypatch.setattr(ours, "_second_round", lambda *_: joined([]))
+    monkeypatch.setattr(estimates, "_second_round", lambda *_: joined([]))
     first = run(index, queries, probes=2 * FIRST_ROUND).scores
     assert both.ge(first).all()
     assert both.gt(first).any()
@@ -171,10 +172,10 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
         values=values,
         best=values.view(2, 2, WINDOW).amax(2),
     )
-    found = ours._survivors(products, torch.tensor([-torch.inf]), 3)
+    found = estimates._survivors(products, torch.tensor([-torch.inf]), 3)
     assert found.who.tolist() == [0] * 6
     assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
-    found = ours._survivors(products, torch.tensor([250.0]), 3)
+    found = estimates._survivors(products, torch.tensor([250.0]), 3)
     assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # no more than three for each of two
 
 
@@ -184,7 +185,7 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
 def test_the_largest_of_a_row_are_found_in_groups_or_without(columns: int, count: int, levels: int, seed: int) -> None:
     count = min(count, columns)
     values = torch.randint(0, levels, (5, columns), generator=torch.Generator().manual_seed(seed)).float()
-    found = ours._largest(values, count)
+    found = estimates._largest(values, count)
     assert all(len(row.unique()) == count for row in found)
     assert values.gather(1, found).sort(dim=1).values.equal(values.sort(dim=1).values[:, columns - count :])
 
@@ -224,7 +225,9 @@ def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     monkeypatch.setattr("kt_batch.index.searchers.certified.quick_integers", lambda: request.param == "integers")
     if not quick_integers():
-        monkeypatch.setattr("kt_batch.index.searchers.certified.products", lambda q, x: (q.long() @ x.long().T).int())
+        monkeypatch.setattr(
+            "kt_batch.index.searchers.certified.integer_products", lambda q, x: (q.long() @ x.long().T).int()
+        )
 
 
 @pytest.mark.parametrize("top_k", [1, 5])
@@ -307,7 +310,7 @@ def test_the_threads_of_a_search_do_the_next_ones(
 def test_threads_and_precision_are_as_before_when_a_search_fails(
     index: Index, queries: Tensor, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, broken, None)
+    monkeypatch.setattr(estimates, broken, None)
     with threads(2):
         with pytest.raises(TypeError):
             run(index, queries)
@@ -319,12 +322,12 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"ours.KEPT": 3000},
-        {"ours.KEPT": 1},
-        {"ours.READY": 7, "ours.CHOOSING": 3, "search.READY": 7},
-        {"ours.VISITS": 7},
-        {"visits.PATCHES": 1},
-        {"visits.PRODUCTS": 64},
+        {"searchers.estimates.KEPT": 3000},
+        {"searchers.estimates.KEPT": 1},
+        {"searchers.estimates.READY": 7, "searchers.estimates.CHOOSING": 3, "search.PORTION": 7},
+        {"searchers.estimates.VISITS": 7},
+        {"searchers.visits.PATCHES": 1},
+        {"searchers.visits.PRODUCTS": 64},
     ],
     ids=str,
 )
@@ -361,7 +364,7 @@ def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> No
     cells = clustered(600, CHANNELS, clusters=30, seed=1)
     cells[5] = 0
     index = sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1, payload=payload), shards=2)
-    vectors = index.match_vectors(torch.arange(index.count))
+    vectors = index.keys(torch.arange(index.count))
     further = further_directions(vectors, index.tree.directions, 20)
     pieces = index.pieces(100)
     assert {piece.shard for piece in pieces} == {0, 1}
@@ -408,7 +411,7 @@ def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: 
         IndexConfig.model_validate({"max_leaf": 16, "merge": 1, "match_space": space}),
     )
     found = run(index, colours.expand(-1, 4, -1), certify)
-    torch.testing.assert_close(index.patches(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
+    torch.testing.assert_close(index.values(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
 
 
 def test_fewer_patches_than_clusters_are_all_leaves() -> None:
