@@ -103,8 +103,8 @@ class SearchConfig(Config):
     probes: int = Field(
         8,
         ge=1,
-        description="How far each query looks: leaves (tree, hkm, bhkm), lists (ivf), efSearch (hnsw); unused by exact, "
-        "scan and pq.",
+        description="How far each query looks: leaves (tree, hkm, bhkm), lists (ivf), efSearch (hnsw); unused by "
+        "exact, scan and pq.",
     )
     certify: bool = Field(
         False, description="Prove of every match that no kept patch of the index has a larger score; slower."
