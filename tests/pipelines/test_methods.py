@@ -16,6 +16,7 @@ from kt_batch.config import Layer, MethodConfig, RunOptions
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
 from kt_batch.methods.table import METHODS
+from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
@@ -141,6 +142,20 @@ def test_what_a_method_does_not_use_is_refused(collection: Collection) -> None:
         choose("gain", {}, Choice(library=str(collection.library)))
     with pytest.raises(UsageError, match="The method knowledge does not use --style"):
         choose("knowledge", {}, Choice(library=str(collection.library), styles=[str(collection.paintings)]))
+
+
+@pytest.mark.parametrize(
+    ("choice", "option"),
+    [
+        (Choice(encoder=EncoderSource()), "--encoder"),
+        (Choice(layer="relu3_1"), "--layer"),
+        (Choice(size=64), "--size"),
+        (Choice(decoder="decoder.safetensors"), "--decoder-weights"),
+    ],
+)
+def test_weights_and_size_are_refused_where_nothing_is_encoded(choice: Choice, option: str) -> None:
+    with pytest.raises(UsageError, match=f"The method gain does not use {option}; leave it out"):
+        choose("gain", {}, choice)
 
 
 def test_what_a_method_lacks_is_named() -> None:

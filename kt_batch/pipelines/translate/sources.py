@@ -111,17 +111,21 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
 
 def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     """Raise UsageError unless the choice has what the method needs, and nothing else."""
-    given = {
-        Need.INDEX: ("--library", choice.library is not None),
-        Need.STYLES: ("--style", bool(choice.styles)),
-    }
-    for need, (option, present) in given.items():
-        if need in method.needs and not present:
-            raise UsageError(f"The method {name} needs {option}.")
-        if present and need not in method.needs:
-            raise UsageError(f"The method {name} does not use {option}; leave it out.")
     if missing := method.needs & {Need.STATISTICS, Need.PAIRS}:
         raise UsageError(f"The method {name} needs {', '.join(sorted(missing))}, which no library holds yet.")
+    required = ((Need.INDEX, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
+    optional = (
+        (Need.ENCODER, "--encoder", choice.encoder is not None),
+        (Need.ENCODER, "--layer", choice.layer is not None),
+        (Need.ENCODER, "--size", choice.size is not None),
+        (Need.DECODER, "--decoder-weights", choice.decoder is not None),
+    )
+    for need, option, given in required:
+        if need in method.needs and not given:
+            raise UsageError(f"The method {name} needs {option}.")
+    for need, option, given in (*required, *optional):
+        if given and need not in method.needs:
+            raise UsageError(f"The method {name} does not use {option}; leave it out.")
 
 
 def _choose_encoder(
