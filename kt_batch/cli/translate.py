@@ -53,17 +53,23 @@ class ChoiceOptions(options.Options):
                 raise UsageError(f"--{name} {value} is for methods without a library; '{self.library}' has its own.")
         if self.index is not None and self.library is None:
             raise UsageError(f"--index {self.index} needs --library.")
-        weights = options.absolute_file(self.encoder_weights)
         return Choice(
             library=self.library,
             index=self.index,
             styles=self.style,
-            encoder=EncoderSource(path=weights) if self.encoder is None else EncoderSource(self.encoder, weights),
+            encoder=self._encoder(),
             decoder=options.absolute_file(self.decoder_weights),
             layer=self.layer,
             size=self.size,
             cache=options.absolute_file(self.cache_dir),
         )
+
+    def _encoder(self) -> EncoderSource | None:
+        """Return the chosen encoder, or None when neither its name nor its weights are given."""
+        weights = options.absolute_file(self.encoder_weights)
+        if self.encoder is None:
+            return None if weights is None else EncoderSource(path=weights)
+        return EncoderSource(self.encoder, weights)
 
 
 def add_translate(app: typer.Typer) -> None:

@@ -51,7 +51,7 @@ def test_rejects_end_with_3_and_are_counted(kt: Say, library: Path, photos: Path
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--alpha", "2"], "alpha got 2.0"),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--top-k", "0"], "top_k got 0"),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--swap", "x"], "--swap"),
-        (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--searcher", "x"], "'x' is not one of"),
+        (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--searcher", "x"], "searcher got 'x'"),
         (["explain", "{library}", "a.png", "--at", "1;2"], "--at is a pixel such as 120,80, not '1;2'"),
         (["try", "{photos}/a.png", "--style", "{photos}/a.png", "--out", "x.bmp"], "must end in .png, .jpg or .webp"),
         (["try", "{photos}/a.png", "--style", "{photos}/a.png", "--out", "{new}/x.png"], "no directory that exists"),

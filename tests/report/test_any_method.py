@@ -140,7 +140,7 @@ def test_a_source_that_is_gone_costs_only_its_place(tmp_path: Path) -> None:
 
 def test_runs_of_two_methods_share_a_page(made: Made, gain: Path, tmp_path: Path) -> None:
     text = " ".join(Page(write_sheet({"Blended": str(made.blended), "Gain": str(gain)}, tmp_path)).text.split())
-    assert "Blended knowledge geometric ours, 4 probes, top 2 kt-vgg" in text
+    assert "Blended knowledge geometric tree, 4 probes, top 2 kt-vgg" in text
     assert "Gain gain format png, gain 1.2, quality 95 – – – 3 – – –" in text
     assert "NCC" in text
 
