@@ -33,7 +33,7 @@ class Config(BaseModel):
 
 
 class EncoderConfig(Config):
-    """Which features: the weights by content, the layer, and the size at which images are encoded."""
+    """The features: weights by content, layer, and size of the working images."""
 
     encoder: str = Field("kt-vgg", description="The encoder: kt-vgg (shipped) or vgg19 (torchvision).")
     weights_sha256: str = Field(description="SHA-256 of the encoder's weight file.")
@@ -47,7 +47,7 @@ class EncoderConfig(Config):
 
 
 class ExtractConfig(Config):
-    """What a library holds."""
+    """The content of a library."""
 
     encoder: EncoderConfig
     stride: int = Field(1, ge=1, le=64, description="Step between library patches, in cells.")
@@ -93,7 +93,7 @@ FORMER_SEARCHERS = {"ours": "tree"}  # names of earlier versions, accepted where
 
 
 class SearchConfig(Config):
-    """How the nearest patch is found."""
+    """The search for the nearest patch."""
 
     searcher: Searcher = Field(
         "tree",
@@ -156,7 +156,7 @@ class MethodConfig(Config):
 
 
 class RunOptions(Config):
-    """What may differ between two runs of one job without changing its result; in no digest."""
+    """Options that do not change the result of a run. No digest covers them."""
 
     runner: Literal["local", "ray"] = Field("local", description="A plain loop, or a Ray cluster.")
     workers: int | None = Field(None, ge=1, description="Ray workers at once; default: as many as fit.")

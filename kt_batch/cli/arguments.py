@@ -24,7 +24,7 @@ Reader = Callable[[Any], object]
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a configuration a command offers, and how an option differs from its field.
+    """The fields of a configuration that a command offers, and how an option differs from its field.
 
     Stands beside the configuration: `Annotated[RunOptions, Fields(only=("threads",))]`.
 

@@ -24,7 +24,7 @@ Estimator = Callable[[DryRunRequest, Runner, Progress], Estimate]
 
 
 class DryRunOptions(Options):
-    """What a dry run is asked for."""
+    """Options of a dry run."""
 
     dry_run: bool = Field(False, description="Write nothing; print what is done, what is to do, and how large it is.")
     pilot: int | None = Field(

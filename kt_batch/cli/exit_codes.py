@@ -81,7 +81,7 @@ def leave(code: int) -> NoReturn:
 
 
 class RejectBounds(Options):
-    """Which exit code rejected inputs lead to."""
+    """The rule for the exit code when inputs were rejected."""
 
     max_rejects: str = Field("100%", description="Succeed while no more inputs are rejected: N or P%.")
     strict: bool = Field(False, description="Exit with 3 when any input was rejected.")

@@ -44,19 +44,24 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
     kt-batch verify run
     """
     with ProgressDisplay() as display:
-        found = verify(place, display)
-    if digest and found.digest and not found.faults:
-        typer.echo(found.digest)
+        summary = verify(place, display)
+    if digest and summary.digest and not summary.faults:
+        typer.echo(summary.digest)
         return 0
-    state = "all there" if not found.faults else counted(len(found.faults), "fault")
-    pending = f", {found.pending} units not done yet" if found.pending else ""
-    lines = [f"{found.place}: {found.kind}, {counted(found.files, 'file')}, {found.bytes:,} bytes: {state}{pending}"]
-    lines += [f"  {fault}" for fault in found.faults]
-    beside = ((found.orphans, "that nothing committed names (kt-batch gc lists them)"), (found.foreign, "of others"))
+    state = "all there" if not summary.faults else counted(len(summary.faults), "fault")
+    pending = f", {summary.pending} units not done yet" if summary.pending else ""
+    lines = [
+        f"{summary.place}: {summary.kind}, {counted(summary.files, 'file')}, {summary.bytes:,} bytes: {state}{pending}"
+    ]
+    lines += [f"  {fault}" for fault in summary.faults]
+    beside = (
+        (summary.orphans, "that nothing committed names (kt-batch gc lists them)"),
+        (summary.foreign, "of others"),
+    )
     lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in beside if number]
-    lines += [f"  digest {found.digest}"] if found.digest else []
-    print_summary(asdict(found), lines, json)
-    return 1 if found.faults else 0
+    lines += [f"  digest {summary.digest}"] if summary.digest else []
+    print_summary(asdict(summary), lines, json)
+    return 1 if summary.faults else 0
 
 
 def gc_command(place: options.Place, delete: Delete = False, force: Force = False, json: options.Json = False) -> int:
@@ -68,20 +73,22 @@ def gc_command(place: options.Place, delete: Delete = False, force: Force = Fals
     kt-batch gc run --delete
     """
     with ProgressDisplay() as display:
-        found = gc(place, display, delete=delete, force=force)
-    print_summary(asdict(found), _gc_lines(found), json)
+        summary = gc(place, display, delete=delete, force=force)
+    print_summary(asdict(summary), _gc_lines(summary), json)
     return 0
 
 
-def _gc_lines(found: GcSummary) -> list[str]:
-    state = "removed" if found.deleted else "to remove with --delete"
-    lines = [f"{found.place}: {found.kind}, {counted(len(found.orphans), 'file')}, {found.bytes:,} bytes: {state}"]
-    lines += [f"  {orphan.name} ({orphan.bytes:,} bytes)" for orphan in found.orphans]
-    lines += [f"  {counted(found.foreign, 'file')} of others: left alone"] if found.foreign else []
-    if (found.pending or found.unfinished) and not found.deleted:
+def _gc_lines(summary: GcSummary) -> list[str]:
+    state = "removed" if summary.deleted else "to remove with --delete"
+    lines = [
+        f"{summary.place}: {summary.kind}, {counted(len(summary.orphans), 'file')}, {summary.bytes:,} bytes: {state}"
+    ]
+    lines += [f"  {orphan.name} ({orphan.bytes:,} bytes)" for orphan in summary.orphans]
+    lines += [f"  {counted(summary.foreign, 'file')} of others: left alone"] if summary.foreign else []
+    if (summary.pending or summary.unfinished) and not summary.deleted:
         lines.append(
-            f"  not finished there: units {found.pending}, indexes {found.unfinished}; these files may be theirs, so "
-            "finish them first"
+            f"  not finished there: units {summary.pending}, indexes {summary.unfinished}; these files may be theirs, "
+            "so finish them first"
         )
     return lines
 
@@ -95,40 +102,42 @@ def report_command(
 
     kt-batch report run --html report.html
     """
-    found = run_report(place)
-    lines = report_lines(found)
+    report = run_report(place)
+    lines = report_lines(report)
     if html is not None:
         try:
-            html.write_text(report_page(found), encoding="utf-8", errors="backslashreplace")
+            html.write_text(report_page(report), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise StorageError(f"'{html}' cannot be written: {error.strerror}.") from error
         lines.append(f"  Open {html}")
-    print_summary(asdict(found), lines, json)
+    print_summary(asdict(report), lines, json)
     return 0
 
 
-def report_lines(found: RunReport) -> list[str]:
+def report_lines(report: RunReport) -> list[str]:
     """Return the report for a person."""
-    units, images = found.units, found.images
+    units, images = report.units, report.images
     again = f", {images.elsewhere} listed again" if images.elsewhere else ""
     lines = [
-        f"{found.place}: {found.kind}, {units.done} of {units.planned} units done",
+        f"{report.place}: {report.kind}, {units.done} of {units.planned} units done",
         f"  {images.done} images done, {images.pending} pending, {images.rejected} rejected{again}",
     ]
-    if found.throughput:
-        spent = duration(found.throughput.working_seconds)
-        lines.append(f"  {found.throughput.images_per_second:.3g} images/s over {spent} of work")
-    if any(asdict(found.unrecorded).values()):
-        missing = ", ".join(f"{name} in {count} units" for name, count in asdict(found.unrecorded).items() if count)
+    if report.throughput:
+        spent = duration(report.throughput.working_seconds)
+        lines.append(f"  {report.throughput.images_per_second:.3g} images/s over {spent} of work")
+    if any(asdict(report.unrecorded).values()):
+        missing = ", ".join(f"{name} in {count} units" for name, count in asdict(report.unrecorded).items() if count)
         lines.append(f"  not recorded: {missing}")
     tables = {
-        "seconds by stage": [f"{stage.share:6.1%}  {duration(stage.seconds)}  {stage.stage}" for stage in found.stages],
-        "slowest images": [f"{duration(image.seconds):>8}  {image.name}" for image in found.slowest],
-        "rejects": [f"{entry.count:6}  {entry.reason}, such as {entry.uri}" for entry in found.rejects],
+        "seconds by stage": [
+            f"{stage.share:6.1%}  {duration(stage.seconds)}  {stage.stage}" for stage in report.stages
+        ],
+        "slowest images": [f"{duration(image.seconds):>8}  {image.name}" for image in report.slowest],
+        "rejects": [f"{entry.count:6}  {entry.reason}, such as {entry.uri}" for entry in report.rejects],
         "workers": [
             f"{share.units:6} units, {share.images} images  {share.worker or 'not recorded'}"
             + ("" if share.images_per_second is None else f"  {share.images_per_second:.3g} images/s")
-            for share in found.workers
+            for share in report.workers
         ],
     }
     for title, rows in tables.items():

@@ -40,7 +40,7 @@ class Options(BaseModel):
 
 
 class EncoderOptions(Options):
-    """Where an encoder comes from."""
+    """The origin of an encoder."""
 
     encoder: str = same(EncoderConfig, "encoder")
     encoder_weights: str | None = Field(None, description="A safetensors file to take the encoder from.")
@@ -51,7 +51,7 @@ class EncoderOptions(Options):
 
 
 class CutOptions(Options):
-    """Where an encoder is cut, and at which size it sees images."""
+    """The cut of an encoder, and the size of the images it sees."""
 
     layer: Layer = same(EncoderConfig, "layer")
     size: int = same(EncoderConfig, "size")

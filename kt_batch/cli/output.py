@@ -1,4 +1,4 @@
-"""What commands print and write for a person."""
+"""Output of commands for a person: summaries and pages."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kt_batch.models.encoder import Encoder
 
 
 class Need(StrEnum):
-    """What a method needs beside the image."""
+    """The resources that a method may need."""
 
     ENCODER = "encoder"
     DECODER = "decoder"
@@ -30,7 +30,7 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a method asked for, loaded; None or empty where it did not ask.
+    """The loaded resources of a method; None for those that it does not need.
 
     styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], sides multiples of the encoder's stride.
     """
@@ -73,7 +73,7 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a method makes of one image.
+    """The result of a method for one image.
 
     output: An image `(3, H, W)` float32 RGB in [0, 1], as large as the image that went in, or an edit of the
     photograph's own pixels. seconds: Stage -> seconds.

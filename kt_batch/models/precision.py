@@ -1,4 +1,4 @@
-"""Which products are fast on this machine: bfloat16, float32 by the faster library, 8-bit integers."""
+"""The fast matrix products of this machine: bfloat16, float32 by the faster library, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kt_batch.kernels.integers import has_integer_products, integer_products
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
+    """Tell whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
 
     A processor without instructions for it emulates them, hundreds of times slower than float32.
     """
@@ -26,8 +26,8 @@ def bfloat16_is_fast(device: str) -> bool:
 
 
 @dataclass
-class _Within:
-    """How many are within `quick_products`, for which device, and the process's precision before the first of them."""
+class _Uses:
+    """Reference count of `quick_products`, its device, and the precision of the process before the first use."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     count: int = 0
@@ -35,56 +35,65 @@ class _Within:
     before: str = "highest"
 
 
-_WITHIN = _Within()
+_USES = _Uses()
 
 
 @contextmanager
 def quick_products(device: str = "cpu") -> Iterator[None]:
-    """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
-    that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
-    made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
+    """Set the precision of matrix products to `quick_precision` for all threads of this process.
 
-    On a GPU (device `cuda`) they are "highest" within: what is allowed to round there does.
+    With AVX-512 and without AMX oneDNN computes the products: it may round float32 to bfloat16, and does not. On
+    processors that MKL does not support well it is more than twice as fast. It prepares itself for every new shape, in
+    about a millisecond, so callers use few shapes.
 
-    Several threads may be within at a time, for the same device; RuntimeError for another. What must have the same bits
-    wherever it is computed is computed within always, or while no thread can be.
+    On a GPU (device `cuda`) the precision is "highest": any other rounds there.
+
+    Several threads may use this at a time, for one device. A result that must have the same bits everywhere is computed
+    within, always, or while no thread can be within.
+
+    Raises:
+        RuntimeError: Another thread uses it for another device.
     """
-    with _WITHIN.lock:
-        if _WITHIN.count == 0:
-            _WITHIN.device, _WITHIN.before = device, torch.get_float32_matmul_precision()
+    with _USES.lock:
+        if _USES.count == 0:
+            _USES.device, _USES.before = device, torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
-        elif _WITHIN.device != device:
-            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_WITHIN.device}.")
-        _WITHIN.count += 1
+        elif _USES.device != device:
+            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_USES.device}.")
+        _USES.count += 1
     try:
         yield
     finally:
-        with _WITHIN.lock:
-            _WITHIN.count -= 1
-            if _WITHIN.count == 0:
-                torch.set_float32_matmul_precision(_WITHIN.before)
+        with _USES.lock:
+            _USES.count -= 1
+            if _USES.count == 0:
+                torch.set_float32_matmul_precision(_USES.before)
 
 
 @cache
 def quick_precision() -> str:
-    """The precision, in torch's words, whose float32 products are fastest and not rounded on this machine: "medium" or
-    "highest". Asked of two products of "medium", a matrix's and a batch's."""
+    """Return torch's name of the fastest precision that does not round float32 on this machine.
+
+    That is "medium" or "highest". One matrix product and one batched product of "medium" decide.
+    """
     x = torch.full((2, 128, 128), 1 + 2.0**-10, device="cpu")  # rounds to 1 in bfloat16; its sums need no rounding
     ones = torch.ones(2, 128, 128, device="cpu")
-    with _WITHIN.lock:
+    with _USES.lock:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
-            found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+            products = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
         finally:
             torch.set_float32_matmul_precision(before)
-    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"
+    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in products) else "medium"
 
 
 @cache
 def quick_integers() -> bool:
-    """Whether this processor has instructions that make exact products of 8-bit integers, about four times as many as
-    of float32. Without them sums of 16 bits may overflow, and little is gained."""
+    """Tell whether this processor has instructions for exact products of 8-bit integers.
+
+    They are about four times as fast as float32. Without them sums of 16 bits may overflow, and little is gained.
+    """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     able = capabilities.get("avx512_vnni") or capabilities.get("amx_int8")
     # Without oneDNN torch computes the products one by one.

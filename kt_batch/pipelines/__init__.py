@@ -1,1 +1,1 @@
-"""What a person starts, as plan -> unit work -> finish; scheduling is handed in."""
+"""The main job as plan, unit work and finish. A runner is passed in."""

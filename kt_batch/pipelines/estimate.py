@@ -56,7 +56,7 @@ class PilotReject:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a pilot measured on this machine with one worker. `images` includes the rejected ones.
+    """The measurements of a pilot on this machine with one worker. `images` includes the rejected ones.
 
     startup_seconds: Until the worker finished a first image, which is done once more as part of the pilot.
     seconds_per_image: Of the images that were not rejected, from their receipts; None when all were rejected.
@@ -75,7 +75,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will do. An input is a file under a name; an image is processed once per unit that holds it.
+    """The work of a run. An input is a file under a name; an image is processed once per unit that holds it.
 
     found, done: The inputs that were named, and those of them that are done. to_do: The inputs that the run will
     process, those left by an earlier run included. images_to_do: The images among them. finished, rejected: All inputs
@@ -109,7 +109,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough space for the run to begin."""
+        """Tell whether there is enough space for the run to begin."""
         known = self.free_bytes is not None and self.output_bytes_at_most is not None
         return not known or (self.output_bytes_at_most or 0) <= (self.free_bytes or 0)
 
@@ -212,8 +212,8 @@ def _sizes(images: Sequence[Sequence[Item]]) -> list[int | None]:
     """Return the bytes of each image, from the first of its URIs that has it; None where none has."""
 
     def size(group: Sequence[Item]) -> int | None:
-        found = (input_size(item.uri) for item in group)
-        return next((number for number in found if number is not None), None)
+        sizes = (input_size(item.uri) for item in group)
+        return next((size for size in sizes if size is not None), None)
 
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         return list(pool.map(size, images))

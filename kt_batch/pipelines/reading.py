@@ -90,12 +90,12 @@ class Reader:
             for items, following in zip(images, [*images[1:], None], strict=True):
                 started = time.perf_counter()
                 isolated = beat(items[0].image_id)
-                found = _image_or_reject(ahead or begin(items))
-                if ahead and _may_lack_memory(found):
+                result = _image_or_reject(ahead or begin(items))
+                if ahead and _may_lack_memory(result):
                     beat(items[0].image_id)  # its deadline starts again
-                    found = _image_or_reject(begin(items))
+                    result = _image_or_reject(begin(items))
                 ahead = begin(following) if following and not isolated else None
-                yield Read(items, found, time.perf_counter() - started, isolated)
+                yield Read(items, result, time.perf_counter() - started, isolated)
         finally:
             if ahead:  # the caller stopped early
                 ahead.cancel()
@@ -108,7 +108,7 @@ def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectErro
         return error.with_traceback(None)  # the traceback holds the bytes of the file
 
 
-def _may_lack_memory(found: WorkingImage | RejectError) -> bool:
-    """Whether the image may fail for lack of memory: by its own reason, or by that of another of its URIs."""
-    reasons = (found, found.__cause__) if isinstance(found, RejectError) else ()
-    return any(isinstance(error, RejectError) and error.reason in RETRIED_ALONE for error in reasons)
+def _may_lack_memory(result: WorkingImage | RejectError) -> bool:
+    """Tell whether the image may have failed for lack of memory, at this URI or at another one."""
+    errors = (result, result.__cause__) if isinstance(result, RejectError) else ()
+    return any(isinstance(error, RejectError) and error.reason in RETRIED_ALONE for error in errors)

@@ -34,7 +34,7 @@ MAX_PAINTINGS = 16
 
 @dataclass(frozen=True)
 class SingleSummary:
-    """What `try` did. shares: URI of a painting -> share of the photograph's patches that it gave."""
+    """The summary of `try`. shares: URI of a painting -> share of the photograph's patches that it gave."""
 
     ncc_mean: float
     shares: dict[str, float]

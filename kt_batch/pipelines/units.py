@@ -55,7 +55,7 @@ def rejects_table(rows: list[dict[str, str]]) -> pa.Table:
 
 @dataclass
 class UnitLog:
-    """What happens while a worker does one unit: seconds by stage and by image, and rejects.
+    """The record of one unit while a worker does it: seconds by stage and by image, and rejects.
 
     seconds: Stage -> seconds. item_seconds: Image id -> seconds from reading it to its result.
     """

@@ -1,4 +1,4 @@
-"""What a pixel or an output is made of.
+"""The sources of a pixel or an output.
 
 That is patches of source images, or shares of whole sources.
 """
@@ -56,7 +56,7 @@ class SourceShare:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where pixel (x, y) of an output of `width` x `height` pixels comes from.
+    """The sources of pixel (x, y) of an output of `width` x `height` pixels.
 
     With kind `patches`, `contributions` are sorted by row, col and rank, and (cell_row, cell_col) is the pixel's cell.
     With kind `sources`, `sources` hold for the whole output, the largest share first, and there is no cell.

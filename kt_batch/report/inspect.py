@@ -1,4 +1,4 @@
-"""What a library or a run holds, as numbers."""
+"""The content of a library or a run in numbers."""
 
 from __future__ import annotations
 

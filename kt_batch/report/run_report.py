@@ -108,7 +108,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one process did.
+    """The work of one process.
 
     images_per_second: of its own working time. worker: None for receipts that do not name it.
     """

@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run made of an input; `picture` is None when it made nothing."""
+    """The output of one run for an input; `picture` is None without an output."""
 
     title: str
     picture: Picture | None
@@ -57,7 +57,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Origins:
-    """Where the outputs of runs with equal provenance come from, for one input.
+    """The sources of one input's outputs, for runs with equal provenance.
 
     ncc_map, ncc_mean: None for provenance per source.
     """

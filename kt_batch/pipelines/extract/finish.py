@@ -16,7 +16,7 @@ from kt_batch.store.library import write_library_summary
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary(Throughput):
-    """What an extract did. `images`, `rejected` and `patches` count the whole library; the rest is of this call."""
+    """The summary of an extract. `images`, `rejected` and `patches` are of the library, the rest is of this call."""
 
     library: str
     images: int

@@ -20,7 +20,7 @@ BYTES_BESIDE_VECTORS = 100_000  # of an image: its preview, its rows and what Pa
 
 @dataclass(frozen=True)
 class ExtractRequest:
-    """What a caller asks for.
+    """The request of a caller.
 
     images: Paths, globs or URIs. library: A path or URI. config: What the library holds. encoder: Where the encoder
     comes from. options: How the work is run.
@@ -54,7 +54,7 @@ class ExtractJob:
 
 @dataclass(frozen=True)
 class ExtractPlan:
-    """What an extract will do.
+    """The work of an extract.
 
     items: The inputs that were named. bytes_at_most: By how much the library may grow.
     """

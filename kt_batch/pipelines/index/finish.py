@@ -55,7 +55,7 @@ from kt_batch.store.tables import read_table
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a build did. `built` is False when the index existed; bytes are those of its shards and tree."""
+    """The summary of a build. `built` is False when the index existed; bytes are those of its shards and tree."""
 
     library: str
     index: str

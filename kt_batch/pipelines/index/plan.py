@@ -53,7 +53,7 @@ class BuildJob:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build will do. built: The summary of the finished index, when there is one already."""
+    """The work of a build. built: The summary of the finished index, when there is one already."""
 
     library: Library
     job: BuildJob

@@ -29,10 +29,10 @@ from kt_batch.store.tables import read_table
 
 @dataclass(frozen=True)
 class Top:
-    """What is fitted on the sample, all float32.
+    """The top level of the tree, fitted on the sample, all float32.
 
     centres: `(k, p)` unit vectors of the space in which clusters are made. mean: `(4, C)`, what match space subtracts.
-    basis: What patches are written in.
+    basis: The basis of the stored coordinates.
     """
 
     centres: Tensor

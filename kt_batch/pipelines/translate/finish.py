@@ -16,7 +16,7 @@ from kt_batch.store.run import write_run_summary
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateSummary(Throughput):
-    """What a translation did. Counts are of the whole run; `new_images`, rates and seconds are of this call.
+    """The summary of a translation. Counts are of the whole run; `new_images`, rates and seconds are of this call.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
     """

@@ -19,7 +19,7 @@ from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 @dataclass(frozen=True)
 class TranslateRequest:
-    """What a caller asks for.
+    """The request of a caller.
 
     images: Paths, globs or URIs. run: A path or URI. config: The method and its settings. sources: Where weights,
     library and style images come from. options: How the work is run.
@@ -53,7 +53,7 @@ class TranslateJob:
 
 @dataclass(frozen=True)
 class TranslatePlan:
-    """What a translation will do. items: The inputs that were named."""
+    """The work of a translation. items: The inputs that were named."""
 
     ledger: Ledger
     items: Sequence[Item]

@@ -1,4 +1,4 @@
-"""What a method needs, found by name for a configuration, and loaded by a worker."""
+"""The resources of a method: chosen for a configuration, and loaded by a worker."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StyleImage:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a worker finds what its method needs; None or empty where the method does not need it.
+    """The places from which a worker loads resources; None or empty for those that its method does not need.
 
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from s3:// are staged.
     """
@@ -55,7 +55,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a caller chooses for a method, by name or place.
+    """The resources that a caller chooses for a method, by name or place.
 
     index: A digest or the head of one, where a library has several. encoder: For a method without a library. layer and
     size: None takes those of the library, or the method's own. decoder: A file.
