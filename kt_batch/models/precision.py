@@ -1,4 +1,4 @@
-"""Which products are fast on this machine: bfloat16, float32 by the faster library, 8-bit integers."""
+"""Matrix products that are fast on this machine: bfloat16, float32 by oneDNN, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kt_batch.kernels.integers import has_integer_products, integer_products
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
+    """Return whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
 
-    A processor without instructions for it emulates them, hundreds of times slower than float32.
+    A processor without bfloat16 instructions emulates them, hundreds of times slower than float32.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # get_capabilities came after torch 2.11; without it float32 is the safe answer
+    # torch 2.11 has no get_capabilities; float32 is safe everywhere.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @dataclass
-class _Within:
-    """How many are within `quick_products`, for which device, and the process's precision before the first of them."""
+class _Usage:
+    """Reference count of `quick_products`, its device, and the precision of the process before the first use."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     count: int = 0
@@ -35,43 +35,49 @@ class _Within:
     before: str = "highest"
 
 
-_WITHIN = _Within()
+_USAGE = _Usage()
 
 
 @contextmanager
 def quick_products(device: str = "cpu") -> Iterator[None]:
-    """Within, the matrix products of this process, on whichever thread, have `quick_precision`: oneDNN makes them where
-    that is allowed to round float32 to bfloat16 and does not, with AVX-512 and no AMX. On processors that MKL was not
-    made for it is more than twice as fast. It prepares itself for every shape (about a millisecond): few shapes, then.
+    """Give the matrix products of this process, on all threads, the precision `quick_precision`.
 
-    On a GPU (device `cuda`) they are "highest" within: what is allowed to round there does.
+    "medium" allows oneDNN to round float32 to bfloat16. With AVX-512 and without AMX it does not round, and on
+    processors that MKL does not target it is more than twice as fast. oneDNN compiles a kernel for every shape, in
+    about a millisecond, so callers use few shapes. On a GPU (device `cuda`) the precision is "highest", since a GPU
+    does round.
 
-    Several threads may be within at a time, for the same device; RuntimeError for another. What must have the same bits
-    wherever it is computed is computed within always, or while no thread can be.
+    Several threads may use it at a time. A result that must have the same bits everywhere is always computed inside, or
+    while no other thread can be inside.
+
+    Raises:
+        RuntimeError: It is in use for another device.
     """
-    with _WITHIN.lock:
-        if _WITHIN.count == 0:
-            _WITHIN.device, _WITHIN.before = device, torch.get_float32_matmul_precision()
+    with _USAGE.lock:
+        if _USAGE.count == 0:
+            _USAGE.device, _USAGE.before = device, torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
-        elif _WITHIN.device != device:
-            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_WITHIN.device}.")
-        _WITHIN.count += 1
+        elif _USAGE.device != device:
+            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_USAGE.device}.")
+        _USAGE.count += 1
     try:
         yield
     finally:
-        with _WITHIN.lock:
-            _WITHIN.count -= 1
-            if _WITHIN.count == 0:
-                torch.set_float32_matmul_precision(_WITHIN.before)
+        with _USAGE.lock:
+            _USAGE.count -= 1
+            if _USAGE.count == 0:
+                torch.set_float32_matmul_precision(_USAGE.before)
 
 
 @cache
 def quick_precision() -> str:
-    """The precision, in torch's words, whose float32 products are fastest and not rounded on this machine: "medium" or
-    "highest". Asked of two products of "medium", a matrix's and a batch's."""
+    """Return the fastest precision whose float32 products are not rounded here: "medium" or "highest".
+
+    It is measured once: "medium" must give a matrix product and a batched product without rounding.
+    """
     x = torch.full((2, 128, 128), 1 + 2.0**-10, device="cpu")  # rounds to 1 in bfloat16; its sums need no rounding
     ones = torch.ones(2, 128, 128, device="cpu")
-    with _WITHIN.lock:
+    with _USAGE.lock:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
@@ -83,8 +89,10 @@ def quick_precision() -> str:
 
 @cache
 def quick_integers() -> bool:
-    """Whether this processor has instructions that make exact products of 8-bit integers, about four times as many as
-    of float32. Without them sums of 16 bits may overflow, and little is gained."""
+    """Return whether this processor multiplies 8-bit integers exactly, about four times as fast as float32.
+
+    Without such instructions 16-bit sums may overflow, and little is gained.
+    """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     able = capabilities.get("avx512_vnni") or capabilities.get("amx_int8")
     # Without oneDNN torch computes the products one by one.

@@ -21,7 +21,7 @@ from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
-from kt_batch.kernels.integers import Queries, integer_products, least_products, patches_of, queries_of
+from kt_batch.kernels.integers import Queries, integer_products, least_products, round_patches, round_queries
 from kt_batch.kernels.principal import bound_correction, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
 from kt_batch.models.precision import quick_integers, quick_products
@@ -73,7 +73,7 @@ class _InIntegers:
 
     def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """As of `_InHalves`."""
-        patches = patches_of(x)
+        patches = round_patches(x)
         needed = least_products(self.rounded, patches, least)
         for start in range(0, len(least), BLOCK):
             best = integer_products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
@@ -114,7 +114,7 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best
 def _prepared(index: Index, vectors: Tensor) -> _Queries:
     directions = index.tree.directions
     level = first_level(vectors, directions)
-    bounds = _InIntegers(level, queries_of(level)) if quick_integers() else _in_halves(level)
+    bounds = _InIntegers(level, round_queries(level)) if quick_integers() else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
         sample = index.keys(spread(index.count, SAMPLED))
