@@ -1,1 +1,1 @@
-"""BHKM: the tree, its leaves, and the searchers over them."""
+"""The index: the k-means tree, its shards, and the searchers."""

@@ -1,4 +1,4 @@
-"""An open index: the tree, its shards, and what lies in a leaf."""
+"""An open index: the tree, and the keys and values in its shards."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, pr
 from kt_batch.kernels.tiles import divide_rows, normalise
 from kt_batch.models.precision import quick_products
 
-WINDOW = 64  # patches; larger ones waste products, smaller ones make more groups (kt_batch.index.searchers.visits)
-FOREIGN = -1e30  # far below any product of unit vectors
+WINDOW = 64  # patches; a larger window wastes products, a smaller one makes more groups (searchers.visits)
+FOREIGN = -1e30  # below any product of unit vectors
 
 
 @dataclass(frozen=True)
 class Piece:
-    """`count` rows from `first_row` on, which are those from `start` on of the shard with this number."""
+    """Consecutive rows of one shard: `count` rows from `start` in the shard, from `first_row` in the index."""
 
     shard: int
     start: int
@@ -37,11 +37,14 @@ class Piece:
 
 
 class Index:
-    """A tree over shards. A kept patch is named by its row: shards one after the other, leaf order within a shard.
+    """A tree over shards.
 
-    A leaf is looked at through its window, `window_width` rows from `window_rows` on: the leaf, and as many of the rows
-    that follow as make the width a multiple of WINDOW, so that leaves of one width can be multiplied in one call. Where
-    the shard ends before, the window begins before the leaf; it is never wider than the shard.
+    The row of a kept patch counts through the shards, in leaf order within a shard. A search compares keys, unit
+    vectors in match space; a match transfers a value, a raw patch.
+
+    A leaf is read through its window: `window_width` rows from `window_rows` on. They are the leaf and the rows after
+    it that make the width a multiple of WINDOW, so that leaves of one width are multiplied in one call. Where the shard
+    ends earlier, the window begins before the leaf. It is never wider than the shard.
     """
 
     def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
@@ -66,23 +69,26 @@ class Index:
         self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
-        self._bits = self.shards[0].bits  # of the codes that patches are kept as; None where they are float16
+        self._bits = self.shards[0].bits  # of a code; None where patches are float16
 
     def in_one_piece(self) -> Index:
-        """The same index, its shards as one in memory. A search looks into every shard by itself, so that in a small
-        library, whose tree has a few dozen of them all the same, most of the time would go into calls."""
+        """Return the same index with one shard in memory.
+
+        A search reads every shard by itself. In a small library, which has a few dozen shards too, calls would take
+        most of the time.
+        """
         tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
         return Index(tree, [in_one_shard(self.shards)])
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
-        """The shard of a leaf, its first row and row count there, and the row of its first patch in the whole index."""
+        """Return the shard of a leaf, its first row there, its row count, and its first row in the index."""
         number, start, count, first_row = self._places[leaf]
         return self.shards[number], start, count, first_row
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
-        """The first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, which are of that width.
+        """Return the first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, all of that width.
 
-        A patch of another leaf has FOREIGN for the length of its rest: its product with any query is below all others.
+        The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
@@ -95,7 +101,7 @@ class Index:
         return windows
 
     def packets(self, rows: Tensor) -> Tensor:
-        """Raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
+        """Return the raw Haar packets `(m, 4, C)` float16 of rows `(m,)`."""
         if self._bits:
             return self._raw_packets(*self._dequantised(rows))
         out = torch.empty(len(rows), 4, self.channels, dtype=torch.float16, device=self.device)
@@ -105,9 +111,9 @@ class Index:
         return out
 
     def _dequantised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors in match space, `(m, D)` float32, of rows `(m,)` kept as codes, and their norms `(m,)`.
+        """Return the keys `(m, D)` float32 and norms `(m,)` of rows `(m,)` that are kept as codes.
 
-        All shards' rows at once: a block of fixed shape costs the same however few rows are in it.
+        The rows of all shards are decoded together: a block of fixed shape costs the same however few rows it has.
         """
         kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
         found = {name: part.new_empty(len(rows), *part.shape[1:]) for name, part in kept[0].items()}
@@ -115,7 +121,7 @@ class Index:
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
         level, norms = found.pop("level"), found.pop("norms")
-        with quick_products():  # always, so that a patch has the same bits wherever it is wanted
+        with quick_products():  # always, so that a patch has the same bits everywhere
             return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
 
     def values(self, rows: Tensor) -> Tensor:
@@ -138,14 +144,14 @@ class Index:
         return ((keys * norms[:, None]).view(-1, 4, self.channels) + self.tree.mean).half()
 
     def patch_ids(self, rows: Tensor) -> NDArray[np.uint8]:
-        """`(m, 12)` uint8 of rows `(m,)`."""
+        """Return the patch ids `(m, 12)` uint8 of rows `(m,)`."""
         out = torch.empty(len(rows), 12, dtype=torch.uint8, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             out[where] = shard.patch_ids[inside]
         return out.numpy()
 
     def smallest_ids(self, k: int) -> Tensor:
-        """The rows `(k,)` of the k smallest patch ids."""
+        """Return the rows `(k,)` of the k smallest patch ids, ascending."""
         parts = [torch.from_numpy(sort_order(shard.patch_ids.numpy())[:k]) for shard in self.shards]
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
         return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
@@ -161,7 +167,7 @@ class Index:
         return out
 
     def pieces(self, most: int) -> list[Piece]:
-        """All rows, at most `most` together, none of two shards."""
+        """Cut all rows into pieces of at most `most` rows; a piece lies in one shard."""
         return [
             Piece(number, start, min(most, shard.count - start), first_row + start)
             for number, (shard, first_row) in enumerate(zip(self.shards, self.shard_start.tolist(), strict=True))
@@ -169,12 +175,14 @@ class Index:
         ]
 
     def piece_level(self, piece: Piece) -> Tensor:
-        """The first level `(c, d + 1)` float32 of a piece's c patches."""
+        """Return the first levels `(c, d + 1)` float32 of a piece."""
         return self.shards[piece.shard].level[piece.start : piece.start + piece.count].float()
 
     def piece_along(self, piece: Piece, directions: Tensor) -> Tensor:
-        """Coordinates `(c, e)` float32 of a piece's c unit vectors along `directions` `(D, e)` that are at right angles
-        to the first level's."""
+        """Return the coordinates `(c, e)` float32 of a piece's keys along `directions` `(D, e)`.
+
+        The directions are orthogonal to those of the first level.
+        """
         if not self._bits:
             rows = torch.arange(piece.first_row, piece.first_row + piece.count, device=self.device)
             return self.keys(rows) @ directions
@@ -183,11 +191,11 @@ class Index:
         return rests @ (directions * self.tree.basis.spread[:, None])
 
     def prepare_queries(self, vectors: Tensor, level: Tensor) -> Tensor:
-        """Unit queries `(n, D)` in match space, of first level `(n, d + 1)`, as `products` takes them, `(n, a)`."""
+        """Return queries with keys `(n, D)` and first levels `(n, d + 1)` as `products` takes them, `(n, a)`."""
         return prepare_queries(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
-        """Float32 scores `(m,)` of queries `(m, a)`, as `asked` makes them, with the patches of `rows` `(m,)`."""
+        """Return float32 scores `(m,)` of queries `(m, a)` from `prepare_queries` with the patches of `rows` `(m,)`."""
         out = torch.empty(len(rows), device=self.device)
         for shard, inside, where in self._by_shard(rows):
             some = queries if len(where) == len(rows) else queries.index_select(0, where)
@@ -205,7 +213,7 @@ class Index:
         return out
 
     def leaves_holding(self, k: int) -> int:
-        """How many leaves hold k patches, whichever they are."""
+        """Return the number of leaves that hold k patches, whichever leaves they are."""
         held = self.tree.leaf_count.sort().values.cumsum(0)
         return min(int((held < k).sum()) + 1, self.tree.leaves)
 
@@ -214,11 +222,11 @@ class Index:
         return min(max(wanted, self.leaves_holding(k)), self.tree.leaves)
 
     def _by_shard(self, rows: Tensor) -> list[tuple[Shard, Tensor, Tensor]]:
-        """Each shard that rows `(m,)` lie in, their rows there, and their places among the m."""
+        """Return each shard that holds some of rows `(m,)`, the rows there, and their places among the m."""
         return [(self.shards[number], inside, where) for number, inside, where in self._placed(rows)]
 
     def _placed(self, rows: Tensor) -> list[tuple[int, Tensor, Tensor]]:
-        """As `_by_shard`, with the number of each shard."""
+        """As `_by_shard`, with numbers of shards."""
         number = torch.searchsorted(self.shard_start, rows, right=True) - 1
         order = torch.sort(number, stable=True).indices
         counts = torch.bincount(number, minlength=len(self.shards)).tolist()
@@ -227,11 +235,16 @@ class Index:
 
 
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:
-    """The whole index of `(n, 4, C)` float16 packets, n >= 1, as one shard in memory: for libraries of a few images,
-    and for measuring."""
+    """Build an index with one shard in memory, for libraries of a few images and for benchmarks.
+
+    Args:
+        packets: `(n, 4, C)` float16, n >= 1.
+        patch_ids: `(n, 12)` uint8.
+        config: How the library is indexed.
+    """
     order = torch.from_numpy(sort_order(patch_ids))
     ids = torch.from_numpy(patch_ids)[order]
-    if not order.equal(torch.arange(len(order), device=order.device)):  # of millions one copy less
+    if not order.equal(torch.arange(len(order), device=order.device)):  # saves a copy of gigabytes
         packets = packets[order]
     mean = library_mean(packets, config)
     sample = packets[spread(len(packets), config.sample)]
@@ -239,7 +252,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets), device=packets.device), mean)
     centre = normalise(sum_rows(points)[None].float())
-    del points  # of millions of patches gigabytes
+    del points  # gigabytes, for millions of patches
     packed = pack(packets, mean, centre[0], space, level=0)
     kept = packets[packed.order], ids[packed.order]
     shard = make_shard(*kept, mean, basis, packed.subtree.leaf_count, config.bits)
@@ -247,12 +260,12 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
 
 
 def library_mean(packets: Tensor, config: IndexConfig) -> Tensor:
-    """What match space subtracts, `(4, C)` float32: the mean packet, or zero in space `raw`."""
+    """Return what match space subtracts, `(4, C)` float32: the mean packet, or zero in space `raw`."""
     if config.match_space == "raw":
         return torch.zeros(packets.shape[1:], dtype=torch.float32, device=packets.device)
     return (sum_rows(packets) / len(packets)).float()
 
 
 def sum_rows(x: Tensor) -> Tensor:
-    """The sum over the first of the dimensions, float64, in blocks of fixed size."""
+    """Return the sum over the first dimension, float64, in blocks of fixed size."""
     return torch.stack([part.double().sum(0) for part in x.split(PART)]).sum(0)

@@ -1,4 +1,4 @@
-"""From the patches of one top-level cluster to its leaves: equal patches collapsed, split, near-duplicates merged."""
+"""Pack a top-level cluster into leaves: collapse equal patches, split the cluster, merge near-duplicates."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from kt_batch.kernels.principal import first_level
 from kt_batch.kernels.tiles import normalise
 
 SAMPLE_PER_CLUSTER = 256
-NORM_RATIO = 1.05  # merged patches also agree in length: a swap uses raw values, and NCC does not see brightness
-MERGE_BLOCK = 4096  # rows compared with each other; a leaf that holds more (fixed clusters) is merged block by block
+NORM_RATIO = 1.05  # of merged patches: NCC ignores brightness, and a swap transfers it
+MERGE_BLOCK = 4096  # rows compared with each other; a larger leaf (fixed clusters) is merged block by block
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One packed cluster: `order` `(n_kept,)` int64 rows of the input in leaf order, `owner` `(n,)` int64: for every
-    input row the row that represents it (itself when kept)."""
+    """A packed cluster of n input rows.
+
+    order: `(n_kept,)` int64, the kept rows in leaf order.
+    owner: `(n,)` int64, the kept row that represents each row; a kept row represents itself.
+    """
 
     order: Tensor
     owner: Tensor
@@ -35,22 +38,25 @@ class Packed:
 
 @dataclass(frozen=True)
 class ClusterSpace:
-    """Where clusters are made: in the principal coordinates of unit vectors, which is a fraction of the work and, with
-    128 of 1024, found the right leaf as often; with fixed numbers per level, the paper's setting, in all D values."""
+    """The space in which patches are clustered.
+
+    It is that of principal coordinates, a fraction of the work: 128 of 1024 find the right leaf as often. With fixed
+    numbers per level, the paper's setting, it is that of all D values.
+    """
 
     config: IndexConfig
     directions: Tensor
 
     def points(self, vectors: Tensor) -> Tensor:
-        """Unit vectors `(n, D)` -> the unit vectors `(n, p)` that are clustered."""
+        """Return the unit vectors `(n, p)` that are clustered for unit vectors `(n, D)`."""
         return vectors if self.config.clusters else normalise(first_level(vectors, self.directions)[:, :-1])
 
     def points_of(self, packets: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
-        """The points `(m, p)` of rows `(m,)` of packets `(n, 4, C)`, PART at a time: float32 takes twice the room."""
+        """Return the points `(m, p)` of rows `(m,)` of packets `(n, 4, C)` float16, PART at a time to bound memory."""
         return torch.cat([self.points(match_parts(packets[part], mean)[0]) for part in rows.split(PART)])
 
     def lift(self, centres: Tensor) -> Tensor:
-        """Centres `(k, p)` as unit vectors `(k, D)`."""
+        """Return centres `(k, p)` as unit vectors `(k, D)`."""
         return centres if self.config.clusters else normalise(centres @ self.directions.T)
 
 
@@ -64,9 +70,13 @@ def pack(
 ) -> Packed:
     """Pack one cluster.
 
-    packets `(n, 4, C)` float16 by ascending patch id, n >= 1; mean `(4, C)`; centre `(p,)` the cluster's own, in
-    `space`. `level` is how many levels of `config.clusters` are used up already. `pulse` is called between pieces of
-    the work: the beginning, every split, every leaf.
+    Args:
+        packets: `(n, 4, C)` float16 by ascending patch id, n >= 1.
+        mean: `(4, C)` float32, subtracted in match space.
+        centre: The cluster's centre `(p,)`, in `space`.
+        space: Where patches are clustered.
+        level: Levels of `config.clusters` above this cluster.
+        pulse: Called between pieces of the work: at the beginning, at every split, and at every leaf.
     """
     pulse()
     owner = collapse_equal(packets)
@@ -99,7 +109,7 @@ def pack(
 
 
 def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """`merge_near` of the packets `(m, 4, C)` of one leaf."""
+    """Merge the near-duplicates of one leaf of packets `(m, 4, C)`: see `merge_near`."""
     if threshold >= 1:
         everyone = torch.arange(len(packets), device=packets.device)
         return everyone, everyone
@@ -108,7 +118,7 @@ def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Te
 
 
 class _Builder:
-    """Grows the node arrays while clusters are split."""
+    """Builds the node arrays while clusters are split."""
 
     def __init__(self, config: IndexConfig, vectors: Tensor, centre: Tensor, pulse: Callable[[], object]) -> None:
         self.config = config
@@ -121,7 +131,7 @@ class _Builder:
         self.leaves: list[Tensor] = []
 
     def split(self, node: int, members: Tensor, level: int) -> None:
-        """Split `members` (rows, ascending) below `node`, or make it a leaf."""
+        """Split the ascending rows `members` below `node`, or make `node` a leaf."""
         self.pulse()
         k = fan_out(len(members), level, self.config)
         groups = self._cluster(members, k) if k > 1 else []
@@ -141,7 +151,7 @@ class _Builder:
             self.split(first + number, rows, level + 1)
 
     def _cluster(self, members: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
-        """(centre, rows) of each cluster that is not empty."""
+        """Return (centre, rows) of each cluster that is not empty."""
         vectors = self.vectors[members]
         picked = spread(len(members), SAMPLE_PER_CLUSTER * k, members.device)
         sample = ArrayPoints(vectors[picked])
@@ -152,10 +162,10 @@ class _Builder:
 
 
 def fan_out(count: int, level: int, config: IndexConfig) -> int:
-    """Into how many clusters `count` patches are split at `level`; 1 makes a leaf.
+    """Return the number of clusters into which `count` patches are split at `level`; 1 makes a leaf.
 
-    Fixed numbers per level where `config.clusters` gives them. Otherwise a node within reach of its leaves is split
-    into as many as make leaves of two thirds of `max_leaf`, and a larger one into `config.fan_out`.
+    `config.clusters` fixes the numbers per level. Without it, a node is split into as many clusters as give leaves of
+    two thirds of `max_leaf`, at most `config.fan_out`.
     """
     if config.clusters:
         return min(config.clusters[level], count) if level < len(config.clusters) else 1
@@ -165,14 +175,14 @@ def fan_out(count: int, level: int, config: IndexConfig) -> int:
 
 
 def spread(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """At most `size` row numbers spread evenly over `count` rows."""
+    """Return at most `size` row numbers, spread evenly over `count` rows."""
     if count <= size:
         return torch.arange(count, device=device)
     return torch.arange(size, device=device) * count // size
 
 
 def collapse_equal(packets: Tensor) -> Tensor:
-    """For each of n rows the first row with the very same bytes, `(n,)` int64."""
+    """Return for each of n rows the first row with the same bytes, `(n,)` int64."""
     raw = packets.contiguous().flatten(1).view(torch.int16).numpy().view(np.uint16)
     owner = np.arange(len(raw), dtype=np.int64)
     groups = _groups(_row_hashes(raw))
@@ -192,7 +202,7 @@ def _row_hashes(raw: NDArray[np.uint16]) -> NDArray[np.uint64]:
 
 
 def _groups(hashes: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
-    """Rows of equal hash, ascending, for each hash that occurs more than once."""
+    """Return the ascending rows of each hash that occurs more than once."""
     order = np.argsort(hashes, kind="stable")
     edges = np.flatnonzero(np.diff(hashes[order])) + 1
     return [np.sort(rows) for rows in np.split(order, edges) if len(rows) > 1]
@@ -201,10 +211,16 @@ def _groups(hashes: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
 def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Merge near-duplicates of one leaf.
 
-    vectors `(m, D)` unit, norms `(m,)` of the raw patches, rows by ascending patch id. A row joins the first earlier
-    leader with cosine >= threshold and a norm within NORM_RATIO; the group is then represented by its medoid, the
-    member with the largest sum of cosines to the others (ties to the smaller id). Returns the kept rows, ascending,
-    and for each row the row that represents it.
+    A row joins the first earlier leader with cosine >= threshold and a norm within NORM_RATIO. The medoid represents a
+    group: the member with the largest sum of cosines to the others, ties to the smaller id.
+
+    Args:
+        vectors: Unit vectors `(m, D)`, by ascending patch id.
+        norms: Norms of the raw patches, `(m,)`.
+        threshold: The least cosine of a merged row and its leader.
+
+    Returns:
+        The kept rows, ascending, and for each of the m rows the row that represents it.
     """
     count = len(vectors)
     everyone = torch.arange(count, device=vectors.device)

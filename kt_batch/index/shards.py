@@ -1,20 +1,23 @@
-"""The leaf-ordered copy of the kept patches: one safetensors file per shard, by content, mapped into memory.
+"""Shards: leaf-ordered copies of the kept patches, one safetensors file each, named by content and memory-mapped.
 
-A shard holds, for its n kept patches, leaf after leaf and by ascending patch id within a leaf:
+A shard holds n kept patches, leaf after leaf, and by ascending patch id within a leaf:
 
     patch_ids        (n, 12) uint8
-    norms            (n,) float32     |x| in match space
-    level            (n, d + 1) float16   the first level: principal coordinates of the unit vector, length of the rest
-    codes, gains     (n, D / 2) uint8, (n,) float32: the rest of the unit vector in 4 bits a value (kernels.quantised)
-    or codes, gains, plane   the same and (n, D / 8) uint8: in 5 bits a value
-    or ll, lh, hl, hh   (n, C) float16 each: the Haar bands of the raw patch as the library has it
+    norms            (n,) float32         |x| in match space
+    level            (n, d + 1) float16   first level: principal coordinates of the unit vector, length of its rest
 
-and for each of its m leaves, of its patches' first levels:
+and their payload, which is one of
+
+    codes, gains           (n, D / 2) uint8, (n,) float32: the rest in 4 bits a value (kernels.quantised)
+    codes, gains, plane    the same with (n, D / 8) uint8: the rest in 5 bits a value
+    ll, lh, hl, hh         (n, C) float16 each: the Haar bands of the raw patch
+
+For each of its m leaves it holds the statistics of the first levels:
 
     leaf_means       (m, d + 1) float32
-    leaf_variances   (m, r) float32   of the r strongest coordinates
+    leaf_variances   (m, r) float32       of the r strongest coordinates
 
-A search reads the first level of every patch of a leaf, and the rest of the few that it leaves.
+A search reads the first levels of a leaf, and the payload of the few patches that they leave.
 """
 
 from __future__ import annotations
@@ -39,16 +42,16 @@ CODE_NAMES = ("codes", "gains")
 PLANE_NAMES = (*CODE_NAMES, "plane")
 COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
 FORMAT = "kt-batch-shard/3"
-PLANE_FORMAT = "kt-batch-shard/4"  # as 3 but with a plane, so that versions that know of none say so
-PART = 16384  # packets that are made float32 at a time
-VARIANCES = 48  # coordinates whose variance in a leaf is kept; the weaker ones move a leaf's reach little
+PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
+PART = 16384  # packets converted to float32 at a time
+VARIANCES = 48  # coordinates whose variance in a leaf is kept; weaker ones hardly change a leaf's reach
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One open shard; its tensors are mapped and not read, unless it was made in memory, or is `in_one_shard`.
+    """An open shard. Tensors of a file are mapped and not read.
 
-    `payload`: by name codes and gains, with or without a plane, or the four bands.
+    payload: the tensors by name: codes and gains, with or without a plane, or the four bands.
     """
 
     payload: dict[str, Tensor]
@@ -59,22 +62,22 @@ class Shard:
     leaf_variances: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """What its file holds, by name."""
+        """Return the tensors of its file by name."""
         return {name: getattr(self, name) for name in COMMON_NAMES} | self.payload
 
     @property
     def bits(self) -> int | None:
-        """Of a value's code; None where the bands are kept."""
+        """Bits of a code; None where the bands are kept."""
         return Codes(**self.payload).bits if "codes" in self.payload else None
 
     @property
     def count(self) -> int:
-        """n, the number of kept patches."""
+        """Number of kept patches."""
         return self.patch_ids.shape[0]
 
 
 def in_one_shard(shards: Sequence[Shard]) -> Shard:
-    """Shards of one library, one after the other in one piece of memory."""
+    """Concatenate the shards of one library in memory."""
 
     def whole(parts: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(parts))
@@ -84,10 +87,14 @@ def in_one_shard(shards: Sequence[Shard]) -> Shard:
 
 
 def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """What match space makes of raw packets.
+    """Map raw packets to match space.
 
-    packets `(n, 4, C)` any float, mean `(4, C)` float32 (zero in space `raw`). Returns unit vectors `(n, 4C)` and norms
-    `(n,)`, float32. A zero vector stays zero.
+    Args:
+        packets: `(n, 4, C)`, any float.
+        mean: `(4, C)` float32, zero in space `raw`.
+
+    Returns:
+        Unit vectors `(n, 4C)` and norms `(n,)`, float32. A zero vector stays zero.
     """
     shifted = (packets.float() - mean).flatten(1)
     norms = row_norms(shifted)
@@ -97,11 +104,16 @@ def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 def make_shard(
     packets: Tensor, patch_ids: Tensor, mean: Tensor, basis: Basis, leaf_count: Tensor, bits: int | None
 ) -> Shard:
-    """n kept patches, in leaf order, as a shard in memory.
+    """Make a shard in memory.
 
-    packets `(n, 4, C)` float16, patch_ids `(n, 12)` uint8, mean `(4, C)`, leaf_count `(m,)` patches of each leaf.
-    bits: of a value's code, 4 or 5. None keeps the bands as they are; so do patches that cannot be coded
-    (kernels.quantised).
+    Args:
+        packets: Packets of n kept patches in leaf order, `(n, 4, C)` float16.
+        patch_ids: `(n, 12)` uint8.
+        mean: `(4, C)` float32, subtracted in match space.
+        basis: The basis of the library.
+        leaf_count: Patches of each leaf, `(m,)`.
+        bits: Bits of a code, 4 or 5; None keeps the bands. Patches that cannot be coded keep them too
+            (kernels.quantised).
     """
     values, directions = basis.directions.shape
     if bits and not quantised.can_code(values, directions, bits):
@@ -135,18 +147,18 @@ def _leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard of at least one patch."""
+    """Write a shard of at least one patch to a file."""
     save_file(shard.tensors(), path, metadata={"format": PLANE_FORMAT if shard.bits == 5 else FORMAT})
 
 
 def open_shard(path: Path) -> Shard:
-    """Map a shard. Raises DamagedError when it is not one, or was made of patches with NaN or infinity."""
+    """Map a shard file. Raises DamagedError when it is not a shard, or holds patches with NaN or infinity."""
     try:
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get("format")
             if written not in (FORMAT, PLANE_FORMAT):
                 raise DamagedError(f"'{path}' is not an index shard of format {FORMAT} or {PLANE_FORMAT}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         of_three = CODE_NAMES if "codes" in tensors else BAND_NAMES
         names = PLANE_NAMES if written == PLANE_FORMAT else of_three
         payload = {name: tensors.pop(name) for name in names}

@@ -1,6 +1,6 @@
-"""Work shared out among threads that each compute on one thread of their own.
+"""Map work over threads that compute on one thread each.
 
-What a search multiplies is too small to be split by a library of linear algebra; its queries and leaves are not.
+The products of a search are too small for a linear algebra library to split. Its queries and leaves are not.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ R = TypeVar("R")
 
 
 class Each(Protocol):
-    """A function that does `work` on every part."""
+    """A function that applies `work` to every part."""
 
     def __call__(self, work: Callable[[P], R], parts: Iterable[P], /) -> list[R]:
-        """The results, in the order of the parts."""
+        """Return the results, in the order of the parts."""
 
 
 def in_turn(work: Callable[[P], R], parts: Iterable[P], /) -> list[R]:
-    """`Each` on the thread that asks."""
+    """Apply `work` to every part on the calling thread: an `Each`."""
     return [work(part) for part in parts]
 
 
 @contextmanager
 def parallel_map() -> Iterator[Each]:
-    """Within, an `Each` on as many threads as torch has. Work on a part must not share out its own."""
+    """Yield an `Each` on as many threads as torch has. Not re-entrant: work on a part must not map its own parts."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield in_turn
         return
 
-    inference = torch.is_inference_mode_enabled()  # which torch keeps by thread
+    inference = torch.is_inference_mode_enabled()  # per thread
 
     def each(work: Callable[[P], R], parts: Iterable[P], /) -> list[R]:
         def in_mode(part: P) -> R:
@@ -56,9 +56,8 @@ def parallel_map() -> Iterator[Each]:
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that live as long as the process: new ones for every search would each leave memory behind, as the
-    allocator keeps a share for each."""
+    """Return threads that live as long as the process. The allocator keeps memory for every thread ever started."""
     return ThreadPoolExecutor(threads)
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has no threads of its parent

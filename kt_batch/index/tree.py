@@ -1,7 +1,7 @@
 """The k-means tree: nodes with centres, leaves with their place in a shard.
 
-Node 0 is the root (its centre is zero); children of a node are neighbours in the arrays. All centres live in packet
-space (the Haar transform is orthonormal, so cosines are those of the raw vectors).
+Node 0 is the root, with centre zero. The children of a node are adjacent in the arrays. Centres are Haar packets: the
+transform is orthonormal, so that cosines are those of the raw vectors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from kt_batch.kernels.principal import Basis
 
 @dataclass(frozen=True)
 class Tree:
-    """centres `(nodes, D)` float32; first_child, child_count, leaf `(nodes,)` int64 (leaf -1: an inner node).
+    """The nodes and leaves of an index, and the statistics that all its shards share.
 
-    Per leaf `(leaves,)` int64: leaf_node, leaf_shard, leaf_start, leaf_count. mean `(4, C)` and deviation `(C,)`
-    float32. directions `(D, d)` and spread `(D,)` float32: what patches are written in (kernels.principal.Basis).
+    centres: `(nodes, D)` float32.
+    first_child, child_count: `(nodes,)` int64.
+    leaf: `(nodes,)` int64, the number of the leaf; -1 for an inner node.
+    leaf_node, leaf_shard, leaf_start, leaf_count: `(leaves,)` int64, the place of each leaf.
+    mean: `(4, C)` float32, subtracted in match space.
+    deviation: `(C,)` float32, mean standard deviation of the patches.
+    directions, spread: `(D, d)` and `(D,)` float32, the basis (kernels.principal.Basis).
     """
 
     centres: Tensor
@@ -40,25 +45,25 @@ class Tree:
 
     @property
     def basis(self) -> Basis:
-        """What patches are written in."""
+        """The basis in which patches are written."""
         return Basis(self.directions, self.spread)
 
     @property
     def leaves(self) -> int:
-        """How many leaves there are."""
+        """Number of leaves."""
         return self.leaf_node.shape[0]
 
     def leaf_centres(self) -> Tensor:
-        """`(leaves, D)` float32."""
+        """Return the centres of the leaves, `(leaves, D)` float32."""
         return self.centres[self.leaf_node]
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
+        """Return the bytes of a safetensors file."""
         return save({f.name: getattr(self, f.name).contiguous() for f in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Tree:
-        """Raises DamagedError when `data` is not a tree."""
+        """Read what `to_bytes` returned. Raises DamagedError when `data` is not a tree."""
         try:
             return cls(**load(data))
         except (SafetensorError, TypeError) as error:
@@ -67,7 +72,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Subtree:
-    """What is below one top-level cluster, before it is hung into the tree. Node 0 is the cluster itself."""
+    """The nodes below one top-level cluster, before they join the tree. Node 0 is the cluster itself."""
 
     centres: Tensor
     first_child: Tensor
@@ -77,12 +82,12 @@ class Subtree:
     deviation_sum: Tensor
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file."""
+        """Return the bytes of a safetensors file."""
         return save({f.name: getattr(self, f.name).contiguous() for f in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Subtree:
-        """Raises DamagedError when `data` is not a subtree."""
+        """Read what `to_bytes` returned. Raises DamagedError when `data` is not a subtree."""
         try:
             return cls(**load(data))
         except (SafetensorError, TypeError) as error:
@@ -90,7 +95,7 @@ class Subtree:
 
 
 def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tree:
-    """Hang one subtree under each top-level centre `(k, D)`; subtree s lies in shard s."""
+    """Join one subtree under each top-level centre `(k, D)` to a tree; the leaves of subtree s lie in shard s."""
     dim, device = top.shape[1], top.device
     k = len(subtrees)
     centres, leaf = [top.new_zeros(1, dim), top], []

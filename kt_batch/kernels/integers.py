@@ -1,10 +1,10 @@
-"""Vectors as integers of 8 bits, whose products say at little cost which pairs cannot have a large one.
+"""Vectors in 8-bit integers, whose products bound the products of the vectors at little cost.
 
-A vector is s i + e: integers i of -127 to 127, a step s, and what rounding leaves over. For a query q and a patch x
+A vector is s i + e: a step s, integers i from -127 to 127, and the rounding error e. For a query q and a patch x
 
     <q, x> = s_q s_x <i_q, i_x> + <s_q i_q, e_x> + <e_q, x>  <=  s_q s_x <i_q, i_x> + |s_q i_q| |e_x| + |e_q| |x|
 
-and the product of integers is exact.
+and the product of the integers is exact.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGEST = 127  # and -127 the least: as far from zero
+LARGEST = 127  # and -127 is the smallest
 INT32 = 2**31 - 1
-PART = 16384  # vectors that are made float64 at a time
+PART = 16384  # vectors converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class Queries:
-    """n queries: `values` `(n, e)` int8, `steps`, and the `lengths` of what the integers stand for and of the `errors`,
-    each `(n,)` float64."""
+    """n queries, each with its own step.
+
+    values: `(n, e)` int8.
+    steps: `(n,)` float64.
+    lengths: lengths of the vectors that the integers stand for, `(n,)` float64.
+    errors: lengths of the rounding errors, `(n,)` float64.
+    """
 
     values: Tensor
     steps: Tensor
@@ -32,7 +37,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Patches:
-    """c patches of one step: `values` `(c, e)` int8; the largest `length` of any, and the largest `error`'s."""
+    """c patches with one step: `values` `(c, e)` int8, the largest length, and the largest rounding error's length."""
 
     values: Tensor
     step: float
@@ -40,13 +45,13 @@ class Patches:
     error: float
 
 
-def queries_of(x: Tensor) -> Queries:
-    """Float vectors `(n, e)`, each with a step of its own."""
-    parts = [_queries_of(part) for part in x.split(PART)]
+def round_queries(x: Tensor) -> Queries:
+    """Round float vectors `(n, e)`, each to its own step."""
+    parts = [_round_queries(part) for part in x.split(PART)]
     return Queries(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
-def _queries_of(x: Tensor) -> Queries:
+def _round_queries(x: Tensor) -> Queries:
     exact = x.double()
     steps = _step(exact.abs().amax(1))
     values = (exact / steps[:, None]).round_()
@@ -54,8 +59,8 @@ def _queries_of(x: Tensor) -> Queries:
     return Queries(values.to(torch.int8), steps, kept.norm(dim=1), (exact - kept).norm(dim=1))
 
 
-def patches_of(x: Tensor) -> Patches:
-    """Float vectors `(c, e)`, c >= 1."""
+def round_patches(x: Tensor) -> Patches:
+    """Round float vectors `(c, e)` to one step, c >= 1."""
     exact = x.double()
     step = _step(exact.abs().max())
     values = (exact / step).round_()
@@ -68,11 +73,19 @@ def _step(largest: Tensor) -> Tensor:
 
 
 def least_products(queries: Queries, patches: Patches, least: Tensor) -> Tensor:
-    """`(n,)` int32: with a smaller product of integers the true product of a query with any of the patches is below
-    what `least` `(n,)` says."""
+    """Return the integer products that queries need: with a smaller one, the true product is below `least`.
+
+    Args:
+        queries: n queries.
+        patches: The patches they are multiplied with.
+        least: True products to be reached, `(n,)`.
+
+    Returns:
+        `(n,)` int32.
+    """
     lost = queries.lengths * patches.error + queries.errors * patches.length
     needed = (least.double() - lost) / (queries.steps * patches.step)
-    return (needed.floor() - 1).clamp(-INT32, INT32).int()  # 1: more than float64 rounds off
+    return (needed.floor() - 1).clamp(-INT32, INT32).int()  # 1 exceeds the rounding error of float64
 
 
 def has_integer_products() -> bool:

@@ -1,7 +1,7 @@
-"""Spherical k-means, written once against a small data object, so that it runs on one array or on shards alike.
+"""Spherical k-means on a `Points` object, which may be one array or several shards.
 
-The paper's eq. 3 prints a minimum of a similarity, an erratum: what is maximised is the sum of NCC to the own centre.
-Eq. 5 is solved by the normalised sum of a cluster's unit vectors.
+The paper's eq. 3 prints a minimum of a similarity, an erratum: the sum of NCC to the own centre is maximised. Eq. 5 is
+solved by the normalised sum of a cluster's unit vectors.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ FIXED_POINT = 2.0**24
 
 
 class Points(Protocol):
-    """Unit vectors, wherever they are."""
+    """Unit vectors to cluster."""
 
     count: int
     dim: int
 
     def sample(self, size: int) -> Tensor:
-        """At most `size` of them, `(m, dim)` float32, always the same ones."""
+        """Return at most `size` of them, `(m, dim)` float32, the same ones at every call."""
 
     def assign_and_sum(self, centres: Tensor) -> tuple[Tensor, Tensor]:
-        """For `(k, dim)` centres: the fixed-point sums `(k, dim)` int64 and the counts `(k,)` int64."""
+        """Return fixed-point sums `(k, dim)` int64 and counts `(k,)` int64 of the clusters of centres `(k, dim)`."""
 
 
 class ArrayPoints:
-    """`Points` held in one `(n, dim)` float32 tensor; the sample is its first rows."""
+    """`Points` in one `(n, dim)` float32 tensor; the sample is its first rows."""
 
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
         self.count, self.dim = vectors.shape
 
     def sample(self, size: int) -> Tensor:
-        """The first `size` rows."""
+        """Return the first `size` rows."""
         return self.vectors[:size]
 
     def assign_and_sum(self, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,9 +47,14 @@ class ArrayPoints:
 
 
 def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 4: the nearest centre of each unit vector, ties to the smaller number.
+    """Assign each unit vector to its nearest centre (eq. 4), ties to the smaller number.
 
-    vectors `(n, dim)`, centres `(k, dim)`. Returns labels `(n,)` int64 and cosines `(n,)` float32.
+    Args:
+        vectors: `(n, dim)` float32.
+        centres: `(k, dim)` float32.
+
+    Returns:
+        Labels `(n,)` int64 and cosines `(n,)` float32.
     """
     labels = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
     cosines = torch.empty(vectors.shape[0], device=vectors.device)
@@ -61,7 +66,7 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fixed_point_sums(vectors: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Sums `(k, dim)` and counts `(k,)` per label, int64: whole numbers, so that no order or sharding can matter."""
+    """Return sums `(k, dim)` and counts `(k,)` per label, int64, which no order or sharding can change."""
     sums = torch.zeros(k, vectors.shape[1], dtype=torch.int64, device=vectors.device)
     for start in range(0, vectors.shape[0], 8192):
         part = (vectors[start : start + 8192] * FIXED_POINT).round_().long()
@@ -70,11 +75,11 @@ def fixed_point_sums(vectors: Tensor, labels: Tensor, k: int) -> tuple[Tensor, T
 
 
 def spherical_kmeans(points: Points, k: int, iterations: int, sample_size: int, seed: int) -> Tensor:
-    """Centres `(k, dim)`, unit vectors, float32.
+    """Cluster unit vectors; return the centres `(k, dim)`, unit vectors, float32.
 
-    Starts from k-means++ on the sample. A cluster that has become empty is re-seeded by the sample vector that is
-    worst represented by the centres (lowest best cosine; ties to the earlier one). Zero vectors have no direction: they
-    never become centres while there are others, and belong to cluster 0. Stops early when nothing changes.
+    Starts from k-means++ on the sample, and stops early when nothing changes. An empty cluster restarts at the sample
+    vector with the lowest best cosine, ties to the earlier one. Zero vectors have no direction: they belong to cluster
+    0, and become centres only where there are no other vectors.
     """
     sample = points.sample(sample_size)
     lit = sample[sample.any(1)]
@@ -96,9 +101,9 @@ def spherical_kmeans(points: Points, k: int, iterations: int, sample_size: int, 
 
 
 def plus_plus(sample: Tensor, k: int, seed: int) -> Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007) for the distance 1 - cosine; `(k, dim)` rows of `sample`.
+    """Choose k rows `(k, dim)` of `sample` by k-means++ (Arthur & Vassilvitskii 2007), with distance 1 - cosine.
 
-    Where fewer than k distinct vectors exist, the rest repeats the first one, so that its cluster is empty.
+    Where there are fewer than k distinct vectors, the remaining rows repeat the first one.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)  # the same choices for every device
     first = int(torch.randint(sample.shape[0], (1,), generator=generator, device="cpu"))

@@ -1,7 +1,7 @@
-"""Cutting a feature map into 2x2 patches and folding patches back.
+"""Unfold a feature map into 2 x 2 patches, and fold patches back.
 
-A patch is kept as `(4, C)`: its cells a, b, c, d in reading order ([[a, b], [c, d]]), each with C values. Flattened,
-that is the vector of D = 4C values that libraries store.
+A patch is `(4, C)`: its cells a, b, c, d in reading order ([[a, b], [c, d]]), with C values each. Libraries store it
+flattened, as a vector of D = 4C values.
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 def positions(
     height: int, width: int, stride: int, cover: bool, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Top-left cells `(row, col)`, each `(n,)` int64, of the patches of a `height` x `width` map, in reading order.
+    """Return the top-left cells of the patches of a feature map, in reading order.
 
-    With `cover` the last row and column are always among them, so that every cell lies in a patch at any `stride` <= 2.
+    Args:
+        height: Rows of the map, in cells.
+        width: Columns of the map, in cells.
+        stride: Step between patches, in cells.
+        cover: Add the last row and column, so that patches at a stride of at most 2 cover every cell.
+        device: Where the result is created.
+
+    Returns:
+        Rows and columns, `(n,)` int64 each.
     """
     rows, cols = _steps(height - 1, stride, cover, device), _steps(width - 1, stride, cover, device)
     grid = torch.cartesian_prod(rows, cols)
@@ -32,16 +40,22 @@ def _steps(count: int, stride: int, cover: bool, device: torch.device | str) -> 
 
 
 def unfold(features: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-    """`(C, h, w)` features and n positions -> `(n, 4, C)` patches, same dtype."""
+    """Return the patches `(n, 4, C)` of features `(C, h, w)` at n positions, in the same dtype."""
     cells = features.permute(1, 2, 0).contiguous()
     return torch.stack([cells[rows + dr, cols + dc] for dr, dc in CELLS], dim=1)
 
 
 def fold(patches: Tensor, rows: Tensor, cols: Tensor, height: int, width: int) -> Tensor:
-    """`(n, 4, C)` patches at n distinct positions -> `(C, height, width)`: the mean of what covers each cell.
+    """Return the feature map `(C, height, width)` whose cells are the mean of the patches that cover them.
 
-    A cell that no patch covers becomes 0. Within one of the four additions every cell is written once, so the order of
-    the sums is fixed.
+    A cell that no patch covers is 0. Each of the four additions writes a cell once, so the order of the sums is fixed.
+
+    Args:
+        patches: `(n, 4, C)`.
+        rows: `(n,)` int64, the top-left cells; positions are distinct.
+        cols: `(n,)` int64.
+        height: Rows of the map, in cells.
+        width: Columns of the map, in cells.
     """
     total = patches.new_zeros(height, width, patches.shape[2])
     count = patches.new_zeros(height, width, 1)

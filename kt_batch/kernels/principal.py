@@ -1,8 +1,9 @@
-"""The first level of a search: a patch's principal coordinates, and the length of what they leave out.
+"""The first level of a search: a patch's principal coordinates, and the length of its rest.
 
-With orthonormal directions, <q, x> is the product of the coordinates plus that of the rests, and the latter is at most
-|rest_q| * |rest_x| (Cauchy-Schwarz). With the rest's length as one more coordinate both are a single product: read as
-it stands it is an upper bound, and with the query's rest scaled down an estimate.
+The rest is what the coordinates leave of the vector. With orthonormal directions, <q, x> is the product of the
+coordinates plus the product of the rests, which is at most |rest_q| * |rest_x| (Cauchy-Schwarz). The rest's length is
+one more coordinate, so that one product of first levels is an upper bound of <q, x>; with the query's rest scaled down
+it is an estimate.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ LEVEL_WIDTH = 128  # principal coordinates and the rest's length: 127 + 1
 
 @dataclass(frozen=True)
 class Basis:
-    """What a library's patches are written in: orthonormal `directions` `(D, d)`, and `spread` `(D,)`: how much each
-    value of what they leave over spreads (kernels.quantised). Float32."""
+    """The basis in which a library's patches are written, float32.
+
+    directions: orthonormal, `(D, d)`.
+    spread: root mean square of each value of the patches' rests, scaled to unit length, `(D,)` (kernels.quantised).
+    """
 
     directions: Tensor
     spread: Tensor
 
 
 def principal_directions(vectors: Tensor, count: int) -> Tensor:
-    """The `count` orthonormal directions `(D, count)` that hold most of the mean square of `(n, D)`, strongest first.
+    """Return the principal directions of vectors `(n, D)`: orthonormal `(D, count)`, strongest first, count <= D.
 
-    Of at most D. Not centred, since what is bounded is a product and not a distance. The sign of each is such that its
-    largest component is positive.
+    Vectors are not centred, since a product is bounded and not a distance. The largest component of each direction is
+    positive.
     """
     moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
@@ -44,21 +48,27 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
 
 
 def further_directions(vectors: Tensor, directions: Tensor, count: int) -> Tensor:
-    """Orthonormal directions `(D, e)`, e = min(count, D - d), at right angles to `directions` `(D, d)`: those that hold
-    most of what these leave of `(n, D)`."""
+    """Return the principal directions `(D, e)` of the rests of vectors `(n, D)`, e = min(count, D - d).
+
+    They are orthonormal, and orthogonal to `directions` `(D, d)`.
+    """
     count = min(count, len(directions) - directions.shape[1])
     rest = vectors - vectors @ directions @ directions.T
-    # A rest of few dimensions leaves some to chance, which need not be at right angles; the decomposition sees to it.
+    # Where rests have fewer dimensions than count, some directions are arbitrary; QR makes them orthogonal.
     both = torch.cat([directions, principal_directions(rest, count)], dim=1).double()
     beside: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
     return beside
 
 
 def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
-    """`(n, D)` vectors and `(D, d)` directions -> `(n, d + 1)` float32: the coordinates, then the length of the rest.
+    """Return first levels `(n, d + 1)` float32: coordinates, then the length of the rest.
 
-    Vectors are unit or zero. The rest is the root of a difference of squares, and is never too short: what rounding may
-    take from the difference is added to it.
+    The length is the root of a difference of squares. It is never too short: the largest rounding error of the
+    difference is added.
+
+    Args:
+        vectors: Unit or zero vectors `(n, D)` float32.
+        directions: Orthonormal, `(D, d)` float32.
     """
     slack = 2 * rounding_slack(vectors.shape[1])
     out = torch.empty(len(vectors), directions.shape[1] + 1, device=vectors.device)
@@ -71,9 +81,12 @@ def first_level(vectors: Tensor, directions: Tensor) -> Tensor:
 
 
 def first_level_of(coordinates: Tensor, has_rest: Tensor) -> Tensor:
-    """Coordinates `(n, d)` float16 -> first level `(n, d + 1)` float32 of the unit vectors that have them, exactly.
+    """Return the first levels `(n, d + 1)` float32 of the unit vectors with exactly these coordinates.
 
-    The length of the rest follows from them, is never too short, and 0 where `has_rest` `(n,)` is False.
+    Args:
+        coordinates: `(n, d)` float16.
+        has_rest: `(n,)` bool; where it is False the length of the rest is 0. Elsewhere the length follows from the
+            coordinates, and is never too short.
     """
     exact = coordinates.double()
     rest = (1 - exact.square().sum(1, keepdim=True)).clamp(min=0).sqrt() * has_rest[:, None]
@@ -81,7 +94,7 @@ def first_level_of(coordinates: Tensor, has_rest: Tensor) -> Tensor:
 
 
 def stored_first_level(level: Tensor) -> Tensor:
-    """`first_level` as it is stored: `(n, d + 1)` float16, the length of the rest rounded up."""
+    """Return first levels `(n, d + 1)` as they are stored: float16, the length of the rest rounded up."""
     stored = level.half()
     rest = stored[:, -1].cpu().numpy()
     up = torch.from_numpy(np.nextafter(rest, np.float16(np.inf))).to(level.device)
@@ -90,26 +103,36 @@ def stored_first_level(level: Tensor) -> Tensor:
 
 
 def halved(level: Tensor) -> Tensor:
-    """`(n, d + 1)` first level -> `(n, (d + 1) // 2 + 1)`: the stronger half of the coordinates, and the length of all
-    that is then the rest, again never too short."""
+    """Return shorter first levels, of the stronger half of the coordinates: `(n, d + 1)` -> `(n, (d + 1) // 2 + 1)`.
+
+    The length of the rest is that of all other values, and is never too short.
+    """
     half = level.shape[1] // 2
     rest = level[:, half:].square().sum(1, keepdim=True).sqrt() * (1 + 2.0**-20)
     return torch.cat([level[:, :half], rest], dim=1)
 
 
 def other_half(level: Tensor, short: Tensor, side: int) -> Tensor:
-    """What makes a product of two `halved` levels `short` that of the levels: its own product is to be added.
+    """Return the vectors whose product, added to the product of two `halved` levels, gives that of the levels.
 
-    side: 1 for queries, -1 for patches; the bound of the rest that `short` has is taken back.
+    Args:
+        level: First levels `(n, d + 1)`.
+        short: Their halves `(n, (d + 1) // 2 + 1)`.
+        side: 1 for queries, -1 for patches; the product of the rests in `short` is subtracted.
     """
     return torch.cat([level[:, short.shape[1] - 1 :], side * short[:, -1:]], dim=1)
 
 
 def bound_correction(level: Tensor, further: Tensor, slack: float, side: int) -> Tensor:
-    """What makes a product of two first levels `(n, d + 1)` that of levels with coordinates `further` `(n, e)` along
-    directions beside theirs: its own product is to be added. As `other_half`; `(n, e + 2)`.
+    """Return the vectors `(n, e + 2)` whose product, added to that of two first levels, gives a tighter bound.
 
-    slack: what rounding may take from the square of the length of what is then the rest.
+    The tighter bound is that of first levels with e more coordinates.
+
+    Args:
+        level: First levels `(n, d + 1)`.
+        further: Coordinates `(n, e)` along directions orthogonal to those of `level`.
+        slack: The largest rounding error of the squared length of the remaining rest.
+        side: 1 for queries, -1 for patches; the product of the rests in `level` is subtracted.
     """
     rest = level[:, -1:].square() - further.square().sum(1, keepdim=True)
     return torch.cat([further, rest.clamp_(min=0).add_(slack).sqrt_(), side * level[:, -1:]], dim=1)

@@ -1,15 +1,18 @@
-"""A patch in fewer bits: its principal coordinates as they are, and 4 or 5 bits for each value of the rest.
+"""Quantised patches: principal coordinates in float16, and 4 or 5 bits for each value of the rest.
 
-A unit vector is written as v = R c + s (z - R R^T z): c its coordinates along the directions R, float16 rounded towards
-zero, so that |c| <= 1; z what a code of 4 or 5 bits per value stands for (a uniform step) times how much that value
-spreads over the library; s the gain that makes v a unit vector again. What z has along R is taken out of it, so that
-c alone says where v lies along R, and sqrt(1 - |c|^2) is exactly how long its rest is: the bounds of kernels.principal
-hold.
+A unit vector is written as v = R c + s (z - R R^T z).
+
+    c   coordinates along the directions R, float16 rounded towards zero, so that |c| <= 1
+    z   the decoded values: a code of 4 or 5 bits with a uniform step, times the spread of that value in the library
+    s   the gain that makes v a unit vector
+
+The part of z along R is removed. Hence c alone gives the coordinates of v, and the length of its rest is exactly
+sqrt(1 - |c|^2), so that the bounds of kernels.principal hold. A product needs no decoded v:
 
     <q, v> = <R^T q, c> + s <q - R R^T q, z>
 
-needs no v. Against float16 .001 (kt-vgg's relu3_1) to .003 (VGG-19's) of a patch's energy is lost with 4 bits, and with
-5 about a third of that.
+Against float16, 4 bits lose .001 (kt-vgg's relu3_1) to .003 (VGG-19's) of a patch's energy, and 5 bits about a third of
+that.
 """
 
 from __future__ import annotations
@@ -24,19 +27,19 @@ from torch import Tensor
 from kt_batch.kernels.principal import LEVEL_WIDTH, Basis, principal_directions
 from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, normalise, pad_rows
 
-# By the bits of a code. Steps, in spreads: about the least error for the rests of VGG-19's relu3_1 (decision 0011).
+# By bits of a code. Steps are in spreads, near the least error for the rests of VGG-19's relu3_1 (decision 0011).
 STEP = {4: 0.44, 5: 0.26}
 MIDDLE = {4: 7.5, 5: 15.5}  # codes are 0 to 15 or 31
-LEAST_VALUES = 4  # times the directions: patches of fewer values stay as they are
+LEAST_VALUES = 4  # per direction: patches of fewer values are not coded
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The rests of n vectors, in 4 bits a value, or in 5 where there is a plane.
+    """The coded rests of n vectors: 4 bits a value, or 5 with a plane.
 
-    codes `(n, D / 2)` uint8: the low 4 bits of each code; those of the first half of the values are a byte's low ones.
-    gains `(n,)` float32, 0 for a zero vector.
-    plane `(n, D / 8)` uint8: bit b of byte j is the fifth bit, worth 16, of value b D / 8 + j.
+    codes: `(n, D / 2)` uint8. The low 4 bits of byte j belong to value j, the high 4 bits to value D / 2 + j.
+    gains: `(n,)` float32, 0 for a zero vector.
+    plane: `(n, D / 8)` uint8; bit b of byte j is the fifth bit, worth 16, of value b D / 8 + j.
     """
 
     codes: Tensor
@@ -45,32 +48,35 @@ class Codes:
 
     @property
     def bits(self) -> int:
-        """Of each code."""
+        """Bits of a code: 4 or 5."""
         return 4 if self.plane is None else 5
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by name."""
+        """Return the tensors by name, without an absent plane."""
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     def part(self, start: int, count: int) -> Codes:
-        """Those of `count` vectors from `start` on."""
+        """Return the codes of `count` vectors from `start` on."""
         return self.each(lambda tensor: tensor[start : start + count])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Codes:
-        """The same change of all tensors."""
+        """Return the codes with `change` applied to every tensor."""
         return Codes(**{name: change(tensor) for name, tensor in self.tensors().items()})
 
 
 def can_code(values: int, directions: int, bits: int) -> bool:
-    """Whether patches of so many values, always a multiple of 4, are kept as codes, beside so many directions.
+    """Return whether patches are coded: a plane needs whole bytes, and codes of few values save little.
 
-    A plane has its bits in whole bytes; of few values codes save little.
+    Args:
+        values: Values of a patch, a multiple of 4.
+        directions: Directions of the first level.
+        bits: Bits of a code, 4 or 5.
     """
     return values >= LEAST_VALUES * directions and (bits == 4 or values % 8 == 0)
 
 
 def fit_basis(vectors: Tensor) -> Basis:
-    """The basis for a library of which `(n, D)` unit vectors are a sample. The spread is that of rests of length 1."""
+    """Fit the basis of a library to a sample of unit vectors `(n, D)` float32."""
     directions = principal_directions(vectors, LEVEL_WIDTH - 1)
     total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
@@ -79,19 +85,28 @@ def fit_basis(vectors: Tensor) -> Basis:
 
 
 def quantise(vectors: Tensor, basis: Basis, bits: int) -> tuple[Tensor, Codes]:
-    """Unit (or zero) vectors `(n, D)`, D even, for 5 bits a multiple of 8 -> coordinates `(n, d)` float16, codes."""
+    """Quantise unit or zero vectors.
+
+    Args:
+        vectors: `(n, D)` float32; D is even, and for 5 bits a multiple of 8.
+        basis: The basis of the library.
+        bits: Bits of a code, 4 or 5.
+
+    Returns:
+        Coordinates `(n, d)` float16, and the codes of the rests.
+    """
     parts = [_quantise_block(block, basis, bits, count) for _, count, block in blocks(vectors, LARGE)]
     return torch.cat([part[0] for part in parts]), joined([part[1] for part in parts])
 
 
 def joined(parts: Sequence[Codes]) -> Codes:
-    """One after the other; all of as many bits."""
+    """Concatenate codes of the same number of bits."""
     return Codes(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors()})
 
 
 def _quantise_block(block: Tensor, basis: Basis, bits: int, count: int) -> tuple[Tensor, Codes]:
     directions, spread = basis.directions, basis.spread
-    coordinates = towards_zero(block @ directions)
+    coordinates = round_towards_zero(block @ directions)
     rest = normalise(block - coordinates.float() @ directions.T)
     values = rest.div_(spread * STEP[bits]).add_(MIDDLE[bits]).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     codes, plane = _packed(values, bits)
@@ -104,7 +119,7 @@ def _quantise_block(block: Tensor, basis: Basis, bits: int, count: int) -> tuple
 
 
 def _packed(values: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
-    """Codes `(n, D)` uint8, one in each byte, as `Codes` has them: codes and plane."""
+    """Pack codes `(n, D)` uint8, one per byte, into the codes and plane of `Codes`."""
     half = values.shape[1] // 2
     codes = (values[:, :half] & 15) | values[:, half:] << 4
     if bits == 4:
@@ -115,29 +130,29 @@ def _packed(values: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _halves(codes: Tensor, plane: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of `Codes` the codes of the first and of the second half of the values, `(n, D / 2)` uint8, one in each byte."""
+    """Unpack `Codes` into the first and the second half of the values, `(n, D / 2)` uint8 each, one code per byte."""
     first, second = codes & 15, codes >> 4
     if plane is None:
         return first, second
-    fifth = torch.cat([plane >> bit for bit in range(4)], dim=1)  # of the first half in bit 0, of the other in bit 4
+    fifth = torch.cat([plane >> bit for bit in range(4)], dim=1)  # bit 0 belongs to the first half, bit 4 to the second
     return first | (fifth & 1) << 4, second | fifth & 16
 
 
-def towards_zero(values: Tensor) -> Tensor:
-    """Float32 values as float16 that are nowhere larger."""
+def round_towards_zero(values: Tensor) -> Tensor:
+    """Round float32 values to float16 towards zero."""
     halves = values.half()
     smaller = torch.from_numpy(np.nextafter(halves.cpu().numpy(), np.float16(0))).to(values.device)
     return torch.where(halves.float().abs() > values.abs(), smaller, halves)
 
 
 def decoded(codes: Tensor, plane: Tensor | None = None) -> Tensor:
-    """The codes `(n, D / 2)` and plane `(n, D / 8)` of `Codes` -> `(n, D)` float32: what they stand for, in spreads."""
+    """Return the values `(n, D)` float32, in spreads, of codes `(n, D / 2)` and plane `(n, D / 8)`."""
     bits = 4 if plane is None else 5
     return torch.cat(_halves(codes, plane), dim=1).float().sub_(MIDDLE[bits]).mul_(STEP[bits])
 
 
 def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
-    """What `quantise` made -> unit vectors `(n, D)` float32, in blocks of fixed shape."""
+    """Decode what `quantise` returned to unit vectors `(n, D)` float32, in blocks of fixed shape."""
     out = torch.empty(len(coordinates), basis.directions.shape[0], device=coordinates.device)
     for start, count, c in blocks(coordinates):
         part = codes.part(start, BLOCK).each(lambda tensor: pad_rows(tensor, BLOCK))
@@ -148,8 +163,14 @@ def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
 
 
 def prepare_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
-    """Queries `(n, D)` and their coordinates `(n, d)` -> `(n, d + 1 + D)`: the coordinates, and what multiplies 1 and
-    every code of so many bits."""
+    """Return queries as `products` takes them, `(n, d + 1 + D)` float32: coordinates, bias, weight of every code.
+
+    Args:
+        vectors: Unit queries `(n, D)` float32.
+        coordinates: Their coordinates `(n, d)` float32.
+        basis: The basis of the library.
+        bits: Bits of a code, 4 or 5.
+    """
     width = coordinates.shape[1]
     out = torch.empty(len(vectors), width + 1 + vectors.shape[1], device=vectors.device)
     out[:, :width] = coordinates
@@ -161,10 +182,16 @@ def prepare_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: in
 
 
 def products(queries: Tensor, coordinates: Tensor, codes: Codes) -> Tensor:
-    """Float32 scores `(m,)`, pair by pair, of what `asked` made `(m, d + 1 + D)` with vectors in as many bits."""
+    """Return float32 scores `(m,)`, pair by pair.
+
+    Args:
+        queries: `(m, d + 1 + D)` from `prepare_queries`, for as many bits.
+        coordinates: Coordinates of the coded vectors, `(m, d)` float16.
+        codes: Codes of m vectors.
+    """
     width, half = coordinates.shape[1], codes.codes.shape[1]
-    along, one, *sides = queries.split([width, 1, half, half], dim=1)
+    along, bias, *sides = queries.split([width, 1, half, half], dim=1)
     first, second = _halves(codes.codes, codes.plane)
-    rest = first.float().mul_(sides[0]).sum(1) + second.float().mul_(sides[1]).sum(1) + one[:, 0]
+    rest = first.float().mul_(sides[0]).sum(1) + second.float().mul_(sides[1]).sum(1) + bias[:, 0]
     total: Tensor = coordinates.float().mul_(along).sum(1) + codes.gains * rest
     return total

@@ -1,4 +1,4 @@
-"""Edge-aware smoothing: the guided filter (He, Sun & Tang 2010), for many maps with one grey guide."""
+"""The guided filter (He, Sun & Tang 2010), for many maps and one grey guide."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from torch import Tensor
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the (2 radius + 1)^2 window, clipped at the border, as two passes of lines. `(n, h, w)` -> same."""
+    """Return the means `(n, h, w)` over windows of (2 radius + 1)^2 cells, clipped at the border."""
     size = 2 * radius + 1
     lines = F.avg_pool2d(x[None], (1, size), stride=1, padding=(0, radius), count_include_pad=False)
     return F.avg_pool2d(lines, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)[0]
 
 
 def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:
-    """Smooth `(n, h, w)` maps where the `(h, w)` guide is smooth, and keep them apart where it has an edge.
+    """Smooth maps except across the edges of a guide.
 
-    Each output is, in every window, a linear function of the guide. `epsilon` is in squared units of the guide: an
-    edge weaker than sqrt(epsilon) is smoothed over.
+    In every window the output is a linear function of the guide.
+
+    Args:
+        maps: `(n, h, w)`.
+        guide: `(h, w)`.
+        radius: Half the width of a window, in cells.
+        epsilon: In squared units of the guide; edges weaker than sqrt(epsilon) are smoothed.
     """
     guide = guide[None]
     mean_guide = box_mean(guide, radius)

@@ -1,4 +1,4 @@
-"""What a match does to the features: geometric swap (eq. 6) and statistics swap (eq. 7)."""
+"""The geometric swap (eq. 6) and the statistics swap (eq. 7)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from kt_batch.kernels.haar import haar, mean_and_std
 from kt_batch.kernels.patches import fold
 from kt_batch.kernels.smooth import guided_filter
 
-MAX_RATIO = 3.0  # of standard deviations: four post-ReLU values often have almost none, and the ratio would explode
-FLOOR = 0.5  # added to both deviations, as a share of the library's mean deviation per channel
+MAX_RATIO = 3.0  # bound of the ratio of deviations: four post-ReLU values are often nearly equal
+FLOOR = 0.5  # share of the library's mean deviation per channel that is added to both deviations
 GUIDE_RADIUS = 3  # cells
 GUIDE_EPSILON = 0.01  # squared luminance
 
 
 def top_k_weights(ncc: Tensor, temperature: float) -> Tensor:
-    """`(n, k)` NCC -> `(n, k)` weights that sum to 1: softmax(NCC / temperature)."""
+    """Return softmax(NCC / temperature) over the k matches, `(n, k)` -> `(n, k)`."""
     return torch.softmax(ncc / temperature, dim=1)
 
 
 def blend(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of k matches: `(n, k, 4, C)` and `(n, k)` -> `(n, 4, C)`."""
+    """Return the weighted mean `(n, 4, C)` of matches `(n, k, 4, C)` with weights `(n, k)`."""
     return (values * weights[:, :, None, None]).sum(1)
 
 
 def geometric_swap(matched: Tensor, rows: Tensor, cols: Tensor, height: int, width: int) -> Tensor:
-    """Eq. 6, a_s = a_t: the matched patches `(n, 4, C)` themselves, overlaps averaged. Returns `(C, height, width)`."""
+    """Replace every patch by its match (eq. 6, a_s = a_t): `(n, 4, C)` -> `(C, height, width)`, overlaps averaged."""
     return fold(matched, rows, cols, height, width)
 
 
@@ -39,13 +39,22 @@ def statistics_swap(
     deviation: Tensor,
     guide: Tensor,
 ) -> Tensor:
-    """Eq. 7 per channel over the 4 cells of a patch, as one affine map per cell.
+    """Give every patch the mean and deviation of its match (eq. 7), per channel, as one affine map per cell.
 
-    features `(C, h, w)`; source and matched `(n, 4, C)` patches at n positions; deviation `(C,)` the library's mean
-    standard deviation; guide `(h, w)` luminance in [0, 1]. Returns `(C, h, w)`, of any sign.
+    This differs from the paper in two ways. Both deviations have a floor, and their ratio a bound (FLOOR, MAX_RATIO).
+    The maps (scale, shift) of overlapping patches are averaged, then smoothed except across edges of the image.
 
-    Differs from the paper: both deviations get a floor and their ratio a bound (FLOOR, MAX_RATIO), and the maps
-    (scale, shift), which overlaps average, are smoothed along the edges of the image before they are applied.
+    Args:
+        features: `(C, h, w)`.
+        source: Query patches `(n, 4, C)`.
+        matched: Their matches `(n, 4, C)`.
+        rows: Top-left cells of the query patches, `(n,)` int64.
+        cols: `(n,)` int64.
+        deviation: Mean standard deviation of the library's patches, `(C,)`.
+        guide: Luminance `(h, w)` in [0, 1].
+
+    Returns:
+        `(C, h, w)`, of any sign.
     """
     source_mean, source_std = mean_and_std(haar(source))
     target_mean, target_std = mean_and_std(haar(matched))

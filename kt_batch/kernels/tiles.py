@@ -1,8 +1,8 @@
 """Products of fixed shape.
 
-The last bits of a float32 product depend on the shape of the operands, not on where in them a row stands. Cutting all
-work into tiles of one shape, the last one padded with zeros, makes each score a function of its query and its patch
-alone: the same for any batch, unit or worker.
+The last bits of a float32 product depend on the shape of the operands, and not on the place of a row in them. All work
+is therefore cut into blocks of one shape, the last one padded with zeros. Each score is then a function of its query
+and its patch alone, and the same for any batch, unit or worker.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 256  # rows of a block: a small photograph has few queries, and pays for a block whole
-LARGE = 1024  # rows of a block where an index is clustered and coded: there are always many
+BLOCK = 256  # rows; a small photograph has few queries, and computes a whole block for them
+LARGE = 1024  # rows, where an index is clustered and coded, which always has many
 
 
 def pad_rows(x: Tensor, multiple: int) -> Tensor:
-    """`(n, D)` -> `(m, D)` with m the next multiple; the added rows are zero."""
+    """Pad `(n, ...)` with zero rows to the next multiple of rows."""
     missing = -x.shape[0] % multiple
     if missing == 0:
         return x
@@ -25,16 +25,21 @@ def pad_rows(x: Tensor, multiple: int) -> Tensor:
 
 
 def blocks(x: Tensor, rows: int = BLOCK) -> Iterator[tuple[int, int, Tensor]]:
-    """Cut `(n, D)` into `(start, count, block)`, every block of exactly `rows` rows."""
+    """Yield (start, count, block) of `(n, D)`; every block has `rows` rows, the last one zeros after `count`."""
     for start in range(0, x.shape[0], rows):
         part = x[start : start + rows]
         yield start, part.shape[0], pad_rows(part, rows)
 
 
 def canonical_scores(queries: Tensor, candidates: Tensor) -> Tensor:
-    """The score that decides: <q, x> summed over D in float64, in blocks of fixed shape.
+    """Return the scores that decide, pair by pair: <q, x> summed in float64, in blocks of fixed shape.
 
-    queries, candidates: `(m, D)` float32, unit vectors (or zero). Returns `(m,)` float64.
+    Args:
+        queries: Unit or zero vectors `(m, D)` float32.
+        candidates: Unit or zero vectors `(m, D)` float32.
+
+    Returns:
+        `(m,)` float64.
     """
     out = torch.empty(queries.shape[0], dtype=torch.float64, device=queries.device)
     for (start, count, q), (_, _, x) in zip(blocks(queries), blocks(candidates), strict=True):
@@ -43,19 +48,19 @@ def canonical_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 
 def row_norms(x: Tensor) -> Tensor:
-    """|x| of each row of `(n, D)`, summed in float64 in blocks of fixed shape; `(n,)` float32."""
+    """Return the norms `(n,)` float32 of rows `(n, D)`, summed in float64 in blocks of fixed shape."""
     found = [block.double().square().sum(1).sqrt()[:count].float() for _, count, block in blocks(x)]
     return torch.cat(found) if found else x.new_zeros(0, dtype=torch.float32)
 
 
 def divide_rows(x: Tensor, norms: Tensor) -> Tensor:
-    """Each row of `(n, D)` by its norm `(n,)`, float32; a zero row, of norm 0, stays zero.
+    """Divide each row of `(n, D)` by its norm `(n,)`, float32; a row of norm 0 stays zero.
 
-    Divided and not multiplied by the reciprocal, which float32 cannot hold for the smallest norms.
+    A multiplication by the reciprocal would overflow float32 for the smallest norms.
     """
     return x / torch.where(norms > 0, norms, torch.ones_like(norms))[:, None]
 
 
 def normalise(x: Tensor) -> Tensor:
-    """`(n, D)` -> rows of length 1, float32. A zero row stays zero, so its NCC is 0."""
+    """Scale the rows of `(n, D)` to length 1, float32. A zero row stays zero, and its NCC is 0."""
     return divide_rows(x.float(), row_norms(x))

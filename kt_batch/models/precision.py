@@ -1,4 +1,4 @@
-"""The fast matrix products of this machine: bfloat16, float32 by the faster library, 8-bit integers."""
+"""Matrix products that are fast on this machine: bfloat16, float32 by oneDNN, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kt_batch.kernels.integers import has_integer_products, integer_products
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """Tell whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
+    """Return whether products in bfloat16 are faster than in float32 on `device` (`cpu`, `cuda`).
 
-    A processor without instructions for it emulates them, hundreds of times slower than float32.
+    A processor without bfloat16 instructions emulates them, hundreds of times slower than float32.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # get_capabilities came after torch 2.11; without it float32 is the safe answer
+    # torch 2.11 has no get_capabilities; float32 is safe everywhere.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @dataclass
-class _Uses:
+class _Usage:
     """Reference count of `quick_products`, its device, and the precision of the process before the first use."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -35,64 +35,63 @@ class _Uses:
     before: str = "highest"
 
 
-_USES = _Uses()
+_USAGE = _Usage()
 
 
 @contextmanager
 def quick_products(device: str = "cpu") -> Iterator[None]:
-    """Set the precision of matrix products to `quick_precision` for all threads of this process.
+    """Give the matrix products of this process, on all threads, the precision `quick_precision`.
 
-    With AVX-512 and without AMX oneDNN computes the products: it may round float32 to bfloat16, and does not. On
-    processors that MKL does not support well it is more than twice as fast. It prepares itself for every new shape, in
-    about a millisecond, so callers use few shapes.
+    "medium" allows oneDNN to round float32 to bfloat16. With AVX-512 and without AMX it does not round, and on
+    processors that MKL does not target it is more than twice as fast. oneDNN compiles a kernel for every shape, in
+    about a millisecond, so callers use few shapes. On a GPU (device `cuda`) the precision is "highest", since a GPU
+    does round.
 
-    On a GPU (device `cuda`) the precision is "highest": any other rounds there.
-
-    Several threads may use this at a time, for one device. A result that must have the same bits everywhere is computed
-    within, always, or while no thread can be within.
+    Several threads may use it at a time. A result that must have the same bits everywhere is always computed inside, or
+    while no other thread can be inside.
 
     Raises:
-        RuntimeError: Another thread uses it for another device.
+        RuntimeError: It is in use for another device.
     """
-    with _USES.lock:
-        if _USES.count == 0:
-            _USES.device, _USES.before = device, torch.get_float32_matmul_precision()
+    with _USAGE.lock:
+        if _USAGE.count == 0:
+            _USAGE.device, _USAGE.before = device, torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
-        elif _USES.device != device:
-            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_USES.device}.")
-        _USES.count += 1
+        elif _USAGE.device != device:
+            raise RuntimeError(f"Products for {device} cannot be made while others are made for {_USAGE.device}.")
+        _USAGE.count += 1
     try:
         yield
     finally:
-        with _USES.lock:
-            _USES.count -= 1
-            if _USES.count == 0:
-                torch.set_float32_matmul_precision(_USES.before)
+        with _USAGE.lock:
+            _USAGE.count -= 1
+            if _USAGE.count == 0:
+                torch.set_float32_matmul_precision(_USAGE.before)
 
 
 @cache
 def quick_precision() -> str:
-    """Return torch's name of the fastest precision that does not round float32 on this machine.
+    """Return the fastest precision whose float32 products are not rounded here: "medium" or "highest".
 
-    That is "medium" or "highest". One matrix product and one batched product of "medium" decide.
+    It is measured once: "medium" must give a matrix product and a batched product without rounding.
     """
     x = torch.full((2, 128, 128), 1 + 2.0**-10, device="cpu")  # rounds to 1 in bfloat16; its sums need no rounding
     ones = torch.ones(2, 128, 128, device="cpu")
-    with _USES.lock:
+    with _USAGE.lock:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
-            products = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+            found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
         finally:
             torch.set_float32_matmul_precision(before)
-    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in products) else "medium"
+    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"
 
 
 @cache
 def quick_integers() -> bool:
-    """Tell whether this processor has instructions for exact products of 8-bit integers.
+    """Return whether this processor multiplies 8-bit integers exactly, about four times as fast as float32.
 
-    They are about four times as fast as float32. Without them sums of 16 bits may overflow, and little is gained.
+    Without such instructions 16-bit sums may overflow, and little is gained.
     """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     able = capabilities.get("avx512_vnni") or capabilities.get("amx_int8")

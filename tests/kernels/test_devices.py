@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.haar import haar, mean_and_std
-from kt_batch.kernels.integers import least_products, patches_of, queries_of
+from kt_batch.kernels.integers import least_products, round_patches, round_queries
 from kt_batch.kernels.kmeans import assign
 from kt_batch.kernels.patches import fold, positions, unfold
 from kt_batch.kernels.principal import (
@@ -127,7 +127,7 @@ def levels() -> list[Tensor]:
         lambda: [canonical_scores(some(300, 64), some(300, 64)), normalise(some(300, 64)), row_norms(some(300, 64))],
         lambda: [row_norms(some(0, 64)), pad_rows(some(3, 4), 8), divide_rows(some(3, 4), some(3))],
         lambda: [haar(some(3, 4, 8)), *mean_and_std(some(3, 4, 8))],
-        lambda: list(vars(queries_of(some(300, 64))).values()),
+        lambda: list(vars(round_queries(some(300, 64))).values()),
         lambda: [luminance(some(3, 8, 9)), preserve_colour(some(3, 8, 9), some(3, 8, 9))],
     ],
 )
@@ -143,6 +143,6 @@ def test_a_fake_device_refuses_to_mix() -> None:
 
 
 def test_least_products_are_computed_where_the_queries_are() -> None:
-    patches = patches_of(torch.rand(20, 8))
+    patches = round_patches(torch.rand(20, 8))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert least_products(queries_of(some(300, 8)), patches, some(300)).device == torch.device(DEVICE)
+        assert least_products(round_queries(some(300, 8)), patches, some(300)).device == torch.device(DEVICE)

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.integers import has_integer_products, integer_products, least_products, patches_of, queries_of
+from kt_batch.kernels.integers import (
+    has_integer_products,
+    integer_products,
+    least_products,
+    round_patches,
+    round_queries,
+)
 from kt_batch.models.precision import quick_integers
 
 
@@ -21,7 +27,7 @@ def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
 
 def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -> None:
     x = torch.tensor([[1.27, -0.634], [0.02, 0.01]])
-    queries, patches = queries_of(x), patches_of(x)
+    queries, patches = round_queries(x), round_patches(x)
     assert queries.values.tolist() == [[127, -63], [127, 64]]  # -63.4, and 63.5 to the even one
     assert patches.values.tolist() == [[127, -63], [2, 1]]
     torch.testing.assert_close(
@@ -33,8 +39,8 @@ def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -
 
 def test_vectors_of_whole_steps_lose_nothing() -> None:
     x = torch.tensor([[127.0, -3], [5, 0]])
-    patches = patches_of(x)
-    queries = queries_of(x[:1])
+    patches = round_patches(x)
+    queries = round_queries(x[:1])
     assert (patches.error, queries.errors.item(), patches.step) == (0, 0, 1)
     # 127 * 5 is what the second patch reaches; one less is asked for, since the division might have been rounded up
     assert least_products(queries, patches, torch.tensor([635.0])).tolist() == [634]
@@ -44,14 +50,14 @@ def test_queries_are_the_same_however_many_are_made_at_a_time(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.randn(20, 9, generator=generator)
-    together = vars(queries_of(x))
+    together = vars(round_queries(x))
     monkeypatch.setattr("kt_batch.kernels.integers.PART", 7)
-    assert all(values.equal(together[name]) for name, values in vars(queries_of(x)).items())
+    assert all(values.equal(together[name]) for name, values in vars(round_queries(x)).items())
 
 
 def test_zero_vectors_are_zero_integers_and_what_is_impossible_stays_in_32_bits() -> None:
     nothing = torch.zeros(2, 3)
-    queries, patches = queries_of(nothing), patches_of(nothing)
+    queries, patches = round_queries(nothing), round_patches(nothing)
     assert queries.values.eq(0).all()
     assert patches.values.eq(0).all()
     found = least_products(queries, patches, torch.tensor([0.5, -0.5]))
@@ -68,7 +74,7 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
     scales = spread ** torch.rand(dim, generator=generator)  # of some values much larger than of others
     q, x = (torch.randn(rows, dim, generator=generator) * scales for rows in (n, c))
     true = q.double() @ x.double().T
-    queries, patches = queries_of(q), patches_of(x)
+    queries, patches = round_queries(q), round_patches(x)
     found = exact_products(queries.values, patches.values)
     for column in range(min(c, 3)):  # as if just this patch were to be reached
         needed = least_products(queries, patches, (true[:, column] - true[:, column].abs() * 1e-6).float())
@@ -94,7 +100,5 @@ def test_the_private_function_of_torch_is_there_and_multiplies_integers() -> Non
 
 def test_the_private_function_of_torch_is_called_in_one_place() -> None:
     package = Path(__file__).resolve().parents[2] / "kt_batch"
-    users = [
-        path.relative_to(package).as_posix() for path in package.rglob("*.py") if "torch._int_mm(" in path.read_text()
-    ]
-    assert users == ["kernels/integers.py"]
+    users = [path for path in package.rglob("*.py") if "torch._int_mm(" in path.read_text(encoding="utf-8")]
+    assert users == [package / "kernels/integers.py"]

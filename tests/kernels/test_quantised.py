@@ -18,7 +18,7 @@ from kt_batch.kernels.quantised import (
     prepare_queries,
     products,
     quantise,
-    towards_zero,
+    round_towards_zero,
 )
 from kt_batch.kernels.tiles import normalise
 from tests.support.synthetic import clustered
@@ -182,6 +182,6 @@ def test_few_values_are_not_coded_and_in_five_bits_only_whole_bytes(
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
 @settings(deadline=None)
 def test_rounding_towards_zero_never_makes_larger(values: list[float]) -> None:
-    found = towards_zero(torch.tensor(values))
+    found = round_towards_zero(torch.tensor(values))
     assert (found.float().abs() <= torch.tensor(values).abs()).all()
     assert ((torch.tensor(values) - found.float()).abs() <= torch.tensor(values).abs() * 2.0**-10 + 2.0**-24).all()

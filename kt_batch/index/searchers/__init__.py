@@ -1,1 +1,1 @@
-"""Ways to find the nearest patch, one module each."""
+"""The searchers, and what they share."""

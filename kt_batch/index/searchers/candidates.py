@@ -1,4 +1,4 @@
-"""Candidates of many queries at once: (query, row, score) pairs, their scores, and the best of them."""
+"""Candidates of many queries at once: (query, row) pairs, their scores, and the best of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import canonical_scores
 
 RESCORED = 1024  # pairs whose canonical scores are computed at a time
-CHUNK = 1024  # pairs whose patches are read at a time: more leave the core's cache, fewer make threads wait
+CHUNK = 1024  # pairs whose patches are read at a time; more exceed a core's cache, fewer make threads wait
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pairs:
         return len(self.who)
 
     def at(self, where: Tensor) -> Pairs:
-        """Those that an index or a mask selects."""
+        """Return the pairs that indices or a mask select."""
         return Pairs(self.who[where], self.rows[where], self.scores[where])
 
 
@@ -60,7 +60,7 @@ def joined(parts: list[Pairs]) -> Pairs:
 
 
 def pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """`(n, p)` leaf numbers -> for each leaf that occurs, ascending: the leaf and the queries `(m,)` that probe it."""
+    """Yield each leaf in `leaves` `(n, p)`, ascending, with the queries `(m,)` that probe it."""
     if leaves.numel() == 0:
         return
     flat = leaves.flatten()
@@ -71,38 +71,38 @@ def pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def best_few(pairs: Pairs, count: int) -> Pairs:
-    """Of each query at most `count` pairs with the largest scores, by query and descending score."""
+    """Return at most `count` pairs of each query, those with the largest scores, by query and descending score."""
     found = pairs.at(torch.sort(_keys(pairs), stable=True).indices)
     return found.at(_rank(found.who) < count)
 
 
 def few_of_each(pairs: Pairs, count: int) -> Pairs:
-    """As `best_few`, in no order."""
+    """Return the pairs of `best_few` in any order."""
     counts = torch.bincount(pairs.who)
     crowded = (counts > count)[pairs.who]
     if not crowded.any():
         return pairs
     some = pairs.at(crowded)
     keys, counts = _keys(some), counts * (counts > count)
-    ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than to sort the pairs
+    ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than sorting the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
-    some = some.at(keys <= last[some.who])  # with those that tie with the last
+    some = some.at(keys <= last[some.who])  # includes ties with the last
     return joined([pairs.at(~crowded), best_few(some, count)])
 
 
 def _keys(pairs: Pairs) -> Tensor:
-    """Integers `(m,)` in the order of query and descending score, which sort several times faster than floats."""
+    """Return integers `(m,)` that order pairs by query and descending score, and sort faster than floats."""
     return (pairs.who << 32) - ascending(pairs.scores)
 
 
 def ascending(scores: Tensor) -> Tensor:
-    """Integers of 32 bits, as int64, in the order of float32 scores of any shape; -0.0 and 0.0 are one."""
+    """Return 32-bit integers, as int64, in the order of float32 scores of any shape; -0.0 equals 0.0."""
     bits = (scores + 0.0).view(torch.int32)  # 0.0 + -0.0 is 0.0
     return (bits ^ (bits >> 31 & 0x7FFFFFFF)).long()
 
 
 def distinct(pairs: Pairs) -> Pairs:
-    """Without the second and later pairs of the same query and row; by query and row."""
+    """Return the first pair of each query and row, by query and row."""
     rows = int(pairs.rows.max()) + 1 if len(pairs) else 1
     found = pairs.at(torch.sort(pairs.who * rows + pairs.rows, stable=True).indices)
     again = (found.who[1:] == found.who[:-1]) & (found.rows[1:] == found.rows[:-1])
@@ -110,7 +110,7 @@ def distinct(pairs: Pairs) -> Pairs:
 
 
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
-    """The same pairs with the float32 score of the patches in full; asked `(n, a)` as `Index.asked` makes them."""
+    """Return the pairs with the float32 scores of whole patches, for queries `(n, a)` of `Index.prepare_queries`."""
     scores = torch.empty(len(pairs), device=pairs.scores.device)
     order = _by_row(pairs)
 
@@ -122,12 +122,12 @@ def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in
 
 
 def _by_row(pairs: Pairs) -> Tensor:
-    """The order `(m,)` that has the pairs of a row together; which of these comes first is left open."""
+    """Return an order `(m,)` in which the pairs of a row are adjacent; their own order is not defined."""
     return torch.from_numpy(np.argsort(pairs.rows.numpy()))  # several times faster than torch.sort
 
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
-    """The k-th largest score of each query's pairs, `(queries,)`; -inf where it has fewer."""
+    """Return the k-th largest score of each query, `(queries,)`; -inf where a query has fewer pairs."""
     out = torch.full((queries,), -torch.inf, device=pairs.scores.device)
     if k == 1:
         return out.scatter_reduce_(0, pairs.who, pairs.scores, "amax")
@@ -244,5 +244,5 @@ def _picked(pairs: Pairs, numbers: Tensor) -> Best:
 
 
 def _rank(who: Tensor) -> Tensor:
-    """The place of each pair among its query's, 0 first; `who` ascends."""
+    """Return the place of each pair among the pairs of its query, from 0; `who` ascends."""
     return torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)

@@ -1,9 +1,12 @@
-"""A search that proves its matches: bounds for every patch of the index, tighter ones for what those leave.
+"""Certified search: bounds for every patch of the index prove that the matches are the best.
 
-What `search_fast` finds is to be beaten. With the first level in 8-bit integers, or with 65 of its values where a
-processor has no instructions for those, most pieces of the index are passed by; with the first level as it is most of
-the rest; what is left is read in full, and little of that needs canonical scores. Where many ask, coordinates along
-FURTHER more directions are computed for a piece first, which leave a tenth.
+The matches of `search_fast` set the thresholds, and every step leaves fewer patches that may exceed them:
+
+1. Bounds by the first level in 8-bit integers, or by 65 of its values on a processor without instructions for those.
+2. Bounds by the whole first level.
+3. For many queries, bounds with coordinates along FURTHER more directions, which leave a tenth.
+4. Float32 scores of whole patches.
+5. Canonical scores.
 """
 
 from __future__ import annotations
@@ -21,34 +24,39 @@ from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import first_level_slack, refined_slack, rounding_slack
-from kt_batch.kernels.integers import Queries, integer_products, least_products, patches_of, queries_of
+from kt_batch.kernels.integers import Queries, integer_products, least_products, round_patches, round_queries
 from kt_batch.kernels.principal import bound_correction, first_level, further_directions, halved, other_half
 from kt_batch.kernels.tiles import blocks
 from kt_batch.models.precision import quick_integers, quick_products
 
-BEGIN = 64  # leaves probed at least: what is found there is to be beaten everywhere
-PIECE = 512  # patches that are looked at together
-BLOCK = 2048  # queries that meet them at a time
-FURTHER = 128  # directions beside those of the first level
-SAMPLED = 4096  # patches that these are fitted to
-MANY = 4096  # queries: for fewer, what the first level leaves is read at once
-WORTH = 64  # pairs that it leaves of a piece and a block, from which further coordinates are worth their price
-PENDING = 1 << 20  # pairs that wait for their full score; of one piece and block there may be more
-LIST = 64  # pairs that a list of them takes as much memory as
+BEGIN = 64  # leaves probed at least, for the first thresholds
+PIECE = 512  # patches bounded together
+BLOCK = 2048  # queries bounded together
+FURTHER = 128  # directions in addition to those of the first level
+SAMPLED = 4096  # patches to which these directions are fitted
+MANY = 4096  # queries from which further directions are used
+WORTH = 64  # pairs left of a piece and a block, from which further coordinates pay
+PENDING = 1 << 20  # pairs that wait for their scores; one piece and block may have more
+LIST = 64  # pairs that take as much memory as an empty list of pairs
 
 
 @dataclass(frozen=True)
 class _InHalves:
     """Bounds by 65 values of each patch, then, for the queries that these leave, by the other half (kernels.principal).
 
-    `short` and `other` are the queries' `(n, (d + 1) // 2 + 1)` each."""
+    short, other: of the queries, `(n, (d + 1) // 2 + 1)` each.
+    """
 
     short: Tensor
     other: Tensor
 
     def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of a block of queries at a time those `(m,)` that may reach `least` `(n,)` with a patch of the first levels
-        `x` `(c, d + 1)`, and their products with it `(m, c)`."""
+        """Yield the queries `(m,)` of each block that may reach `least` `(n,)`, and their bounds `(m, c)`.
+
+        Args:
+            x: First levels of the patches of a piece, `(c, d + 1)`.
+            least: Scores to be reached, `(n,)`.
+        """
         short = halved(x)
         other = other_half(x, short, -1)
         for start in range(0, len(least), BLOCK):
@@ -65,15 +73,18 @@ def _in_halves(level: Tensor) -> _InHalves:
 
 @dataclass(frozen=True)
 class _InIntegers:
-    """Bounds by all values of the first level in 8 bits (kernels.integers), then, for the queries that these leave, by
-    the values themselves: `level` `(n, d + 1)`."""
+    """Bounds by the first level in 8 bits (kernels.integers), then, for the queries that these leave, in float32.
+
+    level: first levels of the queries, `(n, d + 1)`.
+    rounded: the same in integers.
+    """
 
     level: Tensor
     rounded: Queries
 
     def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """As of `_InHalves`."""
-        patches = patches_of(x)
+        """As `_InHalves.with_piece`."""
+        patches = round_patches(x)
         needed = least_products(self.rounded, patches, least)
         for start in range(0, len(least), BLOCK):
             best = integer_products(self.rounded.values[start : start + BLOCK], patches.values).amax(1)
@@ -83,8 +94,14 @@ class _InIntegers:
 
 @dataclass(frozen=True)
 class _Queries:
-    """n queries: unit vectors `(n, D)`, what `Index.products` takes `(n, a)`, and how the first level is looked at: its
-    `bounds`; then `beyond` (kernels.principal), or None for few queries, along the directions `further` `(D, e)`."""
+    """n queries.
+
+    vectors: keys `(n, D)`.
+    prepared_queries: `(n, a)`, as `Index.products` takes them.
+    bounds: the bounds by the first level.
+    further: further directions `(D, e)`.
+    bound_correction: of the queries along these (kernels.principal); None for few queries.
+    """
 
     vectors: Tensor
     prepared_queries: Tensor
@@ -94,15 +111,18 @@ class _Queries:
 
 
 def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best:
-    """The k best patches of the whole index for unit (or zero) queries `(n, D)` in match space: rows and canonical
-    scores `(n, k)`.
+    """Return the k best patches of the whole index, with their canonical scores.
 
-    `probes` is where it begins, if that is more than BEGIN: the better the first matches, the less is left.
+    Args:
+        index: The index.
+        vectors: Keys of the queries, `(n, D)` float32; zero vectors are allowed.
+        k: Matches per query.
+        probes: Leaves of the search for the first matches, if more than BEGIN. Better matches leave fewer patches.
     """
     best = search_fast(index, vectors, k, min(max(probes, BEGIN), index.tree.leaves))
     rows, scores = best.rows, best.scores
     lit = vectors.any(1)
-    if not lit.all():  # a zero vector ties with every patch: no bound rules out any, and the smallest ids win
+    if not lit.all():  # a zero vector ties with every patch, so the smallest ids win
         rows[~lit] = index.smallest_ids(k)
     if lit.any():
         with quick_products():
@@ -114,7 +134,7 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best
 def _prepared(index: Index, vectors: Tensor) -> _Queries:
     directions = index.tree.directions
     level = first_level(vectors, directions)
-    bounds = _InIntegers(level, queries_of(level)) if quick_integers() else _in_halves(level)
+    bounds = _InIntegers(level, round_queries(level)) if quick_integers() else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
         sample = index.keys(spread(index.count, SAMPLED))
@@ -125,7 +145,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
 
 
 def _certified(index: Index, queries: _Queries, first: Best) -> Best:
-    """The k best of the whole index, from the matches to begin with."""
+    """Return the k best of the whole index, given the first matches."""
     pieces, threads = index.pieces(PIECE), torch.get_num_threads()
     with parallel_map() as each:
         shares = [pieces[start::threads] for start in range(threads)]
@@ -137,22 +157,22 @@ def _certified(index: Index, queries: _Queries, first: Best) -> Best:
 
 
 def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], best: Best) -> Best:
-    """As `_certified`, of some pieces and the matches to begin with."""
-    found, waiting = [], 0
+    """Return the k best of some pieces and of the matches so far."""
+    pending, waiting = [], 0
     for piece in pieces:
         for left in _left(index, queries, piece, best.scores[:, -1].float()):
             if len(left) == 0:
                 continue
-            found.append(left)
+            pending.append(left)
             waiting += len(left) + LIST
             if waiting > PENDING:
-                best = _settled(index, queries, joined(found), best)
-                found, waiting = [], 0
-    return _settled(index, queries, joined(found), best)
+                best = _merged(index, queries, joined(pending), best)
+                pending, waiting = [], 0
+    return _merged(index, queries, joined(pending), best)
 
 
 def _left(index: Index, queries: _Queries, piece: Piece, threshold: Tensor) -> Iterator[Pairs]:
-    """What bounds leave of a piece, for queries that have `to_beat` `(n,)`; a block of queries at a time."""
+    """Yield the pairs of a piece whose bounds reach the `threshold` `(n,)` of their query, by blocks of queries."""
     dim = queries.vectors.shape[1]
     x = index.piece_level(piece)
     last = None
@@ -169,20 +189,20 @@ def _left(index: Index, queries: _Queries, piece: Piece, threshold: Tensor) -> I
 
 
 def _products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
-    """Products `(m, c)` of the rows `who` `(m,)` of `queries` with `x` `(c, e)`, in few shapes: rows are filled up."""
+    """Return the products `(m, c)` of rows `who` `(m,)` of `queries` with `x` `(c, e)`, padded to few shapes."""
     filled_up = torch.cat([who, who[:1].expand(rounded_up(len(who)) - len(who))])
     return (queries.index_select(0, filled_up) @ x.T)[: len(who)]
 
 
 def _reaching(who: Tensor, values: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of queries `who` `(m,)` with `values` `(m, c)` those that reach `least` `(n,)` anywhere, and where they do."""
+    """Return the queries of `who` `(m,)` whose `values` `(m, c)` reach `least` `(n,)`, their values, and where."""
     some = (values.amax(1) >= least[who]).nonzero()[:, 0]
     who, values = who[some], values.index_select(0, some)
     return who, values, values >= least[who][:, None]
 
 
-def _settled(index: Index, queries: _Queries, fresh: Pairs, best: Best) -> Best:
-    """The k best of the matches so far and of fresh pairs."""
+def _merged(index: Index, queries: _Queries, fresh: Pairs, best: Best) -> Best:
+    """Return the k best of the matches so far and of fresh pairs."""
     threshold = best.scores[:, -1].float() - 2 * rounding_slack(queries.vectors.shape[1])
     fresh = scored(index, queries.prepared_queries, fresh)
     fresh = fresh.at(fresh.scores >= threshold[fresh.who])

@@ -1,9 +1,8 @@
-"""The default searcher: the first level of what is probed, then the few patches it leaves, then canonical scores.
+"""Search by estimates: first-level products in the nearest leaves, whole patches of the best, canonical scores.
 
-The first level is a product in principal coordinates with the length of the rest as one more (kernels.principal): 128
-values for each patch instead of D. Here it is an estimate; the searcher `certified` reads it as a bound. Of the
-patches in the nearest leaves those with the largest estimates are read in full; then, of the next nearest leaves, those
-are looked into that reach as far as what is to beat by then.
+A first-level product (kernels.principal) reads 128 values of a patch instead of D. Here it is an estimate; in
+`certified` it is a bound. The first round reads whole the patches with the largest estimates in the nearest leaves. The
+second round looks into those of the next leaves that may hold a better patch than the first round found.
 """
 
 from __future__ import annotations
@@ -23,23 +22,28 @@ from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.principal import first_level
 from kt_batch.models.precision import quick_products
 
-FIRST_ROUND = 16  # leaves that every query looks into; a second round is worth it for twice as many probes
-PROMISING = 4  # leaves of the first round: the best patch of the last of them says what is worth reading
-AND_MORE = 2  # such leaves where a second round comes, whose work depends on how good a match is known by then
-REACH = 5.0  # standard deviations from a leaf's mean product to what its best patch is taken to reach
-REST_SHARE = 0.6  # of the product of the rests: what a patch is expected to gain at most, in fast mode
-FEW = 10  # patches read in full for a query in the first round, beyond top_k; in a second round twice as many
-READY = 1024  # queries that a thread makes ready at a time
+FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
+PROMISING = 4  # leaves of the first round; the best estimate of the last of them is the threshold for reading
+AND_MORE = 2  # more such leaves before a second round, whose work falls with the quality of the first matches
+REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
+REST_SHARE = 0.6  # of the product of the lengths of rests, as the estimate of the product of rests
+FEW = 10  # patches beyond k that a query reads whole in the first round; twice as many in the second
+PREPARED = 1024  # queries that a thread prepares at a time
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
-VISITS = 1 << 21  # to leaves in a second round that are made at a time
-MEMBERS = 8  # leaves whose largest cosine is found before one of them is chosen
-KEPT = 1 << 26  # products of the first round that are made at a time; those of a single query may be more
+VISITS = 1 << 21  # to leaves in a second round, at a time
+MEMBERS = 8  # leaves of a group whose largest cosine is compared first
+KEPT = 1 << 26  # products of the first round at a time; a single query may have more
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """n queries: unit vectors `(n, D)`, their first level `(n, d + 1)` with the rest scaled to an estimate, what
-    `Index.products` takes `(n, a)`, and the leaves they may look into with what these reach (`nearest_leaves`)."""
+    """n queries.
+
+    vectors: keys `(n, D)`.
+    level: first levels `(n, d + 1)`, the length of the rest scaled for estimates.
+    prepared_queries: `(n, a)`, as `Index.products` takes them.
+    leaves, reach: `(n, probes)`, from `nearest_leaves`.
+    """
 
     vectors: Tensor
     level: Tensor
@@ -49,10 +53,14 @@ class _Queries:
 
 
 def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False) -> Best:
-    """The k best of at most the `probes` nearest leaves, as far as estimates find them: rows and canonical scores
-    `(n, k)`.
+    """Return the k best patches of the nearest leaves, as far as estimates find them.
 
-    vectors: `(n, D)` unit queries in match space. The leaves must hold k patches.
+    Args:
+        index: The index.
+        vectors: Keys of the queries, `(n, D)` float32.
+        k: Matches per query.
+        probes: Leaves per query; as many leaves always hold k patches.
+        with_values: Return the raw patches too.
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
     with parallel_map() as each, quick_products():
@@ -62,24 +70,28 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
 
 
 def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
-    """What the search of unit queries `(n, D)` in match space takes: their first level `(n, d + 1)` with the rest
-    scaled down, whose products with patches' are estimates, and what `Index.products` takes `(n, a)`."""
+    """Prepare queries with keys `(n, D)`.
+
+    Returns:
+        First levels `(n, d + 1)` whose products with those of patches are estimates, and the queries as
+        `Index.products` takes them, `(n, a)`.
+    """
 
     def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
         level = first_level(some, index.tree.directions)
         level[:, -1] *= REST_SHARE
         return level, index.prepare_queries(some, level)
 
-    return _columns(each(estimates, vectors.split(READY)))
+    return _columns(each(estimates, vectors.split(PREPARED)))
 
 
 def _columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The firsts of all pairs, and the seconds, one after the other."""
+    """Concatenate the first tensors of all pairs, and the second ones."""
     return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
 
 
 def _portions(costs: Tensor, most: int) -> Iterator[slice]:
-    """Slices of consecutive items of costs `(n,)` that cost no more than `most` together, or are one item."""
+    """Yield slices of consecutive items whose costs `(n,)` sum to at most `most`, or that are one item."""
     ends = costs.cumsum(0)
     start = 0
     while start < len(costs) or start == 0:
@@ -100,19 +112,19 @@ def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each, with
 
 
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
-    """Of the patches in the `always` nearest leaves the few of each query with the largest estimates."""
+    """Return the few patches of each query with the largest estimates in its `always` nearest leaves."""
     costs = index.window_width[queries.leaves[:, :always]].sum(1)
     return joined([_promising(index, queries, part, k, always, each) for part in _portions(costs, KEPT)])
 
 
 def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int, each: Each) -> Pairs:
-    """As `_first_round`, of some queries."""
+    """As `_first_round`, for some of the queries."""
     n, probes = queries.leaves.shape
     leaves = queries.leaves[part, :always].flatten()
     who = torch.arange(n, device=leaves.device)[part].repeat_interleave(always)
     looked = each(lambda group: products_of(index, queries.level, who, group), grouped(index, leaves))
     threshold = torch.full((n,), -torch.inf, device=leaves.device)
-    if k <= always:  # as many leaves hold one that reaches it
+    if k <= always:  # so that k leaves hold a patch that reaches the threshold
         best = torch.full((len(leaves),), -torch.inf, device=leaves.device)
         for products in looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
@@ -123,7 +135,7 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
-    """Of the patches in the other leaves that reach `to_beat` `(n,)` the few of each query whose estimates do."""
+    """Return the few patches of each query, in the other leaves, whose estimates reach `threshold` `(n,)`."""
     reaching = queries.reach[:, always:] >= threshold[:, None]
     threshold = threshold - 2 * rounding_slack(4 * index.channels)
     found = []
@@ -137,8 +149,7 @@ def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, al
 def _visited(
     index: Index, level: Tensor, who: Tensor, leaves: Tensor, threshold: Tensor, few: int, each: Each
 ) -> Pairs:
-    """Of the patches in `leaves` `(p,)` that the queries `who` `(p,)` look into the few whose estimates reach
-    `to_beat` `(n,)`."""
+    """Return the few patches whose estimates reach `threshold` `(n,)`, of visits of `who` `(p,)` to `leaves` `(p,)`."""
 
     def look(group: Group) -> Pairs:
         return _survivors(products_of(index, level, who, group), threshold, few)
@@ -147,9 +158,12 @@ def _visited(
 
 
 def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-    """The `probes` leaves with the nearest means `(n, probes)`, best first, for the first level `(n, d + 1)` of n
-    queries; and what the estimate of the best patch of each may reach, as if a leaf's were normal: `(n, probes)`, or
-    `(n, 0)` for so few probes that one round takes them all."""
+    """Return the leaves with the nearest means for queries with first levels `(n, d + 1)`.
+
+    Returns:
+        Leaves `(n, probes)`, best first, and the assumed largest estimate in each `(n, probes)`, for normally
+        distributed estimates. The latter is `(n, 0)` where one round takes all leaves.
+    """
     cosines = level[:, :-1] @ index.leaf_directions
     some = _largest(cosines, probes)
     cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
@@ -162,9 +176,9 @@ def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Te
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The columns `(n, count)` of the largest of each row of `(n, c)`, in any order.
+    """Return the columns `(n, count)` of the largest values of each row of `(n, c)`, in any order.
 
-    Where that are few, they are looked for in as many groups of MEMBERS columns: those with the largest maxima.
+    Few columns are searched in the `count` groups of MEMBERS columns that have the largest maxima.
     """
     columns = values.shape[1]
     if count == columns:
@@ -181,8 +195,10 @@ def _largest(values: Tensor, count: int) -> Tensor:
 
 
 def _survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:
-    """The patches whose products reach what their query has to beat, `(n,)` by query; where that are more than
-    `at_most` for each visit on average, of each the largest `at_most`."""
+    """Return the patches whose products reach the `threshold` `(n,)` of their query.
+
+    Where these are more than `at_most` per visit on average, the largest `at_most` of each visit are returned.
+    """
     blocks = products.best.shape[1]
     least = threshold.clamp(min=-2.0)[products.who]
     some = (products.best >= least[:, None]).flatten().nonzero()[:, 0]

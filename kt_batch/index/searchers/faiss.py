@@ -1,14 +1,15 @@
-"""The strongest peers, through faiss, behind the interface of our own searchers.
+"""Baselines from faiss, behind the interface of the other searchers.
 
-    pq            product quantisation as the paper tried it: no rotation, no second look (needs no probes)
-    ivf           inverted lists of float32 vectors; probes are the lists a query looks into
-    hnsw          a graph of neighbours over float32 vectors; probes are efSearch
-    ivf-panorama  `ivf` that abandons a vector early, on principal coordinates; for the benchmark alone
-    ivf-pq        inverted lists of quantised vectors, the best 32 read in full; for the benchmark alone
+    name          method                                                             effort
+    pq            product quantisation as in the paper: no rotation, no re-scoring   none
+    ivf           inverted lists of float32 vectors                                  lists
+    hnsw          a graph of neighbours over float32 vectors                         efSearch
+    ivf-panorama  `ivf` with early abandonment on principal coordinates              lists
+    ivf-pq        inverted lists of quantised vectors, the best 32 re-scored         lists
 
-They search the inner product of unit vectors in match space. What they propose is ranked by canonical score, ties to
-the smaller patch id; where more patches tie than faiss proposes, faiss has chosen. Nothing of theirs lies on disk: each
-process builds its own.
+The last two are for benchmarks alone. All search inner products of keys. Their proposals are ranked by canonical score,
+ties to the smaller patch id; where more patches tie than faiss proposes, faiss chooses among them. Nothing is stored on
+disk: each process builds its own.
 """
 
 from __future__ import annotations
@@ -32,32 +33,37 @@ from kt_batch.index.searchers.faiss_guard import load_faiss
 from kt_batch.kernels.principal import first_level, principal_directions
 
 BASELINES = ("pq", "ivf", "hnsw", "ivf-panorama", "ivf-pq")
-PER_LIST = 64  # vectors of the sample for each list
-LEAST_PER_CENTRE = 39  # below this faiss calls a clustering under-trained
-LINKS = 32  # of a node of the graph, per level; twice as many at the lowest
-CONSTRUCTION = 80  # efConstruction: candidates for a new node's links
-LEVELS = 16  # in which Panorama reads a vector, where it is long enough
-TOGETHER = 64  # vectors it reads at a time; it pads every list to a multiple, and by default to one of 1024
-CODED = 8  # values of a vector that one sub-quantiser codes
-RESCORED = 32  # proposals of `ivf-pq` that are read in full
-SPARE = 3  # proposals beyond k where faiss knows the float32 score
+PER_LIST = 64  # vectors of the sample per list
+LEAST_PER_CENTRE = 39  # vectors; below this faiss warns of too few training points
+LINKS = 32  # of a node of the graph per level; twice as many at the lowest level
+CONSTRUCTION = 80  # efConstruction, the candidates for a new node's links
+LEVELS = 16  # in which Panorama reads a vector, if it is long enough
+TOGETHER = 64  # vectors that Panorama reads at a time, and pads lists to; its default is 1024
+CODED = 8  # values of a vector per sub-quantiser
+RESCORED = 32  # proposals of `ivf-pq` that are re-scored
+SPARE = 3  # proposals beyond k where faiss returns float32 scores
 CHUNK = 8192  # vectors added at a time
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One peer, built over an index. `index` is faiss's; `bytes` is what faiss would write of it; `build_seconds` run
-    from the packets in memory; more than `most_probes` change nothing."""
+    """A baseline built over an index.
+
+    index: the object of faiss.
+    bytes: size of the file that faiss would write.
+    build_seconds: from patches in memory.
+    most_effort: lists, or efSearch, beyond which nothing changes.
+    """
 
     name: str
     index: Any
     bytes: int
     build_seconds: float
-    most_probes: int
+    most_effort: int
 
 
 class FaissSearcher:
-    """Builds its baseline at the first request. `probes` are the lists of `ivf`, efSearch of `hnsw`."""
+    """A baseline, built at the first request. Its effort, `probes`, counts lists of `ivf` and is efSearch of `hnsw`."""
 
     def __init__(self, index: Index, config: SearchConfig) -> None:
         self._index = index
@@ -77,9 +83,16 @@ class FaissSearcher:
 
 
 def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None = None) -> Baseline:
-    """Train the peer `name` on a seeded sample and add every kept patch, on torch's threads unless told otherwise.
+    """Train a baseline on a seeded sample, and add every kept patch.
 
-    Raises UsageError for a name that is not in BASELINES, and where faiss cannot be loaded.
+    Args:
+        index: The index whose patches are added.
+        name: One of BASELINES.
+        seed: Of the sample and of the training.
+        threads: Threads that build; None takes torch's.
+
+    Raises:
+        UsageError: The name is unknown, or faiss cannot be loaded.
     """
     if name not in BASELINES:
         raise UsageError(f"There is no searcher '{name}' through faiss; there are {', '.join(BASELINES)}.")
@@ -95,35 +108,46 @@ def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None =
     if gpu:
         found = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, found)
     most = {"hnsw": index.count, "pq": 1}.get(name, lists)
-    return Baseline(name, found, size, seconds, min(most, 2048) if gpu else most)  # what faiss selects on a GPU
+    return Baseline(name, found, size, seconds, min(most, 2048) if gpu else most)  # faiss selects at most 2048 on a GPU
 
 
 def on_gpu(name: str) -> bool:
-    """Whether the peer `name` computes on a GPU: `ivf`, where faiss has one. Raises UsageError where it cannot be
-    loaded."""
+    """Return whether a baseline computes on a GPU: `ivf` does, where faiss has one.
+
+    Raises:
+        UsageError: faiss cannot be loaded.
+    """
     return name == "ivf" and load_faiss().get_num_gpus() > 0
 
 
 def search_baseline(
-    baseline: Baseline, index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False
+    baseline: Baseline, index: Index, vectors: Tensor, k: int, effort: int, with_values: bool = False
 ) -> Best:
-    """The k best of what the peer proposes, by canonical score.
+    """Return the k best proposals of a baseline by canonical score.
 
-    vectors: `(n, D)` float32, unit queries in match space; k is at most the patches of the index. Where `probes` find
-    fewer than k, they are doubled; where all of them do, as a graph may, every patch is looked at.
+    Where a query gets fewer than k proposals, its effort is doubled. Where the largest effort gives fewer, which a
+    graph may, every patch is compared.
+
+    Args:
+        baseline: The baseline.
+        index: The index it was built over.
+        vectors: Keys of the queries, `(n, D)` float32.
+        k: Matches per query, at most the number of patches.
+        effort: Lists per query; efSearch of `hnsw`; `pq` has none.
+        with_values: Return the raw patches too.
     """
     faiss = _faiss(None)
     count = min(index.count, {"pq": k, "ivf-pq": max(RESCORED, k)}.get(baseline.name, k + SPARE))
-    probes = min(probes, baseline.most_probes)
+    effort = min(effort, baseline.most_effort)
     missing, found = torch.arange(len(vectors), device=vectors.device), []
     while True:
-        pairs = _proposed(faiss, baseline, vectors, missing, count, probes)
+        pairs = _proposed(faiss, baseline, vectors, missing, count, effort)
         enough = torch.bincount(pairs.who, minlength=len(vectors)) >= k
         found.append(pairs.at(enough[pairs.who]))
         missing = missing[~enough[missing]]
-        if len(missing) == 0 or probes >= baseline.most_probes:
+        if len(missing) == 0 or effort >= baseline.most_effort:
             break
-        probes = min(2 * probes, baseline.most_probes)
+        effort = min(2 * effort, baseline.most_effort)
     proposals = joined([*found, _scanned(index, vectors, missing, count)])
     if baseline.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
         proposals = scored(
@@ -133,7 +157,7 @@ def search_baseline(
 
 
 def list_count(count: int) -> int:
-    """Inverted lists for `count` vectors: the power of two nearest to 4 sqrt(count), at most count / 39, at least 1."""
+    """Return the lists for `count` vectors: the power of two nearest to 4 sqrt(count), from 1 to count / 39."""
     wanted = round(math.log2(4 * math.sqrt(count)))
     allowed = math.floor(math.log2(max(1, count // LEAST_PER_CENTRE)))
     return int(2 ** min(wanted, allowed))
@@ -146,7 +170,7 @@ def _faiss(threads: int | None) -> ModuleType:
 
 
 def _trained(faiss: ModuleType, index: Index, name: str, lists: int, seed: int) -> Any:
-    """An empty index of `lists` inverted lists, or of codes alone, trained on a sample `(m, D)`."""
+    """Train an empty index on a sample, of `lists` inverted lists or of codes alone."""
     sample = _sample(index, PER_LIST * lists, seed)
     if name == "ivf-panorama":
         return _panorama(faiss, sample, lists, seed)
@@ -162,15 +186,15 @@ def _fitted(faiss: ModuleType, factory: str, sample: Tensor, seed: int) -> Any:
     clusterings = [part.cp for part in (found, getattr(found, "pq", found)) if hasattr(part, "cp")]
     for clustering in clusterings:
         clustering.seed = seed
-        clustering.min_points_per_centroid = 1  # a small library is no reason to warn
+        clustering.min_points_per_centroid = 1  # faiss would warn of a small library
     found.train(sample.numpy())
     return found
 
 
 def _panorama(faiss: ModuleType, sample: Tensor, lists: int, seed: int) -> Any:
-    """The lists of `ivf`, their vectors rotated so that the first values matter most.
+    """Make the lists of `ivf` over vectors that are rotated to principal coordinates.
 
-    Not faiss's own PCA, which subtracts the mean: that would change inner products, and so the best match.
+    The PCA of faiss subtracts the mean. This would change inner products, and the best match.
     """
     dim = sample.shape[1]
     plain = _fitted(faiss, f"IVF{lists},Flat", sample, seed)
@@ -186,7 +210,7 @@ def _panorama(faiss: ModuleType, sample: Tensor, lists: int, seed: int) -> Any:
 
 
 def _graph(faiss: ModuleType, index: Index, seed: int) -> Any:
-    """An empty graph with room for all vectors: growing, it would hold them twice."""
+    """Make an empty graph with room for all vectors; a growing one would hold them twice."""
     dim = 4 * index.channels
     found = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
     found.hnsw.efConstruction = CONSTRUCTION
@@ -198,27 +222,28 @@ def _graph(faiss: ModuleType, index: Index, seed: int) -> Any:
 
 
 def _sample(index: Index, count: int, seed: int) -> Tensor:
-    """Unit vectors in match space `(m, D)` of at most `count` patches chosen by chance, in order; m >= 2, since two
-    centres are the fewest that faiss fits."""
+    """Return keys `(m, D)` of at most `count` random patches, by ascending row; m >= 2, the least that faiss fits."""
     order = torch.randperm(index.count, generator=torch.Generator(device="cpu").manual_seed(seed), device="cpu")
     vectors = index.keys(order[:count].sort().values)
     return vectors if len(vectors) > 1 else vectors.repeat(2, 1)
 
 
 def _written_bytes(faiss: ModuleType, found: Any) -> int:
-    """The bytes faiss would write, counted and not kept."""
+    """Count the bytes that faiss would write."""
     sizes: list[int] = []
     faiss.write_index(found, faiss.PyCallbackIOWriter(lambda part: sizes.append(len(part))))
     return sum(sizes)
 
 
-def _proposed(faiss: ModuleType, baseline: Baseline, vectors: Tensor, who: Tensor, count: int, probes: int) -> Pairs:
-    """At most `count` patches for each of the queries `who` `(m,)`, with faiss's scores."""
+def _proposed(faiss: ModuleType, baseline: Baseline, vectors: Tensor, who: Tensor, count: int, effort: int) -> Pairs:
+    """Return at most `count` proposals for each of the queries `who` `(m,)`, with the scores of faiss."""
     options = None
     if baseline.name == "hnsw":
-        options = faiss.SearchParametersHNSW(efSearch=max(probes, count))
+        ef_search = max(effort, count)
+        options = faiss.SearchParametersHNSW(efSearch=ef_search)
     elif baseline.name != "pq":
-        options = faiss.SearchParametersIVF(nprobe=probes)
+        lists = effort
+        options = faiss.SearchParametersIVF(nprobe=lists)
     if baseline.name == "ivf-panorama":
         options = faiss.SearchParametersPreTransform(index_params=options)
     scores, rows = map(torch.from_numpy, baseline.index.search(vectors[who].numpy(), count, params=options))
@@ -227,7 +252,7 @@ def _proposed(faiss: ModuleType, baseline: Baseline, vectors: Tensor, who: Tenso
 
 
 def _scanned(index: Index, vectors: Tensor, who: Tensor, count: int) -> Pairs:
-    """The best `count` patches of each of the queries `who` `(m,)`, of all there are."""
+    """Return the best `count` of all patches for each of the queries `who` `(m,)`, by float32 score."""
     best = joined([])
     for rows in torch.arange(index.count if len(who) else 0, device=index.device).split(CHUNK):
         products = vectors[who] @ index.keys(rows).T

@@ -1,6 +1,6 @@
-"""faiss, imported late and only when exactly one distribution installed it.
+"""Import faiss late, and only when exactly one distribution installed it.
 
-`faiss-cpu` and `faiss-gpu` write the same files; with both, nobody can know which half of which one is on disk.
+`faiss-cpu` and `faiss-gpu` write the same files. With both installed, the files on disk are a mixture.
 See docs/decisions/0002-faiss-cpu-or-gpu.md.
 """
 
@@ -15,7 +15,7 @@ DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 
 
 def load_faiss() -> ModuleType:
-    """Import faiss. Raises UsageError, with the way out, when it is absent, broken or installed twice."""
+    """Import faiss. Raises UsageError, with the remedy, when it is absent, broken or installed twice."""
     installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:
         names = " ".join(installed)

@@ -9,11 +9,11 @@ from kt_batch.index.searchers.candidates import Pairs
 from kt_batch.kernels.bounds import rounding_slack
 
 QUERY_TILE = 128
-SPARE = 3  # candidates kept beyond top_k for the canonical re-scoring
+SPARE = 3  # candidates kept beyond k, which rounding may have misplaced
 
 
 class CandidatePool:
-    """The best k candidates of each of n queries so far, by float32 score, and SPARE more that rounding may hide."""
+    """The k + SPARE best candidates of each of n queries so far, by float32 score."""
 
     def __init__(self, queries: Tensor, k: int) -> None:
         """Make an empty pool for queries `(n, D)`."""
@@ -24,24 +24,24 @@ class CandidatePool:
         self.slack = 2 * rounding_slack(dim)
 
     def threshold(self, who: Tensor) -> Tensor:
-        """Float32 scores below this, `(m,)`, cannot belong to the k canonically best."""
+        """Return the float32 scores `(m,)` below which no patch is among the k canonically best."""
         return self.scores[who, self.k - 1] - self.slack
 
     def crowded(self) -> Tensor:
-        """Queries `(m,)` whose every place is taken by a score that rounding may hide a better one behind."""
+        """Return the queries `(m,)` with a full pool, from which rounding may have excluded a better patch."""
         return (self.scores[:, -1] >= self.scores[:, self.k - 1] - self.slack).nonzero()[:, 0]
 
     def offer(self, who: Tensor, scores: Tensor, rows: Tensor) -> None:
-        """Scores `(m, c)` of queries `who` `(m,)` against the patches `rows` `(c,)`."""
+        """Add the scores `(m, c)` of the queries `who` `(m,)` with the patches `rows` `(c,)`."""
         better = (scores.amax(1) >= self.threshold(who)).nonzero()[:, 0]
         who, scores = who[better], scores[better]
         size = self.scores.shape[1]
         best = scores.topk(min(size, scores.shape[1]), dim=1)
         scores = torch.cat([self.scores[who], best.values], dim=1)
-        found = torch.cat([self.rows[who], rows[best.indices]], dim=1)
+        both = torch.cat([self.rows[who], rows[best.indices]], dim=1)
         top = scores.topk(size, dim=1)
         self.scores[who] = top.values
-        self.rows[who] = found.gather(1, top.indices)
+        self.rows[who] = both.gather(1, top.indices)
 
     def pairs(self) -> Pairs:
         """Return the candidates that can still be among the k best."""
@@ -52,9 +52,9 @@ class CandidatePool:
 
 
 def tiled_products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:
-    """Scores `(m, p)` of the queries `who` `(m,)` against `(p, d)`, in tiles of QUERY_TILE queries.
+    """Return the scores `(m, p)` of the queries `who` `(m,)` with `x` `(p, d)`, in tiles of QUERY_TILE queries.
 
-    The last tile is filled up with its first query; p is a property of the leaf alone.
+    The last tile is padded with the first query, so that the shape of a product depends on p and d alone.
     """
     missing = -len(who) % QUERY_TILE
     q = queries[torch.cat([who, who[:1].expand(missing)])]

@@ -14,7 +14,7 @@ from kt_batch.index.searchers.pool import CandidatePool, tiled_products
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import normalise, pad_rows
 
-PATCH_TILE = 64  # leaves are padded to a multiple
+PATCH_TILE = 64  # patches; leaves are padded to a multiple
 
 
 class PublishedSearcher:
@@ -44,8 +44,10 @@ class PublishedSearcher:
 
 
 def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
-    """`(count, bands, C)` float16 of a leaf: only the bands that are compared are read, where the shard has bands; all
-    four where `bands` is None."""
+    """Return the first `bands` bands of a leaf, `(count, bands, C)` float16; all four where `bands` is None.
+
+    Where the shard holds bands, the others are not read.
+    """
     shard, start, count, first_row = index.leaf_rows(leaf)
     if shard.bits:
         return index.packets(torch.arange(first_row, first_row + count, device=index.device))[:, :bands]
@@ -53,14 +55,16 @@ def _read_bands(index: Index, leaf: int, bands: int | None) -> Tensor:
 
 
 def _view(packets: Tensor, mean: Tensor, bands: int | None) -> Tensor:
-    """What is compared, unit length: the patches themselves, or their first `bands` bands with their own norm."""
+    """Return the unit vectors that are compared: of whole patches, or of their first `bands` bands."""
     shifted = packets[:, :bands] - mean[:bands]
     return normalise((haar(shifted) if bands is None else shifted).flatten(1))
 
 
 def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
-    """Follow the `beam` best nodes of each level; `(n, beam)` leaves. `beam` is at most the number of leaves, so that
-    as many are reached."""
+    """Follow the `beam` best nodes of each level; return the leaves `(n, beam)`.
+
+    `beam` is at most the number of leaves, so that as many are reached.
+    """
     tree = index.tree
     n = len(queries)
     nodes = torch.zeros(n, 1, dtype=torch.int64, device=queries.device)
@@ -71,29 +75,33 @@ def _descend(index: Index, queries: Tensor, beam: int) -> Tensor:
 
 
 def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, beam: int) -> tuple[Tensor, Tensor]:
+    """Replace nodes `(n, beam)`, -1 where there is none, by the best of their children; a leaf stays."""
     tree = index.tree
     who_parts, node_parts, score_parts = [], [], []
     for node, slots in pairs_by_leaf(nodes.reshape(-1, 1)):
         if node < 0:
             continue
         who = slots // nodes.shape[1]
-        children = int(tree.child_count[node])
-        if children == 0:
-            found, reached = torch.full((len(who), 1), node, device=queries.device), scores.flatten()[slots][:, None]
+        child_count = int(tree.child_count[node])
+        if child_count == 0:
+            children, node_scores = (
+                torch.full((len(who), 1), node, device=queries.device),
+                scores.flatten()[slots][:, None],
+            )
         else:
             first = int(tree.first_child[node])
-            found = torch.arange(first, first + children, device=queries.device).expand(len(who), -1)
-            reached = tiled_products(queries, who, tree.centres[first : first + children])
-        who_parts.append(who[:, None].expand_as(found).flatten())
-        node_parts.append(found.flatten())
-        score_parts.append(reached.flatten())
-    who, found, reached = torch.cat(who_parts), torch.cat(node_parts), torch.cat(score_parts)
-    order = torch.from_numpy(np.lexsort((found.numpy(), -reached.numpy(), who.numpy())))
-    who, found, reached = who[order], found[order], reached[order]
+            children = torch.arange(first, first + child_count, device=queries.device).expand(len(who), -1)
+            node_scores = tiled_products(queries, who, tree.centres[first : first + child_count])
+        who_parts.append(who[:, None].expand_as(children).flatten())
+        node_parts.append(children.flatten())
+        score_parts.append(node_scores.flatten())
+    who, children, node_scores = torch.cat(who_parts), torch.cat(node_parts), torch.cat(score_parts)
+    order = torch.from_numpy(np.lexsort((children.numpy(), -node_scores.numpy(), who.numpy())))
+    who, children, node_scores = who[order], children[order], node_scores[order]
     rank = torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)
     keep = rank < beam
     out_nodes = torch.full((len(queries), beam), -1, dtype=torch.int64, device=queries.device)
     out_scores = torch.full((len(queries), beam), -torch.inf, device=queries.device)
-    out_nodes[who[keep], rank[keep]] = found[keep]
-    out_scores[who[keep], rank[keep]] = reached[keep]
+    out_nodes[who[keep], rank[keep]] = children[keep]
+    out_scores[who[keep], rank[keep]] = node_scores[keep]
     return out_nodes, out_scores

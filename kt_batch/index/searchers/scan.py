@@ -1,17 +1,17 @@
-"""A dense scan: the first level of every patch of the index times every query, on a GPU where torch has one.
+"""The searcher `scan`: estimates of every patch of the index for every query, on a GPU where torch has one.
 
-The products are the estimates of the searcher `tree`, of all patches instead of those in the nearest leaves: no leaf is
-chosen, and no shape is irregular. Of a block of 64 patches only the largest estimate is kept. The k patches with the
-largest estimates lie in the k blocks with the largest ones, since the best patches of those blocks are k that none in
-another block exceeds. So the products of as many blocks are made once more, and the best few of all patches are found
-(of equal ones those with the smaller rows; which are equal, float32 products of two shapes may see differently). They
-are read in full and scored canonically on the processor, as in any other search.
+The estimates are those of the searcher `tree`, of all patches instead of those in the nearest leaves. No leaf is
+chosen, and all shapes are regular. Only the largest estimate of each block of 64 patches is kept. The k patches with
+the largest estimates lie in the k blocks with the largest maxima, since the best patches of those blocks are k that no
+patch of another block exceeds. The products of these blocks are computed once more, and give the best few patches. Of
+equal estimates the smaller row is taken; float32 products of two shapes may differ in which are equal. The best few are
+read whole and scored canonically on the processor, as in any search.
 
-Without a GPU the same lines run on torch's threads.
+Without a GPU the same code runs on torch's threads.
 
-A device holds 128 float16 values, 256 bytes, of each patch as long as the index is open; a search for at most 64
-matches takes about .3 GiB more, whatever the number of queries and patches. Reckoned for 4,194,304 patches: 1.0 GiB,
-and .25 GiB while blocks are compared, .1 GiB while the best are looked at once more.
+The device holds 128 float16 values, 256 bytes, of each patch while the searcher is open. A search for at most 64
+matches takes about .3 GiB more, for any number of queries and patches. For 4,194,304 patches this is 1.0 GiB, .25 GiB
+while blocks are compared, and .1 GiB for the second computation.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from kt_batch.index.searchers.estimates import prepare_estimates
 from kt_batch.index.threads import parallel_map
 from kt_batch.models.precision import quick_products
 
-BLOCK = 64  # patches of which the largest product is kept: with fewer more is kept, with more the second look is longer
-NOBODY = torch.finfo(torch.float16).min  # the rest of what fills the last block up: its products are below -2
-FEW = 16  # patches read in full for a query, beyond top_k: from here on recall hardly rises (decision 0015)
+BLOCK = 64  # patches whose largest product is kept; more make the second computation longer
+NOBODY = torch.finfo(torch.float16).min  # rest of a patch that pads the last block, so that its products are below -2
+FEW = 16  # patches beyond k that a query reads whole; more hardly raise recall (decision 0015)
 PORTION = 1024  # queries at a time
-TILE = 8192  # patches multiplied at a time: 32 MiB of products with a portion, which the cache of a large GPU holds
-STRETCH = 1 << 18  # patches whose blocks are compared at a time: few calls, and 32 MiB of keys
-AGAIN = 1 << 24  # values of blocks that are looked at once more at a time: 96 MiB as float16 and as float32
+TILE = 8192  # patches multiplied at a time: 32 MiB of products, which fit the cache of a large GPU
+STRETCH = 1 << 18  # patches whose blocks are compared at a time, for few calls and 32 MiB of keys
+AGAIN = 1 << 24  # values multiplied again at a time: 96 MiB as float16 and as float32
 
 
 def scan_device() -> str:
-    """Where the products are made: `cuda`, or `cpu` where torch has no GPU."""
+    """Return where the products are computed: `cuda`, or `cpu` where torch has no GPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class ScanSearcher:
-    """Holds the first levels of all patches on its device from the first request on; has no probes."""
+    """Estimates all patches; has no probes. Its device holds their first levels from the first request on."""
 
     def __init__(self, index: Index, config: SearchConfig) -> None:  # noqa: ARG002 - nothing of it applies
         self._index = index
@@ -80,10 +80,15 @@ class ScanSearcher:
 
 
 def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
-    """The `count` patches with the largest estimates for each query, on the processor; of equal ones the smaller rows.
+    """Return the patches with the largest estimates for each query, of equal ones the smaller rows.
 
-    level: `(b, BLOCK, d + 1)` float16 as `level_of` makes it, on any device; queries: `(n, d + 1)` float32 as
-    `made_ready` makes it, on the processor; count is at most the patches of the index.
+    Args:
+        level: `(b, BLOCK, d + 1)` float16 from `level_of`, on any device.
+        queries: `(n, d + 1)` float32 from `prepare_estimates`, on the processor.
+        count: Patches per query, at most the number of patches in the index.
+
+    Returns:
+        Pairs on the processor.
     """
     found = []
     with quick_products(level.device.type):
@@ -97,7 +102,7 @@ def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
 
 
 def level_of(index: Index, device: str) -> Tensor:
-    """The first levels `(b, BLOCK, d + 1)` float16 of all rows of the index on `device`; the last block filled up."""
+    """Return the first levels `(b, BLOCK, d + 1)` float16 of all rows on `device`; the last block is padded."""
     blocks, width = -(-index.count // BLOCK), index.shards[0].level.shape[1]
     level = torch.zeros(blocks * BLOCK, width, dtype=torch.float16, device=device)
     for shard, start in zip(index.shards, index.shard_start.tolist(), strict=True):
@@ -107,7 +112,7 @@ def level_of(index: Index, device: str) -> Tensor:
 
 
 def _best_blocks(level: Tensor, queries: Tensor, count: int) -> Tensor:
-    """The numbers `(q, count)` of the blocks with the largest products with queries `(q, d + 1)`."""
+    """Return the numbers `(q, count)` of the blocks with the largest products with queries `(q, d + 1)`."""
     best = torch.empty(len(queries), 0, dtype=torch.int64, device=level.device)
     done = 0
     for stretch in level.split(STRETCH // BLOCK):
@@ -121,21 +126,20 @@ def _best_blocks(level: Tensor, queries: Tensor, count: int) -> Tensor:
 
 
 def _products(queries: Tensor, tile: Tensor) -> Tensor:
-    """Float32 products `(q, t, BLOCK)` of queries `(q, d + 1)` with t blocks."""
+    """Return the float32 products `(q, t, BLOCK)` of queries `(q, d + 1)` with t blocks."""
     return (queries @ tile.flatten(0, 1).float().T).view(len(queries), len(tile), BLOCK)
 
 
 def _keys(values: Tensor, numbers: Tensor) -> Tensor:
-    """Different integers in the order of float32 `values`, of equal ones the smaller number (of 32 bits) last.
+    """Return distinct integers in the order of float32 `values`; of equal values, the smaller number is larger.
 
-    torch.topk does not say which of equal values it takes.
+    Numbers have 32 bits. torch.topk does not define which of equal values it takes.
     """
     return (ascending(values) << 32) - numbers
 
 
 def _best_rows(level: Tensor, queries: Tensor, blocks: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Of the patches in `blocks` `(q, b)` the `count` rows of each query `(q, d + 1)` with the largest products, and
-    these: `(q, count)`."""
+    """Return rows and products `(q, count)` of the largest products of queries `(q, d + 1)` in `blocks` `(q, b)`."""
     width = level.shape[2]
     patches = blocks.shape[1] * BLOCK
     together = max(1, AGAIN // (patches * width))

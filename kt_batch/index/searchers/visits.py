@@ -1,8 +1,8 @@
-"""Which queries visit which leaves, and the first-level products of all visits, many leaves in one call.
+"""Visits of queries to leaves, and their first-level products, many leaves in one call.
 
-Leaves of one width that are visited by about as many queries make a group, and one batched product. Called leaf by
-leaf, the calls cost more than the products, and threads wait for the interpreter instead of computing. Groups have few
-shapes: for each, a library of linear algebra may have to prepare itself, which takes as long as fifty such products.
+A group holds leaves of one width with about as many visits, and takes one batched product. One call per leaf would cost
+more than the products, and threads would wait for the interpreter. Groups have few shapes, since a linear algebra
+library may compile a kernel for each, which takes as long as fifty such products.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ from torch import Tensor
 
 from kt_batch.index.index import WINDOW, Index
 
-PATCHES = 16384  # of a group's leaves at most, where it has several
-PRODUCTS = 1 << 21  # of a group at most, or of a leaf alone before it is filled up, or of a single visit
-PADDING = 1.3  # products of a group for each that was asked for, at most,
-FILLED = 1 << 17  # unless there are no more than this in excess: as many as the calls for a group take time for
+PATCHES = 16384  # at most, of a group of several leaves
+PRODUCTS = 1 << 21  # at most, of a group, of a single leaf before padding, or of a single visit
+PADDING = 1.3  # products of a group for each that is needed, at most,
+FILLED = 1 << 17  # unless the excess is at most this: as many as the calls for a group take time for
 
 
 @dataclass(frozen=True)
 class Group:
-    """B leaves of one width. visits: `(B, m)` numbers of the visits to each; real: `(B, m)`, False where the number of
-    any other visit fills a row up; leaves: `(B,)`."""
+    """B leaves of one width.
+
+    visits: numbers of the visits to each leaf, `(B, m)`.
+    real: `(B, m)` bool; False where another visit pads a row.
+    leaves: `(B,)`.
+    width: patches of a leaf's window.
+    """
 
     visits: Tensor
     real: Tensor
@@ -34,11 +39,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Products:
-    """First-level products of v visits with the w patches of a leaf's window: `values` `(v, w)`.
+    """First-level products of v visits with the w patches of a leaf's window.
 
-    visits: their numbers; who: their queries; first_rows: the row of the index that the first column stands for; each
-    `(v,)`. best `(v, b)`: the largest of each of the b blocks that a row's products make, WINDOW in each where w is a
-    multiple of it, else all in one; -inf for a row that fills a group up.
+    visits: numbers of the visits, `(v,)`.
+    who: their queries, `(v,)`.
+    first_rows: rows of the index that belong to the first column, `(v,)`.
+    values: the products, `(v, w)`.
+    best: the largest product of each block, `(v, b)`; -inf for a row of padding. A block has WINDOW products where w is
+        a multiple of WINDOW, else w.
     """
 
     visits: Tensor
@@ -49,7 +57,7 @@ class Products:
 
 
 def grouped(index: Index, leaves: Tensor) -> list[Group]:
-    """The visits to `leaves` `(p,)`, visit number i to the leaf `leaves[i]`, in groups."""
+    """Group the visits to `leaves` `(p,)`; visit i is one to leaf `leaves[i]`."""
     count = index.tree.leaves
     by_leaf = np.argsort(leaves.numpy().astype(np.int16 if count < 1 << 15 else np.int64), kind="stable")
     numbers = torch.from_numpy(by_leaf)
@@ -74,11 +82,10 @@ def grouped(index: Index, leaves: Tensor) -> list[Group]:
 
 
 def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, int]]:
-    """How leaves sorted by width and size are grouped: those from `start` to `stop`, filled up to be `count`, a power
-    of two, with `rows` visits each, one of four numbers between two powers of two.
+    """Return the groups (start, stop, count, rows) of leaves that are sorted by width and size.
 
-    As many as a group may have, unless its rows and leaves that fill it up make more than PADDING of its products, and
-    more than FILLED.
+    A group holds the leaves from `start` to `stop`, padded to `count`, a power of two, with `rows` visits each (see
+    `rounded_up`). It holds as many leaves as allowed, unless padding exceeds both PADDING and FILLED.
     """
     ends = np.searchsorted(widths, widths, side="right").tolist()
     before = [0, *np.cumsum(sizes).tolist()]
@@ -99,13 +106,20 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
 
 
 def rounded_up(size: int) -> int:
-    """Rounded up to one of four numbers between two powers of two: by a quarter at most. 0 stays 0."""
+    """Round up to one of four numbers between two powers of two, so by at most a quarter; 0 stays 0."""
     step = max(1, 1 << size.bit_length() - 3) if size > 8 else 1
     return -(-size // step) * step
 
 
 def products_of(index: Index, level: Tensor, who: Tensor, group: Group) -> Products:
-    """The products of a group; `level` is the queries' `(n, d + 1)`, and `who` `(p,)` the query of every visit."""
+    """Compute the products of a group.
+
+    Args:
+        index: The index of the leaves.
+        level: First levels of the queries, `(n, d + 1)`.
+        who: The query of every visit, `(p,)`.
+        group: Some of the visits.
+    """
     visits = group.visits.flatten()
     queries = who.index_select(0, visits)
     x = index.window_levels(group.leaves, group.width)
