@@ -65,9 +65,7 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
 
 def test_every_visit_is_in_one_group_and_has_the_products_of_its_leaf(index: Index) -> None:
     some = torch.Generator().manual_seed(0)
-    leaves = (
-        torch.randint(0, index.tree.leaves, (200,), generator=some).square() // index.tree.leaves
-    )
+    leaves = torch.randint(0, index.tree.leaves, (200,), generator=some).square() // index.tree.leaves
     check(index, torch.arange(200) % QUERIES, leaves)
 
 
