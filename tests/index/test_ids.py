@@ -48,7 +48,7 @@ def test_a_hash_depends_on_its_id_and_the_seed_alone() -> None:
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
-    # Pinned: what a library's sample is made of hangs on them.
+    # Pinned: the sample of a library depends on them.
     ids = pack_ids(IMAGE, np.array([0, 1]), np.array([0, 2]))
     assert [f"{value:016x}" for value in hash_ids(ids, 0)] == ["392ad55e90e633b3", "94adbddd0a11e31c"]
 

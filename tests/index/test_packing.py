@@ -1,4 +1,4 @@
-"""From the patches of a cluster to its leaves."""
+"""Packing: the patches of a cluster become leaves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_zero_patch_is_a_patch_like_any_other() -> None:
 
 
 def test_near_duplicates_are_merged_to_the_medoid_and_all_origins_are_kept() -> None:
-    # Angles of about -2, 0 and +2 degrees around (1, 1, 1, 1): the one in the middle is nearest to the others.
+    # About -2, 0 and +2 degrees from (1, 1, 1, 1): the middle one is nearest to the others.
     middle = one_channel((100, 100, 100, 100), (103, 97, 100, 100), (97, 103, 100, 100), (100, 0, 0, 0))[[1, 0, 2, 3]]
     found = packed(middle, IndexConfig(max_leaf=8, merge=0.995))
     assert found.order.tolist() == [1, 3]
@@ -75,7 +75,7 @@ def test_a_merged_patch_is_as_similar_to_its_leader_as_the_threshold_says() -> N
     assert 12 <= len(kept) < 200
     assert represents[kept].equal(kept)
     assert represents.unique().equal(kept)
-    # Both lie within acos(0.99) of the leader, so within twice that angle of each other: cosine 2 * 0.99^2 - 1.
+    # Two members lie within acos(0.99) of the leader, hence within twice that angle: cosine 2 * 0.99^2 - 1.
     assert (vectors * vectors[represents]).sum(1).min() >= 2 * 0.99**2 - 1 - 1e-6
 
 
@@ -96,7 +96,7 @@ def test_no_leaf_is_larger_than_allowed(max_leaf: int) -> None:
 
 
 def test_patches_of_one_direction_cannot_be_split_and_stay_one_leaf() -> None:
-    brightness = 2.0 ** torch.arange(-5, 5)  # exact in float16, so that the unit vectors are the very same
+    brightness = 2.0 ** torch.arange(-5, 5)  # exact in float16, so that unit vectors are equal
     cells = (brightness[:, None, None] * torch.ones(10, 4, 2)).contiguous()
     found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
     assert found.subtree.leaf_count.tolist() == [10]
@@ -123,7 +123,7 @@ def test_fixed_clusters_give_the_levels_of_the_paper() -> None:
         (512, 0, IndexConfig(), 1),  # fits into a leaf
         (513, 0, IndexConfig(), 2),  # 513 / (512 * 2/3) = 1.5
         (1024, 3, IndexConfig(), 3),
-        (10**6, 0, IndexConfig(), 32),  # never more than the fan-out
+        (10**6, 0, IndexConfig(), 32),  # at most the fan-out
         (10**6, 0, IndexConfig(clusters=(7, 5)), 7),
         (10**6, 1, IndexConfig(clusters=(7, 5)), 5),
         (10**6, 2, IndexConfig(clusters=(7, 5)), 1),

@@ -1,4 +1,4 @@
-"""The searchers, against a reference that anyone can check."""
+"""The searchers, against a slow reference."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from tests.support.synthetic import Ids, brute_force, clustered, ids_of, index_o
 
 Space = Literal["raw", "centred"]
 Payload = Literal["float16", "4bit", "5bit"]
-EVERY = 10**6  # probes: all leaves there are
+EVERY = 10**6  # probes: all leaves
 SEARCHERS: tuple[Searcher, ...] = ("exact", "tree", "scan", "hkm", "bhkm")
 
 
 def reference(cells: Tensor, ids: Ids, queries: Tensor, space: Space, k: int = 1) -> tuple[list[list[bytes]], Tensor]:
-    """Ids and scores `(n, k)` of the k best by the definition: float64, one query after the other, ties to the smaller
-    id."""
+    """Return ids and scores `(n, k)` of the k best by definition: float64, query by query, ties to the smaller id."""
     library = packets_of(cells).double().flatten(1).numpy()
     mean = library.mean(0).astype(np.float32) if space == "centred" else np.float32(0)
     x, q = library - mean, _packets(queries) - mean
@@ -61,7 +60,7 @@ def run(
 
 
 def same(one: Found, other: Found) -> bool:
-    """Equal to the last bit."""
+    """Return whether both are equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
 
@@ -96,7 +95,7 @@ def test_exact_is_the_definition(library: Tensor, queries: Tensor, space: Space,
 
 
 def test_ties_go_to_the_smaller_id_however_many_there_are() -> None:
-    # Ten patches, each at nine brightnesses that float16 and the norms take exactly: ninety ties of nine.
+    # Ten patches at nine brightnesses each, exact in float16 and in norms: every nine of them tie.
     brightness = 2.0 ** torch.arange(-4, 5)
     cells = (clustered(10, seed=3)[:, None] * brightness[:, None, None]).flatten(0, 1)
     queries = clustered(20, seed=4)
@@ -108,7 +107,7 @@ def test_ties_go_to_the_smaller_id_however_many_there_are() -> None:
 
 
 def test_many_patches_within_rounding_of_each_other_hide_no_better_one() -> None:
-    # One patch at 40 brightnesses: float16 bends each a little, by less than float32 products can tell.
+    # Patches at 40 brightnesses: float16 changes each direction by less than float32 products resolve.
     brightness = 1.1 ** torch.arange(40)
     cells = (clustered(8, seed=5)[:, None] * brightness[:, None, None]).flatten(0, 1)
     queries = clustered(100, seed=6)
@@ -241,7 +240,7 @@ def test_fewer_patches_than_clusters_are_searched_like_more(searcher: Searcher) 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("space", ["raw", "centred"])
 def test_flat_grey_images_are_searched_like_others(searcher: Searcher, space: Space) -> None:
-    # Three greys and black, a hundred times each: equal vectors, and zero vectors.
+    # Three greys and black, a hundred times each.
     grey = torch.rand(3, 1, 8, generator=torch.Generator().manual_seed(0)).expand(3, 4, 8)
     shades = torch.cat([grey, torch.zeros(1, 4, 8)])
     cells = shades.repeat_interleave(100, 0)

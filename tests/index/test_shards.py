@@ -20,7 +20,7 @@ BITS = {"float16": None, "4bit": 4, "5bit": 5}
 
 
 def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, bits: int | None = None) -> Shard:
-    """All patches in one leaf."""
+    """Make a shard of one leaf."""
     basis = Basis(directions, torch.full((len(directions),), 0.2))
     ids = torch.from_numpy(ids_of(len(packets)))
     return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), bits)
@@ -57,13 +57,13 @@ def test_float16_bands_are_the_librarys_own() -> None:
 
 @pytest.mark.parametrize("bits", [4, 5])
 def test_patches_of_few_values_stay_float16(bits: int) -> None:
-    # 32 values: 8 directions are a quarter of them, 9 are more.
+    # Of 32 values, 8 directions are a quarter, and 9 are more.
     packets, mean = packets_of(clustered(20)), torch.zeros(4, 8)
     assert [shard_of(packets, mean, EYE[:, :n], bits).bits for n in (8, 9)] == [bits, None]
 
 
 def test_patches_whose_fifth_bits_are_no_whole_bytes_stay_float16() -> None:
-    # Of an odd number of channels: 36 values, 4 bytes and a half.
+    # An odd number of channels: 36 values need 4.5 bytes.
     packets, mean = packets_of(clustered(20, channels=9)), torch.zeros(4, 9)
     assert [shard_of(packets, mean, torch.eye(36)[:, :5], bits).bits for bits in (4, 5)] == [4, None]
 
@@ -112,8 +112,8 @@ def test_norms_are_those_of_match_space() -> None:
 
 
 def test_the_first_level_is_that_of_unit_vectors_in_match_space() -> None:
-    # One patch of one channel. In match space the packet is (3, 0, 4, 0), so (0.6, 0, 0.8, 0) in unit length: along the
-    # first axis 0.6, and 0.8 is left.
+    # One channel. The packet in match space is (3, 0, 4, 0), its unit vector (0.6, 0, 0.8, 0): coordinate 0.6 along the
+    # first axis, and a rest of length 0.8.
     packets, mean = torch.tensor([4.0, 1, 5, 1]).view(1, 4, 1).half(), torch.ones(4, 1)
     level = shard_of(packets, mean, torch.eye(4)[:, :1]).level
     torch.testing.assert_close(level.float(), torch.tensor([[0.6, 0.8]]), atol=1e-3, rtol=0)

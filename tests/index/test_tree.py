@@ -1,4 +1,4 @@
-"""The tree: subtrees joined under one root, and back from a file."""
+"""The tree: subtrees joined under one root, written and read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.synthetic import clustered, index_of, sharded_index_of
 
 
 def leaf_subtree(centre: list[float], count: int) -> Subtree:
-    """A cluster that is one leaf."""
+    """Return a cluster that is one leaf."""
     return Subtree(
         centres=torch.tensor([centre]),
         first_child=torch.tensor([0]),
@@ -27,7 +27,7 @@ def leaf_subtree(centre: list[float], count: int) -> Subtree:
 
 
 def split_subtree() -> Subtree:
-    """A cluster that is split into a leaf of 2 patches and a node with leaves of 3 and 4."""
+    """Return a cluster of a leaf with 2 patches and a node whose leaves have 3 and 4."""
     return Subtree(
         centres=torch.tensor([[1, 0], [2, 0], [3, 0], [4, 0], [5, 0]], dtype=torch.float32),
         first_child=torch.tensor([1, 0, 3, 0, 0]),
@@ -39,7 +39,7 @@ def split_subtree() -> Subtree:
 
 
 def reached(tree: Tree, node: int = 0) -> list[int]:
-    """Leaves below a node, from left to right."""
+    """Return the leaves below a node, from left to right."""
     if tree.child_count[node] == 0:
         return [int(tree.leaf[node])]
     first = int(tree.first_child[node])
@@ -58,7 +58,7 @@ def test_two_subtrees_joined_by_hand() -> None:
     assert tree.leaf_shard.tolist() == [0, 0, 0, 1]
     assert tree.leaf_start.tolist() == [0, 2, 5, 0]
     assert tree.leaf_count.tolist() == [2, 3, 4, 1]
-    # Of 10 patches the deviations sum to 4 + 6.
+    # The deviations of 10 patches sum to 4 + 6.
     assert tree.deviation.tolist() == [1]
 
 

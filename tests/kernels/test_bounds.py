@@ -1,4 +1,4 @@
-"""What rounding may take from a score or a bound of it."""
+"""Bounds of rounding errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_the_slack_of_a_first_level_is_that_of_float16_of_directions_and_of_two_
 
 
 def test_the_worst_that_float16_can_do_to_a_first_level_is_within_its_slack() -> None:
-    # 15 of 16 coordinates lie just below the middle of two float16 numbers, 1/4 and 1/4 + 2^-12, and are rounded down:
-    # (15 / 16) 2^-11 is taken from the score of the vector with itself, which is 1.
+    # 15 of 16 coordinates lie just below the middle of the float16 numbers 1/4 and 1/4 + 2^-12, and are rounded down.
+    # The score of the vector with itself, 1, falls by (15 / 16) 2^-11.
     just_below = 0.25 + 2**-13 - 2**-20
     x = torch.full((1, 16), just_below)
     x[0, 15] = (1 - 15 * just_below**2) ** 0.5

@@ -1,4 +1,4 @@
-"""Luminance, and keeping the content's chroma."""
+"""Luminance, and the transfer of luminance alone."""
 
 from __future__ import annotations
 

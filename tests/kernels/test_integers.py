@@ -1,4 +1,4 @@
-"""Vectors as integers of 8 bits: what their products leave out cannot have reached what was asked for."""
+"""Vectors in 8-bit integers: a pair that their products exclude is below its threshold."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kt_batch.models.precision import quick_integers
 
 
 def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
-    """As `integer_products`, on any processor."""
+    """Return what `integer_products` returns, on any processor."""
     return (queries.long() @ patches.long().T).int()
 
 
 def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -> None:
     x = torch.tensor([[1.27, -0.634], [0.02, 0.01]])
     queries, patches = round_queries(x), round_patches(x)
-    assert queries.values.tolist() == [[127, -63], [127, 64]]  # -63.4, and 63.5 to the even one
+    assert queries.values.tolist() == [[127, -63], [127, 64]]  # -63.4, and 63.5 to even
     assert patches.values.tolist() == [[127, -63], [2, 1]]
     torch.testing.assert_close(
         queries.errors, torch.tensor([0.004, 0.005 * 0.02 / 1.27], dtype=torch.float64), rtol=1e-3, atol=1e-9
@@ -42,7 +42,7 @@ def test_vectors_of_whole_steps_lose_nothing() -> None:
     patches = round_patches(x)
     queries = round_queries(x[:1])
     assert (patches.error, queries.errors.item(), patches.step) == (0, 0, 1)
-    # 127 * 5 is what the second patch reaches; one less is asked for, since the division might have been rounded up
+    # The second patch reaches 127 * 5; one less is needed, since the division may have been rounded up.
     assert least_products(queries, patches, torch.tensor([635.0])).tolist() == [634]
 
 
@@ -71,12 +71,12 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
     n: int, c: int, dim: int, spread: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    scales = spread ** torch.rand(dim, generator=generator)  # of some values much larger than of others
+    scales = spread ** torch.rand(dim, generator=generator)  # some values are much larger than others
     q, x = (torch.randn(rows, dim, generator=generator) * scales for rows in (n, c))
     true = q.double() @ x.double().T
     queries, patches = round_queries(q), round_patches(x)
     found = exact_products(queries.values, patches.values)
-    for column in range(min(c, 3)):  # as if just this patch were to be reached
+    for column in range(min(c, 3)):  # as if this patch alone had to be reached
         needed = least_products(queries, patches, (true[:, column] - true[:, column].abs() * 1e-6).float())
         assert (found[:, column] >= needed).all()
 

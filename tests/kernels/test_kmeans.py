@@ -1,4 +1,4 @@
-"""Spherical k-means: what it converges to, and that neither order nor sharding can matter."""
+"""Spherical k-means: its result, which neither order nor sharding changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.synthetic import clustered
 
 
 class Shards:
-    """`Points` in pieces. The sample is the one that the whole array would give."""
+    """`Points` in pieces, with the sample of the whole array."""
 
     def __init__(self, pieces: Sequence[Tensor], sample: Tensor) -> None:
         self.pieces = pieces
@@ -31,7 +31,7 @@ class Shards:
 
 
 def at_degrees(*angles: float) -> Tensor:
-    """Unit vectors of the plane."""
+    """Return unit vectors of the plane."""
     return torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in angles])
 
 
@@ -59,7 +59,7 @@ def test_a_point_between_two_centres_goes_to_the_first() -> None:
 
 
 def test_an_empty_cluster_is_seeded_again_with_the_worst_represented_point() -> None:
-    # So close together that k-means++ sees one point only and starts from two equal centres; the second stays empty.
+    # k-means++ takes these for one point and starts from two equal centres; the second cluster stays empty.
     near = 0.05
     points = at_degrees(0, 0, near)
     start = plus_plus(points, 2, seed=0)

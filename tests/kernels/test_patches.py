@@ -1,4 +1,4 @@
-"""Patches are cut out and folded back."""
+"""Patches: unfold and fold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kt_batch.kernels.patches import fold, positions, unfold
 
 
 def a_map() -> torch.Tensor:
-    """One channel, 3 x 3: 0 1 2 / 3 4 5 / 6 7 8."""
+    """Return one channel of 3 x 3 cells: 0 1 2 / 3 4 5 / 6 7 8."""
     return torch.arange(9.0).view(1, 3, 3)
 
 

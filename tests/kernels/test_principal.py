@@ -21,7 +21,7 @@ from kt_batch.kernels.tiles import normalise
 
 
 def test_directions_come_strongest_first() -> None:
-    # Of mean square 4, 9 and 1 along the three axes.
+    # The mean squares along the axes are 4, 9 and 1.
     vectors = torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 1]])
     expected = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])  # in columns: the second axis, the first, the third
     torch.testing.assert_close(principal_directions(vectors, 3), expected)
@@ -29,7 +29,7 @@ def test_directions_come_strongest_first() -> None:
 
 
 def test_directions_are_those_of_products_and_not_of_differences() -> None:
-    # About their mean these differ along (1, -1); their square lies along (1, 1).
+    # Their covariance lies along (1, -1), their second moment along (1, 1).
     vectors = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     torch.testing.assert_close(principal_directions(vectors, 1), torch.full((2, 1), 0.5**0.5))
 
@@ -58,14 +58,14 @@ def test_the_order_of_many_vectors_does_not_change_what_they_have_in_common(gene
 
 
 def test_a_first_level_is_coordinates_and_the_length_of_the_rest() -> None:
-    # (2, -3, -6) / 7 along the first two axes: what is left is 6 / 7.
+    # (2, -3, -6) / 7 with the first two axes as directions: the rest has length 6 / 7.
     level = first_level(torch.tensor([[2.0, -3, -6]]) / 7, torch.eye(3)[:, :2])
     torch.testing.assert_close(level, torch.tensor([[2.0, -3, 6]]) / 7, atol=1e-6, rtol=0)
     assert level[0, 2] > 6 / 7
 
 
 def test_the_product_of_two_first_levels_is_at_least_that_of_the_vectors() -> None:
-    # Both 0.6 along the direction; what is left, 0.8, points the same way, across, and the opposite way.
+    # All have coordinate 0.6; their rests of length 0.8 are parallel, orthogonal and opposite.
     q = torch.tensor([[0.6, 0.8, 0]])
     x = torch.tensor([[0.6, 0.8, 0], [0.6, 0, 0.8], [0.6, -0.8, 0]])
     direction = torch.eye(3)[:, :1]
@@ -107,7 +107,7 @@ def test_the_smallest_rest_is_not_stored_as_none() -> None:
 
 
 def test_half_a_first_level_is_the_stronger_half_and_the_length_of_all_else() -> None:
-    # Of six coordinates and the rest three stay; sqrt(1 + 4 + 4 + 16) = 5.
+    # Three of six coordinates stay; sqrt(1 + 4 + 4 + 16) = 5.
     found = halved(torch.tensor([[9.0, 8, 7, 1, 2, 2, 4]]))
     torch.testing.assert_close(found, torch.tensor([[9.0, 8, 7, 5]]), atol=1e-4, rtol=0)
     assert found[0, 3] > 5
@@ -122,7 +122,7 @@ def test_each_step_of_a_bound_is_above_the_truth_by_its_rounding_alone(dim: int,
     q = normalise(x + away * torch.randn(300, dim, generator=generator) * spectrum)
     directions = principal_directions(x, 127)
     further = further_directions(x, directions, 128)
-    # Coordinates are not stored here, so the 2^-11 for float16 is not needed: what is left of the slack has to do.
+    # Coordinates are float32 here, so the slack without its 2^-11 for float16 must suffice.
     slack = 2 * rounding_slack(dim)
     level_q, level_x = first_level(q, directions), first_level(x, directions)
     truth = (q.double() * x.double()).sum(1)

@@ -1,4 +1,4 @@
-"""Patches in 4 or 5 bits a value beside their principal coordinates."""
+"""Quantised patches: principal coordinates, and 4 or 5 bits for each value of the rest."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def basis() -> Basis:
 
 
 def test_a_code_is_the_nearest_of_sixteen_steps() -> None:
-    # No direction and a spread of 1, so that what is coded is the vector itself. Steps of .44 around 0 lie at .22, .66
-    # and 1.1: nearest to both .6 and .8 is .66, which is code 9.
+    # Without directions and with spread 1 the vector itself is coded. Steps of .44 lie at .22, .66 and 1.1; nearest to
+    # .6 and to .8 is .66, code 9.
     basis = Basis(torch.zeros(2, 1), torch.ones(2))
     _, kept = quantise(torch.tensor([[0.6, 0.8]]), basis, 4)
     assert (int(kept.codes[0, 0]) & 15, int(kept.codes[0, 0]) >> 4) == (9, 9)

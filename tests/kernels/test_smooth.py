@@ -1,4 +1,4 @@
-"""The guided filter, against loops that anyone can check."""
+"""The guided filter, against simple loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def slow_box_mean(x: Map, radius: int) -> Map:
 
 
 def slow_guided_filter(p: Map, guide: Map, radius: int, epsilon: float) -> Map:
-    """Algorithm 1 of He, Sun & Tang (2010), window by window."""
+    """Return Algorithm 1 of He, Sun & Tang (2010), window by window."""
     slope, offset = np.empty_like(p), np.empty_like(p)
     for i in range(p.shape[0]):
         for j in range(p.shape[1]):

@@ -11,12 +11,12 @@ from kt_batch.kernels.swap import FLOOR, MAX_RATIO, blend, geometric_swap, stati
 
 
 def stripes(low: float, high: float, size: int = 8) -> Tensor:
-    """One channel whose columns alternate, so that every patch has mean (low + high)/2 and deviation (high - low)/2."""
+    """Return one channel of alternating columns: patches of mean (low + high)/2 and deviation (high - low)/2."""
     return torch.tensor([low, high], dtype=torch.float32).repeat(size // 2).expand(1, size, size).contiguous()
 
 
 def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Tensor | None = None) -> Tensor:
-    """`features` after a swap with the patches of `target` at the same places. The grey guide has no edge."""
+    """Swap `features` with the patches of `target` at the same places; the guide has no edge."""
     height, width = features.shape[1:]
     rows, cols = positions(height, width, stride=1, cover=True)
     guide = torch.full((height, width), 0.5) if guide is None else guide
@@ -51,7 +51,7 @@ def test_mean_and_deviation_become_those_of_the_match() -> None:
 
 
 def test_the_floor_draws_the_ratio_of_deviations_towards_one() -> None:
-    # The library's mean deviation is 2, so 1 is added to both: the ratio is (2 + 1)/(1 + 1), and 1.5 (x - 2) + 4.
+    # The library's mean deviation is 2, so the floor is 1 and the ratio (2 + 1)/(1 + 1): 1.5 (x - 2) + 4.
     assert FLOOR == 0.5
     swapped = statistics_of(stripes(1, 3), stripes(2, 6), deviation=2)
     torch.testing.assert_close(swapped, stripes(2.5, 5.5), atol=1e-3, rtol=0)

@@ -81,7 +81,7 @@ def test_a_zero_vector_stays_zero_so_its_ncc_is_zero() -> None:
 
 
 def test_a_hardly_visible_vector_has_length_one_like_any_other() -> None:
-    # The reciprocal of its norm is beyond float32.
+    # The reciprocal of its norm overflows float32.
     assert normalise(torch.tensor([[1e-40, 0.0]])).tolist() == [[1, 0]]
     assert normalise(torch.tensor([[1e30, 0.0]])).tolist() == [[1, 0]]
 

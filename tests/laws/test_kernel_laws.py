@@ -19,7 +19,7 @@ sizes = st.integers(2, 9)
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:
-    """Of several magnitudes, positive and negative."""
+    """Draw values of several magnitudes and both signs."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator) * 10 ** torch.randint(-2, 3, (), generator=generator)
 

@@ -1,4 +1,4 @@
-"""Laws of the first level: what a search reads of a patch never makes it look worse than it is."""
+"""Laws of the first level: its product is never below the true score."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ kinds = st.sampled_from(KINDS)
 
 
 def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
-    """`(count, D)` unit or zero vectors of a kind that might deceive a bound of these directions `(D, d)`."""
+    """Return unit or zero vectors `(count, D)` of a kind that is hard for bounds with directions `(D, d)`."""
     generator = torch.Generator().manual_seed(seed)
     dim, d = directions.shape
     noise = torch.randn(count, dim, generator=generator)
     match kind:
-        case "within the directions":  # the rest is the rounding of float32, or little more
+        case "within the directions":  # the rest is about the rounding error of float32
             x = (
                 torch.randn(count, d, generator=generator) @ directions.T
                 + 10 ** (-2 - 6 * torch.rand(1, generator=generator)) * noise
@@ -43,7 +43,7 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
             x = noise.abs() * (noise > 0.5)
         case "one axis":
             x = torch.nn.functional.one_hot(torch.arange(count) % dim, dim).float()
-        case "subnormal":  # one value of size, others that float16 rounds coarsely, and some that float32 does
+        case "subnormal":  # one large value, others subnormal in float16, some in float32
             x = noise * 10 ** (-45 * torch.rand(count, dim, generator=generator))
             x[:, 0] = 1
         case "equal values":
@@ -56,7 +56,7 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
 
 
 def some_directions(kind: str, seed: int, dim: int, count: int) -> Tensor:
-    """`(dim, at most count)` directions, fitted to vectors of a kind."""
+    """Return at most `count` directions, fitted to vectors of a kind."""
     return principal_directions(vectors_of(kind, seed, 40, torch.eye(dim)), count)
 
 
@@ -96,13 +96,13 @@ def test_a_rest_is_never_shorter_than_what_is_left(seed: int, kind: str, other: 
 @many
 @given(seeds, kinds, kinds, kinds, dims, st.integers(1, 127), st.sampled_from([1.0, -1.0]), st.floats(0, 0.1))
 def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
-    seed: int, kind: str, prepared_queries: str, fitted: str, dim: int, count: int, side: float, away: float
+    seed: int, kind: str, query_kind: str, fitted: str, dim: int, count: int, side: float, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
     x = vectors_of(kind, seed, 30, directions)
-    # Queries of any kind, and such as are the stored vectors themselves, their opposites, or next to them.
-    near = normalise(side * x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
-    queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
+    # Queries of any kind, the stored vectors, their opposites, and their neighbours.
+    near = normalise(side * x + away * vectors_of(query_kind, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(query_kind, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()
     slack = first_level_slack(dim)
@@ -113,13 +113,13 @@ def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
 @many
 @given(seeds, kinds, kinds, kinds, kinds, dims, st.integers(1, 90), st.integers(1, 127), st.floats(0, 0.1))
 def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
-    seed: int, kind: str, prepared_queries: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
+    seed: int, kind: str, query_kind: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
     further = further_directions(vectors_of(to, seed + 4, 40, directions), directions, more)
     x = vectors_of(kind, seed, 30, directions)
-    near = normalise(x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
-    queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
+    near = normalise(x + away * vectors_of(query_kind, seed + 2, 30, directions))
+    queries = torch.cat([vectors_of(query_kind, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
     slack = 2 * rounding_slack(dim)
     q, stored = first_level(queries, directions), stored_first_level(first_level(x, directions)).float()

@@ -1,4 +1,4 @@
-"""Laws of the default searcher and of the scan, for libraries and queries of every awkward kind."""
+"""Laws of exact, tree and scan, for ordinary and degenerate libraries and queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.synthetic import brute_force, clustered, sharded_index_of
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
 many = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 10**6)
-# D = 4, 32 and 160: fewer values than the first level has coordinates, and more; of 512 patches are kept in codes.
+# D = 4 and 32 are fewer values than the first level has coordinates, 160 more; patches of 512 are coded.
 channels = st.sampled_from([1, 8, 40, 128])
 mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
 configs = st.builds(
@@ -38,7 +38,7 @@ configs = st.builds(
 
 
 def patches_of(mixture: list[tuple[str, int]], channels: int, seed: int) -> Tensor:
-    """`(n, 4, channels)` patches, so many of each kind."""
+    """Return patches `(n, 4, channels)`, so many of each kind."""
     parts = []
     for number, (kind, count) in enumerate(mixture):
         base = clustered(count, channels, clusters=7, seed=seed + number)
@@ -46,15 +46,15 @@ def patches_of(mixture: list[tuple[str, int]], channels: int, seed: int) -> Tens
         match kind:
             case "equal":
                 base = base[:1].expand(count, -1, -1)
-            case "brighter":  # ties to the last bit: float16 and the norms take powers of two exactly
+            case "brighter":  # ties to the last bit: powers of two are exact
                 base = base[:1] * 2.0 ** (brightness % 9 - 4)
-            case "bent":  # one patch at many brightnesses: within rounding of each other, and not equal
+            case "bent":  # one patch at many brightnesses: equal up to rounding
                 base = base[:1] * 1.1**brightness
             case "flat":  # all four cells equal
                 base = base[:, :1].expand(-1, 4, -1)
             case "zero":
                 base = torch.zeros_like(base)
-            case "negative":  # codes are not behind a ReLU
+            case "negative":  # as the codes of an encoder without ReLU
                 base = -base
         parts.append(base)
     return torch.cat(parts)
@@ -64,11 +64,9 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
     return sharded_index_of(patches_of(mixture, width, seed), config, shards)
 
 
-def queries_of(
-    library: list[tuple[str, int]], prepared_queries: list[tuple[str, int]], width: int, seed: int
-) -> Tensor:
-    """Some of the library's own patches, so that they meet themselves there, and about as many others."""
-    return torch.cat([patches_of(prepared_queries, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+def queries_of(library: list[tuple[str, int]], asking: list[tuple[str, int]], width: int, seed: int) -> Tensor:
+    """Return some of the library's own patches, and about as many others."""
+    return torch.cat([patches_of(asking, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
 
 
 @many
@@ -86,7 +84,7 @@ def queries_of(
 )
 def test_a_certified_search_is_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    asking: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -97,14 +95,14 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     integers: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, prepared_queries, width, seed)
+    queries = queries_of(library, asking, width, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves: little is known when the proof begins
-        if many:  # as for many queries: all steps of the bound are taken
+        patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves, the first matches are poor
+        if many:  # as for many queries, all bounds are used
             patch.setattr(certified, "MANY", 1)
             patch.setattr(certified, "WORTH", 0)
         patch.setattr(certified, "quick_integers", lambda: integers)
-        if not quick_integers():  # a processor whose own products of integers may overflow
+        if not quick_integers():  # integer products may overflow on this processor
             patch.setattr(certified, "integer_products", lambda q, x: (q.long() @ x.long().T).int())
         found = find(index, queries, SearchConfig(probes=probes, top_k=top_k, certify=True))
     rows, scores = brute_force(index, queries, top_k)
@@ -137,7 +135,7 @@ def test_an_exact_search_is_brute_force_to_the_last_bit(
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
 def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    asking: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -146,7 +144,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     probes: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = patches_of(prepared_queries, width, seed + 100)[::3]
+    queries = patches_of(asking, width, seed + 100)[::3]
     found = find(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
@@ -164,7 +162,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
 def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_estimates_hold_its_matches(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    asking: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -172,7 +170,7 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     top_k: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, prepared_queries, width, seed)
+    queries = queries_of(library, asking, width, seed)
     found = find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape

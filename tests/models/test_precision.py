@@ -1,4 +1,4 @@
-"""bfloat16 only where the machine has instructions for it; float32 products of whichever library is faster."""
+"""bfloat16 where the machine has instructions for it; float32 products of the faster library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates of many queries at once, against loops that anyone can check."""
+"""Candidates of many queries at once, against simple loops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Plain = list[tuple[int, int, float]]  # (query, row, score)
 
 QUERIES = 4
 some = settings(max_examples=200, deadline=None)
-# Few values each, so that ties and repetitions are the rule.
+# Few distinct values, so that ties and repetitions are frequent.
 candidates = st.lists(
     st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 5), st.sampled_from([-1.0, -0.5, 0.25, 0.5, 1.0])),
     max_size=40,
@@ -128,8 +128,10 @@ def test_no_candidates_have_no_best() -> None:
 
 @cache
 def tied() -> tuple[Index, Tensor]:
-    """12 patches at 4 brightnesses that float16 takes exactly, so that they tie by fours, with a zero patch; and
-    queries `(QUERIES, D)`: three that behave, and a zero vector, which ties with everything."""
+    """Return an index in which every four patches tie, with a zero patch, and queries `(QUERIES, D)`.
+
+    The ties are 12 patches at 4 brightnesses, exact in float16. The last query is zero, and ties with every patch.
+    """
     brightness = 2.0 ** torch.arange(-2, 2)
     cells = (clustered(12, seed=3)[:, None] * brightness[:, None, None]).flatten(0, 1)
     index = index_of(torch.cat([cells, torch.zeros(1, 4, 8)]))
@@ -212,7 +214,7 @@ def test_a_float32_score_that_rounding_made_too_small_costs_no_patch_its_place()
     everything = scored(index, queries, pairs_of([(0, row, 0.0) for row in range(48)]))
     expected = canonically_best(index, queries[:1], everything, 1)
     worse = everything.scores.clone()
-    worse[everything.rows == expected.rows[0, 0]] -= 2.0**-19  # of D = 32 values the slack of one product is 2^-18
+    worse[everything.rows == expected.rows[0, 0]] -= 2.0**-19  # within the slack of a product of 32 values, 2^-18
     found = canonically_best(index, queries[:1], Pairs(everything.who, everything.rows, worse), 1)
     assert found.rows.equal(expected.rows)
 

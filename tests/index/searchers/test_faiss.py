@@ -1,4 +1,4 @@
-"""The peers through faiss: with everything probed they are exact, and no library is too small or too odd for them."""
+"""The baselines from faiss: exact with the largest effort, and correct for small and degenerate libraries."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from tests.support.synthetic import clustered, index_of, sharded_index_of
 
-EVERY = 10**6  # probes: all there are
+EVERY = 10**6  # probes: all lists
 USERS: tuple[Searcher, ...] = ("pq", "ivf", "hnsw")
 LISTED = ("ivf", "ivf-panorama", "ivf-pq")
 
 
 @pytest.fixture
 def faiss() -> ModuleType:
-    pytest.importorskip("faiss", reason="the peers are searched through faiss")
+    pytest.importorskip("faiss", reason="baselines need faiss")
     return load_faiss()
 
 
@@ -54,7 +54,7 @@ def small() -> Index:
 
 
 def units(index: Index, cells: Tensor) -> Tensor:
-    """Unit match vectors `(n, D)` of raw patches `(n, 4, C)`."""
+    """Return the keys `(n, D)` of raw patches `(n, 4, C)`."""
     return match_parts(haar(cells), index.tree.mean)[0]
 
 
@@ -85,8 +85,8 @@ def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries:
 @pytest.mark.parametrize("name", BASELINES)
 def test_scores_are_canonical_and_fall(index: Index, queries: Tensor, name: str) -> None:
     rows, scores = ask(index, name, queries, k=5, probes=2)
-    prepared_queries = units(index, queries).repeat_interleave(5, 0)
-    assert scores.flatten().equal(canonical_scores(prepared_queries, index.keys(rows.flatten())))
+    some_queries = units(index, queries).repeat_interleave(5, 0)
+    assert scores.flatten().equal(canonical_scores(some_queries, index.keys(rows.flatten())))
     assert (scores[:, :-1] >= scores[:, 1:]).all()
 
 
@@ -107,9 +107,7 @@ def test_more_probes_find_more(index: Index, queries: Tensor, name: str) -> None
 
 
 @needs_faiss
-def test_quantised_codes_find_near_neighbours_and_a_second_look_finds_better_ones(
-    index: Index, queries: Tensor
-) -> None:
+def test_quantised_codes_find_near_neighbours_and_re_scoring_finds_better_ones(index: Index, queries: Tensor) -> None:
     exact = find(index, queries, SearchConfig(searcher="exact"))
     coded, looked = ask(index, "pq", queries), ask(index, "ivf-pq", queries)
     assert 0.9 < (coded[1].mean() / exact.scores.mean()).item() < 1
@@ -217,12 +215,12 @@ def test_any_number_of_channels_can_be_quantised(channels: int) -> None:
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
 def test_black_and_equal_patches_are_searched_like_others(name: str) -> None:
-    # Grey at 200 brightnesses, which is one direction, and black: 201 kept patches, two vectors.
+    # Grey at 200 brightnesses, which is one direction, and black.
     grey = torch.linspace(0.5, 2, 200)[:, None, None].expand(200, 4, 8)
     index = index_of(torch.cat([grey, torch.zeros(5, 4, 8)]))
     assert index.count > 100
-    prepared_queries = torch.cat([grey[:2], torch.zeros(1, 4, 8)])
-    rows, scores = ask(index, name, prepared_queries, k=3, probes=1)
+    some_queries = torch.cat([grey[:2], torch.zeros(1, 4, 8)])
+    rows, scores = ask(index, name, some_queries, k=3, probes=1)
     assert (rows.sort(dim=1).values.diff(dim=1) > 0).all()
     torch.testing.assert_close(scores[:2], torch.ones(2, 3, dtype=torch.float64), atol=1e-5, rtol=0)
     assert scores[2].tolist() == [0, 0, 0]
@@ -247,7 +245,7 @@ def test_more_matches_than_one_list_holds_come_from_more_lists(index: Index, que
 
 @needs_faiss
 def test_what_a_graph_does_not_reach_is_found_all_the_same(faiss: ModuleType, small: Index, queries: Tensor) -> None:
-    # Two thirds of the patches are missing from this graph.
+    # This graph lacks two thirds of the patches.
     graph = faiss.IndexHNSWFlat(32, 8, faiss.METRIC_INNER_PRODUCT)
     graph.add(small.keys(torch.arange(100)).numpy())
     found = search_baseline(Baseline("hnsw", graph, 0, 0.0, 100), small, units(small, queries), 101, 1)
@@ -284,6 +282,6 @@ def test_without_faiss_a_sentence_names_the_extras(
         find(index_of(clustered(5)), queries, SearchConfig(searcher=searcher))
 
 
-def test_an_unknown_peer_is_refused(small: Index) -> None:
+def test_an_unknown_baseline_is_refused(small: Index) -> None:
     with pytest.raises(UsageError, match="no searcher 'lsh' through faiss; there are pq, ivf"):
         build_baseline(small, "lsh")

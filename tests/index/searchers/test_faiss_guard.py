@@ -1,4 +1,4 @@
-"""One faiss or none: two distributions that overwrite each other are refused before either is used."""
+"""faiss is imported from exactly one distribution."""
 
 from __future__ import annotations
 

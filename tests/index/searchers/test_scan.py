@@ -1,4 +1,4 @@
-"""The dense scan: it finds the largest estimates of all patches, whatever is looked at together, and no others."""
+"""The dense scan finds the largest estimates of all patches, for any sizes of its blocks and portions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coord
 
 @pytest.fixture(autouse=True)
 def on_the_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is a GPU these tests would otherwise be of it; `gpu` marks those that are."""
+    """Scan on the processor, also where there is a GPU; tests marked `gpu` are excepted."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(scan, "scan_device", lambda: "cpu")
 
@@ -65,7 +65,7 @@ def units(index: Index, cells: Tensor) -> Tensor:
 
 
 def estimates(index: Index, queries: Tensor, count: int) -> tuple[Pairs, Tensor]:
-    """The best of each query as they are found, and all there are `(n, patches)` in float64."""
+    """Return the best estimates found, and all estimates `(n, patches)` in float64."""
     with quick_products():  # as in a search
         level, _ = prepare_estimates(index, units(index, queries), in_turn)
     every = torch.cat([shard.level for shard in index.shards]).double()
@@ -91,14 +91,14 @@ def test_the_best_estimates_of_all_patches_are_found(index: Index, queries: Tens
     st.integers(1, 6 * BLOCK), st.integers(1, 9), st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 3),
     st.tuples(st.integers(1, 10), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 8]), st.integers(1, 1 << 14)),
 )  # fmt: skip
-def test_of_equal_estimates_those_of_the_smaller_rows_are_found_whatever_is_looked_at_together(
-    patches: int, prepared_queries: int, seed: int, count: int, width: int, sizes: tuple[int, int, int, int]
+def test_of_equal_estimates_those_of_the_smaller_rows_are_found_for_any_sizes_of_the_work(
+    patches: int, number_of_queries: int, seed: int, count: int, width: int, sizes: tuple[int, int, int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     count = min(count, patches)
     every = torch.randint(-2, 3, (patches, width), generator=generator).float()
     queries = torch.cat(
-        [torch.randint(-2, 3, (prepared_queries, width - 1), generator=generator), torch.ones(prepared_queries, 1)],
+        [torch.randint(-2, 3, (number_of_queries, width - 1), generator=generator), torch.ones(number_of_queries, 1)],
         dim=1,
     )
     level = torch.zeros(-(-patches // BLOCK) * BLOCK, width)
@@ -112,8 +112,8 @@ def test_of_equal_estimates_those_of_the_smaller_rows_are_found_whatever_is_look
         found = best_estimates(level.half().view(-1, BLOCK, width), queries, count)
     products = queries @ every.T
     best = torch.sort(products, dim=1, descending=True, stable=True)
-    assert found.rows.view(prepared_queries, count).equal(best.indices[:, :count])
-    assert found.scores.view(prepared_queries, count).equal(best.values[:, :count])
+    assert found.rows.view(number_of_queries, count).equal(best.indices[:, :count])
+    assert found.scores.view(number_of_queries, count).equal(best.values[:, :count])
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 40])
@@ -124,7 +124,7 @@ def test_the_match_is_the_best_of_all_wherever_it_is_among_the_best_estimates(
     rows, scores = brute_force(index, queries, top_k)
     candidates = estimates(index, queries, FEW + top_k)[0].rows.view(len(queries), -1)
     held = (candidates[:, None] == rows[:, :, None]).any(2).all(1)
-    assert held.double().mean() > (0.8 if top_k == 1 else 0)  # noise in 512 values is hard on 127 coordinates
+    assert held.double().mean() > (0.8 if top_k == 1 else 0)  # 127 coordinates hold little of the noise in 512 values
     assert found.rows[held].equal(rows[held])
     assert found.scores[held].equal(scores[held])
     assert found.scores.le(scores).all()
@@ -166,14 +166,14 @@ def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index:
     assert level.shape == (-(-index.count // BLOCK), BLOCK, index.shards[0].level.shape[1])
     assert level.flatten(0, 1)[: index.count].equal(torch.cat([shard.level for shard in index.shards]))
     assert index.count % BLOCK
-    # The shortest rest of a query is that of D = 4 values, all of them coordinates.
+    # With D = 4 all values are coordinates, and the rest of a query is shortest.
     tiny = index_of(clustered(3, channels=1))
     ready, _ = prepare_estimates(tiny, torch.cat([units(tiny, clustered(5, channels=1)), torch.zeros(1, 4)]), in_turn)
     assert (ready @ level_of(tiny, "cpu")[0, tiny.count :].float().T).max() < -2
 
 
 def test_all_is_made_on_the_device_of_the_level_and_comes_back() -> None:
-    # Of tensors without values torch tells shapes and devices, and refuses to mix these, also without a GPU.
+    # Tensors without values know their device and refuse to mix devices, on a machine without a GPU too.
     with FakeTensorMode():
         level = torch.empty(20, BLOCK, 9, dtype=torch.float16, device="cuda:0")
         found = best_estimates(level, torch.empty(7, 9), 30)
@@ -208,7 +208,7 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
         pytest.skip("this torch sees no GPU")
     with quick_products():  # as in a search
         level, _ = prepare_estimates(index, units(index, queries), in_turn)
-    for precision in ("highest", "medium"):  # also where products may be rounded elsewhere
+    for precision in ("highest", "medium"):  # the caller's precision does not matter
         torch.set_float32_matmul_precision(precision)
         try:
             here, there = (best_estimates(level_of(index, device), level, 40) for device in ("cpu", "cuda"))
@@ -228,11 +228,11 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, threads: None, count: int) -> None:
-    for prepared_queries in (queries, queries[:1], queries[:0]):
+    for some_queries in (queries, queries[:1], queries[:0]):
         torch.set_num_threads(1)
-        alone = run(index, prepared_queries, 2)
+        alone = run(index, some_queries, 2)
         torch.set_num_threads(count)
-        found = run(index, prepared_queries, 2)
+        found = run(index, some_queries, 2)
         assert found.rows.equal(alone.rows)
         assert found.scores.equal(alone.scores)
         assert torch.get_num_threads() == count
@@ -241,7 +241,7 @@ def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, thr
 @pytest.mark.parametrize(
     "sizes", [{"PORTION": 7}, {"TILE": BLOCK}, {"STRETCH": 3 * BLOCK}, {"AGAIN": 1}, {"AGAIN": 10**6}], ids=str
 )
-def test_how_much_is_looked_at_together_does_not_matter(
+def test_the_sizes_of_the_work_do_not_matter(
     index: Index, queries: Tensor, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(index, queries[:60], 2)
@@ -258,11 +258,11 @@ def test_how_much_is_looked_at_together_does_not_matter(
 @pytest.mark.parametrize("count", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_a_small_library_gives_every_patch_once(count: int) -> None:
     index = index_of(clustered(count, CHANNELS, seed=count), IndexConfig(max_leaf=16, merge=1))
-    prepared_queries = clustered(5, CHANNELS, seed=9)
-    request = SearchRequest(prepared_queries, units(index, prepared_queries), index.count)
+    some_queries = clustered(5, CHANNELS, seed=9)
+    request = SearchRequest(some_queries, units(index, some_queries), index.count)
     found = ScanSearcher(index, SearchConfig(searcher="scan")).find(request)
     assert found.rows.sort(dim=1).values.equal(torch.arange(index.count).expand(5, -1))
-    best, expected = brute_force(index, prepared_queries, index.count)
+    best, expected = brute_force(index, some_queries, index.count)
     assert found.rows.equal(best)
     assert found.scores.equal(expected)
 
@@ -278,7 +278,7 @@ def test_of_patches_that_are_all_equal_one_is_kept_and_found(queries: Tensor) ->
 
 
 def test_ties_go_to_the_smallest_ids(queries: Tensor) -> None:
-    # Eight powers of two: unit vectors that are the very same.
+    # Eight powers of two have equal unit vectors.
     cells = clustered(1, CHANNELS, seed=3) * (2.0 ** torch.arange(-4, 4))[:, None, None]
     index = index_of(cells, IndexConfig(max_leaf=8, merge=1))
     found = run(index, queries, top_k=3)
@@ -289,8 +289,8 @@ def test_ties_go_to_the_smallest_ids(queries: Tensor) -> None:
 
 
 def test_a_zero_query_is_answered_like_any_other_and_changes_none(index: Index, queries: Tensor) -> None:
-    prepared_queries = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
-    found, without = run(index, prepared_queries, 3), run(index, queries[:4], 3)
+    some_queries = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
+    found, without = run(index, some_queries, 3), run(index, queries[:4], 3)
     assert found.scores[2].tolist() == [0, 0, 0]
     assert len(set(found.rows[2].tolist())) == 3
     assert found.rows[[0, 1, 3, 4]].equal(without.rows)
@@ -299,8 +299,8 @@ def test_a_zero_query_is_answered_like_any_other_and_changes_none(index: Index, 
 def test_a_query_that_no_patch_resembles_still_gets_its_best() -> None:
     # All scores are negative; the zero patch, with score 0, is the best of them.
     index = index_of(torch.cat([clustered(50, CHANNELS), torch.zeros(1, 4, CHANNELS)]))
-    prepared_queries = -clustered(10, CHANNELS, seed=9)
-    assert run(index, prepared_queries).scores.eq(0).all()
+    some_queries = -clustered(10, CHANNELS, seed=9)
+    assert run(index, some_queries).scores.eq(0).all()
 
 
 def test_no_proof_can_be_asked_for() -> None:

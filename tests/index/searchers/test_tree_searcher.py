@@ -1,4 +1,4 @@
-"""The default searcher: its two modes, its shares of work, and libraries and queries that nothing goes right with."""
+"""The default searcher: its two modes, how it divides its work, and degenerate libraries and queries."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(index: Index, queries: Tensor, certify: bool = False, probes: int = 8, t
 
 
 def same(one: Found, other: Found) -> bool:
-    """Equal to the last bit."""
+    """Return whether both are equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
 
@@ -85,7 +85,7 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
     best = scores.masked_fill(~held, -torch.inf).amax(1)
     found = search_fast(index, vectors, 1, probes)
     assert held.gather(1, found.rows).all()
-    assert (found.scores[:, 0] >= best - 1e-9).double().mean() > 0.8  # noise in 512 values is hard on 127 coordinates
+    assert (found.scores[:, 0] >= best - 1e-9).double().mean() > 0.8  # 127 coordinates hold little of the noise
 
 
 @BOTH
@@ -141,7 +141,7 @@ def test_shards_of_different_payloads_are_no_index() -> None:
 
 
 def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
+    index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # no clusters
     queries = clustered(200, CHANNELS, clusters=200, seed=2)
     both = run(index, queries, probes=2 * FIRST_ROUND).scores
     monkeypatch.setattr(estimates, "_second_round", lambda *_: joined([]))
@@ -163,7 +163,7 @@ def test_as_many_different_patches_are_found_as_were_asked_for(
 
 
 def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
-    # Two visits of a query to leaves of two blocks; nothing is to beat.
+    # A query visits two leaves of two blocks; there is no threshold.
     values = torch.arange(4 * WINDOW).view(2, 2 * WINDOW).float()
     products = Products(
         visits=torch.tensor([0, 1]),
@@ -176,7 +176,7 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
     assert found.who.tolist() == [0] * 6
     assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
     found = estimates._survivors(products, torch.tensor([250.0]), 3)
-    assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # no more than three for each of two
+    assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # at most three per visit
 
 
 @given(
@@ -221,7 +221,7 @@ def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tens
 
 @pytest.fixture(params=["halves", "integers"])
 def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With either first look, whatever this processor has instructions for."""
+    """Prove from one leaf on, with bounds in halves and in integers on any processor."""
     monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     monkeypatch.setattr("kt_batch.index.searchers.certified.quick_integers", lambda: request.param == "integers")
     if not quick_integers():
@@ -244,7 +244,7 @@ def test_further_directions_leave_fewer_patches_to_be_read_and_the_same_matches(
     begin_at_one_leaf: None, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    space = torch.randn(200, 4 * CHANNELS, generator=generator)  # 127 + 128 directions hold all of it
+    space = torch.randn(200, 4 * CHANNELS, generator=generator)  # 127 + 128 directions hold all 200 dimensions
     cells, queries = ((torch.randn(n, 200, generator=generator) @ space).view(n, 4, CHANNELS) for n in (2000, 100))
     index = index_of(cells, IndexConfig(max_leaf=64, merge=1, payload=payload))
     read: list[int] = []
@@ -278,11 +278,11 @@ def test_fixed_clusters_of_any_size_are_searched_alike(begin_at_one_leaf: None, 
 def test_one_thread_and_several_find_the_same(
     begin_at_one_leaf: None, index: Index, queries: Tensor, certify: bool, probes: int, count: int
 ) -> None:
-    for prepared_queries in (queries, queries[:1], queries[:2], queries[:0]):
+    for some_queries in (queries, queries[:1], queries[:2], queries[:0]):
         with threads(1):
-            alone = run(index, prepared_queries, certify, probes, top_k=2)
+            alone = run(index, some_queries, certify, probes, top_k=2)
         with threads(count):
-            assert same(run(index, prepared_queries, certify, probes, top_k=2), alone)
+            assert same(run(index, some_queries, certify, probes, top_k=2), alone)
             assert torch.get_num_threads() == count  # as it was before the search
 
 
@@ -306,7 +306,7 @@ def test_the_threads_of_a_search_do_the_next_ones(
     assert len(started) <= most
 
 
-@pytest.mark.parametrize("broken", ["canonically_best", "products_of"])  # the latter in the threads of the search
+@pytest.mark.parametrize("broken", ["canonically_best", "products_of"])  # the latter runs in the threads
 def test_threads_and_precision_are_as_before_when_a_search_fails(
     index: Index, queries: Tensor, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +331,7 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
     ],
     ids=str,
 )
-def test_how_much_is_looked_through_at_a_time_does_not_matter(
+def test_the_sizes_of_the_work_do_not_matter(
     index: Index, queries: Tensor, certify: bool, probes: int, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(index, queries[:40], certify, probes, top_k=2)
@@ -351,7 +351,7 @@ def test_how_much_is_looked_through_at_a_time_does_not_matter(
     ],
     ids=str,
 )
-def test_a_proof_does_not_depend_on_how_much_is_looked_at_together(
+def test_a_proof_does_not_depend_on_the_sizes_of_its_work(
     begin_at_one_leaf: None, index: Index, queries: Tensor, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, size in sizes.items():
@@ -395,7 +395,7 @@ def test_of_patches_that_are_all_equal_one_is_kept_and_found(certify: bool, quer
 
 @BOTH
 def test_patches_of_one_direction_are_one_leaf_and_ties_go_to_the_smallest_ids(certify: bool, queries: Tensor) -> None:
-    # Eight powers of two: unit vectors that are the very same.
+    # Eight powers of two have equal unit vectors.
     cells = clustered(1, CHANNELS, seed=3) * (2.0 ** torch.arange(-4, 4))[:, None, None]
     index = index_of(cells, IndexConfig(max_leaf=8, merge=1))
     assert index.tree.leaf_count.tolist() == [8]
@@ -423,11 +423,11 @@ def test_fewer_patches_than_clusters_are_all_leaves() -> None:
 
 
 def test_a_zero_query_ties_with_every_patch_and_takes_the_smallest_ids(index: Index, queries: Tensor) -> None:
-    prepared_queries = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
-    found = run(index, prepared_queries, certify=True, top_k=3)
-    assert is_brute_force(found, index, prepared_queries)
+    some_queries = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
+    found = run(index, some_queries, certify=True, top_k=3)
+    assert is_brute_force(found, index, some_queries)
     assert found.scores[2].tolist() == [0, 0, 0]
-    assert run(index, prepared_queries, top_k=3).scores[2].tolist() == [0, 0, 0]
+    assert run(index, some_queries, top_k=3).scores[2].tolist() == [0, 0, 0]
 
 
 @BOTH
@@ -440,9 +440,9 @@ def test_a_query_that_no_patch_resembles_still_gets_its_best(certify: bool) -> N
     # All scores are negative; the zero patch, with score 0, is the best of them.
     cells = torch.cat([clustered(50, CHANNELS), torch.zeros(1, 4, CHANNELS)])
     index = index_of(cells)
-    prepared_queries = -clustered(10, CHANNELS, seed=9)
-    found = run(index, prepared_queries, certify, probes=index.tree.leaves)
-    assert is_brute_force(found, index, prepared_queries)
+    some_queries = -clustered(10, CHANNELS, seed=9)
+    found = run(index, some_queries, certify, probes=index.tree.leaves)
+    assert is_brute_force(found, index, some_queries)
     assert found.scores.eq(0).all()
 
 
@@ -456,7 +456,7 @@ def test_more_than_all_patches_asked_for_are_all_patches(certify: bool, queries:
 
 @BOTH
 def test_values_that_only_float32_holds_are_searched_like_others(certify: bool, index: Index, queries: Tensor) -> None:
-    # A score does not see brightness, however faint or bright; 2^-100 of a value is nothing in float16.
+    # A score ignores brightness; a value times 2^-100 is zero in float16.
     expected = run(index, queries, certify)
     for scale in (2.0**100, 2.0**-100):
         assert run(index, queries * scale, certify).rows.equal(expected.rows)

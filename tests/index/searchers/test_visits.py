@@ -1,4 +1,4 @@
-"""Visits of queries to leaves: each is in one group, and its products are those with the leaf's own patches."""
+"""Visits of queries to leaves: each is in one group, with the products of the leaf's patches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def level_of(index: Index) -> Tensor:
 
 
 def check(index: Index, who: Tensor, leaves: Tensor) -> None:
-    """Against a loop over the visits."""
+    """Compare the groups with a loop over the visits."""
     level = level_of(index)
     seen = []
     for group in grouped(index, leaves):
@@ -65,7 +65,7 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
 
 def test_every_visit_is_in_one_group_and_has_the_products_of_its_leaf(index: Index) -> None:
     some = torch.Generator().manual_seed(0)
-    leaves = torch.randint(0, index.tree.leaves, (200,), generator=some).square() // index.tree.leaves  # some are busy
+    leaves = torch.randint(0, index.tree.leaves, (200,), generator=some).square() // index.tree.leaves
     check(index, torch.arange(200) % QUERIES, leaves)
 
 
@@ -81,7 +81,7 @@ def test_what_limits_a_group_changes_no_product(
     check(index, torch.arange(120) // 6, leaves)
     for group in grouped(index, leaves):
         padded = group.real.numel()
-        excess = padded - max(visits.PADDING, 1.25) * group.real.sum()  # a leaf alone is filled up by a quarter
+        excess = padded - max(visits.PADDING, 1.25) * group.real.sum()  # a single leaf is padded by a quarter
         assert excess * group.width <= visits.FILLED
         assert len(group.leaves).bit_count() == 1
         assert len(group.leaves) == 1 or len(group.leaves) * group.width <= visits.PATCHES
