@@ -32,6 +32,9 @@ SOURCES = 6  # shown for each input
 PERCENTILE = 1.0  # of NCC, where the scale of the maps starts
 
 
+NOT_SHOWN = frozenset({"decoder_sha256", "styles"})  # settings by content; the page shows the pictures
+
+
 @dataclass(frozen=True)
 class Source:
     """A source image with its share of the output.
@@ -159,7 +162,7 @@ def _open(title: str, place: str) -> _Shown:
 def _settings(shown: _Shown) -> list[tuple[str, str]]:
     """Return the method's own settings as text."""
     config = shown.session.run.config
-    return [(key, _text(config[key])) for key in own_settings(shown.session.run)]
+    return [(key, _text(config[key])) for key in own_settings(shown.session.run) if key not in NOT_SHOWN]
 
 
 def _text(value: Any) -> str:
