@@ -1,4 +1,4 @@
-"""From the patches of a cluster to its leaves."""
+"""Packing the patches of a cluster into leaves."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def one_channel(*cells: tuple[float, float, float, float]) -> Tensor:
     return torch.tensor(cells).view(-1, 4, 1)
 
 
-def test_of_equal_patches_the_first_is_kept() -> None:
+def test_the_first_of_equal_patches_is_kept() -> None:
     found = packed(clustered(1).expand(50, -1, -1), IndexConfig(max_leaf=8, merge=1))
     assert found.order.tolist() == [0]
     assert found.owner.tolist() == [0] * 50
 
 
-def test_equal_patches_are_found_wherever_they_stand() -> None:
+def test_equal_patches_are_detected_at_any_position() -> None:
     cells = clustered(40)
     rows = torch.tensor([0, 1, 0, 2, 1, 3, 0])
     assert collapse_equal(packets_of(cells)[rows]).tolist() == [0, 1, 0, 3, 1, 5, 0]
 
 
-def test_a_zero_patch_is_a_patch_like_any_other() -> None:
+def test_a_zero_patch_is_kept_and_merged_like_any_other() -> None:
     cells = torch.cat([torch.zeros(3, 4, 8), clustered(5)])
     found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
     assert found.owner.tolist()[:3] == [0, 0, 0]
     assert 0 in found.order.tolist()
 
 
-def test_near_duplicates_are_merged_to_the_medoid_and_all_origins_are_kept() -> None:
+def test_near_duplicates_are_merged_into_the_medoid_and_all_origins_are_kept() -> None:
     # Angles of about -2, 0 and +2 degrees around (1, 1, 1, 1): the one in the middle is nearest to the others.
     middle = one_channel((100, 100, 100, 100), (103, 97, 100, 100), (97, 103, 100, 100), (100, 0, 0, 0))[[1, 0, 2, 3]]
     found = packed(middle, IndexConfig(max_leaf=8, merge=0.995))
@@ -54,7 +54,7 @@ def test_near_duplicates_are_merged_to_the_medoid_and_all_origins_are_kept() -> 
     assert found.owner.tolist() == [1, 1, 1, 3]
 
 
-def test_a_patch_of_another_brightness_is_not_merged() -> None:
+def test_a_patch_of_different_brightness_is_not_merged() -> None:
     cells = one_channel((1, 2, 3, 4), (2, 4, 6, 8), (1.02, 2.04, 3.06, 4.08))
     found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
     assert found.owner[1].item() == 1
@@ -69,7 +69,7 @@ def test_a_threshold_of_one_merges_equal_patches_only() -> None:
     assert found.owner.tolist() == [*range(40), *range(20)]
 
 
-def test_a_merged_patch_is_as_similar_to_its_leader_as_the_threshold_says() -> None:
+def test_a_merged_patch_meets_the_similarity_threshold_of_its_leader() -> None:
     vectors = normalise(clustered(200, spread=0.05).flatten(1))
     kept, represents = merge_near(vectors, torch.ones(200), threshold=0.99)
     assert 12 <= len(kept) < 200
@@ -88,27 +88,27 @@ def test_every_patch_is_represented_by_a_kept_one_and_a_kept_one_by_itself(merge
 
 
 @pytest.mark.parametrize("max_leaf", [8, 50, 1000])
-def test_no_leaf_is_larger_than_allowed(max_leaf: int) -> None:
+def test_no_leaf_exceeds_the_largest_size(max_leaf: int) -> None:
     found = packed(clustered(900), IndexConfig(max_leaf=max_leaf, merge=1))
     assert found.subtree.leaf_count.max() <= max_leaf
     assert found.subtree.leaf_count.min() >= 1
     assert found.subtree.leaf_count.sum() == len(found.order) == 900
 
 
-def test_patches_of_one_direction_cannot_be_split_and_stay_one_leaf() -> None:
+def test_patches_of_one_direction_stay_in_one_leaf() -> None:
     brightness = 2.0 ** torch.arange(-5, 5)  # exact in float16, so that the unit vectors are the very same
     cells = (brightness[:, None, None] * torch.ones(10, 4, 2)).contiguous()
     found = packed(cells, IndexConfig(max_leaf=8, merge=0.995))
     assert found.subtree.leaf_count.tolist() == [10]
 
 
-def test_patches_of_a_leaf_stand_by_ascending_id() -> None:
+def test_patches_of_a_leaf_are_in_ascending_id_order() -> None:
     found = packed(clustered(300), IndexConfig(max_leaf=20, merge=1))
     for leaf in found.order.split(found.subtree.leaf_count.tolist()):
         assert leaf.tolist() == sorted(leaf.tolist())
 
 
-def test_fixed_clusters_give_the_levels_of_the_paper() -> None:
+def test_fixed_cluster_counts_give_the_levels_of_the_paper() -> None:
     found = packed(clustered(500), IndexConfig(clusters=(4, 3), max_leaf=8, merge=1))
     tree = found.subtree
     assert tree.child_count[0] == 4
@@ -130,7 +130,9 @@ def test_fixed_clusters_give_the_levels_of_the_paper() -> None:
         (3, 0, IndexConfig(clusters=(7, 5)), 3),
     ],
 )
-def test_into_how_many_clusters_a_node_is_split(count: int, level: int, config: IndexConfig, clusters: int) -> None:
+def test_a_node_is_split_into_the_expected_number_of_clusters(
+    count: int, level: int, config: IndexConfig, clusters: int
+) -> None:
     assert fan_out(count, level, config) == clusters
 
 

@@ -1,4 +1,4 @@
-"""The searchers, against a reference that anyone can check."""
+"""The searchers against a simple reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.synthetic import Ids, brute_force, clustered, ids_of, index_o
 
 Space = Literal["raw", "centred"]
 Payload = Literal["float16", "4bit", "5bit"]
-EVERY = 10**6  # probes: all leaves there are
+EVERY = 10**6  # probes: all leaves
 SEARCHERS: tuple[Searcher, ...] = ("exact", "tree", "scan", "hkm", "bhkm")
 
 
@@ -61,7 +61,7 @@ def run(
 
 
 def same(one: Found, other: Found) -> bool:
-    """Equal to the last bit."""
+    """Assert that matches are equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
 
@@ -81,12 +81,12 @@ def index(request: pytest.FixtureRequest, library: Tensor) -> Index:
     return sharded_index_of(library, IndexConfig(max_leaf=16, merge=1, match_space=request.param), shards=3)
 
 
-# ---- what is found ----
+# ---- matches ----
 
 
 @pytest.mark.parametrize("space", ["raw", "centred"])
 @pytest.mark.parametrize("top_k", [1, 5])
-def test_exact_is_the_definition(library: Tensor, queries: Tensor, space: Space, top_k: int) -> None:
+def test_the_exact_searcher_matches_the_definition(library: Tensor, queries: Tensor, space: Space, top_k: int) -> None:
     index = sharded_index_of(library, IndexConfig(max_leaf=16, merge=1, match_space=space), shards=3)
     matches = run(index, queries, "exact", top_k=top_k)
     best, scores = reference(library, ids_of(1500), queries, space, top_k)
@@ -95,7 +95,7 @@ def test_exact_is_the_definition(library: Tensor, queries: Tensor, space: Space,
     assert matches.certified.all()
 
 
-def test_ties_go_to_the_smaller_id_however_many_there_are() -> None:
+def test_any_number_of_ties_goes_to_the_smaller_id() -> None:
     # Ten patches, each at nine brightnesses that float16 and the norms take exactly: ninety ties of nine.
     brightness = 2.0 ** torch.arange(-4, 5)
     cells = (clustered(10, seed=3)[:, None] * brightness[:, None, None]).flatten(0, 1)
@@ -107,7 +107,7 @@ def test_ties_go_to_the_smaller_id_however_many_there_are() -> None:
             assert found_ids(index, run(index, queries, searcher, top_k=3)) == best
 
 
-def test_many_patches_within_rounding_of_each_other_hide_no_better_one() -> None:
+def test_many_patches_within_rounding_do_not_hide_a_better_one() -> None:
     # One patch at 40 brightnesses: float16 bends each a little, by less than float32 products can tell.
     brightness = 1.1 ** torch.arange(40)
     cells = (clustered(8, seed=5)[:, None] * brightness[:, None, None]).flatten(0, 1)
@@ -121,24 +121,24 @@ def test_many_patches_within_rounding_of_each_other_hide_no_better_one() -> None
         assert matches.scores.equal(scores)
 
 
-def test_tree_with_every_leaf_probed_is_exact(index: Index, queries: Tensor) -> None:
+def test_the_tree_with_every_leaf_probed_is_exact(index: Index, queries: Tensor) -> None:
     assert same(run(index, queries, "tree", top_k=4), run(index, queries, "exact", top_k=4))
 
 
-def test_hkm_with_every_leaf_probed_finds_what_exact_finds(index: Index, queries: Tensor) -> None:
+def test_hkm_with_every_leaf_probed_finds_the_exact_matches(index: Index, queries: Tensor) -> None:
     hkm, exact = run(index, queries, "hkm"), run(index, queries, "exact")
     torch.testing.assert_close(hkm.scores, exact.scores, atol=1e-6, rtol=0)
     assert hkm.rows.equal(exact.rows)
 
 
 @pytest.mark.parametrize("probes", [1, 4])
-def test_four_bands_are_plain_hierarchical_k_means(index: Index, queries: Tensor, probes: int) -> None:
+def test_four_bands_equal_plain_hierarchical_k_means(index: Index, queries: Tensor, probes: int) -> None:
     bands, plain = run(index, queries, "bhkm", probes), run(index, queries, "hkm", probes)
     assert bands.rows.equal(plain.rows)
     torch.testing.assert_close(bands.scores, plain.scores, atol=1e-6, rtol=0)
 
 
-def test_fewer_bands_compare_only_what_they_read(library: Tensor) -> None:
+def test_fewer_bands_compare_only_those_bands(library: Tensor) -> None:
     # The cosine of the LL band alone, with its own norm.
     index = index_of(library)
     queries = clustered(50, seed=2)
@@ -153,10 +153,10 @@ def test_the_published_searchers_certify_nothing(index: Index, queries: Tensor) 
     assert not run(index, queries, "bhkm").certified.any()
 
 
-# ---- how probes and certificates behave ----
+# ---- probes and certificates ----
 
 
-def test_more_probes_find_no_less_on_the_whole(index: Index, queries: Tensor) -> None:
+def test_more_probes_do_not_lower_the_total_score(index: Index, queries: Tensor) -> None:
     exact = run(index, queries, "exact")
     found = [run(index, queries, probes=probes) for probes in (1, 2, 4, 8, 16, EVERY)]
     recall = [(matches.rows == exact.rows).double().mean().item() for matches in found]
@@ -167,20 +167,20 @@ def test_more_probes_find_no_less_on_the_whole(index: Index, queries: Tensor) ->
 
 
 @pytest.mark.parametrize("probes", [1, 8])
-def test_a_search_certifies_all_or_nothing(index: Index, queries: Tensor, probes: int) -> None:
+def test_a_search_certifies_all_queries_or_none(index: Index, queries: Tensor, probes: int) -> None:
     assert not run(index, queries, probes=probes).certified.any()
     assert run(index, queries, probes=probes, certify=True).certified.all()
 
 
 @pytest.mark.parametrize("probes", [1, 8])
-def test_a_certified_search_is_exact_wherever_it_begins(
+def test_a_certified_search_is_exact_from_any_first_leaves(
     index: Index, queries: Tensor, probes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     assert same(run(index, queries, probes=probes, top_k=4, certify=True), run(index, queries, "exact", top_k=4))
 
 
-def test_scores_fall_from_the_first_match_to_the_last(index: Index, queries: Tensor) -> None:
+def test_scores_descend_from_the_first_match_to_the_last(index: Index, queries: Tensor) -> None:
     for searcher in SEARCHERS:
         scores = run(index, queries, searcher, probes=8, top_k=5).scores
         assert (scores[:, :-1] >= scores[:, 1:]).all()
@@ -193,11 +193,11 @@ def test_no_patch_is_found_twice_for_a_query(index: Index, queries: Tensor) -> N
         assert rows.min() >= 0
 
 
-# ---- that nothing but the query matters ----
+# ---- independence of everything but the query ----
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_a_query_finds_the_same_alone_together_and_in_any_order(
+def test_matches_of_a_query_do_not_depend_on_other_queries_or_their_order(
     index: Index, queries: Tensor, searcher: Searcher, generator: torch.Generator
 ) -> None:
     together = run(index, queries, searcher, probes=3, top_k=2)
@@ -210,7 +210,7 @@ def test_a_query_finds_the_same_alone_together_and_in_any_order(
         assert same(run(index, queries[n : n + 1], searcher, probes=3, top_k=2), expected)
 
 
-def test_the_order_in_which_a_library_was_written_does_not_matter(library: Tensor, queries: Tensor) -> None:
+def test_matches_do_not_depend_on_the_order_of_a_library(library: Tensor, queries: Tensor) -> None:
     ids = ids_of(1500)
     order = torch.randperm(1500, generator=torch.Generator().manual_seed(5))
     config = IndexConfig(max_leaf=16)
@@ -219,11 +219,11 @@ def test_the_order_in_which_a_library_was_written_does_not_matter(library: Tenso
     assert same(run(one, queries, probes=2), run(other, queries, probes=2))
 
 
-# ---- the small, the flat and the empty ----
+# ---- small, flat and empty libraries ----
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_an_index_of_one_patch_always_finds_it(searcher: Searcher) -> None:
+def test_a_search_of_one_patch_always_finds_it(searcher: Searcher) -> None:
     cells = clustered(1)
     matches = run(index_of(cells), cells, searcher, probes=1, top_k=3)
     assert matches.rows.tolist() == [[0]]
@@ -231,7 +231,7 @@ def test_an_index_of_one_patch_always_finds_it(searcher: Searcher) -> None:
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_fewer_patches_than_clusters_are_searched_like_more(searcher: Searcher) -> None:
+def test_fewer_patches_than_clusters_are_searched_correctly(searcher: Searcher) -> None:
     cells = clustered(5)
     index = index_of(cells, IndexConfig(clusters=(8, 8), merge=1))
     matches = run(index, cells, searcher)
@@ -240,7 +240,7 @@ def test_fewer_patches_than_clusters_are_searched_like_more(searcher: Searcher) 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("space", ["raw", "centred"])
-def test_flat_grey_images_are_searched_like_others(searcher: Searcher, space: Space) -> None:
+def test_flat_grey_images_are_searched_correctly(searcher: Searcher, space: Space) -> None:
     # Three greys and black, a hundred times each: equal vectors, and zero vectors.
     grey = torch.rand(3, 1, 8, generator=torch.Generator().manual_seed(0)).expand(3, 4, 8)
     shades = torch.cat([grey, torch.zeros(1, 4, 8)])
@@ -254,7 +254,7 @@ def test_flat_grey_images_are_searched_like_others(searcher: Searcher, space: Sp
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_a_library_of_black_images_gives_score_zero(searcher: Searcher) -> None:
+def test_matches_in_a_library_of_black_images_score_zero(searcher: Searcher) -> None:
     matches = run(index_of(torch.zeros(20, 4, 8)), clustered(3), searcher)
     assert matches.rows.tolist() == [[0]] * 3
     assert matches.scores.tolist() == [[0]] * 3
@@ -274,13 +274,15 @@ def index_raw(library: Tensor) -> Index:
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_top_k_larger_than_the_index_gives_all_patches(searcher: Searcher, queries: Tensor) -> None:
+def test_a_top_k_larger_than_the_index_returns_all_patches(searcher: Searcher, queries: Tensor) -> None:
     matches = run(index_of(clustered(6)), queries, searcher, probes=1, top_k=64)
     assert matches.rows.sort(dim=1).values.tolist() == [list(range(6))] * len(queries)
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_top_k_larger_than_a_probed_leaf_probes_more_leaves(index: Index, queries: Tensor, searcher: Searcher) -> None:
+def test_a_top_k_larger_than_a_probed_leaf_probes_more_leaves(
+    index: Index, queries: Tensor, searcher: Searcher
+) -> None:
     # A leaf holds at most 16 patches.
     matches = run(index, queries, searcher, probes=1, top_k=40)
     assert matches.rows.shape == (len(queries), 40)
@@ -306,9 +308,7 @@ def test_a_query_that_is_not_finite_or_beyond_float32_is_refused_in_one_sentence
         run(index, queries, searcher, probes=2)
 
 
-def test_one_such_query_among_those_that_threads_share_is_refused_alike(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_invalid_query_shared_among_threads_is_refused_alike(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kt_batch.index.search.PORTION", 1)
     queries = clustered(7)
     queries[5, 0, 0] = torch.nan
@@ -333,19 +333,19 @@ def test_centred_and_raw_space_may_choose_differently() -> None:
     assert run(centred, q).scores.item() == pytest.approx(9 / (290 * 5) ** 0.5, abs=1e-6)
 
 
-def test_a_swap_gets_raw_patches_whatever_the_match_space(library: Tensor) -> None:
+def test_a_swap_gets_raw_patches_in_any_match_space(library: Tensor) -> None:
     index = index_of(library, IndexConfig(max_leaf=16, merge=1, match_space="centred"))
     patches = index.values(run(index, library[:50], "exact").rows[:, 0])
     torch.testing.assert_close(patches, library[:50], atol=5e-3, rtol=5e-3)
 
 
-# ---- matches that carry what they transfer ----
+# ---- values of matches ----
 
 
 @pytest.mark.parametrize("space", ["raw", "centred"])
 @pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_matches_hold_ids_and_raw_patches_of_the_rows_found(space: Space, payload: Payload, shards: int) -> None:
+def test_matches_contain_ids_and_raw_patches_of_their_rows(space: Space, payload: Payload, shards: int) -> None:
     # D = 512: enough for coded patches.
     library = clustered(900, 128, clusters=30, seed=1)
     config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
@@ -367,7 +367,7 @@ def test_matches_hold_ids_and_raw_patches_of_the_rows_found(space: Space, payloa
 
 @pytest.mark.parametrize("space", ["raw", "centred"])
 @pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
-def test_keys_and_values_read_together_are_those_read_apart(space: Space, payload: Payload) -> None:
+def test_keys_and_values_are_the_same_read_together_or_separately(space: Space, payload: Payload) -> None:
     config = IndexConfig(max_leaf=32, merge=1, match_space=space, payload=payload)
     index = sharded_index_of(clustered(900, 128, clusters=30, seed=1), config, shards=3)
     rows = torch.randint(index.count, (300,), generator=torch.Generator().manual_seed(0))
@@ -383,7 +383,7 @@ def test_a_search_decodes_a_match_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_no_queries_have_matches_of_no_size(index: Index, searcher: Searcher) -> None:
+def test_matches_of_no_queries_are_empty(index: Index, searcher: Searcher) -> None:
     matches = search(index, torch.empty(0, 4, 8), SearchConfig(searcher=searcher, top_k=2))
     assert matches.patch_ids.shape == (0, 2, 12)
     assert matches.values.shape == (0, 2, 4, 8)

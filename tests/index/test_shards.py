@@ -20,7 +20,7 @@ BITS = {"float16": None, "4bit": 4, "5bit": 5}
 
 
 def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, bits: int | None = None) -> Shard:
-    """All patches in one leaf."""
+    """Return a shard with all patches in one leaf."""
     basis = Basis(directions, torch.full((len(directions),), 0.2))
     ids = torch.from_numpy(ids_of(len(packets)))
     return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), bits)
@@ -35,7 +35,7 @@ def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("bits", BITS.values())
-def test_a_shard_comes_back_from_its_file(tmp_path: Path, bits: int | None) -> None:
+def test_a_shard_round_trips_through_its_file(tmp_path: Path, bits: int | None) -> None:
     packets = packets_of(clustered(20))
     shard = shard_of(packets, torch.zeros(4, 8), EYE[:, :5], bits)
     write_shard(tmp_path / "shard", shard)
@@ -50,20 +50,20 @@ def test_a_shard_comes_back_from_its_file(tmp_path: Path, bits: int | None) -> N
     torch.testing.assert_close(found.norms, packets.float().flatten(1).norm(dim=1))
 
 
-def test_float16_bands_are_the_librarys_own() -> None:
+def test_float16_bands_are_those_of_the_library() -> None:
     packets = packets_of(clustered(20))
     assert torch.stack(list(shard_of(packets, torch.zeros(4, 8), EYE[:, :5]).payload.values()), dim=1).equal(packets)
 
 
 @pytest.mark.parametrize("bits", [4, 5])
-def test_patches_of_few_values_stay_float16(bits: int) -> None:
+def test_patches_with_few_values_stay_float16(bits: int) -> None:
     # 32 values: 8 directions are a quarter of them, 9 are more.
     packets, mean = packets_of(clustered(20)), torch.zeros(4, 8)
     assert [shard_of(packets, mean, EYE[:, :n], bits).bits for n in (8, 9)] == [bits, None]
 
 
-def test_patches_whose_fifth_bits_are_no_whole_bytes_stay_float16() -> None:
-    # Of an odd number of channels: 36 values, 4 bytes and a half.
+def test_patches_whose_fifth_bits_do_not_fill_bytes_stay_float16() -> None:
+    # An odd number of channels: 36 values, 4.5 bytes.
     packets, mean = packets_of(clustered(20, channels=9)), torch.zeros(4, 9)
     assert [shard_of(packets, mean, torch.eye(36)[:, :5], bits).bits for bits in (4, 5)] == [4, None]
 
@@ -87,7 +87,7 @@ def test_the_format_is_pinned(path: Path, request: pytest.FixtureRequest) -> Non
     }
 
 
-def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
+def test_leaves_store_the_mean_and_variance_of_their_first_level() -> None:
     packets, ids = packets_of(clustered(5)), torch.from_numpy(ids_of(5))
     basis = Basis(EYE[:, :3], torch.ones(32))
     shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
@@ -98,20 +98,20 @@ def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 5])
-def test_the_same_patches_make_the_same_bytes(tmp_path: Path, bits: int) -> None:
+def test_equal_patches_give_equal_bytes(tmp_path: Path, bits: int) -> None:
     for name in ("one", "again"):
         found = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], bits)
         write_shard(tmp_path / name, found)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "again").read_bytes()
 
 
-def test_norms_are_those_of_match_space() -> None:
+def test_norms_are_computed_in_match_space() -> None:
     packets, mean = packets_of(clustered(20)), torch.full((4, 8), 0.25)
     expected = (packets.float() - mean).flatten(1).norm(dim=1)
     torch.testing.assert_close(shard_of(packets, mean).norms, expected)
 
 
-def test_the_first_level_is_that_of_unit_vectors_in_match_space() -> None:
+def test_the_first_level_describes_unit_vectors_in_match_space() -> None:
     # One patch of one channel. In match space the packet is (3, 0, 4, 0), so (0.6, 0, 0.8, 0) in unit length: along the
     # first axis 0.6, and 0.8 is left.
     packets, mean = torch.tensor([4.0, 1, 5, 1]).view(1, 4, 1).half(), torch.ones(4, 1)
@@ -130,7 +130,7 @@ def test_a_shard_of_patches_with_nan_is_refused_in_one_sentence(tmp_path: Path) 
             open_shard(tmp_path / "shard")
 
 
-def test_what_equals_the_mean_is_a_zero_vector_in_match_space() -> None:
+def test_a_patch_equal_to_the_mean_is_a_zero_vector_in_match_space() -> None:
     packets = torch.full((1, 4, 2), 0.5, dtype=torch.float16)
     vectors, norms = match_parts(packets, torch.full((4, 2), 0.5))
     assert vectors.eq(0).all()
@@ -157,7 +157,7 @@ def test_a_damaged_shard_is_refused_in_one_sentence(path: Path, damage: str) -> 
         open_shard(path)
 
 
-def test_codes_without_their_plane_or_with_one_too_many_are_refused(tmp_path: Path) -> None:
+def test_codes_with_a_missing_or_surplus_plane_are_refused(tmp_path: Path) -> None:
     tensors = shard_of(packets_of(clustered(20)), torch.zeros(4, 8), EYE[:, :5], bits=5).tensors()
     without = {name: tensor for name, tensor in tensors.items() if name != "plane"}
     damaged = {

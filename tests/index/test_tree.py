@@ -1,4 +1,4 @@
-"""The tree: subtrees joined under one root, and back from a file."""
+"""The tree joins subtrees under one root and round-trips through a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.synthetic import clustered, index_of, sharded_index_of
 
 
 def leaf_subtree(centre: list[float], count: int) -> Subtree:
-    """A cluster that is one leaf."""
+    """Return a cluster that is one leaf."""
     return Subtree(
         centres=torch.tensor([centre]),
         first_child=torch.tensor([0]),
@@ -27,7 +27,7 @@ def leaf_subtree(centre: list[float], count: int) -> Subtree:
 
 
 def split_subtree() -> Subtree:
-    """A cluster that is split into a leaf of 2 patches and a node with leaves of 3 and 4."""
+    """Return a cluster split into a leaf of 2 patches and a node with leaves of 3 and 4."""
     return Subtree(
         centres=torch.tensor([[1, 0], [2, 0], [3, 0], [4, 0], [5, 0]], dtype=torch.float32),
         first_child=torch.tensor([1, 0, 3, 0, 0]),
@@ -39,14 +39,14 @@ def split_subtree() -> Subtree:
 
 
 def reached(tree: Tree, node: int = 0) -> list[int]:
-    """Leaves below a node, from left to right."""
+    """Return the leaves below a node from left to right."""
     if tree.child_count[node] == 0:
         return [int(tree.leaf[node])]
     first = int(tree.first_child[node])
     return [leaf for child in range(first, first + int(tree.child_count[node])) for leaf in reached(tree, child)]
 
 
-def test_two_subtrees_joined_by_hand() -> None:
+def test_joining_two_subtrees_matches_a_hand_computed_tree() -> None:
     top = torch.tensor([[1.0, 0], [0, 1]])
     tree = join(top, [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1), Basis(torch.eye(2), torch.ones(2)))
     # Nodes: 0 root, 1 and 2 the clusters, 3 to 6 the rest of the first one.
@@ -58,11 +58,11 @@ def test_two_subtrees_joined_by_hand() -> None:
     assert tree.leaf_shard.tolist() == [0, 0, 0, 1]
     assert tree.leaf_start.tolist() == [0, 2, 5, 0]
     assert tree.leaf_count.tolist() == [2, 3, 4, 1]
-    # Of 10 patches the deviations sum to 4 + 6.
+    # The deviations of the 10 patches sum to 4 + 6.
     assert tree.deviation.tolist() == [1]
 
 
-def test_every_leaf_is_reached_from_the_root_once() -> None:
+def test_every_leaf_is_reachable_from_the_root_once() -> None:
     tree = sharded_index_of(clustered(900), IndexConfig(max_leaf=16, merge=1), shards=4).tree
     assert sorted(reached(tree)) == list(range(tree.leaves))
 
@@ -85,7 +85,7 @@ def test_a_node_has_children_or_is_a_leaf() -> None:
     assert tree.leaf[tree.leaf_node].equal(torch.arange(tree.leaves))
 
 
-def test_a_tree_comes_back_from_its_file() -> None:
+def test_a_tree_round_trips_through_its_file() -> None:
     tree = sharded_index_of(clustered(300), IndexConfig(max_leaf=16), shards=2).tree
     back = Tree.from_bytes(tree.to_bytes())
     for field in fields(Tree):
@@ -93,7 +93,7 @@ def test_a_tree_comes_back_from_its_file() -> None:
     assert back.to_bytes() == tree.to_bytes()
 
 
-def test_a_subtree_comes_back_from_its_file() -> None:
+def test_a_subtree_round_trips_through_its_file() -> None:
     back = Subtree.from_bytes(split_subtree().to_bytes())
     for field in fields(Subtree):
         assert getattr(back, field.name).equal(getattr(split_subtree(), field.name)), field.name
@@ -108,7 +108,7 @@ def test_a_damaged_tree_is_refused_in_one_sentence(kind: type[Tree] | type[Subtr
             kind.from_bytes(data)
 
 
-def test_row_numbers_name_the_patch_they_were_given(generator: torch.Generator) -> None:
+def test_row_numbers_map_to_their_patch_ids(generator: torch.Generator) -> None:
     index = sharded_index_of(clustered(300), IndexConfig(max_leaf=16, merge=1), shards=3)
     every = torch.arange(index.count)
     some = torch.randint(index.count, (40,), generator=generator)

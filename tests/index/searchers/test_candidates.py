@@ -1,4 +1,4 @@
-"""Candidates of many queries at once, against loops that anyone can check."""
+"""Candidate lists of many queries, against simple loops."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def plain_of(pairs: Pairs) -> Plain:
 # ---- the best of a list ----
 
 
-def test_the_best_two_of_each_query_by_hand() -> None:
+def test_the_best_two_of_each_query_match_a_hand_computed_example() -> None:
     pairs = pairs_of([(1, 7, 0.5), (0, 3, 0.25), (1, 8, 1.0), (1, 9, 0.5), (0, 2, -1.0), (1, 6, 0.75)])
     assert plain_of(best_few(pairs, 2)) == [(0, 3, 0.25), (0, 2, -1.0), (1, 8, 1.0), (1, 6, 0.75)]
     assert kth_best(pairs, 3, 2).tolist() == [-1.0, 0.75, -torch.inf]
@@ -63,7 +63,7 @@ def test_the_best_two_of_each_query_by_hand() -> None:
 
 @some
 @given(candidates, counts)
-def test_the_best_few_are_those_of_a_loop_and_ties_go_to_the_earlier(plain: Plain, count: int) -> None:
+def test_the_best_candidates_match_a_loop_and_ties_go_to_the_earlier(plain: Plain, count: int) -> None:
     expected = []
     for query in range(QUERIES):
         own = [pair for pair in plain if pair[0] == query]
@@ -74,7 +74,7 @@ def test_the_best_few_are_those_of_a_loop_and_ties_go_to_the_earlier(plain: Plai
 
 @some
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=2))
-def test_integers_ascend_as_the_scores_they_stand_for(scores: list[float]) -> None:
+def test_sort_keys_ascend_with_the_scores_they_encode(scores: list[float]) -> None:
     found = ascending(torch.tensor(scores)).tolist()
     assert all(-(2**31) <= number < 2**31 for number in found)
     for one, other, a, b in zip(scores, scores[1:], found, found[1:], strict=False):
@@ -83,7 +83,7 @@ def test_integers_ascend_as_the_scores_they_stand_for(scores: list[float]) -> No
 
 @some
 @given(candidates, counts)
-def test_the_kth_best_score_is_that_of_a_loop_and_minus_infinity_where_there_are_fewer(plain: Plain, k: int) -> None:
+def test_the_kth_best_score_matches_a_loop_and_is_minus_infinity_for_fewer_candidates(plain: Plain, k: int) -> None:
     expected = []
     for query in range(QUERIES):
         own = sorted((score for who, _, score in plain if who == query), reverse=True)
@@ -93,7 +93,7 @@ def test_the_kth_best_score_is_that_of_a_loop_and_minus_infinity_where_there_are
 
 @some
 @given(candidates)
-def test_of_equal_pairs_the_first_is_kept(plain: Plain) -> None:
+def test_the_first_of_equal_pairs_is_kept(plain: Plain) -> None:
     first: dict[tuple[int, int], float] = {}
     for who, row, score in plain:
         first.setdefault((who, row), score)
@@ -102,7 +102,7 @@ def test_of_equal_pairs_the_first_is_kept(plain: Plain) -> None:
 
 @some
 @given(st.lists(candidates, max_size=4))
-def test_joined_lists_are_one_list(parts: list[Plain]) -> None:
+def test_lists_are_joined_into_one_list(parts: list[Plain]) -> None:
     assert plain_of(joined([pairs_of(part) for part in parts])) == [pair for part in parts for pair in part]
 
 
@@ -117,7 +117,7 @@ def test_every_leaf_names_the_queries_that_probe_it(probed: list[list[int]]) -> 
     assert [(leaf, queries.tolist()) for leaf, queries in found] == expected
 
 
-def test_no_candidates_have_no_best() -> None:
+def test_an_empty_candidate_list_has_no_best() -> None:
     none = pairs_of([])
     assert len(joined([])) == len(best_few(none, 3)) == len(distinct(none)) == 0
     assert kth_best(none, 2, 1).tolist() == [-torch.inf] * 2
@@ -128,8 +128,10 @@ def test_no_candidates_have_no_best() -> None:
 
 @cache
 def tied() -> tuple[Index, Tensor]:
-    """12 patches at 4 brightnesses that float16 takes exactly, so that they tie by fours, with a zero patch; and
-    queries `(QUERIES, D)`: three that behave, and a zero vector, which ties with everything."""
+    """Return 12 patches that tie by fours, a zero patch, and queries `(QUERIES, D)`.
+
+    Each direction has 4 brightnesses that float16 represents exactly.
+    One query is the zero vector, which ties with every patch."""
     brightness = 2.0 ** torch.arange(-2, 2)
     cells = (clustered(12, seed=3)[:, None] * brightness[:, None, None]).flatten(0, 1)
     index = index_of(torch.cat([cells, torch.zeros(1, 4, 8)]))
@@ -140,9 +142,7 @@ def tied() -> tuple[Index, Tensor]:
 
 @settings(max_examples=100, deadline=None)
 @given(st.sets(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, 48)), max_size=120), counts)
-def test_the_canonically_best_are_those_of_a_loop_and_ties_go_to_the_smaller_id(
-    chosen: set[tuple[int, int]], k: int
-) -> None:
+def test_the_canonically_best_match_a_loop_and_ties_go_to_the_smaller_id(chosen: set[tuple[int, int]], k: int) -> None:
     index, queries = tied()
     expected_rows, expected_scores = [], []
     for query in range(QUERIES):
@@ -189,7 +189,7 @@ def test_candidates_are_ranked_by_score_and_ties_go_to_the_smaller_id(
 @given(
     st.lists(st.sets(st.integers(0, 48), min_size=6), min_size=QUERIES, max_size=QUERIES), st.integers(0, 99), counts
 )
-def test_values_are_those_of_the_rows_however_float32_scores_rank_the_candidates(
+def test_values_belong_to_their_rows_for_any_float32_ranking_of_candidates(
     chosen: list[set[int]], seed: int, k: int
 ) -> None:
     index, queries = tied()
@@ -207,7 +207,7 @@ def test_values_are_those_of_the_rows_however_float32_scores_rank_the_candidates
     assert best.values.equal(index.values(best.rows.flatten()).view(QUERIES, k, 4, -1))
 
 
-def test_a_float32_score_that_rounding_made_too_small_costs_no_patch_its_place() -> None:
+def test_a_float32_score_rounded_down_does_not_exclude_a_patch() -> None:
     index, queries = tied()
     everything = scored(index, queries, pairs_of([(0, row, 0.0) for row in range(48)]))
     expected = canonically_best(index, queries[:1], everything, 1)
@@ -218,7 +218,7 @@ def test_a_float32_score_that_rounding_made_too_small_costs_no_patch_its_place()
 
 
 @pytest.mark.parametrize("space", ["raw", "centred"])
-def test_scores_of_pairs_are_the_products_of_the_patches_in_full(space: str) -> None:
+def test_pair_scores_are_full_products_of_the_patches(space: str) -> None:
     index = index_of(clustered(700, seed=1), IndexConfig.model_validate({"match_space": space, "merge": 1}))
     queries, _ = match_parts(haar(clustered(5, seed=2)), index.tree.mean)
     who, rows = torch.arange(5).repeat_interleave(700), torch.arange(700).repeat(5).flip(0)

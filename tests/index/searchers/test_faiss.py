@@ -1,4 +1,4 @@
-"""The peers through faiss: with everything probed they are exact, and no library is too small or too odd for them."""
+"""The faiss baselines are exact with every list probed, for libraries of any kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from tests.support.synthetic import clustered, index_of, sharded_index_of
 
-EVERY = 10**6  # probes: all there are
+EVERY = 10**6  # probes: all lists
 USERS: tuple[Searcher, ...] = ("pq", "ivf", "hnsw")
 LISTED = ("ivf", "ivf-panorama", "ivf-pq")
 
@@ -54,7 +54,7 @@ def small() -> Index:
 
 
 def units(index: Index, cells: Tensor) -> Tensor:
-    """Unit match vectors `(n, D)` of raw patches `(n, 4, C)`."""
+    """Return normalised match vectors `(n, D)` of raw patches `(n, 4, C)`."""
     return match_parts(haar(cells), index.tree.mean)[0]
 
 
@@ -68,13 +68,15 @@ def recall(index: Index, rows: Tensor, queries: Tensor) -> float:
     return (rows[:, :1] == best).double().mean().item()
 
 
-# ---- what is found ----
+# ---- matches ----
 
 
 @needs_faiss
 @pytest.mark.parametrize("name", ["ivf", "ivf-panorama", "hnsw"])
 @pytest.mark.parametrize("top_k", [1, 5])
-def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries: Tensor, name: str, top_k: int) -> None:
+def test_with_every_list_probed_it_finds_the_exact_matches(
+    index: Index, queries: Tensor, name: str, top_k: int
+) -> None:
     rows, scores = ask(index, name, queries, top_k)
     exact = find(index, queries, SearchConfig(searcher="exact", top_k=top_k))
     assert rows.equal(exact.rows)
@@ -83,7 +85,7 @@ def test_with_everything_probed_it_finds_what_exact_finds(index: Index, queries:
 
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
-def test_scores_are_canonical_and_fall(index: Index, queries: Tensor, name: str) -> None:
+def test_scores_are_canonical_and_descending(index: Index, queries: Tensor, name: str) -> None:
     rows, scores = ask(index, name, queries, k=5, probes=2)
     prepared_queries = units(index, queries).repeat_interleave(5, 0)
     assert scores.flatten().equal(canonical_scores(prepared_queries, index.keys(rows.flatten())))
@@ -92,7 +94,7 @@ def test_scores_are_canonical_and_fall(index: Index, queries: Tensor, name: str)
 
 @needs_faiss
 @pytest.mark.parametrize("probes", [1, 4])
-def test_panorama_finds_what_ivf_finds_in_as_many_lists(index: Index, queries: Tensor, probes: int) -> None:
+def test_panorama_finds_the_matches_of_ivf_in_as_many_lists(index: Index, queries: Tensor, probes: int) -> None:
     panorama, plain = (ask(index, name, queries, k=3, probes=probes) for name in ("ivf-panorama", "ivf"))
     assert panorama[0].equal(plain[0])
     assert panorama[1].equal(plain[1])
@@ -107,9 +109,7 @@ def test_more_probes_find_more(index: Index, queries: Tensor, name: str) -> None
 
 
 @needs_faiss
-def test_quantised_codes_find_near_neighbours_and_a_second_look_finds_better_ones(
-    index: Index, queries: Tensor
-) -> None:
+def test_quantised_codes_find_near_neighbours_and_reranking_finds_better_ones(index: Index, queries: Tensor) -> None:
     exact = find(index, queries, SearchConfig(searcher="exact"))
     coded, looked = ask(index, "pq", queries), ask(index, "ivf-pq", queries)
     assert 0.9 < (coded[1].mean() / exact.scores.mean()).item() < 1
@@ -117,7 +117,7 @@ def test_quantised_codes_find_near_neighbours_and_a_second_look_finds_better_one
     assert looked[1].mean() > coded[1].mean()
 
 
-# ---- how they are built ----
+# ---- building ----
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_quantised_codes_find_near_neighbours_and_a_second_look_finds_better_one
     ("count", "lists"),
     [(1_000_000, 4096), (10_000, 256), (78, 2), (77, 1), (1, 1)],
 )
-def test_lists_are_a_power_of_two_near_four_roots_and_hold_39_on_average(count: int, lists: int) -> None:
+def test_the_number_of_lists_is_a_power_of_two_near_four_roots_with_39_patches_each(count: int, lists: int) -> None:
     assert list_count(count) == lists
 
 
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
-def test_the_same_seed_builds_the_same(small: Index, queries: Tensor, name: str) -> None:
+def test_equal_seeds_build_equal_indexes(small: Index, queries: Tensor, name: str) -> None:
     one, other = (build_baseline(small, name, seed=3, threads=1) for _ in range(2))
     found = [search_baseline(baseline, small, units(small, queries), 4, 2) for baseline in (one, other)]
     assert found[0].rows.equal(found[1].rows)
@@ -139,7 +139,7 @@ def test_the_same_seed_builds_the_same(small: Index, queries: Tensor, name: str)
 
 
 @needs_faiss
-def test_bytes_are_those_that_faiss_writes(faiss: ModuleType, small: Index) -> None:
+def test_the_reported_size_is_that_of_the_serialised_faiss_index(faiss: ModuleType, small: Index) -> None:
     sizes = {}
     for name in BASELINES:
         baseline = build_baseline(small, name)
@@ -163,7 +163,7 @@ def test_an_open_search_builds_its_baseline_once(
 
 
 @needs_faiss
-def test_on_a_machine_with_gpus_lists_move_there_and_a_graph_does_not(
+def test_inverted_lists_move_to_a_gpu_and_a_graph_does_not(
     faiss: ModuleType, small: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = []
@@ -182,7 +182,7 @@ def test_on_a_machine_with_gpus_lists_move_there_and_a_graph_does_not(
 
 @needs_faiss
 @pytest.mark.gpu
-def test_on_a_gpu_the_same_is_found(faiss: ModuleType, index: Index, queries: Tensor) -> None:
+def test_a_gpu_finds_the_same_matches(faiss: ModuleType, index: Index, queries: Tensor) -> None:
     if faiss.get_num_gpus() == 0:
         pytest.skip("this faiss sees no GPU")
     exact = find(index, queries, SearchConfig(searcher="exact", top_k=5))
@@ -191,13 +191,13 @@ def test_on_a_gpu_the_same_is_found(faiss: ModuleType, index: Index, queries: Te
     assert scores.equal(exact.scores)
 
 
-# ---- the small, the flat and the empty ----
+# ---- small, flat and empty libraries ----
 
 
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("count", [1, 2, 3, 40, 80])
-def test_a_tiny_library_gives_every_patch_once(name: str, count: int) -> None:
+def test_a_tiny_library_returns_every_patch_once(name: str, count: int) -> None:
     cells = clustered(count, seed=count)
     index = index_of(cells)
     rows, _ = ask(index, name, cells, k=index.count, probes=1)
@@ -216,7 +216,7 @@ def test_any_number_of_channels_can_be_quantised(channels: int) -> None:
 
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
-def test_black_and_equal_patches_are_searched_like_others(name: str) -> None:
+def test_black_and_equal_patches_are_searched_correctly(name: str) -> None:
     # Grey at 200 brightnesses, which is one direction, and black: 201 kept patches, two vectors.
     grey = torch.linspace(0.5, 2, 200)[:, None, None].expand(200, 4, 8)
     index = index_of(torch.cat([grey, torch.zeros(5, 4, 8)]))
@@ -230,7 +230,7 @@ def test_black_and_equal_patches_are_searched_like_others(name: str) -> None:
 
 @needs_faiss
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_library_of_black_images_gives_score_zero(name: str) -> None:
+def test_matches_in_a_library_of_black_images_score_zero(name: str) -> None:
     rows, scores = ask(index_of(torch.zeros(20, 4, 8)), name, clustered(3))
     assert rows.tolist() == [[0]] * 3
     assert scores.tolist() == [[0]] * 3
@@ -246,7 +246,7 @@ def test_more_matches_than_one_list_holds_come_from_more_lists(index: Index, que
 
 
 @needs_faiss
-def test_what_a_graph_does_not_reach_is_found_all_the_same(faiss: ModuleType, small: Index, queries: Tensor) -> None:
+def test_patches_unreachable_in_a_graph_are_found(faiss: ModuleType, small: Index, queries: Tensor) -> None:
     # Two thirds of the patches are missing from this graph.
     graph = faiss.IndexHNSWFlat(32, 8, faiss.METRIC_INNER_PRODUCT)
     graph.add(small.keys(torch.arange(100)).numpy())
@@ -262,12 +262,12 @@ def test_no_queries_find_nothing(small: Index, name: str) -> None:
     assert rows.shape == scores.shape == (0, 2)
 
 
-# ---- from outside ----
+# ---- configuration ----
 
 
 @needs_faiss
 @pytest.mark.parametrize("searcher", USERS)
-def test_a_user_may_choose_it(index: Index, queries: Tensor, searcher: Searcher) -> None:
+def test_a_user_can_select_it(index: Index, queries: Tensor, searcher: Searcher) -> None:
     matches = find(index, queries, SearchConfig(searcher=searcher, probes=EVERY, top_k=3))
     assert matches.rows.shape == (len(queries), 3)
     assert recall(index, matches.rows, queries) > (0 if searcher == "pq" else 0.99)
@@ -284,6 +284,6 @@ def test_without_faiss_a_sentence_names_the_extras(
         find(index_of(clustered(5)), queries, SearchConfig(searcher=searcher))
 
 
-def test_an_unknown_peer_is_refused(small: Index) -> None:
+def test_an_unknown_baseline_is_refused(small: Index) -> None:
     with pytest.raises(UsageError, match="no searcher 'lsh' through faiss; there are pq, ivf"):
         build_baseline(small, "lsh")

@@ -1,4 +1,4 @@
-"""One faiss or none: two distributions that overwrite each other are refused before either is used."""
+"""Two faiss distributions that overwrite each other are refused before use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"])
-def test_two_distributions_of_faiss_are_refused_with_the_commands_that_mend_it(
+def test_two_distributions_of_faiss_are_refused_with_the_commands_that_fix_it(
     monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     pretend_installed(monkeypatch, "faiss-cpu", other)
@@ -43,6 +43,6 @@ def test_a_faiss_that_cannot_be_loaded_names_the_extras(
         load_faiss()
 
 
-def test_one_faiss_is_handed_over() -> None:
+def test_a_single_faiss_distribution_is_returned() -> None:
     pytest.importorskip("faiss")
     assert load_faiss().__name__ == "faiss"

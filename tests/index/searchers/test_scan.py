@@ -1,4 +1,4 @@
-"""The dense scan: it finds the largest estimates of all patches, whatever is looked at together, and no others."""
+"""The dense scan finds the largest estimates of all patches for any block size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANNELS = 128  # D = 512: enough for patches of 4 bits a value beside 127 coord
 
 @pytest.fixture(autouse=True)
 def on_the_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is a GPU these tests would otherwise be of it; `gpu` marks those that are."""
+    """Keep tests without the mark `gpu` on the CPU of a machine with a GPU."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(scan, "scan_device", lambda: "cpu")
 
@@ -65,14 +65,14 @@ def units(index: Index, cells: Tensor) -> Tensor:
 
 
 def estimates(index: Index, queries: Tensor, count: int) -> tuple[Pairs, Tensor]:
-    """The best of each query as they are found, and all there are `(n, patches)` in float64."""
+    """Return the best estimates found and all `(n, patches)` in float64."""
     with quick_products():  # as in a search
         level, _ = prepare_estimates(index, units(index, queries), in_turn)
     every = torch.cat([shard.level for shard in index.shards]).double()
     return best_estimates(level_of(index, "cpu"), level, count), level.double() @ every.T
 
 
-# ---- which patches are found ----
+# ---- matches ----
 
 
 @pytest.mark.parametrize("count", [1, 11, 80, 2000])  # of 32 blocks
@@ -91,7 +91,7 @@ def test_the_best_estimates_of_all_patches_are_found(index: Index, queries: Tens
     st.integers(1, 6 * BLOCK), st.integers(1, 9), st.integers(0, 10**6), st.integers(1, 400), st.integers(1, 3),
     st.tuples(st.integers(1, 10), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 8]), st.integers(1, 1 << 14)),
 )  # fmt: skip
-def test_of_equal_estimates_those_of_the_smaller_rows_are_found_whatever_is_looked_at_together(
+def test_ties_between_estimates_go_to_the_smaller_rows_for_any_block_size(
     patches: int, prepared_queries: int, seed: int, count: int, width: int, sizes: tuple[int, int, int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +117,7 @@ def test_of_equal_estimates_those_of_the_smaller_rows_are_found_whatever_is_look
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 40])
-def test_the_match_is_the_best_of_all_wherever_it_is_among_the_best_estimates(
+def test_the_match_is_the_overall_best_if_it_is_among_the_best_estimates(
     index: Index, queries: Tensor, top_k: int
 ) -> None:
     found = run(index, queries, top_k)
@@ -131,9 +131,7 @@ def test_the_match_is_the_best_of_all_wherever_it_is_among_the_best_estimates(
     assert not found.certified.any()
 
 
-def test_with_as_many_read_as_there_are_patches_it_is_brute_force(
-    index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_every_patch_equals_brute_force(index: Index, queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "FEW", index.count)
     found = run(index, queries[:50], 3)
     rows, scores = brute_force(index, queries[:50], 3)
@@ -141,7 +139,7 @@ def test_with_as_many_read_as_there_are_patches_it_is_brute_force(
     assert found.scores.equal(scores)
 
 
-def test_scores_are_canonical_and_fall_and_no_patch_comes_twice(index: Index, queries: Tensor) -> None:
+def test_scores_are_canonical_and_descending_and_patches_are_distinct(index: Index, queries: Tensor) -> None:
     found = run(index, queries, 12)
     repeated = units(index, queries).repeat_interleave(12, 0)
     scores = canonical_scores(repeated, index.keys(found.rows.flatten()))
@@ -150,7 +148,7 @@ def test_scores_are_canonical_and_fall_and_no_patch_comes_twice(index: Index, qu
     assert all(len(set(some)) == 12 for some in found.rows.tolist())
 
 
-# ---- where the products are made ----
+# ---- where the products are computed ----
 
 
 def test_an_open_search_holds_the_first_level_once(queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +158,7 @@ def test_an_open_search_holds_the_first_level_once(queries: Tensor, monkeypatch:
     assert search.find(queries).rows.equal(expected.rows)
 
 
-def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index: Index) -> None:
+def test_the_first_levels_of_all_shards_are_joined_and_padding_never_wins(index: Index) -> None:
     level = level_of(index, "cpu")
     assert level.dtype == torch.float16
     assert level.shape == (-(-index.count // BLOCK), BLOCK, index.shards[0].level.shape[1])
@@ -172,7 +170,7 @@ def test_the_level_of_all_shards_is_one_and_what_fills_it_up_wins_nowhere(index:
     assert (ready @ level_of(tiny, "cpu")[0, tiny.count :].float().T).max() < -2
 
 
-def test_all_is_made_on_the_device_of_the_level_and_comes_back() -> None:
+def test_products_are_computed_on_the_device_of_the_level_and_returned_to_the_host() -> None:
     # Of tensors without values torch tells shapes and devices, and refuses to mix these, also without a GPU.
     with FakeTensorMode():
         level = torch.empty(20, BLOCK, 9, dtype=torch.float16, device="cuda:0")
@@ -181,7 +179,7 @@ def test_all_is_made_on_the_device_of_the_level_and_comes_back() -> None:
     assert len(found) == 7 * 30
 
 
-def test_a_gpu_without_room_is_one_sentence(queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_out_of_memory_raises_one_sentence(queries: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
@@ -191,7 +189,7 @@ def test_a_gpu_without_room_is_one_sentence(queries: Tensor, monkeypatch: pytest
         run(index, queries)
 
 
-def test_threads_and_precision_are_as_before_when_a_search_fails(
+def test_a_failed_search_restores_threads_and_precision(
     index: Index, queries: Tensor, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(2)
@@ -203,7 +201,7 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
+def test_a_gpu_finds_the_same_matches(index: Index, queries: Tensor) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
     with quick_products():  # as in a search
@@ -223,11 +221,13 @@ def test_on_a_gpu_the_same_is_found(index: Index, queries: Tensor) -> None:
         assert found.rows.eq(run(index, queries, 3).rows).double().mean() > 0.99
 
 
-# ---- how the work is shared out does not matter ----
+# ---- independence of the division of work ----
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, threads: None, count: int) -> None:
+def test_one_and_several_threads_find_the_same_matches(
+    index: Index, queries: Tensor, threads: None, count: int
+) -> None:
     for prepared_queries in (queries, queries[:1], queries[:0]):
         torch.set_num_threads(1)
         alone = run(index, prepared_queries, 2)
@@ -241,7 +241,7 @@ def test_one_thread_and_several_find_the_same(index: Index, queries: Tensor, thr
 @pytest.mark.parametrize(
     "sizes", [{"PORTION": 7}, {"TILE": BLOCK}, {"STRETCH": 3 * BLOCK}, {"AGAIN": 1}, {"AGAIN": 10**6}], ids=str
 )
-def test_how_much_is_looked_at_together_does_not_matter(
+def test_matches_do_not_depend_on_the_block_size(
     index: Index, queries: Tensor, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(index, queries[:60], 2)
@@ -252,11 +252,11 @@ def test_how_much_is_looked_at_together_does_not_matter(
     assert found.scores.equal(expected.scores)
 
 
-# ---- the small, the flat and the empty ----
+# ---- small, flat and empty libraries ----
 
 
 @pytest.mark.parametrize("count", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1])
-def test_a_small_library_gives_every_patch_once(count: int) -> None:
+def test_a_small_library_returns_every_patch_once(count: int) -> None:
     index = index_of(clustered(count, CHANNELS, seed=count), IndexConfig(max_leaf=16, merge=1))
     prepared_queries = clustered(5, CHANNELS, seed=9)
     request = SearchRequest(prepared_queries, units(index, prepared_queries), index.count)
@@ -267,11 +267,11 @@ def test_a_small_library_gives_every_patch_once(count: int) -> None:
     assert found.scores.equal(expected)
 
 
-def test_one_patch_is_found_by_every_query(queries: Tensor) -> None:
+def test_every_query_finds_the_only_patch(queries: Tensor) -> None:
     assert run(index_of(clustered(1, CHANNELS)), queries, top_k=3).rows.tolist() == [[0]] * len(queries)
 
 
-def test_of_patches_that_are_all_equal_one_is_kept_and_found(queries: Tensor) -> None:
+def test_one_of_all_equal_patches_is_kept_and_found(queries: Tensor) -> None:
     index = index_of(clustered(1, CHANNELS).expand(300, -1, -1))
     assert index.count == 1
     assert run(index, queries).rows.eq(0).all()
@@ -288,7 +288,7 @@ def test_ties_go_to_the_smallest_ids(queries: Tensor) -> None:
     assert found.scores.equal(scores)
 
 
-def test_a_zero_query_is_answered_like_any_other_and_changes_none(index: Index, queries: Tensor) -> None:
+def test_a_zero_query_is_answered_and_affects_no_other_query(index: Index, queries: Tensor) -> None:
     prepared_queries = torch.cat([queries[:2], torch.zeros(1, 4, CHANNELS), queries[2:4]])
     found, without = run(index, prepared_queries, 3), run(index, queries[:4], 3)
     assert found.scores[2].tolist() == [0, 0, 0]
@@ -296,13 +296,13 @@ def test_a_zero_query_is_answered_like_any_other_and_changes_none(index: Index, 
     assert found.rows[[0, 1, 3, 4]].equal(without.rows)
 
 
-def test_a_query_that_no_patch_resembles_still_gets_its_best() -> None:
+def test_a_query_without_similar_patches_still_gets_its_best_match() -> None:
     # All scores are negative; the zero patch, with score 0, is the best of them.
     index = index_of(torch.cat([clustered(50, CHANNELS), torch.zeros(1, 4, CHANNELS)]))
     prepared_queries = -clustered(10, CHANNELS, seed=9)
     assert run(index, prepared_queries).scores.eq(0).all()
 
 
-def test_no_proof_can_be_asked_for() -> None:
+def test_a_certified_scan_is_refused() -> None:
     with pytest.raises(ValueError, match="certify is for the searchers tree and exact, not for scan"):
         SearchConfig(searcher="scan", certify=True)

@@ -1,4 +1,4 @@
-"""The default searcher: its two modes, its shares of work, and libraries and queries that nothing goes right with."""
+"""The modes, the division of work and the edge cases of the default searcher."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(index: Index, queries: Tensor, certify: bool = False, probes: int = 8, t
 
 
 def same(one: Found, other: Found) -> bool:
-    """Equal to the last bit."""
+    """Assert that matches are equal to the last bit."""
     return one.rows.equal(other.rows) and one.scores.equal(other.scores) and one.certified.equal(other.certified)
 
 
@@ -73,7 +73,7 @@ def queries() -> Tensor:
 
 
 @pytest.mark.parametrize("probes", [8, 40])
-def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queries: Tensor, probes: int) -> None:
+def test_a_fast_search_finds_nearly_all_best_matches_of_its_leaves(index: Index, queries: Tensor, probes: int) -> None:
     vectors, _ = match_parts(haar(queries), index.tree.mean)
     leaves, _ = nearest_leaves(index, first_level(vectors, index.tree.directions), probes)
     held = torch.zeros(len(queries), index.count, dtype=torch.bool)
@@ -90,7 +90,7 @@ def test_a_fast_search_finds_nearly_all_that_its_leaves_hold(index: Index, queri
 
 @BOTH
 @pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
-def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, certify: bool) -> None:
+def test_an_index_joined_in_memory_gives_the_same_matches(queries: Tensor, payload: str, certify: bool) -> None:
     config = IndexConfig(max_leaf=32, merge=1, payload=payload)
     parts = sharded_index_of(clustered(2000, CHANNELS, clusters=30, seed=1), config, shards=3)
     whole = parts.in_one_piece()
@@ -102,7 +102,7 @@ def test_an_index_in_one_piece_is_the_same_index(queries: Tensor, payload: str, 
     assert same(run(whole, queries, certify), run(parts, queries, certify))
 
 
-def test_a_coded_patch_is_always_decoded_by_the_quick_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coded_patch_is_always_decoded_by_the_fast_library(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def noted(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
@@ -130,7 +130,7 @@ def test_a_coded_patch_has_the_same_bits_on_any_number_of_threads(channels: int)
         assert index.keys(rows).equal(alone)
 
 
-def test_shards_of_different_payloads_are_no_index() -> None:
+def test_shards_with_different_payloads_are_refused() -> None:
     cells = clustered(600, CHANNELS, clusters=30, seed=1)
     four, five = (
         sharded_index_of(cells, IndexConfig(max_leaf=64, merge=1, payload=payload), shards=2)
@@ -140,7 +140,7 @@ def test_shards_of_different_payloads_are_no_index() -> None:
         Index(four.tree, [four.shards[0], five.shards[1]])
 
 
-def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_round_finds_patches_outside_the_first_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of(clustered(1500, CHANNELS, clusters=1500), IndexConfig(max_leaf=16, merge=1))  # hardly clusters
     queries = clustered(200, CHANNELS, clusters=200, seed=2)
     both = run(index, queries, probes=2 * FIRST_ROUND).scores
@@ -152,7 +152,7 @@ def test_a_second_round_finds_what_the_first_leaves_do_not_hold(monkeypatch: pyt
 
 @pytest.mark.parametrize("probes", [5, 8, 40])
 @pytest.mark.parametrize("top_k", [1, 6, 12])
-def test_as_many_different_patches_are_found_as_were_asked_for(
+def test_the_requested_number_of_distinct_patches_is_found(
     index: Index, queries: Tensor, probes: int, top_k: int
 ) -> None:
     found = run(index, queries, probes=probes, top_k=top_k)
@@ -162,8 +162,8 @@ def test_as_many_different_patches_are_found_as_were_asked_for(
     assert found.scores.diff(dim=1).le(0).all()
 
 
-def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
-    # Two visits of a query to leaves of two blocks; nothing is to beat.
+def test_visits_leave_only_a_few_products_each_on_average() -> None:
+    # Two visits of a query to leaves of two blocks; no threshold.
     values = torch.arange(4 * WINDOW).view(2, 2 * WINDOW).float()
     products = Products(
         visits=torch.tensor([0, 1]),
@@ -182,7 +182,9 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
 @given(
     columns=st.integers(1, 400), count=st.integers(1, 400), levels=st.sampled_from([3, 10**6]), seed=st.integers(0, 99)
 )
-def test_the_largest_of_a_row_are_found_in_groups_or_without(columns: int, count: int, levels: int, seed: int) -> None:
+def test_the_largest_values_of_a_row_are_found_with_and_without_groups(
+    columns: int, count: int, levels: int, seed: int
+) -> None:
     count = min(count, columns)
     values = torch.randint(0, levels, (5, columns), generator=torch.Generator().manual_seed(seed)).float()
     found = estimates._largest(values, count)
@@ -200,7 +202,7 @@ def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: 
     assert all(len(set(some)) == 5 for some in found.tolist())
 
 
-def test_a_leaf_reaches_as_far_as_some_deviations_of_its_products(index: Index, queries: Tensor) -> None:
+def test_the_reach_of_a_leaf_is_a_number_of_deviations_of_its_products(index: Index, queries: Tensor) -> None:
     vectors, _ = match_parts(haar(queries[:20]), index.tree.mean)
     level = first_level(vectors, index.tree.directions)
     leaves, reach = nearest_leaves(index, level, 40)
@@ -212,7 +214,7 @@ def test_a_leaf_reaches_as_far_as_some_deviations_of_its_products(index: Index, 
             torch.testing.assert_close(value, (x @ query).mean() + REACH * deviation, atol=1e-4, rtol=1e-4)
 
 
-def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tensor) -> None:
+def test_probing_every_leaf_gives_certified_matches(index: Index, queries: Tensor) -> None:
     found = run(index, queries, probes=index.tree.leaves, top_k=3)
     assert found.certified.all()
     assert is_brute_force(found, index, queries)
@@ -221,7 +223,7 @@ def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tens
 
 @pytest.fixture(params=["halves", "integers"])
 def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With either first look, whatever this processor has instructions for."""
+    """Run with either first bound, independent of the instructions of this processor."""
     monkeypatch.setattr("kt_batch.index.searchers.certified.BEGIN", 1)
     monkeypatch.setattr("kt_batch.index.searchers.certified.quick_integers", lambda: request.param == "integers")
     if not quick_integers():
@@ -231,7 +233,7 @@ def begin_at_one_leaf(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("top_k", [1, 5])
-def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
+def test_a_certified_search_from_one_leaf_finds_the_overall_best(
     begin_at_one_leaf: None, index: Index, queries: Tensor, top_k: int
 ) -> None:
     found = run(index, queries, certify=True, probes=1, top_k=top_k)
@@ -240,7 +242,7 @@ def test_a_certified_search_begun_at_one_leaf_ends_at_the_best_of_all(
 
 
 @pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
-def test_further_directions_leave_fewer_patches_to_be_read_and_the_same_matches(
+def test_further_directions_read_fewer_patches_and_give_the_same_matches(
     begin_at_one_leaf: None, payload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -270,12 +272,12 @@ def test_fixed_clusters_of_any_size_are_searched_alike(begin_at_one_leaf: None, 
     assert is_brute_force(run(index, queries[:50], certify=True, probes=1), index, queries[:50])
 
 
-# ---- how the work is shared out does not matter ----
+# ---- independence of the division of work ----
 
 
 @pytest.mark.parametrize(("certify", "probes"), [(False, 8), (False, 40), (True, 8)])
 @pytest.mark.parametrize("count", [2, 3])
-def test_one_thread_and_several_find_the_same(
+def test_one_and_several_threads_find_the_same_matches(
     begin_at_one_leaf: None, index: Index, queries: Tensor, certify: bool, probes: int, count: int
 ) -> None:
     for prepared_queries in (queries, queries[:1], queries[:2], queries[:0]):
@@ -287,7 +289,7 @@ def test_one_thread_and_several_find_the_same(
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 2)])
-def test_the_threads_of_a_search_do_the_next_ones(
+def test_later_searches_reuse_the_threads_of_the_first(
     index: Index, queries: Tensor, count: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each new thread may cost the process some memory for good."""
@@ -307,7 +309,7 @@ def test_the_threads_of_a_search_do_the_next_ones(
 
 
 @pytest.mark.parametrize("broken", ["canonically_best", "products_of"])  # the latter in the threads of the search
-def test_threads_and_precision_are_as_before_when_a_search_fails(
+def test_a_failed_search_restores_threads_and_precision(
     index: Index, queries: Tensor, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimates, broken, None)
@@ -331,7 +333,7 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
     ],
     ids=str,
 )
-def test_how_much_is_looked_through_at_a_time_does_not_matter(
+def test_matches_do_not_depend_on_the_batch_size(
     index: Index, queries: Tensor, certify: bool, probes: int, sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(index, queries[:40], certify, probes, top_k=2)
@@ -351,7 +353,7 @@ def test_how_much_is_looked_through_at_a_time_does_not_matter(
     ],
     ids=str,
 )
-def test_a_proof_does_not_depend_on_how_much_is_looked_at_together(
+def test_a_certificate_does_not_depend_on_the_block_size(
     begin_at_one_leaf: None, index: Index, queries: Tensor, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, size in sizes.items():
@@ -360,7 +362,7 @@ def test_a_proof_does_not_depend_on_how_much_is_looked_at_together(
 
 
 @pytest.mark.parametrize("payload", ["float16", "4bit", "5bit"])
-def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> None:
+def test_a_block_along_directions_is_the_product_of_vectors_and_directions(payload: str) -> None:
     cells = clustered(600, CHANNELS, clusters=30, seed=1)
     cells[5] = 0
     index = sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1, payload=payload), shards=2)
@@ -377,17 +379,17 @@ def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> No
     torch.testing.assert_close(levels[:, :-1], vectors @ index.tree.directions, atol=1e-3, rtol=0)
 
 
-# ---- the small, the flat and the empty ----
+# ---- small, flat and empty libraries ----
 
 
 @BOTH
-def test_one_patch_is_found_by_every_query(certify: bool, queries: Tensor) -> None:
+def test_every_query_finds_the_only_patch(certify: bool, queries: Tensor) -> None:
     found = run(index_of(clustered(1, CHANNELS)), queries, certify, top_k=3)
     assert found.rows.tolist() == [[0]] * len(queries)
 
 
 @BOTH
-def test_of_patches_that_are_all_equal_one_is_kept_and_found(certify: bool, queries: Tensor) -> None:
+def test_one_of_all_equal_patches_is_kept_and_found(certify: bool, queries: Tensor) -> None:
     index = index_of(clustered(1, CHANNELS).expand(300, -1, -1))
     assert index.count == 1
     assert run(index, queries, certify).rows.eq(0).all()
@@ -414,7 +416,7 @@ def test_flat_patches_find_the_flat_patch_of_their_colour(certify: bool, space: 
     torch.testing.assert_close(index.values(found.rows[:, 0]), colours.expand(-1, 4, -1), atol=0.05, rtol=0)
 
 
-def test_fewer_patches_than_clusters_are_all_leaves() -> None:
+def test_fewer_patches_than_clusters_each_form_a_leaf() -> None:
     cells = clustered(5, CHANNELS)
     index = index_of(cells, IndexConfig(clusters=(8, 8), merge=1))
     assert index.count == 5
@@ -431,12 +433,12 @@ def test_a_zero_query_ties_with_every_patch_and_takes_the_smallest_ids(index: In
 
 
 @BOTH
-def test_a_single_query_that_is_zero_is_answered(index: Index, certify: bool) -> None:
+def test_a_single_zero_query_is_answered(index: Index, certify: bool) -> None:
     assert run(index, torch.zeros(1, 4, CHANNELS), certify).scores.tolist() == [[0]]
 
 
 @BOTH
-def test_a_query_that_no_patch_resembles_still_gets_its_best(certify: bool) -> None:
+def test_a_query_without_similar_patches_still_gets_its_best_match(certify: bool) -> None:
     # All scores are negative; the zero patch, with score 0, is the best of them.
     cells = torch.cat([clustered(50, CHANNELS), torch.zeros(1, 4, CHANNELS)])
     index = index_of(cells)
@@ -447,7 +449,7 @@ def test_a_query_that_no_patch_resembles_still_gets_its_best(certify: bool) -> N
 
 
 @BOTH
-def test_more_than_all_patches_asked_for_are_all_patches(certify: bool, queries: Tensor) -> None:
+def test_a_request_for_more_matches_than_patches_returns_all_patches(certify: bool, queries: Tensor) -> None:
     index = index_of(clustered(30, CHANNELS), IndexConfig(max_leaf=8, merge=1))
     found = run(index, queries, certify, probes=1, top_k=64)
     assert found.rows.sort(dim=1).values.eq(torch.arange(30)).all()
@@ -455,7 +457,7 @@ def test_more_than_all_patches_asked_for_are_all_patches(certify: bool, queries:
 
 
 @BOTH
-def test_values_that_only_float32_holds_are_searched_like_others(certify: bool, index: Index, queries: Tensor) -> None:
+def test_values_beyond_float16_are_searched_correctly(certify: bool, index: Index, queries: Tensor) -> None:
     # A score does not see brightness, however faint or bright; 2^-100 of a value is nothing in float16.
     expected = run(index, queries, certify)
     for scale in (2.0**100, 2.0**-100):

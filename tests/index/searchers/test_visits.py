@@ -1,4 +1,4 @@
-"""Visits of queries to leaves: each is in one group, and its products are those with the leaf's own patches."""
+"""Each visit of a query to a leaf is in one group, with the products of that leaf."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def level_of(index: Index) -> Tensor:
 
 
 def check(index: Index, who: Tensor, leaves: Tensor) -> None:
-    """Against a loop over the visits."""
+    """Compare the groups with a loop over the visits."""
     level = level_of(index)
     seen = []
     for group in grouped(index, leaves):
@@ -63,7 +63,7 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
     assert sorted(seen) == list(range(len(leaves)))
 
 
-def test_every_visit_is_in_one_group_and_has_the_products_of_its_leaf(index: Index) -> None:
+def test_every_visit_is_in_one_group_with_the_products_of_its_leaf(index: Index) -> None:
     some = torch.Generator().manual_seed(0)
     leaves = torch.randint(0, index.tree.leaves, (200,), generator=some).square() // index.tree.leaves  # some are busy
     check(index, torch.arange(200) % QUERIES, leaves)
@@ -72,7 +72,7 @@ def test_every_visit_is_in_one_group_and_has_the_products_of_its_leaf(index: Ind
 @pytest.mark.parametrize(
     "limits", [{}, {"PRODUCTS": 300}, {"PATCHES": 1}, {"PADDING": 1.0, "FILLED": 0}, {"FILLED": 1 << 30}], ids=str
 )
-def test_what_limits_a_group_changes_no_product(
+def test_group_limits_change_no_product(
     index: Index, limits: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in limits.items():
@@ -81,7 +81,7 @@ def test_what_limits_a_group_changes_no_product(
     check(index, torch.arange(120) // 6, leaves)
     for group in grouped(index, leaves):
         padded = group.real.numel()
-        excess = padded - max(visits.PADDING, 1.25) * group.real.sum()  # a leaf alone is filled up by a quarter
+        excess = padded - max(visits.PADDING, 1.25) * group.real.sum()  # a single leaf is padded by a quarter
         assert excess * group.width <= visits.FILLED
         assert len(group.leaves).bit_count() == 1
         assert len(group.leaves) == 1 or len(group.leaves) * group.width <= visits.PATCHES
@@ -94,7 +94,7 @@ def test_sizes_are_rounded_up_to_four_steps_between_two_powers_of_two() -> None:
     assert found == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40]
 
 
-def test_searches_of_about_as_many_visits_make_products_of_few_shapes(index: Index) -> None:
+def test_searches_with_similar_visit_counts_use_few_product_shapes(index: Index) -> None:
     some = torch.Generator().manual_seed(0)
     shapes, groups = set(), 0
     for count in range(300, 400, 5):
@@ -105,7 +105,7 @@ def test_searches_of_about_as_many_visits_make_products_of_few_shapes(index: Ind
     assert len(shapes) <= groups / 2
 
 
-def test_no_visits_are_no_groups(index: Index) -> None:
+def test_no_visits_give_no_groups(index: Index) -> None:
     assert grouped(index, torch.empty(0, dtype=torch.int64)) == []
 
 
