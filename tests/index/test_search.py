@@ -24,8 +24,10 @@ SEARCHERS: tuple[Searcher, ...] = ("exact", "tree", "scan", "hkm", "bhkm")
 
 
 def reference(cells: Tensor, ids: Ids, queries: Tensor, space: Space, k: int = 1) -> tuple[list[list[bytes]], Tensor]:
-    """Ids and scores `(n, k)` of the k best by the definition: float64, one query after the other, ties to the smaller
-    id."""
+    """Return ids and scores `(n, k)` of the k best matches by the definition in float64.
+
+    Ties go to the smaller id.
+    """
     library = packets_of(cells).double().flatten(1).numpy()
     mean = library.mean(0).astype(np.float32) if space == "centred" else np.float32(0)
     x, q = library - mean, _packets(queries) - mean

@@ -1,4 +1,4 @@
-"""What rounding may take from a score or a bound of it."""
+"""Rounding bounds of scores and of their first levels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def test_the_slack_grows_with_the_number_of_values() -> None:
     assert rounding_slack(512) == 2**-14
 
 
-def test_the_slack_of_a_first_level_is_that_of_float16_of_directions_and_of_two_products() -> None:
+def test_the_slack_of_a_first_level_sums_float16_directions_and_two_products() -> None:
     assert first_level_slack(1024) == 2**-11 + 2**-18 + 2 * 2**-13
 
 
-def test_the_worst_that_float16_can_do_to_a_first_level_is_within_its_slack() -> None:
-    # 15 of 16 coordinates lie just below the middle of two float16 numbers, 1/4 and 1/4 + 2^-12, and are rounded down:
+def test_the_worst_float16_rounding_of_a_first_level_is_within_its_slack() -> None:
+    # 15 of 16 coordinates are just below the middle of two float16 numbers, 1/4 and 1/4 + 2^-12, and are rounded down:
     # (15 / 16) 2^-11 is taken from the score of the vector with itself, which is 1.
     just_below = 0.25 + 2**-13 - 2**-20
     x = torch.full((1, 16), just_below)

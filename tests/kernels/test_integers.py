@@ -1,4 +1,4 @@
-"""Vectors as integers of 8 bits: what their products leave out cannot have reached what was asked for."""
+"""Products of 8-bit integers exclude only pairs below the threshold."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kt_batch.models.precision import quick_integers
 
 
 def exact_products(queries: Tensor, patches: Tensor) -> Tensor:
-    """As `integer_products`, on any processor."""
+    """Compute `integer_products` on any processor."""
     return (queries.long() @ patches.long().T).int()
 
 
-def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -> None:
+def test_a_step_is_a_127th_of_the_largest_value() -> None:
     x = torch.tensor([[1.27, -0.634], [0.02, 0.01]])
     queries, patches = round_queries(x), round_patches(x)
     assert queries.values.tolist() == [[127, -63], [127, 64]]  # -63.4, and 63.5 to the even one
@@ -37,16 +37,16 @@ def test_a_step_is_a_127th_of_the_largest_value_of_a_query_or_of_all_patches() -
     torch.testing.assert_close(patches.length, (1.27**2 + 0.634**2) ** 0.5, rtol=1e-6, atol=0)
 
 
-def test_vectors_of_whole_steps_lose_nothing() -> None:
+def test_vectors_of_whole_steps_are_exact() -> None:
     x = torch.tensor([[127.0, -3], [5, 0]])
     patches = round_patches(x)
     queries = round_queries(x[:1])
     assert (patches.error, queries.errors.item(), patches.step) == (0, 0, 1)
-    # 127 * 5 is what the second patch reaches; one less is asked for, since the division might have been rounded up
+    # the second patch reaches 127 * 5; the threshold is one less, since the division may round up
     assert least_products(queries, patches, torch.tensor([635.0])).tolist() == [634]
 
 
-def test_queries_are_the_same_however_many_are_made_at_a_time(
+def test_integer_queries_do_not_depend_on_the_batch_size(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.randn(20, 9, generator=generator)
@@ -55,7 +55,7 @@ def test_queries_are_the_same_however_many_are_made_at_a_time(
     assert all(values.equal(together[name]) for name, values in vars(round_queries(x)).items())
 
 
-def test_zero_vectors_are_zero_integers_and_what_is_impossible_stays_in_32_bits() -> None:
+def test_zero_vectors_are_zero_integers_and_impossible_thresholds_fit_into_32_bits() -> None:
     nothing = torch.zeros(2, 3)
     queries, patches = round_queries(nothing), round_patches(nothing)
     assert queries.values.eq(0).all()
@@ -67,7 +67,7 @@ def test_zero_vectors_are_zero_integers_and_what_is_impossible_stays_in_32_bits(
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 140), st.sampled_from([1e-3, 1.0, 30.0]), st.integers(0, 99)
 )
-def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
+def test_every_pair_that_reaches_the_threshold_has_a_product_at_least_as_large(
     n: int, c: int, dim: int, spread: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -83,12 +83,12 @@ def test_no_pair_that_reaches_what_is_asked_for_has_a_smaller_product(
 
 @pytest.mark.skipif(not quick_integers(), reason="this processor has no instructions for products of 8-bit integers")
 @pytest.mark.parametrize(("n", "c", "dim"), [(1, 1, 1), (3, 7, 5), (1, 512, 128), (33, 65, 33), (200, 100, 128)])
-def test_products_of_integers_are_exact_in_any_shape(n: int, c: int, dim: int, generator: torch.Generator) -> None:
+def test_integer_products_are_exact_in_any_shape(n: int, c: int, dim: int, generator: torch.Generator) -> None:
     q, x = (torch.randint(-127, 128, (rows, dim), dtype=torch.int8, generator=generator) for rows in (n, c))
     assert integer_products(q, x).equal(exact_products(q, x))
 
 
-def test_the_private_function_of_torch_is_there_and_multiplies_integers() -> None:
+def test_the_private_function_of_torch_exists_and_multiplies_integers() -> None:
     # A torch that drops or changes it fails here; searches then use float32 bounds.
     assert has_integer_products()
     queries = torch.tensor([[1, -2, 3, 4, 0, 0, 0, 0]], dtype=torch.int8)

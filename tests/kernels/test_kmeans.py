@@ -1,4 +1,4 @@
-"""Spherical k-means: what it converges to, and that neither order nor sharding can matter."""
+"""The convergence of spherical k-means and its independence of order and sharding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.synthetic import clustered
 
 
 class Shards:
-    """`Points` in pieces. The sample is the one that the whole array would give."""
+    """`Points` in shards whose sample is that of the whole array."""
 
     def __init__(self, pieces: Sequence[Tensor], sample: Tensor) -> None:
         self.pieces = pieces
@@ -31,7 +31,7 @@ class Shards:
 
 
 def at_degrees(*angles: float) -> Tensor:
-    """Unit vectors of the plane."""
+    """Return unit vectors of the plane."""
     return torch.tensor([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in angles])
 
 
@@ -46,20 +46,20 @@ def test_four_points_become_two_clusters_with_centres_half_way() -> None:
         torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([5.0, 85.0]), atol=1e-4, rtol=0)
 
 
-def test_a_centre_is_the_normalised_sum_so_brightness_never_counts() -> None:
+def test_a_centre_is_the_normalised_sum_of_normalised_points() -> None:
     # One cluster of 0, 0 and 90 degrees: the sum is (2, 1), 26.57 degrees.
     centres = spherical_kmeans(ArrayPoints(at_degrees(0, 0, 90)), 1, iterations=3, sample_size=3, seed=0)
     torch.testing.assert_close(centres, torch.tensor([[2.0, 1.0]]) / math.sqrt(5), atol=1e-6, rtol=0)
 
 
-def test_a_point_between_two_centres_goes_to_the_first() -> None:
+def test_a_point_equidistant_from_two_centres_goes_to_the_first() -> None:
     labels, cosines = assign(at_degrees(45), torch.eye(2))
     assert labels.tolist() == [0]
     torch.testing.assert_close(cosines, torch.tensor([math.sqrt(0.5)]))
 
 
-def test_an_empty_cluster_is_seeded_again_with_the_worst_represented_point() -> None:
-    # So close together that k-means++ sees one point only and starts from two equal centres; the second stays empty.
+def test_an_empty_cluster_is_reseeded_with_the_worst_represented_point() -> None:
+    # The points are so close that k-means++ sees only one and starts from two equal centres; the second stays empty.
     near = 0.05
     points = at_degrees(0, 0, near)
     start = plus_plus(points, 2, seed=0)
@@ -70,7 +70,7 @@ def test_an_empty_cluster_is_seeded_again_with_the_worst_represented_point() -> 
     torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([0, near]), atol=1e-4, rtol=0)
 
 
-def test_more_clusters_than_distinct_points_leave_the_rest_empty() -> None:
+def test_surplus_clusters_stay_empty() -> None:
     points = at_degrees(0, 0, 90)
     centres = spherical_kmeans(ArrayPoints(points), 4, iterations=5, sample_size=3, seed=0)
     labels, cosines = assign(points, centres)
@@ -79,7 +79,7 @@ def test_more_clusters_than_distinct_points_leave_the_rest_empty() -> None:
     torch.testing.assert_close(cosines, torch.ones(3))
 
 
-def test_plus_plus_never_takes_one_of_few_distinct_points_twice() -> None:
+def test_k_means_plus_plus_never_chooses_a_distinct_point_twice() -> None:
     points = at_degrees(*[0] * 50, 60, 120)
     for seed in range(10):
         assert degrees(plus_plus(points, 3, seed)) == sorted(degrees(at_degrees(0, 60, 120)))
@@ -92,14 +92,14 @@ def test_zero_vectors_never_become_centres() -> None:
         torch.testing.assert_close(torch.tensor(degrees(centres)), torch.tensor([0.0, 60, 120]), atol=1e-4, rtol=0)
 
 
-def test_only_zero_vectors_are_one_cluster() -> None:
+def test_points_that_are_all_zero_form_one_cluster() -> None:
     points = torch.zeros(10, 2)
     centres = spherical_kmeans(ArrayPoints(points), 3, iterations=5, sample_size=10, seed=0)
     assert centres.eq(0).all()
     assert assign(points, centres)[0].eq(0).all()
 
 
-def test_sums_are_whole_numbers() -> None:
+def test_sums_are_integers() -> None:
     sums, counts = fixed_point_sums(torch.tensor([[0.5, -0.25], [0.5, 0.25], [1, 0]]), torch.tensor([1, 1, 0]), 3)
     assert sums.tolist() == [[2**24, 0], [2**24, 0], [0, 0]]
     assert counts.tolist() == [1, 2, 0]
@@ -114,7 +114,7 @@ def test_the_order_of_the_points_does_not_change_a_bit_of_the_sums(generator: to
     assert torch.equal(one[1], other[1])
 
 
-def test_shards_give_the_very_same_centres_as_one_array(generator: torch.Generator) -> None:
+def test_shards_give_the_same_centres_as_one_array_to_the_last_bit(generator: torch.Generator) -> None:
     points = normalise(clustered(3000).flatten(1))
     whole = spherical_kmeans(ArrayPoints(points), 9, iterations=6, sample_size=500, seed=1)
     shuffled = points[torch.randperm(3000, generator=generator)]
@@ -132,7 +132,7 @@ def test_more_iterations_never_lower_the_sum_of_similarities() -> None:
     assert sums[0] < sums[-1]
 
 
-def test_the_same_seed_gives_the_same_centres_and_another_seed_others() -> None:
+def test_equal_seeds_give_equal_centres_and_different_seeds_differ() -> None:
     points = ArrayPoints(normalise(clustered(500).flatten(1)))
     one, again, other = (spherical_kmeans(points, 5, 2, 500, seed) for seed in (1, 1, 2))
     assert torch.equal(one, again)

@@ -1,4 +1,4 @@
-"""Patches are cut out and folded back."""
+"""Unfolding maps into patches and folding them back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kt_batch.kernels.patches import fold, positions, unfold
 
 
 def a_map() -> torch.Tensor:
-    """One channel, 3 x 3: 0 1 2 / 3 4 5 / 6 7 8."""
+    """Return one 3 x 3 channel: 0 1 2 / 3 4 5 / 6 7 8."""
     return torch.arange(9.0).view(1, 3, 3)
 
 
-def test_a_map_of_h_by_w_cells_has_a_patch_less_per_axis() -> None:
+def test_a_map_has_one_patch_fewer_than_cells_per_axis() -> None:
     rows, cols = positions(128, 128, stride=1, cover=False)
     assert len(rows) == 127 * 127 == 16129
     rows, cols = positions(3, 3, stride=1, cover=False)
@@ -21,12 +21,12 @@ def test_a_map_of_h_by_w_cells_has_a_patch_less_per_axis() -> None:
     assert cols.tolist() == [0, 1, 0, 1]
 
 
-def test_the_cells_of_a_patch_stand_in_reading_order() -> None:
+def test_the_cells_of_a_patch_are_in_reading_order() -> None:
     rows, cols = positions(3, 3, stride=1, cover=False)
     assert unfold(a_map(), rows, cols)[:, :, 0].tolist() == [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
 
 
-def test_a_vector_holds_all_channels_of_a_cell_together() -> None:
+def test_a_vector_stores_the_channels_of_a_cell_contiguously() -> None:
     features = torch.stack([a_map()[0], a_map()[0] + 100])
     rows, cols = torch.tensor([1]), torch.tensor([1])
     assert unfold(features, rows, cols).flatten().tolist() == [4, 104, 5, 105, 7, 107, 8, 108]
@@ -34,7 +34,7 @@ def test_a_vector_holds_all_channels_of_a_cell_together() -> None:
 
 @pytest.mark.parametrize("height", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_with_cover_every_cell_lies_in_a_patch(height: int, stride: int) -> None:
+def test_with_cover_every_cell_belongs_to_a_patch(height: int, stride: int) -> None:
     rows, cols = positions(height, 5, stride, cover=True)
     ones = torch.ones(len(rows), 4, 1)
     assert fold(ones, rows, cols, height, 5).eq(1).all()
@@ -54,6 +54,6 @@ def test_overlapping_patches_are_averaged() -> None:
     assert folded.tolist() == [[[1, 2, 3], [1, 2, 3]]]
 
 
-def test_a_cell_that_no_patch_covers_becomes_zero() -> None:
+def test_an_uncovered_cell_becomes_zero() -> None:
     folded = fold(torch.ones(1, 4, 1), torch.tensor([0]), torch.tensor([0]), 3, 3)
     assert folded.tolist() == [[[1, 1, 0], [1, 1, 0], [0, 0, 0]]]

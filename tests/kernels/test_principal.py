@@ -20,16 +20,16 @@ from kt_batch.kernels.principal import (
 from kt_batch.kernels.tiles import normalise
 
 
-def test_directions_come_strongest_first() -> None:
-    # Of mean square 4, 9 and 1 along the three axes.
+def test_directions_are_ordered_by_strength() -> None:
+    # The mean squares along the three axes are 4, 9 and 1.
     vectors = torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 1]])
     expected = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])  # in columns: the second axis, the first, the third
     torch.testing.assert_close(principal_directions(vectors, 3), expected)
     torch.testing.assert_close(principal_directions(vectors, 2), expected[:, :2])
 
 
-def test_directions_are_those_of_products_and_not_of_differences() -> None:
-    # About their mean these differ along (1, -1); their square lies along (1, 1).
+def test_directions_are_computed_without_subtracting_the_mean() -> None:
+    # These vary along (1, -1) about their mean; their mean square is largest along (1, 1).
     vectors = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     torch.testing.assert_close(principal_directions(vectors, 1), torch.full((2, 1), 0.5**0.5))
 
@@ -51,21 +51,21 @@ def test_fewer_vectors_than_directions_are_completed_to_an_orthonormal_set(count
     torch.testing.assert_close(found.T @ found, torch.eye(6), atol=1e-6, rtol=0)
 
 
-def test_the_order_of_many_vectors_does_not_change_what_they_have_in_common(generator: torch.Generator) -> None:
+def test_directions_do_not_depend_on_the_order_of_vectors(generator: torch.Generator) -> None:
     vectors = torch.randn(3000, 6, generator=generator) * torch.tensor([1.0, 2, 4, 8, 16, 32])
     shuffled = vectors[torch.randperm(3000, generator=generator)]
     torch.testing.assert_close(principal_directions(shuffled, 6), principal_directions(vectors, 6), atol=1e-5, rtol=0)
 
 
-def test_a_first_level_is_coordinates_and_the_length_of_the_rest() -> None:
-    # (2, -3, -6) / 7 along the first two axes: what is left is 6 / 7.
+def test_a_first_level_contains_coordinates_and_the_length_of_the_rest() -> None:
+    # (2, -3, -6) / 7 along the first two axes: the rest is 6 / 7.
     level = first_level(torch.tensor([[2.0, -3, -6]]) / 7, torch.eye(3)[:, :2])
     torch.testing.assert_close(level, torch.tensor([[2.0, -3, 6]]) / 7, atol=1e-6, rtol=0)
     assert level[0, 2] > 6 / 7
 
 
 def test_the_product_of_two_first_levels_is_at_least_that_of_the_vectors() -> None:
-    # Both 0.6 along the direction; what is left, 0.8, points the same way, across, and the opposite way.
+    # Both are 0.6 along the direction; the rest, 0.8, is parallel, orthogonal and opposite.
     q = torch.tensor([[0.6, 0.8, 0]])
     x = torch.tensor([[0.6, 0.8, 0], [0.6, 0, 0.8], [0.6, -0.8, 0]])
     direction = torch.eye(3)[:, :1]
@@ -74,13 +74,13 @@ def test_the_product_of_two_first_levels_is_at_least_that_of_the_vectors() -> No
     torch.testing.assert_close(q @ x.T, torch.tensor([[1, 0.36, -0.28]]))
 
 
-def test_a_zero_vector_has_next_to_no_rest() -> None:
+def test_a_zero_vector_has_a_negligible_rest() -> None:
     level = first_level(torch.zeros(2, 16), torch.eye(16)[:, :4])
     assert level[:, :4].eq(0).all()
     assert level[:, 4].tolist() == pytest.approx([math.sqrt(2 * 16 * 2**-23)] * 2)
 
 
-def test_more_vectors_than_a_block_have_the_levels_of_each_alone(generator: torch.Generator) -> None:
+def test_first_levels_do_not_depend_on_the_block_size(generator: torch.Generator) -> None:
     vectors, directions = torch.randn(1100, 4, generator=generator), torch.eye(4)[:, 1:3]
     together = first_level(vectors, directions)
     assert together.shape == (1100, 3)
@@ -92,7 +92,7 @@ def test_no_vectors_have_an_empty_level() -> None:
     assert first_level(torch.empty(0, 4), torch.eye(4)[:, :2]).shape == (0, 3)
 
 
-def test_a_stored_rest_is_rounded_up_and_a_coordinate_to_the_nearest() -> None:
+def test_a_stored_rest_is_rounded_up_and_a_coordinate_to_nearest() -> None:
     # The float16 numbers from 1/2 to 1 are 2^-11 apart.
     step = 2**-11
     level = torch.tensor([[0.5 + 0.4 * step, 0.5 + 0.4 * step], [0.5 + 0.6 * step, 0.5 + 0.6 * step], [0.5, 0.5]])
@@ -102,12 +102,12 @@ def test_a_stored_rest_is_rounded_up_and_a_coordinate_to_the_nearest() -> None:
     assert stored[:, 1].tolist() == [0.5 + step, 0.5 + step, 0.5]
 
 
-def test_the_smallest_rest_is_not_stored_as_none() -> None:
+def test_the_smallest_rest_is_not_stored_as_zero() -> None:
     assert stored_first_level(torch.tensor([[0.0, 1e-30]]))[0, 1].item() == 2**-24
 
 
-def test_half_a_first_level_is_the_stronger_half_and_the_length_of_all_else() -> None:
-    # Of six coordinates and the rest three stay; sqrt(1 + 4 + 4 + 16) = 5.
+def test_a_half_level_contains_the_stronger_coordinates_and_the_length_of_the_remainder() -> None:
+    # Three of six coordinates stay; the rest is sqrt(1 + 4 + 4 + 16) = 5.
     found = halved(torch.tensor([[9.0, 8, 7, 1, 2, 2, 4]]))
     torch.testing.assert_close(found, torch.tensor([[9.0, 8, 7, 5]]), atol=1e-4, rtol=0)
     assert found[0, 3] > 5
@@ -115,14 +115,14 @@ def test_half_a_first_level_is_the_stronger_half_and_the_length_of_all_else() ->
 
 @pytest.mark.parametrize("dim", [608, 1024])
 @pytest.mark.parametrize("away", [0.0, 1e-3, 0.1, 1.0])
-def test_each_step_of_a_bound_is_above_the_truth_by_its_rounding_alone(dim: int, away: float) -> None:
+def test_each_step_of_a_bound_exceeds_the_exact_value_only_by_its_rounding(dim: int, away: float) -> None:
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, dim + 1) ** -0.7
     x = normalise(torch.randn(300, dim, generator=generator) * spectrum)
     q = normalise(x + away * torch.randn(300, dim, generator=generator) * spectrum)
     directions = principal_directions(x, 127)
     further = further_directions(x, directions, 128)
-    # Coordinates are not stored here, so the 2^-11 for float16 is not needed: what is left of the slack has to do.
+    # Coordinates are not stored here, so the slack without the 2^-11 for float16 must suffice.
     slack = 2 * rounding_slack(dim)
     level_q, level_x = first_level(q, directions), first_level(x, directions)
     truth = (q.double() * x.double()).sum(1)

@@ -1,4 +1,4 @@
-"""Patches in 4 or 5 bits a value beside their principal coordinates."""
+"""Patches in 4 or 5 bits per value with principal coordinates."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def test_a_code_is_the_nearest_of_thirty_two_steps() -> None:
 
 
 @pytest.mark.parametrize(("bits", "reach"), [(4, 7.5 * 0.44), (5, 15.5 * 0.26)])
-def test_what_is_too_large_has_the_last_code(bits: int, reach: float) -> None:
+def test_values_out_of_range_get_the_last_code(bits: int, reach: float) -> None:
     basis = Basis(torch.zeros(8, 1), torch.tensor([0.1, *[1.0] * 7]))
     _, kept = quantise(torch.tensor([[-1.0, *[0.0] * 7], [1.0, *[0.0] * 7]]), basis, bits)  # 10 spreads below and above
     assert decoded(kept.codes, kept.plane)[:, 0].tolist() == pytest.approx([-reach, reach])
 
 
-def test_the_first_half_of_the_values_is_in_the_low_bits() -> None:
+def test_the_low_bits_store_the_first_half_of_the_values() -> None:
     found = decoded(torch.tensor([[0x1F, 0x80]], dtype=torch.uint8))
     assert found.tolist() == [pytest.approx([(code - 7.5) * 0.44 for code in (15, 0, 1, 8)])]
 
 
-def test_bit_b_of_a_planes_byte_j_is_the_fifth_of_value_b_times_an_eighth_and_j() -> None:
+def test_bit_b_of_plane_byte_j_is_the_fifth_bit_of_value_b_times_an_eighth_plus_j() -> None:
     # 16 values, so 2 bytes: 0b10000001 is of values 0 and 7 * 2 = 14, 0b00010010 of 1 * 2 + 1 = 3 and 4 * 2 + 1 = 9.
     codes = torch.full((1, 8), 0x31, dtype=torch.uint8)  # 1 in the first half, 3 in the second
     found = decoded(codes, torch.tensor([[0b10000001, 0b00010010]], dtype=torch.uint8))
@@ -83,7 +83,7 @@ def test_bit_b_of_a_planes_byte_j_is_the_fifth_of_value_b_times_an_eighth_and_j(
 
 
 @BITS
-def test_what_comes_back_is_of_unit_length_and_near_what_went_in(basis: Basis, bits: int) -> None:
+def test_decoded_vectors_have_unit_length_and_are_close_to_the_originals(basis: Basis, bits: int) -> None:
     dry_run_request = vectors(300, seed=5)
     found = dequantise(*quantise(dry_run_request, basis, bits), basis)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(300))
@@ -91,7 +91,7 @@ def test_what_comes_back_is_of_unit_length_and_near_what_went_in(basis: Basis, b
 
 
 @BITS
-def test_the_rest_is_exactly_what_the_coordinates_leave(basis: Basis, bits: int) -> None:
+def test_the_rest_is_exactly_the_vector_minus_its_coordinates(basis: Basis, bits: int) -> None:
     coordinates, codes = quantise(vectors(200, seed=6), basis, bits)
     found = dequantise(coordinates, codes, basis)
     torch.testing.assert_close(found @ basis.directions, coordinates.float(), atol=2e-6, rtol=0)
@@ -100,7 +100,7 @@ def test_the_rest_is_exactly_what_the_coordinates_leave(basis: Basis, bits: int)
 
 
 @BITS
-def test_the_length_of_the_rest_is_never_too_short(basis: Basis, bits: int) -> None:
+def test_the_stored_rest_length_is_never_too_short(basis: Basis, bits: int) -> None:
     coordinates, codes = quantise(vectors(200, seed=7), basis, bits)
     found = dequantise(coordinates, codes, basis).double()
     directions = basis.directions.double()
@@ -109,7 +109,7 @@ def test_the_length_of_the_rest_is_never_too_short(basis: Basis, bits: int) -> N
 
 
 @BITS
-def test_a_zero_vector_stays_one_and_has_no_rest(basis: Basis, bits: int) -> None:
+def test_a_zero_vector_stays_zero_and_has_no_rest(basis: Basis, bits: int) -> None:
     coordinates, codes = quantise(torch.zeros(2, VALUES), basis, bits)
     assert dequantise(coordinates, codes, basis).eq(0).all()
     assert first_level_of(coordinates, codes.gains > 0).eq(0).all()
@@ -121,7 +121,7 @@ def test_a_zero_vector_stays_one_and_has_no_rest(basis: Basis, bits: int) -> Non
 
 
 @BITS
-def test_a_vector_within_the_directions_stays_itself(bits: int) -> None:
+def test_a_vector_in_the_span_of_the_directions_is_unchanged(bits: int) -> None:
     basis = Basis(torch.eye(VALUES)[:, :127].contiguous(), torch.full((VALUES,), 0.04))
     one = torch.zeros(1, VALUES)
     one[0, 3] = 1
@@ -130,7 +130,7 @@ def test_a_vector_within_the_directions_stays_itself(bits: int) -> None:
 
 
 @BITS
-def test_products_are_those_of_the_vectors_that_come_back(basis: Basis, bits: int) -> None:
+def test_products_are_those_of_the_decoded_vectors(basis: Basis, bits: int) -> None:
     library, queries = vectors(300, seed=8), vectors(300, seed=9)
     coordinates, codes = quantise(library, basis, bits)
     slow = (dequantise(coordinates, codes, basis).double() * queries.double()).sum(1)
@@ -138,7 +138,7 @@ def test_products_are_those_of_the_vectors_that_come_back(basis: Basis, bits: in
     torch.testing.assert_close(fast.double(), slow, atol=2e-6, rtol=0)
 
 
-def test_five_bits_lose_less_than_half_of_what_four_do(basis: Basis) -> None:
+def test_the_error_of_five_bits_is_less_than_half_that_of_four(basis: Basis) -> None:
     library = vectors(300, seed=8)
     four, five = (
         float((dequantise(*quantise(library, basis, bits), basis) - library).square().sum()) for bits in (4, 5)
@@ -147,7 +147,7 @@ def test_five_bits_lose_less_than_half_of_what_four_do(basis: Basis) -> None:
 
 
 @BITS
-def test_a_vector_does_not_depend_on_what_it_is_quantised_beside(basis: Basis, bits: int) -> None:
+def test_quantising_a_vector_does_not_depend_on_its_batch(basis: Basis, bits: int) -> None:
     together, codes = quantise(vectors(1500, seed=3), basis, bits)
     alone, some = quantise(vectors(1500, seed=3)[1100:1103], basis, bits)
     assert together[1100:1103].equal(alone)
@@ -157,7 +157,7 @@ def test_a_vector_does_not_depend_on_what_it_is_quantised_beside(basis: Basis, b
 
 
 @BITS
-def test_parts_one_after_the_other_are_the_whole(basis: Basis, bits: int) -> None:
+def test_quantising_in_parts_equals_quantising_at_once(basis: Basis, bits: int) -> None:
     _, codes = quantise(vectors(20), basis, bits)
     assert codes.bits == bits
     again = joined([codes.part(0, 7), codes.part(7, 13)])
@@ -165,7 +165,7 @@ def test_parts_one_after_the_other_are_the_whole(basis: Basis, bits: int) -> Non
 
 
 @BITS
-def test_none_at_all_is_none(basis: Basis, bits: int) -> None:
+def test_quantising_no_vectors_gives_none(basis: Basis, bits: int) -> None:
     assert prepare_queries(torch.empty(0, VALUES), torch.empty(0, 127), basis, bits).shape == (0, VALUES + 128)
 
 
@@ -173,7 +173,7 @@ def test_none_at_all_is_none(basis: Basis, bits: int) -> None:
     ("values", "directions", "bits", "expected"),
     [(508, 127, 4, True), (508, 127, 5, False), (512, 127, 5, True), (504, 127, 4, False), (504, 127, 5, False)],
 )
-def test_few_values_are_not_coded_and_in_five_bits_only_whole_bytes(
+def test_few_values_are_not_coded_and_five_bits_require_whole_bytes(
     values: int, directions: int, bits: int, expected: bool
 ) -> None:
     assert can_code(values, directions, bits) == expected
@@ -181,7 +181,7 @@ def test_few_values_are_not_coded_and_in_five_bits_only_whole_bytes(
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50))
 @settings(deadline=None)
-def test_rounding_towards_zero_never_makes_larger(values: list[float]) -> None:
+def test_rounding_towards_zero_never_increases_a_magnitude(values: list[float]) -> None:
     found = round_towards_zero(torch.tensor(values))
     assert (found.float().abs() <= torch.tensor(values).abs()).all()
     assert ((torch.tensor(values) - found.float()).abs() <= torch.tensor(values).abs() * 2.0**-10 + 2.0**-24).all()

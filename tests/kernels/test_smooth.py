@@ -1,4 +1,4 @@
-"""The guided filter, against loops that anyone can check."""
+"""The guided filter against plain loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def slow_box_mean(x: Map, radius: int) -> Map:
 
 
 def slow_guided_filter(p: Map, guide: Map, radius: int, epsilon: float) -> Map:
-    """Algorithm 1 of He, Sun & Tang (2010), window by window."""
+    """Evaluate algorithm 1 of He, Sun & Tang (2010) window by window."""
     slope, offset = np.empty_like(p), np.empty_like(p)
     for i in range(p.shape[0]):
         for j in range(p.shape[1]):
@@ -39,7 +39,7 @@ def test_a_box_mean_is_clipped_at_the_border() -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "radius"), [(7, 9, 2), (3, 4, 5), (1, 6, 1), (12, 5, 3)])
-def test_the_box_mean_is_that_of_plain_loops(height: int, width: int, radius: int, generator: torch.Generator) -> None:
+def test_the_box_mean_agrees_with_plain_loops(height: int, width: int, radius: int, generator: torch.Generator) -> None:
     maps = torch.rand(2, height, width, generator=generator)
     expected = np.stack([slow_box_mean(one.double().numpy(), radius) for one in maps])
     np.testing.assert_allclose(box_mean(maps, radius), expected, atol=1e-6)
@@ -47,7 +47,7 @@ def test_the_box_mean_is_that_of_plain_loops(height: int, width: int, radius: in
 
 @pytest.mark.parametrize("radius", [1, 3])
 @pytest.mark.parametrize("epsilon", [0.01, 1.0])
-def test_the_guided_filter_is_that_of_plain_loops(radius: int, epsilon: float, generator: torch.Generator) -> None:
+def test_the_guided_filter_agrees_with_plain_loops(radius: int, epsilon: float, generator: torch.Generator) -> None:
     maps, guide = torch.rand(3, 9, 11, generator=generator), torch.rand(9, 11, generator=generator)
     expected = [slow_guided_filter(one.double().numpy(), guide.double().numpy(), radius, epsilon) for one in maps]
     np.testing.assert_allclose(guided_filter(maps, guide, radius, epsilon), np.stack(expected), atol=2e-5)
@@ -59,7 +59,7 @@ def test_a_constant_map_stays_constant_under_any_guide(generator: torch.Generato
     torch.testing.assert_close(guided_filter(maps, guide, radius=3, epsilon=0.01), maps, atol=2e-4, rtol=0)
 
 
-def test_under_a_flat_guide_it_is_a_box_mean_taken_twice(generator: torch.Generator) -> None:
+def test_a_flat_guide_reduces_the_filter_to_two_box_means(generator: torch.Generator) -> None:
     maps = torch.rand(1, 9, 9, generator=generator)
     smooth = guided_filter(maps, torch.full((9, 9), 0.5), radius=2, epsilon=0.01)
     torch.testing.assert_close(smooth, box_mean(box_mean(maps, 2), 2), atol=1e-4, rtol=0)
@@ -74,7 +74,7 @@ def test_a_dot_spreads_twice_the_radius_and_no_further() -> None:
     assert reached.nonzero().amax(0).tolist() == [11, 11]
 
 
-def test_an_edge_of_the_guide_keeps_the_two_sides_apart() -> None:
+def test_an_edge_of_the_guide_separates_the_two_sides() -> None:
     step = torch.cat([torch.zeros(8, 8), torch.ones(8, 8)], dim=1)
     kept = guided_filter(step[None] * 5, step, radius=3, epsilon=0.001)[0]
     lost = guided_filter(step[None] * 5, torch.full_like(step, 0.5), radius=3, epsilon=0.001)[0]

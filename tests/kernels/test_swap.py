@@ -11,12 +11,15 @@ from kt_batch.kernels.swap import FLOOR, MAX_RATIO, blend, geometric_swap, stati
 
 
 def stripes(low: float, high: float, size: int = 8) -> Tensor:
-    """One channel whose columns alternate, so that every patch has mean (low + high)/2 and deviation (high - low)/2."""
+    """Return one channel of alternating columns.
+
+    Every patch has mean (low + high)/2 and deviation (high - low)/2.
+    """
     return torch.tensor([low, high], dtype=torch.float32).repeat(size // 2).expand(1, size, size).contiguous()
 
 
 def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Tensor | None = None) -> Tensor:
-    """`features` after a swap with the patches of `target` at the same places. The grey guide has no edge."""
+    """Return `features` swapped with the patches of `target` at the same places, guided by grey."""
     height, width = features.shape[1:]
     rows, cols = positions(height, width, stride=1, cover=True)
     guide = torch.full((height, width), 0.5) if guide is None else guide
@@ -25,20 +28,20 @@ def statistics_of(features: Tensor, target: Tensor, deviation: float, guide: Ten
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_swapping_with_its_own_patches_changes_nothing(stride: int, generator: torch.Generator) -> None:
+def test_swapping_a_map_with_its_own_patches_changes_nothing(stride: int, generator: torch.Generator) -> None:
     features = torch.rand(5, 7, 8, generator=generator)
     rows, cols = positions(7, 8, stride, cover=True)
     back = geometric_swap(unfold(features, rows, cols), rows, cols, 7, 8)
     torch.testing.assert_close(back, features)
 
 
-def test_a_geometric_swap_takes_the_match_itself() -> None:
+def test_a_geometric_swap_takes_the_patch_of_the_match() -> None:
     match = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1)
     here = torch.tensor([0])
     assert geometric_swap(match, here, here, 2, 2).tolist() == [[[1, 2], [3, 4]]]
 
 
-def test_statistics_of_the_same_patches_change_nothing(generator: torch.Generator) -> None:
+def test_a_statistics_swap_with_its_own_patches_changes_nothing(generator: torch.Generator) -> None:
     features = torch.rand(5, 9, 8, generator=generator)
     guide = torch.rand(9, 8, generator=generator)
     torch.testing.assert_close(statistics_of(features, features, 0.1, guide), features, atol=1e-4, rtol=1e-4)
@@ -50,7 +53,7 @@ def test_mean_and_deviation_become_those_of_the_match() -> None:
     torch.testing.assert_close(swapped, stripes(2, 6), atol=1e-3, rtol=0)
 
 
-def test_the_floor_draws_the_ratio_of_deviations_towards_one() -> None:
+def test_the_floor_moves_the_ratio_of_deviations_towards_one() -> None:
     # The library's mean deviation is 2, so 1 is added to both: the ratio is (2 + 1)/(1 + 1), and 1.5 (x - 2) + 4.
     assert FLOOR == 0.5
     swapped = statistics_of(stripes(1, 3), stripes(2, 6), deviation=2)
@@ -58,7 +61,7 @@ def test_the_floor_draws_the_ratio_of_deviations_towards_one() -> None:
 
 
 @pytest.mark.parametrize(("target", "ratio"), [(stripes(0, 200), MAX_RATIO), (stripes(100, 100), 1 / MAX_RATIO)])
-def test_contrast_is_never_changed_by_more_than_the_largest_ratio(target: Tensor, ratio: float) -> None:
+def test_the_change_of_contrast_is_limited_to_the_largest_ratio(target: Tensor, ratio: float) -> None:
     # Source: mean 2, deviation 1; the match has mean 100 and deviation 100 or 0.
     swapped = statistics_of(stripes(1, 3), target, deviation=0)
     torch.testing.assert_close(swapped, stripes(100 - ratio, 100 + ratio), atol=0.05, rtol=0)
@@ -69,7 +72,7 @@ def test_a_flat_source_takes_the_mean_of_its_match_and_no_noise() -> None:
     torch.testing.assert_close(swapped, stripes(5, 5), atol=1e-3, rtol=0)
 
 
-def test_an_affine_map_may_lead_below_zero() -> None:
+def test_a_statistics_swap_may_give_negative_values() -> None:
     # Source: mean 4, deviation 4; the match is black, the ratio its bound: (x - 4)/3 + 0 = -4/3 and 4/3.
     swapped = statistics_of(stripes(0, 8), stripes(0, 0), deviation=0)
     torch.testing.assert_close(swapped, stripes(-4 / 3, 4 / 3), atol=1e-3, rtol=0)
@@ -81,7 +84,7 @@ def test_every_channel_has_its_own_statistics() -> None:
     torch.testing.assert_close(swapped, target, atol=1e-3, rtol=0)
 
 
-def test_weights_of_the_top_k_sum_to_one_and_equal_matches_weigh_the_same() -> None:
+def test_weights_of_the_top_k_sum_to_one_and_equal_matches_have_equal_weights() -> None:
     weights = top_k_weights(torch.tensor([[0.9, 0.9], [0.9, 0.8]]), temperature=0.1)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert weights[0].tolist() == [0.5, 0.5]
@@ -89,7 +92,7 @@ def test_weights_of_the_top_k_sum_to_one_and_equal_matches_weigh_the_same() -> N
     assert weights[1, 0].item() == pytest.approx(0.7311, abs=1e-4)
 
 
-def test_one_match_weighs_one() -> None:
+def test_a_single_match_has_weight_one() -> None:
     assert top_k_weights(torch.tensor([[0.3], [-0.2]]), temperature=0.05).tolist() == [[1], [1]]
 
 

@@ -1,4 +1,4 @@
-"""Products of fixed shape: a score is a function of its query and its patch alone."""
+"""Products of fixed shape make a score depend only on its query and patch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_every_block_has_the_same_shape() -> None:
     assert cut[-1][2].tolist() == [[8, 9], [0, 0]]
 
 
-def test_nothing_is_cut_into_no_blocks() -> None:
+def test_an_empty_matrix_has_no_blocks() -> None:
     assert list(blocks(torch.empty(0, 2))) == []
     assert canonical_scores(torch.empty(0, 2), torch.empty(0, 2)).tolist() == []
     assert normalise(torch.empty(0, 2)).shape == (0, 2)
 
 
-def test_a_canonical_score_worked_by_hand() -> None:
+def test_a_canonical_score_matches_a_hand_computed_example() -> None:
     scores = canonical_scores(torch.tensor([[0.5, 0.5], [1, 0]]), torch.tensor([[0.25, 0.5], [0, 1]]))
     assert scores.dtype == torch.float64
     assert scores.tolist() == [0.375, 0]
@@ -46,7 +46,7 @@ def test_a_canonical_score_does_not_depend_on_batch_or_position(generator: torch
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dim", [32, 48, 512])
 @pytest.mark.parametrize(("tile", "patches"), [(256, 64), (256, 320), (1024, 64)])
-def test_a_row_of_a_product_does_not_depend_on_where_it_stands_in_its_tile(
+def test_a_row_of_a_product_does_not_depend_on_its_position_in_a_tile(
     threads: int, dim: int, tile: int, patches: int, generator: torch.Generator
 ) -> None:
     query, library = torch.rand(1, dim, generator=generator), torch.rand(patches, dim, generator=generator)
@@ -62,7 +62,7 @@ def test_a_row_of_a_product_does_not_depend_on_where_it_stands_in_its_tile(
         torch.set_num_threads(before)
 
 
-def test_a_unit_vector_does_not_depend_on_its_neighbours() -> None:
+def test_normalising_a_vector_does_not_depend_on_its_neighbours() -> None:
     vectors = clustered(1500).flatten(1)
     together = normalise(vectors)
     assert torch.equal(normalise(vectors[700:701]), together[700:701])
@@ -80,11 +80,11 @@ def test_a_zero_vector_stays_zero_so_its_ncc_is_zero() -> None:
     assert canonical_scores(zero, normalise(torch.rand(1, 8))).tolist() == [0]
 
 
-def test_a_hardly_visible_vector_has_length_one_like_any_other() -> None:
+def test_normalising_a_tiny_vector_gives_length_one() -> None:
     # The reciprocal of its norm is beyond float32.
     assert normalise(torch.tensor([[1e-40, 0.0]])).tolist() == [[1, 0]]
     assert normalise(torch.tensor([[1e30, 0.0]])).tolist() == [[1, 0]]
 
 
-def test_half_precision_comes_back_as_float32() -> None:
+def test_half_precision_is_returned_as_float32() -> None:
     assert normalise(torch.ones(2, 4, dtype=torch.float16)).dtype == torch.float32

@@ -19,14 +19,14 @@ sizes = st.integers(2, 9)
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:
-    """Of several magnitudes, positive and negative."""
+    """Return random values of several magnitudes and both signs."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator) * 10 ** torch.randint(-2, 3, (), generator=generator)
 
 
 @few
 @given(seeds, st.integers(1, 20), st.integers(1, 5))
-def test_the_haar_packet_goes_back_and_keeps_products(seed: int, count: int, channels: int) -> None:
+def test_the_haar_packet_is_invertible_and_preserves_products(seed: int, count: int, channels: int) -> None:
     one, other = random(seed, count, 4, channels), random(seed + 1, count, 4, channels)
     torch.testing.assert_close(haar(haar(one)), one, atol=1e-6 * float(one.abs().max()), rtol=1e-5)
     before, after = (one.double() * other.double()).sum((1, 2)), (haar(one).double() * haar(other).double()).sum((1, 2))
@@ -36,9 +36,7 @@ def test_the_haar_packet_goes_back_and_keeps_products(seed: int, count: int, cha
 
 @few
 @given(seeds, st.integers(1, 5), sizes, sizes, st.integers(1, 2))
-def test_folding_what_was_unfolded_gives_the_map_back(
-    seed: int, channels: int, height: int, width: int, stride: int
-) -> None:
+def test_folding_inverts_unfolding(seed: int, channels: int, height: int, width: int, stride: int) -> None:
     features = random(seed, channels, height, width)
     rows, cols = positions(height, width, stride, cover=True)
     torch.testing.assert_close(fold(unfold(features, rows, cols), rows, cols, height, width), features)
@@ -46,7 +44,7 @@ def test_folding_what_was_unfolded_gives_the_map_back(
 
 @few
 @given(seeds, st.integers(1, 60), st.integers(1, 5), st.data())
-def test_sums_of_any_parts_in_any_order_are_the_sums_of_the_whole(
+def test_sums_over_parts_in_any_order_equal_the_sum_of_the_whole(
     seed: int, count: int, k: int, data: st.DataObject
 ) -> None:
     vectors = normalise(random(seed, count, 6))
@@ -65,7 +63,7 @@ places = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**16 - 1), st.inte
 
 @few
 @given(st.lists(places, min_size=1, max_size=30))
-def test_patch_ids_are_in_the_order_of_image_row_and_column(some: list[tuple[int, int, int]]) -> None:
+def test_patch_ids_sort_by_image_row_and_column(some: list[tuple[int, int, int]]) -> None:
     ids = np.concatenate([pack_ids(f"{i:016x}", np.array([r]), np.array([c])) for i, r, c in some])
     assert [some[n] for n in sort_order(ids)] == sorted(some)
     assert sorted(some) == [some[n] for n in sorted(range(len(some)), key=lambda n: ids[n].tobytes())]

@@ -1,4 +1,4 @@
-"""Laws of the first level: what a search reads of a patch never makes it look worse than it is."""
+"""Laws of the first level: a bound never underestimates a score."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ kinds = st.sampled_from(KINDS)
 
 
 def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
-    """`(count, D)` unit or zero vectors of a kind that might deceive a bound of these directions `(D, d)`."""
+    """Draw `(count, D)` unit or zero vectors that are difficult for directions `(D, d)`."""
     generator = torch.Generator().manual_seed(seed)
     dim, d = directions.shape
     noise = torch.randn(count, dim, generator=generator)
     match kind:
-        case "within the directions":  # the rest is the rounding of float32, or little more
+        case "within the directions":  # the rest is little more than float32 rounding
             x = (
                 torch.randn(count, d, generator=generator) @ directions.T
                 + 10 ** (-2 - 6 * torch.rand(1, generator=generator)) * noise
@@ -43,7 +43,7 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
             x = noise.abs() * (noise > 0.5)
         case "one axis":
             x = torch.nn.functional.one_hot(torch.arange(count) % dim, dim).float()
-        case "subnormal":  # one value of size, others that float16 rounds coarsely, and some that float32 does
+        case "subnormal":  # one large value, others that float16 rounds coarsely, and some that float32 rounds coarsely
             x = noise * 10 ** (-45 * torch.rand(count, dim, generator=generator))
             x[:, 0] = 1
         case "equal values":
@@ -56,7 +56,7 @@ def vectors_of(kind: str, seed: int, count: int, directions: Tensor) -> Tensor:
 
 
 def some_directions(kind: str, seed: int, dim: int, count: int) -> Tensor:
-    """`(dim, at most count)` directions, fitted to vectors of a kind."""
+    """Return `(dim, at most count)` directions fitted to vectors of one kind."""
     return principal_directions(vectors_of(kind, seed, 40, torch.eye(dim)), count)
 
 
@@ -75,7 +75,7 @@ def test_directions_are_orthonormal_and_their_signs_are_fixed(
 
 @many
 @given(seeds, kinds, kinds, dims)
-def test_as_many_directions_as_values_leave_nothing_but_rounding(seed: int, kind: str, other: str, dim: int) -> None:
+def test_a_complete_set_of_directions_leaves_only_rounding(seed: int, kind: str, other: str, dim: int) -> None:
     directions = some_directions(other, seed + 1, dim, dim)
     rest = first_level(vectors_of(kind, seed, 30, directions), directions)[:, -1]
     assert (rest.square() <= 4 * rounding_slack(dim) + 2**-18).all()
@@ -83,7 +83,7 @@ def test_as_many_directions_as_values_leave_nothing_but_rounding(seed: int, kind
 
 @many
 @given(seeds, kinds, kinds, dims, st.integers(1, 127))
-def test_a_rest_is_never_shorter_than_what_is_left(seed: int, kind: str, other: str, dim: int, count: int) -> None:
+def test_a_rest_length_is_never_too_short(seed: int, kind: str, other: str, dim: int, count: int) -> None:
     directions = some_directions(other, seed + 1, dim, count)
     x = vectors_of(kind, seed, 30, directions)
     exact = directions.double()
@@ -95,12 +95,12 @@ def test_a_rest_is_never_shorter_than_what_is_left(seed: int, kind: str, other: 
 
 @many
 @given(seeds, kinds, kinds, kinds, dims, st.integers(1, 127), st.sampled_from([1.0, -1.0]), st.floats(0, 0.1))
-def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
+def test_no_score_exceeds_the_bound_of_its_stored_first_level(
     seed: int, kind: str, prepared_queries: str, fitted: str, dim: int, count: int, side: float, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
     x = vectors_of(kind, seed, 30, directions)
-    # Queries of any kind, and such as are the stored vectors themselves, their opposites, or next to them.
+    # Queries of any kind, and queries equal, opposite or close to the stored vectors.
     near = normalise(side * x + away * vectors_of(prepared_queries, seed + 2, 30, directions))
     queries = torch.cat([vectors_of(prepared_queries, seed + 3, 30, directions), near])
     truth = queries.double() @ x.double().T
@@ -112,7 +112,7 @@ def test_no_score_is_above_the_bound_that_the_stored_first_level_makes_of_it(
 
 @many
 @given(seeds, kinds, kinds, kinds, kinds, dims, st.integers(1, 90), st.integers(1, 127), st.floats(0, 0.1))
-def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
+def test_no_score_exceeds_the_bound_of_its_further_coordinates(
     seed: int, kind: str, prepared_queries: str, fitted: str, to: str, dim: int, count: int, more: int, away: float
 ) -> None:
     directions = some_directions(fitted, seed + 1, dim, count)
@@ -133,7 +133,7 @@ def test_no_score_is_above_the_bound_that_further_coordinates_make_of_it(
 
 @many
 @given(seeds, kinds, kinds, dims, st.integers(1, 96), st.integers(1, 127))
-def test_further_directions_are_orthonormal_and_at_right_angles_to_the_first(
+def test_further_directions_are_orthonormal_and_orthogonal_to_the_first(
     seed: int, kind: str, other: str, dim: int, count: int, more: int
 ) -> None:
     directions = some_directions(other, seed, dim, count)
@@ -146,7 +146,7 @@ def test_further_directions_are_orthonormal_and_at_right_angles_to_the_first(
 
 @many
 @given(seeds, st.integers(1, 40), st.integers(2, 129))
-def test_half_a_first_level_says_no_less_than_the_whole(seed: int, count: int, width: int) -> None:
+def test_the_bound_of_a_half_level_is_at_least_that_of_the_whole(seed: int, count: int, width: int) -> None:
     q, x = (torch.randn(count, width, generator=torch.Generator().manual_seed(seed + n)).double() for n in (0, 1))
     assert halved(q).shape == (count, width // 2 + 1)
     assert (halved(q) @ halved(x).T >= q @ x.T).all()

@@ -1,4 +1,4 @@
-"""Laws of the default searcher and of the scan, for libraries and queries of every awkward kind."""
+"""Laws of the default searcher and of the scan for difficult libraries and queries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.synthetic import brute_force, clustered, sharded_index_of
 KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
 many = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 10**6)
-# D = 4, 32 and 160: fewer values than the first level has coordinates, and more; of 512 patches are kept in codes.
+# D = 4, 32 and 160: fewer and more values than first-level coordinates; with 512 values patches are stored as codes.
 channels = st.sampled_from([1, 8, 40, 128])
 mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
 configs = st.builds(
@@ -38,7 +38,7 @@ configs = st.builds(
 
 
 def patches_of(mixture: list[tuple[str, int]], channels: int, seed: int) -> Tensor:
-    """`(n, 4, channels)` patches, so many of each kind."""
+    """Draw `(n, 4, channels)` patches of every kind."""
     parts = []
     for number, (kind, count) in enumerate(mixture):
         base = clustered(count, channels, clusters=7, seed=seed + number)
@@ -64,11 +64,9 @@ def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexCon
     return sharded_index_of(patches_of(mixture, width, seed), config, shards)
 
 
-def queries_of(
-    library: list[tuple[str, int]], prepared_queries: list[tuple[str, int]], width: int, seed: int
-) -> Tensor:
-    """Some of the library's own patches, so that they meet themselves there, and about as many others."""
-    return torch.cat([patches_of(prepared_queries, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+def queries_of(library: list[tuple[str, int]], query_kinds: list[tuple[str, int]], width: int, seed: int) -> Tensor:
+    """Return some patches of the library and about as many others."""
+    return torch.cat([patches_of(query_kinds, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
 
 
 @many
@@ -84,9 +82,9 @@ def queries_of(
     st.booleans(),
     st.booleans(),
 )
-def test_a_certified_search_is_brute_force_to_the_last_bit(
+def test_a_certified_search_equals_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    query_kinds: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -97,9 +95,11 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
     integers: bool,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, prepared_queries, width, seed)
+    queries = queries_of(library, query_kinds, width, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves: little is known when the proof begins
+        patch.setattr(
+            certified, "BEGIN", 1
+        )  # as in an index of many leaves: few scores are known when the proof begins
         if many:  # as for many queries: all steps of the bound are taken
             patch.setattr(certified, "MANY", 1)
             patch.setattr(certified, "WORTH", 0)
@@ -115,7 +115,7 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
 
 @many
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
-def test_an_exact_search_is_brute_force_to_the_last_bit(
+def test_an_exact_search_equals_brute_force_to_the_last_bit(
     library: list[tuple[str, int]],
     asking: list[tuple[str, int]],
     width: int,
@@ -137,7 +137,7 @@ def test_an_exact_search_is_brute_force_to_the_last_bit(
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
 def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    query_kinds: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -146,7 +146,7 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
     probes: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = patches_of(prepared_queries, width, seed + 100)[::3]
+    queries = patches_of(query_kinds, width, seed + 100)[::3]
     found = find(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
@@ -162,9 +162,9 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 
 @many
 @given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
-def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_estimates_hold_its_matches(
+def test_a_scan_never_exceeds_brute_force_and_equals_it_where_the_estimates_include_its_matches(
     library: list[tuple[str, int]],
-    prepared_queries: list[tuple[str, int]],
+    query_kinds: list[tuple[str, int]],
     width: int,
     seed: int,
     config: IndexConfig,
@@ -172,7 +172,7 @@ def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_
     top_k: int,
 ) -> None:
     index = made(library, width, seed, config, shards)
-    queries = queries_of(library, prepared_queries, width, seed)
+    queries = queries_of(library, query_kinds, width, seed)
     found = find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape
