@@ -1,4 +1,4 @@
-"""bfloat16 only where the machine has instructions for it; float32 products of whichever library is faster."""
+"""bfloat16 needs machine instructions; float32 products use the faster library."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from kt_batch.models.precision import bfloat16_is_fast, quick_products
         ({}, False),
     ],
 )
-def test_a_processor_needs_instructions_for_it(
+def test_bfloat16_needs_processor_instructions(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert bfloat16_is_fast("cpu") is fast
 
 
-def test_a_torch_that_cannot_say_is_taken_for_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_slow_if_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert bfloat16_is_fast("cpu") is False
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_gpu_that_emulates_it_is_slow(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_bfloat16_is_slow_on_a_gpu_that_emulates_it(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
@@ -44,7 +44,7 @@ def test_a_gpu_that_emulates_it_is_slow(monkeypatch: pytest.MonkeyPatch, native:
 
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("before", ["highest", "high"])
-def test_another_library_multiplies_unless_it_would_round_and_only_within(
+def test_the_other_library_multiplies_only_within_the_context_and_without_rounding(
     before: str, rounds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "quick_precision", lambda: "highest" if rounds else "medium")
@@ -61,7 +61,7 @@ def test_another_library_multiplies_unless_it_would_round_and_only_within(
         torch.set_float32_matmul_precision(usual)
 
 
-def test_the_last_thread_within_puts_the_precision_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_thread_to_leave_restores_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
     inside, first_left = threading.Barrier(2), threading.Event()
     seen = []
@@ -86,7 +86,7 @@ def test_the_last_thread_within_puts_the_precision_back(monkeypatch: pytest.Monk
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_products_for_two_devices_are_not_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_for_two_devices_are_not_computed_simultaneously(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "quick_precision", lambda: "medium")
     with quick_products(), pytest.raises(RuntimeError, match="for cuda cannot be made"), quick_products("cuda"):
         pass
@@ -95,7 +95,7 @@ def test_products_for_two_devices_are_not_made_at_once(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("rounded", [(), ("bmm",), ("mm",), ("bmm", "mm")], ids=str)
-def test_products_of_rounded_operands_are_found_out(rounded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_rounded_operands_are_detected(rounded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def product(a: torch.Tensor, b: torch.Tensor, rounding: bool) -> torch.Tensor:
         if rounding:
             a, b = a.bfloat16(), b.bfloat16()
@@ -121,7 +121,7 @@ def test_on_a_gpu_no_product_is_rounded(before: str, monkeypatch: pytest.MonkeyP
         torch.set_float32_matmul_precision(usual)
 
 
-def test_quick_products_are_those_of_float32() -> None:
+def test_fast_products_have_float32_precision() -> None:
     a, b = torch.randn(2, 40, 128, generator=torch.Generator().manual_seed(0))
     with quick_products():
         found = a @ b.T
@@ -129,7 +129,7 @@ def test_quick_products_are_those_of_float32() -> None:
 
 
 @pytest.mark.parametrize(("able", "right"), [(True, True), (True, False), (False, True)])
-def test_products_of_integers_are_used_where_there_are_instructions_and_they_are_exact(
+def test_integer_products_are_used_where_instructions_exist_and_are_exact(
     able: bool, right: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ def test_products_of_integers_are_used_where_there_are_instructions_and_they_are
     assert precision.quick_integers.__wrapped__() == (able and right)
 
 
-def test_products_of_integers_are_not_used_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_integer_products_are_not_used_where_torch_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
     monkeypatch.setattr(precision, "has_integer_products", lambda: False)
     monkeypatch.setattr(precision, "integer_products", None)  # calling it would fail
