@@ -1,4 +1,4 @@
-"""The comparison of two checkouts' results finds what it must find, and only that."""
+"""The comparison of the results of two checkouts reports only real differences."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def receipt(**changes: Any) -> dict[str, Any]:
 
 
 def fabricate(root: Path) -> Path:
-    """A library with an index, a run, a page and the records, without any real content."""
+    """Write a fabricated library with an index, a run, a page and the records."""
     for place, summary in ((root / LIBRARY, "library.json"), (root / RUN, "run.json")):
         write_plan(place)
         write_rejects(place)
@@ -69,13 +69,13 @@ def fabricate(root: Path) -> Path:
 
 
 def found_after(change: Change, tmp_path: Path) -> list[str]:
-    """The differences between a fabricated tree and its changed twin."""
+    """Return the differences between a fabricated tree and a changed copy."""
     base, new = fabricate(tmp_path / "base"), fabricate(tmp_path / "new")
     change(new)
     return compare(read_contents(base), read_contents(new))
 
 
-def test_two_equal_trees_have_no_difference(tmp_path: Path) -> None:
+def test_equal_trees_have_no_difference(tmp_path: Path) -> None:
     assert found_after(lambda root: None, tmp_path) == []
 
 
@@ -92,7 +92,7 @@ def test_two_equal_trees_have_no_difference(tmp_path: Path) -> None:
         "try.png",
     ],
 )
-def test_a_flipped_byte_is_found(name: str, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_detected(name: str, tmp_path: Path) -> None:
     def flip(root: Path) -> None:
         data = bytearray((root / name).read_bytes())
         data[0] ^= 1
@@ -103,7 +103,7 @@ def test_a_flipped_byte_is_found(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["libraries", "runs", "try.png", "demo"])
-def test_every_file_below_a_place_is_missed(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_below_a_place_is_detected(name: str, tmp_path: Path) -> None:
     root = fabricate(tmp_path / "tree")
     files = [path.relative_to(root) for path in [root / name, *(root / name).rglob("*")] if path.is_file()]
     assert files
@@ -113,7 +113,7 @@ def test_every_file_below_a_place_is_missed(name: str, tmp_path: Path) -> None:
         assert any(line.endswith(f"{key}: in the base only") for line in lines), file
 
 
-def test_a_file_that_the_base_lacks_is_found(tmp_path: Path) -> None:
+def test_a_file_missing_from_the_base_is_detected(tmp_path: Path) -> None:
     (line,) = found_after(lambda root: write(root / LIBRARY / "index/55/tree.safetensors", b"tree"), tmp_path)
     assert line.endswith("index/55/tree.safetensors: not in the base")
 
@@ -135,7 +135,7 @@ def test_a_file_that_the_base_lacks_is_found(tmp_path: Path) -> None:
         (lambda root: write(root / "records.json", {"exit codes": {"extract": 3}}), "exit codes"),
     ],
 )
-def test_a_changed_digest_row_or_count_is_found(change: Change, group: str, tmp_path: Path) -> None:
+def test_a_changed_digest_row_or_count_is_detected(change: Change, group: str, tmp_path: Path) -> None:
     assert any(line.startswith(group) for line in found_after(change, tmp_path))
 
 
@@ -156,20 +156,20 @@ def other_message(root: Path) -> None:
         other_message,
     ],
 )
-def test_what_may_differ_is_no_difference(change: Change, tmp_path: Path) -> None:
+def test_permitted_differences_are_not_reported(change: Change, tmp_path: Path) -> None:
     assert found_after(change, tmp_path) == []
 
 
-def test_an_empty_base_proves_nothing(tmp_path: Path) -> None:
+def test_an_empty_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no results"):
         compare(read_contents(tmp_path), read_contents(fabricate(tmp_path / "new")))
 
 
-def test_libraries_and_runs_are_known_by_their_plans(tmp_path: Path) -> None:
+def test_libraries_and_runs_are_recognised_by_their_plans(tmp_path: Path) -> None:
     assert places(fabricate(tmp_path)) == ["libraries/default", "runs/default"]
 
 
-def test_the_same_images_are_drawn_each_time(tmp_path: Path) -> None:
+def test_drawing_selects_the_same_images_each_time(tmp_path: Path) -> None:
     drawn = []
     for name in ("first", "second"):
         draw_images(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Commands run in this process, and a library to run them on, made once."""
+"""Fixtures that run commands in this process, and a library for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = {"images", "rejected", "patches", "seconds", "images_per_second", "ncc_me
 
 @dataclass(frozen=True)
 class Said:
-    """What a command ended with and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ class Said:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Standard output, which must be one JSON object and nothing else."""
+        """Parse standard output, which must be exactly one JSON object."""
         found = json.loads(self.out)
         assert isinstance(found, dict)
         assert self.out.count("\n") == 1
@@ -72,7 +72,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """One good photograph and one that is none."""
+    """A valid photograph and a file that is not an image."""
     draw(tmp_path / "photos/a.png", 11)
     (tmp_path / "photos/bad.jpg").write_bytes(b"no image")
     return tmp_path / "photos"

@@ -1,4 +1,4 @@
-"""Configurations as options of a command."""
+"""Command options derived from configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cli.conftest import Said, Say
 
 
 class Engine(BaseModel):
-    """What the tests' commands take."""
+    """The settings of the commands under test."""
 
     fuel: Literal["coal", "wood"] = Field("coal", description="What burns.")
     steam_pressure: float = Field(1.5, gt=0, description="In bar.")
@@ -77,7 +77,7 @@ def test_a_command_gets_one_validated_configuration(kt: Say) -> None:
     assert run(kt, ride, *words).out == f"{expected!r}\n"
 
 
-def test_a_value_that_a_field_does_not_allow_is_wrong_usage(kt: Say) -> None:
+def test_an_invalid_field_value_is_wrong_usage(kt: Say) -> None:
     said = run(kt, ride, "--steam-pressure", "-1")
     assert (said.code, "the option steam_pressure got -1.0" in said.err) == (2, True)
 
@@ -87,7 +87,7 @@ def test_help_shows_the_description_and_the_default_of_a_field(kt: Say) -> None:
     assert all(text in said.out for text in ("What burns.", "[default: wood]", "[default: 1.5]", "The engine"))
 
 
-def test_configurations_share_an_option_and_an_option_may_differ_from_its_field(kt: Say) -> None:
+def test_configurations_share_an_option_and_an_option_name_may_differ_from_its_field(kt: Say) -> None:
     said = run(kt, ride_with, "--fuel", "wood", "--train", "2+3", "--load", "5")
     assert said.out == f"{Tender(fuel='wood', load=5)!r} {Engine(fuel='wood', wagons=(2, 3))!r} 1\n"
     text = run(kt, ride_with, "--help").out

@@ -1,4 +1,4 @@
-"""What the commands say they do, what they do, and what they print."""
+"""The help, the results and the output of the commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUPS = {"bench": ["growth", "models", "paper", "search"]}
 
 
 def commands() -> dict[str, Any]:
-    """Every command by the words it is called with."""
+    """Map the words of every command to its parser."""
     found = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     for group, names in GROUPS.items():
         below = found.pop(group).commands
@@ -36,7 +36,7 @@ COMMANDS = sorted(commands())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_what_it_does_and_gives_an_example(kt: Say, command: str) -> None:
+def test_the_help_of_every_command_has_a_description_and_an_example(kt: Say, command: str) -> None:
     said = kt(*command.split(), "--help")
     assert (said.code, said.err) == (0, "")
     assert f"kt-batch {command}" in said.out.split("Usage:")[1].split("\n", 1)[1]
@@ -52,7 +52,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
     assert {"try", "extract", "index", "translate", "explain", "inspect", "demo", "models"} <= set(COMMANDS)
 
 
-def test_without_a_command_the_help_is_shown_as_wrong_usage(kt: Say) -> None:
+def test_without_a_command_help_is_shown_as_wrong_usage(kt: Say) -> None:
     said = kt()
     assert said.code == 2
     assert "Usage: " in said.out
@@ -81,7 +81,7 @@ def test_extract_index_translate_explain_and_inspect_each_print_one_json_object(
     assert kt("inspect", place, "--json").json["patches"] == made["patches"]
 
 
-def test_for_a_person_the_summary_is_lines_on_standard_output_and_progress_is_not(
+def test_without_json_the_summary_goes_to_standard_output_and_progress_does_not(
     kt: Say, library: Path, photos: Path, tmp_path: Path
 ) -> None:
     said = kt("translate", photos / "a.png", "--library", library, "--out", tmp_path / "run", "--threads", 1)
@@ -93,7 +93,7 @@ def test_for_a_person_the_summary_is_lines_on_standard_output_and_progress_is_no
     assert "\x1b" not in said.out + said.err
 
 
-def test_a_finished_command_started_again_says_that_there_is_nothing_to_do(
+def test_a_repeated_finished_command_reports_that_nothing_is_left_to_do(
     kt: Say, library: Path, photos: Path, tmp_path: Path
 ) -> None:
     translate = ["translate", photos / "a.png", "--library", library, "--out", tmp_path / "run", "--threads", 1]
@@ -109,7 +109,7 @@ def test_a_finished_command_started_again_says_that_there_is_nothing_to_do(
     assert hashes(tmp_path / "run") == before
 
 
-def test_extract_says_what_it_will_take_before_it_begins(kt: Say, tmp_path: Path) -> None:
+def test_extract_reports_its_estimate_before_it_begins(kt: Say, tmp_path: Path) -> None:
     said = kt("extract", draw(tmp_path / "a.png", 1), "--library", tmp_path / "library", *QUICK)
     assert said.err.index("The library will take up to ") < said.err.index("extract 1/1")
 
@@ -117,7 +117,7 @@ def test_extract_says_what_it_will_take_before_it_begins(kt: Say, tmp_path: Path
 # ---- try ----
 
 
-def test_try_makes_one_picture_and_nothing_else(kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_try_writes_one_picture_and_nothing_else(kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "photo.png", 11)
     draw(tmp_path / "painting.png", 1)
@@ -147,7 +147,7 @@ def test_models_lists_every_shipped_file_with_its_checksum(kt: Say) -> None:
     assert all(part["sha256"][:16] in kt("models").out for part in listed)
 
 
-def test_all_shipped_weights_together_are_at_most_24_megabytes(kt: Say) -> None:
+def test_the_shipped_weights_total_at_most_24_megabytes(kt: Say) -> None:
     assert sum(part["bytes"] for part in kt("models", "--json").json["models"]) <= 24e6
 
 
@@ -178,20 +178,20 @@ def test_bench_search_prints_a_row_for_every_searcher_and_draws_a_plot(kt: Say, 
     assert "recall@1" in printed.out
 
 
-def test_bench_search_knows_its_rivals(kt: Say, tmp_path: Path) -> None:
+def test_bench_search_refuses_an_unknown_baseline(kt: Say, tmp_path: Path) -> None:
     said = kt("bench", "search", tmp_path, "--queries", tmp_path, "--rivals", "annoy")
     assert said.code == 2
     assert "'annoy'; there are ivf," in said.err
 
 
-def test_bench_paper_knows_its_layers(kt: Say, tmp_path: Path) -> None:
+def test_bench_paper_refuses_an_unknown_layer(kt: Say, tmp_path: Path) -> None:
     words = ["--paintings", tmp_path, "--photographs", tmp_path, "--out", tmp_path]
     said = kt("bench", "paper", *words, "--layers", "relu9_9")
     assert said.code == 2
     assert "relu9_9" in said.err
 
 
-def test_bench_growth_of_a_small_library_says_how_many_patches_it_needs(kt: Say, tmp_path: Path) -> None:
+def test_bench_growth_of_a_small_library_names_the_number_of_patches_it_needs(kt: Say, tmp_path: Path) -> None:
     paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
     kt("extract", paintings, "--library", library, "--size", "48")
     kt("index", library)
@@ -200,7 +200,7 @@ def test_bench_growth_of_a_small_library_says_how_many_patches_it_needs(kt: Say,
     assert "growth needs at least 262144" in said.err
 
 
-def test_only_our_own_searchers_can_certify(kt: Say, tmp_path: Path) -> None:
+def test_only_the_tree_and_exact_searchers_can_certify(kt: Say, tmp_path: Path) -> None:
     paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
     kt("extract", paintings, "--library", library, "--size", "48")
     kt("index", library)
@@ -212,7 +212,7 @@ def test_only_our_own_searchers_can_certify(kt: Say, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by_file", [False, True])
-def test_the_former_name_of_a_searcher_goes_on_with_the_same_run(kt: Say, tmp_path: Path, by_file: bool) -> None:
+def test_the_former_name_of_a_searcher_continues_the_same_run(kt: Say, tmp_path: Path, by_file: bool) -> None:
     paintings, library = draw_all(tmp_path / "paintings", [1]), tmp_path / "library"
     kt("extract", paintings, "--library", library, "--size", "48")
     kt("index", library)
@@ -223,7 +223,7 @@ def test_the_former_name_of_a_searcher_goes_on_with_the_same_run(kt: Say, tmp_pa
     assert (first["new_images"], again.code, again.json["new_images"], again.json["images"]) == (1, 0, 0, 1)
 
 
-def test_a_pair_at_a_layer_that_is_no_cut_point_is_wrong_usage(kt: Say, tmp_path: Path) -> None:
+def test_a_pair_at_a_layer_that_is_not_a_cut_point_is_wrong_usage(kt: Say, tmp_path: Path) -> None:
     photos = draw_all(tmp_path / "photos", [1])
     said = kt("bench", "models", "--images", photos, "--pair", "x,relu9_9,kt-vgg,y")
     assert said.code == 2
@@ -236,7 +236,9 @@ def test_a_pair_that_lacks_a_part_is_wrong_usage(kt: Say, tmp_path: Path) -> Non
     assert "NAME,LAYER,ENCODER,DECODER" in said.err
 
 
-def test_verify_prints_the_digest_alone_when_asked_to_and_all_is_there(kt: Say, library: Path, tmp_path: Path) -> None:
+def test_verify_prints_only_the_digest_on_request_when_there_is_no_fault(
+    kt: Say, library: Path, tmp_path: Path
+) -> None:
     digest = kt("verify", library, "--json").json["digest"]
     assert kt("verify", library, "--digest").out == f"{digest}\n"
     copy = shutil.copytree(library, tmp_path / "copy")

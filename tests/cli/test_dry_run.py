@@ -1,4 +1,4 @@
-"""`--dry-run`, `--pilot` and `--price`: what they print, what they refuse, and that they leave nothing."""
+"""The output and refusals of `--dry-run`, `--pilot` and `--price`, which write nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def paintings(tmp_path: Path) -> Path:
     return draw_all(tmp_path / "paintings", [1, 2, 3])
 
 
-def test_a_dry_run_says_what_there_is_to_do_and_makes_nothing(kt: Say, library: Path, tmp_path: Path) -> None:
+def test_a_dry_run_reports_the_work_and_writes_nothing(kt: Say, library: Path, tmp_path: Path) -> None:
     photo, new = draw(tmp_path / "a.png", 11), tmp_path / "new"
     said = kt("extract", photo, "--library", new, *QUICK, "--dry-run")
     assert (said.code, new.exists()) == (0, False)
@@ -37,9 +37,7 @@ def test_a_dry_run_says_what_there_is_to_do_and_makes_nothing(kt: Say, library: 
     assert "output unknown without a pilot" in said.out
 
 
-def test_a_dry_run_leaves_what_is_there_as_it_is_and_says_when_nothing_is_left(
-    kt: Say, library: Path, tmp_path: Path
-) -> None:
+def test_a_dry_run_changes_no_file_and_reports_when_nothing_is_left(kt: Say, library: Path, tmp_path: Path) -> None:
     photo, run = draw(tmp_path / "a.png", 11), tmp_path / "run"
     words = ["translate", photo, "--library", library, "--out", run, "--threads", 1]
     assert kt(*words).code == 0
@@ -70,7 +68,7 @@ def test_a_pilot_estimates_time_bytes_and_cost(kt: Say, paintings: Path, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
-def test_a_rejected_image_of_a_pilot_is_said_and_ends_with_3(kt: Say, photos: Path, tmp_path: Path) -> None:
+def test_a_rejected_image_of_a_pilot_is_reported_and_ends_with_3(kt: Say, photos: Path, tmp_path: Path) -> None:
     said = kt("extract", photos, "--library", tmp_path / "new", *QUICK, "--dry-run", "--pilot", 2)
     assert said.code == 3
     assert "pilot: 2 images, 1 rejected" in said.out
@@ -80,7 +78,7 @@ def test_a_rejected_image_of_a_pilot_is_said_and_ends_with_3(kt: Say, photos: Pa
     assert (said.code, "nothing can be estimated" in said.out) == (3, True)
 
 
-def test_a_dry_run_fails_where_the_run_would_for_lack_of_space(
+def test_a_dry_run_fails_for_lack_of_space_as_the_run_would(
     kt: Say, paintings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda _: 1000)
@@ -88,7 +86,7 @@ def test_a_dry_run_fails_where_the_run_would_for_lack_of_space(
     assert (said.code, "1.0 kB are free, too few: the run would be refused" in said.out) == (1, True)
 
 
-def test_other_options_than_planned_are_refused_in_the_words_of_the_run(kt: Say, library: Path, photos: Path) -> None:
+def test_a_dry_run_refuses_other_options_with_the_message_of_the_run(kt: Say, library: Path, photos: Path) -> None:
     words = ["extract", photos / "a.png", "--library", library, *QUICK, "--stride", "2"]
 
     def last(said: Said) -> tuple[int, str]:
@@ -109,7 +107,7 @@ def test_other_options_than_planned_are_refused_in_the_words_of_the_run(kt: Say,
         (["--dry-run", "--pilot", "few"], "--pilot"),
     ],
 )
-def test_a_pilot_and_a_price_that_make_no_sense_are_wrong_usage(
+def test_an_invalid_pilot_or_price_is_wrong_usage(
     kt: Say, paintings: Path, tmp_path: Path, words: list[object], sentence: str
 ) -> None:
     said = kt("extract", paintings, "--library", tmp_path / "new", *QUICK, *words)
@@ -125,7 +123,9 @@ def test_the_options_of_a_dry_run_are_not_saved(kt: Say, paintings: Path, tmp_pa
     assert not {"dry_run", "pilot", "price"} & yaml.safe_load(saved.read_text()).keys()
 
 
-def test_the_jobs_run_dry_too_and_keep_their_codes(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_jobs_support_dry_runs_with_their_own_exit_codes(
+    kt: Say, library: Path, photos: Path, tmp_path: Path
+) -> None:
     new, dry = tmp_path / "new", ["--dry-run", "--pilot", 2]  # the runner is ray, the pilot is done here
     build = [photos, "--library", new, *QUICK, *dry]
     said = kt(*build, "--json", of=build_library.app)

@@ -1,4 +1,4 @@
-"""The jobs: the same work as the commands', and a code that a cluster understands."""
+"""The jobs do the work of the commands and return exit codes for a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ APPS: dict[str, typer.Typer] = {"build_library": build_library.app, "translate":
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Three good paintings and one file that is none."""
+    """Three valid paintings and one file that is not an image."""
     draw_all(tmp_path / "mixed", [1, 2, 3])
     (tmp_path / "mixed/bad.jpg").write_bytes(b"no image")
     return tmp_path / "mixed"
@@ -38,7 +38,7 @@ def mixed(tmp_path: Path) -> Path:
         (["--strict"], 3),
     ],
 )
-def test_a_job_ends_with_0_while_rejects_stay_within_bounds(
+def test_a_job_ends_with_0_while_rejects_stay_within_the_bound(
     kt: Say, mixed: Path, tmp_path: Path, bounds: list[str], code: int
 ) -> None:
     build = build_library.app
@@ -48,7 +48,7 @@ def test_a_job_ends_with_0_while_rejects_stay_within_bounds(
     assert (said.json["extract"]["rejected"], said.json["index"]["patches"]) == (1, 90)
 
 
-def test_the_jobs_do_what_the_commands_do(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_jobs_give_the_results_of_the_commands(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     common = [photos, "--library", library, "--threads", 1, "--json"]
     assert kt("translate", *common, "--out", one).code == 3
@@ -60,7 +60,7 @@ def test_the_jobs_do_what_the_commands_do(kt: Say, library: Path, photos: Path, 
     assert said.code == 3
 
 
-def test_the_jobs_take_the_options_of_their_commands_with_the_same_defaults() -> None:
+def test_the_jobs_have_the_options_and_defaults_of_their_commands() -> None:
     def options(app: typer.Typer, *names: str) -> dict[str, tuple[tuple[str, ...], object]]:
         group = typer.main.get_command(app)
         found = [getattr(group, "commands", {}).get(name, group) for name in names or [""]]
@@ -75,7 +75,7 @@ def test_the_jobs_take_the_options_of_their_commands_with_the_same_defaults() ->
 
 
 @pytest.mark.parametrize("name", ["build_library", "translate"])
-def test_a_bound_that_makes_no_sense_is_refused_before_the_work(
+def test_an_invalid_bound_is_refused_before_the_work(
     kt: Say, library: Path, photos: Path, tmp_path: Path, name: str
 ) -> None:
     words = [photos, "--library", library if name == "translate" else tmp_path / "new", "--max-rejects", "few"]
@@ -86,7 +86,7 @@ def test_a_bound_that_makes_no_sense_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize(("text", "total", "allowed"), [("12", 5, 12), ("5%", 200, 10), ("0", 9, 0), ("100%", 3, 3)])
-def test_bounds_are_numbers_or_shares(text: str, total: int, allowed: float) -> None:
+def test_a_bound_is_a_number_or_a_share(text: str, total: int, allowed: float) -> None:
     assert allowed_rejects(text, total) == allowed
 
 
@@ -96,7 +96,7 @@ def test_other_bounds_are_refused(text: str) -> None:
         allowed_rejects(text, 10)
 
 
-def test_the_code_of_a_job() -> None:
+def test_the_exit_code_of_a_job_depends_on_rejects_and_bound() -> None:
     assert [job_code(n, 10, "20%", strict=False) for n in (0, 2, 3)] == [0, 0, 1]
     assert [job_code(n, 10, "20%", strict=True) for n in (0, 1, 3)] == [0, 3, 3]
 
@@ -104,7 +104,7 @@ def test_the_code_of_a_job() -> None:
 # ---- the steps of a training ----
 
 
-def test_steps_are_read_from_their_option() -> None:
+def test_steps_are_parsed_from_their_option() -> None:
     assert parse_steps("relu3_1=2600,relu1_1=200") == {"relu3_1": 2600, "relu1_1": 200}
     assert set(parse_steps(STEPS)) == set(RECIPES["default"].blocks) == set(RECIPES["paper"].blocks)
 
@@ -112,6 +112,6 @@ def test_steps_are_read_from_their_option() -> None:
 @pytest.mark.parametrize(
     "text", ["", "relu3_1", "relu3_1=", "relu3_1=0", "relu3_1=-1", "relu3_1=1.5", "conv1_1=3", "relu1_1=2,,", "100"]
 )
-def test_steps_that_make_no_sense_are_a_wrong_usage(text: str) -> None:
+def test_invalid_steps_are_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--steps got '.*'; give CUT=STEPS, CUT one of relu1_1, .*\.$"):
         parse_steps(text)

@@ -1,4 +1,4 @@
-"""`--method`, `--preset` and the options of the methods, which follow the table of methods."""
+"""`--method`, `--preset` and the method options, all derived from the table."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def saved_options(run: Path) -> dict[str, Any]:
 # ---- a new method ----
 
 
-def test_a_method_in_the_table_has_its_options_in_the_help(
+def test_the_help_lists_the_options_of_a_method_in_the_table(
     kt: Say, with_dim: typer.Typer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -104,7 +104,7 @@ def test_a_method_in_the_table_runs_with_its_options(
     assert (said.code, "darkness (0.25 there, 0.5 here)" in said.err) == (1, True)
 
 
-def test_the_settings_of_two_methods_need_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_shared_by_two_methods_needs_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
     class WordConfig(DimConfig):
         alpha: str = "much"  # type: ignore[assignment]
 
@@ -141,7 +141,7 @@ def test_the_settings_of_two_methods_need_one_type(monkeypatch: pytest.MonkeyPat
         (["--library", "lib", "--searcher", "fog"], "the option searcher got 'fog': Input should be 'tree', "),
     ],
 )
-def test_an_option_that_makes_no_sense_is_wrong_usage(
+def test_an_inapplicable_option_is_wrong_usage(
     kt: Say,
     with_dim: typer.Typer,
     library: Path,
@@ -159,7 +159,7 @@ def test_an_option_that_makes_no_sense_is_wrong_usage(
     assert not (tmp_path / "run").exists()
 
 
-def test_values_that_exclude_each_other_are_one_sentence(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
+def test_mutually_exclusive_values_raise_one_sentence(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     words = ["translate", photo, "--library", library, "--out", tmp_path / "run", "--certify", "--searcher", "hkm"]
     expected = "kt-batch: certify is for the searchers tree and exact, not for hkm.\n"
     assert (kt(*words).code, kt(*words).err) == (2, expected)
@@ -171,7 +171,7 @@ PAPER = ["--swap", "geometric", "--alpha", 1, "--temperature", 0.05, "--query-st
 PAPER += ["--bands", 1, "--probes", 1, "--top-k", 1]
 
 
-def test_a_preset_is_its_values_given_one_by_one(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_preset_equals_its_values_given_one_by_one(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     words = ["translate", photo, "--library", library, "--threads", 1]
     one, other = tmp_path / "one", tmp_path / "other"
     assert kt(*words, "--out", one, "--preset", "paper").code == 0
@@ -184,14 +184,14 @@ def test_a_preset_is_its_values_given_one_by_one(kt: Say, library: Path, photo: 
     assert "nothing to do" in kt(*words, "--out", one, *PAPER).out
 
 
-def test_an_explicit_option_wins_over_the_preset(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
+def test_an_explicit_option_overrides_the_preset(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     words = ["translate", photo, "--library", library, "--out", tmp_path / "run", "--threads", 1, "--preset", "paper"]
     assert kt(*words, "--top-k", 3, "--temperature", 0.2).code == 0
     saved = saved_options(tmp_path / "run")
     assert (saved["top_k"], saved["temperature"], saved["bands"]) == (3, 0.2, 1)
 
 
-def test_the_jobs_take_presets_too(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
+def test_the_jobs_accept_presets(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [photo, "--library", library, "--out", run, "--runner", "local", "--threads", 1]
     assert kt(*words, "--preset", "paper", of=job.app).code == 0

@@ -1,4 +1,4 @@
-"""What a person sees while work is done: a bar on a terminal, lines elsewhere, all on standard error."""
+"""Progress on standard error: a bar on a terminal, lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kt_batch.pipelines.progress import Step
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """A terminal that remembers what was written to it."""
+    """Return a terminal that records what is written to it."""
     screen = io.StringIO()
 
     def console(*, stderr: bool) -> Console:
@@ -25,7 +25,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return screen
 
 
-def test_elsewhere_each_stage_has_a_line_when_it_begins_and_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_stage_has_a_line_at_its_begin_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay() as display:
         for done in range(5):
             display(Step("extract", done, 4, rejects=done // 2))
@@ -37,13 +37,13 @@ def test_elsewhere_each_stage_has_a_line_when_it_begins_and_when_it_ends(capsys:
     assert last.endswith("/s, 2 rejected")
 
 
-def test_after_ten_seconds_a_line_says_the_rate_and_the_time_left(
+def test_after_ten_seconds_a_line_shows_the_rate_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("kt_batch.cli.progress.time.monotonic", lambda: now[0])
     with ProgressDisplay() as display:
-        display(Step("extract", 10, 50))  # ten were done before
+        display(Step("extract", 10, 50))  # ten were done earlier
         for done in (14, 20, 30):
             now[0] += 4.0
             display(Step("extract", done, 50))
@@ -51,13 +51,13 @@ def test_after_ten_seconds_a_line_says_the_rate_and_the_time_left(
     assert capsys.readouterr().err.splitlines() == ["extract 10/50", "extract 30/50, 1.67/s, 12 s left"]
 
 
-def test_a_note_is_said_once_also_without_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_note_is_printed_once_even_without_a_stage(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay() as display:
         display(Step("plan", 0, 0, note="This [will] take 1.0 GB."))
     assert capsys.readouterr().err == "This [will] take 1.0 GB.\n"
 
 
-def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressDisplay(quiet=True) as display:
         display(Step("plan", 1, 1, note="nothing"))
     assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""`--retry-rejected`, from the outside: codes, counts and what is said."""
+"""Exit codes, counts and messages of `--retry-rejected`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOB = ["--runner", "local"]
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Until it is undone, every image called 2.png is too large."""
+    """Reject every image called 2.png as too large until undone."""
 
     def read_image(items: Sequence[Item], *rest: Any) -> Any:
         if items[0].name.endswith("2.png"):
@@ -32,7 +32,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_extract_tries_again_when_told_to_and_ends_with_0(kt: Say, refused: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_extract_retries_rejects_on_request_and_ends_with_0(
+    kt: Say, refused: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     words = ["extract", draw_all(tmp_path / "in", [1, 2]), "--library", tmp_path / "library", *QUICK]
     first = kt(*words)
     assert first.code == 3
@@ -50,7 +52,7 @@ def test_extract_tries_again_when_told_to_and_ends_with_0(kt: Say, refused: pyte
     assert "--retry-rejected" not in last.out
 
 
-def test_translate_tries_again_when_told_to(
+def test_translate_retries_rejects_on_request(
     kt: Say, library: Path, refused: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = ["translate", draw_all(tmp_path / "in", [1, 2]), "--library", library, "--out", tmp_path / "run"]
@@ -64,7 +66,7 @@ def test_translate_tries_again_when_told_to(
     assert (again.code, again.json["images"], again.json["new_images"], again.json["rejected"]) == (0, 2, 1, 0)
 
 
-def test_the_jobs_count_only_the_rejects_that_count_against_their_bound(
+def test_the_bound_of_a_job_counts_only_uncured_rejects(
     kt: Say, library: Path, refused: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = draw_all(tmp_path / "in", [1, 2])
@@ -80,7 +82,7 @@ def test_the_jobs_count_only_the_rejects_that_count_against_their_bound(
     assert (used.code, used.json["rejected"]) == (0, 0)
 
 
-def test_a_retry_is_asked_for_each_time_and_not_kept_with_the_options(kt: Say, tmp_path: Path) -> None:
+def test_the_retry_option_is_not_saved_with_the_options(kt: Say, tmp_path: Path) -> None:
     words = ["extract", draw_all(tmp_path / "in", [1]), "--library", tmp_path / "library", *QUICK]
     assert kt(*words, "--retry-rejected").code == 0
     (saved,) = (tmp_path / "library/options").iterdir()

@@ -1,4 +1,4 @@
-"""Options given on the line or in a file, and the code and the sentence that a command ends with."""
+"""Options from the command line or a file, and final exit codes and messages."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
 
 
 @pytest.mark.parametrize(("there", "sentence"), [(True, "holds no images"), (False, "does not exist")])
-def test_an_empty_directory_and_none_at_all_are_wrong_usage(
-    kt: Say, tmp_path: Path, there: bool, sentence: str
-) -> None:
+def test_an_empty_and_a_missing_directory_are_wrong_usage(kt: Say, tmp_path: Path, there: bool, sentence: str) -> None:
     if there:
         (tmp_path / "in").mkdir()
     said = kt("extract", tmp_path / "in", "--library", tmp_path / "library")
@@ -101,7 +99,7 @@ def test_a_failure_ends_with_1_and_one_sentence(kt: Say, library: Path, photos: 
         assert "Traceback" not in said.err
 
 
-def test_a_bug_is_one_sentence_and_with_debug_a_traceback_too(
+def test_a_bug_is_one_sentence_and_with_debug_also_a_traceback(
     kt: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(*_: object) -> None:
@@ -116,12 +114,12 @@ def test_a_bug_is_one_sentence_and_with_debug_a_traceback_too(
     assert "in broken" in said.err
 
 
-def test_debug_may_stand_anywhere(kt: Say, tmp_path: Path) -> None:
+def test_debug_may_appear_anywhere_on_the_command_line(kt: Say, tmp_path: Path) -> None:
     for words in (["--debug", "inspect", tmp_path / "none"], ["inspect", tmp_path / "none", "--debug"]):
         assert "Traceback (most recent call last)" in kt(*words).err
 
 
-def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
+def test_an_interrupt_ends_with_1_and_explains_how_to_continue(
     kt: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -132,7 +130,7 @@ def test_an_interrupt_ends_with_1_and_says_how_to_go_on(
     assert (said.code, "start the same command again to go on" in said.err) == (1, True)
 
 
-def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
+def test_relative_weights_and_cache_resolve_for_a_worker_in_another_directory(
     kt: Say, library: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = resources.files("kt_batch.models") / "weights"
@@ -159,7 +157,7 @@ def test_weights_and_cache_mean_the_same_to_a_worker_in_another_directory(
 # ---- a file of options ----
 
 
-def test_options_may_stand_in_a_file_and_those_given_win(kt: Say, tmp_path: Path) -> None:
+def test_options_may_come_from_a_file_and_command_line_options_override_them(kt: Say, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     options = tmp_path / "options.yaml"
     options.write_text(yaml.safe_dump({"size": 32, "max-patches": 7, "unit_size": 1, "threads": 1, "tag": ["x", "y"]}))
@@ -170,7 +168,7 @@ def test_options_may_stand_in_a_file_and_those_given_win(kt: Say, tmp_path: Path
     assert (config["size"], config["images"]) == (32, 1)
 
 
-def test_the_options_of_a_command_lie_beside_its_output_and_are_accepted_again(
+def test_the_options_saved_with_the_output_are_accepted_again(
     kt: Say, library: Path, photos: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -199,9 +197,7 @@ def test_the_options_of_a_command_lie_beside_its_output_and_are_accepted_again(
         ("help: true", "unknown option 'help'"),
     ],
 )
-def test_a_file_of_options_that_makes_no_sense_is_refused(
-    kt: Say, photos: Path, tmp_path: Path, text: str, sentence: str
-) -> None:
+def test_an_invalid_file_of_options_is_refused(kt: Say, photos: Path, tmp_path: Path, text: str, sentence: str) -> None:
     options = tmp_path / "options.yaml"
     options.write_text(text)
     said = kt("extract", photos / "a.png", "--library", tmp_path / "new", "--config", options)
@@ -211,7 +207,7 @@ def test_a_file_of_options_that_makes_no_sense_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_of_options_that_is_not_there_is_refused(kt: Say, photos: Path, tmp_path: Path) -> None:
+def test_a_missing_file_of_options_is_refused(kt: Say, photos: Path, tmp_path: Path) -> None:
     said = kt("extract", photos / "a.png", "--library", tmp_path / "new", "--config", tmp_path / "none.yaml")
     assert (said.code, "none.yaml" in said.err) == (2, True)
 
@@ -225,7 +221,7 @@ def test_yaml_that_would_build_objects_is_refused(kt: Say, photos: Path, tmp_pat
 # ---- small parts ----
 
 
-def test_pixels_and_clusters_are_read() -> None:
+def test_pixels_and_clusters_are_parsed() -> None:
     assert parse_pixel("120, 80") == (120, 80)
     assert parse_clusters("64,16") == (64, 16)
     for text in ("", "1", "1,2,3", "-1,2", "a,b", "1.5,2"):
@@ -236,7 +232,7 @@ def test_pixels_and_clusters_are_read() -> None:
             parse_clusters(text)
 
 
-def test_a_command_of_anyones_takes_a_file_of_options(kt: Say, tmp_path: Path) -> None:
+def test_any_argument_parser_can_take_a_file_of_options(kt: Say, tmp_path: Path) -> None:
     small = typer.Typer(add_completion=False)
 
     @small.command()

@@ -1,4 +1,4 @@
-"""A seeded script paints the demo's canvases."""
+"""The seeded script that paints the canvases of the demo."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", sorted(CANVASES))
 @pytest.mark.usefixtures("small")
-def test_the_same_seed_paints_the_same_pixels_and_another_one_others(name: str) -> None:
+def test_equal_seeds_paint_equal_pixels_and_different_seeds_differ(name: str) -> None:
     scene, ground, _ = CANVASES[name]
     first = np.asarray(paint(scene, ground, FEW, seed=1))
     assert first.shape == (64, 64, 3)
@@ -27,7 +27,7 @@ def test_the_same_seed_paints_the_same_pixels_and_another_one_others(name: str) 
 
 
 @pytest.mark.usefixtures("small")
-def test_without_strokes_a_canvas_shows_its_ground() -> None:
+def test_a_canvas_without_strokes_shows_its_ground() -> None:
     scene, _, _ = CANVASES["ink"]
     assert np.unique(np.asarray(paint(scene, (10, 200, 30), (), seed=0)).reshape(-1, 3), axis=0).tolist() == [
         [10, 200, 30]

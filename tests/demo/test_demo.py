@@ -1,4 +1,4 @@
-"""The demo brings its inputs and runs the whole main job."""
+"""The demo contains its inputs and runs the complete main job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.local import LocalRunner
 
 
-def test_the_photographs_of_the_demo_are_carried_by_an_installed_package() -> None:
+def test_an_installed_package_contains_the_photographs_of_the_demo() -> None:
     found = bundled(PHOTOGRAPHS)
     assert sorted(found) == ["astronaut", "chelsea", "coffee", "rocket"]
     assert all(image.mode == "RGB" and min(image.size) >= 300 for image in found.values())

@@ -1,4 +1,4 @@
-"""Kernels and the index create tensors on the device of their inputs, or on one that they name."""
+"""Kernels and the index create tensors on the input device or on a named one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FACTORIES = {
 
 
 def without_device(code: str) -> list[str]:
-    """The calls that create a tensor and name no device."""
+    """Return the calls that create a tensor without naming a device."""
     return [
         ast.unparse(node)
         for node in ast.walk(ast.parse(code))
@@ -66,7 +66,7 @@ def test_every_tensor_is_created_on_a_named_device(path: Path) -> None:
         ("x = torch.zeros_like(y) + y.new_zeros(3) + torch.cat([y])", []),
     ],
 )
-def test_the_check_for_devices_finds_what_names_none(code: str, found: list[str]) -> None:
+def test_the_check_for_devices_finds_calls_without_a_device(code: str, found: list[str]) -> None:
     assert without_device(code) == found
 
 

@@ -20,7 +20,7 @@ from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 DIGEST = "0" * 16
 
-# Few images, places and names, so that inputs are moved, mended and listed again.
+# Few images, places and names, so that inputs are moved, repaired and listed again.
 items = st.builds(
     Item, st.integers(0, 3).map("{:016x}".format), st.sampled_from(["/in/a", "/in/b", "s3://x/a"]),
     st.sampled_from(["a", "b"]),
@@ -29,7 +29,7 @@ items = st.builds(
 
 @dataclass(frozen=True)
 class Submission:
-    """What is listed, whether rejects are to be tried again, which images fail, after how many units it is killed."""
+    """One submission: its inputs, its failures, the retry option and when it is killed."""
 
     listed: list[Item]
     retry: bool
@@ -49,7 +49,7 @@ submissions = st.builds(
 
 
 def submit(ledger: Ledger, submission: Submission) -> None:
-    """What a pipeline does, up to its death."""
+    """Run a submission as a pipeline does until it is killed."""
     retry = find_retry(ledger, submission.listed) if submission.retry else None
     ledger.plan(submission.listed, submission.unit_size, {}, DIGEST, retry)
     for unit in ledger.pending()[: submission.units]:
@@ -69,7 +69,7 @@ def key(item: Item) -> tuple[str, str]:
 
 
 def rejects_by_definition(ledger: Ledger) -> set[tuple[str, Item]]:
-    """Every committed reject that no later committed unit has the input of."""
+    """Return the committed rejects whose inputs are in no later committed unit."""
     attempts = [(unit, receipt) for unit, receipt in ledger.attempts() if receipt]
     uris = {unit: table["uri"].to_pylist() for unit, table in ledger.reject_tables(attempts).items()}
     return {
@@ -123,14 +123,12 @@ def check_new_units(
 
 @settings(max_examples=60)
 @given(st.lists(submissions, max_size=5), st.lists(items, min_size=1, max_size=5))
-def test_once_nothing_fails_any_more_no_listed_input_stays_a_reject(
-    history: list[Submission], listed: list[Item]
-) -> None:
+def test_retries_without_failures_leave_no_listed_reject(history: list[Submission], listed: list[Item]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(LocalLocation(Path(folder)))
         for submission in history:
             submit(ledger, submission)
-        for _ in range(3):  # what is under way, then what failed in it, then what a late first attempt left behind
+        for _ in range(3):  # the running retry, its failures, and the failures of a late first attempt
             submit(ledger, Submission(listed, True, frozenset(), 99, 2))
         left = find_rejects(ledger).standing
         assert not [item for _, item in left if any(same_input(item, other) for other in listed)]

@@ -1,4 +1,4 @@
-"""Laws of planning, for any items, sizes, orders and additions."""
+"""Laws of planning for any items, sizes, orders and additions."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_the_order_of_a_listing_does_not_matter(some: list[Item], size: int, dat
 
 
 @given(items, sizes)
-def test_a_plan_survives_its_file(some: list[Item], size: int) -> None:
+def test_a_plan_round_trips_through_its_file(some: list[Item], size: int) -> None:
     plan = Plan(tuple(make_units(some, size)), {"stride": 1}, "0" * 16)
     assert decode_plan(encode_plan(plan), "plan/000000.parquet") == plan
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(items, sizes), min_size=1, max_size=4))
-def test_planning_again_never_changes_or_loses_a_unit(listings: list[tuple[list[Item], int]]) -> None:
+def test_replanning_never_changes_or_loses_a_unit(listings: list[tuple[list[Item], int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         location = LocalLocation(Path(folder))
         before: list[Unit] = []

@@ -1,4 +1,4 @@
-"""`gc` removes the files that nothing committed names, and no others."""
+"""`gc` removes exactly the files that no committed unit names."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 # ---- what is removed ----
 
 
-def test_where_everything_is_named_there_is_nothing_to_remove(library: Path, run: Path) -> None:
+def test_a_place_without_orphans_has_nothing_to_remove(library: Path, run: Path) -> None:
     for place, kind in ((library, "library"), (run, "run")):
         before = hashes(place)
         found = removed_from(place)
@@ -94,7 +94,7 @@ def test_where_everything_is_named_there_is_nothing_to_remove(library: Path, run
         assert hashes(place) == before
 
 
-def test_parts_that_no_receipt_names_are_listed_with_their_bytes_and_removed_when_asked(library: Path) -> None:
+def test_orphaned_parts_are_listed_with_sizes_and_removed_on_request(library: Path) -> None:
     lost = put(library, f"patches/part-{unit_of(library)}-{'0' * 16}.parquet", b"a lost attempt")
     found = found_in(library)
     assert [(orphan.name, orphan.bytes) for orphan in found.orphans] == [(lost, 14)]
@@ -105,17 +105,15 @@ def test_parts_that_no_receipt_names_are_listed_with_their_bytes_and_removed_whe
     assert found_in(library).orphans == ()
 
 
-def test_a_part_of_a_kind_that_a_run_does_not_have_is_foreign_there(run: Path) -> None:
+def test_a_part_of_a_kind_unknown_to_runs_is_foreign_in_a_run(run: Path) -> None:
     put(run, f"patches/part-{unit_of(run)}-{'0' * 16}.parquet")
     lost = put(run, f"provenance/part-{unit_of(run)}-{'0' * 16}.parquet")
     found = removed_from(run)
     assert (names(found), found.foreign) == ({lost}, 1)
 
 
-def test_the_image_of_an_input_that_was_rejected_in_the_end_is_an_orphan(
-    collection: Collection, tmp_path: Path
-) -> None:
-    """The attempt that made it died, and until the next the file was spoilt."""
+def test_the_output_of_an_input_that_is_finally_rejected_is_an_orphan(collection: Collection, tmp_path: Path) -> None:
+    """The attempt that wrote it died, and the file was damaged before the next attempt."""
     photo = draw(tmp_path / "in/a.png", 11)
     draw(tmp_path / "in/b.png", 12)
     job = translate_request(collection.library, tmp_path / "run", collection.index)
@@ -131,21 +129,21 @@ def test_the_image_of_an_input_that_was_rejected_in_the_end_is_an_orphan(
 
 
 @pytest.mark.parametrize("folder", ["", "patches/", "receipts/", "plan/", "index/shards/"])
-def test_temporary_files_of_writers_that_were_killed_are_removed_wherever_they_lie(library: Path, folder: str) -> None:
+def test_temporary_files_of_killed_writers_are_removed_from_every_directory(library: Path, folder: str) -> None:
     left = {put(library, f"{folder}{TEMPORARY}"), put(library, f"{folder}.tmp-{'1' * 24}.parquet")}
     put(library, f"{folder}.tmp-mine")
     assert names(removed_from(library)) == left
     assert (library / folder / ".tmp-mine").exists()
 
 
-def test_shards_that_no_index_names_are_removed(library: Path) -> None:
+def test_orphaned_shards_are_removed(library: Path) -> None:
     kept = sorted((library / "index/shards").iterdir())
     left = put(library, f"index/shards/{SHA}")
     assert names(removed_from(library)) == {left}
     assert sorted((library / "index/shards").iterdir()) == kept
 
 
-def test_the_index_of_an_earlier_state_of_the_library_stays(library: Path, tmp_path: Path) -> None:
+def test_the_index_of_an_earlier_snapshot_is_kept(library: Path, tmp_path: Path) -> None:
     extracted([draw(tmp_path / "more/9.png", 9)], library)
     indexed(library)
     before = hashes(library)
@@ -153,7 +151,7 @@ def test_the_index_of_an_earlier_state_of_the_library_stays(library: Path, tmp_p
     assert hashes(library) == before
 
 
-def test_what_is_left_of_the_build_of_a_finished_index_is_removed(library: Path, collection: Collection) -> None:
+def test_leftovers_of_a_finished_build_are_removed(library: Path, collection: Collection) -> None:
     build = f"index/{collection.index}/build"
     left = {
         put(library, f"{build}/receipts/{'0' * 16}.json"),
@@ -166,7 +164,7 @@ def test_what_is_left_of_the_build_of_a_finished_index_is_removed(library: Path,
     assert (names(found), found.foreign, found.unfinished) == (left, 1, 0)
 
 
-def test_an_index_whose_summary_cannot_be_read_goes_with_its_shards_and_can_be_made_again(
+def test_an_index_with_an_unreadable_summary_is_removed_with_its_shards_and_can_be_rebuilt(
     library: Path, collection: Collection
 ) -> None:
     before = hashes(library)
@@ -180,7 +178,7 @@ def test_an_index_whose_summary_cannot_be_read_goes_with_its_shards_and_can_be_m
     assert hashes(library, "index") == {name: digest for name, digest in before.items() if name.startswith("index/")}
 
 
-def test_an_index_of_another_version_stays_and_so_do_all_shards(library: Path, collection: Collection) -> None:
+def test_an_index_of_another_version_and_all_shards_are_kept(library: Path, collection: Collection) -> None:
     summary = library / f"index/{collection.index}/index.json"
     content = json.loads(summary.read_bytes()) | {"format": "kt-batch-index/99", "novelty": 1}
     summary.unlink()
@@ -193,10 +191,10 @@ def test_an_index_of_another_version_stays_and_so_do_all_shards(library: Path, c
     assert hashes(library) == before
 
 
-# ---- what stays ----
+# ---- what is kept ----
 
 
-def test_names_that_are_not_of_our_making_are_counted_and_stay(library: Path, run: Path) -> None:
+def test_foreign_names_are_counted_and_kept(library: Path, run: Path) -> None:
     for place in (library, run):
         for name in FOREIGN:
             put(place, name)
@@ -213,13 +211,13 @@ def test_saved_options_and_summaries_are_neither_orphans_nor_foreign(library: Pa
     assert (found.orphans, found.foreign) == ((), 0)
 
 
-def test_without_its_summary_a_run_keeps_everything_too(run: Path) -> None:
+def test_a_run_without_its_summary_keeps_everything_too(run: Path) -> None:
     (run / "run.json").unlink()
     assert removed_from(run).orphans == ()
 
 
 @pytest.mark.parametrize("pattern", ["receipts/*.json", "plan/*.parquet"])
-def test_where_a_receipt_or_a_plan_cannot_be_read_nothing_is_removed(run: Path, pattern: str) -> None:
+def test_nothing_is_removed_if_a_receipt_or_plan_cannot_be_read(run: Path, pattern: str) -> None:
     put(run, TEMPORARY)
     broken = min(run.glob(pattern))
     broken.unlink()
@@ -229,10 +227,10 @@ def test_where_a_receipt_or_a_plan_cannot_be_read_nothing_is_removed(run: Path, 
     assert (run / TEMPORARY).exists()
 
 
-# ---- work under way ----
+# ---- running work ----
 
 
-def test_while_units_are_pending_their_files_are_listed_but_only_force_removes_them(run: Path) -> None:
+def test_files_of_pending_units_are_listed_but_only_force_removes_them(run: Path) -> None:
     unit = unit_of(run)
     (run / f"receipts/{unit}.json").unlink()
     before, found = hashes(run), found_in(run)
@@ -245,9 +243,7 @@ def test_while_units_are_pending_their_files_are_listed_but_only_force_removes_t
     assert hashes(run).keys() == before.keys() - names(found)
 
 
-def test_a_unit_committed_while_the_names_are_listed_keeps_its_files(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_committed_during_the_listing_keeps_its_files(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run / f"receipts/{unit_of(run)}.json"
     receipt = path.read_bytes()
     path.unlink()
@@ -264,9 +260,7 @@ def test_a_unit_committed_while_the_names_are_listed_keeps_its_files(
     assert (found.orphans, found.pending) == ((), 0)
 
 
-def test_after_a_forced_removal_the_unfinished_work_is_done_as_if_for_the_first_time(
-    run: Path, collection: Collection
-) -> None:
+def test_after_a_forced_removal_unfinished_work_starts_anew(run: Path, collection: Collection) -> None:
     digest = verify(str(run), no_progress).digest
     for receipt in (run / "receipts").iterdir():
         receipt.unlink()
@@ -275,7 +269,7 @@ def test_after_a_forced_removal_the_unfinished_work_is_done_as_if_for_the_first_
     assert verify(str(run), no_progress).digest == digest
 
 
-def test_an_index_without_a_summary_may_be_under_way_so_it_takes_force(library: Path, collection: Collection) -> None:
+def test_removing_an_index_without_a_summary_takes_force(library: Path, collection: Collection) -> None:
     before = hashes(library)
     (library / f"index/{collection.index}/index.json").unlink()
     receipt = put(library, f"index/{collection.index}/build/receipts/{'0' * 16}.json")
@@ -289,7 +283,7 @@ def test_an_index_without_a_summary_may_be_under_way_so_it_takes_force(library: 
     assert hashes(library) == before
 
 
-def test_both_kinds_of_unfinished_work_are_named_with_their_numbers(library: Path) -> None:
+def test_the_refusal_counts_both_kinds_of_unfinished_work(library: Path) -> None:
     for receipt in (library / "receipts").iterdir():
         receipt.unlink()
     for digest in ("0" * 16, "1" * 16):
@@ -301,16 +295,14 @@ def test_both_kinds_of_unfinished_work_are_named_with_their_numbers(library: Pat
 # ---- failures ----
 
 
-def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_place_that_is_neither_library_nor_run_is_refused(tmp_path: Path) -> None:
     put(tmp_path, TEMPORARY)
     with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         removed_from(tmp_path, force=True)
     assert (tmp_path / TEMPORARY).exists()
 
 
-def test_a_removal_that_fails_is_one_sentence_that_says_how_far_it_came(
-    library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_removal_raises_one_sentence_with_its_progress(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = put(library, f"index/shards/{SHA}"), put(library, f"patches/{TEMPORARY}")
     delete = LocalLocation.delete
 
@@ -329,7 +321,7 @@ def test_a_removal_that_fails_is_one_sentence_that_says_how_far_it_came(
     assert not (library / first).exists()
 
 
-def test_an_orphan_that_is_gone_already_is_no_failure(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_already_deleted_orphan_is_not_a_failure(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(library, f"index/shards/{SHA}")
     monkeypatch.setattr(LocalLocation, "size", vanished)
     assert removed_from(library).orphans == ()
@@ -339,7 +331,7 @@ def vanished(place: LocalLocation, name: str) -> int:
     raise MissingError(f"nothing lies at {name}")
 
 
-def test_a_link_that_leads_out_is_not_followed(library: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_place_is_not_followed(library: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     put(outside, f"part-{unit_of(library)}-{'0' * 16}.parquet")
     put(outside, TEMPORARY)
@@ -352,7 +344,7 @@ def test_a_link_that_leads_out_is_not_followed(library: Path, tmp_path: Path) ->
 # ---- in a bucket ----
 
 
-def test_in_a_bucket_it_is_the_same(
+def test_removal_in_a_bucket_works_as_in_a_directory(
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     moto_server: S3Server,  # noqa: F811
@@ -386,7 +378,7 @@ def test_in_a_bucket_it_is_the_same(
     strangers=st.lists(st.sampled_from(FOREIGN), max_size=5, unique=True),
     contents=st.binary(max_size=9),
 )
-def test_after_a_removal_a_run_is_what_it_was_and_holds_no_orphan(
+def test_a_removal_keeps_the_digest_of_a_run_and_leaves_no_orphan(
     finished_run: Path, debris: Sequence[str], strangers: Sequence[str], contents: bytes
 ) -> None:
     before = verify(str(finished_run), no_progress)
@@ -409,14 +401,14 @@ def test_after_a_removal_a_run_is_what_it_was_and_holds_no_orphan(
 # ---- the command ----
 
 
-def test_every_removal_is_a_step(library: Path) -> None:
+def test_every_removal_advances_the_progress(library: Path) -> None:
     put(library, f"index/shards/{SHA}")
     steps: list[Step] = []
     gc(str(library), steps.append, delete=True)
     assert [(step.done, step.total) for step in steps] == [(0, 1), (1, 1)]
 
 
-def test_the_command_lists_then_removes_and_says_so(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_then_removes_and_reports_both(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lost = put(library, f"index/shards/{SHA}")
     put(library, "notes.txt")
     assert run_app(app, ["gc", str(library)]) == 0

@@ -1,4 +1,4 @@
-"""`verify` finds missing and damaged files, and its digest depends on the content alone."""
+"""`verify` detects missing and damaged files; its digest depends only on content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def library(collection: Collection, tmp_path: Path) -> Path:
 
 
 def damage(path: Path) -> None:
-    """Flip one bit in the middle; the size stays."""
+    """Flip one bit in the middle of a file without changing its size."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink()
@@ -44,7 +44,7 @@ def damage(path: Path) -> None:
 # ---- the digest ----
 
 
-def test_the_order_of_rows_does_not_matter_but_how_often_each_is_there_does() -> None:
+def test_the_digest_depends_on_the_multiplicity_of_rows_but_not_on_their_order() -> None:
     assert rows_digest("x", TABLE) == rows_digest("x", TABLE.take([2, 1, 0]))
     assert rows_digest("x", TABLE) != rows_digest("x", TABLE.take([0, 1]))
 
@@ -54,17 +54,17 @@ def test_a_table_in_two_parts_has_the_sum_of_their_digests() -> None:
     assert rows_digest("x", TABLE) == parts % (1 << 256)
 
 
-def test_the_same_rows_of_another_kind_are_something_else() -> None:
+def test_equal_rows_of_different_kinds_have_different_digests() -> None:
     assert rows_digest("images", TABLE) != rows_digest("rejects", TABLE)
 
 
-def test_a_value_cannot_slide_into_the_next_column() -> None:
+def test_moving_a_value_to_the_next_column_changes_the_digest() -> None:
     assert rows_digest("x", pa.table({"a": ["ab"], "b": ["c"]})) != rows_digest(
         "x", pa.table({"a": ["a"], "b": ["bc"]})
     )
 
 
-def test_a_dictionary_column_counts_as_the_values_it_stands_for() -> None:
+def test_a_dictionary_column_is_hashed_by_its_values() -> None:
     encoded = TABLE.set_column(0, "name", TABLE["name"].dictionary_encode())
     assert rows_digest("x", encoded) == rows_digest("x", TABLE)
 
@@ -77,7 +77,7 @@ def test_a_library_has_the_same_digest_for_any_unit_size(
     assert check(tmp_path / "again").digest == check(collection.library).digest
 
 
-def test_a_run_that_was_stopped_and_gone_on_with_has_the_digest_of_one_that_was_not(
+def test_an_interrupted_and_continued_run_has_the_digest_of_an_undisturbed_run(
     collection: Collection, run: Path, tmp_path: Path
 ) -> None:
     job = translate_request(collection.library, tmp_path / "stopped", collection.index)
@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_and_gone_on_with_has_the_digest_of_one_that_was_
     assert check(tmp_path / "stopped").digest == check(run).digest
 
 
-def test_other_options_have_another_digest(collection: Collection, run: Path, tmp_path: Path) -> None:
+def test_different_options_have_different_digests(collection: Collection, run: Path, tmp_path: Path) -> None:
     job = translate_request(collection.library, tmp_path / "other", collection.index, alpha=0.5)
     translated([collection.photos], job)
     assert check(tmp_path / "other").digest != check(run).digest
@@ -99,7 +99,7 @@ def test_other_options_have_another_digest(collection: Collection, run: Path, tm
 # ---- faults ----
 
 
-def test_what_is_whole_has_no_faults(run: Path, library: Path) -> None:
+def test_intact_places_have_no_faults(run: Path, library: Path) -> None:
     steps: list[Step] = []
     found = verify(str(run), steps.append)
     assert (found.kind, found.faults, found.pending) == ("run", (), 0)
@@ -110,7 +110,7 @@ def test_what_is_whole_has_no_faults(run: Path, library: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["images/*.png", "provenance/*.parquet"])
-def test_a_bit_that_turned_in_a_run_is_found(run: Path, pattern: str) -> None:
+def test_a_flipped_bit_in_a_run_is_detected(run: Path, pattern: str) -> None:
     broken = min(run.glob(pattern))
     damage(broken)
     found = check(run)
@@ -120,19 +120,19 @@ def test_a_bit_that_turned_in_a_run_is_found(run: Path, pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["images/*.png", "provenance/*.parquet"])
-def test_what_is_gone_from_a_run_is_found(run: Path, pattern: str) -> None:
+def test_a_file_missing_from_a_run_is_detected(run: Path, pattern: str) -> None:
     gone = min(run.glob(pattern))
     gone.unlink()
     assert gone.name in check(run).faults[0]
 
 
 @pytest.mark.parametrize("pattern", ["patches/*.parquet", "index/shards/*", "index/*/tree.safetensors"])
-def test_a_bit_that_turned_in_a_library_or_its_index_is_found(library: Path, pattern: str) -> None:
+def test_a_flipped_bit_in_a_library_or_its_index_is_detected(library: Path, pattern: str) -> None:
     damage(min(library.glob(pattern)))
     assert len(check(library).faults) == 1
 
 
-def test_what_no_receipt_names_is_counted_and_is_no_fault(run: Path, library: Path) -> None:
+def test_files_without_a_receipt_are_counted_and_are_not_faults(run: Path, library: Path) -> None:
     before = check(run)
     assert (before.orphans, before.foreign) == (0, 0)
     (run / "images" / "stranger.png").write_bytes(b"not ours")
@@ -142,7 +142,7 @@ def test_what_no_receipt_names_is_counted_and_is_no_fault(run: Path, library: Pa
     assert (check(library).orphans, check(library).foreign) == (0, 0)
 
 
-def test_what_an_attempt_wrote_before_it_was_stopped_is_an_orphan_until_its_unit_is_done(
+def test_files_of_an_interrupted_attempt_are_orphans_until_its_unit_is_done(
     run: Path, collection: Collection, tmp_path: Path
 ) -> None:
     receipt = min((run / "receipts").iterdir())
@@ -154,6 +154,6 @@ def test_what_an_attempt_wrote_before_it_was_stopped_is_an_orphan_until_its_unit
     assert check(run).orphans == 0
 
 
-def test_a_place_that_is_neither_library_nor_run_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_place_that_is_neither_library_nor_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         check(tmp_path)

@@ -1,4 +1,4 @@
-"""AdaIN: numbers worked by hand, and the whole method with the shipped networks."""
+"""AdaIN on hand-computed numbers, and the complete method with the shipped networks."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ LAYER = "relu4_1"
 
 
 def channel(*values: float) -> Tensor:
-    """One channel of features, `(1, 2, 2)`."""
+    """Return one channel of features, `(1, 2, 2)`."""
     return torch.tensor(values, dtype=torch.float32).view(1, 2, 2)
 
 
-def test_features_get_the_styles_mean_and_deviation() -> None:
+def test_features_get_the_mean_and_deviation_of_the_style() -> None:
     # Mean 2, sample deviation sqrt(4/3): the values are -+1/sqrt(4/3) deviations from the mean, so 5 -+ 3 / sqrt(4/3).
     styled = adain(channel(1, 3, 1, 3), torch.tensor([[[5.0]]]), torch.tensor([[[3.0]]]))
     away = 3 / (4 / 3) ** 0.5
     torch.testing.assert_close(styled, channel(5 - away, 5 + away, 5 - away, 5 + away), rtol=1e-4, atol=0)
 
 
-def test_a_flat_channel_becomes_the_styles_mean() -> None:
+def test_a_flat_channel_becomes_the_mean_of_the_style() -> None:
     assert adain(channel(7, 7, 7, 7), torch.tensor([[[5.0]]]), torch.tensor([[[3.0]]])).equal(channel(5, 5, 5, 5))
 
 
-def test_several_styles_are_averaged() -> None:
-    mean, deviation = mean_statistics([channel(0, 0, 0, 0), channel(1, 3, 1, 3)])
+def test_statistics_of_several_styles_are_averaged() -> None:
+    mean, deviation = mean_statistics([statistics(channel(0, 0, 0, 0)), statistics(channel(1, 3, 1, 3))])
     assert mean.item() == 1.0  # of 0 and 2
     assert deviation.item() == pytest.approx((4 / 3) ** 0.5 / 2)
 
 
 @given(st.integers(0, 2**31), st.integers(2, 6), st.integers(2, 6))
-def test_a_map_with_its_own_statistics_stays_what_it_is(seed: int, height: int, width: int) -> None:
+def test_transferring_its_own_statistics_leaves_a_map_unchanged(seed: int, height: int, width: int) -> None:
     features = torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(adain(features, *statistics(features)), features, atol=1e-3, rtol=1e-3)
 
@@ -65,7 +65,7 @@ def test_a_map_with_its_own_statistics_stays_what_it_is(seed: int, height: int, 
 
 
 def picture(seed: int) -> Tensor:
-    """A soft random picture `(3, 64, 48)`."""
+    """Return a smooth random picture `(3, 64, 48)`."""
     small = torch.rand(1, 3, 8, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(small, (64, 48), mode="bicubic")[0].clamp(0, 1)
 
@@ -80,25 +80,25 @@ def made(alpha: float, *seeds: int) -> Adain:
     return Adain(config, Resources(encoder.network, decoder, styles=styles))
 
 
-def test_without_alpha_the_photograph_only_passes_the_networks() -> None:
+def test_alpha_zero_only_encodes_and_decodes_the_photograph() -> None:
     method, photo = made(0.0, 2), picture(1)
     expected = decode(method.decoder, encode(method.encoder, photo, LAYER))
     torch.testing.assert_close(method.translate(photo).output, expected)
 
 
-def test_a_photograph_gets_the_statistics_of_the_style_before_it_is_decoded() -> None:
+def test_features_have_the_statistics_of_the_style_when_they_are_decoded() -> None:
     method, photo = made(1.0, 2), picture(1)
     styled = adain(encode(method.encoder, photo, LAYER), *statistics(encode(method.encoder, picture(2), LAYER)))
     torch.testing.assert_close(method.translate(photo).output, decode(method.decoder, styled, detail_weight=0.0))
 
 
-def test_every_style_has_an_equal_share_and_every_stage_its_seconds() -> None:
+def test_every_style_has_an_equal_share_and_every_stage_is_timed() -> None:
     result = made(1.0, 2, 3).translate(picture(1))
     assert vars(result.provenance) == {"shares": {f"{2:016x}": 0.5, f"{3:016x}": 0.5}}
     assert list(result.seconds) == list(Adain.stages)
 
 
-def test_without_a_style_there_is_nothing_to_transfer() -> None:
+def test_a_transfer_without_a_style_is_refused() -> None:
     with pytest.raises(ValidationError, match="styles"):
         AdainConfig(encoder=EncoderConfig(weights_sha256="0" * 64), styles=())
     with pytest.raises(UsageError, match="needs an encoder, a decoder and style images"):
@@ -117,7 +117,7 @@ def styled(
     return translate(request, LocalRunner(), no_progress)
 
 
-def test_a_run_needs_no_library_and_names_its_styles(collection: Collection, tmp_path: Path) -> None:
+def test_a_run_needs_no_library_and_records_its_styles(collection: Collection, tmp_path: Path) -> None:
     style = collection.paintings / "1.png"
     summary = styled(collection.photos, tmp_path / "run", style)
     assert (summary.method, summary.images, summary.library, summary.ncc_mean) == ("adain", 3, None, None)
@@ -128,20 +128,20 @@ def test_a_run_needs_no_library_and_names_its_styles(collection: Collection, tmp
         assert output.size == (64, 50)
 
 
-def test_the_encoder_is_cut_at_relu4_1_unless_asked_otherwise(collection: Collection) -> None:
+def test_the_encoder_is_cut_at_relu4_1_by_default(collection: Collection) -> None:
     styles = [str(collection.paintings / "1.png")]
     layers = [choose("adain", {}, Choice(styles=styles, layer=layer))[0].encoder for layer in (None, "relu3_1")]
     assert [config and config.layer for config in layers] == ["relu4_1", "relu3_1"]
 
 
-def test_a_run_is_the_same_bytes_for_any_unit_size_and_order_of_styles(collection: Collection, tmp_path: Path) -> None:
+def test_a_run_has_the_same_bytes_for_any_unit_size_and_order_of_styles(collection: Collection, tmp_path: Path) -> None:
     one, other = collection.paintings / "1.png", collection.paintings / "2.png"
     styled(collection.photos, tmp_path / "run", one, other)
     styled(collection.photos, tmp_path / "again", other, one, options=RunOptions(threads=1, unit_size=8))
     assert hashes(tmp_path / "run", "images") == hashes(tmp_path / "again", "images")
 
 
-def test_a_run_is_not_gone_on_with_in_another_style(collection: Collection, tmp_path: Path) -> None:
+def test_a_run_cannot_be_continued_with_another_style(collection: Collection, tmp_path: Path) -> None:
     styled(collection.photos, tmp_path / "run", collection.paintings / "1.png")
     with pytest.raises(MismatchError, match="styles"):
         styled(collection.photos, tmp_path / "run", collection.paintings / "2.png")
@@ -153,7 +153,9 @@ def test_a_style_under_another_name_is_the_same_style(collection: Collection, tm
     assert styled(collection.photos, tmp_path / "run", tmp_path / "copy.png").new_images == 0
 
 
-def test_a_style_that_is_no_image_is_named_before_the_work(collection: Collection, tmp_path: Path) -> None:
+def test_the_error_for_a_style_that_is_not_an_image_names_it_before_the_work(
+    collection: Collection, tmp_path: Path
+) -> None:
     (tmp_path / "style.png").write_bytes(b"no picture")
     with pytest.raises(RejectError, match=r"The style image '.*style.png' cannot be used"):
         styled(collection.photos, tmp_path / "run", tmp_path / "style.png")

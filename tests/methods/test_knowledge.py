@@ -39,14 +39,14 @@ def networks() -> tuple[Encoder, Decoder]:
 
 
 def picture(seed: int) -> Tensor:
-    """Blotches of colour, `(3, SIZE, SIZE)`, none of them near black or white."""
+    """Return blotches of colour, `(3, SIZE, SIZE)`, none near black or white."""
     small = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return 0.3 + 0.4 * torch.nn.functional.interpolate(small, SIZE, mode="bicubic").clamp(0, 1)[0]
 
 
 @cache
 def library_of(seed: int, payload: Literal["4bit", "5bit", "float16"] = "float16") -> Index:
-    """Every patch of one picture."""
+    """Return a library of every patch of one picture."""
     features = encode(networks()[0], picture(seed), LAYER)
     rows, cols = positions(SIZE // 4, SIZE // 4, stride=1, cover=True)
     ids = pack_ids(f"{seed:016x}", rows.numpy(), cols.numpy())
@@ -75,7 +75,7 @@ def translated(config: KnowledgeConfig, resources: Resources, image: Tensor) -> 
 
 
 def values_of(index: Index, patch_ids: Tensor) -> Tensor:
-    """The raw patches `(m, 4, C)` of ids `(m, 12)`."""
+    """Return the raw patches `(m, 4, C)` of ids `(m, 12)`."""
     row_of = {bytes(patch_id): row for row, patch_id in enumerate(index.patch_ids(torch.arange(index.count)))}
     return index.values(torch.tensor([row_of[bytes(patch_id)] for patch_id in patch_ids.numpy()]))
 
@@ -97,18 +97,18 @@ def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
 
 
 def swapped_map(found: Translated, library: int) -> Tensor:
-    """The feature map of a geometric swap, details and all, from the matches of a translation."""
+    """Return the feature map of a geometric swap with details, from translation matches."""
     n, k = found.ncc.shape
     values = values_of(library_of(library), found.patch_ids.flatten(0, 1)).view(n, k, 4, -1)
     return geometric_swap(blend(values, found.weights), found.rows, found.cols, SIZE // 4, SIZE // 4)
 
 
 @pytest.mark.parametrize("swap", ["geometric", "statistics"])
-def test_alpha_zero_is_the_picture_through_encoder_and_decoder(swap: str) -> None:
+def test_alpha_zero_only_encodes_and_decodes_the_picture(swap: str) -> None:
     assert translate(1, 2, swap=swap, alpha=0).image.equal(through_the_networks(1))
 
 
-def test_alpha_one_is_not() -> None:
+def test_alpha_one_changes_the_picture() -> None:
     assert (translate(1, 2).image - through_the_networks(1)).abs().mean() > 0.01
 
 
@@ -122,7 +122,7 @@ def test_a_picture_finds_its_own_patches_in_a_library_of_itself() -> None:
 
 
 @pytest.mark.parametrize(("swap", "detail_weight"), [("geometric", 0.0), ("statistics", 1.0)])
-def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str, detail_weight: float) -> None:
+def test_a_library_of_the_picture_itself_changes_it_only_by_rounding(swap: str, detail_weight: float) -> None:
     # Within half a level of 255: the library keeps float16, and statistics swap smooths its maps.
     expected = through_the_networks(1, detail_weight)
     torch.testing.assert_close(translate(1, 1, swap=swap).image, expected, atol=2e-3, rtol=0)
@@ -130,7 +130,7 @@ def test_a_library_of_the_picture_itself_changes_next_to_nothing(swap: str, deta
 
 @pytest.mark.parametrize("swap", ["geometric", "statistics"])
 @pytest.mark.parametrize("payload", ["4bit", "5bit"])
-def test_from_a_few_bits_a_value_the_picture_is_the_same_to_45_db(swap: str, payload: Literal["4bit", "5bit"]) -> None:
+def test_quantised_patches_reproduce_the_picture_to_45_db(swap: str, payload: Literal["4bit", "5bit"]) -> None:
     # Of a library of the picture itself every patch is found again, so that both are made of the same matches.
     expected = translate(1, 1, swap=swap)
     found = translate(1, library_of(1, payload), swap=swap)
@@ -140,14 +140,14 @@ def test_from_a_few_bits_a_value_the_picture_is_the_same_to_45_db(swap: str, pay
 
 
 def details_at_the_end(features: Tensor, fill: Tensor | float) -> Tensor:
-    """The same `(C, h, w)` with other details."""
+    """Return the same features `(C, h, w)` with other details."""
     changed = features.clone()
     changed[-networks()[1].details :] = fill
     return changed
 
 
 @pytest.mark.parametrize("top_k", [1, 4])
-def test_after_a_whole_geometric_swap_no_details_are_restored(top_k: int) -> None:
+def test_a_complete_geometric_swap_restores_no_details(top_k: int) -> None:
     decoder = networks()[1]
     assert decoder.details > 0
     found = translate(1, 2, alpha=1, search=SearchConfig(probes=10**6, top_k=top_k))
@@ -160,7 +160,7 @@ def test_after_a_whole_geometric_swap_no_details_are_restored(top_k: int) -> Non
         torch.testing.assert_close(found.image, expected, atol=1e-5, rtol=0)
 
 
-def test_a_quarter_of_a_geometric_swap_restores_three_quarters_of_the_photographs_own_details() -> None:
+def test_a_quarter_geometric_swap_restores_three_quarters_of_the_details() -> None:
     encoder, decoder = networks()
     found, features = translate(1, 2, alpha=0.25), encode(encoder, picture(1), LAYER)
     mixed = features + 0.25 * (swapped_map(found, 2) - features)
@@ -170,7 +170,7 @@ def test_a_quarter_of_a_geometric_swap_restores_three_quarters_of_the_photograph
 
 @torch.no_grad()
 @pytest.mark.parametrize("codes", [{}, {"relu1_1": 3}])
-def test_only_codes_go_below_zero_in_a_statistics_swap(codes: dict[str, int]) -> None:
+def test_a_statistics_swap_yields_negative_values_only_in_codes(codes: dict[str, int]) -> None:
     # The networks are the pixels themselves and their negative: only what lies below zero is seen in the result.
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)), codes=codes)
     decoder = Decoder(3, ("out",))
@@ -199,7 +199,7 @@ def test_only_codes_go_below_zero_in_a_statistics_swap(codes: dict[str, int]) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_lead_to_nan_are_one_sentence(value: float) -> None:
+def test_weights_that_produce_nan_raise_one_sentence(value: float) -> None:
     encoder = Encoder(("conv1_1", "relu1_1"), {"conv1_1": (3,)}, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
     encoder.get_parameter("conv1_1.0.bias")[1] = value
     with pytest.raises(WeightsError, match=r"^With these weights the encoder's relu1_1 holds NaN or infinity; .*\.$"):
@@ -215,7 +215,7 @@ def test_every_second_patch_still_covers_every_cell() -> None:
     assert found.image.shape == (3, SIZE, SIZE)
 
 
-def test_preserved_colour_has_the_light_of_the_result_and_the_chroma_of_the_content() -> None:
+def test_preserved_colour_combines_the_luminance_of_the_result_and_the_chroma_of_the_content() -> None:
     plain, kept = translate(1, 2).image, translate(1, 2, preserve_colour=True).image
     chroma = picture(1) - luminance(picture(1))
     inside = ((luminance(plain) + chroma).clamp(0, 1) == luminance(plain) + chroma).all(0)
@@ -233,14 +233,14 @@ def test_the_weights_of_the_top_k_sum_to_one(top_k: int) -> None:
     assert (found.weights[:, :-1] >= found.weights[:, 1:]).all()
 
 
-def test_more_matches_than_the_library_has_patches_are_all_it_has() -> None:
+def test_a_top_k_beyond_the_library_returns_all_its_patches() -> None:
     found = translate(1, 2, search=SearchConfig(probes=1, top_k=64))
     assert found.ncc.shape == (121, 64)
     assert all(len(row.unique(dim=0)) == 64 for row in found.patch_ids)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(121))
 
 
-def test_ncc_is_that_of_the_raw_patches_whatever_the_match_space() -> None:
+def test_ncc_is_that_of_the_raw_patches_in_any_match_space() -> None:
     features = encode(networks()[0], picture(1), LAYER)
     rows, cols = positions(SIZE // 4, SIZE // 4, stride=1, cover=True)
     queries = unfold(features, rows, cols).flatten(1).double()
@@ -265,7 +265,7 @@ def test_translating_twice_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_matches_are_the_same_read_in_many_parts_or_at_once(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+def test_matches_are_the_same_when_read_in_parts_or_at_once(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -278,11 +278,11 @@ def test_matches_are_the_same_read_in_many_parts_or_at_once(monkeypatch: pytest.
     assert parts.image.equal(whole.image)
 
 
-def test_every_stage_says_how_long_it_took() -> None:
+def test_every_stage_is_timed() -> None:
     assert list(translate(1, 2).seconds) == ["encode", "search", "swap", "decode"]
 
 
-def test_pixels_and_tensors_are_the_same_numbers() -> None:
+def test_pixels_and_tensors_convert_without_loss() -> None:
     image = picture(1)
     assert to_pixels(image).shape == (SIZE, SIZE, 3)
     assert to_tensor(to_pixels(image)).equal(image)

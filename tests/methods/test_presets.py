@@ -1,4 +1,4 @@
-"""Presets are complete, and valid for their methods."""
+"""Presets are complete and valid for their methods."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kt_batch.methods.table import method_named, parse_config
 
 
 def names(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of nested mappings; None at the ends."""
+    """Return the keys of nested mappings, with None at the leaves."""
     return {key: names(value) if isinstance(value, Mapping) else None for key, value in content.items()}
 
 
 def settings(model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a configuration, with those of the configurations in it; None at the ends."""
+    """Return the nested fields of a configuration, with None at the leaves."""
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)

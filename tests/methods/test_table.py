@@ -1,4 +1,4 @@
-"""Configurations of methods: one union by the method's name, and digests that tell methods apart."""
+"""Method configurations form a union by name, and their digests differ by method."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Other:
         ({"search": SearchConfig(certify=True)}, "cee4fce4636fdf48"),
     ],
 )
-def test_digests_of_knowledge_are_those_from_before_there_were_methods(fields: dict[str, Any], digest: str) -> None:
+def test_knowledge_digests_predate_the_method_field_and_are_unchanged(fields: dict[str, Any], digest: str) -> None:
     assert KnowledgeConfig(**IDENTITY, **fields).digest() == digest
 
 
-def test_equal_fields_hash_differently_between_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_fields_hash_differently_for_different_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "other", Other)
     one, other = parse_config(IDENTITY), parse_config({**IDENTITY, "method": "other"})
     same = {"method"}
@@ -72,32 +72,32 @@ def test_equal_fields_hash_differently_between_methods(monkeypatch: pytest.Monke
     assert one.digest() != other.digest()
 
 
-def test_a_configuration_without_a_method_is_that_of_knowledge() -> None:
+def test_a_configuration_without_a_method_is_a_knowledge_configuration() -> None:
     assert parse_config(IDENTITY) == KnowledgeConfig(**IDENTITY)
 
 
-def test_a_configuration_survives_its_json() -> None:
+def test_a_configuration_round_trips_through_json() -> None:
     config = KnowledgeConfig(**IDENTITY, search=SearchConfig(top_k=3), swap="statistics")
     assert parse_config(config.model_dump(mode="json")) == config
 
 
-def test_an_unknown_method_is_refused_with_those_there_are() -> None:
+def test_the_refusal_of_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="There is no method 'magic'; there are knowledge"):
         parse_config({**IDENTITY, "method": "magic"})
     with pytest.raises(UsageError, match="There is no method 'magic'"):
         method_named("magic")
 
 
-def test_a_field_of_no_method_is_refused() -> None:
+def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="brightness"):
         parse_config({**IDENTITY, "brightness": 2})
 
 
-def test_a_style_image_is_named_by_its_id_and_not_by_a_path() -> None:
+def test_a_configuration_names_a_style_image_by_its_id_and_not_by_a_path() -> None:
     with pytest.raises(ValidationError, match="styles"):
         parse_config({**IDENTITY, "styles": ("paintings/irises.jpg",)})
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_called_by_the_name_in_its_configuration(name: str) -> None:
+def test_the_name_in_the_configuration_selects_the_method(name: str) -> None:
     assert METHODS[name].config_type.model_fields["method"].default == name

@@ -1,4 +1,4 @@
-"""No pixel outside its box affects a patch: the gradient of the patch with respect to every pixel shows it."""
+"""Pixels outside its box have zero gradient for a patch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACES = {
 
 @cache
 def encoder(layer: str) -> Encoder:
-    """kt-vgg at relu3_1; at relu4_1 a narrow network of VGG-19's shape whose weights are all positive."""
+    """Return kt-vgg at relu3_1, and a narrow positive-weight VGG-19 at relu4_1."""
     if layer == "relu3_1":
         return load_encoder(EncoderSource()).network
     layers = layers_up_to(VGG19_LAYERS, layer)
@@ -60,8 +60,8 @@ def a_picture(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize(("layer", "place"), [(layer, place) for layer, places in PLACES.items() for place in places])
 @pytest.mark.parametrize("missing", [0, 1, 3])
-def test_nothing_outside_its_box_reaches_a_patch(layer: str, place: tuple[int, int], missing: int) -> None:
-    # `missing` pixels of the last stride are not there: the working image is padded by reflection.
+def test_no_pixel_outside_its_box_affects_a_patch(layer: str, place: tuple[int, int], missing: int) -> None:
+    # The last stride lacks `missing` pixels: the working image is padded by reflection.
     height, width = HEIGHT - missing, WIDTH - missing
     gradient = sensitivity(a_picture(height, width), layer, *place)
     inside = box(layer, *place, height, width)
@@ -71,9 +71,9 @@ def test_nothing_outside_its_box_reaches_a_patch(layer: str, place: tuple[int, i
 
 
 @pytest.mark.parametrize("mirrored", [(), (1,), (2,), (1, 2)])
-def test_the_corners_of_a_box_do_reach_the_patch(mirrored: tuple[int, ...]) -> None:
-    # Light falls from one corner to the opposite one, so that with positive weights each pool takes the pixel nearest
-    # to the bright corner, and the patch hangs on the corner of its box.
+def test_the_corners_of_a_box_affect_the_patch(mirrored: tuple[int, ...]) -> None:
+    # Brightness falls from one corner to the opposite one. With positive weights, each pool takes the pixel nearest
+    # to the bright corner, and the patch depends on the corner of its box.
     ramp = torch.arange(HEIGHT - 1, -1, -1.0)[:, None] + torch.arange(WIDTH - 1, -1, -1.0)
     light = (1 + ramp / 200).expand(3, -1, -1).flip(mirrored)
     row, col = PLACES["relu4_1"][-1]

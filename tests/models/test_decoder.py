@@ -39,11 +39,11 @@ def convolved(network: Decoder, block: int, x: Tensor) -> Tensor:
         (("subpixel:6", "up", "subpixel-out"), (24, 40)),
     ],
 )
-def test_up_and_subpixel_double_the_size_and_nothing_else_does(blocks: tuple[str, ...], shape: tuple[int, int]) -> None:
+def test_only_up_and_subpixel_blocks_double_the_size(blocks: tuple[str, ...], shape: tuple[int, int]) -> None:
     assert decoder(*blocks)(features()).shape == (2, 3, *shape)
 
 
-def test_a_subpixel_block_lays_four_channels_over_the_four_pixels_of_a_cell() -> None:
+def test_a_subpixel_block_distributes_four_channels_over_the_pixels_of_a_cell() -> None:
     network = decoder("subpixel-out")
     flat, found = convolved(network, 0, features()), network(features())
     assert flat.shape == (2, 12, 3, 5)
@@ -53,7 +53,7 @@ def test_a_subpixel_block_lays_four_channels_over_the_four_pixels_of_a_cell() ->
 
 
 @pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("selu", F.selu)])
-def test_a_subpixel_block_inside_is_activated(activation: str, function: object) -> None:
+def test_a_subpixel_block_before_the_last_has_an_activation(activation: str, function: object) -> None:
     network = decoder("subpixel:2", "out", activation=activation)
     assert callable(function)
     inner = F.pixel_shuffle(function(convolved(network, 0, features())), 2)
@@ -70,14 +70,14 @@ def test_decode_returns_values_in_range() -> None:
     assert network.decode(features() * 9).equal(network(features() * 9).clamp(0, 1))
 
 
-def test_the_features_meet_the_first_convolution_first() -> None:
+def test_the_first_convolution_receives_the_features() -> None:
     (plain,) = decoder("conv:6", "res", "out").first_convolutions()
     (subpixel,) = decoder("subpixel:6", "out", channels=9, details=2).first_convolutions()
     assert plain.weight.shape == (6, 4, 3, 3)
     assert subpixel.weight.shape == (24, 7, 3, 3)
 
 
-def test_beside_a_direct_convolution_the_features_meet_two() -> None:
+def test_with_a_direct_convolution_two_convolutions_receive_the_features() -> None:
     network = decoder("conv:6", "subpixel-out", channels=9, direct=True, details=2)
     ladder, direct = network.first_convolutions()
     assert ladder is network.get_submodule("block0")
@@ -86,7 +86,7 @@ def test_beside_a_direct_convolution_the_features_meet_two() -> None:
     assert direct.weight.shape == (12, 7, 3, 3)
 
 
-def test_calm_residuals_are_a_tenth_and_other_blocks_as_they_were() -> None:
+def test_calm_residuals_are_scaled_by_a_tenth_and_other_blocks_unchanged() -> None:
     network, before = decoder("conv:4", "res", "out"), decoder("conv:4", "res", "out").state_dict()
     network.calm_residuals()
     for name, value in network.state_dict().items():
@@ -94,7 +94,7 @@ def test_calm_residuals_are_a_tenth_and_other_blocks_as_they_were() -> None:
         torch.testing.assert_close(value, expected)
 
 
-def test_beside_a_direct_convolution_the_blocks_start_at_zero() -> None:
+def test_with_a_direct_convolution_the_blocks_start_at_zero() -> None:
     network = decoder("conv:6", "res", "subpixel-out", direct=True)
     network.get_parameter("block2.bias").zero_()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -105,7 +105,7 @@ def test_beside_a_direct_convolution_the_blocks_start_at_zero() -> None:
     assert network(features()).equal(F.pixel_shuffle(convolved_directly(network, features()), 2))
 
 
-def test_a_block_of_no_known_name_is_refused() -> None:
+def test_a_block_of_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="down"):
         decoder("conv:4", "down", "out")
 
@@ -134,7 +134,7 @@ def test_a_direct_convolution_is_added_to_the_output_of_the_blocks() -> None:
     torch.testing.assert_close(network(features()), expected)
 
 
-def test_a_direct_convolution_says_every_pixel_of_a_cell() -> None:
+def test_a_direct_convolution_sets_every_pixel_of_a_cell() -> None:
     network = silent(decoder("conv:6", "subpixel-out", channels=1, direct=True))
     weight, bias = network.get_parameter("direct.weight").zero_(), network.get_parameter("direct.bias").zero_()
     weight[:4, 0, 1, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])  # red at the four pixels of a cell
@@ -149,7 +149,10 @@ def test_a_direct_convolution_says_every_pixel_of_a_cell() -> None:
 
 
 def detailed(direct: bool = False) -> Decoder:
-    """Four channels and two details: of red, the left column of a cell less the right one; of green, the sum."""
+    """Return a decoder of four channels and two details.
+
+    One detail is the left minus the right column of a cell in red, the other the sum in green.
+    """
     network = decoder("conv:6", "subpixel-out", channels=6, direct=direct, details=2)
     weight = network.get_parameter("detail.weight").zero_()
     weight[0, 0] = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
@@ -162,7 +165,7 @@ def details_of(network: Decoder, image: Tensor) -> Tensor:
     return F.conv2d(image, network.get_parameter("detail.weight"), network.get_parameter("detail.bias"), stride=2)
 
 
-def test_details_are_put_where_the_encoder_saw_them() -> None:
+def test_details_are_restored_at_their_cells() -> None:
     given = torch.zeros(1, 6, 2, 2)
     given[0, 4] = torch.tensor([[4.5, 0.5], [0.5, -3.5]])
     given[0, 5] = torch.tensor([[-0.25, 7.75], [-0.25, -0.25]])
@@ -175,10 +178,10 @@ def test_details_are_put_where_the_encoder_saw_them() -> None:
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
-def test_the_details_of_the_output_are_moved_by_their_weight(weight: float, direct: bool) -> None:
+def test_the_details_of_the_output_change_in_proportion_to_their_weight(weight: float, direct: bool) -> None:
     network, given = detailed(direct), features(channels=6)
     start = details_of(network, network(given, detail_weight=0.0))
-    assert (given[:, 4:] - start).abs().min() > 1e-3  # there is a way to go
+    assert (given[:, 4:] - start).abs().min() > 1e-3  # the details are not yet restored
     found = details_of(network, network(given, detail_weight=weight))
     torch.testing.assert_close(found, start + weight * (given[:, 4:] - start), atol=1e-5, rtol=0)
 
@@ -190,7 +193,7 @@ def test_details_are_restored_in_full_by_default() -> None:
     assert network.decode(given, detail_weight=0.5).equal(network(given, detail_weight=0.5).clamp(0, 1))
 
 
-def test_the_details_change_nothing_outside_their_directions() -> None:
+def test_restoring_details_changes_only_their_directions() -> None:
     network, given = detailed(), features(channels=6)
     moved = network(given) - network(given, detail_weight=0.0)
     assert moved[:, 2].count_nonzero() == 0  # blue
@@ -200,14 +203,14 @@ def test_the_details_change_nothing_outside_their_directions() -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_neither_the_blocks_nor_the_direct_convolution_see_the_details(direct: bool) -> None:
+def test_neither_the_blocks_nor_the_direct_convolution_receive_the_details(direct: bool) -> None:
     network, given = detailed(direct), features(channels=6)
     plain = decoder("conv:6", "subpixel-out", direct=direct)
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})
     assert network(given, detail_weight=0.0).equal(plain(given[:, :4]))
 
 
-def test_swapped_features_get_the_details_that_their_own_ones_lacked() -> None:
+def test_swapped_features_get_the_details_missing_from_the_original_ones() -> None:
     network = Decoder(6, ("conv:3", "subpixel-out"), details=2)
     torch.manual_seed(0)
     swapped, own = torch.rand(1, 6, 3, 3), torch.rand(1, 6, 3, 3)
@@ -241,7 +244,7 @@ def test_only_orthogonal_directions_of_equal_length_can_be_restored(rows: list[l
         network.check_details("here")
 
 
-def test_a_decoder_without_details_has_none_to_check() -> None:
+def test_a_decoder_without_details_passes_the_check() -> None:
     decoder("conv:6", "out").check_details("here")
 
 

@@ -40,7 +40,7 @@ def padded(x: Tensor) -> Tensor:
 # ---- layers ----
 
 
-def test_the_weights_are_called_after_their_layers() -> None:
+def test_the_weights_are_named_after_their_layers() -> None:
     network = encoder(CODES, details={"relu2_1": 2})
     assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == {
         "conv1_1.0.weight": (5, 3, 3, 3),
@@ -57,17 +57,17 @@ def test_the_weights_are_called_after_their_layers() -> None:
     }
 
 
-def test_low_rank_is_two_convolutions_without_an_activation_between() -> None:
+def test_a_low_rank_layer_is_two_convolutions_without_an_activation_between() -> None:
     network = encoder()
     found = network.activations(picture(), ("relu1_1", "conv1_2", "relu1_2"))
     down = F.conv2d(padded(found["relu1_1"]), *weights(network, "conv1_2.0"))
-    assert down.min() < 0  # an activation would show
+    assert down.min() < 0  # an activation would change them
     expected = F.conv2d(down, *weights(network, "conv1_2.1"))
     torch.testing.assert_close(found["conv1_2"], expected)
     torch.testing.assert_close(found["relu1_2"], expected.relu())
 
 
-def test_low_rank_is_one_convolution_whose_matrix_has_that_rank() -> None:
+def test_a_low_rank_layer_equals_one_convolution_of_that_rank() -> None:
     network = encoder()
     (first, bias), (second, shift) = weights(network, "conv1_2.0"), weights(network, "conv1_2.1")
     matrix = second.flatten(1) @ first.flatten(1)  # 6 rows, of rank 2
@@ -84,7 +84,7 @@ def test_padding_is_reflection_or_zeros() -> None:
         torch.testing.assert_close(network.activations(picture(), ("conv1_1",))["conv1_1"], expected)
 
 
-def test_a_layer_of_no_known_kind_is_refused() -> None:
+def test_a_layer_of_unknown_kind_is_refused() -> None:
     with pytest.raises(KeyError, match="norm"):
         Encoder(("conv1_1", "norm1_1"), {"conv1_1": (4,)}, AS_IS)
 
@@ -107,7 +107,7 @@ def test_a_code_is_a_linear_map_of_the_activation() -> None:
     torch.testing.assert_close(network.code("relu2_1", activation), code)
 
 
-def test_the_next_layer_goes_on_from_the_code() -> None:
+def test_the_next_layer_receives_the_code() -> None:
     network = encoder({"relu1_1": 4})
     code = network.encode(picture(), "relu1_1")
     down = F.conv2d(padded(code), *weights(network, "conv1_2.0"))
@@ -115,7 +115,7 @@ def test_the_next_layer_goes_on_from_the_code() -> None:
     torch.testing.assert_close(network.encode(picture(), "relu1_2"), expected)
 
 
-def test_a_cut_without_a_code_gives_the_activation_itself() -> None:
+def test_a_cut_without_a_code_returns_the_activation() -> None:
     network = encoder({"relu1_1": 4})
     activation = network.activations(picture(), ("relu2_1",))["relu2_1"]
     assert network.code("relu2_1", activation) is activation
@@ -139,7 +139,7 @@ def test_details_are_a_linear_map_of_the_pixels_of_each_cell() -> None:
     torch.testing.assert_close(details, torch.tensor([[[-8.0, -20.0], [-20.0, 20.0]], [[-8.0, 0.0], [-8.0, -8.0]]]))
 
 
-def test_details_come_after_the_code() -> None:
+def test_details_are_concatenated_after_the_code() -> None:
     network = encoder({"relu2_1": 3}, details={"relu2_1": 2})
     activation = network.activations(picture(), ("relu2_1",))["relu2_1"]
     features = network.encode(picture(), "relu2_1")
@@ -149,7 +149,7 @@ def test_details_come_after_the_code() -> None:
     assert features.shape == (2, 3 + 2, 4, 4)
 
 
-def test_the_next_layer_does_not_see_the_details() -> None:
+def test_the_next_layer_does_not_receive_the_details() -> None:
     network = encoder({"relu1_1": 4}, details={"relu1_1": 3})
     plain = encoder({"relu1_1": 4})
     plain.load_state_dict({name: value for name, value in network.state_dict().items() if "detail" not in name})
@@ -158,14 +158,14 @@ def test_the_next_layer_does_not_see_the_details() -> None:
     assert network.encode(picture(), "relu1_1").shape[1] == plain.encode(picture(), "relu1_1").shape[1] + 3
 
 
-def test_a_cut_without_details_gives_the_code_itself() -> None:
+def test_a_cut_without_details_returns_the_code() -> None:
     network = encoder({"relu1_1": 4, "relu2_1": 3}, details={"relu1_1": 2})
     activation = network.activations(picture(), ("relu2_1",))["relu2_1"]
     assert network.features("relu2_1", activation, picture()).equal(network.code("relu2_1", activation))
 
 
 @pytest.mark.parametrize("cut", ["relu1_1", "relu2_1"])
-def test_details_are_one_convolution_of_the_picture_itself(cut: str) -> None:
+def test_details_are_one_convolution_of_the_picture(cut: str) -> None:
     torch.manual_seed(0)
     preprocess = Preprocess("bgr", 255.0, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
     network = Encoder(LAYERS, WIDTHS, preprocess, codes=CODES, details={"relu1_1": 3, "relu2_1": 2})
@@ -176,7 +176,7 @@ def test_details_are_one_convolution_of_the_picture_itself(cut: str) -> None:
     torch.testing.assert_close(detail(picture()).detach(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_where_there_are_no_details_they_are_no_convolution() -> None:
+def test_an_encoder_without_details_has_no_convolution_for_them() -> None:
     assert encoder(CODES, details={"relu1_1": 2}).pixel_detail("relu2_1") is None
 
 
@@ -195,7 +195,7 @@ def test_details_at_a_cut_without_a_code_are_refused(codes: dict[str, int] | Non
         encoder(codes, details={"relu2_1": 2})
 
 
-# ---- what is asked of an encoder ----
+# ---- requests to an encoder ----
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ class Untouched(nn.Module):
 
 
 @pytest.mark.parametrize("names", [("relu1_1",), ("relu1_1", "relu1_2"), ("relu1_2", "relu1_2")])
-def test_no_layer_beyond_the_last_one_asked_for_is_computed(names: tuple[str, ...]) -> None:
+def test_no_layer_beyond_the_last_requested_cut_is_computed(names: tuple[str, ...]) -> None:
     network = encoder()
     network.conv2_1 = Untouched()
     assert set(network.activations(picture(), names)) == set(names)
 
 
-def test_pixels_are_brought_into_the_networks_own_range() -> None:
+def test_pixels_are_scaled_to_the_range_of_the_network() -> None:
     preprocess = Preprocess("bgr", 255.0, (100.0, 110.0, 120.0), (1.0, 2.0, 4.0))
     blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
     assert preprocess(blue).flatten().tolist() == [155, -55, -30]

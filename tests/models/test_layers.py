@@ -24,7 +24,7 @@ def test_a_patch_at_relu4_1_sees_76_pixels(col: int) -> None:
     assert vgg19("relu4_1").interval(col, 2) == (8 * col - 30, 8 * col + 46)
 
 
-def test_one_convolution_sees_its_neighbours() -> None:
+def test_a_convolution_sees_its_neighbours() -> None:
     assert geometry(("conv1_1", "relu1_1")) == Geometry(stride=1, first=-1, size=3)
 
 
@@ -32,12 +32,12 @@ def test_a_pool_sees_the_two_pixels_it_covers() -> None:
     assert geometry(("pool1",)) == Geometry(stride=2, first=0, size=2)
 
 
-def test_a_convolution_behind_a_pool_by_hand() -> None:
+def test_a_convolution_after_a_pool_matches_a_hand_computed_example() -> None:
     # Cell i of the convolution reads cells i-1 to i+1 of the pool, and these the pixels 2i-2 to 2i+3.
     assert geometry(("pool1", "conv2_1")) == Geometry(stride=2, first=-2, size=6)
 
 
-def test_no_layer_is_the_pixel_itself() -> None:
+def test_without_layers_a_cell_is_its_pixel() -> None:
     assert geometry(()) == Geometry(stride=1, first=0, size=1)
 
 
@@ -47,7 +47,7 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert high.tolist() == [18, 30, 64]
 
 
-def test_each_patch_may_have_an_image_of_its_own() -> None:
+def test_every_patch_may_belong_to_a_different_image() -> None:
     low, high = boxes(np.array([1, 1]), vgg19("relu3_1"), np.array([20, 100]))
     assert low.tolist() == [0, 0]
     assert high.tolist() == [20, 22]

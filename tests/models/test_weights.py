@@ -1,4 +1,4 @@
-"""Weight files are checked, never unpickled, and refused with one sentence."""
+"""Weight files are checked, never unpickled, and refused in one sentence."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def one_sentence(error: pytest.ExceptionInfo[KtBatchError]) -> bool:
     return re.fullmatch(r"[^\n]+\.", str(error.value)) is not None
 
 
-# ---- what is shipped ----
+# ---- shipped files ----
 
 
-def test_the_shipped_files_are_those_of_their_sha256() -> None:
+def test_the_shipped_files_match_their_sha256() -> None:
     folder = resources.files("kt_batch.models").joinpath("weights")
     listed = [entry for parts in shipped().values() for entry in parts.values()]
     assert len(listed) >= 2
@@ -114,13 +114,13 @@ def test_the_details_of_every_shipped_decoder_can_be_restored() -> None:
         load_decoder(encoder, "kt-vgg", cut, None).network.check_details(f"at {cut}")
 
 
-def test_a_loaded_network_cannot_be_trained_by_accident() -> None:
+def test_a_loaded_network_has_no_trainable_parameter() -> None:
     network = load_encoder(EncoderSource()).network
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not network.training
 
 
-def test_a_shipped_file_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_shipped_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {"kt-vgg": {"encoder": shipped()["kt-vgg"]["encoder"] | {"sha256": "0" * 64}}}
     monkeypatch.setattr("kt_batch.models.weights.shipped", lambda: changed)
     with pytest.raises(WeightsError, match="is damaged: its SHA-256 is not the listed one") as error:
@@ -131,7 +131,7 @@ def test_a_shipped_file_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPa
 # ---- round trips ----
 
 
-def test_an_encoder_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_an_encoder_round_trips_through_its_file(tmp_path: Path) -> None:
     encoder = small_encoder()
     data = encoder_bytes(encoder, "small")
     loaded = load_encoder(EncoderSource(path=write(tmp_path, data)))
@@ -144,7 +144,7 @@ def test_an_encoder_comes_back_from_its_file(tmp_path: Path) -> None:
     assert encoder_bytes(loaded.network, "small") == data
 
 
-def test_an_encoder_with_codes_details_and_low_rank_layers_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_an_encoder_with_every_kind_of_layer_round_trips_bit_for_bit(tmp_path: Path) -> None:
     encoder = coded_encoder()
     encoder.load_state_dict({name: tensor.half().float() for name, tensor in encoder.state_dict().items()})
     data = encoder_bytes(encoder, "coded")
@@ -161,12 +161,12 @@ def test_an_encoder_with_codes_details_and_low_rank_layers_comes_back_bit_for_bi
 
 @pytest.mark.parametrize("details", [0, 3])
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_subpixel_decoder_comes_back_from_its_file(tmp_path: Path, direct: bool, details: int) -> None:
+def test_a_subpixel_decoder_round_trips_through_its_file(tmp_path: Path, direct: bool, details: int) -> None:
     torch.manual_seed(0)
     decoder = Decoder(6 + 3, ("subpixel:4", "res", "conv:4", "subpixel-out"), direct=direct, details=details)
     decoder.load_state_dict({name: tensor.half().float() for name, tensor in decoder.state_dict().items()})
     if decoder.detail is not None:
-        torch.nn.init.dirac_(decoder.detail.weight)  # each looks at a colour of its own: orthogonal, of equal length
+        torch.nn.init.dirac_(decoder.detail.weight)  # each uses its own colour: orthogonal, of equal length
     encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(coded_encoder(), "coded"))))
     data = decoder_bytes(decoder, encoder.sha256, "relu2_1")
     loaded = load_decoder(encoder, "coded", "relu2_1", write(tmp_path, data))
@@ -187,7 +187,7 @@ def test_a_decoder_whose_details_cannot_be_restored_is_refused(tmp_path: Path) -
         load_decoder(encoder, "coded", "relu2_1", path)
 
 
-def test_a_decoder_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_decoder_round_trips_through_its_file(tmp_path: Path) -> None:
     encoder = load_encoder(EncoderSource(path=write(tmp_path, encoder_bytes(small_encoder(), "small"))))
     data = decoder_bytes(small_decoder(), encoder.sha256, "relu2_1")
     loaded = load_decoder(encoder, "small", "relu2_1", write(tmp_path, data))
@@ -197,14 +197,14 @@ def test_a_decoder_comes_back_from_its_file(tmp_path: Path) -> None:
     assert decoder_bytes(loaded.network, encoder.sha256, "relu2_1") == data
 
 
-def test_the_same_network_is_always_the_same_file() -> None:
+def test_equal_networks_give_equal_files() -> None:
     # Files are known by their SHA-256. (safetensors alone writes metadata in another order each time.)
     assert len({encoder_bytes(small_encoder(), "small") for _ in range(10)}) == 1
     assert len({decoder_bytes(small_decoder(), "0" * 64, "relu2_1") for _ in range(10)}) == 1
     assert list(metadata_of(encoder_bytes(small_encoder(), "small"))) == sorted(metadata_of(good()))
 
 
-# ---- what is refused ----
+# ---- refusals ----
 
 
 def pickled() -> bytes:
@@ -278,7 +278,7 @@ def reshaped() -> bytes:
         (lambda: save(vgg19_state() | {"features.2.weight": torch.zeros(64, 9, 3, 3)}), "does not fit VGG-19"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_encoder_is_refused_in_one_sentence(
+def test_a_file_that_is_not_an_encoder_is_refused_in_one_sentence(
     tmp_path: Path, data: Callable[[], bytes], message: str
 ) -> None:
     path = write(tmp_path, data())
@@ -288,13 +288,13 @@ def test_a_file_that_is_no_encoder_is_refused_in_one_sentence(
     assert one_sentence(error)
 
 
-def test_a_file_that_is_not_there_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="No such file") as error:
         load_encoder(EncoderSource(path=str(tmp_path / "absent")))
     assert one_sentence(error)
 
 
-def test_an_unknown_encoder_is_a_wrong_usage() -> None:
+def test_an_unknown_encoder_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"no encoder 'resnet'; choose one of kt-vgg, vgg19\.$"):
         load_encoder(EncoderSource("resnet"))
 
@@ -312,7 +312,7 @@ def test_an_unknown_encoder_is_a_wrong_usage() -> None:
         (lambda: with_metadata(a_decoder(), activation="exec"), "exec"),
     ],
 )
-def test_a_file_that_is_no_decoder_is_refused_in_one_sentence(
+def test_a_file_that_is_not_a_decoder_is_refused_in_one_sentence(
     tmp_path: Path, data: Callable[[], bytes], message: str
 ) -> None:
     path = write(tmp_path, data())
@@ -326,7 +326,7 @@ def a_decoder() -> bytes:
     return decoder_bytes(small_decoder(), load_encoder(EncoderSource()).sha256, "relu3_1")
 
 
-def test_a_decoder_of_another_encoder_is_a_mismatch(tmp_path: Path) -> None:
+def test_a_decoder_of_a_different_encoder_is_a_mismatch(tmp_path: Path) -> None:
     path = write(tmp_path, decoder_bytes(small_decoder(), "ab" * 32, "relu3_1"))
     encoder = load_encoder(EncoderSource())
     with pytest.raises(
@@ -336,14 +336,14 @@ def test_a_decoder_of_another_encoder_is_a_mismatch(tmp_path: Path) -> None:
     assert one_sentence(error)
 
 
-def test_a_decoder_of_another_layer_is_a_mismatch(tmp_path: Path) -> None:
+def test_a_decoder_of_a_different_layer_is_a_mismatch(tmp_path: Path) -> None:
     encoder = load_encoder(EncoderSource())
     path = write(tmp_path, decoder_bytes(small_decoder(), encoder.sha256, "relu2_1"))
     with pytest.raises(MismatchError, match="at relu2_1, not for"):
         load_decoder(encoder, "kt-vgg", "relu3_1", path)
 
 
-def test_a_layer_without_a_shipped_decoder_wants_a_file() -> None:
+def test_a_layer_without_a_shipped_decoder_requires_a_file() -> None:
     with pytest.raises(
         UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu1_2; give --decoder-weights"
     ):
@@ -373,7 +373,7 @@ def vgg19_state() -> dict[str, Tensor]:
     return {f"features.{name}": tensor for name, tensor in vgg19_network().state_dict().items()}
 
 
-def test_vgg19_is_read_under_torchvisions_names(tmp_path: Path) -> None:
+def test_vgg19_is_read_under_the_names_of_torchvision(tmp_path: Path) -> None:
     loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(vgg19_state())))).network
     assert loaded.layers == VGG19_LAYERS
     assert [loaded.channels_at(cut) for cut in ("relu1_1", "relu2_1", "relu3_1", "relu4_1")] == [64, 128, 256, 512]
@@ -384,13 +384,13 @@ def test_vgg19_is_read_under_torchvisions_names(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.encode(image, "relu4_1"), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_vgg19_up_to_relu3_1_is_enough_for_relu3_1(tmp_path: Path) -> None:
+def test_vgg19_up_to_relu3_1_suffices_for_relu3_1(tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in vgg19_state().items() if int(name.split(".")[1]) <= 10}
     loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(state)))).network
     assert loaded.layers[-1] == "relu3_1"
 
 
-def test_a_files_own_word_on_its_pixels_is_taken(tmp_path: Path) -> None:
+def test_the_pixel_range_in_the_metadata_of_a_file_is_used(tmp_path: Path) -> None:
     metadata = {"preprocess": "caffe: BGR * 255 - mean", "padding": "reflection"}
     state = {name: tensor for name, tensor in vgg19_state().items() if int(name.split(".")[1]) == 0}
     loaded = load_encoder(EncoderSource("vgg19", write(tmp_path, save(state, metadata)))).network

@@ -1,4 +1,4 @@
-"""The plain loop."""
+"""The local runner is a plain loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kt_batch.runners.shutdown import GracefulShutdown
 
 
 class Counting:
-    """A factory that counts the workers it made."""
+    """A factory that counts the workers it creates."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -24,19 +24,19 @@ class Counting:
         return lambda unit, beat: unit * unit
 
 
-def test_units_are_done_in_order_by_one_worker() -> None:
+def test_one_worker_does_the_units_in_order() -> None:
     factory = Counting()
     assert list(LocalRunner().run(factory, [1, 2, 3])) == [1, 4, 9]
     assert factory.made == 1
 
 
-def test_without_units_no_worker_is_made() -> None:
+def test_without_units_no_worker_is_created() -> None:
     factory = Counting()
     assert list(LocalRunner().run(factory, [])) == []
     assert factory.made == 0
 
 
-def test_results_come_while_later_units_wait() -> None:
+def test_results_arrive_before_later_units_begin() -> None:
     begun: list[int] = []
 
     def worker(unit: int, beat: object) -> int:
@@ -48,7 +48,7 @@ def test_results_come_while_later_units_wait() -> None:
     assert begun == [1]
 
 
-def test_an_error_ends_the_loop_after_what_was_done() -> None:
+def test_an_error_ends_the_loop_after_the_finished_results() -> None:
     def worker(unit: int, beat: object) -> int:
         if unit == 2:
             raise UsageError("two is not possible")
@@ -61,7 +61,7 @@ def test_an_error_ends_the_loop_after_what_was_done() -> None:
     assert list(results) == []
 
 
-def test_a_loop_that_was_asked_to_end_finishes_the_unit_it_is_at() -> None:
+def test_a_loop_that_shuts_down_finishes_its_current_unit() -> None:
     shutdown = GracefulShutdown()
 
     def worker(unit: int, beat: object) -> int:
@@ -74,7 +74,7 @@ def test_a_loop_that_was_asked_to_end_finishes_the_unit_it_is_at() -> None:
         next(results)
 
 
-def test_sigterm_is_a_request_the_first_time_and_an_order_the_second() -> None:
+def test_the_first_sigterm_requests_a_shutdown_and_the_second_forces_it() -> None:
     shutdown = GracefulShutdown()
     before = signal.getsignal(signal.SIGTERM)
     with shutdown.on_sigterm():

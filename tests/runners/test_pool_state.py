@@ -1,4 +1,4 @@
-"""Whole stories of a pool, told to its state machine: no cluster, no clock, lists of instructions compared."""
+"""The pool state machine maps sequences of events to instructions, without a cluster."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ DEADLINE = 5.0
 
 
 def started(*units: str, room: int = 1, can_quarantine: bool = True, now: float = 0.0) -> PoolState:
-    """A pool whose stage has these units."""
+    """Return a pool whose stage has these units."""
     state = PoolState(room, 2.0, DEADLINE)
     assert state.handle(StageStarted(now, units, can_quarantine)) == []
     return state
 
 
 def told(state: PoolState, *events: PoolEvent) -> list[Instruction]:
-    """The instructions for these events, one after the other."""
+    """Return the instructions for these events in order."""
     return [instruction for event in events for instruction in state.handle(event)]
 
 
@@ -57,7 +57,7 @@ def ready(worker: int, node: str = "node") -> WorkerReady:
 
 
 def heartbeats(worker: int, assignment: int, *parts: str, now: float = 0.0) -> list[HeartbeatSeen]:
-    """The heartbeats of a worker that is set up and begins these parts."""
+    """Return the heartbeats of a worker that is set up and begins these parts."""
     return [HeartbeatSeen(now, worker, assignment, count, part) for count, part in enumerate(("", *parts), 1)]
 
 
@@ -72,7 +72,7 @@ def cluster(now: float, *, alive: frozenset[str] = ALIVE, room: int = 1, cpus: f
 
 
 def assigned(worker: int, unit: int, name: str, assignment: int, *, tries: int = 1) -> list[Instruction]:
-    """What begins a unit; a retry is isolated."""
+    """Return the instruction that begins a unit; a retry is isolated."""
     log = LogEvent("unit_started", {"unit": name, "worker": f"w{worker}", "tries": tries})
     return [log, AssignUnit(worker, unit, assignment, isolated=tries > 1)]
 
@@ -84,7 +84,7 @@ def is_ready(worker: int, node: str = "node") -> LogEvent:
 def lost(
     worker: int, unit: str | None, part: str, message: str = "it died (oom)", node: str = "node"
 ) -> list[Instruction]:
-    """What a loss begins with."""
+    """Return the first instructions of a loss."""
     fields = {"worker": f"w{worker}" if node else "", "node": node, "unit": unit, "image": part}
     return [StopWorker(worker, lost=True), LogEvent("worker_lost", fields, message, warning=True)]
 
@@ -94,7 +94,10 @@ def retried(unit: str, tries: int, message: str = "it died (oom)") -> LogEvent:
 
 
 def lose_in_isolation(state: PoolState, times: int, part: str = "b", first: int = 0) -> list[Instruction]:
-    """Lose one worker after another over a part; `first` is how many were lost before. The last loss's instructions."""
+    """Lose successive workers over a part; return the last instructions.
+
+    `first` is the number of earlier losses.
+    """
     instructions: list[Instruction] = []
     for worker in range(first, first + times):
         told(state, Tick(0), ready(worker), Tick(0), *heartbeats(worker, worker + 1, part))
@@ -108,7 +111,7 @@ def lose_in_isolation(state: PoolState, times: int, part: str = "b", first: int 
 def test_workers_take_units_in_their_order_and_finish_in_any_order() -> None:
     state = started("u0", "u1", "u2", room=2)
     assert told(state, Tick(0)) == [StartWorker(0, 2.0), StartWorker(1, 2.0)]
-    assert told(state, Tick(0)) == []  # both are coming up
+    assert told(state, Tick(0)) == []  # both are starting
     assert told(state, ready(1), ready(0)) == [is_ready(1), is_ready(0)]
     assert told(state, Tick(1)) == [*assigned(0, 0, "u0", 1), *assigned(1, 1, "u1", 2)]
     assert (state.busy, state.waiting) == (2, 1)
@@ -155,7 +158,7 @@ def test_an_unknown_event_is_refused() -> None:
 # ---- shutdown --------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_request_to_shut_down_running_units_finish_and_no_other_begins() -> None:
+def test_after_a_shutdown_request_running_units_finish_and_no_other_begins() -> None:
     state = started("u0", "u1", room=2)
     told(state, Tick(0), ready(0), Tick(0))
     assert told(state, ShutdownRequested(), ready(1), Tick(1)) == [is_ready(1)]
@@ -163,7 +166,7 @@ def test_after_a_request_to_shut_down_running_units_finish_and_no_other_begins()
     assert told(state, Tick(2)) == [StopRun()]
 
 
-def test_a_unit_that_is_lost_during_shutdown_does_not_begin_again() -> None:
+def test_a_unit_lost_during_shutdown_does_not_begin_again() -> None:
     state = started("u0")
     told(state, Tick(0), ready(0), Tick(0), ShutdownRequested())
     assert told(state, died(0), Tick(1)) == [*lost(0, "u0", ""), retried("u0", 1), StopRun()]
@@ -186,7 +189,7 @@ def test_a_unit_that_cost_a_worker_is_retried_first_and_in_isolation() -> None:
 
 def test_a_part_that_costs_three_workers_in_isolation_is_quarantined() -> None:
     state = started("u0")
-    assert lose_in_isolation(state, 3) == [*lost(2, "u0", "b"), retried("u0", 3)]  # the first loss is no strike
+    assert lose_in_isolation(state, 3) == [*lost(2, "u0", "b"), retried("u0", 3)]  # the first loss is not a strike
     reason = "the process that worked on it was lost 3 times: it died (oom)"
     assert lose_in_isolation(state, 1, first=3) == [
         *lost(3, "u0", "b"),
@@ -206,7 +209,7 @@ def test_strikes_of_two_parts_do_not_add_up() -> None:
     assert QuarantinePart in map(type, lose_in_isolation(state, 1, "c", first=5))
 
 
-def test_losses_on_a_node_that_turns_out_dead_are_no_strikes() -> None:
+def test_losses_on_a_dead_node_are_not_strikes() -> None:
     state = started("u0")
     lose_in_isolation(state, 1)
     for worker, node in [(1, "old"), (2, "old"), (3, "node")]:
@@ -219,7 +222,7 @@ def test_losses_on_a_node_that_turns_out_dead_are_no_strikes() -> None:
 
 
 @pytest.mark.parametrize("excuse", [{"preempted": True}, {"heartbeats_known": False}])
-def test_a_preempted_worker_and_one_without_known_heartbeats_are_no_strike(excuse: dict[str, Any]) -> None:
+def test_losing_a_preempted_worker_or_one_without_known_heartbeats_is_not_a_strike(excuse: dict[str, Any]) -> None:
     state = started("u0")
     lose_in_isolation(state, 3)
     told(state, Tick(0), ready(3), Tick(0), *heartbeats(3, 4, "b"))
@@ -230,7 +233,7 @@ def test_a_preempted_worker_and_one_without_known_heartbeats_are_no_strike(excus
 
 
 @pytest.mark.parametrize(("can_quarantine", "part", "losses"), [(False, "b", 3), (True, "", 4)])
-def test_without_a_part_to_leave_out_three_strikes_end_the_run(can_quarantine: bool, part: str, losses: int) -> None:
+def test_without_a_part_to_quarantine_three_strikes_end_the_run(can_quarantine: bool, part: str, losses: int) -> None:
     """Units that cannot do without a part run in isolation from the first try, so that the first loss is a strike."""
     state = started("u0", can_quarantine=can_quarantine)
     assert lose_in_isolation(state, losses, part) == [
@@ -272,7 +275,7 @@ def test_a_finished_unit_resets_the_circuit_breaker() -> None:
 # ---- workers that never begin ----------------------------------------------------------------------------------------
 
 
-def test_worker_after_worker_lost_before_it_begins_ends_the_run() -> None:
+def test_too_many_workers_lost_before_they_begin_end_the_run() -> None:
     state = started("u0")
     for worker in range(19):
         assert told(state, Tick(0), died(worker, heartbeats_known=False)) == [
@@ -286,7 +289,7 @@ def test_worker_after_worker_lost_before_it_begins_ends_the_run() -> None:
     ]
 
 
-def test_a_worker_without_a_heartbeat_is_a_false_start_and_no_strike() -> None:
+def test_a_lost_worker_without_a_heartbeat_is_a_false_start_and_not_a_strike() -> None:
     state = started("u0")
     lose_in_isolation(state, 3)
     for worker in range(3, 22):
@@ -296,7 +299,7 @@ def test_a_worker_without_a_heartbeat_is_a_false_start_and_no_strike() -> None:
     assert isinstance(told(state, died(22))[-1], Fail)
 
 
-def test_nothing_follows_the_end_of_a_run() -> None:
+def test_no_instruction_follows_the_end_of_a_run() -> None:
     """Two workers are silent at once, and the first of them is one false start too many."""
     state = started("u0", "u1", room=2)
     for worker in range(1, 20):
@@ -309,7 +312,7 @@ def test_nothing_follows_the_end_of_a_run() -> None:
     ]
 
 
-def test_a_worker_that_asks_for_more_than_any_node_has_is_replaced() -> None:
+def test_a_worker_that_requests_more_than_any_node_has_is_replaced() -> None:
     state = started("u0")
     told(state, Tick(0))
     assert told(state, cluster(2.0, cpus=1.0), Tick(2)) == [StopWorker(0), StartWorker(1, 1.0)]
@@ -347,7 +350,7 @@ def test_each_new_heartbeat_extends_the_deadline_and_an_old_one_does_not() -> No
     assert told(state, cluster(19.1))[0] == StopWorker(0, lost=True)
 
 
-def test_a_worker_that_is_being_set_up_has_ten_times_the_deadline() -> None:
+def test_a_worker_in_setup_has_ten_times_the_deadline() -> None:
     state = started("u0")
     told(state, Tick(0), ready(0), Tick(7), HeartbeatSeen(8.0, 0, 1, 1, ""))
     assert told(state, cluster(58.0)) == []
@@ -361,7 +364,7 @@ def test_an_idle_worker_may_be_silent() -> None:
     assert told(state, cluster(1e6)) == []
 
 
-def test_the_workers_of_a_node_that_is_gone_are_replaced_without_blame() -> None:
+def test_workers_of_a_lost_node_are_replaced_without_blame() -> None:
     state = started("u0", "u1", room=2)
     told(state, Tick(0), ready(0, "old"), ready(1), Tick(0), *heartbeats(0, 1, "a"))
     gone = "its node is gone"
@@ -372,11 +375,11 @@ def test_the_workers_of_a_node_that_is_gone_are_replaced_without_blame() -> None
     ]
 
 
-# ---- any story -------------------------------------------------------------------------------------------------------
+# ---- any sequence ----------------------------------------------------------------------------------------------------
 
 
 class Executor:
-    """Carries out instructions on workers that hypothesis controls, and checks each instruction on the way."""
+    """Executes and checks instructions on workers that hypothesis controls."""
 
     def __init__(self, units: int, room: int, can_quarantine: bool) -> None:
         self.units, self.room = units, room
@@ -394,7 +397,7 @@ class Executor:
 
     def send(self, event: PoolEvent) -> None:
         for instruction in self.state.handle(event):
-            assert not self.failed  # nothing comes after the end
+            assert not self.failed  # nothing follows the end
             match instruction:
                 case StartWorker(worker):
                     self.coming.append(worker)
@@ -486,7 +489,7 @@ def act(executor: Executor, action: tuple[Any, ...]) -> None:
 
 
 def peace(units: int) -> Iterator[tuple[Any, ...]]:
-    """What lets every unit finish: nothing is lost any more."""
+    """Let every unit finish without further losses."""
     yield from [("regain node", "node 0"), ("regain node", "node 1")]
     for _ in range(units):
         yield from [("tick",), *[("bring_up", "node 0")] * 3, ("tick",), *[("finish", 0)] * 3]
@@ -495,7 +498,7 @@ def peace(units: int) -> Iterator[tuple[Any, ...]]:
 @given(
     units=st.integers(0, 6), room=st.integers(1, 3), can_quarantine=st.booleans(), story=st.lists(ACTIONS, max_size=80)
 )
-def test_whatever_is_lost_every_unit_is_finished_once_or_the_run_ends_with_an_error(
+def test_under_any_losses_every_unit_finishes_once_or_the_run_ends_with_an_error(
     units: int, room: int, can_quarantine: bool, story: list[tuple[Any, ...]]
 ) -> None:
     executor = Executor(units, room, can_quarantine)
@@ -511,9 +514,7 @@ def test_whatever_is_lost_every_unit_is_finished_once_or_the_run_ends_with_an_er
     kills=st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 3)), max_size=60),
     can_quarantine=st.booleans(),
 )
-def test_a_cluster_that_loses_every_worker_over_its_units_never_runs_for_ever(
-    kills: list[tuple[str, int]], can_quarantine: bool
-) -> None:
+def test_a_run_that_loses_every_worker_ends(kills: list[tuple[str, int]], can_quarantine: bool) -> None:
     executor = Executor(2, 1, can_quarantine)
     for part, beats in [*kills, *[("a", 2), ("b", 2), ("", 2)] * 20]:
         if not executor.failed:

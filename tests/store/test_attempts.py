@@ -1,4 +1,4 @@
-"""Of several attempts at an input the last one counts, and a retry is begun once, whoever asks for it."""
+"""The last attempt at an input counts, and concurrent drivers begin a retry once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commit(ledger: Ledger, unit: Unit, *rejected: Item, reason: str = "fatal") -
 
 
 def retried(ledger: Ledger, *items: Item, unit_size: int = 8) -> list[Unit]:
-    """The units that a submission of these items with a retry has to do."""
+    """Submit these items with a retry and return the pending units."""
     plan(ledger, *items, retry=find_retry(ledger, items), unit_size=unit_size)
     return ledger.pending()
 
@@ -51,32 +51,32 @@ def location(tmp_path: Path) -> LocalLocation:
 
 @pytest.fixture
 def ledger(location: LocalLocation) -> Ledger:
-    """A and B are planned; A was rejected."""
+    """Return a ledger in which A and B are planned and A is rejected."""
     ledger = Ledger(location)
     commit(ledger, plan(ledger, A, B)[0], A)
     return ledger
 
 
-# ---- what is tried again ---------------------------------------------------------------------------------------------
+# ---- which inputs are retried ----------------------------------------------------------------------------------------
 
 
-def test_what_was_rejected_is_tried_again_and_nothing_else(ledger: Ledger) -> None:
+def test_only_rejects_are_retried(ledger: Ledger) -> None:
     (unit,) = retried(ledger, A, B, C)[-1:]
     assert (unit.items, unit.retry) == ((A,), 1)
     assert [unit.items for unit in ledger.units()] == [(A, B), (C,), (A,)]
 
 
-def test_a_reject_that_is_not_listed_is_left_alone(ledger: Ledger, location: LocalLocation) -> None:
+def test_a_reject_that_is_not_listed_is_not_retried(ledger: Ledger, location: LocalLocation) -> None:
     assert retried(ledger, B) == []
     assert "plan/000001.parquet" not in location.list()
 
 
-def test_a_unit_of_a_retry_has_an_id_of_its_own() -> None:
+def test_a_retry_unit_has_its_own_id() -> None:
     ids = {make_units([A], 8, retry)[0].id for retry in range(4)}
     assert len(ids) == 4
 
 
-def test_a_moved_file_is_tried_where_it_is_now(ledger: Ledger) -> None:
+def test_a_moved_file_is_retried_at_its_new_place(ledger: Ledger) -> None:
     moved = Item(A.image_id, "s3://new/a", A.name)
     (unit,) = retried(ledger, moved)
     assert unit.items == (moved,)
@@ -84,7 +84,7 @@ def test_a_moved_file_is_tried_where_it_is_now(ledger: Ledger) -> None:
     assert standing(ledger) == []
 
 
-def test_what_failed_again_can_be_tried_again(ledger: Ledger) -> None:
+def test_a_reject_that_failed_again_can_be_retried_again(ledger: Ledger) -> None:
     commit(ledger, retried(ledger, A)[0], A, reason="unreadable")
     assert standing(ledger) == [("/in/a", "unreadable")]
     (third,) = retried(ledger, A)
@@ -94,7 +94,7 @@ def test_what_failed_again_can_be_tried_again(ledger: Ledger) -> None:
     assert retried(ledger, A) == []
 
 
-def test_a_mended_file_is_new_work_and_not_tried_twice(ledger: Ledger) -> None:
+def test_a_repaired_file_is_new_work_and_is_planned_once(ledger: Ledger) -> None:
     mended = Item("f" * 16, A.uri, A.name)
     (unit,) = retried(ledger, mended)
     assert (unit.items, unit.retry) == ((mended,), 0)
@@ -103,7 +103,7 @@ def test_a_mended_file_is_new_work_and_not_tried_twice(ledger: Ledger) -> None:
     assert standing(ledger) == []
 
 
-def test_a_file_that_could_not_be_read_for_a_while_is_looked_at_again(ledger: Ledger) -> None:
+def test_a_file_that_was_temporarily_unreadable_is_retried(ledger: Ledger) -> None:
     unreadable = Item("f" * 16, B.uri, B.name)
     commit(ledger, plan(ledger, unreadable)[-1], unreadable, reason="unreadable")
     assert standing(ledger) == [("/in/a", "fatal"), ("/in/b", "unreadable")]
@@ -113,7 +113,7 @@ def test_a_file_that_could_not_be_read_for_a_while_is_looked_at_again(ledger: Le
     assert standing(ledger) == [("/in/a", "fatal")]
 
 
-def test_another_file_of_the_same_name_and_another_name_of_the_same_file_cure_nothing(ledger: Ledger) -> None:
+def test_a_reject_is_not_cured_by_another_file_of_its_name_or_another_name_of_its_file(ledger: Ledger) -> None:
     namesake, copy = Item("f" * 16, "/other/a", A.name), Item(A.image_id, A.uri, "other/a")
     for unit in plan(ledger, namesake, copy)[1:]:
         commit(ledger, unit)
@@ -132,25 +132,25 @@ def test_a_reject_counts_until_its_retry_is_committed(ledger: Ledger) -> None:
 
 
 def failing(ledger: Ledger, *items: Item) -> list[Unit]:
-    """All of them are rejected, each in a unit of its own."""
+    """Reject every item, each in a unit of its own."""
     for unit in plan(ledger, *items, unit_size=1):
         if unit.id not in ledger.receipts():
             commit(ledger, unit, *unit.items)
     return ledger.units()
 
 
-def test_a_stopped_retry_is_finished_and_no_other_is_begun(ledger: Ledger, location: LocalLocation) -> None:
+def test_an_interrupted_retry_is_finished_and_no_other_begins(ledger: Ledger, location: LocalLocation) -> None:
     failing(ledger, A, B, C)
     first, second = retried(ledger, A, C, unit_size=1)
     commit(ledger, first, A)
     again = Ledger(location)
-    assert retried(again, A, C) == [second]  # A failed in this retry already; the next one may have it
+    assert retried(again, A, C) == [second]  # A failed in this retry already; the next one may retry it
     assert plan(again, A, C)[-1] == second  # nor is anything more planned without the option
     commit(again, second, C)
     assert [(unit.retry, unit.items) for unit in retried(again, A, C)] == [(2, (A, C))]
 
 
-def test_a_retry_under_way_takes_in_what_another_driver_lists(ledger: Ledger) -> None:
+def test_a_running_retry_includes_inputs_listed_by_another_driver(ledger: Ledger) -> None:
     failing(ledger, A, C)
     retried(ledger, A)
     assert [(unit.retry, unit.items) for unit in retried(ledger, C)] == [(1, (A,)), (1, (C,))]
@@ -158,7 +158,7 @@ def test_a_retry_under_way_takes_in_what_another_driver_lists(ledger: Ledger) ->
 
 @dataclass(frozen=True)
 class Contended(LocalLocation):
-    """A place where somebody else acts just before each put."""
+    """A location where another actor runs just before each put."""
 
     before_put: Callable[[], object] = lambda: None
 
@@ -173,7 +173,7 @@ def finished(ledger: Ledger, units: Iterable[Unit], *rejected: Item) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["under way", "cured", "failed again"])
-def test_of_two_drivers_that_retry_at_once_the_loser_adopts_the_winners_retry(
+def test_the_slower_of_two_concurrent_drivers_adopts_the_retry_of_the_faster(
     ledger: Ledger, location: LocalLocation, outcome: str
 ) -> None:
     winner = Ledger(location)
@@ -189,9 +189,7 @@ def test_of_two_drivers_that_retry_at_once_the_loser_adopts_the_winners_retry(
     assert location.list("plan") == ["plan/000000.parquet", "plan/000001.parquet"]
 
 
-def test_a_driver_that_looked_before_another_retried_begins_no_second_retry(
-    ledger: Ledger, location: LocalLocation
-) -> None:
+def test_a_driver_with_an_outdated_view_begins_no_second_retry(ledger: Ledger, location: LocalLocation) -> None:
     seen = find_retry(ledger, [A])
     other = Ledger(location)
     commit(other, retried(other, A)[0], A)
@@ -199,10 +197,10 @@ def test_a_driver_that_looked_before_another_retried_begins_no_second_retry(
     assert len(other.units()) == 2
 
 
-# ---- what is there stays what it is ----------------------------------------------------------------------------------
+# ---- existing files stay unchanged -----------------------------------------------------------------------------------
 
 
-def test_a_retry_that_brought_nothing_leaves_the_snapshot(ledger: Ledger) -> None:
+def test_a_retry_without_success_keeps_the_snapshot(ledger: Ledger) -> None:
     before = ledger.snapshot()
     commit(ledger, retried(ledger, A)[0], A)
     assert ledger.snapshot() == before
@@ -213,9 +211,7 @@ def test_a_retry_that_brought_nothing_leaves_the_snapshot(ledger: Ledger) -> Non
     assert ledger.snapshot() != before
 
 
-def test_the_plan_of_a_retry_says_its_number_and_has_the_columns_of_any_plan(
-    ledger: Ledger, location: LocalLocation
-) -> None:
+def test_a_retry_plan_records_its_number_and_has_the_usual_columns(ledger: Ledger, location: LocalLocation) -> None:
     units = retried(ledger, A)
     first, second = (pq.ParquetFile(location.root / f"plan/00000{number}.parquet") for number in range(2))
     assert first.schema_arrow == second.schema_arrow
@@ -238,7 +234,7 @@ def test_a_plan_whose_retry_was_changed_is_damaged(ledger: Ledger, location: Loc
         decode_plan(bytes(sink.getvalue()), "plan/000001.parquet")
 
 
-def test_the_plan_of_a_retry_survives_its_file(ledger: Ledger) -> None:
+def test_a_retry_plan_round_trips_through_its_file(ledger: Ledger) -> None:
     (unit,) = retried(ledger, A)
     stored = ledger._plans[1]
     assert (stored.retry, stored.units) == (1, (unit,))

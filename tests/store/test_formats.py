@@ -21,7 +21,7 @@ SCHEMAS = {
 ELSEWHERE = ("kt-batch-encoder/", "kt-batch-decoder/")  # weight files: docs/models.md
 
 
-def test_all_schemas_are_among_those_that_are_checked() -> None:
+def test_every_schema_is_checked() -> None:
     made = {name for name in vars(schemas) if name.endswith("_schema")}
     assert made <= SCHEMAS.keys()
     assert {"PLAN", "IMAGES", "REJECTS", "MEMBERS", "PROVENANCE", "SHARES"} <= SCHEMAS.keys()
@@ -39,12 +39,12 @@ def test_every_format_version_is_described() -> None:
     assert {found for found in formats if f"`{found}`" not in TEXT} == set()
 
 
-def test_no_format_version_is_described_that_is_gone() -> None:
+def test_no_obsolete_format_version_is_described() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "kt_batch").rglob("*.py"))
     assert {found for found in re.findall(r"`(kt-batch-[a-z]+/\d+)`", TEXT) if found not in code} == set()
 
 
-def test_every_kind_of_file_and_every_field_of_a_receipt_is_described() -> None:
+def test_every_kind_of_file_and_every_receipt_field_is_described() -> None:
     kinds = {*layout.LIBRARY_KINDS, *layout.RUN_KINDS, layout.SAMPLE, layout.ROUTED, layout.MEMBERS}
     folders = {layout.PLAN, layout.RECEIPTS, layout.OPTIONS, layout.OUTPUTS, layout.SHARDS, layout.TOP, layout.SUBTREES}
     assert {folder for folder in kinds | folders if f"{folder}/" not in TEXT} == set()

@@ -21,7 +21,7 @@ from tests.support.hostile import make_corpus
 
 
 def plant(root: Path, *names: str) -> None:
-    """Files that hold their own name."""
+    """Create files that contain their own names."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,13 +35,13 @@ def names_of(*arguments: Path | str) -> list[str]:
 # ---- one argument
 
 
-def test_a_file_goes_by_its_own_name_whatever_its_suffix(tmp_path: Path) -> None:
+def test_a_file_argument_keeps_its_name_and_may_have_any_suffix(tmp_path: Path) -> None:
     plant(tmp_path, "photos/scan.dat")
     path = tmp_path / "photos/scan.dat"
     assert list_inputs([str(path)]) == [Input(uri=str(path), name="scan.dat")]
 
 
-def test_a_directory_is_searched_for_images_with_names_relative_to_it(tmp_path: Path) -> None:
+def test_images_of_a_directory_have_names_relative_to_it(tmp_path: Path) -> None:
     plant(tmp_path, "b.JPG", "a/c.png", "a/deep/er/d.tiff", "notes.txt", "a/movie.mp4", "jpg")
     assert list_inputs([str(tmp_path)]) == [
         Input(f"{tmp_path}/a/c.png", "a/c.png"),
@@ -50,7 +50,7 @@ def test_a_directory_is_searched_for_images_with_names_relative_to_it(tmp_path: 
     ]
 
 
-def test_hidden_files_and_directories_are_left_out_unless_named(tmp_path: Path) -> None:
+def test_hidden_files_and_directories_are_skipped_unless_named(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "._a.jpg")
     assert names_of(tmp_path) == ["a.jpg"]
     assert names_of(tmp_path / ".cache") == ["c.jpg"]
@@ -72,14 +72,14 @@ def test_hidden_files_and_directories_are_left_out_unless_named(tmp_path: Path) 
         ("x/*", ["a.jpg"]),
     ],
 )
-def test_patterns_name_files_relative_to_what_stands_before_them(
+def test_files_matched_by_a_pattern_have_names_relative_to_its_fixed_prefix(
     tmp_path: Path, pattern: str, expected: list[str]
 ) -> None:
     plant(tmp_path, "a.jpg", "b.jpg", "c.png", "notes.txt", "x/a.jpg", "x/y/a.jpg", ".h/a.jpg")
     assert names_of(f"{tmp_path}/{pattern}") == expected
 
 
-def test_a_path_that_exists_is_that_path_and_no_pattern(tmp_path: Path) -> None:
+def test_an_existing_path_is_not_read_as_a_pattern(tmp_path: Path) -> None:
     plant(tmp_path, "[ab].jpg", "a.jpg", "2024*/c.jpg", "2024-05/d.jpg")
     assert names_of(tmp_path / "[ab].jpg") == ["[ab].jpg"]
     assert names_of(tmp_path / "2024*") == ["c.jpg"]
@@ -106,7 +106,7 @@ def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
 # ---- several arguments
 
 
-def test_several_arguments_go_under_their_own_names(tmp_path: Path) -> None:
+def test_several_arguments_are_listed_under_their_own_names(tmp_path: Path) -> None:
     plant(tmp_path, "photos/a.jpg", "more/a.jpg", "single.jpg")
     assert names_of(tmp_path / "photos", f"{tmp_path}/more/*", tmp_path / "single.jpg") == [
         "more/a.jpg",
@@ -115,7 +115,7 @@ def test_several_arguments_go_under_their_own_names(tmp_path: Path) -> None:
     ]
 
 
-def test_equal_names_are_numbered_the_same_for_any_order_of_the_arguments(tmp_path: Path) -> None:
+def test_the_numbering_of_equal_names_does_not_depend_on_argument_order(tmp_path: Path) -> None:
     plant(tmp_path, "x/photos/a.jpg", "y/photos/a.jpg", "z/photos-2/a.jpg", "x/a.jpg", "y/a.jpg")
     arguments = [f"{tmp_path}/{path}" for path in ("x/photos", "y/photos", "z/photos-2", "x/a.jpg", "y/a.jpg")]
     expected = {
@@ -130,7 +130,7 @@ def test_equal_names_are_numbered_the_same_for_any_order_of_the_arguments(tmp_pa
         assert found == {name: f"{tmp_path}/{path}" for name, path in expected.items()}
 
 
-def test_what_is_named_twice_is_listed_once(tmp_path: Path) -> None:
+def test_an_input_named_twice_is_listed_once(tmp_path: Path) -> None:
     plant(tmp_path, "photos/a.jpg", "photos/b.jpg")
     photos = tmp_path / "photos"
     assert names_of(photos, photos) == names_of(photos, f"{photos}/", f"{photos}/*.jpg") == ["a.jpg", "b.jpg"]
@@ -138,12 +138,12 @@ def test_what_is_named_twice_is_listed_once(tmp_path: Path) -> None:
     assert names_of(photos / "a.jpg", photos / "a.jpg") == ["a.jpg"]
 
 
-def test_files_of_one_directory_keep_their_names_as_a_shell_lists_them(tmp_path: Path) -> None:
+def test_files_expanded_by_a_shell_keep_their_names(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg", "b.jpg")
     assert names_of(tmp_path / "a.jpg", tmp_path / "b.jpg") == ["a.jpg", "b.jpg"]
 
 
-# ---- links, and what is no file
+# ---- links and special files
 
 
 def test_links_to_files_and_directories_are_followed_and_cycles_end(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_directory_is_listed_under_its_own_path_rather_than_under_a_link_to_it
     assert names_of(tmp_path) == ["real/a.jpg"]
 
 
-def test_a_link_to_nothing_and_a_pipe_become_rejects_and_nobody_waits(tmp_path: Path) -> None:
+def test_a_dangling_link_and_a_pipe_become_rejects_without_blocking(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     found = list_inputs([str(tmp_path)])
@@ -172,13 +172,13 @@ def test_a_link_to_nothing_and_a_pipe_become_rejects_and_nobody_waits(tmp_path: 
         list_inputs([str(tmp_path / "pipe.jpg")])
 
 
-def test_a_directory_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_directory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(tmp_path, "photos/a.jpg")
 
     def refuse(path: str) -> Iterator[os.DirEntry[str]]:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is denied
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list every directory
     with pytest.raises(StorageError, match=r"cannot list the directory '.*photos': Permission denied"):
         list_inputs([str(tmp_path / "photos")])
 
@@ -187,7 +187,7 @@ def test_a_directory_that_may_not_be_listed_is_told(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("argument", ["missing.jpg", "missing/*.jpg", "a\0b.jpg", "http://example.org/a.jpg"])
-def test_an_argument_that_does_not_exist_is_named(
+def test_the_error_for_a_missing_argument_names_it(
     argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -197,14 +197,14 @@ def test_an_argument_that_does_not_exist_is_named(
 
 
 @pytest.mark.parametrize("argument", ["", "*.png", "**/*.jpg"])
-def test_a_place_without_images_is_named(argument: str, tmp_path: Path) -> None:
+def test_the_error_for_a_place_without_images_names_it(argument: str, tmp_path: Path) -> None:
     plant(tmp_path, "notes.txt")
     with pytest.raises(UsageError, match="holds no images") as caught:
         list_inputs([f"{tmp_path}/{argument}"])
     assert str(tmp_path) in str(caught.value)
 
 
-def test_no_argument_and_an_empty_one_are_refused() -> None:
+def test_missing_and_empty_arguments_are_refused() -> None:
     with pytest.raises(UsageError, match="no images were given"):
         list_inputs([])
     with pytest.raises(UsageError, match="an argument is empty"):
@@ -214,7 +214,7 @@ def test_no_argument_and_an_empty_one_are_refused() -> None:
 # ---- names
 
 
-def test_every_name_of_the_hostile_corpus_is_listed_and_stays_inside(tmp_path: Path) -> None:
+def test_every_name_of_the_hostile_corpus_is_listed_and_stays_inside_the_run(tmp_path: Path) -> None:
     cases = make_corpus(tmp_path)
     for case in cases:
         (item,) = list_inputs([str(tmp_path / case.name)])
@@ -226,25 +226,25 @@ def test_every_name_of_the_hostile_corpus_is_listed_and_stays_inside(tmp_path: P
     assert not suffixes & {"", ".svg", ".eps", ".dng"}
 
 
-def test_composed_and_decomposed_accents_stay_two_names(tmp_path: Path) -> None:
+def test_composed_and_decomposed_accents_stay_distinct_names(tmp_path: Path) -> None:
     names = [unicodedata.normalize(form, "caf\u00e9.jpg") for form in ("NFD", "NFC")]
     plant(tmp_path, *names)
     assert names_of(tmp_path) == sorted(names)
 
 
-def test_control_characters_are_encoded_in_the_name_and_true_in_the_uri(tmp_path: Path) -> None:
+def test_control_characters_are_encoded_in_the_name_and_kept_in_the_uri(tmp_path: Path) -> None:
     plant(tmp_path, "a\nb\x7f.jpg", "back\\slash.jpg")
     (first, second) = list_inputs([str(tmp_path)])
     assert (first.name, second.name) == ("a%0Ab%7F.jpg", "back%5Cslash.jpg")
     assert read_input(first.uri) == b"a\nb\x7f.jpg"
 
 
-def test_names_that_become_equal_by_encoding_are_numbered(tmp_path: Path) -> None:
+def test_names_that_encode_to_the_same_name_are_numbered(tmp_path: Path) -> None:
     plant(tmp_path, "a\n.jpg", "a%0A.jpg")
     assert names_of(tmp_path) == ["a%0A-2.jpg", "a%0A.jpg"]
 
 
-def test_a_file_name_that_is_not_utf8_has_a_uri_that_is(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_has_a_utf8_uri(tmp_path: Path) -> None:
     plant(tmp_path, os.fsdecode(b"caf\xe9.jpg"))
     (item,) = list_inputs([str(tmp_path)])
     assert item.name == "caf%E9.jpg"
@@ -260,11 +260,11 @@ def test_a_file_name_that_is_not_utf8_has_a_uri_that_is(tmp_path: Path) -> None:
         ("x" * 251, "png", "images/" + "x" * 251 + ".png"),  # 255 bytes: fits
     ],
 )
-def test_an_output_is_called_after_its_input(name: str, format: str, expected: str) -> None:  # noqa: A002
+def test_an_output_is_named_after_its_input(name: str, format: str, expected: str) -> None:  # noqa: A002
     assert output_name(name, format) == expected
 
 
-def test_long_components_are_shortened_and_stay_different() -> None:
+def test_long_components_are_shortened_and_stay_distinct() -> None:
     first, second = (output_name("d" * 300 + "/" + "\u5c71" * 100 + last, "png") for last in ("1.jpg", "2.jpg"))
     assert first != second
     for name in (first, second):
@@ -272,7 +272,7 @@ def test_long_components_are_shortened_and_stay_different() -> None:
         assert all(len(part.encode()) <= 255 for part in name.split("/"))
 
 
-def test_a_path_longer_than_a_key_may_be_is_shortened_and_stays_different() -> None:
+def test_a_path_too_long_for_a_key_is_shortened_and_stays_distinct() -> None:
     deep = "/".join(["d" * 200] * 15)
     first, second, third = (output_name(name, "png") for name in (f"{deep}/a.jpg", f"{deep}/b.jpg", f"{deep}/x/a.jpg"))
     assert len({first, second, third}) == 3
@@ -291,7 +291,7 @@ def test_an_output_cannot_leave_its_run(name: str) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1))
-def test_any_component_becomes_a_safe_one(part: str) -> None:
+def test_any_component_becomes_a_safe_component(part: str) -> None:
     assert is_safe_name(output_name(inputs._safe_component(part), "png"))
 
 
@@ -305,7 +305,7 @@ def reason_for(uri: str) -> Reason:
     return caught.value.reason
 
 
-def test_reading_gives_the_bytes_and_what_is_gone_is_unreadable(tmp_path: Path) -> None:
+def test_an_existing_input_is_read_and_a_missing_one_is_unreadable(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg")
     assert read_input(f"{tmp_path}/a.jpg") == b"a.jpg"
     assert reason_for(f"{tmp_path}/gone.jpg") == Reason.UNREADABLE
@@ -313,9 +313,7 @@ def test_reading_gives_the_bytes_and_what_is_gone_is_unreadable(tmp_path: Path) 
     assert reason_for("a\0b") == Reason.UNREADABLE
 
 
-def test_an_input_is_identified_piece_by_piece_as_it_would_be_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashing_an_input_in_chunks_gives_the_id_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "PIECE", 7)
     for size in (0, 6, 7, 8, 50):
         path = tmp_path / f"{size}.jpg"
@@ -326,7 +324,7 @@ def test_an_input_is_identified_piece_by_piece_as_it_would_be_whole(
         input_id(str(tmp_path / "gone.jpg"))
 
 
-def test_a_file_that_the_kernel_makes_up_is_read_as_far_as_it_says_it_goes() -> None:
+def test_a_virtual_file_is_read_up_to_its_stated_size() -> None:
     assert read_input("/proc/self/pagemap") == b""  # 2^47 bytes and more
 
 
@@ -353,7 +351,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket of the mock store with some photographs."""
+    """Return a bucket of the mock store with some photographs."""
     settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in {**settings, "AWS_ENDPOINT_URL": endpoint}.items():
         monkeypatch.setenv(name, value)
@@ -390,7 +388,7 @@ def test_a_whole_bucket_can_be_named(bucket: str) -> None:
     assert {"photos/a.jpg", "photos2/d.jpg"} < set(names_of(f"s3://{bucket}"))
 
 
-def test_objects_carry_their_uris_and_can_be_read(bucket: str) -> None:
+def test_objects_are_listed_with_their_uris_and_can_be_read(bucket: str) -> None:
     found = list_inputs([f"s3://{bucket}/photos"])
     assert [item.uri for item in found] == ["s3://studio/photos/a.jpg", "s3://studio/photos/x/b.png"]
     assert [read_input(item.uri) for item in found] == [b"photos/a.jpg", b"photos/x/b.png"]
@@ -400,20 +398,20 @@ def test_objects_carry_their_uris_and_can_be_read(bucket: str) -> None:
 
 
 @pytest.mark.usefixtures("bucket")
-def test_an_image_whose_bucket_is_gone_is_no_reject() -> None:
+def test_an_image_whose_bucket_is_missing_is_not_rejected() -> None:
     with pytest.raises(UnreachableError, match="there is no bucket 'gone'"):
         read_input("s3://gone/photos/a.jpg")
     with pytest.raises(UnreachableError, match="there is no bucket 'gone'"):
         input_id("s3://gone/photos/a.jpg")
 
 
-def test_keys_that_would_lead_elsewhere_get_names_that_do_not(bucket: str) -> None:
+def test_keys_that_would_leave_the_run_get_safe_names(bucket: str) -> None:
     found = {item.uri: item.name for item in list_inputs([f"s3://{bucket}/odd"])}
     assert found["s3://studio/odd/a//b.jpg"] == "a/b.jpg"
     assert found["s3://studio/odd/../c.jpg"] == "%2E%2E/c.jpg"
 
 
-def test_buckets_and_directories_mix(bucket: str, tmp_path: Path) -> None:
+def test_buckets_and_directories_can_be_combined(bucket: str, tmp_path: Path) -> None:
     plant(tmp_path, "photos/a.jpg")
     assert names_of(f"s3://{bucket}/photos", tmp_path / "photos") == [
         "photos-2/a.jpg",
@@ -423,13 +421,13 @@ def test_buckets_and_directories_mix(bucket: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argument", ["s3://studio/empty", "s3://studio/photos/*.gif"])
-def test_a_prefix_without_images_is_named(bucket: str, argument: str) -> None:
+def test_the_error_for_a_prefix_without_images_names_it(bucket: str, argument: str) -> None:
     with pytest.raises(UsageError, match="holds no images") as caught:
         list_inputs([argument])
     assert repr(argument) in str(caught.value)
 
 
-def test_a_bucket_that_does_not_exist_is_told(bucket: str) -> None:
+def test_a_missing_bucket_is_reported(bucket: str) -> None:
     with pytest.raises(StorageError, match="no bucket 'elsewhere'"):
         list_inputs(["s3://elsewhere/photos"])
     with pytest.raises(UsageError, match="names no bucket"):

@@ -1,4 +1,4 @@
-"""Path names stand in one module, and what reads them is the inverse of what builds them."""
+"""Only one module spells path names, and its parsers invert its builders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROSE = ("images/a.jpg.png", "listed in rejects/;", "that index.json says")  # s
 
 
 def strings(module: ast.Module) -> Iterator[str]:
-    """All string constants of a module, pieces of f-strings included, but its docstrings."""
+    """Return the string constants of a module, with parts of f-strings, without docstrings."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         id(node.body[0].value)
@@ -34,7 +34,7 @@ def strings(module: ast.Module) -> Iterator[str]:
 
 
 def listed_by_literal(module: ast.Module) -> Iterator[str]:
-    """Directories that a module lists by a literal name."""
+    """Return the directories that a module lists by a literal name."""
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "list":
             yield from (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
@@ -69,7 +69,7 @@ def test_a_docstring_may_name_a_path() -> None:
     assert path_literals(ast.parse('def f():\n    """Read `run.json`."""\n')) == []
 
 
-def test_what_is_built_is_read_back() -> None:
+def test_built_paths_are_parsed_back() -> None:
     assert layout.is_plan(layout.plan_path(0))
     assert layout.parse_receipt_path(layout.receipt_path(UNIT)) == UNIT
     assert layout.parse_part_path(layout.part_path(layout.PATCHES, UNIT, SHA)) == ("patches", UNIT)
@@ -99,7 +99,7 @@ def test_what_is_built_is_read_back() -> None:
         f"{layout.receipt_path(UNIT)}\n",
     ],
 )
-def test_a_foreign_path_is_none_of_ours(path: str) -> None:
+def test_a_foreign_path_is_not_recognised(path: str) -> None:
     assert not layout.is_plan(path)
     assert not layout.is_options(path)
     assert not layout.is_shard(path)

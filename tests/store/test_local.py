@@ -1,4 +1,4 @@
-"""A directory: races between processes, crashes, links that lead elsewhere, disks that are full."""
+"""A local directory under races, crashes, escaping links and full disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(LocalLocation(Path(sys.argv[1])).put_if_absent("deep/race", sys.argv[2].en
 """
 
 
-def test_of_16_processes_exactly_one_wins_a_name(tmp_path: Path) -> None:
+def test_exactly_one_of_16_processes_wins_a_name(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PUT_WHEN_TOLD, str(tmp_path / "place")]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen([*command, str(writer)], **pipes) for writer in range(16)]
@@ -51,7 +51,7 @@ LocalLocation(Path(sys.argv[1])).put_if_absent("receipts/x.json", b"half a life"
 """
 
 
-def test_a_writer_killed_before_the_link_leaves_nothing_to_see(tmp_path: Path) -> None:
+def test_a_writer_killed_before_the_link_leaves_nothing_visible(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", DIE_BEFORE_LINK, str(tmp_path)], check=False)
     assert result.returncode == -signal.SIGKILL
     location = LocalLocation(tmp_path)
@@ -62,7 +62,7 @@ def test_a_writer_killed_before_the_link_leaves_nothing_to_see(tmp_path: Path) -
     assert location.read_bytes("receipts/x.json") == b"whole"
 
 
-def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
+def test_bytes_are_durable_before_the_name_and_the_name_before_put_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -83,7 +83,7 @@ def test_bytes_are_durable_before_the_name_and_the_name_before_the_answer(
     assert steps == ["fsync", "fsync", "link", "fsync"]  # first the new directory
 
 
-def test_a_link_that_leads_out_of_the_location_is_not_written_through(tmp_path: Path) -> None:
+def test_a_link_out_of_the_location_is_not_written_through(tmp_path: Path) -> None:
     outside, root = tmp_path / "outside", tmp_path / "place"
     outside.mkdir()
     root.mkdir()
@@ -102,7 +102,7 @@ def test_a_link_that_leads_out_of_the_location_is_not_written_through(tmp_path: 
     assert list(outside.iterdir()) == []
 
 
-def test_a_link_that_stands_at_the_name_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_target_name_is_not_followed(tmp_path: Path) -> None:
     root, outside = tmp_path / "place", tmp_path / "outside"
     root.mkdir()
     (root / "x").symlink_to(outside)
@@ -110,7 +110,7 @@ def test_a_link_that_stands_at_the_name_is_not_followed(tmp_path: Path) -> None:
     assert not outside.exists()
 
 
-def test_a_location_may_itself_be_reached_through_a_link(tmp_path: Path) -> None:
+def test_a_location_may_be_reached_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "place").symlink_to(tmp_path / "disk")
     location = LocalLocation(tmp_path / "place")
@@ -120,7 +120,7 @@ def test_a_location_may_itself_be_reached_through_a_link(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
-def test_a_write_that_fails_is_one_sentence_and_leaves_no_file(
+def test_a_failed_write_raises_one_sentence_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -133,13 +133,13 @@ def test_a_write_that_fails_is_one_sentence_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_directory_should_be_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_directory_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
         LocalLocation(tmp_path / "file").put_if_absent("x", b"1")
 
 
-def test_content_from_the_scratch_directory_is_linked_and_not_copied(tmp_path: Path) -> None:
+def test_scratch_content_is_linked_and_not_copied(tmp_path: Path) -> None:
     location = LocalLocation(tmp_path / "place")
     scratch = location.scratch_directory() / ".tmp-1"
     scratch.write_bytes(b"large")
@@ -147,7 +147,7 @@ def test_content_from_the_scratch_directory_is_linked_and_not_copied(tmp_path: P
     assert (tmp_path / "place/parts/a").samefile(scratch)
 
 
-def test_other_content_under_a_name_that_holds_a_hash_is_damage(tmp_path: Path) -> None:
+def test_different_content_under_a_hashed_name_is_damage(tmp_path: Path) -> None:
     location = LocalLocation(tmp_path / "place")
     location.put_if_absent("parts/c0ffee", b"half")
     source = tmp_path / "source"

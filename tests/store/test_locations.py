@@ -28,7 +28,7 @@ LOCAL, MOTO, CEPH = "local", "moto", pytest.param("ceph", marks=pytest.mark.s3)
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
-    """A new location of the kind that the test is parametrized with."""
+    """Return a new location of the parametrized kind."""
     if request.param == LOCAL:
         return open_location(str(tmp_path / "place"))
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
@@ -80,12 +80,12 @@ def test_a_relative_path_is_a_safe_name(name: str) -> None:
         "a/.tmp-x/b",
     ],
 )
-def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
+def test_a_name_that_could_leave_the_location_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="allowed is a relative path"):
         safe_name(name)
 
 
-def test_a_component_of_255_bytes_is_the_longest() -> None:
+def test_the_longest_component_has_255_bytes() -> None:
     assert safe_name("x" * 255 + "/y") == "x" * 255 + "/y"
 
 
@@ -110,7 +110,7 @@ def test_every_method_refuses_an_unsafe_name(place: Location, method: str) -> No
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
     ],
 )
-def test_a_location_is_opened_by_path_or_uri_and_its_uri_opens_it_again(text: str, uri: str) -> None:
+def test_a_location_opens_by_path_or_uri_and_its_uri_reopens_it(text: str, uri: str) -> None:
     location = open_location(text)
     assert location.uri == uri
     assert open_location(uri) == location
@@ -126,12 +126,12 @@ def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     "text",
     ["", "gs://bucket/x", "https://host/x", "s3://", "s3:///x", "s3://b/../x", "s3://b//x", "file://host/x", "file://"],
 )
-def test_what_is_no_location_is_refused(text: str) -> None:
+def test_an_invalid_location_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         open_location(text)
 
 
-def test_credentials_in_a_location_are_refused_and_not_repeated() -> None:
+def test_credentials_in_a_location_are_refused_and_not_echoed() -> None:
     with pytest.raises(UsageError) as caught:
         open_location("s3://AKIAKEY:topsecret@bucket/prefix")
     assert "topsecret" not in str(caught.value)
@@ -142,7 +142,7 @@ def test_credentials_in_a_location_are_refused_and_not_repeated() -> None:
 
 
 @everywhere
-def test_what_is_put_is_read_back(place: Location) -> None:
+def test_stored_content_is_read_back(place: Location) -> None:
     assert place.put_if_absent("receipts/a b.json", b"hello world")
     assert place.read_bytes("receipts/a b.json") == b"hello world"
     assert place.size("receipts/a b.json") == 11
@@ -157,7 +157,7 @@ def test_a_second_put_of_the_same_name_is_refused(place: Location) -> None:
 
 
 @everywhere
-def test_an_empty_object_is_an_object(place: Location) -> None:
+def test_an_empty_object_can_be_stored(place: Location) -> None:
     assert place.put_if_absent("empty", b"")
     assert exists(place, "empty")
     assert place.read_bytes("empty") == b""
@@ -177,7 +177,7 @@ def test_a_range_is_read_and_ends_where_the_content_ends(place: Location) -> Non
 
 
 @everywhere
-def test_what_is_not_there_is_missing(place: Location) -> None:
+def test_an_absent_name_is_reported_missing(place: Location) -> None:
     place.put_if_absent("folder/x", b"1")
     for name in ("y", "folder", "folder/x/z"):
         assert not exists(place, name)
@@ -199,7 +199,7 @@ def test_a_listing_is_sorted_recursive_and_below_its_prefix(place: Location) -> 
 
 
 @everywhere
-def test_a_name_put_by_another_writer_is_listed_at_once(place: Location) -> None:
+def test_a_name_put_by_another_writer_is_listed_immediately(place: Location) -> None:
     place.put_if_absent("plan/a", b"")
     assert place.list("plan") == ["plan/a"]
     assert open_location(place.uri).put_if_absent("plan/b", b"")
@@ -207,7 +207,7 @@ def test_a_name_put_by_another_writer_is_listed_at_once(place: Location) -> None
 
 
 @everywhere
-def test_deleting_frees_the_name_and_is_done_when_nothing_is_there(place: Location) -> None:
+def test_deleting_frees_the_name_and_succeeds_for_an_absent_one(place: Location) -> None:
     place.delete("folder/x")
     place.put_if_absent("folder/x", b"1")
     place.delete("folder/x")
@@ -216,12 +216,12 @@ def test_deleting_frees_the_name_and_is_done_when_nothing_is_there(place: Locati
 
 
 @everywhere
-def test_files_on_their_way_are_listed_apart_and_buckets_have_none(place: Location) -> None:
+def test_temporary_files_are_listed_separately_and_buckets_have_none(place: Location) -> None:
     place.put_if_absent("parts/a", b"1")
     assert place.list_temporary() == {}
 
 
-def test_what_a_killed_writer_left_is_listed_with_its_bytes_and_can_be_deleted(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_listed_with_sizes_and_can_be_deleted(tmp_path: Path) -> None:
     place = open_location(str(tmp_path))
     place.put_if_absent("parts/a", b"1")
     left = [f".tmp-{'0' * 24}.parquet", f"parts/.tmp-{'1' * 24}"]
@@ -239,19 +239,19 @@ def test_what_a_killed_writer_left_is_listed_with_its_bytes_and_can_be_deleted(t
 @pytest.mark.parametrize(
     "name", [".tmp-1", ".tmp-notes", f"x.tmp-{'0' * 24}", f".tmp-{'0' * 24}/x", f".tmp-{'g' * 24}"]
 )
-def test_only_names_that_writers_give_are_files_on_their_way(tmp_path: Path, name: str) -> None:
+def test_only_names_given_by_writers_are_temporary_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"1")
     assert open_location(str(tmp_path)).list_temporary() == {}
 
 
-def test_a_link_is_no_file_on_its_way(tmp_path: Path) -> None:
+def test_a_link_is_not_a_temporary_file(tmp_path: Path) -> None:
     (tmp_path / f".tmp-{'0' * 24}").symlink_to(tmp_path / "elsewhere")
     assert open_location(str(tmp_path)).list_temporary() == {}
 
 
 @pytest.mark.parametrize("name", [f"../.tmp-{'0' * 24}", f"/.tmp-{'0' * 24}", f"a/../../.tmp-{'0' * 24}"])
-def test_a_file_on_its_way_somewhere_else_is_not_deleted(tmp_path: Path, name: str) -> None:
+def test_a_temporary_file_of_another_location_is_not_deleted(tmp_path: Path, name: str) -> None:
     outside = tmp_path / f".tmp-{'0' * 24}"
     outside.write_bytes(b"1")
     (tmp_path / "place/a").mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_arrow_reads_one_column_through_a_reader(place: Location) -> None:
 
 
 @everywhere
-def test_content_is_stored_once_and_again_means_done(place: Location, tmp_path: Path) -> None:
+def test_storing_the_same_content_twice_succeeds_and_stores_it_once(place: Location, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"content")
     place.put_content("parts/c0ffee", source)
@@ -291,7 +291,7 @@ def test_content_is_stored_once_and_again_means_done(place: Location, tmp_path: 
 
 
 @in_buckets
-def test_large_content_goes_up_in_parts(place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_content_is_uploaded_in_parts(place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the least that S3 allows
     source = tmp_path / "source"
     source.write_bytes(os.urandom(12 << 20))
@@ -300,7 +300,7 @@ def test_large_content_goes_up_in_parts(place: Location, tmp_path: Path, monkeyp
 
 
 @everywhere
-def test_a_file_on_its_way_from_the_scratch_directory_is_not_listed(place: Location) -> None:
+def test_a_scratch_file_being_stored_is_not_listed(place: Location) -> None:
     scratch = place.scratch_directory() / f".tmp-{secrets.token_hex(8)}"
     scratch.write_bytes(b"on its way")
     try:
@@ -316,7 +316,7 @@ def test_a_file_on_its_way_from_the_scratch_directory_is_not_listed(place: Locat
 
 
 @where_races_are_real
-def test_of_16_threads_exactly_one_wins_a_name(place: Location) -> None:
+def test_exactly_one_of_16_threads_wins_a_name(place: Location) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda writer: place.put_if_absent("race", b"%d" % writer), range(16)))
     assert won.count(True) == 1
@@ -324,7 +324,7 @@ def test_of_16_threads_exactly_one_wins_a_name(place: Location) -> None:
     assert place.list() == ["race"]
 
 
-# ---- what only one of them has --------------------------------------------------------------------------------------
+# ---- differences between the kinds ----------------------------------------------------------------------------------
 
 
 def test_a_directory_has_paths_and_free_space_and_a_bucket_has_neither(tmp_path: Path) -> None:
@@ -337,11 +337,11 @@ def test_a_directory_has_paths_and_free_space_and_a_bucket_has_neither(tmp_path:
     assert bucket.free_bytes() is None
 
 
-# ---- what only a bucket has ------------------------------------------------------------------------------------------
+# ---- buckets only ----------------------------------------------------------------------------------------------------
 
 
 @in_buckets
-def test_a_missing_bucket_is_named(place: Location) -> None:
+def test_the_error_for_a_missing_bucket_names_it(place: Location) -> None:
     missing = open_location("s3://kt-no-such-bucket/lib")
     for use in (
         lambda: missing.read_bytes("x"),
@@ -355,7 +355,7 @@ def test_a_missing_bucket_is_named(place: Location) -> None:
 
 
 @pytest.mark.parametrize("place", [CEPH], indirect=True)
-def test_wrong_credentials_are_one_sentence_without_them(
+def test_wrong_credentials_raise_one_sentence_that_does_not_contain_them(
     place: Location, monkeypatch: pytest.MonkeyPatch, fresh_client: None
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONGKEY")
@@ -368,7 +368,7 @@ def test_wrong_credentials_are_one_sentence_without_them(
 
 
 @pytest.mark.parametrize("place", [CEPH], indirect=True)
-def test_one_object_that_nobody_may_read_is_not_the_whole_store(
+def test_one_forbidden_object_does_not_fail_the_whole_store(
     place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
 ) -> None:
     place.put_if_absent("x", b"1")
@@ -390,7 +390,7 @@ def test_one_object_that_nobody_may_read_is_not_the_whole_store(
 
 @pytest.fixture
 def fresh_client() -> Iterator[None]:
-    """Clients are kept per process; this test's shall neither be an old one nor stay."""
+    """Clear the clients cached per process before and after the test."""
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()
@@ -398,7 +398,7 @@ def fresh_client() -> Iterator[None]:
     S3FileSystem.clear_instance_cache()
 
 
-def test_a_store_that_does_not_answer_is_one_sentence(
+def test_a_store_that_does_not_answer_raises_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     no_waiting: None,
     moto_server: S3Server,  # noqa: F811
@@ -417,7 +417,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Flaky:
-    """A client whose calls first raise the given errors, before or after the store has done its work."""
+    """A client whose calls first raise the given errors, before or after they take effect."""
 
     def __init__(self, client: Any, errors: list[BaseException], *, after: bool) -> None:
         self.client, self.errors, self.after, self.calls = client, errors, after, 0
@@ -441,7 +441,7 @@ def answered(code: str) -> BaseException:
 
 @in_moto
 @pytest.mark.parametrize("errors", [[cut(), cut()], [answered("SlowDown")], [answered("ConditionalRequestConflict")]])
-def test_a_transient_failure_is_tried_again(
+def test_a_transient_failure_is_retried(
     place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None, errors: list[BaseException]
 ) -> None:
     client = Flaky(s3._filesystem(), list(errors), after=False)
@@ -451,9 +451,7 @@ def test_a_transient_failure_is_tried_again(
 
 
 @in_moto
-def test_any_other_failure_is_not_tried_again(
-    place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
-) -> None:
+def test_any_other_failure_is_not_retried(place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None) -> None:
     client = Flaky(s3._filesystem(), [answered("EntityTooLarge")], after=False)
     monkeypatch.setattr(s3, "_filesystem", lambda: client)
     with pytest.raises(StorageError, match="the store answered EntityTooLarge"):
@@ -462,7 +460,7 @@ def test_any_other_failure_is_not_tried_again(
 
 
 @in_moto
-def test_a_put_whose_reply_was_lost_is_refused_and_found_on_reading_back(
+def test_a_put_whose_reply_was_lost_is_refused_and_then_read_back(
     place: Location, monkeypatch: pytest.MonkeyPatch, no_waiting: None
 ) -> None:
     client = Flaky(s3._filesystem(), [cut()], after=True)
@@ -492,17 +490,17 @@ def test_a_put_whose_reply_was_lost_is_refused_and_found_on_reading_back(
         (ValueError(), False, False),
     ],
 )
-def test_only_named_failures_are_transient_and_only_they_and_a_closed_door_are_the_store_s(
+def test_only_named_failures_are_transient_and_only_they_and_denied_access_blame_the_store(
     error: BaseException, transient: bool, unreachable: bool
 ) -> None:
     assert (s3.is_transient(error), s3.is_unreachable(error)) == (transient, unreachable)
 
 
-# ---- what lies inside ------------------------------------------------------------------------------------------------
+# ---- containment -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("folder", ["run", "my run", "Straße/été", "100%", "a%20b", "a#b?c", "it's [1]*"])
-def test_an_input_inside_a_directory_is_inside_whatever_the_directory_is_called(tmp_path: Path, folder: str) -> None:
+def test_an_input_in_a_directory_is_inside_it_for_any_directory_name(tmp_path: Path, folder: str) -> None:
     root = tmp_path / folder
     for location in (open_location(str(root)), open_location(root.as_uri()), open_location(f"{root}/x/..")):
         assert location_contains(location, f"{root}/images/a.jpg.png")
@@ -515,7 +513,7 @@ def test_an_input_inside_a_directory_is_inside_whatever_the_directory_is_called(
         assert not location_contains(location, f"file://elsewhere{root}/a.jpg")
 
 
-def test_a_path_that_is_not_utf8_is_inside_where_it_lies(tmp_path: Path) -> None:
+def test_a_path_that_is_not_utf8_is_inside_its_directory(tmp_path: Path) -> None:
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
     location = LocalLocation(root)
     assert location_contains(location, (root / "a.jpg").as_uri())
@@ -523,7 +521,7 @@ def test_a_path_that_is_not_utf8_is_inside_where_it_lies(tmp_path: Path) -> None
     assert not location_contains(location, (tmp_path / "run" / "a.jpg").as_uri())
 
 
-def test_every_listed_input_of_a_run_lies_inside_it(tmp_path: Path) -> None:
+def test_a_listed_input_is_inside_a_run_only_where_its_path_is(tmp_path: Path) -> None:
     run = tmp_path / "photos" / "été, my run"
     for path in (run / "images" / "a.jpg.png", tmp_path / "photos" / "a.jpg"):
         path.parent.mkdir(parents=True, exist_ok=True)

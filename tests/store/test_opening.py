@@ -1,4 +1,4 @@
-"""Libraries and runs are opened in one place, and each is told from the other by its configuration."""
+"""One module opens libraries and runs and tells them apart by their configuration."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def planned(root: Path, config: dict[str, Any]) -> str:
     return str(root)
 
 
-def test_a_place_is_opened_as_what_it_is(tmp_path: Path) -> None:
+def test_a_place_is_opened_as_its_own_kind(tmp_path: Path) -> None:
     library, run = open_place(planned(tmp_path / "a", LIBRARY)), open_place(planned(tmp_path / "b", GAIN))
     assert (type(library), type(run)) == (Library, Run)
     assert (kind_of(library), kind_of(run)) == ("library", "run")
 
 
-def test_a_run_of_any_method_has_a_header_and_its_own_settings(tmp_path: Path) -> None:
+def test_a_run_of_any_method_has_a_header_and_method_settings(tmp_path: Path) -> None:
     run = open_run(planned(tmp_path, GAIN))
     assert (run.header.method, run.header.format) == ("gain", "png")
     assert (run.header.encoder, run.header.index_digest) == (None, None)
     assert run.config["gain"] == 1.2
 
 
-def test_a_run_that_names_no_method_is_one_of_knowledge(tmp_path: Path) -> None:
+def test_a_run_without_a_method_name_is_a_knowledge_run(tmp_path: Path) -> None:
     config = {"encoder": {"weights_sha256": "0" * 64}, "index_digest": "ab" * 8, "format": "jpg"}
     header = open_run(planned(tmp_path, config)).header
     assert (header.method, header.format, header.index_digest) == ("knowledge", "jpg", "ab" * 8)
@@ -46,12 +46,12 @@ def test_a_run_that_names_no_method_is_one_of_knowledge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["../x", "p'g", "", "png/"])
-def test_a_format_that_could_lead_elsewhere_is_refused(tmp_path: Path, image_format: str) -> None:
+def test_a_format_that_could_leave_the_run_is_refused(tmp_path: Path, image_format: str) -> None:
     with pytest.raises(MismatchError, match="is not a run of this version"):
         open_run(planned(tmp_path, {**GAIN, "format": image_format}))
 
 
-def test_the_other_kind_is_refused(tmp_path: Path) -> None:
+def test_a_place_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     library, run = planned(tmp_path / "a", LIBRARY), planned(tmp_path / "b", GAIN)
     with pytest.raises(MismatchError, match="is it a run"):
         open_library(run)

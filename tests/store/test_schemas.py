@@ -1,4 +1,4 @@
-"""Both kinds of provenance are told apart by their columns, and stored alike."""
+"""The columns identify the kind of provenance; both kinds are stored alike."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def shares(**columns: list[object]) -> pa.Table:
     return pa.table(columns).cast(SHARES)
 
 
-def test_the_kind_of_provenance_follows_from_the_columns() -> None:
+def test_the_columns_determine_the_kind_of_provenance() -> None:
     assert provenance_kind(PROVENANCE) == provenance_kind(PROVENANCE.empty_table()) == "patches"
     assert provenance_kind(SHARES) == provenance_kind(SHARES.empty_table()) == "sources"
     with pytest.raises(DamagedError, match="it needs 'row' or 'share'"):
         provenance_kind(pa.schema([("output", pa.string())]))
 
 
-def test_a_part_of_shares_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_part_of_shares_round_trips(tmp_path: Path) -> None:
     table = shares(
         output=["images/a.jpg.png", "images/a.jpg.png", "images/b.jpg.png"],
         source_image_id=[b"aaaaaaaa", b"bbbbbbbb", b"aaaaaaaa"],
@@ -40,7 +40,7 @@ def test_a_part_of_shares_is_read_back_as_it_was_written(tmp_path: Path) -> None
     assert found.to_pylist() == table.to_pylist()
 
 
-def test_the_schema_of_a_damaged_part_is_an_error(tmp_path: Path) -> None:
+def test_reading_the_schema_of_a_damaged_part_is_an_error(tmp_path: Path) -> None:
     location = LocalLocation(tmp_path)
     part = commit_table(location, layout.PROVENANCE, "0123456789abcdef", SHARES.empty_table())
     (tmp_path / part.name).write_bytes(b"nothing")

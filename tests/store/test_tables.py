@@ -24,7 +24,7 @@ def location(tmp_path: Path) -> LocalLocation:
 
 
 def a_table(rows: int = 6) -> pa.Table:
-    """Rows as libraries and runs have them: ids, coordinates, text, lists, dictionaries, previews, vectors."""
+    """Return rows with every column type of libraries and runs."""
     vectors = np.arange(rows * 8, dtype="<f2").reshape(rows, 8)
     return pa.table(
         {
@@ -40,7 +40,7 @@ def a_table(rows: int = 6) -> pa.Table:
     )
 
 
-def test_a_table_comes_back_as_it_was(location: LocalLocation) -> None:
+def test_a_table_round_trips(location: LocalLocation) -> None:
     table = a_table()
     ref = commit_table(location, "patches", UNIT, table, None)
     back = read_table(location, ref, verify=True)
@@ -48,7 +48,7 @@ def test_a_table_comes_back_as_it_was(location: LocalLocation) -> None:
     assert back.schema.equals(table.schema)
 
 
-def test_a_table_travels_through_a_bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_table_round_trips_through_a_bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     place = moto_server.new_location(monkeypatch)
     ref = commit_table(place, "patches", UNIT, a_table(), [3, 3])
     assert place.list() == [ref.name]
@@ -56,7 +56,7 @@ def test_a_table_travels_through_a_bucket(moto_server: S3Server, monkeypatch: py
     assert read_table(place, ref, ["row"]).equals(a_table().select(["row"]))
 
 
-def test_the_name_holds_the_unit_and_the_hash_of_the_file(location: LocalLocation) -> None:
+def test_the_name_contains_the_unit_and_the_hash_of_the_file(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     data = location.read_bytes(ref.name)
     assert ref.sha256 == hashlib.sha256(data).hexdigest()
@@ -64,7 +64,7 @@ def test_the_name_holds_the_unit_and_the_hash_of_the_file(location: LocalLocatio
     assert (ref.kind, ref.rows, ref.bytes) == ("patches", 6, len(data))
 
 
-def test_equal_tables_have_equal_bytes_and_leave_one_file_and_no_scratch(location: LocalLocation) -> None:
+def test_equal_tables_have_equal_bytes_and_leave_one_file_and_no_scratch_file(location: LocalLocation) -> None:
     table = a_table()
     chunked = pa.concat_tables([table.slice(0, 2), table.slice(2)])
     assert commit_table(location, "patches", UNIT, table, [3, 3]) == commit_table(
@@ -73,20 +73,20 @@ def test_equal_tables_have_equal_bytes_and_leave_one_file_and_no_scratch(locatio
     assert len([path for path in location.root.rglob("*") if path.is_file()]) == 1
 
 
-def test_row_groups_stand_as_given_also_the_empty_ones(location: LocalLocation) -> None:
+def test_row_groups_are_kept_as_given_including_empty_ones(location: LocalLocation) -> None:
     ref = commit_table(location, "provenance", UNIT, a_table(), [2, 0, 4])
     metadata = pq.ParquetFile(location.root / ref.name).metadata
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [2, 0, 4]
 
 
 @pytest.mark.parametrize("groups", [[5], [6, 1], [7, -1], []])
-def test_row_groups_that_do_not_add_up_are_refused(location: LocalLocation, groups: list[int]) -> None:
+def test_row_groups_that_do_not_sum_to_the_rows_are_refused(location: LocalLocation, groups: list[int]) -> None:
     with pytest.raises(UsageError, match="do not add up to the table's 6"):
         commit_table(location, "patches", UNIT, a_table(), groups)
     assert location.list() == []
 
 
-def test_a_table_without_rows_is_a_table(location: LocalLocation) -> None:
+def test_a_table_without_rows_can_be_stored(location: LocalLocation) -> None:
     for groups in (None, [], [0]):
         ref = commit_table(location, "rejects", UNIT, a_table(0), groups)
         back = read_table(location, ref)
@@ -109,25 +109,25 @@ def test_vectors_are_stored_raw_and_everything_else_is_compressed(location: Loca
     assert with_dictionary == set(columns) - {"preview", "patch_id"}
 
 
-def test_the_bytes_of_a_vector_stand_in_the_file_as_they_are(location: LocalLocation) -> None:
+def test_vector_bytes_appear_unchanged_in_the_file(location: LocalLocation) -> None:
     table = a_table()
     ref = commit_table(location, "patches", UNIT, table, None)
     assert b"".join(table["vector"].to_pylist()) in location.read_bytes(ref.name)
 
 
-def test_columns_are_read_in_the_order_asked_for(location: LocalLocation) -> None:
+def test_columns_are_read_in_the_requested_order(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     assert read_table(location, ref, ["row", "patch_id"]).equals(a_table().select(["row", "patch_id"]))
     assert read_table(location, ref, ["uris"]).equals(a_table().select(["uris"]))
 
 
-def test_a_column_that_is_not_there_is_named(location: LocalLocation) -> None:
+def test_the_error_for_a_missing_column_names_it(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     with pytest.raises(UsageError, match="has no column 'colour'; it has patch_id, image_id, row"):
         read_table(location, ref, ["row", "colour"])
 
 
-def test_a_part_that_is_gone_is_missing(location: LocalLocation) -> None:
+def test_a_deleted_part_is_reported_missing(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     location.delete(ref.name)
     with pytest.raises(MissingError):
@@ -142,7 +142,7 @@ def test_a_part_of_another_size_is_damaged(location: LocalLocation) -> None:
         read_table(location, ref)
 
 
-def test_one_changed_bit_is_found_when_asked_to_verify(location: LocalLocation) -> None:
+def test_verification_finds_one_changed_bit(location: LocalLocation) -> None:
     table = a_table()
     ref = commit_table(location, "patches", UNIT, table, None)
     path = location.root / ref.name
@@ -154,7 +154,7 @@ def test_one_changed_bit_is_found_when_asked_to_verify(location: LocalLocation) 
         read_table(location, ref, verify=True)
 
 
-def test_a_part_that_is_no_parquet_is_damaged(location: LocalLocation) -> None:
+def test_a_part_that_is_not_parquet_is_damaged(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     (location.root / ref.name).write_bytes(b"\0" * ref.bytes)
     with pytest.raises(DamagedError, match="is not readable as Parquet"):

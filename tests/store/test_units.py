@@ -1,4 +1,4 @@
-"""Planning and committing: nothing planned twice, nothing committed twice, whoever else is at work."""
+"""Concurrent drivers plan every item once and commit every unit once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_items_are_divided_in_the_order_of_their_content() -> None:
     assert [unit.items for unit in units] == [(an_item(1), an_item(2)), (an_item(3),)]
 
 
-def test_the_id_of_a_unit_follows_from_its_items() -> None:
+def test_the_items_of_a_unit_determine_its_id() -> None:
     content = '[["0000000000000001","1.jpg","file:///in/1.jpg"]]'
     assert make_units([an_item(1)], 8)[0].id == hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -87,12 +87,12 @@ def test_an_item_listed_from_two_places_counts_once() -> None:
 
 
 @pytest.mark.parametrize(("image_id", "unit_size"), [("0" * 16, 0), ("0" * 15, 1), ("A" * 16, 1), ("", 1)])
-def test_a_size_under_one_and_a_malformed_image_id_are_refused(image_id: str, unit_size: int) -> None:
+def test_a_unit_size_below_one_and_a_malformed_image_id_are_refused(image_id: str, unit_size: int) -> None:
     with pytest.raises(UsageError, match="allowed"):
         make_units([Item(image_id, "u", "n")], unit_size)
 
 
-def test_an_image_belongs_to_the_first_unit_that_holds_it(ledger: Ledger) -> None:
+def test_an_image_belongs_to_the_first_unit_that_contains_it(ledger: Ledger) -> None:
     planned(ledger, 1, 2)
     first, second = ledger.plan([an_item(2, "copy.jpg"), an_item(3)], 2, CONFIG, DIGEST)
     assert owners([first, second]) == {
@@ -119,23 +119,23 @@ def test_added_items_make_new_units_and_leave_the_old_ones(ledger: Ledger, locat
     assert location.list() == ["plan/000000.parquet", "plan/000001.parquet"]
 
 
-def test_an_item_that_moved_is_still_planned(ledger: Ledger) -> None:
+def test_a_moved_item_stays_planned(ledger: Ledger) -> None:
     first = planned(ledger, 1)
     assert ledger.plan([an_item(1, uri="s3://moved/1.jpg")], 2, CONFIG, DIGEST) == first
 
 
-def test_an_item_that_vanished_stays_planned(ledger: Ledger) -> None:
+def test_a_vanished_item_stays_planned(ledger: Ledger) -> None:
     first = planned(ledger, 1, 2)
     assert planned(ledger, 2) == first
 
 
-def test_nothing_to_plan_writes_nothing(ledger: Ledger, location: LocalLocation) -> None:
+def test_planning_no_items_writes_nothing(ledger: Ledger, location: LocalLocation) -> None:
     assert planned(ledger) == []
     assert location.list() == []
     assert ledger.config() is None
 
 
-def test_what_is_planned_is_seen_by_another_ledger(ledger: Ledger, location: LocalLocation) -> None:
+def test_another_ledger_sees_the_plan(ledger: Ledger, location: LocalLocation) -> None:
     other = Ledger(location)
     assert other.units() == []
     units = planned(ledger, 1, 2, 3)
@@ -145,7 +145,7 @@ def test_what_is_planned_is_seen_by_another_ledger(ledger: Ledger, location: Loc
 
 @dataclass(frozen=True)
 class Contended(LocalLocation):
-    """A place where somebody else acts just before each put."""
+    """A location where another actor runs just before each put."""
 
     before_put: Callable[[], object] = lambda: None
 
@@ -154,7 +154,7 @@ class Contended(LocalLocation):
         return super().put_if_absent(name, data)
 
 
-def test_a_driver_that_loses_the_race_adopts_the_winners_plan_and_adds_what_is_missing(location: LocalLocation) -> None:
+def test_a_driver_that_loses_the_race_adopts_the_winning_plan_and_adds_missing_items(location: LocalLocation) -> None:
     winner = Ledger(location)
     loser = Ledger(Contended(location.root, lambda: planned(winner, 1, 2)))
     units = planned(loser, 2, 3)
@@ -180,7 +180,7 @@ def test_two_drivers_share_the_work_in_a_bucket(moto_server: S3Server, monkeypat
     assert place.list() == ["plan/000000.parquet", f"receipts/{units[0].id}.json"]
 
 
-def test_many_drivers_at_once_end_with_every_item_once(location: LocalLocation) -> None:
+def test_many_concurrent_drivers_plan_every_item_once(location: LocalLocation) -> None:
     def drive(start: int) -> None:
         planned(Ledger(location), *range(start, start + 10))
 
@@ -190,7 +190,7 @@ def test_many_drivers_at_once_end_with_every_item_once(location: LocalLocation) 
     assert sorted(items, key=lambda item: item.image_id) == [an_item(number) for number in range(17)]
 
 
-def test_other_options_are_refused_with_both_digests_and_what_differs(ledger: Ledger) -> None:
+def test_the_refusal_of_other_options_names_both_digests_and_the_difference(ledger: Ledger) -> None:
     planned(ledger, 1)
     other = {"encoder": {"layer": "relu4_1", "size": 512}, "stride": 1, "seed": 7}
     with pytest.raises(MismatchError) as caught:
@@ -203,7 +203,7 @@ def test_other_options_are_refused_with_both_digests_and_what_differs(ledger: Le
     )
 
 
-def test_a_real_configuration_comes_back_with_its_digest(ledger: Ledger) -> None:
+def test_a_real_configuration_round_trips_with_its_digest(ledger: Ledger) -> None:
     config = ExtractConfig.model_validate({"encoder": {"weights_sha256": "ab" * 32}, "tags": ["1889", "ölbild"]})
     ledger.plan([an_item(1)], 8, config.model_dump(mode="json"), config.digest())
     found = ledger.config()
@@ -241,7 +241,7 @@ def test_equal_plans_have_equal_bytes() -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_a_damaged_plan_is_named(ledger: Ledger, location: LocalLocation, keep: int) -> None:
+def test_the_error_for_a_damaged_plan_names_it(ledger: Ledger, location: LocalLocation, keep: int) -> None:
     planned(ledger, 1)
     path = location.root / "plan/000000.parquet"
     path.write_bytes(path.read_bytes()[:keep])
@@ -282,7 +282,7 @@ def test_a_committed_unit_is_no_longer_pending(ledger: Ledger, location: LocalLo
     assert Ledger(location).receipts() == {first.id: receipt}
 
 
-def test_the_second_to_commit_a_unit_is_given_the_receipt_that_counts(ledger: Ledger, location: LocalLocation) -> None:
+def test_the_second_commit_of_a_unit_returns_the_first_receipt(ledger: Ledger, location: LocalLocation) -> None:
     unit = planned(ledger, 1)[0]
     mine, late = a_receipt(unit), a_receipt(unit)
     ledger.commit(mine)
@@ -290,7 +290,7 @@ def test_the_second_to_commit_a_unit_is_given_the_receipt_that_counts(ledger: Le
     assert ledger.receipts() == {unit.id: mine}
 
 
-def test_a_commit_whose_reply_was_lost_and_was_tried_again_is_ones_own(ledger: Ledger) -> None:
+def test_a_retried_commit_whose_reply_was_lost_returns_its_own_receipt(ledger: Ledger) -> None:
     receipt = a_receipt(planned(ledger, 1)[0])
     ledger.commit(receipt)
     assert ledger.commit(receipt) == receipt
@@ -298,7 +298,7 @@ def test_a_commit_whose_reply_was_lost_and_was_tried_again_is_ones_own(ledger: L
 
 @dataclass(frozen=True)
 class Failing(LocalLocation):
-    """A place whose puts fail, after the work was done or before."""
+    """A location whose puts fail before or after they take effect."""
 
     stored: bool = True
 
@@ -320,7 +320,7 @@ def test_a_commit_that_failed_before_it_was_stored_is_a_failure(location: LocalL
     assert Ledger(location).receipts() == {}
 
 
-def test_of_many_attempts_at_one_unit_all_are_told_the_same_receipt(location: LocalLocation) -> None:
+def test_all_attempts_at_one_unit_get_the_same_receipt(location: LocalLocation) -> None:
     unit = planned(Ledger(location), 1)[0]
     attempts = [a_receipt(unit) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -329,13 +329,13 @@ def test_of_many_attempts_at_one_unit_all_are_told_the_same_receipt(location: Lo
     assert told[0] in attempts
 
 
-def test_a_receipt_of_a_unit_in_no_plan_is_ignored(ledger: Ledger) -> None:
+def test_a_receipt_of_an_unplanned_unit_is_ignored(ledger: Ledger) -> None:
     planned(ledger, 1)
     ledger.commit(a_receipt(Unit("f" * 16, (an_item(9),))))
     assert ledger.receipts() == {}
 
 
-def test_a_receipt_taken_away_makes_its_unit_pending_again(ledger: Ledger, location: LocalLocation) -> None:
+def test_deleting_a_receipt_makes_its_unit_pending_again(ledger: Ledger, location: LocalLocation) -> None:
     unit = planned(ledger, 1)[0]
     ledger.commit(a_receipt(unit))
     assert ledger.pending() == []
@@ -356,7 +356,7 @@ def test_a_receipt_taken_away_makes_its_unit_pending_again(ledger: Ledger, locat
         b"[" * 100_000,
     ],
 )
-def test_a_damaged_receipt_is_named(ledger: Ledger, location: LocalLocation, data: bytes) -> None:
+def test_the_error_for_a_damaged_receipt_names_it(ledger: Ledger, location: LocalLocation, data: bytes) -> None:
     unit = planned(ledger, 1)[0]
     location.put_if_absent(f"receipts/{unit.id}.json", data)
     with pytest.raises(
@@ -383,7 +383,7 @@ def test_a_receipt_of_another_configuration_or_length_is_damaged(location: Local
         Ledger(location).receipts()
 
 
-def test_a_receipt_is_compact_json_without_names_and_reads_back_whole() -> None:
+def test_a_receipt_is_compact_json_without_names_and_round_trips() -> None:
     unit = make_units([an_item(1), an_item(2)], 8)[0]
     output = ("ab" * 32, 5)
     receipt = a_receipt(unit, tables=(a_table(unit),), outputs=(output, None), rejects=1, timings={"encode": 0.12345})
@@ -395,7 +395,7 @@ def test_a_receipt_is_compact_json_without_names_and_reads_back_whole() -> None:
     assert parse_receipt(receipt.to_json(), f"{unit.id}.json") == receipt
 
 
-def test_what_the_report_is_told_is_rounded_and_reads_back_whole() -> None:
+def test_report_figures_are_rounded_and_round_trip() -> None:
     unit = make_units([an_item(1), an_item(2)], 8)[0]
     receipt = a_receipt(unit, finished=1763718000.12345, worker="node-7:42", item_seconds=(1.23456, None))
     content = json.loads(receipt.to_json())
@@ -405,7 +405,7 @@ def test_what_the_report_is_told_is_rounded_and_reads_back_whole() -> None:
     assert parse_receipt(receipt.to_json(), f"{unit.id}.json") == receipt
 
 
-def test_a_receipt_from_before_workers_were_recorded_is_read_and_stays_as_it_is() -> None:
+def test_a_receipt_without_a_worker_is_read_and_left_unchanged() -> None:
     unit = make_units([an_item(1)], 8)[0]
     data = a_receipt(unit, timings={"encode": 1.5}).to_json()
     assert json.loads(data).keys().isdisjoint({"finished", "worker", "item_seconds"})
@@ -425,12 +425,12 @@ def test_a_receipt_from_before_workers_were_recorded_is_read_and_stays_as_it_is(
         {"item_seconds": (float("nan"),)},
     ],
 )
-def test_a_receipt_that_tells_the_report_nonsense_is_refused(told: dict[str, Any]) -> None:
+def test_a_receipt_with_invalid_report_figures_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         a_receipt(make_units([an_item(1)], 8)[0], **told)
 
 
-def test_seconds_of_more_or_fewer_items_than_the_unit_has_are_damage(ledger: Ledger) -> None:
+def test_timings_for_a_wrong_number_of_items_are_damage(ledger: Ledger) -> None:
     ledger.commit(a_receipt(planned(ledger, 1)[0], item_seconds=(1.0, 2.0)))
     with pytest.raises(DamagedError, match="has 2 seconds of items, but its unit has 1 items"):
         ledger.receipts()
@@ -446,7 +446,7 @@ def test_seconds_of_more_or_fewer_items_than_the_unit_has_are_damage(ledger: Led
         ("", "-"),
     ],
 )
-def test_a_worker_is_called_after_its_host_and_process(monkeypatch: pytest.MonkeyPatch, host: str, kept: str) -> None:
+def test_a_worker_is_named_after_its_host_and_process(monkeypatch: pytest.MonkeyPatch, host: str, kept: str) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: host)
     monkeypatch.setattr("os.getpid", lambda: 42)
     assert this_worker() == f"{kept}:42"
@@ -469,7 +469,7 @@ def test_a_receipt_cannot_point_outside_its_place() -> None:
 # ---- snapshots and size ----------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_depends_on_what_is_committed_and_on_nothing_else(tmp_path: Path) -> None:
+def test_a_snapshot_depends_only_on_committed_units(tmp_path: Path) -> None:
     def snapshot(name: str, order: int, content: bytes = b"", **changes: Any) -> str:
         ledger = Ledger(LocalLocation(tmp_path / name))
         for unit in planned(ledger, 1, 2, 3, 4)[::order]:
@@ -508,7 +508,7 @@ NUMERICS = {
 }
 
 
-def test_plan_and_receipts_cost_at_most_200_bytes_per_image(ledger: Ledger, location: LocalLocation) -> None:
+def test_plan_and_receipts_take_at_most_200_bytes_per_image(ledger: Ledger, location: LocalLocation) -> None:
     chance = random.Random(7)
     names = [f"2023/{chance.randint(1, 12):02d}/IMG_{chance.randint(0, 10**12):012d}.jpg" for _ in range(64 * 8)]
     items = [Item(f"{chance.getrandbits(64):016x}", f"s3://studio-archive/photographs/{name}", name) for name in names]

@@ -1,4 +1,4 @@
-"""GPUs of workers: how many fit, what is refused, and that Ray gives each its share."""
+"""GPU requests of workers: counts, refusals and the shares that Ray assigns."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.mark.parametrize(
     ("nodes", "gpu_workers", "workers", "threads", "expected"),
     [
-        ([8], [2], None, 2, (2, 2.0)),  # the GPUs are short
-        ([4], [8], None, 2, (2, 2.0)),  # the processors are
+        ([8], [2], None, 2, (2, 2.0)),  # limited by GPUs
+        ([4], [8], None, 2, (2, 2.0)),  # limited by processors
         ([64, 8, 8], [0, 1, 1], None, 4, (2, 4.0)),  # the largest node has no GPU
         ([8, 8], [4, 0], 2, 16, (2, 4.0)),
-        ([8], [0], None, 2, (1, 2.0)),  # what an autoscaler is asked for
+        ([8], [0], None, 2, (1, 2.0)),  # the request to an autoscaler
         ([], [], None, 2, (1, 2.0)),
     ],
 )
-def test_workers_share_the_processors_of_nodes_with_gpus(
+def test_the_number_of_workers_fits_the_processors_of_nodes_with_gpus(
     nodes: list[int], gpu_workers: list[int], workers: int | None, threads: int, expected: tuple[int, float]
 ) -> None:
     assert share_out(nodes, workers, threads, gpu_workers) == expected
 
 
 @pytest.mark.parametrize("gpus", [0, 0.01, 0.5, 1, 2, 8.0])
-def test_shares_of_one_gpu_and_whole_numbers_are_taken(gpus: float) -> None:
+def test_shares_of_one_gpu_and_whole_numbers_are_accepted(gpus: float) -> None:
     assert RunOptions(runner="ray", gpus=gpus).gpus == gpus
 
 
@@ -85,7 +85,7 @@ ray.shutdown()
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_two_workers_share_one_gpu_and_give_it_back(tmp_path: Path) -> None:
+def test_two_workers_share_one_gpu_and_release_it(tmp_path: Path) -> None:
     (tmp_path / "units").mkdir()
     with ray_environment() as (environment, _):
         environment |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
@@ -101,7 +101,7 @@ def test_two_workers_share_one_gpu_and_give_it_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gpus_that_no_node_has_and_nobody_adds_end_the_run_with_a_sentence(
+def test_a_request_for_unavailable_gpus_ends_the_run_with_one_sentence(
     ray_here: None,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,4 +1,4 @@
-"""A pool that gets no workers or loses them: what it says, and when it ends. On a real Ray of this machine."""
+"""The messages and the end of a pool without workers, on a real local Ray."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def squares() -> Callable[[int, Heartbeat], int]:
 
 @contextmanager
 def pool_of(share: tuple[int, float] | Callable[[], tuple[int, float]], **options: Any) -> Iterator[Pool]:
-    """A pool of its own, gone afterwards."""
+    """Create a pool and stop it afterwards."""
     opened = Pool(share if callable(share) else lambda: share, options.pop("deadline", 60.0), GracefulShutdown())
     try:
         yield opened
@@ -46,16 +46,16 @@ def pool_of(share: tuple[int, float] | Callable[[], tuple[int, float]], **option
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said at once that no worker comes, and again at every look."""
+    """Report the lack of workers immediately and at every check."""
     monkeypatch.setattr(pool_state, "STARTUP_REPORT_SECONDS", 1.0)
     monkeypatch.setattr(pool_state, "STARTUP_REPORT_INTERVAL_SECONDS", 1.0)
 
 
-# ---- no worker comes up ----------------------------------------------------------------------------------------------
+# ---- no worker starts ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_no_node_can_hold_and_nobody_adds_ends_the_run_with_a_sentence() -> None:
+def test_a_request_that_fits_no_node_ends_the_run_with_one_sentence() -> None:
     sentence = (
         r"^No node of the Ray cluster can hold a worker: one asks for 999 CPUs, the Ray cluster has 1 node, "
         r"the largest with \d+ CPUs, and no autoscaler adds others; join a node"
@@ -66,7 +66,7 @@ def test_what_no_node_can_hold_and_nobody_adds_ends_the_run_with_a_sentence() ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-def test_with_an_autoscaler_a_pool_says_what_it_waits_for_and_waits(
+def test_with_an_autoscaler_a_pool_reports_what_it_waits_for_and_waits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(startup, "autoscaler_status", lambda: AUTOSCALED)
@@ -91,7 +91,7 @@ def end_after_the_second_warning(caplog: pytest.LogCaptureFixture, shutdown: Gra
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_busy_cluster_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pool_waits_for_a_busy_cluster(caplog: pytest.LogCaptureFixture) -> None:
     whole = float(ray.cluster_resources()["CPU"])
     squatter = _squatter(whole)
     ray.get(squatter.ready.remote())
@@ -115,13 +115,13 @@ def _squatter(cpus: float) -> Any:
 
 
 class _Squatter:
-    """Holds its CPUs until it is killed."""
+    """An actor that holds its CPUs until it is killed."""
 
     def ready(self) -> bool:
         return True
 
 
-def test_workers_that_ask_for_too_much_ask_again_when_a_smaller_node_is_all_there_is() -> None:
+def test_workers_that_request_too_much_are_requested_again_for_a_smaller_node() -> None:
     shares = iter([(1, 999.0)])
     with pool_of(lambda: next(shares, (1, 1.0))) as opened:
         assert list(opened.run(squares, [4], None)) == [16]
@@ -130,25 +130,25 @@ def test_workers_that_ask_for_too_much_ask_again_when_a_smaller_node_is_all_ther
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ({}, False),  # no monitor, or it has not looked yet
+        ({}, False),  # no monitor, or no report yet
         ({"autoscaler_report": None}, False),
         ({"autoscaler_report": {"active_nodes": {}}}, False),
         ({"autoscaler_report": {"active_nodes": {"node_ab": 1}}}, True),
         ({"autoscaler_report": {"active_nodes": {"node_ab": 1, "workers": 3}}}, False),
     ],
 )
-def test_an_autoscaler_is_known_by_the_names_of_its_nodes(status: dict[str, Any], expected: bool) -> None:
+def test_an_autoscaler_is_recognised_by_the_names_of_its_nodes(status: dict[str, Any], expected: bool) -> None:
     assert nodes_join_by_hand([{"NodeID": "ab"}, {"NodeID": "cd"}], status) is expected
 
 
 class _Stillborn(actors.WorkerActor):
-    """Its process ends before it is there."""
+    """An actor whose process ends during startup."""
 
     def __init__(self, number: int, monitor: Any) -> None:
         os._exit(1)
 
 
-def test_workers_that_die_before_they_are_there_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_die_during_startup_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "WorkerActor", _Stillborn)
     monkeypatch.setattr(pool_state, "FALSE_START_LIMIT", 2)
     sentence = r"^Worker after worker is lost on the Ray cluster before it begins: it died"
@@ -167,7 +167,7 @@ class Parts:
 
 
 def counting(folder: Path, deadly: str) -> Callable[[Parts, Heartbeat], int]:
-    """Leaves a file for each go at a unit; `deadly` ends the process, quick parts before it."""
+    """Return a worker that writes a file for each attempt; part `deadly` ends its process."""
 
     def worker(unit: Parts, beat: Heartbeat) -> int:
         (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
@@ -181,7 +181,7 @@ def counting(folder: Path, deadly: str) -> Callable[[Parts, Heartbeat], int]:
 
 
 @pytest.mark.slow
-def test_what_is_blamed_is_the_part_that_was_begun_last_however_quick_the_parts(tmp_path: Path) -> None:
+def test_the_part_begun_last_is_blamed_even_among_quick_parts(tmp_path: Path) -> None:
     blamed = []
 
     def quarantine(unit: Parts, part: str, why: str) -> Parts:
@@ -207,13 +207,13 @@ def slow(seconds: float) -> Callable[[int, Heartbeat], int]:
 
 
 @pytest.mark.slow
-def test_the_deadline_is_for_a_piece_of_a_unit_and_not_for_all_of_it() -> None:
+def test_the_deadline_applies_to_a_part_of_a_unit_and_not_to_the_whole() -> None:
     with pool_of((1, 1.0), deadline=4.0) as opened:
         assert list(opened.run(partial(slow, 1.0), [8], None)) == [8]
 
 
 @pytest.mark.slow
-def test_a_unit_without_parts_that_falls_silent_is_given_up_within_its_deadline() -> None:
+def test_a_silent_unit_without_parts_is_abandoned_after_its_deadline() -> None:
     def stuck() -> Callable[[int, Heartbeat], int]:
         def worker(_: int, beat: Heartbeat) -> int:
             beat("")
@@ -230,7 +230,7 @@ def test_a_unit_without_parts_that_falls_silent_is_given_up_within_its_deadline(
 # ---- joining ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_where_nobody_listens_is_said_at_once() -> None:
+def test_an_address_without_a_cluster_is_reported_immediately() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -239,7 +239,7 @@ def test_a_cluster_where_nobody_listens_is_said_at_once() -> None:
         ray_runner._connect(f"127.0.0.1:{port}")
 
 
-def test_a_cluster_behind_a_wall_that_drops_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_behind_a_firewall_that_drops_packets_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(address: tuple[str, int], timeout: float) -> socket.socket:
         raise TimeoutError
 
@@ -249,8 +249,8 @@ def test_a_cluster_behind_a_wall_that_drops_everything_is_given_up(monkeypatch: 
         ray_runner._connect("10.0.0.1:6379")
 
 
-def test_a_runner_without_an_address_starts_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And joins none that is, or was, on this machine."""
+def test_a_runner_without_an_address_starts_its_own_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It joins no present or former Ray of this machine."""
     asked: dict[str, Any] = {}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))

@@ -1,4 +1,4 @@
-"""Probes of the private APIs of Ray that runners/ray/private.py wraps: they fail when a new Ray has changed them."""
+"""Probes that fail when a new Ray changes the private APIs in runners/ray/private.py."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_the_address_of_a_head_is_host_and_port(address: str, expected: str | No
     assert head_address(address) == expected, f"Ray resolves '{address}' to another shape of answer; {ADVICE}"
 
 
-def test_auto_is_the_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_the_address_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from kt_batch.runners.ray.private import head_address
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert head_address("auto") == "10.0.0.1:6379", f"Ray no longer resolves 'auto' by RAY_ADDRESS; {ADVICE}"
 
 
-def test_rays_monitor_reports_the_types_of_the_nodes(ray_here: None) -> None:  # noqa: F811
+def test_the_monitor_of_ray_reports_the_types_of_the_nodes(ray_here: None) -> None:  # noqa: F811
     from kt_batch.runners.ray.private import autoscaler_status
 
     give_up = time.monotonic() + 60  # the monitor writes its first report some seconds after the start

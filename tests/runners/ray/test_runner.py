@@ -1,4 +1,4 @@
-"""The same promises from a pool of actors of a real Ray on this machine."""
+"""The runner contract with a pool of actors on a real local Ray."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def unmakeable() -> Worker:
 
 
 def counted(folder: Path) -> Worker:
-    """Leaves a file for each worker made; units name the process they ran in."""
+    """Write a file for each worker created; units return the id of their process."""
     (folder / f"{os.getpid()}-{len(list(folder.iterdir()))}").touch()
     return lambda unit, _: (unit, os.getpid())
 
 
 @dataclass(frozen=True)
 class Letters:
-    """A unit of parts; a worker answers with those it has done."""
+    """A unit of parts; a worker returns the parts it has done."""
 
     parts: str
     quarantined: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ def without(unit: Letters, part: str, why: str) -> Letters:
 def ended_by(
     *, deadly: str = "", endless: str = "", at_first: Path | None = None
 ) -> Callable[[Letters, Heartbeat], Any]:
-    """A worker whose process some parts kill and others stop; with `at_first` only the first time."""
+    """Return a worker whose process some parts kill and others stop, perhaps only once."""
 
     def worker(unit: Letters, beat: Heartbeat) -> str:
         for part in unit.parts:
@@ -88,19 +88,19 @@ def ended_by(
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_every_unit_has_its_result(ray_runner: RayRunner, count: int) -> None:  # noqa: F811
+def test_every_unit_returns_its_result(ray_runner: RayRunner, count: int) -> None:  # noqa: F811
     found = ray_runner.run(squares, range(count))
     assert sorted(found) == [unit * unit for unit in range(count)]
 
 
-def test_a_process_makes_its_worker_once(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+def test_a_process_creates_its_worker_once(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
     results = list(ray_runner.run(partial(counted, tmp_path), range(12)))
     assert sorted(unit for unit, _ in results) == list(range(12))
     workers = [path.name.split("-")[0] for path in tmp_path.iterdir()]
     assert sorted(workers) == sorted({str(process) for _, process in results})
 
 
-def test_the_processes_of_one_stage_do_the_next(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+def test_the_next_stage_reuses_the_processes(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
     processes = []
     for stage in ("first", "second"):
         (tmp_path / stage).mkdir()
@@ -113,7 +113,7 @@ def test_the_processes_of_one_stage_do_the_next(ray_runner: RayRunner, tmp_path:
 
 
 @pytest.mark.parametrize("kind", [UsageError, KtBatchError, DamagedError])
-def test_an_error_for_a_person_arrives_as_itself(ray_runner: RayRunner, kind: type[KtBatchError]) -> None:  # noqa: F811
+def test_a_user_error_keeps_its_type_and_message(ray_runner: RayRunner, kind: type[KtBatchError]) -> None:  # noqa: F811
     factory = partial(breaking, kind("two is not possible"))
     with pytest.raises(KtBatchError) as raised:
         list(ray_runner.run(factory, [1, 2, 3]))
@@ -128,7 +128,7 @@ def test_a_reject_keeps_its_reason(ray_runner: RayRunner) -> None:  # noqa: F811
     assert (raised.value.reason, raised.value.message) == (Reason.EMPTY, "zero bytes")
 
 
-def test_a_bug_arrives_as_itself_and_in_one_line(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_a_bug_keeps_its_type_and_is_one_line(ray_runner: RayRunner) -> None:  # noqa: F811
     factory = partial(breaking, ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError) as raised:
         list(ray_runner.run(factory, [2]))
@@ -137,12 +137,12 @@ def test_a_bug_arrives_as_itself_and_in_one_line(ray_runner: RayRunner) -> None:
     assert "test_runner.py" in str(raised.value.__cause__)  # where it was, for --debug
 
 
-def test_an_error_of_the_factory_arrives_as_itself(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_an_error_of_the_factory_keeps_its_type_and_message(ray_runner: RayRunner) -> None:  # noqa: F811
     with pytest.raises(UsageError, match="the worker cannot be made"):
         list(ray_runner.run(unmakeable, [1]))
 
 
-def test_after_an_error_the_runner_goes_on(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_the_runner_works_after_an_error(ray_runner: RayRunner) -> None:  # noqa: F811
     with pytest.raises(ValueError, match="a bug"):
         list(ray_runner.run(partial(breaking, ValueError("a bug")), range(8)))
     assert sorted(ray_runner.run(squares, range(8))) == [unit * unit for unit in range(8)]
@@ -151,13 +151,13 @@ def test_after_an_error_the_runner_goes_on(ray_runner: RayRunner) -> None:  # no
 # ---- workers that are lost -------------------------------------------------------------------------------------------
 
 
-def test_a_unit_whose_process_dies_is_done_by_another(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
+def test_another_process_does_the_unit_of_a_dead_one(ray_runner: RayRunner, tmp_path: Path) -> None:  # noqa: F811
     factory = partial(lambda folder: ended_by(deadly="b", at_first=folder), tmp_path)
     units = [Letters("abc"), Letters("de")]
     assert sorted(ray_runner.run(factory, units, without)) == ["abc", "de"]
 
 
-def test_a_part_that_kills_every_process_is_condemned_and_the_rest_of_its_unit_done(
+def test_a_part_that_kills_every_process_is_quarantined_and_the_rest_of_its_unit_done(
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
     units = [Letters("abc"), Letters("de"), Letters("f")]
@@ -171,14 +171,14 @@ def test_two_deadly_parts_of_one_unit_are_both_found(ray_runner: RayRunner) -> N
     assert found.count(" without ") == 2
 
 
-def test_a_part_that_never_ends_is_condemned(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_a_part_that_never_ends_is_quarantined(ray_runner: RayRunner) -> None:  # noqa: F811
     runner = RayRunner(None, None, 1, deadline=SHORT)
     (found,) = runner.run(lambda: ended_by(endless="b"), [Letters("abc")], without)
     runner.close()
     assert found == "abc without b: the process that worked on it was lost 3 times: it was silent for 1.5 s"
 
 
-def test_without_a_part_to_condemn_the_run_ends_with_a_sentence(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_without_a_part_to_quarantine_the_run_ends_with_one_sentence(ray_runner: RayRunner) -> None:  # noqa: F811
     sentence = (
         r"^A worker of the Ray cluster was lost, 3 times on the same work: it died \(.*\); start the same command"
     )
@@ -186,7 +186,7 @@ def test_without_a_part_to_condemn_the_run_ends_with_a_sentence(ray_runner: RayR
         list(ray_runner.run(lambda: ended_by(deadly="b"), [Letters("abc")]))
 
 
-def test_a_pool_that_was_asked_to_end_finishes_what_is_begun(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_a_pool_that_shuts_down_finishes_running_units(ray_runner: RayRunner) -> None:  # noqa: F811
     shutdown = GracefulShutdown()
     runner = RayRunner(None, 1, 1, shutdown)
     results = runner.run(squares, [2, 3, 4])
@@ -200,7 +200,7 @@ def test_a_pool_that_was_asked_to_end_finishes_what_is_begun(ray_runner: RayRunn
 
 
 @pytest.mark.slow
-def test_prometheus_finds_what_a_pool_has_done_at_rays_agent(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_prometheus_reads_the_metrics_of_a_pool_from_the_agent_of_ray(ray_runner: RayRunner) -> None:  # noqa: F811
     list(ray_runner.run(squares, range(5)))
     (node,) = [node for node in ray.nodes() if node["Alive"]]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
@@ -238,7 +238,7 @@ runner.close()
 
 
 @pytest.mark.slow
-def test_workers_of_a_ray_of_our_own_come_up_before_there_is_work_and_on_another_one_with_it() -> None:
+def test_workers_of_a_local_ray_start_before_the_work_and_of_a_joined_one_with_it() -> None:
     with ray_environment() as (environment, _):
         told = subprocess.run(
             [sys.executable, "-c", WARM_UP],
@@ -254,7 +254,7 @@ def test_workers_of_a_ray_of_our_own_come_up_before_there_is_work_and_on_another
 # ---- joining ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_runner_leaves_a_ray_that_it_did_not_join(ray_runner: RayRunner) -> None:  # noqa: F811
+def test_a_runner_leaves_a_ray_that_it_did_not_start_running(ray_runner: RayRunner) -> None:  # noqa: F811
     RayRunner(None, None, 1).close()
     assert ray.is_initialized()
     assert sorted(ray_runner.run(squares, [2])) == [4]
@@ -266,17 +266,17 @@ def test_a_runner_leaves_a_ray_that_it_did_not_join(ray_runner: RayRunner) -> No
         ([2], None, 2, (1, 2.0)),
         ([2], None, 1, (2, 1.0)),
         ([8, 8], None, 2, (8, 2.0)),
-        ([3, 3], None, 2, (2, 2.0)),  # a worker lies on one node: 3 CPUs hold one of 2
+        ([3, 3], None, 2, (2, 2.0)),  # a worker runs on one node: 3 CPUs hold one worker of 2
         ([2, 2, 2], None, 4, (3, 2.0)),  # what fits nowhere would wait for ever
         ([2], 4, 2, (4, 0.5)),
         ([4], 3, 2, (3, 1.0)),  # 4/3, but above 1 Ray takes whole CPUs alone
         ([2], 1, 2, (1, 2.0)),
         ([0, 4], None, 2, (2, 2.0)),  # a head node often gives none
-        ([], None, 2, (1, 2.0)),  # what an autoscaler is asked for
+        ([], None, 2, (1, 2.0)),  # the request to an autoscaler
         ([0], None, 4, (1, 4.0)),
     ],
 )
-def test_workers_share_the_processors(
+def test_the_number_of_workers_fits_the_processors(
     nodes: list[int], workers: int | None, threads: int, expected: tuple[int, float]
 ) -> None:
     assert share_out(nodes, workers, threads) == expected

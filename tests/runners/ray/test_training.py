@@ -1,4 +1,4 @@
-"""A training on the workers of a real Ray on this machine."""
+"""A training on the workers of a real local Ray."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tiny_training import SETTINGS, batch, copied, differing, igno
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.cluster,
-    # Ray Train makes a context of Ray Data, which warns of options of its own.
+    # Ray Train creates a context of Ray Data, which warns about its own options.
     pytest.mark.filterwarnings(r"ignore:`use_\w+` is deprecated:DeprecationWarning:ray\.data\.context"),
 ]
 
@@ -36,14 +36,14 @@ WORKERS = RunOptions(runner="ray", workers=2, threads=1)
 
 
 def of_one_image(step: int, worker: int) -> torch.Tensor:
-    """What worker 0 sees is even, what worker 1 sees is odd."""
+    """Return even images for worker 0 and odd images for worker 1."""
     return batch(2 * step + worker, images=1)
 
 
 def four_steps(
     folder: Path, worker: int, synchronise: Synchronise | None, lost: Callable[[int, TrainState | None], None]
 ) -> None:
-    """A training on images of one worker, from the state in `folder` where there is one; the weights it ends with.
+    """Train on the images of one worker from any state in `folder`; save the weights.
 
     `lost(step, state)` is called after every step with the state that the training began with.
     """
@@ -72,7 +72,7 @@ def breaking(folder: Path, worker: int, workers: int, synchronise: Synchronise |
 
 
 def losing_a_worker(folder: Path, worker: int, workers: int, synchronise: Synchronise | None) -> None:
-    """The process of the second worker dies, once, in its second step."""
+    """Kill the process of the second worker once, in its second step."""
 
     def lost(step: int, state: TrainState | None) -> None:
         if worker == 1 and step == 2 and state is None:
@@ -82,7 +82,7 @@ def losing_a_worker(folder: Path, worker: int, workers: int, synchronise: Synchr
 
 
 def weights_of_both(folder: Path, member: Callable[[Path, int, int, Synchronise | None], None]) -> dict[str, Tensor]:
-    """What two workers end with, which is the same."""
+    """Return the final weights of two workers, which are equal."""
     with make_members(WORKERS, gpu=False, out=folder / "out") as run_members:
         run_members(partial(member, folder))
     first, second = load_file(folder / "0"), load_file(folder / "1")
@@ -91,7 +91,7 @@ def weights_of_both(folder: Path, member: Callable[[Path, int, int, Synchronise 
 
 
 def note(path: Path) -> Report:
-    """A report that can travel."""
+    """Return a report that appends its steps to a file; this function can be pickled."""
 
     def report(cut: str, step: int, losses: dict[str, float]) -> None:
         with path.open("a") as file:
@@ -116,7 +116,7 @@ def test_two_workers_end_with_the_weights_of_one_that_sees_the_images_of_both(
     assert differing(alone.trained(), found) == set()
 
 
-def test_a_worker_that_is_lost_makes_all_go_on_from_the_state(
+def test_after_the_loss_of_a_worker_all_resume_from_the_state(
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_worker_that_is_lost_makes_all_go_on_from_the_state(
     assert again in ({"1"}, {"2"})  # the first worker may or may not have kept the step in which the second was lost
 
 
-def test_an_error_for_a_person_arrives_as_itself(
+def test_a_user_error_keeps_its_type_and_message(
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
@@ -138,7 +138,7 @@ def test_an_error_for_a_person_arrives_as_itself(
         run_members(partial(breaking, tmp_path))
 
 
-def test_a_training_on_a_cluster_leaves_weight_files_that_belong_together(
+def test_a_training_on_a_cluster_writes_matching_weight_files(
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
 ) -> None:
@@ -152,7 +152,7 @@ def test_a_training_on_a_cluster_leaves_weight_files_that_belong_together(
         teacher=source,
         encoder=source,
         out=tmp_path / "out",
-        recipe="paper",  # of one stage, so of two steps in all
+        recipe="paper",  # of one stage, so two steps in total
         steps={"relu1_1": 2},
         batch=1,
         threads=1,

@@ -56,7 +56,7 @@ def first_pixel(data: bytes) -> list[float]:
     return [round(float(value), 3) for value in pixels_of(data)[0, 0]]
 
 
-# ---- the corpus
+# ---- corpus
 
 
 def test_every_file_of_the_hostile_corpus_meets_its_verdict(corpus: tuple[Path, list[Case]]) -> None:
@@ -92,7 +92,7 @@ def assert_sound(image: WorkingImage, size: int) -> None:
     assert (image.width, image.height) == fit(image.original_width, image.original_height, size)
 
 
-def test_a_reject_reads_the_same_each_time(corpus: tuple[Path, list[Case]]) -> None:
+def test_a_reject_has_the_same_message_each_time(corpus: tuple[Path, list[Case]]) -> None:
     folder, cases = corpus
     for case in cases:
         if case.verdict != "good":
@@ -106,7 +106,7 @@ def message_of(data: bytes) -> str:
     return caught.value.message
 
 
-def test_warnings_of_decoders_do_not_come_through_and_their_filters_are_left_alone() -> None:
+def test_decoder_warnings_are_suppressed_and_warning_filters_stay() -> None:
     before = list(warnings.filters)
     decode(saved(picture(), "JPEG", exif=exif(6)[:15]), 64)
     assert list(warnings.filters) == before
@@ -121,19 +121,19 @@ def test_warnings_of_decoders_do_not_come_through_and_their_filters_are_left_alo
         (1024, 768, 512, (512, 384)),
         (768, 1024, 512, (384, 512)),
         (512, 100, 512, (512, 100)),
-        (300, 200, 512, (300, 200)),  # never enlarged
+        (300, 200, 512, (300, 200)),  # not enlarged
         (513, 513, 512, (512, 512)),
         (1000, 3, 500, (500, 2)),  # 1.5 rounds up
         (20000, 8, 512, (512, 1)),  # 0.2 would vanish
     ],
 )
-def test_the_long_side_comes_down_to_the_wanted_size(
+def test_the_long_side_shrinks_to_the_requested_size(
     width: int, height: int, size: int, expected: tuple[int, int]
 ) -> None:
     assert fit(width, height, size) == expected
 
 
-def test_an_image_within_the_size_keeps_its_very_values() -> None:
+def test_an_image_within_the_size_keeps_its_values() -> None:
     source = picture(40, 30)
     image = decode(saved(source, "PNG"), 40)
     assert (image.width, image.height) == (image.original_width, image.original_height) == (40, 30)
@@ -162,13 +162,13 @@ def test_a_long_image_is_shrunk_in_strips_without_seams(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("long_side", "decoded"), [(256, 256), (257, 512), (1024, 1024), (2048, 2048), (9999, 2048)])
-def test_a_large_jpeg_is_decoded_smaller_but_never_below_what_is_wanted(long_side: int, decoded: int) -> None:
+def test_a_large_jpeg_is_decoded_smaller_but_never_below_the_requested_size(long_side: int, decoded: int) -> None:
     raster = read_raster(saved(picture(2048, 1024), "JPEG"), long_side)
     assert raster.samples.shape[1] == decoded
     assert (raster.width, raster.height) == (2048, 1024)
 
 
-def test_size_is_judged_before_a_pixel_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_checked_before_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         pytest.fail("the pixels were decoded")
 
@@ -203,13 +203,13 @@ RAMP = (np.arange(4096, dtype=np.uint16) * 16).reshape(64, 64)
     ],
     ids=["png rgb", "png grey", "tiff rgb", "tiff grey", "tiff of another writer"],
 )
-def test_16_bits_stay_16_bits(data: bytes) -> None:
+def test_16_bit_values_keep_16_bits(data: bytes) -> None:
     pixels = pixels_of(data)
     assert len(np.unique(pixels)) == 4096
     np.testing.assert_allclose(pixels[..., 1], RAMP / 65535.0, atol=1e-7)
 
 
-def test_16_bits_survive_a_profile() -> None:
+def test_16_bit_values_survive_profile_conversion() -> None:
     data = deep_png(
         np.stack([RAMP] * 3, axis=-1), chunk(b"iCCP", b"p\0\0" + compressed(imagecodecs.cms_profile("adobergb")))
     )
@@ -220,7 +220,7 @@ def compressed(data: bytes) -> bytes:
     return zlib.compress(data)
 
 
-def test_8_and_16_bits_of_the_same_picture_agree() -> None:
+def test_the_same_picture_in_8_and_16_bits_agrees() -> None:
     values = np.asarray(picture())
     wide = values.astype(np.uint16) * 257
     for data in (deep_png(wide), tiff(wide, photometric="rgb")):
@@ -232,7 +232,7 @@ def test_a_float_tiff_is_read_as_zero_to_one_and_clipped() -> None:
     np.testing.assert_array_equal(pixels_of(tiff(values, photometric="minisblack"))[0, :, 0], [0, 0.25, 0.75, 1])
 
 
-def test_white_is_zero_where_the_file_says_so() -> None:
+def test_white_is_zero_is_honoured() -> None:
     values = np.array([[0, 65535]], np.uint16)
     np.testing.assert_array_equal(pixels_of(tiff(values, photometric="miniswhite"))[0, :, 0], [1, 0])
 
@@ -261,18 +261,18 @@ def test_white_is_zero_where_the_file_says_so() -> None:
         (deep_png(np.full((1, 1, 4), [65535, 0, 0, 13107], np.uint16)), [1, 0.8, 0.8]),
     ],
 )
-def test_colours_come_back_as_seen(data: bytes, expected: list[float]) -> None:
+def test_colours_are_read_as_displayed(data: bytes, expected: list[float]) -> None:
     assert first_pixel(data) == pytest.approx(expected, abs=0.004)
 
 
-def test_premultiplied_transparency_is_not_multiplied_again() -> None:
+def test_premultiplied_alpha_is_not_multiplied_again() -> None:
     values = np.full((4, 4, 4), [13107, 0, 0, 13107], np.uint16)  # a fifth of red, already weighted
     assert first_pixel(tiff(values, photometric="rgb", extrasamples=["assocalpha"])) == [1, 0.8, 0.8]
     # The same samples with a fourth channel of no stated meaning: dark red, and nothing shines through.
     assert first_pixel(tiff(values, photometric="rgb", extrasamples=["unspecified"])) == [0.2, 0, 0]
 
 
-def test_a_profile_is_converted_as_another_colour_engine_does() -> None:
+def test_profile_conversion_agrees_with_another_colour_engine() -> None:
     profile = imagecodecs.cms_profile("adobergb")
     source = picture()
     wide = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -302,7 +302,7 @@ def test_a_grey_profile_is_applied() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+def test_an_animation_is_read_as_its_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     assert first_pixel(data) == pytest.approx([1, 0, 0], abs=0.02)
@@ -353,7 +353,9 @@ def widened(image: Image.Image) -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("write", [as_png, as_jpeg, as_webp, as_tiff, as_deep_tiff, as_deep_png])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_marked_corner_comes_back_to_its_place(orientation: int, write: Callable[[Image.Image, int], bytes]) -> None:
+def test_orientation_returns_a_marked_corner_to_its_place(
+    orientation: int, write: Callable[[Image.Image, int], bytes]
+) -> None:
     upright = Image.new("RGB", (6, 4), "black")
     upright.putpixel((0, 0), (255, 255, 255))
     upright.putpixel((5, 0), (128, 128, 128))
@@ -363,18 +365,18 @@ def test_a_marked_corner_comes_back_to_its_place(orientation: int, write: Callab
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_means_nothing_is_no_orientation(orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(orientation: int) -> None:
     image = decode(saved(picture(6, 4), "PNG", exif=exif(orientation)), 512)
     assert (image.original_width, image.original_height) == (6, 4)
 
 
-def test_original_size_is_the_oriented_size_of_the_file_however_small_the_image_becomes() -> None:
+def test_original_size_is_the_oriented_size_of_the_file_before_shrinking() -> None:
     image = decode(as_jpeg(picture(1200, 600), 6), 100)
     assert (image.original_width, image.original_height) == (600, 1200)
     assert (image.width, image.height) == (50, 100)
 
 
-# ---- whatever the bytes are
+# ---- arbitrary bytes
 
 
 VALID = {
@@ -419,14 +421,14 @@ def test_damaged_files_are_an_image_or_a_reject(kind: str, data: st.DataObject) 
     assert_image_or_reject(bytes(content))
 
 
-def test_a_list_where_a_number_belongs_is_refused_at_once() -> None:
+def test_a_list_in_place_of_a_number_is_refused_at_once() -> None:
     data = bytearray(tiff(deep(), photometric="rgb"))
     at = max(data.find(struct.pack("<HHI", 256, kind, 1)) for kind in (3, 4))
     data[at : at + 12] = struct.pack("<HHII", 256, 3, 200, 8)  # 200 widths, read from the header on
     assert message_of(bytes(data)) == "the TIFF has a list as its imagewidth; allowed is one number"
 
 
-def test_pages_that_lead_back_to_themselves_are_not_followed() -> None:
+def test_pages_that_form_a_cycle_are_not_followed() -> None:
     data = bytearray(tiff(deep(), photometric="rgb", metadata=None, software=""))
     (entries,) = struct.unpack_from("<H", data, 8)
     struct.pack_into("<I", data, 10 + 12 * entries, 8)  # the next page is this one
@@ -444,7 +446,7 @@ def test_a_tile_of_absurd_size_is_refused() -> None:
 # ---- identity, padding, writing
 
 
-def test_an_image_id_is_the_beginning_of_the_hash_of_the_bytes() -> None:
+def test_an_image_id_is_a_prefix_of_the_hash_of_the_bytes() -> None:
     assert image_id(b"abc") == "ba7816bf8f01cfea"  # FIPS 180-2, appendix B.1
     assert image_id(b"abc") == hashlib.sha256(b"abc").hexdigest()[:16]
 
@@ -464,7 +466,7 @@ def test_padding_reflects_at_the_bottom_and_right() -> None:
         ((513, 512), 4, (516, 512)),
     ],
 )
-def test_padded_sides_are_multiples_and_hold_two_cells(
+def test_padded_sides_are_multiples_of_the_stride_and_hold_two_cells(
     shape: tuple[int, int], stride: int, padded: tuple[int, int]
 ) -> None:
     pixels = np.random.default_rng(0).random((*shape, 3), np.float32)
@@ -474,7 +476,7 @@ def test_padded_sides_are_multiples_and_hold_two_cells(
     np.testing.assert_array_equal(result, np.pad(pixels, [*added, (0, 0)], mode="reflect"))
 
 
-def test_png_gives_back_the_8_bit_values() -> None:
+def test_png_round_trips_8_bit_values() -> None:
     values = np.asarray(picture())
     np.testing.assert_array_equal(
         np.asarray(Image.open(io.BytesIO(encode((values / 255).astype(np.float32), "png", 95)))), values
@@ -482,7 +484,7 @@ def test_png_gives_back_the_8_bit_values() -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
-def test_the_same_pixels_give_the_same_bytes_without_metadata(kind: str) -> None:
+def test_equal_pixels_give_equal_bytes_without_metadata(kind: str) -> None:
     pixels = pixels_of(saved(picture(), "PNG"))
     data = encode(pixels, kind, 95)
     assert data == encode(pixels.copy(), kind, 95)
@@ -492,25 +494,25 @@ def test_the_same_pixels_give_the_same_bytes_without_metadata(kind: str) -> None
         assert not {"icc_profile", "exif", "xmp", "comment"} & set(image.info)
 
 
-def test_values_beyond_the_range_are_clipped_when_written() -> None:
+def test_values_out_of_range_are_clipped_when_written() -> None:
     beyond = np.array([[[-1.0, 0.5, 2.0]]], np.float32)
     assert first_pixel(encode(beyond, "png", 95)) == [0, 0.502, 1]
 
 
-def test_quality_makes_files_smaller() -> None:
+def test_lower_quality_makes_smaller_files() -> None:
     pixels = np.random.default_rng(0).random((64, 64, 3), np.float32)
     assert len(encode(pixels, "jpg", 50)) < len(encode(pixels, "jpg", 95))
 
 
 @pytest.mark.parametrize(("kind", "width"), [("webp", 16384), ("jpg", 65501)])
-def test_a_side_that_a_format_cannot_hold_is_refused_in_words(kind: str, width: int) -> None:
+def test_a_side_too_long_for_a_format_is_refused_with_a_message(kind: str, width: int) -> None:
     with pytest.raises(
         UsageError, match=f"{kind} holds at most {width - 1} pixels a side, and the image is {width} x 1"
     ):
         encode(np.zeros((1, width, 3), np.float32), kind, 95)
 
 
-def test_an_unknown_format_is_refused_with_those_allowed() -> None:
+def test_the_refusal_of_an_unknown_format_lists_the_allowed_ones() -> None:
     with pytest.raises(UsageError, match="cannot write images as 'tiff'; allowed are png, jpg, webp"):
         encode(np.zeros((1, 1, 3), np.float32), "tiff", 95)
 

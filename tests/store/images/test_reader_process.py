@@ -42,7 +42,7 @@ reader_child.main(decode)
 
 
 def spoilt(bad: str = "pass", before: str = "") -> tuple[str, ...]:
-    """The command of a child that does as it should, but does `bad` when the file is BAD."""
+    """Return the command of a child that works normally but runs `bad` when the file is BAD."""
     return sys.executable, "-P", "-c", CHILD.format(bad=textwrap.indent(bad, "        "), before=before)
 
 
@@ -89,7 +89,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
     return folder, make_corpus(folder)
 
 
-# ---- the same results
+# ---- results equal to those of this process
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
     ids=["png", "jpeg", "turned", "webp", "gif", "tiff", "banner"],
 )
 @pytest.mark.parametrize("size", [1, 33, 512])
-def test_an_image_is_the_same_bit_for_bit_as_in_this_process(
+def test_a_child_reads_an_image_bit_for_bit_as_this_process_does(
     reader: ImageReaderProcess, data: bytes, size: int
 ) -> None:
     assert outcome(reader.decode, data, size) == outcome(images.decode, data, size)
@@ -118,12 +118,14 @@ def test_an_image_is_the_same_bit_for_bit_as_in_this_process(
     ),
     size=st.integers(1, 25),
 )
-def test_any_png_is_the_same_bit_for_bit(reader: ImageReaderProcess, pixels: NDArray[np.uint8], size: int) -> None:
+def test_a_child_reads_any_png_bit_for_bit_as_this_process_does(
+    reader: ImageReaderProcess, pixels: NDArray[np.uint8], size: int
+) -> None:
     data = saved(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), "PNG")
     assert outcome(reader.decode, data, size) == outcome(images.decode, data, size)
 
 
-def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_it_all(
+def test_one_child_reads_the_hostile_corpus_with_the_same_outcomes_and_messages(
     corpus: tuple[Path, list[Case]], reader: ImageReaderProcess
 ) -> None:
     folder, cases = corpus
@@ -135,7 +137,7 @@ def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_
     assert pid(reader) == before
 
 
-# ---- what goes wrong costs one image
+# ---- failures that cost one image
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_the_hostile_corpus_has_the_same_outcome_to_the_word_and_one_child_sees_
         ("os.closerange(0, 99); time.sleep(60)", "stopped to answer"),
     ],
 )
-def test_an_image_that_ends_the_child_is_rejected_and_the_next_one_works(bad: str, says: str) -> None:
+def test_an_image_that_kills_the_child_is_rejected_and_the_next_one_is_read(bad: str, says: str) -> None:
     with ImageReaderProcess(command=spoilt(bad)) as reader:
         error = rejected(reader)
         assert error.reason == Reason.DECODER_DIED
@@ -158,7 +160,7 @@ def test_an_image_that_ends_the_child_is_rejected_and_the_next_one_works(bad: st
 
 
 @pytest.mark.parametrize("bad", ["time.sleep(60)", "while True: pass"])
-def test_an_image_that_takes_too_long_is_rejected_and_the_next_one_works(bad: str) -> None:
+def test_an_image_that_times_out_is_rejected_and_the_next_one_is_read(bad: str) -> None:
     with ImageReaderProcess(seconds=0.5, command=spoilt(bad)) as reader:
         reader.decode(GOOD, 40)
         before = pid(reader)
@@ -167,14 +169,14 @@ def test_an_image_that_takes_too_long_is_rejected_and_the_next_one_works(bad: st
         assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
-def test_a_child_that_reads_nothing_is_given_up_as_well() -> None:
+def test_a_child_that_never_reads_its_request_times_out_too() -> None:
     with ImageReaderProcess(
         seconds=0.5, command=spoilt(before="reader_child._serve = lambda *_: time.sleep(60)")
     ) as reader:
         assert rejected(reader, bytes(2**23)).reason == Reason.DECODER_SLOW
 
 
-def test_an_image_that_takes_more_memory_than_there_may_be_is_rejected() -> None:
+def test_an_image_over_the_memory_limit_is_rejected() -> None:
     with ImageReaderProcess(command=spoilt("eaten = [np.empty(2**32, np.uint8) for _ in range(1000)]")) as reader:
         reader.decode(GOOD, 40)
         before = pid(reader)
@@ -183,7 +185,7 @@ def test_an_image_that_takes_more_memory_than_there_may_be_is_rejected() -> None
         assert pid(reader) == before
 
 
-def test_an_error_that_nobody_foresaw_is_one_reject() -> None:
+def test_an_unexpected_error_is_one_reject() -> None:
     with ImageReaderProcess(command=spoilt("raise KeyError('unforeseen')")) as reader:
         error = rejected(reader)
         assert (error.reason, error.message) == (
@@ -206,28 +208,28 @@ def test_an_error_that_nobody_foresaw_is_one_reject() -> None:
         "os.write(3, reader_child.REPLY.pack(1, 2**60, 2**60, 2**60, 2**60)); time.sleep(60)",
     ],
 )
-def test_an_answer_that_no_decoder_gives_is_not_believed(bad: str) -> None:
+def test_a_malformed_reply_is_not_trusted(bad: str) -> None:
     with ImageReaderProcess(command=spoilt(bad)) as reader:
         assert rejected(reader).reason == Reason.DECODER_DIED
         assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
 
-def test_what_a_library_prints_does_no_damage() -> None:
+def test_output_printed_by_a_library_does_not_corrupt_the_reply() -> None:
     noise = "os.write(1, b'noise'); print('noise', flush=True)"
     with ImageReaderProcess(command=spoilt(f"{noise}; raise RejectError(Reason.EMPTY, 'one')")) as reader:
         assert rejected(reader).message == rejected(reader).message == "one"
 
 
-def test_any_text_can_be_the_message_of_a_reject() -> None:
+def test_a_reject_message_may_be_any_text() -> None:
     with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, 'été\\n夏\\udcff')")) as reader:
         error = rejected(reader)
         assert (error.reason, error.message) == (Reason.EMPTY, "été\n夏\\udcff")
 
 
-# ---- what ends the child from outside costs nothing
+# ---- interruptions from outside that cost no image
 
 
-def test_a_child_that_was_ended_between_two_images_is_replaced() -> None:
+def test_a_child_killed_between_two_images_is_replaced() -> None:
     with ImageReaderProcess() as reader:
         reader.decode(GOOD, 40)
         before = pid(reader)
@@ -236,7 +238,7 @@ def test_a_child_that_was_ended_between_two_images_is_replaced() -> None:
         assert pid(reader) != before
 
 
-def test_an_image_whose_child_was_ended_once_is_no_reject(tmp_path: Path) -> None:
+def test_an_image_whose_child_is_killed_once_is_not_rejected(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     bad = (
         f"if not os.path.exists({str(mark)!r}):\n    os.mkdir({str(mark)!r})\n    os.kill(os.getpid(), signal.SIGTERM)"
@@ -246,7 +248,7 @@ def test_an_image_whose_child_was_ended_once_is_no_reject(tmp_path: Path) -> Non
     assert mark.exists()
 
 
-def test_an_interrupt_does_not_leave_half_an_answer_for_the_next_image() -> None:
+def test_an_interrupt_leaves_no_partial_reply_for_the_next_image() -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -263,7 +265,7 @@ def test_an_interrupt_does_not_leave_half_an_answer_for_the_next_image() -> None
 
 
 @pytest.mark.parametrize("command", [("/no/such/program",), (sys.executable, "-c", "pass"), ("/bin/echo", "x" * 50)])
-def test_a_child_that_cannot_be_started_is_no_fault_of_the_image(command: tuple[str, ...]) -> None:
+def test_a_child_that_cannot_start_does_not_reject_the_image(command: tuple[str, ...]) -> None:
     with ImageReaderProcess(command=command) as reader, pytest.raises(KtBatchError, match="does not start") as caught:
         reader.decode(GOOD, 40)
     assert not isinstance(caught.value, RejectError)
@@ -281,7 +283,7 @@ def test_a_pause_costs_an_image_one_second_at_most(monkeypatch: pytest.MonkeyPat
     os.close(writing)
 
 
-# ---- what the child has
+# ---- the environment of the child
 
 
 def test_the_child_sees_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,13 +318,13 @@ def test_the_child_has_its_limits(reader: ImageReaderProcess) -> None:
     assert found["Max open files"] == [str(MAX_OPEN_FILES)] * 2
 
 
-def test_the_child_can_fill_no_file(tmp_path: Path) -> None:
+def test_the_child_cannot_write_to_a_file(tmp_path: Path) -> None:
     with ImageReaderProcess(command=spoilt(f"open({str(tmp_path / 'x')!r}, 'wb', 0).write(b'x')")) as reader:
         assert "OSError: [Errno 27]" in rejected(reader).message
     assert (tmp_path / "x").stat().st_size == 0
 
 
-def test_the_child_imports_nothing_heavy() -> None:
+def test_the_child_imports_no_heavy_library() -> None:
     with ImageReaderProcess(command=spoilt("raise RejectError(Reason.EMPTY, ' '.join(sys.modules))")) as reader:
         modules = {name.partition(".")[0] for name in rejected(reader).message.split()}
     assert {"numpy", "PIL", "tifffile"} <= modules
@@ -342,7 +344,7 @@ os.unshare, os.CLONE_NEWUSER, os.CLONE_NEWNET = unshare, 0x10000000, 0x40000000
 """
 
 
-def test_where_it_can_be_had_the_child_has_no_network() -> None:
+def test_the_child_has_no_network_where_the_system_can_isolate_it() -> None:
     done = subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False)
     if done.returncode:
         pytest.skip("the kernel grants no namespaces here")
@@ -353,7 +355,7 @@ def test_where_it_can_be_had_the_child_has_no_network() -> None:
         assert [line.partition(":")[0].strip() for line in interfaces] in ([], ["lo"])
 
 
-def test_where_it_cannot_be_had_the_child_works_all_the_same() -> None:
+def test_the_child_works_where_the_system_cannot_isolate_it() -> None:
     with ImageReaderProcess(command=spoilt(before=REFUSED)) as reader:
         assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
 
@@ -361,7 +363,7 @@ def test_where_it_cannot_be_had_the_child_works_all_the_same() -> None:
 # ---- no child is left
 
 
-def test_there_is_no_child_before_the_first_image_and_after_close() -> None:
+def test_no_child_runs_before_the_first_image_or_after_close() -> None:
     reader = ImageReaderProcess()
     assert reader.pid is None
     reader.decode(GOOD, 40)
@@ -385,7 +387,7 @@ def test_the_child_ends_with_the_last_reference() -> None:
 
 
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_the_child_ends_with_this_process_however_that_ends(end: str) -> None:
+def test_the_child_ends_with_this_process_even_if_it_is_killed(end: str) -> None:
     code = (
         "import os, signal, sys\n"
         "from kt_batch.store.images.reader_process import ImageReaderProcess\n"
