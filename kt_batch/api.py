@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import fspath
 
-from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions
+from pydantic import ValidationError
+
+from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions, describe_fault
+from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.encoders import new_encoder
 from kt_batch.pipelines.extract import finish as extracting
@@ -12,6 +17,7 @@ from kt_batch.pipelines.extract.finish import ExtractSummary
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index import finish as indexing
 from kt_batch.pipelines.index.finish import BuildSummary
+from kt_batch.pipelines.inputs import Place, absolute_file, places
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate import finish as translating
 from kt_batch.pipelines.translate.finish import TranslateSummary
@@ -32,8 +38,8 @@ __all__ = ["Explanation", "build_index", "explain", "extract", "open_library", "
 
 
 def extract(
-    images: Sequence[str],
-    library: str,
+    images: Place | Sequence[Place],
+    library: Place,
     *,
     encoder: EncoderSource = KT_VGG,
     layer: str = "relu3_1",
@@ -62,14 +68,16 @@ def extract(
     Raises:
         KtBatchError: In one sentence, what was wrong (`kt_batch.errors` has the kinds).
     """
-    _, config = new_encoder(encoder, layer, size)
-    extraction = ExtractConfig.model_validate({"encoder": config, **fields})
-    request = ExtractRequest(images, library, extraction, encoder, options)
-    return extracting.extract(request, runner or LocalRunner(), progress)
+    source = EncoderSource(encoder.name, absolute_file(encoder.path))
+    with _usage_errors():
+        _, config = new_encoder(source, layer, size)
+        extraction = ExtractConfig.model_validate({"encoder": config, **fields})
+    request = ExtractRequest(places(images), fspath(library), extraction, source, options)
+    return extracting.extract(request, _runner(runner, options), progress)
 
 
 def build_index(
-    library: str,
+    library: Place,
     *,
     options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
@@ -91,13 +99,14 @@ def build_index(
     Raises:
         KtBatchError: In one sentence, what was wrong.
     """
-    config = IndexConfig.model_validate(fields)
-    return indexing.build_index(library, config, options, runner or LocalRunner(), progress)
+    with _usage_errors():
+        config = IndexConfig.model_validate(fields)
+    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress)
 
 
 def translate(
-    images: Sequence[str],
-    out: str,
+    images: Place | Sequence[Place],
+    out: Place,
     choice: Choice,
     *,
     method: str = "knowledge",
@@ -125,15 +134,31 @@ def translate(
         KtBatchError: In one sentence, what was wrong.
     """
     config, sources = choose(method, settings, choice)
-    request = TranslateRequest(images, out, config, sources, options)
-    return translating.translate(request, runner or LocalRunner(), progress)
+    request = TranslateRequest(places(images), fspath(out), config, sources, options)
+    return translating.translate(request, _runner(runner, options), progress)
 
 
-def open_library(place: str) -> Library:
+def open_library(place: Place) -> Library:
     """Open a knowledge library for reading. Raises MissingError when there is none at `place`."""
-    return opening.open_library(place)
+    return opening.open_library(fspath(place))
 
 
-def open_run(place: str) -> Run:
+def open_run(place: Place) -> Run:
     """Open a run for reading. Raises MissingError when there is none at `place`."""
-    return opening.open_run(place)
+    return opening.open_run(fspath(place))
+
+
+def _runner(runner: Runner | None, options: RunOptions) -> Runner:
+    """Return the given runner, or one in this process. Raises UsageError when the options ask for Ray without one."""
+    if runner is None and options.runner == "ray":
+        raise UsageError("The options ask for Ray; pass runner=RayRunner(...) of kt_batch.runners.ray.runner.")
+    return runner or LocalRunner()
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn a value that is not allowed into a UsageError."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UsageError(describe_fault(error)) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SMALLEST_SIZE, DEFAULT_SIZE, LARGEST_SIZE = 8, 512, 4096  # long side of the working image, in pixels
 
@@ -30,6 +31,15 @@ class Config(BaseModel):
 
     def _digested(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def describe_fault(error: ValidationError) -> str:
+    """Return a sentence about the first value that is not allowed, or about values that exclude each other."""
+    fault = error.errors(include_url=False)[0]
+    if fault["type"] == "value_error" and isinstance(fault["input"], Mapping):
+        return f"{fault['ctx']['error']}."
+    names = [str(part) for part in fault["loc"] if isinstance(part, str)]
+    return f"the option {names[-1]} got {fault['input']!r}: {fault['msg']}."
 
 
 class EncoderConfig(Config):
@@ -139,8 +149,16 @@ class MethodConfig(Config):
     decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file.")
     index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
+    size: int | None = Field(
+        None, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="Long side of the working image, without an encoder."
+    )
     format: ImageFormat = Field("png", description="File format of the outputs.")
     quality: int = Field(95, ge=1, le=100, description="Quality of jpg and webp files, 1 to 100.")
+
+    @property
+    def working_size(self) -> int:
+        """Long side of the working image, in pixels."""
+        return self.encoder.size if self.encoder else self.size or DEFAULT_SIZE
 
     @property
     def searcher(self) -> Searcher | None:

@@ -54,3 +54,19 @@ def test_every_public_name_exists_and_stands_on_the_page(name: str) -> None:
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'magic'"):
         _ = kt_batch.magic
+
+
+def test_a_value_that_is_not_allowed_is_a_usage_error(tmp_path: Path) -> None:
+    photo = draw(tmp_path / "a.png", 1)
+    with pytest.raises(kt_batch.errors.UsageError, match="the option stride got 0"):
+        kt_batch.extract(photo, tmp_path / "lib", stride=0)
+    with pytest.raises(kt_batch.errors.UsageError, match="the option alpha got 3"):
+        kt_batch.translate(photo, tmp_path / "run", kt_batch.Choice(styles=photo), method="adain", alpha=3)
+    with pytest.raises(kt_batch.errors.UsageError, match="the option leaf got 3"):
+        kt_batch.build_index(tmp_path / "lib", leaf=3)
+
+
+def test_ray_is_asked_for_with_a_runner(tmp_path: Path) -> None:
+    options = kt_batch.RunOptions(runner="ray")
+    with pytest.raises(kt_batch.errors.UsageError, match="pass runner=RayRunner"):
+        kt_batch.extract(draw(tmp_path / "a.png", 1), tmp_path / "lib", options=options, size=64)

@@ -38,7 +38,11 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(
             f"'{path}' has the unknown option '{unknown[0]}'; known are {', '.join(sorted(known))}."
         )
+    several = {parameter.name for parameter in context.command.params if parameter.multiple or parameter.nargs == -1}
     defaults: dict[str, Any] = {known[str(key).replace("_", "-")]: value for key, value in content.items()}
+    defaults = {
+        name: [value] if name in several and not isinstance(value, list) else value for name, value in defaults.items()
+    }
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 

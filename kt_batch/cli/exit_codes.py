@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from typer.exceptions import TyperException
 
 from kt_batch.cli.options import Options
+from kt_batch.config import describe_fault
 from kt_batch.errors import KtBatchError, UsageError
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
@@ -53,20 +54,10 @@ def _explain(error: Exception) -> tuple[int, str]:
         case KtBatchError():
             return error.exit_code, str(error)
         case ValidationError():
-            return WRONG_USAGE, _first_fault(error)
+            return WRONG_USAGE, describe_fault(error)
         case TyperException():
             return WRONG_USAGE, error.format_message()
     return FAILED, f"internal error, {type(error).__name__}: {error} (--debug shows where)"
-
-
-def _first_fault(error: ValidationError) -> str:
-    """Return a sentence about the first wrong value, or about values that exclude each other."""
-    fault = error.errors(include_url=False)[0]
-    of_many = fault["type"] == "value_error" and isinstance(fault["input"], Mapping)
-    if of_many:
-        return f"{fault['ctx']['error']}."
-    names = [str(part) for part in fault["loc"] if isinstance(part, str)]
-    return f"the option {names[-1]} got {fault['input']!r}: {fault['msg']}."
 
 
 def leave(code: int) -> NoReturn:

@@ -42,7 +42,7 @@ def build_library_app() -> typer.Typer:
 
 def translate_app() -> typer.Typer:
     """Return the job that translates."""
-    return job_app(expand(translate_images, settings=method_options()))
+    return job_app(expand(translate_images, settings=method_options(reserved=ChoiceOptions.model_fields)))
 
 
 def build_library(

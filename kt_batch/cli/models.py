@@ -16,6 +16,7 @@ from kt_batch.errors import UsageError
 from kt_batch.evaluation.models import Figures, Pair, bench_models
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.models.weights import ENCODERS, EncoderSource, describe_shipped, shipped
+from kt_batch.pipelines.inputs import absolute_file
 
 HEADER = (
     f"{'':16} {'layer':8} {'ch':>4} {'PSNR':>6} {'worst':>6} {'SSIM':>6} {'encode':>8} {'decode':>8}"
@@ -91,11 +92,11 @@ def _pair(given: str) -> Pair:
     name, layer, encoder, decoder = parts
     if layer not in CUT_POINTS:
         raise UsageError(f"--pair {name}: the layer '{layer}' is none of {', '.join(CUT_POINTS)}.")
-    return Pair(name, layer, _source(name, encoder), options.absolute_file(decoder))
+    return Pair(name, layer, _source(name, encoder), absolute_file(decoder))
 
 
 def _source(name: str, encoder: str) -> EncoderSource:
-    return EncoderSource(encoder) if encoder in ENCODERS else EncoderSource(name, options.absolute_file(encoder))
+    return EncoderSource(encoder) if encoder in ENCODERS else EncoderSource(name, absolute_file(encoder))
 
 
 def table(rows: Sequence[Figures]) -> list[str]:

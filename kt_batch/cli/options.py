@@ -6,7 +6,6 @@ descriptions from there.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, Layer, Ru
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
+from kt_batch.pipelines.inputs import absolute_file
 
 RUN_PANEL = "How the work is run"
 
@@ -93,8 +93,3 @@ def new_encoder(weights: EncoderOptions, cut: CutOptions) -> tuple[EncoderSource
     """Return where an encoder comes from, and its configuration for a new library."""
     source = weights.source()
     return source, encoders.new_encoder(source, cut.layer, cut.size)[1]
-
-
-def absolute_file(path: str | None) -> str | None:
-    """Return an absolute path: the working directory of a worker is not the driver's."""
-    return None if path is None else str(Path(path).absolute())

@@ -5,9 +5,9 @@ The table of methods decides which options there are, so a new method needs no l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, Field, create_model
@@ -91,22 +91,33 @@ class MethodOptions(Options):
         return Settings(name, {"method": name, **options}, values)
 
 
-def method_options(methods: Mapping[str, type[Method]] = METHODS) -> type[MethodOptions]:
+def method_options(
+    methods: Mapping[str, type[Method]] = METHODS, reserved: Collection[str] = ()
+) -> type[MethodOptions]:
     """Return a model with the settings of several methods.
 
     Methods may share a setting of one name and type.
 
+    Args:
+        methods: The methods by name.
+        reserved: Other options of the command, which no setting may be called after.
+
     Raises:
-        TypeError: Two methods have settings of one name and different types.
+        TypeError: Two methods have settings of one name and different types, or a setting has a reserved name.
     """
     owners: dict[str, dict[str, Setting]] = {}
     for name, method in methods.items():
         for option, setting in settings_of(name, method).items():
+            if option in reserved:
+                raise TypeError(f"The method {name} has a setting called {option}, which is another option.")
             owners.setdefault(option, {})[name] = setting
     fields: dict[str, Any] = {option: _field(option, settings) for option, settings in owners.items()}
-    of_method = typer.Option("--method", show_default=DEFAULT, metavar=f"<{'|'.join(methods)}>")
+    of_method = typer.Option("--method", show_default=False, metavar=f"<{'|'.join(methods)}>")
     of_preset = typer.Option("--preset", metavar=f"<{'|'.join(PRESETS)}>")
-    fields["method"] = Annotated[str | None, of_method], Field(None, description="How images are translated.")
+    fields["method"] = (
+        Annotated[str | None, of_method],
+        Field(None, description=f"How images are translated. Default: {DEFAULT}."),
+    )
     fields["preset"] = Annotated[str | None, of_preset], Field(None, description="A method with all its settings.")
     return create_model("AllMethodOptions", __base__=MethodOptions, **fields)
 
@@ -153,17 +164,27 @@ def _field(option: str, settings: Mapping[str, Setting]) -> tuple[Any, Any]:
     text = first.description
     if len(descriptions) > 1:
         text = " ".join(f"{name}: {setting.description}" for name, setting in settings.items())
-    default: str | bool = "; ".join(f"{name}: {_shown(setting.default)}" for name, setting in settings.items())
+    shown = "; ".join(f"{name}: {_shown(setting.default)}" for name, setting in settings.items())
     if len(defaults) == 1:
-        default = _shown(first.default) or False
-    kind, shown = get_args(FLAGS[option]) if option in FLAGS else (first.kind, OptionInfo(default=_flag(option)))
-    shown = typer.Option(
-        shown.default,
-        metavar=shown.metavar,
-        show_default=default,
+        shown = _shown(first.default)
+    kind, option_info = (
+        get_args(FLAGS[option]) if option in FLAGS else (first.kind, OptionInfo(default=_flags(option, first)))
+    )
+    option_info = typer.Option(
+        option_info.default,
+        metavar=option_info.metavar,
+        show_default=False,
         rich_help_panel=f"Settings of {', '.join(settings)}",
     )
-    return Annotated[kind | None, shown], Field(None, description=_sentence(text))
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    text = f"{_sentence(text)} Default: {shown}." if shown else _sentence(text)
+    return Annotated[kind | None, option_info], Field(None, description=text)
+
+
+def _flags(option: str, setting: Setting) -> str:
+    """Return the flag of an option, with its negation for a setting that is on by default."""
+    return f"{_flag(option)}/--no-{_flag(option)[2:]}" if setting.default is True else _flag(option)
 
 
 def _shown(default: object) -> str:

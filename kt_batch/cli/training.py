@@ -16,6 +16,7 @@ from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.inputs import absolute_file
 from kt_batch.training.autoencoder import TrainJob, train_autoencoder
 from kt_batch.training.metrics import Metrics
 
@@ -65,10 +66,10 @@ def train(
 
     Metrics go to DIR/LAYER/STAGE/metrics.csv and TensorBoard. On Ray nothing else is printed: follow those files.
     """
-    weights = options.absolute_file(encoder_weights)
+    weights = absolute_file(encoder_weights)
     job = TrainJob(
         images=tuple(images),
-        teacher=EncoderSource("vgg19", options.absolute_file(teacher_weights)),
+        teacher=EncoderSource("vgg19", absolute_file(teacher_weights)),
         encoder=EncoderSource(encoder or "kt-vgg", weights) if encoder or weights else None,
         out=out.absolute(),
         recipe=recipe,

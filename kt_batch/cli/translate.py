@@ -19,8 +19,6 @@ from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, Settings, method_options
 from kt_batch.config import Layer, RunOptions
-from kt_batch.errors import UsageError
-from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
@@ -42,39 +40,28 @@ class ChoiceOptions(options.Options):
     )
     decoder_weights: str | None = Field(None, description="A decoder trained for this encoder.")
     size: int | None = Field(
-        None, description="Long side at which images are translated, in pixels; default: the library's."
+        None, description="Long side at which images are translated, in pixels; default: the library's, or 512."
     )
     cache_dir: str | None = Field(None, description="Where indexes from s3:// are staged.")
 
     def choice(self) -> Choice:
-        """Return what the caller chooses. Raises UsageError for an option that would have no effect."""
-        for name, value in (("encoder", self.encoder), ("layer", self.layer)):
-            if self.library is not None and value is not None:
-                raise UsageError(f"--{name} {value} is for methods without a library; '{self.library}' has its own.")
-        if self.index is not None and self.library is None:
-            raise UsageError(f"--index {self.index} needs --library.")
+        """Return what the caller chooses."""
         return Choice(
             library=self.library,
             index=self.index,
             styles=self.style,
-            encoder=self._encoder(),
-            decoder=options.absolute_file(self.decoder_weights),
+            encoder=self.encoder,
+            encoder_weights=self.encoder_weights,
+            decoder_weights=self.decoder_weights,
             layer=self.layer,
             size=self.size,
-            cache=options.absolute_file(self.cache_dir),
+            cache=self.cache_dir,
         )
-
-    def _encoder(self) -> EncoderSource | None:
-        """Return the chosen encoder, or None when neither its name nor its weights are given."""
-        weights = options.absolute_file(self.encoder_weights)
-        if self.encoder is None:
-            return None if weights is None else EncoderSource(path=weights)
-        return EncoderSource(self.encoder, weights)
 
 
 def add_translate(app: typer.Typer) -> None:
     """Give an app the command, with the options of all methods."""
-    app.command("translate")(expand(translate_command, settings=method_options()))
+    app.command("translate")(expand(translate_command, settings=method_options(reserved=ChoiceOptions.model_fields)))
 
 
 def translate_command(

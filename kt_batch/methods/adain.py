@@ -42,11 +42,13 @@ class Adain:
         self.config = config
         self.encoder, self.decoder = resources.encoder, resources.decoder
         self.cut = config.encoder.layer
-        self.size = config.encoder.size
         self.stride = self.encoder.geometry(self.cut).stride
         with torch.no_grad():
-            encoded = [encode(self.encoder, image, self.cut) for _, image in sorted(resources.styles.items())]
-        self.style = mean_statistics(encoded)
+            pairs = [
+                statistics(encode(self.encoder, resources.styles[image_id], self.cut))
+                for image_id in sorted(resources.styles)
+            ]
+        self.style = mean_statistics(pairs)
         self.shares = dict.fromkeys(sorted(resources.styles), 1 / len(resources.styles))
 
     @torch.no_grad()
@@ -73,9 +75,9 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     return features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True)
 
 
-def mean_statistics(maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the average of the means and of the deviations of several feature maps, both `(C, 1, 1)`."""
-    means, deviations = zip(*(statistics(features) for features in maps), strict=True)
+def mean_statistics(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the average of several means and of several deviations, all `(C, 1, 1)`."""
+    means, deviations = zip(*pairs, strict=True)
     return torch.stack(means).mean(0), torch.stack(deviations).mean(0)
 
 

@@ -32,7 +32,8 @@ class Need(StrEnum):
 class Resources:
     """The loaded resources of a method; None for those that it does not need.
 
-    styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], sides multiples of the encoder's stride.
+    styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], at the working size, its sides multiples of the
+    encoder's stride. An image is read when it is asked for.
     """
 
     encoder: Encoder | None = None
@@ -89,14 +90,13 @@ class Method(Protocol):
 
     config_type: The method's configuration. needs: What `Resources` must hold. stages: The keys of `Result.seconds`, in
     the order of the work. layer: Where the encoder is cut when no library decides; None without an encoder.
-    size: Long side of the working image. stride: Both sides of an image are multiples of it.
+    stride: Both sides of an image are multiples of it.
     """
 
     config_type: ClassVar[type[MethodConfig]]
     needs: ClassVar[frozenset[Need]]
     stages: ClassVar[tuple[str, ...]]
     layer: ClassVar[Layer | None]
-    size: int
     stride: int
 
     def __init__(self, config: Any, resources: Resources) -> None:

@@ -59,7 +59,6 @@ class KnowledgeTransfer:
         self.deviation = resources.index.tree.deviation
         self.search = Search(resources.index, config.search)
         self.cut = config.encoder.layer
-        self.size = config.encoder.size
         self.stride = self.encoder.geometry(self.cut).stride
 
     @torch.no_grad()

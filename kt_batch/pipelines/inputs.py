@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike, fspath
+from pathlib import Path
 
 from kt_batch.errors import Reason, RejectError, UnreachableError
 from kt_batch.pipelines.progress import Progress, Step
@@ -15,7 +17,18 @@ from kt_batch.store.units import Item
 HASH_THREADS = 8
 MAX_INPUTS_PER_TASK = 16  # handing a small file to a thread costs more than hashing it
 
+Place = str | PathLike[str]  # a path or URI
 Decode = Callable[[bytes, int], WorkingImage]  # the bytes of a file and a long side
+
+
+def places(given: Place | Sequence[Place]) -> list[str]:
+    """Return one or several places as text."""
+    return [fspath(given)] if isinstance(given, str | PathLike) else [fspath(place) for place in given]
+
+
+def absolute_file(path: Place | None) -> str | None:
+    """Return an absolute path: the working directory of a worker is not the driver's."""
+    return None if path is None else str(Path(path).absolute())
 
 
 def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:

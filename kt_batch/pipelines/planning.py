@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from kt_batch.config import Config, RunOptions
 from kt_batch.store.attempts import find_retry
+from kt_batch.store.mismatch import mismatch
 from kt_batch.store.units import Item, Ledger, Unit
 
 
@@ -39,6 +43,7 @@ def plan_units(
     Raises:
         MismatchError: Earlier units were planned with another configuration.
     """
+    _check_config(ledger, config)
     retry = find_retry(ledger, items) if options.retry_rejected else None
     wanted = (items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
     if dry_run:
@@ -47,6 +52,20 @@ def plan_units(
     before = len(ledger.units())
     units = ledger.plan(*wanted)
     return PlannedUnits(units[before:], (), ledger.pending(), units)
+
+
+def _check_config(ledger: Ledger, config: Config) -> None:
+    """Raise MismatchError when units were planned with another configuration of the same kind.
+
+    The planned configuration is read by its class first, so that fields and names of an earlier version are no
+    differences. The ledger refuses one of another kind.
+    """
+    planned = ledger.config()
+    if planned is None or planned[1] == config.digest():
+        return
+    with suppress(ValidationError):
+        content = type(config).model_validate(planned[0]).model_dump(mode="json")
+        raise mismatch(ledger.location, (content, planned[1]), (config.model_dump(mode="json"), config.digest()))
 
 
 def earlier_numerics(ledger: Ledger) -> tuple[tuple[str, str], ...] | None:

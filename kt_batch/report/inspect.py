@@ -118,7 +118,7 @@ def _usage(session: Session) -> Matches | Shares:
 
     Before the first result they are empty.
     """
-    kind = session.provenance_kind or "patches"
+    kind = session.provenance_kind
     usage = new_usage(kind)
     for part in session.run.committed.parts(layout.PROVENANCE).values():
         usage.add(read_table(session.run.location, part, USAGE_COLUMNS[kind]))

@@ -76,9 +76,15 @@ class Session:
 
     @cached_property
     def library(self) -> Library | None:
-        """Return the run's library; None where the run names none, or it is not at hand."""
+        """Return the run's library; None where the run names none, or it is not at hand.
+
+        Raises:
+            MissingError, MismatchError: the library is not at the place that the caller named.
+        """
+        if self._place is not None:
+            return self.required_library
         try:
-            return self.required_library if self._place or self.named_library else None
+            return self.required_library if self.named_library else None
         except (StorageError, MismatchError):
             return None
 
@@ -97,10 +103,12 @@ class Session:
     # ---- provenance --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def provenance_kind(self) -> ProvenanceKind | None:
-        """Return the kind of the run's provenance; None before the first result."""
+    def provenance_kind(self) -> ProvenanceKind:
+        """Return the kind of the run's provenance. Before the first result, a method with an index matches patches."""
         part = next(iter(self.run.committed.parts(layout.PROVENANCE).values()), None)
-        return provenance_kind(read_schema(self.run.location, part)) if part else None
+        if part is not None:
+            return provenance_kind(read_schema(self.run.location, part))
+        return "patches" if self.run.header.index_digest else "sources"
 
     def provenance(self, output: Output) -> pa.Table:
         """Return the provenance of one output."""

@@ -51,16 +51,6 @@ PROVENANCE = pa.schema(
     ]
 )
 
-SHARES = pa.schema(
-    [
-        ("output", pa.dictionary(pa.int32(), pa.string())),
-        ("source_image_id", pa.dictionary(pa.int32(), IMAGE_ID)),
-        ("source_uri", pa.dictionary(pa.int32(), pa.string())),
-        ("share", pa.float32()),  # of the whole output; those of one output sum to 1
-    ]
-)
-
-
 # Provenance of a method that states only how much each source contributed to an output.
 SHARES = pa.schema(
     [

@@ -22,9 +22,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.errors import DamagedError, StorageError, UsageError
 from kt_batch.store import layout
 from kt_batch.store.locations import Location, exists
+from kt_batch.store.mismatch import mismatch
 from kt_batch.store.receipts import Receipt, parse_receipt
 from kt_batch.store.schemas import PLAN
 from kt_batch.store.tables import read_table
@@ -352,10 +353,7 @@ class Ledger:
     def _require_config(self, config: Mapping[str, Any], config_digest: str) -> None:
         for plan in self._plans:
             if plan.config_digest != config_digest:
-                raise MismatchError(
-                    f"{self._location.uri} was planned with the config digest {plan.config_digest}, this job has "
-                    f"{config_digest}; they differ in {_differences(plan.config, config)}"
-                )
+                raise mismatch(self._location, (plan.config, plan.config_digest), (config, config_digest))
 
 
 def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str]], retry: int, name: str) -> Iterator[Unit]:
@@ -378,18 +376,3 @@ def _brought_something(receipt: Receipt) -> bool:
 
 def _canonical(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    there, here = _flat(theirs), _flat(ours)
-    options = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    sides = (f"{key} ({there.get(key, 'unset')} there, {here.get(key, 'unset')} here)" for key in options)
-    return ", ".join(sides) or "no named option"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return dotted option -> its JSON text."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _canonical(value)}
-    return flat

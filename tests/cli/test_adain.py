@@ -29,3 +29,17 @@ def test_the_command_line_says_what_the_method_lacks(kt: Say, collection: Collec
     words = ["translate", collection.photos, "--out", tmp_path / "run", "--method", "adain"]
     assert "The method adain needs --style" in kt(*words).err
     assert kt(*words, "--style", collection.paintings, "--swap", "statistics").code == 2
+
+
+def test_one_style_in_a_file_of_options_needs_no_list(kt: Say, collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text(f"method: adain\nstyle: {collection.paintings / '1.png'}\nsize: 64\n")
+    words = ["translate", collection.photos, "--out", tmp_path / "run", "--config", tmp_path / "options.yaml"]
+    assert kt(*words, "--threads", 1).code == 0
+
+
+def test_a_run_without_an_output_is_one_of_sources(kt: Say, collection: Collection, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    words = ["translate", tmp_path / "broken.png", "--out", tmp_path / "run", "--method", "adain"]
+    assert kt(*words, "--style", collection.paintings, "--size", 64, "--threads", 1).code == 3
+    assert kt("inspect", tmp_path / "run", "--json").json["ncc"] is None
+    assert "share" in kt("inspect", tmp_path / "run", "--sql").out

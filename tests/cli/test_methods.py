@@ -41,7 +41,6 @@ class Dim:
     needs: ClassVar[frozenset[Need]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("dim",)
     layer: ClassVar[Layer | None] = None
-    size = 64
     stride = 1
 
     def __init__(self, config: DimConfig, resources: Resources) -> None:
@@ -82,8 +81,8 @@ def test_the_help_lists_the_options_of_a_method_in_the_table(
     monkeypatch.setenv("COLUMNS", "200")
     text = kt("translate", "--help", of=with_dim).out
     assert "<knowledge|dim>" in text
-    assert "How dark the picture gets. [default: (0.5)]" in text
-    assert "[default: (knowledge: 1.0; dim: 0.25)]" in text
+    assert "How dark the picture gets. Default: 0.5." in text
+    assert "Default: knowledge: 1.0; dim: 0.25." in text
     titles = [f"Settings of {owners} " for owners in ("knowledge", "knowledge, dim", "dim")]
     assert [text.count(title) for title in titles] == [1, 1, 1]
     assert "--darkness" in kt("--help", of=translate_app()).out
@@ -135,7 +134,7 @@ def test_a_setting_shared_by_two_methods_needs_one_type(monkeypatch: pytest.Monk
         (["--preset", "fog"], "There is no preset 'fog'; there are paper."),
         (["--preset", "paper", "--method", "dim"], "The preset paper is for the method knowledge, not for dim."),
         ([], "The method knowledge needs --library."),
-        (["--index", "abcd", "--method", "dim"], "--index abcd needs --library."),
+        (["--index", "abcd", "--method", "dim"], "The method dim does not use --index; leave it out."),
         (["--library", "lib", "--layer", "relu4_1"], "--layer relu4_1 is for methods without a library; 'lib' has its"),
         (["--library", "lib", "--encoder", "vgg19"], "--encoder vgg19 is for methods without a library; 'lib' has its"),
         (["--library", "lib", "--searcher", "fog"], "the option searcher got 'fog': Input should be 'tree', "),
@@ -196,3 +195,50 @@ def test_the_jobs_accept_presets(kt: Say, library: Path, photo: Path, tmp_path: 
     words = [photo, "--library", library, "--out", run, "--runner", "local", "--threads", 1]
     assert kt(*words, "--preset", "paper", of=job.app).code == 0
     assert saved_options(run)["searcher"] == "bhkm"
+
+
+# ---- settings of other kinds ----
+
+
+class KindsConfig(MethodConfig):
+    """Settings of kinds that the shipped methods do not have."""
+
+    method: Literal["kinds"] = "kinds"
+    keep: bool = Field(True, description="Keep it.")
+    parts: tuple[float, ...] = Field((1.0, 2.0), description="Some numbers.")
+
+
+class Kinds(Dim):
+    """Has a switch that is on, and a list of numbers."""
+
+    config_type: ClassVar[type[MethodConfig]] = KindsConfig
+
+    def translate(self, image: Tensor) -> Result:
+        assert isinstance(self.config, KindsConfig)
+        assert (self.config.keep, self.config.parts) == (False, (3.0, 4.0))
+        return Result(image, NO_MATCH, {"dim": 0.0})
+
+
+def test_a_switch_can_be_turned_off_and_a_list_repeated(
+    kt: Say, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "kinds", Kinds)
+    words = ["translate", photo, "--out", tmp_path / "run", "--method", "kinds", "--threads", 1]
+    assert kt(*words, "--no-keep", "--parts", 3, "--parts", 4, of=make_app()).code == 0
+
+
+class ClashConfig(MethodConfig):
+    """A setting called after an option of the command."""
+
+    method: Literal["clash"] = "clash"
+    layer: str = "x"
+
+
+class Clash(Dim):
+    config_type: ClassVar[type[MethodConfig]] = ClashConfig
+
+
+def test_a_setting_cannot_be_called_after_another_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "clash", Clash)
+    with pytest.raises(TypeError, match="The method clash has a setting called layer, which is another option"):
+        make_app()

@@ -30,7 +30,7 @@ class Other:
     needs: ClassVar[frozenset[Need]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ()
     layer: ClassVar[Layer | None] = None
-    size, stride = 64, 1
+    stride = 1
 
     def __init__(self, config: Any, resources: Resources) -> None:
         pass

@@ -16,12 +16,11 @@ from kt_batch.config import Layer, MethodConfig, RunOptions
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
 from kt_batch.methods.table import METHODS
-from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.pipelines.translate.sources import Choice, choose, load_resources
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import run_report
@@ -46,7 +45,7 @@ class Gain:
     needs: ClassVar[frozenset[Need]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ("fit",)
     layer: ClassVar[Layer | None] = None
-    size, stride = 48, 1
+    stride = 1
 
     def __init__(self, config: GainConfig, resources: Resources) -> None:
         assert resources == Resources()
@@ -70,7 +69,7 @@ def gained(photos: Path, run: Path, runner: Any = None, **options: Any) -> Trans
 
 
 def request(photos: Path, run: Path, gain: float = 0.5, **options: Any) -> TranslateRequest:
-    config, sources = choose("gain", {"gain": gain}, Choice())
+    config, sources = choose("gain", {"gain": gain}, Choice(size=48))
     return TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=2, **options))
 
 
@@ -147,15 +146,42 @@ def test_what_a_method_does_not_use_is_refused(collection: Collection) -> None:
 @pytest.mark.parametrize(
     ("choice", "option"),
     [
-        (Choice(encoder=EncoderSource()), "--encoder"),
+        (Choice(encoder="kt-vgg"), "--encoder"),
+        (Choice(encoder_weights="encoder.safetensors"), "--encoder-weights"),
         (Choice(layer="relu3_1"), "--layer"),
-        (Choice(size=64), "--size"),
-        (Choice(decoder="decoder.safetensors"), "--decoder-weights"),
+        (Choice(decoder_weights="decoder.safetensors"), "--decoder-weights"),
+        (Choice(index="0123"), "--index"),
     ],
 )
-def test_weights_and_size_are_refused_where_nothing_is_encoded(choice: Choice, option: str) -> None:
+def test_weights_are_refused_where_nothing_is_encoded(choice: Choice, option: str) -> None:
     with pytest.raises(UsageError, match=f"The method gain does not use {option}; leave it out"):
         choose("gain", {}, choice)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder_sha256", "index_digest", "styles", "size"])
+def test_a_setting_cannot_name_a_resource(name: str, collection: Collection) -> None:
+    with pytest.raises(UsageError, match=f"{name} is no setting of the method knowledge"):
+        choose("knowledge", {name: "x"}, Choice(library=collection.library))
+
+
+def test_a_library_has_its_own_encoder_and_layer(collection: Collection) -> None:
+    for choice in (
+        Choice(library=collection.library, encoder="vgg19"),
+        Choice(library=collection.library, layer="relu4_1"),
+    ):
+        with pytest.raises(UsageError, match="is for methods without a library"):
+            choose("knowledge", {}, choice)
+
+
+def test_style_images_are_loaded_for_a_method_without_an_encoder(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gain, "needs", frozenset({Need.STYLES}))
+    config, sources = choose("gain", {}, Choice(styles=collection.paintings, size=32))
+    styles = load_resources(config, sources).styles
+    assert styles is not None
+    assert list(styles) == sorted(styles) == list(config.styles)
+    assert [tuple(style.shape) for style in styles.values()] == [(3, 25, 32)] * 4  # 72 x 56 at a long side of 32
 
 
 def test_what_a_method_lacks_is_named() -> None:

@@ -250,6 +250,19 @@ def test_other_options_are_refused_with_both_digests(collection: Collection, job
     assert hashes(job.run) == before
 
 
+def test_a_run_planned_by_an_earlier_version_names_only_real_differences(
+    collection: Collection, job: TranslateRequest
+) -> None:
+    content = job.config.model_dump(mode="json", exclude={"method", "styles", "size"})
+    content["search"]["searcher"] = "ours"
+    items = [Item("0" * 16, "photo.png", "photo.png")]
+    Ledger(open_location(job.run)).plan(items, 1, content, job.config.digest())
+    other = translate_request(collection.library, job.run, collection.index, alpha=0.5)
+    with pytest.raises(MismatchError, match=r"they differ in alpha \(1.0 there, 0.5 here\)$"):
+        translated([collection.photos], other)
+    assert translated([collection.photos], job).images == 3
+
+
 @pytest.mark.usefixtures("threads")
 def test_units_of_another_numerics_class_are_not_mixed_unless_asked(
     collection: Collection, job: TranslateRequest

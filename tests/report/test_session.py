@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.errors import MissingError
 from kt_batch.report.explain import explain
 from kt_batch.report.session import KEPT_TABLES, Session
 from kt_batch.store.locations import LocalLocation
@@ -82,3 +83,11 @@ def test_images_are_fetched_once(made: Made, reads: Counter[str]) -> None:
     assert session.images(ids).keys() == set(ids)
     assert session.images(["ff" * 8]) == session.images(["ff" * 8]) == {}
     assert {name: count for name, count in reads.items() if count != before[name]} == {}
+
+
+def test_a_library_that_is_named_and_missing_is_an_error(made: Made, tmp_path: Path) -> None:
+    session = Session.open(str(make_gain_run(tmp_path)), library=str(tmp_path / "nowhere"))
+    with pytest.raises(MissingError):
+        _ = session.library
+    with pytest.raises(MissingError):
+        explain(str(made.blended), PARK, 9, 10, str(tmp_path / "nowhere"))

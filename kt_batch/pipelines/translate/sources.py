@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from kt_batch.config import DEFAULT_SIZE, SMALLEST_SIZE, EncoderConfig, Layer, MethodConfig
+from kt_batch.config import DEFAULT_SIZE, SMALLEST_SIZE, EncoderConfig, Layer, MethodConfig, describe_fault
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.index import Index
 from kt_batch.index.shards import open_shard
@@ -20,6 +21,7 @@ from kt_batch.methods.features import to_tensor
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
+from kt_batch.pipelines.inputs import Place, absolute_file, places
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary, shard_path
 from kt_batch.store.inputs import list_inputs, read_input
@@ -57,18 +59,21 @@ class Sources:
 class Choice:
     """The resources that a caller chooses for a method, by name or place.
 
-    index: A digest or the head of one, where a library has several. encoder: For a method without a library. layer and
-    size: None takes those of the library, or the method's own. decoder: A file.
+    library: A path or URI. index: A digest or the head of one, where a library has several. styles: Paths, globs or
+    URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
+    encoder is cut, without a library; None takes the method's own. size: Long side of the working images; None takes
+    that of the library, or 512. cache: A folder for indexes from s3://.
     """
 
-    library: str | None = None
+    library: Place | None = None
     index: str | None = None
-    styles: Sequence[str] = ()
-    encoder: EncoderSource | None = None
-    decoder: str | None = None
+    styles: Place | Sequence[Place] = ()
+    encoder: str | None = None
+    encoder_weights: Place | None = None
+    decoder_weights: Place | None = None
     layer: Layer | None = None
     size: int | None = None
-    cache: str | None = None
+    cache: Place | None = None
 
 
 def default_cache() -> str:
@@ -81,44 +86,58 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
 
     Args:
         name: The method.
-        settings: Values of the method's own fields; the others keep their defaults.
+        settings: Values of the method's own fields, of `format` and of `quality`; the others keep their defaults.
         choice: Library, weights and style images.
 
     Raises:
-        UsageError: The method lacks something that it needs, or was given something that it does not use.
+        UsageError: The method lacks something that it needs, was given something that it does not use, or a setting is
+            not allowed.
         MismatchError: The weights are not those of the library.
-        ValidationError: A setting is not allowed.
     """
     method = method_named(name)
+    _check_settings(name, settings)
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
-    sources = Sources(cache=choice.cache or default_cache())
-    library = open_library(choice.library) if choice.library is not None else None
+    sources = Sources(cache=absolute_file(choice.cache) or default_cache())
+    library = open_library(str(choice.library)) if choice.library is not None else None
     if library is not None:
-        sources = replace(sources, library=absolute_place(choice.library or ""))
+        sources = replace(sources, library=absolute_place(str(choice.library)))
         content["index_digest"] = find_index(library, choice.index).digest
     if Need.ENCODER in method.needs:
         source, encoder, config = _choose_encoder(method, choice, library)
         sources, content["encoder"] = replace(sources, encoder=source), config
         if Need.DECODER in method.needs:
-            content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, choice.decoder).sha256
-            sources = replace(sources, decoder=choice.decoder)
+            weights = absolute_file(choice.decoder_weights)
+            content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
+            sources = replace(sources, decoder=weights)
+    elif choice.size is not None:
+        content["size"] = choice.size
     if choice.styles:
-        styles = _identify_styles(choice.styles)
+        styles = _identify_styles(places(choice.styles))
         sources, content["styles"] = replace(sources, styles=styles), tuple(style.image_id for style in styles)
-    return parse_config(content), sources
+    try:
+        return parse_config(content), sources
+    except ValidationError as error:
+        raise UsageError(describe_fault(error)) from error
+
+
+def _check_settings(name: str, settings: Mapping[str, object]) -> None:
+    """Raise UsageError for a setting that follows from the choice of resources."""
+    if chosen := sorted(settings.keys() & (MethodConfig.model_fields.keys() - {"method", "format", "quality"})):
+        raise UsageError(f"{chosen[0]} is no setting of the method {name}: it follows from the chosen resources.")
 
 
 def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
-    """Raise UsageError unless the choice has what the method needs, and nothing else."""
+    """Raise UsageError unless the choice has what the method needs, and nothing without effect."""
     if missing := method.needs & {Need.STATISTICS, Need.PAIRS}:
         raise UsageError(f"The method {name} needs {', '.join(sorted(missing))}, which no library holds yet.")
     required = ((Need.INDEX, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
     optional = (
+        (Need.INDEX, "--index", choice.index is not None),
         (Need.ENCODER, "--encoder", choice.encoder is not None),
+        (Need.ENCODER, "--encoder-weights", choice.encoder_weights is not None),
         (Need.ENCODER, "--layer", choice.layer is not None),
-        (Need.ENCODER, "--size", choice.size is not None),
-        (Need.DECODER, "--decoder-weights", choice.decoder is not None),
+        (Need.DECODER, "--decoder-weights", choice.decoder_weights is not None),
     )
     for need, option, given in required:
         if need in method.needs and not given:
@@ -126,16 +145,20 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     for need, option, given in (*required, *optional):
         if given and need not in method.needs:
             raise UsageError(f"The method {name} does not use {option}; leave it out.")
+    for option, value in (("--encoder", choice.encoder), ("--layer", choice.layer)):
+        if choice.library is not None and value is not None:
+            raise UsageError(f"{option} {value} is for methods without a library; '{choice.library}' has its own.")
 
 
 def _choose_encoder(
     method: type[Method], choice: Choice, library: Library | None
 ) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig]:
     """Return the library's encoder, or the chosen one cut at the method's layer."""
-    chosen = choice.encoder or EncoderSource()
+    weights = absolute_file(choice.encoder_weights)
     if library is not None:
-        source, encoder = library_encoder(library, chosen.path)
+        source, encoder = library_encoder(library, weights)
         return source, encoder, resized(library.config.encoder, choice.size)
+    chosen = EncoderSource(path=weights) if choice.encoder is None else EncoderSource(choice.encoder, weights)
     encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
     return chosen, encoder, config
 
@@ -164,25 +187,48 @@ def _decode_style(uri: str, data: bytes, size: int) -> WorkingImage:
 
 
 def load_resources(config: MethodConfig, sources: Sources) -> Resources:
-    """Load what the method of `config` needs.
+    """Load what the method of `config` needs. Style images are read when the method asks for them.
 
     Raises:
         DamagedError: The index is gone or damaged.
-        RejectError: A style image cannot be used, or is not the one that was chosen.
     """
     needs = method_named(config.method).needs
     encoder = load_encoder(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
-    decoder = index = styles = None
+    decoder, stride = None, 1
     if encoder is not None and config.encoder is not None:
-        name = sources.encoder.name if sources.encoder else config.encoder.encoder
+        stride = encoder.network.geometry(config.encoder.layer).stride
         if Need.DECODER in needs:
+            name = sources.encoder.name if sources.encoder else config.encoder.encoder
             decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
-        if Need.STYLES in needs:
-            stride = encoder.network.geometry(config.encoder.layer).stride
-            styles = {style.image_id: _load_style(style, config.encoder.size, stride) for style in sources.styles}
-    if Need.INDEX in needs:
-        index = _load_index(config, sources)
-    return Resources(encoder=encoder.network if encoder else None, decoder=decoder, index=index, styles=styles)
+    return Resources(
+        encoder=encoder.network if encoder else None,
+        decoder=decoder,
+        index=_load_index(config, sources) if Need.INDEX in needs else None,
+        styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
+    )
+
+
+class StyleImages(Mapping[str, Tensor]):
+    """Style images by id; each is read when it is asked for, so that memory does not grow with their number.
+
+    Raises, for an image that is asked for:
+        RejectError: It cannot be used.
+        MismatchError: It is not the image that was chosen.
+    """
+
+    def __init__(self, styles: Sequence[StyleImage], size: int, stride: int) -> None:
+        self._styles = {style.image_id: style for style in styles}
+        self._size = size
+        self._stride = stride
+
+    def __getitem__(self, image_id: str) -> Tensor:
+        return _load_style(self._styles[image_id], self._size, self._stride)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._styles)
+
+    def __len__(self) -> int:
+        return len(self._styles)
 
 
 def _load_style(style: StyleImage, size: int, stride: int) -> Tensor:

@@ -55,7 +55,7 @@ class TranslateWorker:
         log = UnitLog.of_stages(("read", *self.method.stages, "write"))
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
-        for read in self.reader.images(unit, self.method.size, beat):
+        for read in self.reader.images(unit, self.job.config.working_size, beat):
             log.add({"read": read.seconds})
             if isinstance(read.result, RejectError):
                 log.reject(read.items, read.result)
