@@ -26,31 +26,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, SearchConfig, TranslateConfig
+from kt_batch.config import EncoderConfig, SearchConfig
 from kt_batch.evaluation.models import working_images
 from kt_batch.evaluation.search import mean_ncc
 from kt_batch.index.index import Index
 from kt_batch.index.search import find
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.methods.knowledge import KnowledgeTransfer, decode, encode, to_tensor
+from kt_batch.methods.adain import Adain, AdainConfig
+from kt_batch.methods.base import Resources
+from kt_batch.methods.features import encode, to_tensor
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.translate.worker import default_cache, open_index
+from kt_batch.pipelines.translate.sources import default_cache, open_index
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
 
 PROBES = (8, 12, 13, 16, 32)
 SAMPLE = 1024  # queries whose best match is known
-
-
-@torch.inference_mode()
-def adain(encoder: Encoder, decoder: Decoder, photo: Tensor, style: tuple[Tensor, Tensor]) -> Tensor:
-    """The photograph with the style's mean and deviation `(512, 1, 1)` per channel."""
-    features = encode(encoder, photo, "relu4_1")
-    mean, deviation = features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True) + 1e-5
-    return decode(decoder, (features - mean) / deviation * style[1] + style[0])
 
 
 def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor]) -> dict[int, float]:
@@ -82,24 +77,29 @@ class Seconds:
 
 
 def time_all(
-    photos: list[Tensor], peer: tuple[Encoder, Decoder], own: tuple[LoadedEncoder, Decoder], layer: str, index: Index
+    photos: list[Tensor],
+    peer: tuple[LoadedEncoder, Decoder],
+    own: tuple[LoadedEncoder, Decoder],
+    layer: str,
+    index: Index,
 ) -> Seconds:
     """Translate every photograph by AdaIN, in the style of the last one, and at each number of probes."""
-    features = encode(peer[0], photos[-1], "relu4_1")
-    style = (features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True))
+    style = "0" * 16
+    encoder = EncoderConfig(encoder="vgg19", weights_sha256=peer[0].sha256, layer="relu4_1")
+    resources = Resources(peer[0].network, peer[1], styles={style: photos[-1]})
+    adain = Adain(AdainConfig(encoder=encoder, styles=(style,)), resources)
     loaded, decoder = own
     settings = EncoderConfig(weights_sha256=loaded.sha256, layer=layer)
     seconds = Seconds()
     for photo in photos:
         started = time.perf_counter()
-        adain(*peer, photo, style)
+        adain.translate(photo)
         seconds.adain.append(time.perf_counter() - started)
         for probes in PROBES:
-            config = TranslateConfig(
-                encoder=settings, decoder_sha256="", index_digest="", search=SearchConfig(probes=probes)
-            )
+            config = KnowledgeConfig(encoder=settings, search=SearchConfig(probes=probes))
+            method = KnowledgeTransfer(config, Resources(loaded.network, decoder, index))
             started = time.perf_counter()
-            result = KnowledgeTransfer(loaded.network, decoder, index, config).translate(photo)
+            result = method.translate(photo)
             seconds.whole[probes].append(time.perf_counter() - started)
             for stage, spent in result.seconds.items():
                 seconds.stages[probes][stage].append(spent)
@@ -143,7 +143,7 @@ def main() -> None:
     peer = load_encoder(EncoderSource("vgg19", options.vgg19))
     peer_decoder = load_decoder(peer, "vgg19", "relu4_1", options.adain).network
     photos = [to_tensor(pad_to(w.pixels, 8)) for w in working_images(options.photographs, 512, held_out=False)]
-    seconds = time_all([photos[0], *photos], (peer.network, peer_decoder), (loaded, decoder), layer, index)
+    seconds = time_all([photos[0], *photos], (peer, peer_decoder), (loaded, decoder), layer, index)
     table = {
         "patches": index.count,
         "dimension": 4 * index.channels,

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from kt_batch.evaluation.models import fidelity, working_images
-from kt_batch.methods.knowledge import to_tensor
+from kt_batch.methods.features import to_tensor
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.store.images.files import pad_to
 from kt_batch.training.fitting import principal_directions

@@ -26,7 +26,7 @@ from kt_batch.kernels.colour import luminance
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import geometric_swap, statistics_swap
 from kt_batch.kernels.tiles import normalise
-from kt_batch.methods.knowledge import decode, encode, to_pixels, to_tensor
+from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
