@@ -66,7 +66,7 @@ class StorageError(KtBatchError):
 
 
 class MissingError(StorageError):
-    """Nothing is at this place."""
+    """The named place does not exist."""
 
 
 class UnreachableError(StorageError):

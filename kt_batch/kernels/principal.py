@@ -41,9 +41,9 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
     moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
         moments += (block.T @ block).double()
-    found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
-    largest = found.gather(0, found.abs().argmax(0, keepdim=True))
-    turned: Tensor = (found * largest.sign()).float().contiguous()
+    eigenvectors = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
+    largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+    turned: Tensor = (eigenvectors * largest.sign()).float().contiguous()
     return turned
 
 

@@ -1,6 +1,6 @@
 """A location in a directory of this machine or of a shared file system.
 
-A file is written beside its target under a name that is never listed, synced, and then linked to its name. `link` fails
+A file is written next to its target under a name that is never listed, synced, and linked to its name. `link` fails
 when the target exists. `rename` would replace the target, and two writers would both believe that they won.
 """
 

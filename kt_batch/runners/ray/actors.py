@@ -46,7 +46,7 @@ class HeartbeatMonitor:
 
 
 class WorkerActor:
-    """Runs units with the worker of the stage that it was last asked for."""
+    """Runs units with the worker of the last requested stage."""
 
     def __init__(self, number: int, monitor: Any) -> None:
         self.number = number
@@ -87,7 +87,7 @@ class _Heartbeat:
     """Reports each part of one unit as it begins; returns whether the unit runs in isolation.
 
     In isolation it waits until the heartbeat is recorded, because a process that dies at once would take the message
-    with it. It also waits for the first one (the worker is there). The second one (the unit has begun) is always sent.
+    with it. It also waits for the first one (the worker is ready). The second one (the unit has begun) is always sent.
     """
 
     def __init__(self, monitor: Any, worker: int, assignment: int, isolated: bool, events: Kept) -> None:
