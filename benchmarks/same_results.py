@@ -124,7 +124,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Job:
-    """Where the commands read and write: drawn images, results, and further images."""
+    """The paths of drawn images, results and further images."""
 
     commands: Commands
     images: Path

@@ -37,7 +37,7 @@ def extract_command(
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> int:
-    """Extract images into a knowledge library. Run it again to go on, or with more images to add them.
+    """Extract images into a knowledge library. Run it again to continue or to add images.
 
     kt-batch extract paintings/ --library monet.lib
     """

@@ -56,8 +56,8 @@ def further_directions(vectors: Tensor, directions: Tensor, count: int) -> Tenso
     rest = vectors - vectors @ directions @ directions.T
     # Where rests have fewer dimensions than count, some directions are arbitrary; QR makes them orthogonal.
     both = torch.cat([directions, principal_directions(rest, count)], dim=1).double()
-    beside: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
-    return beside
+    further: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
+    return further
 
 
 def first_level(vectors: Tensor, directions: Tensor) -> Tensor:

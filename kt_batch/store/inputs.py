@@ -88,7 +88,7 @@ def list_inputs(arguments: Sequence[str]) -> list[Input]:
                 parts = [label, *below] if len(labels) > 1 or not below else below
                 inputs[uri] = Input(uri, _claim("/".join(parts), taken))
     for item in inputs.values():
-        output_name(item.name, "png")  # asserts that no name leads elsewhere
+        output_name(item.name, "png")  # asserts that no name leaves the run
     return sorted(inputs.values(), key=lambda item: item.name)
 
 

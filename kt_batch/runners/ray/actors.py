@@ -1,4 +1,4 @@
-"""What a pool runs in other processes: actors that run units, and one actor that records their heartbeats."""
+"""Actors of a pool: workers that run units, and one that records their heartbeats."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ class _Heartbeat:
         events = self._events.take() if self._isolated else []
         recorded = self._monitor.record.remote(self._worker, (self._assignment, count, part), events)
         if self._isolated or count == 1:
-            with suppress(RayActorError, GetTimeoutError):  # the monitor may be restarting; the unit goes on
+            with suppress(RayActorError, GetTimeoutError):  # the monitor may be restarting; the unit continues
                 ray.get(recorded, timeout=HEARTBEAT_TIMEOUT_SECONDS)
         return self._isolated
