@@ -1,4 +1,4 @@
-"""Time one photograph from pixels to pixels: a search in a large library beside AdaIN, on the same threads.
+"""Time one photograph by a large-library search and by AdaIN.
 
     python benchmarks/against_adain.py LIBRARY PHOTOGRAPHS --vgg19 FILE --adain FILE --out results/against_adain.json
 
@@ -67,7 +67,7 @@ def ncc_ratios(index: Index, encoder: Encoder, layer: str, photos: list[Tensor])
 
 @dataclass
 class Seconds:
-    """Seconds of each photograph: AdaIN's, and at each number of probes ours, whole and by stage."""
+    """Seconds of each photograph by AdaIN and, per probe count, by the tree, with stages."""
 
     adain: list[float] = field(default_factory=list)
     whole: dict[int, list[float]] = field(default_factory=lambda: {probes: [] for probes in PROBES})

@@ -124,7 +124,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Job:
-    """Where the commands read and write: drawn images, results, and further images."""
+    """The paths of drawn images, results and further images."""
 
     commands: Commands
     images: Path
@@ -197,7 +197,7 @@ def run_resumed(job: Job) -> None:
 
 
 def run_rejected(job: Job) -> None:
-    """Extract and translate with a broken file, and try it again; the further images come along."""
+    """Extract and translate with a broken file, and try it again; with further images."""
     broken = job.images / "broken"
     paintings, photos = (job.images / "paintings", broken, *job.further), (job.images / "photos", broken, *job.further)
     job.extract("rejected", *paintings)

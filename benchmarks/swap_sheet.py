@@ -1,4 +1,4 @@
-"""Show decodings of swapped features on one sheet: 12 pairs, both swaps, kt-vgg beside a peer.
+"""Show decodings of swapped features on one sheet: 12 pairs, both swaps, kt-vgg and a peer.
 
     python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer WCT --out docs/images/swaps.jpg
     python benchmarks/swap_sheet.py PHOTOGRAPHS PAINTINGS --vgg19 FILE --peer ADAIN --layer relu4_1 --out ...

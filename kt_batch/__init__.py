@@ -1,4 +1,4 @@
-"""Translate images by example, and lead every output pixel back to its source image.
+"""Translate images by example, and trace every output pixel to its source image.
 
 Importing this package loads neither torch nor Ray and changes nothing in the process. Call `tune_process()` before
 torch is imported for the speed of the commands. `docs/python.md` shows the main job in Python.

@@ -71,7 +71,7 @@ class ExtractConfig(Config):
 
 
 class IndexConfig(Config):
-    """How a library is indexed."""
+    """The settings of an index."""
 
     match_space: Literal["raw", "centred"] = Field(
         "raw", description="Compare raw patches (the paper), or patches with the library's mean removed."
@@ -138,7 +138,7 @@ ImageFormat = Literal["png", "jpg", "webp"]
 
 
 class MethodConfig(Config):
-    """How images are translated: what the configurations of all methods have in common.
+    """The settings common to all methods.
 
     Each method adds its own fields (kt_batch.methods). What a method does not use stays at its default. Weights, index
     and style images are named by content, never by path.

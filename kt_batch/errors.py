@@ -46,7 +46,7 @@ class Reason(StrEnum):
 
 
 class RejectError(KtBatchError):
-    """One input cannot be used; it becomes a row of the reject table and the run goes on."""
+    """One input cannot be used; it becomes a reject row and the run continues."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -66,7 +66,7 @@ class StorageError(KtBatchError):
 
 
 class MissingError(StorageError):
-    """Nothing is at this place."""
+    """The named place does not exist."""
 
 
 class UnreachableError(StorageError):

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hypothesis import settings
 from tests.support.collection import Collection
 from tests.support.tiny import draw_all, extracted, indexed
 
-settings.register_profile("house", deadline=None)  # there are no asserts on time
+settings.register_profile("house", deadline=None)  # no test asserts durations
 settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Small tensors gain nothing from more, and tests that run side by side would fight over the cores."""
+    """Limit torch to one thread, since parallel tests compete for the cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def generator() -> torch.Generator:
-    """Random numbers that are the same in every run."""
+    """Return a random generator with a fixed seed."""
     return torch.Generator().manual_seed(0)
 
 
@@ -42,7 +42,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """For tests that let a pipeline use more than one thread."""
+    """Restore the number of threads after a test that changes it."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,6 +1,6 @@
-"""The files in cluster/ against the schemas that will judge them: KubeRay's, and that of Ray's cluster launcher.
+"""The files in cluster/ fit the schemas of KubeRay and of the Ray cluster launcher.
 
-What a schema does not name is an error here, where a cluster would drop it without a word.
+A field that a schema does not name is an error here; a cluster would silently drop it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 def strict(schema: Any) -> Any:
-    """The schema, nothing allowed in an object that it does not name, unless it says that anything is."""
+    """Return a schema that forbids unnamed fields, unless it explicitly allows any."""
     if isinstance(schema, list):
         return [strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -38,7 +38,7 @@ def strict(schema: Any) -> Any:
 
 
 def manifest(name: str) -> Json:
-    """The one Ray object of a file."""
+    """Return the single Ray object of a file."""
     (found,) = [each for each in yaml.safe_load_all((CLUSTER / name).read_text()) if each["apiVersion"] == "ray.io/v1"]
     loaded: Json = found
     return loaded
@@ -52,7 +52,7 @@ def check(name: str, found: Json) -> None:
 
 
 def pods(found: Json) -> Iterator[Json]:
-    """The pod templates of a manifest."""
+    """Return the pod templates of a manifest."""
     spec = found["spec"].get("rayClusterSpec", found["spec"])
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         yield group["template"]
@@ -64,7 +64,7 @@ def test_kuberay_accepts_the_manifest_and_drops_nothing_of_it(name: str) -> None
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_misspelt_field_would_be_found(name: str) -> None:
+def test_a_misspelt_field_is_refused(name: str) -> None:
     wrong = copy.deepcopy(manifest(name))
     container = next(pods(wrong))["spec"]["containers"][0]
     container["securityContexts"] = container.pop("securityContext")
@@ -73,7 +73,7 @@ def test_a_misspelt_field_would_be_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_every_pod_asks_for_a_token_reports_to_nobody_and_has_no_privileges(name: str) -> None:
+def test_every_pod_requires_a_token_reports_to_nobody_and_has_no_privileges(name: str) -> None:
     for pod in pods(manifest(name)):
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
         assert pod["spec"]["automountServiceAccountToken"] is False
@@ -87,7 +87,7 @@ def test_every_pod_asks_for_a_token_reports_to_nobody_and_has_no_privileges(name
             assert container["resources"]["limits"]["memory"]
 
 
-def test_the_network_policy_is_about_the_pods_of_both_manifests() -> None:
+def test_the_network_policy_selects_the_pods_of_both_manifests() -> None:
     policy = yaml.safe_load((CLUSTER / "networkpolicy.yaml").read_text())
     wanted = policy["spec"]["podSelector"]["matchLabels"]
     assert policy["spec"]["policyTypes"] == ["Ingress"]
@@ -104,7 +104,7 @@ def test_the_cluster_launcher_accepts_its_file() -> None:
         jsonschema.validate({**found, "max_worker": 4}, schema)
 
 
-def test_the_launchers_containers_ask_for_a_token_and_report_to_nobody() -> None:
+def test_the_containers_of_the_launcher_require_a_token_and_report_to_nobody() -> None:
     options = yaml.safe_load((CLUSTER / "aws.yaml").read_text())["docker"]["run_options"]
     assert {f"--env {name}={value}" for name, value in GUARDED.items()} <= set(options)
 
@@ -117,6 +117,6 @@ def test_ray_has_one_version_everywhere() -> None:
         assert found.get("rayClusterSpec", found)["rayVersion"].startswith(pinned)
 
 
-def test_entrypoints_name_jobs_that_are_there() -> None:
+def test_entrypoints_name_existing_jobs() -> None:
     word = manifest("rayjob.yaml")["spec"]["entrypoint"].split()[1]
     assert (ROOT / Path(word).relative_to("/app")).is_file()

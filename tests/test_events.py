@@ -1,4 +1,4 @@
-"""The log: one line of JSON for each thing that happens, found by ids, and no secrets in it."""
+"""The log has one JSON line per event, with ids and without secrets."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_rejected_image_is_followed_from_its_unit_to_its_reason_by_ids(tmp_pat
     assert [event["event"] for event in events].count("unit_committed") == 2
 
 
-def test_every_pipeline_tells_its_units_and_its_summary(tmp_path: Path) -> None:
+def test_every_pipeline_logs_its_units_and_its_summary(tmp_path: Path) -> None:
     images = draw_all(tmp_path / "images", [1, 2])
     with write_log(str(tmp_path / "log")):
         extracted([images], tmp_path / "library")
@@ -100,7 +100,7 @@ def test_an_error_that_ends_the_run_is_the_last_event(kt: Say, tmp_path: Path) -
     assert last["message"] in said.err
 
 
-def test_to_standard_error_go_the_same_lines(
+def test_the_same_lines_can_go_to_standard_error(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with write_log("-"):
@@ -108,13 +108,13 @@ def test_to_standard_error_go_the_same_lines(
     assert json.loads(capfd.readouterr().err)["unit"] == "abc"
 
 
-def test_without_a_log_nothing_is_said(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_log_nothing_is_written(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with write_log(None):
         log_event("something", "bad", 40)
     assert (capfd.readouterr(), caplog.records) == (("", ""), [])
 
 
-def test_the_end_that_was_asked_for_is_told(tmp_path: Path) -> None:
+def test_a_requested_shutdown_is_logged(tmp_path: Path) -> None:
     shutdown = GracefulShutdown()
 
     def worker(unit: int, beat: object) -> int:
@@ -131,14 +131,14 @@ def test_the_end_that_was_asked_for_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ['two\nlines "quoted"', "caf\udce9", "50 % of %s", "\u2028"])
-def test_an_event_is_one_line_whatever_names_hold(tmp_path: Path, name: str) -> None:
+def test_an_event_is_one_line_for_any_names(tmp_path: Path, name: str) -> None:
     with write_log(str(tmp_path / "log")):
         log_event("something", name, uri=name)
     (event,) = (json.loads(line) for line in (tmp_path / "log").read_text().split("\n") if line)
     assert (event["uri"], event["message"]) == (name, name)
 
 
-def test_what_work_is_about_stands_in_what_is_told_within_it(tmp_path: Path) -> None:
+def test_events_contain_the_fields_of_their_context(tmp_path: Path) -> None:
     with write_log(str(tmp_path / "log")):
         with log_context(unit="u", worker="w"):
             set_context(image="i")
@@ -152,7 +152,7 @@ def test_what_work_is_about_stands_in_what_is_told_within_it(tmp_path: Path) -> 
     assert plain == [{"unit": "u", "worker": "w", "image": "i", "object": "o"}, {"unit": "u", "worker": "other"}, {}]
 
 
-def test_what_another_process_keeps_is_repeated_with_its_own_time(tmp_path: Path) -> None:
+def test_kept_events_of_another_process_are_logged_with_their_own_time(tmp_path: Path) -> None:
     with keep_events() as kept:
         log_event("there", "as it was", unit="u", number=3)
     events = json.loads(json.dumps(kept.take()))
@@ -171,14 +171,16 @@ def test_what_another_process_keeps_is_repeated_with_its_own_time(tmp_path: Path
 
 
 @pytest.mark.parametrize(("path", "kind"), [("s3://bucket/log", UsageError), ("missing/log", StorageError)])
-def test_a_log_that_cannot_be_is_refused_before_the_work(tmp_path: Path, path: str, kind: type[KtBatchError]) -> None:
+def test_a_log_that_cannot_be_opened_is_refused_before_the_work(
+    tmp_path: Path, path: str, kind: type[KtBatchError]
+) -> None:
     place = path if "://" in path else str(tmp_path / path)
     with pytest.raises(kind, match="log") as raised, write_log(place):
         raise AssertionError
     assert place in str(raised.value)
 
 
-def test_a_log_that_breaks_off_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_fails_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     os.mkfifo(log)
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
@@ -196,14 +198,14 @@ def test_a_log_that_breaks_off_does_not_end_the_run(tmp_path: Path, capsys: pyte
 
 @dataclass
 class Busy:
-    """How many requests a store still answers with SlowDown."""
+    """The number of requests that a store still answers with SlowDown."""
 
     left: int
 
 
 @contextmanager
 def busy_store(busy: Busy) -> Iterator[str]:
-    """A store that is too busy for the first requests and then has one object."""
+    """Start a store that is busy for the first requests and then returns one object."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -215,7 +217,7 @@ def busy_store(busy: Busy) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_request(self, code: object = "-", size: object = "-") -> None:
-            """Says nothing."""
+            """Suppress the request log of the server."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -226,9 +228,7 @@ def busy_store(busy: Busy) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_retry_of_the_store_tells_what_it_was_for_and_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retry_of_the_store_logs_its_purpose_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3._retrying, "wait", tenacity.wait_none())
     with busy_store(Busy(3)) as endpoint, write_log(str(tmp_path / "log")):
         for name, value in {**SECRETS, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}.items():

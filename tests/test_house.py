@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check. Each is stated in CONTRIBUTING.md or docs/architecture.md."""
+"""Project rules of CONTRIBUTING.md and docs/architecture.md that a machine can check."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def imported(nodes: Iterator[ast.AST]) -> set[str]:
-    """The top-level packages that these nodes import."""
+    """Return the top-level packages that these nodes import."""
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def imported(nodes: Iterator[ast.AST]) -> set[str]:
 
 
 def run_at_import(module: ast.Module) -> Iterator[ast.AST]:
-    """All nodes of a module but the bodies of its functions: what importing it executes."""
+    """Return the nodes that importing a module executes: all but function bodies."""
     waiting: list[ast.AST] = [module]
     while waiting:
         node = waiting.pop()
@@ -76,7 +76,7 @@ def run_at_import(module: ast.Module) -> Iterator[ast.AST]:
 
 
 def refused(module: ast.Module) -> set[str]:
-    """What in this module could run code that came as data."""
+    """Return the calls of a module that could run code from data."""
     calls = {ast.unparse(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)}
     unpickles = {
         "allow_pickle"
@@ -91,7 +91,7 @@ def environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pod templates of a RayCluster's spec."""
+    """Return the pod templates of the spec of a RayCluster."""
     return [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
 
 
@@ -109,7 +109,7 @@ def test_imports_run_downward_only() -> None:
 
 
 def layers() -> list[str]:
-    """The packages of kt_batch from top to bottom, as the design's layout and docs/architecture.md have them."""
+    """Return the packages of kt_batch from top to bottom, as in docs/architecture.md."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     return re.findall(r"^## kt_batch/(\w+):", text, flags=re.MULTILINE)
 
@@ -126,19 +126,19 @@ def test_the_contract_of_layers_is_the_layout_of_the_architecture() -> None:
 
 
 @pytest.mark.parametrize(("contract", "at_home"), [("ray", "runners"), ("faiss", "index")])
-def test_a_library_that_has_one_home_is_forbidden_everywhere_else(contract: str, at_home: str) -> None:
+def test_a_dependency_with_one_home_is_forbidden_in_other_packages(contract: str, at_home: str) -> None:
     modules = {path.stem for path in (ROOT / "kt_batch").glob("*.py") if path.stem != "__init__"}
     everywhere = {f"kt_batch.{module}" for module in {*layers(), *modules} - {at_home}} | {"jobs"}
     assert set(contracts()[contract]["source_modules"]) == everywhere
 
 
 @pytest.mark.parametrize("path", ["runners/pool_state.py", "runners/pool_events.py"])
-def test_the_policy_of_the_pool_has_neither_ray_nor_a_clock(path: str) -> None:
+def test_the_state_machine_of_the_pool_imports_neither_ray_nor_a_clock(path: str) -> None:
     assert not imported(ast.walk(tree(ROOT / "kt_batch" / path))) & {"ray", "time", "datetime", "logging", "threading"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name)
-def test_what_is_heavy_or_optional_is_imported_where_it_is_used(path: Path) -> None:
+def test_heavy_and_optional_dependencies_are_imported_where_they_are_used(path: Path) -> None:
     assert not imported(run_at_import(tree(path))) & LATE_MODULES
 
 
@@ -151,7 +151,7 @@ def test_every_module_has_its_line_in_the_architecture() -> None:
     assert sorted(described) == sorted(name(path) for path in SHIPPED if path.name != "__init__.py")
 
 
-def test_decisions_are_numbered_without_a_gap() -> None:
+def test_decisions_are_numbered_without_gaps() -> None:
     names = sorted(path.name for path in (ROOT / "docs/decisions").glob("*.md"))
     assert [text[:5] for text in names] == [f"{number:04}-" for number in range(1, len(names) + 1)]
 
@@ -164,14 +164,14 @@ def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=name)
-def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
+def test_modules_and_functions_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_MODULE
     lengths = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in functions(path)}
     assert {function: lines for function, lines in lengths.items() if lines > MAX_FUNCTION} == {}
 
 
 @pytest.mark.parametrize("path", [path for path in PACKAGE if path.parent.name != "cli"], ids=name)
-def test_a_signature_can_be_kept_in_mind(path: Path) -> None:
+def test_signatures_have_few_parameters(path: Path) -> None:
     names = {node.name: {each.arg for each in node.args.args + node.args.kwonlyargs} for node in functions(path)}
     counts = {function: len(parameters - {"self", "cls"}) for function, parameters in names.items()}
     assert {function: count for function, count in counts.items() if count > MAX_PARAMETERS} == {}
@@ -181,7 +181,7 @@ def test_a_signature_can_be_kept_in_mind(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name)
-def test_nothing_that_is_read_can_run_code(path: Path) -> None:
+def test_no_file_that_is_read_can_run_code(path: Path) -> None:
     assert refused(tree(path)) == set()
 
 
@@ -197,12 +197,12 @@ def test_nothing_that_is_read_can_run_code(path: Path) -> None:
         ("model.eval(); yaml.safe_load(text); numpy.load(path, allow_pickle=False)", set()),
     ],
 )
-def test_the_check_for_running_code_knows_the_ways(code: str, found: set[str]) -> None:
+def test_the_check_for_running_code_finds_every_known_way(code: str, found: set[str]) -> None:
     assert refused(ast.parse(code)) == found
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name)
-def test_no_path_of_some_machine_is_written_down(path: Path) -> None:
+def test_no_file_contains_a_path_of_a_particular_machine(path: Path) -> None:
     assert MACHINE_PATH.search(path.read_text(encoding="utf-8")) is None
 
 
@@ -218,20 +218,20 @@ def test_the_launcher_file_fits_rays_schema() -> None:
 
 
 @pytest.mark.parametrize(("file", "kind"), [("raycluster.yaml", "RayCluster"), ("rayjob.yaml", "RayJob")])
-def test_a_kuberay_file_says_what_it_is(file: str, kind: str) -> None:
+def test_a_kuberay_file_declares_its_kind(file: str, kind: str) -> None:
     found = load(file)
     assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", kind)
     assert found["metadata"]["name"]
 
 
-def test_a_job_and_a_standing_cluster_have_the_same_nodes() -> None:
+def test_job_and_permanent_cluster_have_the_same_nodes() -> None:
     job = load("rayjob.yaml")["spec"]
     assert job["rayClusterSpec"] == load("raycluster.yaml")["spec"]
     assert job["entrypoint"].startswith("python /app/jobs/")
     assert (ROOT / job["entrypoint"].split()[1].removeprefix("/app/")).is_file()
 
 
-def test_every_pod_wants_a_token_and_no_privileges() -> None:
+def test_every_pod_requires_a_token_and_no_privileges() -> None:
     cluster = load("raycluster.yaml")["spec"]
     assert cluster["authOptions"] == {"mode": "token"}
     selector = load("networkpolicy.yaml")["spec"]["podSelector"]["matchLabels"]
@@ -255,7 +255,7 @@ def test_launcher_image_and_shell_set_the_same_environment_as_the_pods() -> None
     assert dict(re.findall(r"^export (\w+)=(\w+)$", by_hand, flags=re.MULTILINE)) == NODE_ENVIRONMENT
 
 
-def test_the_clusters_ray_is_the_ray_of_the_project() -> None:
+def test_the_ray_version_of_the_cluster_is_that_of_the_project() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     pinned = re.search(r'"ray\[default\]>=([\d.]+),', project)
     assert pinned is not None

@@ -1,4 +1,4 @@
-"""The settings of a process: who makes them, when, and that they take effect."""
+"""The process settings: their callers, their time and their effect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ runner.close()
 
 
 def printed(code: str, *arguments: str, **environment: str) -> str:
-    """What a new Python process prints that runs `code`."""
+    """Run `code` in a new Python process and return its output."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
         command, cwd=ROOT, env={"PYTHONPATH": str(ROOT), **environment}, check=True, capture_output=True, text=True
@@ -64,7 +64,7 @@ def test_idle_threads_sleep_unless_the_environment_says_otherwise(given: dict[st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has mallopt")
-def test_freed_memory_is_used_again_without_new_pages() -> None:
+def test_freed_memory_is_reused_without_new_pages() -> None:
     assert int(printed(REPORT_FAULTS)) > 2**26 / 4096 / 2048  # at least one fault for every huge page of 2 MiB
     assert int(printed(REPORT_FAULTS, "tuned")) < 8
 

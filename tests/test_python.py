@@ -1,4 +1,4 @@
-"""The public names of the package, and the examples of docs/python.md."""
+"""The public names of the package and the examples of docs/python.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_importing_the_package_loads_neither_torch_nor_ray(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", kt_batch.__all__)
-def test_every_public_name_exists_and_stands_on_the_page(name: str) -> None:
+def test_every_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(kt_batch, name)
     assert name == "__version__" or value.__doc__
     assert name == "__version__" or f"`{name}`" in PAGE

@@ -24,9 +24,9 @@ Reader = Callable[[Any], object]
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a configuration that a command offers, and how an option differs from its field.
+    """The fields of a configuration that are options of a command, and how they differ.
 
-    Stands beside the configuration: `Annotated[RunOptions, Fields(only=("threads",))]`.
+    Annotates the configuration: `Annotated[RunOptions, Fields(only=("threads",))]`.
 
     only: The fields that become options; None takes all. The others keep their default.
     defaults: Field -> the command's own default.

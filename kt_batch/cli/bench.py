@@ -21,7 +21,7 @@ from kt_batch.evaluation.search import BASELINES, SearchTable, bench_search, spe
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.report.plots import recall_plot
 
-bench_app = typer.Typer(help="Measure networks and searchers, beside baselines, in one run.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure networks and searchers with baselines in one run.", no_args_is_help=True)
 bench_app.command("models")(expand(bench_models_command))
 
 Indexed = Annotated[str, typer.Argument(help="An indexed library: a directory or s3://bucket/prefix.")]
@@ -107,7 +107,7 @@ def bench_paper_command(
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
-    """Measure the paper's Tables 1 and 2, beside its own figures, and draw its Figs. 12 and 13.
+    """Measure the paper's Tables 1 and 2, and draw its Figs. 12 and 13.
 
     kt-batch bench paper --paintings paintings/ --photographs photo.jpg --out paper/
     """

@@ -1,4 +1,4 @@
-"""Options in YAML files: `--config` reads one, and commands save theirs beside their output."""
+"""Read options from YAML files (`--config`), and save them with the output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ConfigFile = Annotated[
 
 
 def save_options(place: str, command: str, values: Mapping[str, object]) -> None:
-    """Save the options of a command beside its output, as a YAML file that --config reads.
+    """Save the options of a command with its output, as a YAML file for --config.
 
     Args:
         place: The library or run.

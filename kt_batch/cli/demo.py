@@ -32,7 +32,7 @@ def demo_command(
     how: DemoRun,
     json: options.Json = False,
 ) -> int:
-    """Run the whole main job offline, on photographs that come along, and print the page to open.
+    """Run the main job offline on bundled photographs, and print the page to open.
 
     kt-batch demo --out demo-out
     """

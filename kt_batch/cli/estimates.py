@@ -38,7 +38,7 @@ class DryRunOptions(Options):
     )
 
     def request(self) -> DryRunRequest | None:
-        """Return what the pipelines are asked for; None without --dry-run. Raises UsageError."""
+        """Return the request to the pipelines; None without --dry-run. Raises UsageError."""
         pilot, price = self.pilot, self.price
         if pilot is not None and not self.dry_run:
             raise UsageError(f"--pilot {pilot} is for a dry run; give --dry-run with it, or leave it out.")
@@ -54,10 +54,10 @@ class DryRunOptions(Options):
 DryRun = Annotated[DryRunOptions, Fields(panel="Dry run")]
 
 
-def estimate_here(estimator: Estimator, asked: DryRunRequest) -> Estimate:
-    """Make an estimate. The pilot runs in this process, whatever the runner of the real run."""
+def estimate_here(estimator: Estimator, estimate_request: DryRunRequest) -> Estimate:
+    """Make an estimate. The pilot runs in this process for any runner of the real run."""
     with make_runner(RunOptions()) as running, ProgressDisplay() as display:
-        return estimator(asked, running, display)
+        return estimator(estimate_request, running, display)
 
 
 def estimate_code(estimate: Estimate, bounds: RejectBounds) -> int:

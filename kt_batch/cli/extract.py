@@ -37,15 +37,15 @@ def extract_command(
     config: ConfigFile = None,
     json: options.Json = False,
 ) -> int:
-    """Extract images into a knowledge library. Run it again to go on, or with more images to add them.
+    """Extract images into a knowledge library. Run it again to continue or to add images.
 
     kt-batch extract paintings/ --library monet.lib
     """
-    asked = dry_run.request()
+    estimate_request = dry_run.request()
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(images, library, content.config(encoder), source, how)
-    if asked:
-        estimate = estimate_here(partial(estimate_extract, request), asked)
+    if estimate_request:
+        estimate = estimate_here(partial(estimate_extract, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, how.runner), json)
         return estimate_code(estimate, STRICT)
     with make_runner(how) as running, ProgressDisplay() as display:

@@ -33,15 +33,17 @@ def explain_command(
     kt-batch explain run holiday.jpg --at 120,80
     """
     x, y = parse_pixel(at)
-    found = explain(run, output, x, y, library)
-    lines = [f"pixel {x},{y} of {found.output} ({found.width} x {found.height}), from {found.input}"]
-    for part in found.contributions:
+    explanation = explain(run, output, x, y, library)
+    lines = [
+        f"pixel {x},{y} of {explanation.output} ({explanation.width} x {explanation.height}), from {explanation.input}"
+    ]
+    for part in explanation.contributions:
         box = part.file_box
         lines.append(
             f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
         )
-    lines += [f"  {source.share:5.1%}  {source.uri}" for source in found.sources]
-    print_summary(found.to_dict(), lines, json)
+    lines += [f"  {source.share:5.1%}  {source.uri}" for source in explanation.sources]
+    print_summary(explanation.to_dict(), lines, json)
     return 0
 
 
@@ -65,6 +67,6 @@ def inspect_command(
     if sql:
         typer.echo(view_sql(place))
         return 0
-    found = inspect(place)
-    print_summary(found, yaml.safe_dump(found, sort_keys=False, allow_unicode=True).splitlines(), json)
+    facts = inspect(place)
+    print_summary(facts, yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).splitlines(), json)
     return 0

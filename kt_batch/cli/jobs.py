@@ -63,11 +63,11 @@ def build_library(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    asked = dry_run.request()
+    estimate_request = dry_run.request()
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(images, library, content.config(encoder), source, how)
-    if asked:
-        estimate = estimate_here(partial(estimate_extract, request), asked)
+    if estimate_request:
+        estimate = estimate_here(partial(estimate_extract, request), estimate_request)
         lines = [*estimate_lines(estimate, how.runner), "  the index that is built afterwards is not estimated"]
         print_summary({"extract": asdict(estimate)}, lines, json)
         return estimate_code(estimate, bounds)
@@ -97,6 +97,6 @@ def translate_images(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    asked, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images, out, chosen, resolved, how)
-    return run_translate(request, asked, {**context.params, **resolved.options}, json, bounds)
+    return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

@@ -54,11 +54,11 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
         f"{summary.place}: {summary.kind}, {counted(summary.files, 'file')}, {summary.bytes:,} bytes: {state}{pending}"
     ]
     lines += [f"  {fault}" for fault in summary.faults]
-    beside = (
+    leftovers = (
         (summary.orphans, "that nothing committed names (kt-batch gc lists them)"),
         (summary.foreign, "of others"),
     )
-    lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in beside if number]
+    lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in leftovers if number]
     lines += [f"  digest {summary.digest}"] if summary.digest else []
     print_summary(asdict(summary), lines, json)
     return 1 if summary.faults else 0

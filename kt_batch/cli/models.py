@@ -29,16 +29,16 @@ def models_command(json: options.Json = False) -> int:
 
     kt-batch models
     """
-    found = describe_shipped()
+    shipped = describe_shipped()
     lines = []
-    for part in found:
+    for part in shipped:
         takes = f"  stride {part.stride}, {part.channels} channels" if part.channels else ""
         lines.append(
             f"{part.name:8} {part.part:8} {part.parameters:>10,} parameters {part.bytes / 1e6:6.2f} MB"
             f"  {part.sha256[:16]}  {part.file}{takes}"
         )
     lines.append("vgg19    encoder  torchvision's weights, downloaded by it, or --encoder-weights FILE")
-    print_summary({"models": [asdict(part) for part in found]}, lines, json)
+    print_summary({"models": [asdict(part) for part in shipped]}, lines, json)
     return 0
 
 

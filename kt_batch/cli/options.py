@@ -58,7 +58,7 @@ class CutOptions(Options):
 
 
 class ExtractOptions(Options):
-    """What a library holds, apart from its encoder."""
+    """The content options of a library, without its encoder."""
 
     stride: int = same(ExtractConfig, "stride")
     max_patches: int | None = same(ExtractConfig, "max_patches")

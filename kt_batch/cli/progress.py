@@ -1,4 +1,4 @@
-"""Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
+"""Show progress on standard error: a bar on a terminal, otherwise plain lines."""
 
 from __future__ import annotations
 

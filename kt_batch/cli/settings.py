@@ -128,12 +128,12 @@ def settings_of(name: str, method: type[Method]) -> dict[str, Setting]:
     Raises:
         TypeError: Two fields have one name.
     """
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for option, setting in _walk(method.config_type, None, ()):
-        if option in found or option in MethodOptions.model_fields:
+        if option in settings or option in MethodOptions.model_fields:
             raise TypeError(f"The method {name} has two settings called {option}.")
-        found[option] = setting
-    return found
+        settings[option] = setting
+    return settings
 
 
 def _walk(model: type[BaseModel], nested: object, path: tuple[str, ...]) -> Iterator[tuple[str, Setting]]:

@@ -62,7 +62,7 @@ def train(
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each Ray worker.")] = False,
     json: options.Json = False,
 ) -> int:
-    """Train, or go on where an earlier call stopped.
+    """Train, or continue where an earlier call stopped.
 
     Metrics go to DIR/LAYER/STAGE/metrics.csv and TensorBoard. On Ray nothing else is printed: follow those files.
     """

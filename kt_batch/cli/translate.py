@@ -79,22 +79,22 @@ def translate_command(
 
     kt-batch translate photos/ --library monet.lib --out run
     """
-    asked, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images, out, chosen, resolved, how)
-    return run_translate(request, asked, {**context.params, **resolved.options}, json, STRICT)
+    return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)
 
 
 def translate_request(
     images: Sequence[str], out: str, chosen: ChoiceOptions, settings: Settings, how: RunOptions
 ) -> TranslateRequest:
-    """Return what the pipeline is asked for. Raises UsageError, ValidationError."""
+    """Return the request to the pipeline. Raises UsageError, ValidationError."""
     config, sources = choose(settings.method, settings.values, chosen.choice())
     return TranslateRequest(images, out, config, sources, how)
 
 
 def run_translate(
     request: TranslateRequest,
-    asked: DryRunRequest | None,
+    estimate_request: DryRunRequest | None,
     saved: Mapping[str, object],
     json: bool,
     bounds: RejectBounds,
@@ -103,7 +103,7 @@ def run_translate(
 
     Args:
         request: What to translate.
-        asked: What a dry run is asked for; None translates.
+        estimate_request: The request of a dry run; None translates.
         saved: The options that are saved with the run.
         json: Print the summary as JSON.
         bounds: How many inputs may be rejected.
@@ -111,8 +111,8 @@ def run_translate(
     Returns:
         The exit code.
     """
-    if asked:
-        estimate = estimate_here(partial(estimate_translate, request), asked)
+    if estimate_request:
+        estimate = estimate_here(partial(estimate_translate, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, request.options.runner), json)
         return estimate_code(estimate, bounds)
     with make_runner(request.options) as running, ProgressDisplay() as display:

@@ -38,13 +38,13 @@ class GrowthFigures:
     """The figures of one size.
 
     Attributes:
-        patches: In the index.
-        leaves: Of its tree.
-        build_seconds: In memory.
-        seconds_per_query: At the wanted recall; None: no setting reaches it.
-        bytes_per_patch: Of the index.
+        patches: Number of patches in the index.
+        leaves: Number of leaves of its tree.
+        build_seconds: Time of the build in memory.
+        seconds_per_query: Time at the target recall; None if no setting reaches it.
+        bytes_per_patch: Size of the index per patch.
         memory_bytes: Peak resident memory of this process so far; sizes are measured in ascending order.
-        rows: One for each setting that was measured.
+        rows: One row for each measured setting.
     """
 
     patches: int

@@ -268,8 +268,8 @@ def searcher(index: Index, config: SearchConfig) -> Find:
     search = Search(index, config)
 
     def find_first(queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = search.find(queries)
-        return found.rows[:, 0], found.scores[:, 0], found.certified
+        matches = search.find(queries)
+        return matches.rows[:, 0], matches.scores[:, 0], matches.certified
 
     return find_first
 

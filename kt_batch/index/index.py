@@ -27,7 +27,7 @@ FOREIGN = -1e30  # below any product of unit vectors
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Consecutive rows of one shard: `count` rows from `start` in the shard, from `first_row` in the index."""
 
     shard: int
@@ -166,27 +166,27 @@ class Index:
             out[where] = divide_rows((packets.float() - self.tree.mean).flatten(1), shard.norms[inside])
         return out
 
-    def pieces(self, most: int) -> list[Piece]:
-        """Cut all rows into pieces of at most `most` rows; a piece lies in one shard."""
+    def chunks(self, most: int) -> list[Chunk]:
+        """Divide all rows into chunks of at most `most` rows, each in one shard."""
         return [
-            Piece(number, start, min(most, shard.count - start), first_row + start)
+            Chunk(number, start, min(most, shard.count - start), first_row + start)
             for number, (shard, first_row) in enumerate(zip(self.shards, self.shard_start.tolist(), strict=True))
             for start in range(0, shard.count, most)
         ]
 
-    def piece_level(self, piece: Piece) -> Tensor:
-        """Return the first levels `(c, d + 1)` float32 of a piece."""
-        return self.shards[piece.shard].level[piece.start : piece.start + piece.count].float()
+    def chunk_level(self, chunk: Chunk) -> Tensor:
+        """Return the first levels `(c, d + 1)` float32 of a chunk."""
+        return self.shards[chunk.shard].level[chunk.start : chunk.start + chunk.count].float()
 
-    def piece_along(self, piece: Piece, directions: Tensor) -> Tensor:
-        """Return the coordinates `(c, e)` float32 of a piece's keys along `directions` `(D, e)`.
+    def chunk_along(self, chunk: Chunk, directions: Tensor) -> Tensor:
+        """Return the coordinates `(c, e)` float32 of a chunk's keys along `directions` `(D, e)`.
 
         The directions are orthogonal to those of the first level.
         """
         if not self._bits:
-            rows = torch.arange(piece.first_row, piece.first_row + piece.count, device=self.device)
+            rows = torch.arange(chunk.first_row, chunk.first_row + chunk.count, device=self.device)
             return self.keys(rows) @ directions
-        kept = Codes(**self.shards[piece.shard].payload).part(piece.start, piece.count)
+        kept = Codes(**self.shards[chunk.shard].payload).part(chunk.start, chunk.count)
         rests = decoded(kept.codes, kept.plane).mul_(kept.gains[:, None])
         return rests @ (directions * self.tree.basis.spread[:, None])
 

@@ -76,7 +76,7 @@ def pack(
         centre: The cluster's centre `(p,)`, in `space`.
         space: Where patches are clustered.
         level: Levels of `config.clusters` above this cluster.
-        pulse: Called between pieces of the work: at the beginning, at every split, and at every leaf.
+        pulse: Called between parts of the work: at the beginning, at every split, and at every leaf.
     """
     pulse()
     owner = collapse_equal(packets)

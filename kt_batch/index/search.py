@@ -23,7 +23,7 @@ PORTION = 1024  # queries whose keys a thread computes at a time
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of n queries, with all that is transferred: nobody who holds them needs the index.
+    """The matches of n queries with all transferred values, independent of the index.
 
     patch_ids: `(n, k, 12)` uint8, best first.
     values: the matched raw patches `(n, k, 4, C)` float32, in cells and not bands.

@@ -9,7 +9,7 @@ def rounding_slack(dim: int) -> float:
 
 
 def first_level_slack(dim: int) -> float:
-    """Return how far a first-level bound of two unit vectors of `dim` values may lie below their true score.
+    """Return the largest shortfall of a first-level bound of unit vectors of `dim` values.
 
     Three errors add up. Coordinates are float16: half an ulp of each is 2^-11 of the product of two vectors of length
     at most 1. Directions are orthonormal to about 2^-18. Two float32 products have at most `dim` terms each.

@@ -99,5 +99,5 @@ def integer_products(queries: Tensor, patches: Tensor) -> Tensor:
     This is the only use of `torch._int_mm`, a private function: torch has no public one for integers. The products are
     exact where `models.precision.quick_integers` says so.
     """
-    found: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - see above
-    return found
+    products: Tensor = torch._int_mm(queries, patches.T)  # noqa: SLF001 - see above
+    return products

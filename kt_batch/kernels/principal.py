@@ -41,9 +41,9 @@ def principal_directions(vectors: Tensor, count: int) -> Tensor:
     moments = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for _, _, block in blocks(vectors, LARGE):
         moments += (block.T @ block).double()
-    found = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
-    largest = found.gather(0, found.abs().argmax(0, keepdim=True))
-    turned: Tensor = (found * largest.sign()).float().contiguous()
+    eigenvectors = torch.linalg.eigh(moments).eigenvectors.flip(1)[:, :count]
+    largest = eigenvectors.gather(0, eigenvectors.abs().argmax(0, keepdim=True))
+    turned: Tensor = (eigenvectors * largest.sign()).float().contiguous()
     return turned
 
 
@@ -56,8 +56,8 @@ def further_directions(vectors: Tensor, directions: Tensor, count: int) -> Tenso
     rest = vectors - vectors @ directions @ directions.T
     # Where rests have fewer dimensions than count, some directions are arbitrary; QR makes them orthogonal.
     both = torch.cat([directions, principal_directions(rest, count)], dim=1).double()
-    beside: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
-    return beside
+    further: Tensor = torch.linalg.qr(both).Q[:, directions.shape[1] :].float().contiguous()
+    return further
 
 
 def first_level(vectors: Tensor, directions: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from kt_batch.kernels.principal import LEVEL_WIDTH, Basis, principal_directions
 from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, normalise, pad_rows
 
-# By bits of a code. Steps are in spreads, near the least error for the rests of VGG-19's relu3_1 (decision 0011).
+# Keys: bits of a code. Steps are in spreads, near the least error for the rests of VGG-19's relu3_1 (decision 0011).
 STEP = {4: 0.44, 5: 0.26}
 MIDDLE = {4: 7.5, 5: 15.5}  # codes are 0 to 15 or 31
 LEAST_VALUES = 4  # per direction: patches of fewer values are not coded

@@ -49,8 +49,8 @@ def canonical_scores(queries: Tensor, candidates: Tensor) -> Tensor:
 
 def row_norms(x: Tensor) -> Tensor:
     """Return the norms `(n,)` float32 of rows `(n, D)`, summed in float64 in blocks of fixed shape."""
-    found = [block.double().square().sum(1).sqrt()[:count].float() for _, count, block in blocks(x)]
-    return torch.cat(found) if found else x.new_zeros(0, dtype=torch.float32)
+    norms = [block.double().square().sum(1).sqrt()[:count].float() for _, count, block in blocks(x)]
+    return torch.cat(norms) if norms else x.new_zeros(0, dtype=torch.float32)
 
 
 def divide_rows(x: Tensor, norms: Tensor) -> Tensor:

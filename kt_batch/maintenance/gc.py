@@ -1,8 +1,8 @@
-"""Find and remove the files of a library or a run that nothing committed names.
+"""Find and remove the files of a library or a run that no commit names.
 
 A worker writes the parts and images of a unit first and its receipt last; the shards of an index are written before its
 `index.json`. Until then nothing on disk distinguishes these files from those of a killed attempt. So nothing is removed
-while work is unfinished, unless the caller states that nobody works there.
+while work is unfinished, unless the caller states that no command runs there.
 
 Only files with names that kt_batch writes are removed. All others are foreign, and only counted.
 """
@@ -81,7 +81,7 @@ class GcSummary:
 
 
 def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = False) -> GcSummary:
-    """Find the files that nothing committed names, and remove them if asked to.
+    """Find the files that no commit names; remove them on request.
 
     Start no command there during a removal: it may adopt a file that is about to be removed.
 
@@ -89,7 +89,7 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
         place: A library or a run.
         progress: Called after every removal.
         delete: Remove the orphans.
-        force: Remove them even if units are pending or indexes unfinished, since nobody works there.
+        force: Remove them even if units are pending or indexes unfinished, since no command runs there.
 
     Raises:
         UsageError: If work is unfinished, for `delete` without `force`.
@@ -176,20 +176,20 @@ class _Indexes:
 
 
 def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
-    found = _Indexes()
+    indexes = _Indexes()
     for digest in sorted({digest for name in names if (digest := layout.parse_in_index(name))}):
         try:
             summary = read_index_summary(location, digest)
         except DamagedError:
             strange = _is_strange(location, layout.index_summary_path(digest))
-            (found.strange if strange else found.damaged).add(digest)
+            (indexes.strange if strange else indexes.damaged).add(digest)
             continue
         if summary is None:
-            found.unfinished.add(digest)
+            indexes.unfinished.add(digest)
             continue
-        found.named.update(layout.index_files(digest), layout.index_files(summary.digest))
-        found.named.update(layout.shard_path(shard.sha256) for shard in summary.shards)
-    return found
+        indexes.named.update(layout.index_files(digest), layout.index_files(summary.digest))
+        indexes.named.update(layout.shard_path(shard.sha256) for shard in summary.shards)
+    return indexes
 
 
 def _is_strange(location: Location, name: str) -> bool:

@@ -190,19 +190,19 @@ def _number(content: bytes) -> int:
 
 def _index_files(location: Location) -> list[tuple[str, str]]:
     """Return name and SHA-256 of every file that an index of a library names."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for summary in read_index_summaries(location):
-        found[layout.tree_path(summary.digest)] = summary.tree_sha256
-        found[layout.members_path(summary.digest)] = summary.members_sha256
-        found |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
-    return sorted(found.items())
+        hashes[layout.tree_path(summary.digest)] = summary.tree_sha256
+        hashes[layout.members_path(summary.digest)] = summary.members_sha256
+        hashes |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
+    return sorted(hashes.items())
 
 
 def _hash(location: Location, name: str) -> tuple[str, int]:
     """Return SHA-256 and size of a file, read in chunks."""
     digest, size = hashlib.sha256(), 0
     with location.open(name) as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-            size += len(piece)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
     return digest.hexdigest(), size

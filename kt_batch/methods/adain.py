@@ -17,7 +17,7 @@ EPSILON = 1e-5  # added to the photograph's deviations, as the authors' code add
 
 
 class AdainConfig(MethodConfig):
-    """How `adain` translates an image."""
+    """The settings of `adain`."""
 
     method: Literal["adain"] = "adain"
     encoder: EncoderConfig

@@ -23,7 +23,7 @@ MATCHES_PER_TASK = 1024  # a task's matches stay in a core's cache
 
 
 class KnowledgeConfig(MethodConfig):
-    """How `knowledge` translates an image."""
+    """The settings of `knowledge`."""
 
     method: Literal["knowledge"] = "knowledge"
     encoder: EncoderConfig

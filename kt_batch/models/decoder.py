@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         return [first] if self.direct is None else [first, self.direct]
 
     def calm_residuals(self) -> None:
-        """Start training stably: bring residual blocks close to the identity, and zero the blocks beside `direct`."""
+        """Start training with residual blocks near the identity and zero blocks parallel to `direct`."""
         if self.direct is not None:
             last = cast("nn.Conv2d", self.get_submodule(f"block{len(self.blocks) - 1}"))
             nn.init.zeros_(last.weight)

@@ -81,10 +81,10 @@ def quick_precision() -> str:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
         try:
-            found = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
+            products = (torch.mm(x[0], ones[0]), torch.bmm(x, ones))
         finally:
             torch.set_float32_matmul_precision(before)
-    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in found) else "medium"
+    return "highest" if any(bool(product.ne(128 + 2.0**-3).any()) for product in products) else "medium"
 
 
 @cache

@@ -62,7 +62,7 @@ def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
     """
     try:
         from torchvision.models import VGG19_Weights, vgg19
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a CUDA torchvision beside a CPU torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a CUDA torchvision with a CPU torch
         raise WeightsError(
             f"torchvision cannot be used here ({error}); give the weights with --encoder-weights FILE."
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """How far a stage is, in its own units of work; `rejects` counts inputs; `note` is a sentence to show once."""
+    """The progress of a stage in its own units of work; `rejects` counts inputs; `note` is a sentence to show once."""
 
     stage: str
     done: int

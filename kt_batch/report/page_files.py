@@ -1,4 +1,4 @@
-"""Picture files beside a page."""
+"""Write the picture files of a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from kt_batch.errors import RejectError, StorageError
 from kt_batch.store.images.files import decode
 
-FOLDER = "sheet-files"  # beside index.html
+FOLDER = "sheet-files"  # next to index.html
 LONG_SIDE = 768  # pixels of a picture on the page
 
 

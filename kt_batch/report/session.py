@@ -192,7 +192,7 @@ class Session:
 def find_output(run: Run, wanted: str) -> Output:
     """Return the output that `wanted` names.
 
-    That is the output's path with or without its directory, the input's name, or an ending of one of them that only
+    That is the output's path with or without its directory, the input's name, or a suffix of one of them that only
     one output has.
 
     Raises:

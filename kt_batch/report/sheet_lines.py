@@ -49,8 +49,8 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
 def _spread(table: pa.Table, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Choose at most one best match in each region.
 
-    It leads to one of `ids`. It is the one with the largest NCC that starts and ends at least APART cells from those
-    already chosen, so that lines can be told apart.
+    Each match has a source in `ids`. It is the one with the largest NCC that starts and ends at least APART cells from
+    those already chosen, so that lines remain distinguishable.
     """
     numbers = {bytes.fromhex(image_id): number for number, image_id in enumerate(ids)}
     source = np.array([numbers.get(value, -1) for value in table["source_image_id"].to_pylist()])

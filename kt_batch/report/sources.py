@@ -41,7 +41,7 @@ class SourceImage:
     """An image of a library.
 
     width, height: of the working image. original_width, original_height: of the file, EXIF-oriented. preview: a JPEG;
-    empty unless it was asked for.
+    empty unless it was requested.
     """
 
     image_id: str

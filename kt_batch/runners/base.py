@@ -9,7 +9,7 @@ U = TypeVar("U")
 R = TypeVar("R")
 
 # A worker calls its heartbeat with the part of the unit that it begins. The answer says whether the unit has already
-# cost a worker and must be done in isolation: one part at a time, with nothing running beside it.
+# cost a worker and must be done in isolation: one part at a time, without concurrent work.
 Heartbeat = Callable[[str], bool]
 Worker = Callable[[U, Heartbeat], R]
 Quarantine = Callable[[U, str, str], U]  # (unit, part, reason) -> the unit without that part

@@ -117,7 +117,7 @@ class PoolState:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit of the stage is finished."""
+        """Return whether every unit of the stage is finished."""
         return not self._waiting and not self.busy
 
     def handle(self, event: PoolEvent) -> list[Instruction]:

@@ -1,4 +1,4 @@
-"""What a library and a run have in common: a plan, receipts, rejects and parts."""
+"""The common contents of libraries and runs: plan, receipts, rejects and parts."""
 
 from __future__ import annotations
 

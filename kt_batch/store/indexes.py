@@ -1,4 +1,4 @@
-"""Commit the pieces of an index, and open a finished one.
+"""Commit the parts of an index, and open a finished one.
 
 `index.json` is the commit and is written last. `store/layout.py` names all files.
 """
@@ -116,7 +116,7 @@ def read_build_receipts(build: Location) -> dict[str, Receipt]:
 
 
 def remove_build(build: Location) -> None:
-    """Remove the pieces of a finished build.
+    """Remove the intermediate files of a finished build.
 
     The receipts go last: a driver that is still building would otherwise repeat finished work.
     """

@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 MAX_BYTES = 2**32  # larger than any image within the pixel limit, even uncompressed
 MAX_NAME_BYTES = 768  # of an output; object store keys have at most 1024, including a run's prefix
-PIECE = 8 << 20  # bytes in memory at a time while hashing
+CHUNK = 8 << 20  # bytes in memory at a time while hashing
 
 _S3 = "s3://"
 _ALLOWED = "name a file, a directory, a pattern or s3://bucket/prefix"
@@ -88,7 +88,7 @@ def list_inputs(arguments: Sequence[str]) -> list[Input]:
                 parts = [label, *below] if len(labels) > 1 or not below else below
                 inputs[uri] = Input(uri, _claim("/".join(parts), taken))
     for item in inputs.values():
-        output_name(item.name, "png")  # asserts that no name leads elsewhere
+        output_name(item.name, "png")  # asserts that no name leaves the run
     return sorted(inputs.values(), key=lambda item: item.name)
 
 
@@ -120,7 +120,7 @@ def read_input(uri: str) -> bytes:
         UnreachableError: its store fails, which is no fault of the image.
     """
     with _reading(uri):
-        return b"".join(_pieces(uri, MAX_BYTES))
+        return b"".join(_chunks(uri, MAX_BYTES))
 
 
 def input_id(uri: str) -> str:
@@ -130,8 +130,8 @@ def input_id(uri: str) -> str:
     """
     digest = hashlib.sha256()
     with _reading(uri):
-        for piece in _pieces(uri, PIECE):
-            digest.update(piece)
+        for chunk in _chunks(uri, CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()[:16]
 
 
@@ -162,12 +162,12 @@ def _reading(uri: str) -> Iterator[None]:
         raise RejectError(Reason.UNREADABLE, f"cannot read {uri!r}: {error}") from error
 
 
-def _pieces(uri: str, most: int) -> Iterator[bytes]:
+def _chunks(uri: str, most: int) -> Iterator[bytes]:
     """Yield the bytes of an input, at most `most` at a time."""
-    return _pieces_of_object(uri, most) if uri.startswith(_S3) else _pieces_of_file(_local_path(uri), most)
+    return _chunks_of_object(uri, most) if uri.startswith(_S3) else _chunks_of_file(_local_path(uri), most)
 
 
-def _pieces_of_file(path: Path, most: int) -> Iterator[bytes]:
+def _chunks_of_file(path: Path, most: int) -> Iterator[bytes]:
     """Yield as many bytes as the file's size says.
 
     Files that the kernel makes up have size 0 and never end.
@@ -178,12 +178,12 @@ def _pieces_of_file(path: Path, most: int) -> Iterator[bytes]:
     _check_bytes(str(path), status.st_size)
     left = status.st_size
     with path.open("rb") as file:
-        while left and (piece := file.read(min(left, most))):
-            left -= len(piece)
-            yield piece
+        while left and (chunk := file.read(min(left, most))):
+            left -= len(chunk)
+            yield chunk
 
 
-def _pieces_of_object(uri: str, most: int) -> Iterator[bytes]:
+def _chunks_of_object(uri: str, most: int) -> Iterator[bytes]:
     from kt_batch.store.s3 import S3Location
 
     bucket, key = _bucket_and_key(uri)

@@ -63,7 +63,7 @@ _BUILD_RECEIPT = re.compile(rf"{INDEX}/{_HEX16}/build/{_RECEIPT_PATTERN}")
 
 
 class PartName(NamedTuple):
-    """What the path of a part file says: its table kind and its unit."""
+    """The table kind and the unit in the path of a part file."""
 
     kind: str
     unit: str

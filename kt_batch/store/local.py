@@ -1,6 +1,6 @@
 """A location in a directory of this machine or of a shared file system.
 
-A file is written beside its target under a name that is never listed, synced, and then linked to its name. `link` fails
+A file is written next to its target under a name that is never listed, synced, and linked to its name. `link` fails
 when the target exists. `rename` would replace the target, and two writers would both believe that they won.
 """
 
@@ -62,7 +62,7 @@ class LocalLocation:
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
         target = self._writable_path(name)
-        with _writing(target), _temporary_beside(target) as temporary:
+        with _writing(target), _temporary_next_to(target) as temporary:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -75,7 +75,7 @@ class LocalLocation:
         A source from `scratch_directory` is linked; any other is copied first.
         """
         target = self._writable_path(name)
-        with _writing(target), _temporary_beside(target) as temporary:
+        with _writing(target), _temporary_next_to(target) as temporary:
             if source.parent != self.root or not _linked(source, temporary):
                 shutil.copyfile(source, temporary)
             _sync(temporary)
@@ -191,7 +191,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
+def _temporary_next_to(target: Path) -> Iterator[Path]:
     """Yield a free name in the directory of `target`, and remove the file afterwards."""
     path = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
     try:

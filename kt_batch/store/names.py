@@ -30,7 +30,7 @@ def safe_name(name: str) -> str:
 
     Raises:
         UsageError: an empty or absolute path, an empty component, `.` or `..`, a backslash or a drive letter (which
-            lead elsewhere on Windows), control characters, text that is not UTF-8, a component over 255 bytes, or
+            leave the location on Windows), control characters, text that is not UTF-8, a component over 255 bytes, or
             `.tmp-...`.
     """
     fault = _fault(name)

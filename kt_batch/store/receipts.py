@@ -46,7 +46,7 @@ class TableRef(_Record):
 
 
 class Receipt(_Record):
-    """What one unit did.
+    """The record of one finished unit.
 
     `outputs` is aligned with the unit's items: (SHA-256, bytes) of each output image, None for a rejected item; empty
     when the job makes no images. `timings` (seconds per stage, to the millisecond) and `attempt` are in no digest.

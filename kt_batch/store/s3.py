@@ -2,7 +2,7 @@
 
 Importing this module imports s3fs, which is slow, so it is imported late.
 
-Commits are plain puts with `If-None-Match: *`: of several writers exactly one is told that it won. Some stores ignore
+Commits are plain puts with `If-None-Match: *`: exactly one of several writers succeeds. Some stores ignore
 that condition when a multipart upload completes. Multipart uploads are therefore for `put_content` alone, whose names
 hold a hash.
 
@@ -233,7 +233,7 @@ class S3Location:
         """Return the error that affects the whole bucket.
 
         None when only this request failed. A fault or a cut connection may concern one object alone, and the answer to
-        a HEAD has no code. In these cases the bucket is asked.
+        a HEAD has no code. In these cases the bucket is queried.
         """
         code = error_code(error)
         of_one = code not in _OVERLOADED and not isinstance(error, _NEVER_THERE)

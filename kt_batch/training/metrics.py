@@ -1,4 +1,4 @@
-"""Write the losses of a training: `metrics.csv` and TensorBoard events beside the state of each decoder."""
+"""Write the losses of a training as `metrics.csv` and TensorBoard events."""
 
 from __future__ import annotations
 

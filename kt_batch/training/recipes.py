@@ -27,7 +27,7 @@ FIT_BATCH = 8  # crops
 
 @dataclass(frozen=True)
 class Recipe:
-    """How decoders are built and trained.
+    """The construction and the training of decoders.
 
     Attributes:
         blocks: The blocks of `Decoder`, by cut.

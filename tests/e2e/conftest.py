@@ -1,4 +1,4 @@
-"""The real commands in processes of their own."""
+"""Fixtures that run the real commands in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMAND = Path(sys.executable).with_name("kt-batch")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended and what it said."""
+    """The exit code and the output of a process."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Ended:
 
 
 def run(*words: object, environment: Mapping[str, str] | None = None, timeout: float = 600) -> Ended:
-    """Run a command line to its end."""
+    """Run a command line until it ends."""
     line = [os.fspath(word) if isinstance(word, Path) else str(word) for word in words]
     done = subprocess.run(
         line,
@@ -49,7 +49,7 @@ def run(*words: object, environment: Mapping[str, str] | None = None, timeout: f
 
 
 def kt(*words: object, environment: Mapping[str, str] | None = None) -> Ended:
-    """`kt-batch WORDS`."""
+    """Run `kt-batch WORDS`."""
     return run(COMMAND, *words, environment=environment)
 
 

@@ -1,4 +1,4 @@
-"""A kt-batch that stops itself before one of its writes, so that a test can do something halfway and let it go on."""
+"""A kt-batch process that stops itself before one of its writes and can continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from tests.e2e.conftest import Ended
 
-# Runs kt-batch, and stops at the n-th thing that is put under its final name, before it is put there.
+# Runs kt-batch and stops just before the n-th object gets its final name.
 DRIVER = """
 import os, signal, sys
 from kt_batch.cli.app import app
@@ -44,22 +44,22 @@ class Paused:
         self._process = process
 
     def go_on(self) -> None:
-        """Let it run again."""
+        """Let the process continue."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it where it stands."""
+        """Kill the stopped process."""
         self._process.kill()
 
     def end(self) -> Ended:
-        """Wait until it has ended."""
+        """Wait until the process ends."""
         out, err = self._process.communicate(timeout=240)
         return Ended(self._process.returncode, out, err)
 
 
 @contextmanager
 def paused(number: int, *words: object, environment: Mapping[str, str] | None = None) -> Iterator[Paused]:
-    """`kt-batch WORDS`, stopped before its write `number`; it does not outlive the block."""
+    """Run `kt-batch WORDS` up to its write `number`; end it with the block."""
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(number), *map(str, words)],
         stdin=subprocess.DEVNULL,

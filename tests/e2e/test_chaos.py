@@ -1,6 +1,6 @@
-"""SIGKILL at a random moment to a random process of a run on Ray; then again, to the end: an undisturbed run's digest.
+"""A run on Ray recovers the undisturbed digest after SIGKILL to a random process.
 
-Five rounds here; `make chaos ROUNDS=50` does more.
+The test does five rounds; `make chaos ROUNDS=50` does more.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.support.tiny import draw_all
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-SPAN = 14.0  # seconds from the start in which the kill may fall; a job takes about as long
+SPAN = 14.0  # the kill happens within these seconds; a job takes about as long
 HOW = ["--threads", 1, "--unit-size", 2]
 
 
 class Job:
-    """Extract, index and translate, as three command lines, into a folder of their own."""
+    """The command lines of extract, index and translate into one folder."""
 
     def __init__(self, images: Path, folder: Path) -> None:
         self.library, self.run = folder / "library", folder / "run"
@@ -47,7 +47,10 @@ class Job:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, list[str | None]]:
-    """The job, and the digests that every round must end with. All rounds are in one place: provenance names it."""
+    """Run the job once; return it with the digests that every round must reach.
+
+    All rounds use one place, since provenance contains its name.
+    """
     root = tmp_path_factory.mktemp("chaos")
     job = Job(draw_all(root / "images", range(1, 13)), root / "place")
     for command in job.commands:
@@ -58,14 +61,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, list[str
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """The driver, its raylet and all workers: what was started by it, and what still lives."""
+    """Return the live processes of a driver: itself, its raylet and all workers."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
 
 
-def test_a_worker_that_dies_while_ray_is_starting_does_not_stop_the_start(
+def test_a_worker_that_dies_during_the_start_of_ray_does_not_stop_it(
     undisturbed: tuple[Job, list[str | None]],
 ) -> None:
     job, _ = undisturbed
@@ -85,7 +88,7 @@ def test_a_worker_that_dies_while_ray_is_starting_does_not_stop_the_start(
 
 
 def first_worker(driver: subprocess.Popen[str]) -> psutil.Process:
-    """The first process that Ray starts to work in, as soon as it is there."""
+    """Wait for the first worker process of Ray and return it."""
     while driver.poll() is None:
         for process in family(psutil.Process(driver.pid)):
             with suppress(psutil.Error):
@@ -96,7 +99,7 @@ def first_worker(driver: subprocess.Popen[str]) -> psutil.Process:
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_whatever_is_killed_the_same_command_again_ends_as_if_nothing_had_been(
+def test_after_any_kill_a_repeated_command_gives_the_undisturbed_digest(
     undisturbed: tuple[Job, list[str | None]], round_: int
 ) -> None:
     job, expected = undisturbed
@@ -121,7 +124,7 @@ def test_whatever_is_killed_the_same_command_again_ends_as_if_nothing_had_been(
             try:
                 driver.communicate(timeout=120)
             finally:
-                for process in living:  # what a killed driver leaves
+                for process in living:  # leftovers of a killed driver
                     if process.is_running():
                         process.kill()
     for command in job.commands[stage:]:

@@ -1,7 +1,8 @@
-"""What no program can prevent: a full disk, a disk that turns read-only, a bucket that is deleted, a clock set back,
-and the same command started twice. It ends with one sentence, or with the result of an undisturbed run.
+"""Disasters end in one sentence or in the result of an undisturbed run.
 
-The disk is a file system of its own, mounted by the test: that needs root.
+The disasters are a full disk, a read-only disk, a deleted bucket, a clock set back and concurrent drivers.
+
+The tests mount a separate file system as the disk, which needs root.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ pytestmark = pytest.mark.slow
 HOW = ["--threads", 1, "--unit-size", 1]
 DISK_BYTES = 48 << 20
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-HALFWAY = {"extract": (8, 10), "index": (10,), "translate": (7,)}  # writes before which a command is stopped
+HALFWAY = {"extract": (8, 10), "index": (10,), "translate": (7,)}  # numbers of the writes before which a command stops
 
 
 @dataclass(frozen=True)
 class Job:
-    """Extract, index and translate of the same images."""
+    """The commands extract, index and translate on the same images."""
 
     images: Path
     library: str
     run: str
 
     def words(self, stage: str) -> list[object]:
-        """What is written after `kt-batch`."""
+        """Return the command-line words after `kt-batch`."""
         return {
             "extract": ["extract", self.images, "--library", self.library, "--size", 64, *HOW],
             "index": ["index", self.library, "--max-leaf", 64, "--threads", 1],
@@ -49,12 +50,12 @@ class Job:
         }[stage]
 
     def made_by(self, stage: str) -> str:
-        """The library or the run."""
+        """Return the library or the run that a stage writes."""
         return self.run if stage == "translate" else self.library
 
 
 def digest(place: str) -> str:
-    """What `verify` says of a place that has no fault."""
+    """Return the digest of a place that `verify` finds intact."""
     found = verify(place, no_progress)
     assert (found.faults, found.pending, found.foreign) == ((), 0, 0)
     assert found.digest
@@ -62,7 +63,7 @@ def digest(place: str) -> str:
 
 
 def one_sentence(ended: Ended, text: str) -> None:
-    """Exit 1, and one line for a person; the others tell of progress."""
+    """Assert exit code 1 and one error line besides progress."""
     assert ended.code == 1, (ended.out, ended.err)
     said = [line for line in ended.err.splitlines() if line.startswith("kt-batch: ")]
     assert len(said) == 1, ended.err
@@ -73,14 +74,14 @@ def one_sentence(ended: Ended, text: str) -> None:
 
 
 def everything_visible_is_whole(place: str) -> None:
-    """Nothing that has a name is cut: what is committed is as its receipts say, and nothing is left on its way."""
+    """Assert that committed files match their receipts and no temporary file remains."""
     found = verify(place, no_progress)
     assert found.faults == ()
     assert found.pending > 0
     assert open_location(place).list_temporary() == {}
 
 
-# ---- a disk of our own -----------------------------------------------------------------------------------------------
+# ---- disk ------------------------------------------------------------------------------------------------------------
 
 
 class Disk:
@@ -90,17 +91,17 @@ class Disk:
         self.folder = folder
 
     def mount(self, *options: str) -> None:
-        """Mount it, or change how it is mounted."""
+        """Mount the file system, or change its mount options."""
         line = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={DISK_BYTES}", *options)), "tmpfs", str(self.folder)]
         subprocess.run(line, check=True, capture_output=True, text=True)
 
     def unmount(self) -> None:
-        """Give it up, whoever still looks at it."""
+        """Unmount the file system lazily."""
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True, capture_output=True)
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Within, not a byte of it is free."""
+        """Fill the file system within the block."""
         ballast, piece = self.folder / "ballast", bytes(4096)
         try:
             with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -124,14 +125,14 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A job that went well, its digests by stage, and the library as it was before each."""
+    """A successful job, its digests by stage, and the library before each stage."""
 
     job: Job
     digests: dict[str, str]
     before: dict[str, Path]
 
     def rewind(self, stage: str) -> None:
-        """Put the place back to where `stage` begins."""
+        """Restore the place to the begin of `stage`."""
         for place in (self.job.library, self.job.run):
             shutil.rmtree(place, ignore_errors=True)
         if stage in self.before:
@@ -153,7 +154,7 @@ def undisturbed(disk: Disk, tmp_path_factory: pytest.TempPathFactory) -> Undistu
 
 
 @pytest.mark.parametrize(("stage", "number"), [(stage, n) for stage, numbers in HALFWAY.items() for n in numbers])
-def test_a_disk_that_fills_up_halfway_is_one_sentence_and_with_space_again_the_job_goes_on(
+def test_a_full_disk_is_one_sentence_and_the_job_continues_with_free_space(
     disk: Disk, undisturbed: Undisturbed, stage: str, number: int
 ) -> None:
     job = undisturbed.job
@@ -162,14 +163,14 @@ def test_a_disk_that_fills_up_halfway_is_one_sentence_and_with_space_again_the_j
         process.go_on()
         ended = process.end()
     one_sentence(ended, "No space left on device")
-    if stage != "index":  # whose pieces are no units
+    if stage != "index":  # whose parts are not units
         everything_visible_is_whole(job.made_by(stage))
     assert kt(*job.words(stage)).code == 0
     assert digest(job.made_by(stage)) == undisturbed.digests[stage]
 
 
 @pytest.mark.parametrize(("stage", "number"), [("extract", 10), ("index", 10)])
-def test_a_disk_that_turns_read_only_halfway_is_one_sentence_and_writable_again_the_job_goes_on(
+def test_a_read_only_disk_is_one_sentence_and_the_job_continues_when_writable(
     disk: Disk, undisturbed: Undisturbed, stage: str, number: int
 ) -> None:
     job = undisturbed.job
@@ -188,7 +189,7 @@ def test_a_disk_that_turns_read_only_halfway_is_one_sentence_and_writable_again_
     assert digest(job.made_by(stage)) == undisturbed.digests[stage]
 
 
-def test_a_file_that_may_not_grow_is_one_sentence_and_without_the_limit_the_job_goes_on(
+def test_a_file_size_limit_is_one_sentence_and_the_job_continues_without_it(
     undisturbed: Undisturbed,
 ) -> None:
     job = undisturbed.job
@@ -205,7 +206,7 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_without_the_limit_the_job_
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime not found: install Debian's libfaketime")
 @pytest.mark.parametrize(("stage", "number"), [("extract", 8), ("translate", 7)])
-def test_a_clock_set_back_by_years_halfway_changes_nothing(
+def test_setting_the_clock_back_by_years_halfway_changes_nothing(
     undisturbed: Undisturbed, tmp_path: Path, stage: str, number: int
 ) -> None:
     job = undisturbed.job
@@ -231,7 +232,7 @@ def test_a_clock_set_back_by_years_halfway_changes_nothing(
 
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime not found: install Debian's libfaketime")
-def test_a_killed_job_goes_on_with_a_clock_from_before_it_began(undisturbed: Undisturbed) -> None:
+def test_a_killed_job_continues_with_a_clock_before_its_start(undisturbed: Undisturbed) -> None:
     job = undisturbed.job
     undisturbed.rewind("extract")
     with paused(10, *job.words("extract")) as process:
@@ -242,11 +243,11 @@ def test_a_killed_job_goes_on_with_a_clock_from_before_it_began(undisturbed: Und
     assert digest(job.made_by("extract")) == undisturbed.digests["extract"]
 
 
-# ---- two at once -----------------------------------------------------------------------------------------------------
+# ---- concurrent drivers ----------------------------------------------------------------------------------------------
 
 
 def both(job: Job, stage: str) -> None:
-    """The same command twice: both have planned nothing yet when both begin, and both say that all is done."""
+    """Run the same command twice concurrently; both start without a plan and succeed."""
     words = [*job.words(stage), "--json"]
     with paused(1, *words) as one, paused(1, *words) as other:
         one.go_on()
@@ -261,7 +262,7 @@ def both(job: Job, stage: str) -> None:
         assert len(parts(job.library, "images")) == images
 
 
-def test_two_drivers_at_once_on_a_local_place_are_as_one(undisturbed: Undisturbed) -> None:
+def test_two_concurrent_drivers_on_a_local_place_give_the_result_of_one(undisturbed: Undisturbed) -> None:
     job = undisturbed.job
     undisturbed.rewind("extract")
     for stage, expected in undisturbed.digests.items():
@@ -271,7 +272,7 @@ def test_two_drivers_at_once_on_a_local_place_are_as_one(undisturbed: Undisturbe
 
 @pytest.mark.s3
 @pytest.mark.parametrize("stage", ["extract", "translate"])
-def test_two_drivers_at_once_on_a_bucket_are_as_one(
+def test_two_concurrent_drivers_on_a_bucket_give_the_result_of_one(
     small: Small,
     ceph_server: S3Server,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -288,7 +289,7 @@ def test_two_drivers_at_once_on_a_bucket_are_as_one(
 
 
 def job_in_bucket(small: Small, place: str, stage: str) -> Job:
-    """What `stage` makes lies in the bucket; the library of a translation does not."""
+    """Return a job whose `stage` writes to the bucket; the library of a translation is local."""
     return Job(small.photos, f"{place}/library" if stage == "extract" else str(small.library), f"{place}/run")
 
 
@@ -338,7 +339,7 @@ def test_images_whose_bucket_is_deleted_halfway_are_not_rejected(
 
 
 def delete_bucket(server: S3Server, bucket: str) -> None:
-    """All that is in it, then itself, as somebody else would."""
+    """Delete a bucket with its objects, as another client would."""
     from s3fs import S3FileSystem
 
     store = S3FileSystem(

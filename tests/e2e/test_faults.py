@@ -1,4 +1,4 @@
-"""A real object store behind a bad network: the job ends, and with the result of good weather."""
+"""A job on a real object store behind a faulty network gives the undisturbed result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOW = ["--threads", 1, "--unit-size", 1]
 
 
 def job(place: str, images: Path, cache: Path, environment: dict[str, str]) -> None:
-    """Extract, index and translate with everything but the images in the bucket."""
+    """Run extract, index and translate with everything but the images in the bucket."""
     for words in (
         ["extract", images, "--library", f"{place}/library", "--size", 64, *HOW],
         ["index", f"{place}/library", "--max-leaf", 64, "--threads", 1],
@@ -35,7 +35,7 @@ def digests(place: str) -> list[str | None]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_job_behind_resets_stalls_throttling_and_black_holes_ends_as_in_good_weather(
+def test_a_job_over_a_faulty_network_gives_the_undisturbed_result(
     small: Small,
     ceph_server: S3Server,  # noqa: F811
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Files as they arrive in practice and in attacks, through the real commands: each ends as an image or as a reason."""
+"""The real commands turn every hostile file into an image or a reject reason."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.hostile import Case, make_corpus
 from tests.support.hostile_places import Whole, make_whole
 from tests.support.tiny import column, draw, hashes, rows
 
-# Bytes that each of the two processes may hold at most. Half of that is Python and torch, and the bytes of the largest
-# file, 256 MiB that are no image; what is declared or inflates beyond the limit of pixels is never there.
+# The memory limit of each of the two processes in bytes. Half of it is for Python and torch and for the largest file,
+# 256 MiB that are not an image. Images declared or inflated beyond the pixel limit are never in memory.
 LIMITS = {"driver": 1000 << 20, "decoder": 500 << 20}
 
 
@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Case]]:
 
 
 def expected(folder: Path, cases: list[Case]) -> tuple[set[str], dict[str, str]]:
-    """URIs of the good files, and URI -> reason of the bad ones."""
+    """Return the URIs of the valid files and a map of URI to reason of the others."""
     good = {str(folder / case.name) for case in cases if case.verdict == "good"}
     return good, {str(folder / case.name): str(case.verdict) for case in cases if case.verdict != "good"}
 
@@ -42,9 +42,7 @@ def no_traceback(ended: Ended) -> None:
     assert "Warning" not in ended.err
 
 
-def test_every_file_becomes_part_of_the_library_or_a_reject_with_its_reason(
-    corpus: tuple[Path, list[Case]], tmp_path: Path
-) -> None:
+def test_every_file_is_extracted_or_rejected_with_its_reason(corpus: tuple[Path, list[Case]], tmp_path: Path) -> None:
     folder, cases = corpus
     files = [folder / case.name for case in cases]
     ended = kt("extract", *files, "--library", tmp_path / "library", "--size", 64, "--threads", 1, "--json")
@@ -57,7 +55,7 @@ def test_every_file_becomes_part_of_the_library_or_a_reject_with_its_reason(
     assert all(row["message"] for row in rows(tmp_path / "library", "rejects"))
 
 
-def test_every_file_becomes_an_output_or_a_reject_with_its_reason(
+def test_every_file_is_translated_or_rejected_with_its_reason(
     corpus: tuple[Path, list[Case]], small: Small, tmp_path: Path
 ) -> None:
     folder, cases = corpus
@@ -89,7 +87,7 @@ def test_nothing_is_written_outside_the_run(corpus: tuple[Path, list[Case]], sma
     assert set(folder.iterdir()) == before
 
 
-def test_a_directory_takes_what_is_an_image_by_its_name_wherever_it_lies(small: Small, tmp_path: Path) -> None:
+def test_a_directory_is_searched_recursively_for_names_of_images(small: Small, tmp_path: Path) -> None:
     draw(tmp_path / "in/été 夏/a b.png", 21)
     draw(tmp_path / "in/other/a b.png", 22)
     draw(tmp_path / "in/.hidden/c.png", 23)
@@ -110,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def watched(*words: object) -> tuple[Ended, dict[str, int]]:
-    """`kt-batch WORDS`, and the most memory that its process, and its image reader's, ever held."""
+    """Run `kt-batch WORDS`; measure the peak memory of its process and its image reader."""
     peaks: Counter[str] = Counter()
     ended = threading.Event()
     line = [str(COMMAND), *map(str, words)]
@@ -129,7 +127,7 @@ def watched(*words: object) -> tuple[Ended, dict[str, int]]:
 
 
 def watch(process: psutil.Process, peaks: Counter[str], ended: threading.Event) -> None:
-    """The kernel keeps each process's own peak, so looking now and then misses next to nothing."""
+    """Sample the peak memory that the kernel keeps for each process."""
     while not ended.wait(0.02):
         try:
             for each in (process, *process.children()):
@@ -138,7 +136,7 @@ def watch(process: psutil.Process, peaks: Counter[str], ended: threading.Event) 
                 held = next((int(row.split()[1]) << 10 for row in status.splitlines() if row.startswith("VmHWM")), 0)
                 peaks[role] = max(peaks[role], held)
         except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
-            continue  # one of them ended while it was looked at
+            continue  # one process ended while it was sampled
 
 
 def within_limits(peaks: dict[str, int]) -> bool:
@@ -187,7 +185,7 @@ def test_the_whole_corpus_meets_its_verdicts_in_translate_within_bounded_memory(
 
 
 @pytest.mark.slow
-def test_odd_places_a_second_time_are_nothing_to_do(whole: Whole, tmp_path: Path) -> None:
+def test_unusual_places_listed_again_give_no_new_work(whole: Whole, tmp_path: Path) -> None:
     words = ["extract", whole.folder / "places", "--library", tmp_path / "library", "--size", 64, "--threads", 1]
     first, again = kt(*words, "--json"), kt(*words, "--json")
     assert (first.code, again.code) == (3, 3)

@@ -1,4 +1,4 @@
-"""The log of a driver on Ray: what its workers did and what became of them, by the ids of receipts and tables."""
+"""The log of a driver on Ray records worker events under the ids of receipts and tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def names_of(events: list[dict[str, Any]], **fields: Any) -> list[str]:
-    """The names of the events that have these fields, in order."""
+    """Return the names of the events with these fields, in order."""
     return [event["event"] for event in events if fields.items() <= event.items()]
 
 
@@ -55,7 +55,7 @@ def test_a_rejected_image_is_followed_from_its_unit_to_its_reason_by_ids(
     assert "worker_ready" in names_of(events, worker=receipt.worker)
 
 
-def test_the_workers_that_an_image_costs_are_told_until_it_is_condemned(small: Small, tmp_path: Path) -> None:
+def test_the_log_counts_the_workers_lost_to_an_image_until_its_quarantine(small: Small, tmp_path: Path) -> None:
     poison = min(small.paintings.iterdir())
     runner = PoisonRunner(poison, "dies")
     with write_log(str(tmp_path / "log")):
@@ -74,7 +74,7 @@ def test_the_workers_that_an_image_costs_are_told_until_it_is_condemned(small: S
     assert quarantined["message"] in rejected["message"]
 
 
-def test_what_a_worker_told_before_an_error_is_in_the_log_and_no_secret(tmp_path: Path) -> None:
+def test_worker_events_before_an_error_are_in_the_log_without_secrets(tmp_path: Path) -> None:
     with busy_store(Busy(999)) as endpoint:
         environment = {**SECRETS, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
         runner = RayRunner(None, 1, 1)
@@ -91,7 +91,7 @@ def test_what_a_worker_told_before_an_error_is_in_the_log_and_no_secret(tmp_path
 
 
 def reading(environment: dict[str, str]) -> Any:
-    """A worker that reads an object for an image of its unit."""
+    """Return a worker that reads an object for an image of its unit."""
 
     def worker(unit: str, beat: Any) -> bytes:
         import os

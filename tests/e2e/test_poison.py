@@ -1,4 +1,4 @@
-"""An image that kills or stops every process that touches it costs one reject row, and not the run."""
+"""An image that kills or stops every worker costs one reject row and not the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Heartbeat = Callable[[str], bool]
 def poisoned(
     factory: Callable[[], Callable[[Any, Heartbeat], Any]], image: str, harm: str
 ) -> Callable[[Any, Heartbeat], Any]:
-    """The pipeline's own worker, whose process suffers as soon as it begins this image."""
+    """Return the worker of the pipeline; its process dies or stops when it begins this image."""
     worker = factory()
 
     def careless(unit: Any, beat: Heartbeat) -> Any:
@@ -38,7 +38,7 @@ def poisoned(
         return worker(unit, beat_and_suffer)
 
     def die(*_: Any) -> None:
-        time.sleep(1)  # in which a worker without care has long named what comes next
+        time.sleep(1)  # time for a worker without isolation to name the next image
         os._exit(1)
 
     def submit_and_suffer(name: str, work: Any, *args: Any) -> Any:
@@ -51,7 +51,7 @@ def poisoned(
 
 
 class PoisonRunner(RayRunner):
-    """Ray, and one image that its processes cannot stand."""
+    """A Ray runner whose worker processes fail on one image."""
 
     def __init__(self, image: Path, harm: str) -> None:
         super().__init__(None, None, 1, deadline=3.0)
@@ -79,10 +79,8 @@ def test_a_poisonous_painting_is_rejected_and_all_others_are_extracted(
 
 @pytest.mark.parametrize("harm", ["dies", "dies of its output"])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_poisonous_photograph_costs_its_own_picture_alone(
-    small: Small, tmp_path: Path, harm: str, place: int
-) -> None:
-    """The three are in the order of their ids: first and last of a unit of two, and alone in the next."""
+def test_a_poisonous_photograph_costs_only_its_own_output(small: Small, tmp_path: Path, harm: str, place: int) -> None:
+    """The three are in id order: first and last of a unit of two, and alone in the next."""
     photos = sorted(small.photos.iterdir(), key=lambda path: image_id(path.read_bytes()))
     poison = photos.pop(place)
     others = photos

@@ -1,6 +1,6 @@
-"""Follow the chapter of cluster/README.md on nodes started by hand: its commands on a real Ray and an S3 store.
+"""Run the commands of cluster/README.md for nodes started by hand, on real Ray and S3.
 
-HEAD and BUCKET are replaced as the chapter says, and the ports too, as another Ray may run on this machine.
+The test replaces HEAD and BUCKET, and the ports, since another Ray may run on this machine.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 README = (ROOT / "cluster/README.md").read_text(encoding="utf-8")
 CHAPTER = README.split("\n## Nodes started by hand\n")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", CHAPTER, re.DOTALL | re.MULTILINE)
-SHIPPED = "0.1.0+shipped"  # the version of the code in the working directory, which is not the installed one
+SHIPPED = "0.1.0+shipped"  # the version of the code in the working directory, which differs from the installed one
 
 
 class NoNodeError(Exception):
-    """`ray start` has ended, or says nothing."""
+    """`ray start` ended or printed nothing."""
 
 
 @dataclass
 class Place:
-    """A checkout, and the environment of the person who follows the chapter."""
+    """A checkout and the environment of its user."""
 
     checkout: Path
     environment: Mapping[str, str]
     words: Mapping[str, str]
 
     def line(self, block: str) -> list[str]:
-        """A block of the chapter as a shell would be given it."""
+        """Return a block of the chapter as a shell command line."""
         for word, meant in self.words.items():
             block = block.replace(word, meant)
         return ["sh", "-ec", block]
 
     def follow(self, block: str) -> Ended:
-        """Run a block to its end."""
+        """Run a block until it ends."""
         return run(*self.line(f"cd {self.checkout}\n{block}"), environment=self.environment)
 
     @contextmanager
     def stay(self, block: str, log: Path) -> Iterator[None]:
-        """A block that ends in a node; the node is ended afterwards, by the SIGTERM that a person would send it."""
+        """Run a block that starts a node in the foreground; end the node by SIGTERM afterwards."""
         with log.open("wb") as output:
             node = subprocess.Popen(
                 self.line(block),
@@ -92,9 +92,9 @@ class Place:
 
 @pytest.fixture
 def place(small: Small, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:  # noqa: F811
-    """A copy of the checkout, with its own version, a home of its own, and a bucket with paintings and photographs."""
+    """A copy of the checkout with its own version and home, and a bucket of images."""
     for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)  # a Ray of other tests, whose token would be found
+        monkeypatch.delenv(name)  # another test may run a Ray, whose token would be found
     folder = Path(tempfile.mkdtemp(prefix="kt-readme-"))  # short: socket paths may not be long
     try:
         checkout = folder / "checkout"
@@ -133,8 +133,10 @@ def place(small: Small, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 def beside_others(block: str) -> str:
-    """The block, `ray start` with what two of them on one machine cannot share: ports, and the directory in which each
-    unpacks the code of jobs, and from which it removes it."""
+    """Add to `ray start` the options that two nodes on one machine cannot share.
+
+    These are the ports, and the directory in which each node unpacks and removes the code of jobs.
+    """
     agent, client = free_ports(2)
     own = f"--num-cpus=1 --dashboard-agent-listen-port={agent}"
     if "--head" in block:
@@ -152,7 +154,7 @@ def test_the_chapter_has_a_token_two_kinds_of_node_and_jobs() -> None:
     assert "ray start --address=HEAD:6379" in BLOCKS[2]
 
 
-def test_the_chapter_does_what_it_says(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_chapter_work(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token, head, other, jobs = BLOCKS
     with ExitStack() as nodes:
         assert place.follow(token).code == 0
@@ -183,7 +185,7 @@ def test_the_chapter_does_what_it_says(place: Place, tmp_path: Path, monkeypatch
     assert not [secret for secret in secrets if secret in said]
 
 
-def test_a_node_without_the_token_is_not_let_in(place: Place, tmp_path: Path) -> None:
+def test_a_node_without_the_token_is_refused(place: Place, tmp_path: Path) -> None:
     _, head, _, _ = BLOCKS
     with pytest.raises(NoNodeError, match="oken"), place.stay(beside_others(head), tmp_path / "head.log"):
         raise RuntimeError("it started")

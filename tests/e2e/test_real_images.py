@@ -1,4 +1,4 @@
-"""Real paintings and photographs, where the research collection is at hand; and the jobs as a cluster starts them."""
+"""Real paintings and photographs, if available, and jobs submitted to a cluster."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_photographs_after_a_painter_and_the_ncc_of_a_thousand_rows(tmp_path: Pa
 
 
 def recomputed(library: Path, place: Path) -> list[float]:
-    """For sampled rows: how far the stored NCC is from that of the image, encoded again, and the stored vector."""
+    """Return the NCC error of sampled rows against images encoded again and stored vectors."""
     found, network = patches(library), load_encoder(EncoderSource()).network
     vectors = from_fixed_binary(found["vector"], "<f2", (-1,))
     where = {value: number for number, value in enumerate(found["patch_id"].to_pylist())}
@@ -88,7 +88,7 @@ def recomputed(library: Path, place: Path) -> list[float]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are submitted to, and the environment in which one is allowed to."""
+    """A cluster address and an environment with permission to submit jobs."""
 
     address: str
     environment: dict[str, str]
@@ -96,7 +96,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head node, started as its users start one, on ports of its own."""
+    """Start a head node as its users do, on its own ports."""
     with ray_environment() as (environment, folder):
         gcs, dashboard, client, agent = free_ports(4)
         command = [
@@ -109,7 +109,9 @@ def cluster() -> Iterator[Cluster]:
             "--dashboard-host=127.0.0.1",
         ]
         command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
-        command += [f"--dashboard-agent-listen-port={agent}"]  # with Ray's own, a second Ray here takes no job, ever
+        command += [
+            f"--dashboard-agent-listen-port={agent}"
+        ]  # with the default ports of Ray, a second Ray here never accepts a job
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 command,
@@ -153,7 +155,7 @@ def wait_for(url: str) -> None:
         with urllib.request.urlopen(url, timeout=5):
             pass
     except urllib.error.HTTPError as answer:
-        if answer.code not in (401, 403):  # it is up, and asks for the token
+        if answer.code not in (401, 403):  # the dashboard runs and requires the token
             raise
 
 
@@ -163,7 +165,7 @@ def wait_for(url: str) -> None:
     stop=tenacity.stop_after_attempt(30),
 )
 def take_a_job(cluster: Cluster) -> None:
-    """The dashboard answers some seconds before the node's agent does, which starts the jobs."""
+    """Wait for the agent of the node, which starts jobs some seconds after the dashboard."""
     ended = run(RAY, "job", "submit", "--address", cluster.address, "--", "true", environment=cluster.environment)
     if "No available agent" in ended.err:
         raise ConnectionError(ended.err)
@@ -195,7 +197,7 @@ def test_submitted_jobs_build_a_library_and_translate(small: Small, cluster: Clu
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_without_the_token_no_job_is_taken(cluster: Cluster, tmp_path: Path) -> None:
+def test_without_the_token_no_job_is_accepted(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0" * 64)
     other = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     line = [RAY, "job", "submit", "--address", cluster.address, "--", "touch", tmp_path / "owned"]

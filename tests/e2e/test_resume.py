@@ -1,4 +1,4 @@
-"""Kill any process at any moment and start again: nothing lost, nothing doubled, nothing half-written visible."""
+"""After any kill, a restart loses nothing, repeats nothing and shows no partial file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.tiny import (
     translated,
 )
 
-# Runs kt-batch and kills it at one write: `before` the file has its name, or just `after`.
+# Runs kt-batch and kills it at one write: `before` or just `after` the file gets its name.
 DRIVER = """
 import os, signal, sys
 import kt_batch.store.local as local
@@ -59,7 +59,7 @@ sys.exit(run_app(app, words))
 
 
 def nothing_half_written(place: Path) -> None:
-    """Whatever has a name is whole."""
+    """Assert that every named file is complete."""
     location = open_location(str(place))
     for name in location.list():
         if name.endswith(".parquet"):
@@ -79,7 +79,7 @@ def nothing_half_written(place: Path) -> None:
         pytest.param("receipts", 3, "after", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_extract_goes_on(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
+def test_a_killed_extract_continues(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
     words = ["extract", str(small.paintings), "--library", str(tmp_path / "library"), "--size", "64"]
     words += ["--threads", "1", "--unit-size", "1"]
     ended = run(sys.executable, "-c", DRIVER, folder, number, when, *words)
@@ -101,7 +101,7 @@ def test_a_killed_extract_goes_on(small: Small, tmp_path: Path, folder: str, num
         pytest.param("receipts", 1, "after", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_translate_goes_on(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
+def test_a_killed_translate_continues(small: Small, tmp_path: Path, folder: str, number: int, when: str) -> None:
     place = tmp_path / "run"
     words = ["translate", str(small.photos), "--library", str(small.library), "--out", str(place)]
     words += ["--threads", "1", "--unit-size", "2"]
@@ -114,7 +114,7 @@ def test_a_killed_translate_goes_on(small: Small, tmp_path: Path, folder: str, n
 
 
 @pytest.mark.parametrize("number", [2, pytest.param(7, marks=pytest.mark.slow)])
-def test_a_killed_index_goes_on(small: Small, tmp_path: Path, number: int) -> None:
+def test_a_killed_index_continues(small: Small, tmp_path: Path, number: int) -> None:
     place = Path(shutil.copytree(small.library, tmp_path / "library", ignore=shutil.ignore_patterns("index")))
     words = ["index", str(place), "--threads", "1", "--max-leaf", "64"]
     ended = run(sys.executable, "-c", DRIVER, "receipts", number, "after", *words)
@@ -125,7 +125,7 @@ def test_a_killed_index_goes_on(small: Small, tmp_path: Path, number: int) -> No
     assert hashes(place, "index") == hashes(tmp_path / "undisturbed", "index")
 
 
-def test_a_run_that_is_asked_to_end_commits_what_it_began_and_goes_on_later(small: Small, tmp_path: Path) -> None:
+def test_a_run_that_shuts_down_commits_its_running_units_and_continues_later(small: Small, tmp_path: Path) -> None:
     photos = draw_all(tmp_path / "photos", range(20, 50))
     words = ["translate", str(photos), "--library", str(small.library), "--out", str(tmp_path / "run")]
     words += ["--threads", "1", "--unit-size", "1"]
@@ -149,12 +149,14 @@ def test_a_run_that_is_asked_to_end_commits_what_it_began_and_goes_on_later(smal
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL where a process for each moment would take too long."""
+    """Stands for SIGKILL where one process per moment would take too long."""
 
 
 def sweep(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any], begin: Callable[[], Any]) -> int:
-    """Begin anew and let `act` die at its first write, then act to the end; and so on for the second write, until it
-    survives. Returns how many writes there were."""
+    """Kill `act` at each of its writes in turn; return the number of writes.
+
+    After each kill, run it to the end and begin anew for the next write.
+    """
     link = kt_batch.store.local._link
     left = [0]
 

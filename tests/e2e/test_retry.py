@@ -1,4 +1,4 @@
-"""A retry of what was rejected: killed at any moment, asked for by two drivers at once, after a deadly image."""
+"""Retries of rejects under kills, concurrent drivers and a deadly image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
 
 class Cautious(LocalRunner):
-    """Takes every image for deadly: all are condemned before anybody touches them."""
+    """A runner that quarantines every image before any worker reads it."""
 
     def run(self, factory: Any, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
         marked = []
@@ -89,7 +89,7 @@ def test_a_retry_survives_a_death_at_any_write(small: Small, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_two_drivers_that_are_started_at_once_retry_once(small: Small, tmp_path: Path) -> None:
+def test_two_concurrent_drivers_retry_once(small: Small, tmp_path: Path) -> None:
     paintings = draw_all(tmp_path / "paintings", range(1, 13))
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(), RunOptions(threads=1, unit_size=1))
@@ -109,7 +109,7 @@ def test_two_drivers_that_are_started_at_once_retry_once(small: Small, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.s3
-def test_a_retry_on_a_bucket_ends_as_an_undisturbed_run(
+def test_a_retry_on_a_bucket_gives_the_result_of_an_undisturbed_run(
     small: Small,
     ceph_server: S3Server,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -118,7 +118,7 @@ def test_a_retry_on_a_bucket_ends_as_an_undisturbed_run(
     library = f"{place.uri}/library"
     assert extracted([small.paintings], library, Cautious()).rejected == 3
     words = ["extract", small.paintings, "--library", library, "--threads", 1, "--size", 64, "--unit-size", 2]
-    assert kt(*words, "--json").json["rejected"] == 3  # nothing is tried again unasked
+    assert kt(*words, "--json").json["rejected"] == 3  # no retry without the option
     assert kt(*words, "--json", "--retry-rejected").json["rejected"] == 0
     assert digest(library) == digest(small.library)
     assert [unit.retry for unit in open_library(library).committed.ledger.units()] == [0, 0, 1, 1]
@@ -127,7 +127,7 @@ def test_a_retry_on_a_bucket_ends_as_an_undisturbed_run(
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_here")
-def test_an_image_that_killed_its_workers_is_extracted_once_they_can_bear_it(small: Small, tmp_path: Path) -> None:
+def test_an_image_that_killed_its_workers_is_extracted_when_it_no_longer_does(small: Small, tmp_path: Path) -> None:
     poison = min(small.paintings.iterdir())
     deadly = PoisonRunner(poison, "dies")
     assert extracted([small.paintings], tmp_path / "library", deadly).rejected == 1

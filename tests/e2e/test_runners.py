@@ -1,4 +1,4 @@
-"""Local loop and Ray give the same bytes."""
+"""The local loop and Ray give the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fi
 from tests.support.tiny import SIZE, draw_all, extracted, hashes, indexed, translate_request, translated
 
 
-def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
+def test_ray_gives_the_same_bytes_of_library_index_and_run(
     small: Small,
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
@@ -36,7 +36,7 @@ def test_a_library_an_index_and_a_run_are_the_same_bytes_from_ray(
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
 
 
-def test_a_method_with_style_images_in_place_of_a_library_gives_the_same_bytes_from_ray(
+def test_ray_gives_the_same_bytes_for_a_method_with_style_images(
     small: Small,
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811
@@ -68,7 +68,7 @@ def test_the_number_of_workers_changes_no_byte(
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_and_of_images_in_a_unit_give_one_digest(
+def test_the_digest_does_not_depend_on_workers_or_unit_size(
     small: Small,
     tmp_path: Path,
     ray_runner: RayRunner,  # noqa: F811

@@ -1,4 +1,4 @@
-"""The main job with everything on s3://, inputs too; the result is the local one."""
+"""The main job with all files on s3:// gives the local result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny import extracted, hashes, indexed, patches, rows, transl
 
 @pytest.fixture(params=["moto_server", pytest.param("ceph_server", marks=[pytest.mark.s3, pytest.mark.slow])])
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix of a new bucket."""
+    """Return a prefix of a new bucket."""
     server: S3Server = request.getfixturevalue(request.param)
     return server.new_location(monkeypatch).uri
 
@@ -66,7 +66,7 @@ def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, p
     assert translated([photos], job).new_images == 0
 
 
-def test_local_photographs_and_a_library_on_s3_meet(small: Small, place: str, tmp_path: Path) -> None:
+def test_local_photographs_work_with_a_library_on_s3(small: Small, place: str, tmp_path: Path) -> None:
     extracted([small.paintings / "1.png"], f"{place}/library")
     digest = indexed(f"{place}/library").index
     job = translate_request(f"{place}/library", tmp_path / "run", digest, cache=tmp_path / "cache")
@@ -75,7 +75,7 @@ def test_local_photographs_and_a_library_on_s3_meet(small: Small, place: str, tm
     assert sources == {image_id((small.paintings / "1.png").read_bytes())}
 
 
-def test_a_bucket_that_is_not_there_is_one_sentence(small: Small, place: str) -> None:
+def test_a_missing_bucket_is_one_sentence(small: Small, place: str) -> None:
     with pytest.raises(StorageError, match=r"^there is no bucket 'kt-none', named by s3://kt-none/library; create it"):
         extracted([small.paintings], "s3://kt-none/library")
     with pytest.raises(StorageError, match="there is no bucket 'kt-none'"):

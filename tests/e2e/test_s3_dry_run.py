@@ -1,4 +1,4 @@
-"""`translate --dry-run` with inputs, library and run on a real object store, in a process of its own."""
+"""`translate --dry-run` in a separate process with all files on a real object store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 
 def stored(place: str) -> dict[str, int]:
-    """Every object below a place, with its size."""
+    """Map every object below a place to its size."""
     location = open_location(place)
     return {name: location.size(name) for name in location.list()}
 
 
-def test_a_pilot_on_object_storage_tells_time_and_price_and_writes_nothing(
+def test_a_pilot_on_object_storage_reports_time_and_price_and_writes_nothing(
     small: Small,
     tmp_path: Path,
     ceph_server: S3Server,  # noqa: F811

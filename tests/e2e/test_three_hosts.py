@@ -1,4 +1,4 @@
-"""A host that is cut off without a word, and one that dies: the run ends on the others, with the same digest."""
+"""A run that loses a host, silently or by death, finishes with the same digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOW = ["--size", "64", "--threads", "1", "--unit-size", "1"]
 
 
 @pytest.mark.parametrize("loss", ["cut", "kill"])
-def test_a_run_that_loses_a_host_ends_on_the_others_with_the_same_digest(tmp_path: Path, loss: str) -> None:
+def test_a_run_that_loses_a_host_finishes_on_the_others_with_the_same_digest(tmp_path: Path, loss: str) -> None:
     images = draw_all(tmp_path / "images", range(60))
     assert run(COMMAND, "extract", images, "--library", tmp_path / "undisturbed", *HOW).code == 0
     library = tmp_path / "library"

@@ -1,4 +1,4 @@
-"""`gc` removes exactly the files that no committed unit names."""
+"""`gc` removes exactly the files that no commit names."""
 
 from __future__ import annotations
 

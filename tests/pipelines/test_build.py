@@ -1,4 +1,4 @@
-"""A library to its index: found again, resumed, and refused where it would be of no use."""
+"""Index builds are reused, resumed, and refused for unsuitable libraries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.tiny import TREE, draw, extracted, hashes, indexed, parts
 
 
 class Stopping(LocalRunner):
-    """Breaks after so many units, over all stages."""
+    """A runner that fails after a number of units over all stages."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Stopping(LocalRunner):
 
 @pytest.fixture
 def library(collection: Collection, tmp_path: Path) -> Path:
-    """The paintings, without an index."""
+    """A library of the paintings without an index."""
     return Path(shutil.copytree(collection.library, tmp_path / "library", ignore=shutil.ignore_patterns("index")))
 
 
@@ -57,7 +57,7 @@ def opened(library: Path, digest: str) -> Any:
 
 
 class Listening(LocalRunner):
-    """Counts the heartbeats of each unit."""
+    """A runner that counts the heartbeats of each unit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Listening(LocalRunner):
             self.beats.setdefault(type(worker).__name__, []).append(len(given) - before)
 
 
-def test_a_small_index_is_opened_in_one_piece_and_a_large_one_shard_by_shard(
+def test_a_small_index_is_opened_at_once_and_a_large_one_shard_by_shard(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(opened(collection.library, collection.index).shards) == 1
@@ -96,15 +96,15 @@ def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -
     assert kept | members.keys() == {bytes(value) for value in _ids(collection.library)}
 
 
-def test_the_units_of_a_build_give_a_sign_of_life_between_pieces_of_their_work(library: Path) -> None:
-    """So that a worker's deadline is for a piece; a cluster has a piece for every leaf, a part for every read."""
+def test_the_units_of_a_build_send_heartbeats_between_parts_of_their_work(library: Path) -> None:
+    """The deadline of a worker applies to one part of the work."""
     runner = Listening()
     found = indexed(library, runner)
     beats = runner.beats
     assert min(beats["SampleWorker"]) == 3
     assert min(beats["RouteWorker"]) >= 4
     reads = len(parts(library, "patches"))
-    rest = [count - reads for count in beats["PackWorker"] if count > reads]  # of clusters that are not empty
+    rest = [count - reads for count in beats["PackWorker"] if count > reads]  # one for each cluster that is not empty
     assert sum(rest) >= 4 * len(rest) + 2 * found.leaves
 
 
@@ -122,8 +122,8 @@ def _ids(library: Path) -> list[bytes]:
     ]
 
 
-def test_an_index_is_the_same_bytes_however_the_library_was_cut(collection: Collection, tmp_path: Path) -> None:
-    """The digest is not the same, for it names the parts; tree, members and shards are."""
+def test_an_index_has_the_same_bytes_for_any_unit_size_of_the_library(collection: Collection, tmp_path: Path) -> None:
+    """The digest differs, since it includes the parts; tree, members and shards are equal."""
 
     def content(library: Path, digest: str) -> list[str]:
         found = hashes(library, "index")
@@ -136,7 +136,7 @@ def test_an_index_is_the_same_bytes_however_the_library_was_cut(collection: Coll
         assert content(place, indexed(place).index) == expected
 
 
-def test_a_second_index_does_nothing(library: Path) -> None:
+def test_a_second_index_command_does_nothing(library: Path) -> None:
     first = indexed(library)
     before, recorder = hashes(library), Recorder()
     again = indexed(library, recorder)
@@ -145,7 +145,7 @@ def test_a_second_index_does_nothing(library: Path) -> None:
     assert hashes(library) == before
 
 
-def test_nothing_of_a_build_is_left_when_it_is_finished(library: Path) -> None:
+def test_a_finished_build_leaves_no_intermediate_file(library: Path) -> None:
     digest = indexed(library).index
     assert not [name for name in hashes(library) if "/build/" in name]
     assert {f"index/{digest}/{name}" for name in ("index.json", "tree.safetensors", "members.parquet")} < set(
@@ -154,20 +154,22 @@ def test_nothing_of_a_build_is_left_when_it_is_finished(library: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 3, 5, 8])
-def test_a_build_that_broke_goes_on_and_ends_the_same(collection: Collection, library: Path, after: int) -> None:
+def test_an_interrupted_build_continues_and_gives_the_same_index(
+    collection: Collection, library: Path, after: int
+) -> None:
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(after))
     with pytest.raises(MissingError, match="has no index"):
         find_index(open_library(str(library)), None)
     recorder = Recorder()
     assert indexed(library, recorder).index == collection.index
-    # Two parts are sampled and routed, then each cluster is packed; what was done is not done again.
+    # Two parts are sampled and routed, then each cluster is packed; finished units are not repeated.
     clusters = top_clusters(4 * PATCHES, TREE)
     assert len(recorder.units) == 2 + 2 + clusters - after
     assert hashes(library, "index") == hashes(collection.library, "index")
 
 
-def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(
+def test_a_build_is_not_continued_on_another_numerics_class_by_default(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ZeroDivisionError):
@@ -179,7 +181,7 @@ def test_a_build_is_not_finished_on_another_numerics_class_unless_asked(
     assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built
 
 
-def test_another_configuration_is_another_index_beside_the_first(library: Path) -> None:
+def test_another_configuration_makes_a_second_index(library: Path) -> None:
     first = indexed(library)
     second = indexed(library, config=IndexConfig(fan_out=4, max_leaf=64, merge=1.0))
     assert second.kept >= first.kept
@@ -191,17 +193,17 @@ def test_another_configuration_is_another_index_beside_the_first(library: Path) 
 
 
 @pytest.mark.parametrize(("payload", "bits"), [("4bit", 4), ("5bit", 5), ("float16", None)])
-def test_an_index_keeps_patches_as_it_was_asked_to(library: Path, payload: str, bits: int | None) -> None:
+def test_an_index_stores_patches_as_configured(library: Path, payload: str, bits: int | None) -> None:
     built = indexed(library, config=IndexConfig.model_validate(TREE.model_dump() | {"payload": payload}))
     assert {shard.bits for shard in opened(library, built.index).shards} == {bits}
 
 
-def test_fixed_clusters_per_level_are_the_papers(library: Path) -> None:
+def test_fixed_clusters_per_level_are_those_of_the_paper(library: Path) -> None:
     summary = indexed(library, config=IndexConfig(clusters=(3, 2)))
     assert 3 <= summary.leaves <= 6
 
 
-def test_a_library_that_grew_must_be_indexed_again(library: Path, tmp_path: Path) -> None:
+def test_a_grown_library_must_be_indexed_again(library: Path, tmp_path: Path) -> None:
     first = indexed(library)
     extracted([draw(tmp_path / "new.png", 9)], library)
     with pytest.raises(MismatchError, match="has changed since it was indexed; run: kt-batch index"):
@@ -212,7 +214,7 @@ def test_a_library_that_grew_must_be_indexed_again(library: Path, tmp_path: Path
     assert second.patches == first.patches + PATCHES
 
 
-def test_an_index_of_an_earlier_snapshot_is_there_for_who_names_it(library: Path, tmp_path: Path) -> None:
+def test_an_index_of_an_earlier_snapshot_is_opened_when_named(library: Path, tmp_path: Path) -> None:
     first = indexed(library)
     extracted([draw(tmp_path / "new.png", 9)], library)
     assert find_index(open_library(str(library)), first.index).digest == first.index
@@ -220,7 +222,7 @@ def test_an_index_of_an_earlier_snapshot_is_there_for_who_names_it(library: Path
     assert find_index(open_library(str(library)), first.index[:8]).digest == first.index
 
 
-def test_an_index_of_another_format_is_named_and_a_new_one_takes_its_place(library: Path) -> None:
+def test_an_index_of_another_format_is_refused_by_name_and_can_be_replaced(library: Path) -> None:
     earlier = "0" * 16
     folder = Path(shutil.copytree(library / "index" / indexed(library).index, library / "index" / earlier))
     shutil.rmtree(library / "index" / indexed(library).index)
@@ -237,7 +239,7 @@ def test_an_index_of_another_format_is_named_and_a_new_one_takes_its_place(libra
     assert find_index(open_library(str(library)), None).digest == new.index
 
 
-def test_no_library_an_unfinished_one_and_an_empty_one_are_refused(collection: Collection, tmp_path: Path) -> None:
+def test_missing_unfinished_and_empty_libraries_are_refused(collection: Collection, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="not a knowledge library"):
         indexed(tmp_path / "nothing")
     with pytest.raises(ZeroDivisionError):
@@ -266,12 +268,12 @@ def test_progress_counts_every_stage_to_its_end(library: Path) -> None:
     assert last == {"sample": (2, 2), "route": (2, 2), "pack": (clusters, clusters)}
 
 
-def test_a_shard_holds_what_one_worker_can_hold() -> None:
+def test_a_shard_fits_into_the_memory_of_one_worker() -> None:
     assert top_clusters(100, IndexConfig()) == 1
     assert top_clusters(64 * SHARD_PATCHES, IndexConfig()) == 64
 
 
-def test_a_build_and_one_with_other_options_do_not_meet(library: Path) -> None:
+def test_builds_with_different_options_do_not_interfere(library: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
     other = IndexConfig(fan_out=4, max_leaf=64, seed=1)

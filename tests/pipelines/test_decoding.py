@@ -1,4 +1,4 @@
-"""Workers decode in a child process: a file that breaks the decoder costs its reject row and nothing else."""
+"""A file that kills the image reader costs only its reject row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ reader_child.main(decode)
 FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD))
 
 
-def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
+def test_a_file_that_kills_the_image_reader_costs_one_row_of_a_library(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
@@ -46,7 +46,7 @@ def test_a_file_that_ends_the_decoder_costs_one_row_of_a_library(
     assert patches(tmp_path / "library") == patches(collection.library)
 
 
-def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
+def test_a_file_that_kills_the_image_reader_costs_one_row_of_a_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "ImageReaderProcess", FRAGILE)
@@ -57,7 +57,7 @@ def test_a_file_that_ends_the_decoder_costs_one_row_of_a_run(
     assert list(hashes(tmp_path / "run", "images")) == ["images/a.png.png"]
 
 
-def test_no_child_is_left_when_the_work_is_done(tmp_path: Path) -> None:
+def test_no_child_process_remains_after_the_work(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.png", 1)
     before = children()
     extracted([tmp_path / "in"], tmp_path / "library")
@@ -68,7 +68,7 @@ def children() -> set[str]:
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-def test_bytes_that_cannot_be_decoded_are_not_tried_again_from_another_place(tmp_path: Path) -> None:
+def test_bytes_that_cannot_be_decoded_are_not_read_again_from_another_place(tmp_path: Path) -> None:
     tried = []
 
     def decode(data: bytes, size: int) -> WorkingImage:
@@ -82,4 +82,4 @@ def test_bytes_that_cannot_be_decoded_are_not_tried_again_from_another_place(tmp
     with pytest.raises(RejectError) as caught:
         read_image(items, 8, decode)
     assert tried == [b"same"]
-    assert caught.value.reason == Reason.UNREADABLE  # of the first of them, as ever
+    assert caught.value.reason == Reason.UNREADABLE  # of the first place, as always

@@ -1,4 +1,4 @@
-"""What a dry run says is what the run would do, and it leaves no trace."""
+"""A dry run predicts the run and leaves no trace."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def dry_translate(
 
 
 def everything(place: Path) -> dict[str, tuple[int, str]]:
-    """Name -> (when it was changed, content) of whatever lies there, directories and hidden files too."""
+    """Map every name below a folder, hidden ones too, to modification time and content."""
     found = [place, *place.rglob("*")]
     return {str(path): (path.stat().st_mtime_ns, "" if path.is_dir() else path.read_bytes().hex()) for path in found}
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary directories are made."""
+    """The parent of temporary directories."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     return tmp_path / "temporary"
@@ -78,11 +78,11 @@ def paintings(tmp_path: Path) -> Path:
     return draw_all(tmp_path / "paintings", [1, 2, 3])
 
 
-# ---- nothing is written ----------------------------------------------------------------------------------------------
+# ---- no writes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pilot", [0, 2])
-def test_a_place_that_is_not_there_does_not_come_into_being(
+def test_a_dry_run_does_not_create_a_missing_place(
     collection: Collection, temporary: Path, tmp_path: Path, pilot: int
 ) -> None:
     job = translate_request(collection.library, tmp_path / "new/run", collection.index)
@@ -93,7 +93,7 @@ def test_a_place_that_is_not_there_does_not_come_into_being(
 
 
 @pytest.mark.parametrize("pilot", [0, 2])
-def test_a_place_that_is_there_stays_as_it_is(collection: Collection, tmp_path: Path, pilot: int) -> None:
+def test_a_dry_run_does_not_change_an_existing_place(collection: Collection, tmp_path: Path, pilot: int) -> None:
     library, run = tmp_path / "library", tmp_path / "run"
     job = translate_request(collection.library, run, collection.index)
     with pytest.raises(ZeroDivisionError):
@@ -105,16 +105,16 @@ def test_a_place_that_is_there_stays_as_it_is(collection: Collection, tmp_path: 
     assert (everything(tmp_path), everything(collection.library)) == before
 
 
-def test_a_pilot_that_breaks_leaves_nothing_behind(paintings: Path, temporary: Path, tmp_path: Path) -> None:
+def test_a_failed_pilot_leaves_no_file(paintings: Path, temporary: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="a worker broke"):
         dry_extract([paintings], tmp_path / "library", DryRunRequest(3), runner=Recorder(stop_at=1))
     assert list(temporary.iterdir()) == []
 
 
-# ---- what there is to do ---------------------------------------------------------------------------------------------
+# ---- pending work ----------------------------------------------------------------------------------------------------
 
 
-def test_all_of_a_new_library_is_to_do(paintings: Path, tmp_path: Path) -> None:
+def test_every_image_of_a_new_library_is_pending(paintings: Path, tmp_path: Path) -> None:
     found = dry_extract([paintings], tmp_path / "library")
     config = ExtractConfig(encoder=encoder_config())
     assert (found.found, found.done, found.to_do, found.images_to_do) == (3, 0, 3, 3)
@@ -125,9 +125,7 @@ def test_all_of_a_new_library_is_to_do(paintings: Path, tmp_path: Path) -> None:
     assert found.free_bytes is not None
 
 
-def test_what_is_done_stays_done_when_it_is_listed_again_in_another_order_and_with_more(
-    paintings: Path, tmp_path: Path
-) -> None:
+def test_finished_images_stay_finished_when_listed_again_with_others(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library)
     files = sorted(paintings.iterdir())
@@ -140,9 +138,7 @@ def test_what_is_done_stays_done_when_it_is_listed_again_in_another_order_and_wi
     assert dry_extract([paintings, *reversed(files)], library).to_do == 1 + 3  # several arguments: other names
 
 
-def test_what_an_earlier_run_planned_and_left_is_to_do_even_when_it_is_not_named(
-    paintings: Path, tmp_path: Path
-) -> None:
+def test_work_planned_by_an_earlier_command_is_pending_even_if_not_listed(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     with pytest.raises(ZeroDivisionError):
         extracted([paintings], library, Recorder(stop_at=1))
@@ -152,14 +148,14 @@ def test_what_an_earlier_run_planned_and_left_is_to_do_even_when_it_is_not_named
     assert (found.units_to_plan, found.units_pending) == (1, 1)
 
 
-def test_an_image_under_a_second_name_is_to_do_but_not_extracted_again(paintings: Path, tmp_path: Path) -> None:
+def test_an_image_under_a_second_name_is_pending_but_not_extracted_again(paintings: Path, tmp_path: Path) -> None:
     extracted([paintings], tmp_path / "library")
     (paintings / "again.png").write_bytes((paintings / "1.png").read_bytes())
     found = dry_extract([paintings], tmp_path / "library", DryRunRequest(1))
     assert (found.to_do, found.images_to_do, found.pilot, found.output_bytes_at_most) == (1, 0, None, 0)
 
 
-def test_what_cannot_be_read_is_counted_and_was_rejected_once(paintings: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_counted_and_rejected_once(paintings: Path, tmp_path: Path) -> None:
     (paintings / "gone.png").symlink_to(tmp_path / "nowhere")
     found = dry_extract([paintings], tmp_path / "library")
     assert (found.to_do, found.unreadable, found.rejected) == (4, 1, 0)
@@ -168,7 +164,7 @@ def test_what_cannot_be_read_is_counted_and_was_rejected_once(paintings: Path, t
     assert (found.to_do, found.unreadable, found.finished, found.rejected) == (0, 0, 4, 1)
 
 
-def test_too_little_space_is_told_and_not_raised(
+def test_too_little_space_is_reported_and_not_raised(
     paintings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert dry_extract([paintings], tmp_path / "library").fits
@@ -186,7 +182,7 @@ def test_the_size_of_a_run_is_unknown_without_a_pilot(collection: Collection, tm
     assert found.fits
 
 
-# ---- what the run would refuse ---------------------------------------------------------------------------------------
+# ---- refusals of the run ---------------------------------------------------------------------------------------------
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -196,7 +192,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("asked", [DryRunRequest(), DryRunRequest(1)])
-def test_other_options_are_refused_in_the_words_of_the_run(
+def test_other_options_are_refused_with_the_message_of_the_run(
     collection: Collection, tmp_path: Path, asked: DryRunRequest
 ) -> None:
     images, library = [collection.paintings], collection.library
@@ -214,9 +210,7 @@ def test_other_options_are_refused_in_the_words_of_the_run(
 
 
 @pytest.mark.usefixtures("threads")
-def test_another_numerics_class_is_refused_as_by_the_run_unless_a_cluster_is_to_do_it(
-    paintings: Path, tmp_path: Path
-) -> None:
+def test_another_numerics_class_is_refused_as_by_the_run_except_for_a_cluster(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library)
     draw(paintings / "4.png", 4)
@@ -226,10 +220,10 @@ def test_another_numerics_class_is_refused_as_by_the_run_unless_a_cluster_is_to_
     for change in ({"mix_numerics": True}, {"runner": "ray"}):
         options = two.model_copy(update=change)
         assert dry_extract([paintings], library, DryRunRequest(1), options).to_do == 1
-    assert words == refusal(lambda: extracted([paintings], library, options=two))  # last: it has planned 4.png
+    assert words == refusal(lambda: extracted([paintings], library, options=two))  # last: it plans 4.png
 
 
-def test_another_gpu_that_scans_is_refused_as_by_the_run(
+def test_a_scan_on_another_gpu_is_refused_as_by_the_run(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = translate_request(
@@ -249,7 +243,7 @@ def test_another_gpu_that_scans_is_refused_as_by_the_run(
 # ---- the pilot -------------------------------------------------------------------------------------------------------
 
 
-def test_a_pilot_takes_images_evenly_from_those_still_to_do(collection: Collection, tmp_path: Path) -> None:
+def test_a_pilot_takes_evenly_spaced_pending_images(collection: Collection, tmp_path: Path) -> None:
     runner = Recorder()
     found = dry_extract([collection.paintings], tmp_path / "library", DryRunRequest(2), runner=runner)
     warm_up, unit = runner.units
@@ -266,7 +260,7 @@ def plan(folder: Path) -> list[Item]:
     return plan_items(list_inputs([str(folder)]), no_progress)
 
 
-def test_images_are_spread_over_the_ids() -> None:
+def test_a_pilot_spreads_images_over_the_ids() -> None:
     images = [[Item(f"{number:016x}", "", "")] for number in range(10)]
     ids = [int(group[0].image_id, 16) for group in spread(images[::-1], 3)]
     assert ids == [1, 5, 8]
@@ -286,7 +280,7 @@ def test_a_pilot_of_everything_measures_the_bytes_that_the_run_writes(
     translated([collection.photos], job)
     folders = [Path(job.run) / "images", Path(job.run) / "provenance"]
     written = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
-    assert guess == pytest.approx(written, rel=0.01)  # the names of the outputs stand in the provenance
+    assert guess == pytest.approx(written, rel=0.01)  # the provenance contains the names of the outputs
 
 
 def test_a_rejected_image_of_the_pilot_is_counted_with_its_reason(paintings: Path, tmp_path: Path) -> None:
@@ -300,7 +294,7 @@ def test_a_rejected_image_of_the_pilot_is_counted_with_its_reason(paintings: Pat
     assert found.estimated_seconds is not None
 
 
-def test_from_rejected_images_alone_nothing_is_estimated(tmp_path: Path) -> None:
+def test_a_pilot_of_rejected_images_only_gives_no_estimate(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     found = dry_extract([tmp_path / "bad.png"], tmp_path / "library", DryRunRequest(1, price=2.0))
     assert found.pilot is not None
@@ -308,7 +302,7 @@ def test_from_rejected_images_alone_nothing_is_estimated(tmp_path: Path) -> None
     assert (found.estimated_seconds, found.estimated_cost) == (None, None)
 
 
-def test_when_nothing_is_left_there_is_no_pilot(paintings: Path, tmp_path: Path) -> None:
+def test_without_pending_images_there_is_no_pilot(paintings: Path, tmp_path: Path) -> None:
     extracted([paintings], tmp_path / "library")
     before = hashes(tmp_path / "library")
     found = dry_extract([paintings], tmp_path / "library", DryRunRequest(5, price=1.0))
@@ -318,7 +312,7 @@ def test_when_nothing_is_left_there_is_no_pilot(paintings: Path, tmp_path: Path)
 
 @pytest.fixture
 def measured() -> Pilot:
-    """Half a minute to start, 9 s and 1,000 bytes for each image."""
+    """Return a pilot of half a minute to start, and 9 s and 1,000 bytes per image."""
     return Pilot(
         images=4,
         rejected=0,
@@ -336,11 +330,11 @@ def measured() -> Pilot:
     [
         (1, 100, 30 + 800 * 9),
         (10, 100, 30 + 80 * 9),
-        (3, 4, 30 + 2 * 200 * 9),  # two turns: of the second two workers have nothing
+        (3, 4, 30 + 2 * 200 * 9),  # two rounds: two workers are idle in the second
         (99, 4, 30 + 200 * 9),
     ],
 )
-def test_time_is_start_up_and_units_in_turns_and_cost_is_worker_hours_times_price(
+def test_time_is_startup_plus_rounds_of_units_and_cost_is_worker_hours_times_price(
     paintings: Path, tmp_path: Path, measured: Pilot, workers: int, units: int, seconds: float
 ) -> None:
     plain = dry_extract([paintings], tmp_path / "library")

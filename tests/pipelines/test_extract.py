@@ -1,4 +1,4 @@
-"""Images to a library: what is written does not depend on how the work was cut, ordered or interrupted."""
+"""A library does not depend on the unit size, the order or interruptions of extract."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def names(recorder: Recorder) -> list[str]:
     return sorted(item.name for unit in recorder.units for item in unit.items)
 
 
-# ---- what is written -------------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_library_holds_every_patch_of_every_image(collection: Collection) -> None:
+def test_a_library_contains_every_patch_of_every_image(collection: Collection) -> None:
     table = patches(collection.library)
     assert table.num_rows == 4 * PATCHES
     ids = {image_id(path.read_bytes()) for path in collection.paintings.iterdir()}
@@ -45,7 +45,7 @@ def test_a_library_holds_every_patch_of_every_image(collection: Collection) -> N
     }
 
 
-def test_a_stored_vector_is_what_the_encoder_says_at_its_row_and_column(collection: Collection) -> None:
+def test_a_stored_vector_is_the_encoder_output_at_its_row_and_column(collection: Collection) -> None:
     network = load_encoder(EncoderSource()).network
     data = (collection.paintings / "2.png").read_bytes()
     features = encode(network, to_tensor(pad_to(decode(data, SIZE).pixels, 4)), "relu3_1")
@@ -56,12 +56,12 @@ def test_a_stored_vector_is_what_the_encoder_says_at_its_row_and_column(collecti
     assert np.array_equal(stored, unfold(features.half(), rows_, cols).numpy())
 
 
-def test_a_patch_id_is_its_image_its_row_and_its_column(collection: Collection) -> None:
+def test_a_patch_id_encodes_image_row_and_column(collection: Collection) -> None:
     for row in patches(collection.library).select(["patch_id", "image_id", "row", "col"]).to_pylist():
         assert row["patch_id"] == row["image_id"] + row["row"].to_bytes(2, "big") + row["col"].to_bytes(2, "big")
 
 
-def test_a_sample_of_patches_is_the_same_in_any_run_and_part_of_all(collection: Collection, tmp_path: Path) -> None:
+def test_a_sample_of_patches_is_a_reproducible_subset(collection: Collection, tmp_path: Path) -> None:
     for place in ("a", "b"):
         extracted([collection.paintings], tmp_path / place, max_patches=20, seed=3)
     assert patches(tmp_path / "a") == patches(tmp_path / "b")
@@ -87,7 +87,7 @@ def test_rows_do_not_depend_on_the_unit_size(collection: Collection, tmp_path: P
     assert rows(tmp_path / "library", "images") == rows(collection.library, "images")
 
 
-def test_part_files_of_equal_unit_size_are_the_same_bytes_in_any_order(collection: Collection, tmp_path: Path) -> None:
+def test_part_files_of_equal_unit_size_have_the_same_bytes_in_any_order(collection: Collection, tmp_path: Path) -> None:
     backwards = sorted(collection.paintings.iterdir(), reverse=True)
     extracted(backwards, tmp_path / "library")
     kinds = ("images", "patches")
@@ -97,7 +97,7 @@ def test_part_files_of_equal_unit_size_are_the_same_bytes_in_any_order(collectio
     assert (tmp_path / "library/library.json").read_bytes() == (collection.library / "library.json").read_bytes()
 
 
-def test_the_summary_counts_the_whole_library_and_what_is_new(collection: Collection, tmp_path: Path) -> None:
+def test_the_summary_counts_the_whole_library_and_the_new_images(collection: Collection, tmp_path: Path) -> None:
     images = sorted(collection.paintings.iterdir())
     first = extracted(images[:1], tmp_path / "library")
     assert (first.images, first.new_images, first.patches, first.rejected) == (1, 1, PATCHES, 0)
@@ -107,7 +107,7 @@ def test_the_summary_counts_the_whole_library_and_what_is_new(collection: Collec
     assert (summary["images"], summary["patches"], summary["rejects"]) == (4, 4 * PATCHES, 0)
 
 
-# ---- going on --------------------------------------------------------------------------------------------------------
+# ---- continuing ------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_extract_does_nothing(collection: Collection, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_second_extract_does_nothing(collection: Collection, tmp_path: Path) -
     assert hashes(library) == before
 
 
-def test_images_added_later_do_not_redo_what_is_done(collection: Collection, tmp_path: Path) -> None:
+def test_adding_images_does_not_redo_finished_ones(collection: Collection, tmp_path: Path) -> None:
     library = shutil.copytree(collection.library, tmp_path / "library")
     before, recorder = hashes(library), Recorder()
     draw_all(tmp_path / "more", [1, 5])  # 1.png is in the library already
@@ -132,7 +132,7 @@ def test_images_added_later_do_not_redo_what_is_done(collection: Collection, tmp
     assert patches(library).num_rows == 5 * PATCHES
 
 
-def test_after_a_worker_broke_only_the_rest_is_done(collection: Collection, tmp_path: Path) -> None:
+def test_after_a_worker_failure_only_the_remaining_units_are_done(collection: Collection, tmp_path: Path) -> None:
     library = tmp_path / "library"
     with pytest.raises(ZeroDivisionError):
         extracted([collection.paintings], library, Recorder(stop_at=1))
@@ -143,7 +143,7 @@ def test_after_a_worker_broke_only_the_rest_is_done(collection: Collection, tmp_
     assert patches(library) == patches(collection.library)
 
 
-def test_an_extract_of_one_image_finishes_what_another_left_undone(collection: Collection, tmp_path: Path) -> None:
+def test_an_extract_of_one_image_finishes_pending_units_of_another(collection: Collection, tmp_path: Path) -> None:
     library = tmp_path / "library"
     with pytest.raises(ZeroDivisionError):
         extracted([collection.paintings], library, Recorder(stop_at=0))
@@ -165,7 +165,7 @@ def test_other_options_are_refused_with_both_digests(collection: Collection, tmp
 # ---- one image under two names ---------------------------------------------------------------------------------------
 
 
-def test_the_same_bytes_under_two_names_are_one_image_with_two_uris(tmp_path: Path) -> None:
+def test_equal_bytes_under_two_names_are_one_image_with_two_uris(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.png", 1)
     shutil.copy(tmp_path / "in/a.png", tmp_path / "in/b.png")
     extracted([tmp_path / "in"], tmp_path / "library")
@@ -174,7 +174,7 @@ def test_the_same_bytes_under_two_names_are_one_image_with_two_uris(tmp_path: Pa
     assert patches(tmp_path / "library").num_rows == PATCHES
 
 
-def test_a_second_name_that_turns_up_later_is_not_extracted_again(tmp_path: Path) -> None:
+def test_a_second_name_listed_later_is_not_extracted_again(tmp_path: Path) -> None:
     draw(tmp_path / "in/a.png", 1)
     extracted([tmp_path / "in"], tmp_path / "library")
     shutil.copy(tmp_path / "in/a.png", tmp_path / "in/b.png")
@@ -185,7 +185,7 @@ def test_a_second_name_that_turns_up_later_is_not_extracted_again(tmp_path: Path
     assert (steps[-1].done, steps[-1].total) == (1, 1)
 
 
-def test_an_unusable_image_is_a_reject_under_each_of_its_names_also_a_late_one(tmp_path: Path) -> None:
+def test_an_unusable_image_is_a_reject_under_every_name_even_a_later_one(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"no image")
@@ -195,7 +195,7 @@ def test_an_unusable_image_is_a_reject_under_each_of_its_names_also_a_late_one(t
     assert [Path(uri).name for uri in column(tmp_path / "library", "rejects", "uri")] == ["a.png", "b.png", "c.png"]
 
 
-def test_units_know_which_of_their_images_another_unit_extracts(tmp_path: Path) -> None:
+def test_units_know_which_images_belong_to_another_unit(tmp_path: Path) -> None:
     ledger = Ledger(LocalLocation(tmp_path))
     one, two = Item("0" * 16, "/a", "a"), Item("0" * 16, "/b", "b")
     other = Item("1" * 16, "/c", "c")
@@ -218,7 +218,7 @@ def test_an_unusable_image_costs_one_row_and_nothing_else(collection: Collection
     assert patches(tmp_path / "library") == patches(collection.library)
 
 
-def test_a_file_changed_since_it_was_planned_is_rejected_and_extracted_next_time(tmp_path: Path) -> None:
+def test_a_file_changed_after_planning_is_rejected_and_extracted_by_the_next_command(tmp_path: Path) -> None:
     path = draw(tmp_path / "in/a.png", 1)
     summary = extracted([tmp_path / "in"], tmp_path / "library", Meddler(lambda: draw(path, 2)))
     assert (summary.images, summary.rejected) == (0, 1)
@@ -233,14 +233,14 @@ def test_a_file_that_vanished_is_rejected(tmp_path: Path) -> None:
     assert column(tmp_path / "library", "rejects", "reason") == [Reason.UNREADABLE]
 
 
-def test_a_link_to_nothing_is_rejected_as_unreadable(tmp_path: Path) -> None:
+def test_a_dangling_link_is_rejected_as_unreadable(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").symlink_to(tmp_path / "nowhere")
     assert extracted([tmp_path / "in"], tmp_path / "library").rejected == 1
     assert column(tmp_path / "library", "rejects", "reason") == [Reason.UNREADABLE]
 
 
-def test_too_little_space_is_one_sentence_before_the_first_byte(
+def test_too_little_space_is_one_sentence_before_any_write(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda self: 100_000)
@@ -249,7 +249,7 @@ def test_too_little_space_is_one_sentence_before_the_first_byte(
     assert not (tmp_path / "library").exists()
 
 
-def test_the_space_a_library_will_take_is_said_before_the_work(collection: Collection, tmp_path: Path) -> None:
+def test_the_estimated_size_of_a_library_is_reported_before_the_work(collection: Collection, tmp_path: Path) -> None:
     steps: list[Step] = []
     extracted([collection.paintings], tmp_path / "library", progress=steps.append)
     (note,) = [step.note for step in steps if step.note]
@@ -259,13 +259,13 @@ def test_the_space_a_library_will_take_is_said_before_the_work(collection: Colle
     assert not any(step.note for step in again)
 
 
-def test_the_estimate_is_more_than_the_library_takes(collection: Collection) -> None:
+def test_the_estimate_exceeds_the_size_of_the_library(collection: Collection) -> None:
     estimate = disk_estimate(4, ExtractConfig(encoder=encoder_config()), EncoderSource())
     assert sum(part.bytes for part in parts(collection.library, "patches")) < estimate
     assert disk_estimate(0, ExtractConfig(encoder=encoder_config()), EncoderSource()) == 0
 
 
-def test_nothing_to_extract_is_refused(tmp_path: Path) -> None:
+def test_an_extract_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         extracted([], tmp_path / "library")
     with pytest.raises(UsageError, match="does not exist"):
@@ -274,7 +274,7 @@ def test_nothing_to_extract_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-def test_units_of_another_numerics_class_are_not_mixed_unless_asked(collection: Collection, tmp_path: Path) -> None:
+def test_units_of_another_numerics_class_are_not_mixed_by_default(collection: Collection, tmp_path: Path) -> None:
     library = tmp_path / "library"
     images = sorted(collection.paintings.iterdir())
     extracted(images[:1], library)
@@ -284,7 +284,7 @@ def test_units_of_another_numerics_class_are_not_mixed_unless_asked(collection: 
     assert mixed.images == 4
 
 
-def test_a_library_in_a_place_that_cannot_be_written_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
+def test_a_library_in_an_unwritable_place_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(KtBatchError, match="cannot write"):
         extracted([collection.paintings], tmp_path / "file" / "library")

@@ -1,4 +1,4 @@
-"""What was stopped, moved, renamed or spoilt half-way ends as if nothing had happened, or is refused."""
+"""Work interrupted, moved, renamed or damaged half-way recovers or is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tiny import column, draw, extracted, hashes, indexed, patches
 
 
 class Stopped(Exception):
-    """What a driver that was killed after planning leaves is a plan and nothing else."""
+    """A runner that stops after planning, as a killed driver that leaves only a plan."""
 
 
 class StoppingRunner:
@@ -41,7 +41,7 @@ def library(tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / "library", indexed(tmp_path / "library").index
 
 
-def test_an_image_renamed_before_its_unit_was_done_is_read_under_its_new_name(tmp_path: Path) -> None:
+def test_an_image_renamed_before_its_unit_is_read_under_its_new_name(tmp_path: Path) -> None:
     old = draw(tmp_path / "in/one.png", 1)
     with pytest.raises(Stopped):
         extracted([tmp_path / "in"], tmp_path / "library", StoppingRunner())
@@ -51,7 +51,7 @@ def test_an_image_renamed_before_its_unit_was_done_is_read_under_its_new_name(tm
     assert len(patches(tmp_path / "library")) == summary.patches > 0
 
 
-def test_an_image_that_was_gone_is_extracted_when_it_is_back_under_another_name(tmp_path: Path) -> None:
+def test_a_missing_image_is_extracted_when_it_returns_under_another_name(tmp_path: Path) -> None:
     old = draw(tmp_path / "in/one.png", 1)
     draw(tmp_path / "in/other.png", 2)
     with pytest.raises(Stopped):
@@ -65,9 +65,7 @@ def test_an_image_that_was_gone_is_extracted_when_it_is_back_under_another_name(
     assert len(column(tmp_path / "library", "images", "image_id")) == 2
 
 
-def test_a_name_planned_for_one_file_is_not_given_to_another_while_it_waits(
-    library: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_name_planned_for_a_pending_file_is_not_given_to_another(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "a/photo.png", 3)
     draw(tmp_path / "b/photo.png", 4)
     job = translate_request(library[0], tmp_path / "run", library[1])
@@ -89,7 +87,7 @@ def test_a_run_inside_its_own_input_folder_does_not_translate_its_outputs(
     assert (again.images, again.new_images, again.new_rejected) == (1, 0, 0)
 
 
-def test_a_tree_left_by_another_build_is_replaced_before_the_index_is_committed(
+def test_a_leftover_tree_of_another_build_is_replaced_before_the_commit(
     library: tuple[Path, str], tmp_path: Path
 ) -> None:
     draw(tmp_path / "photos/photo.png", 3)
@@ -105,7 +103,7 @@ def test_a_tree_left_by_another_build_is_replaced_before_the_index_is_committed(
     assert results(tmp_path / "after")[0] == results(tmp_path / "before")[0]
 
 
-def test_a_run_is_not_taken_for_a_library_nor_a_library_for_a_run(library: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_run_is_not_accepted_as_a_library_nor_a_library_as_a_run(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
     translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
     with pytest.raises(MismatchError, match="is it a run"):
@@ -114,18 +112,18 @@ def test_a_run_is_not_taken_for_a_library_nor_a_library_for_a_run(library: tuple
         open_run(str(library[0]))
 
 
-def test_a_copied_library_is_the_same_library(library: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_copied_library_has_the_same_digest(library: tuple[Path, str], tmp_path: Path) -> None:
     shutil.copytree(library[0], tmp_path / "copy")
     assert open_library(str(tmp_path / "copy")).committed.snapshot == open_library(str(library[0])).committed.snapshot
 
 
-def test_an_option_at_its_default_is_not_in_the_digest_so_later_options_leave_it_alone() -> None:
+def test_an_option_at_its_default_does_not_change_the_digest() -> None:
     config = ExtractConfig(encoder=EncoderConfig(weights_sha256="0" * 64), stride=2)
     text = '{"encoder":{"weights_sha256":"' + "0" * 64 + '"},"stride":2}'
     assert config.digest() == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def test_a_provenance_part_that_was_cut_off_is_damaged(library: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_truncated_provenance_part_is_damaged(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
     translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
     run = open_run(str(tmp_path / "run"))
@@ -136,13 +134,13 @@ def test_a_provenance_part_that_was_cut_off_is_damaged(library: tuple[Path, str]
         provenance_of(run, output)
 
 
-def test_features_too_large_for_a_float16_band_are_held_back() -> None:
+def test_features_too_large_for_a_float16_band_are_clamped() -> None:
     cells = torch.full((1, 4, 2), LARGEST_HALF).half()
     assert torch.isfinite(haar(cells.float()).half()).all()
     assert not torch.isfinite(haar((2 * cells).float()).half()).all()
 
 
-def test_features_far_below_zero_are_held_back_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_far_below_zero_are_clamped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A code may have any sign.
     monkeypatch.setattr(
         "kt_batch.pipelines.extract.worker.encode", lambda *_: torch.tensor([-1e6, 1e6]).expand(1, 2, 2)
@@ -153,10 +151,10 @@ def test_features_far_below_zero_are_held_back_as_well(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_indexed(
+def test_a_library_with_patches_that_are_not_finite_is_refused_by_index_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    # As if written by something else: `extract` lets none through.
+    # Written by hand, since `extract` clamps such values.
     features = torch.rand(2, 9, 9)
     features[1, 4, 4] = value
     monkeypatch.setattr("kt_batch.pipelines.extract.worker.encode", lambda *_: features)
@@ -167,7 +165,7 @@ def test_a_library_with_patches_that_are_not_finite_is_one_sentence_and_is_not_i
         indexed(tmp_path / "library")
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
     with (
         pytest.raises(StorageError, match="cannot write"),
         scratch_file(LocalLocation(tmp_path), ".shard") as path,

@@ -1,4 +1,4 @@
-"""A method without encoder, decoder, index or patch provenance goes through the whole pipeline."""
+"""The pipeline runs a method without encoder, decoder, index or patch provenance."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tests.support.tiny import hashes, rows
 
 
 class GainConfig(MethodConfig):
-    """A gain for every pixel."""
+    """The gain of every pixel."""
 
     method: Literal["gain"] = "gain"
     gain: float = Field(1.0, gt=0.0)
 
 
 class Gain:
-    """Multiplies the photograph's own pixels: an edit, made without any network; its source is a made-up image."""
+    """Multiplies the pixels of a photograph, without a network, citing an invented source."""
 
     config_type: ClassVar[type[MethodConfig]] = GainConfig
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -73,7 +73,7 @@ def request(photos: Path, run: Path, gain: float = 0.5, **options: Any) -> Trans
     return TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=2, **options))
 
 
-def test_its_edit_is_applied_to_the_photographs_pixels(collection: Collection, tmp_path: Path) -> None:
+def test_an_edit_is_applied_to_the_pixels_of_the_photograph(collection: Collection, tmp_path: Path) -> None:
     same = gained(collection.photos, tmp_path / "same", gain=1.0)
     assert (same.images, same.library, same.index, same.ncc_mean) == (3, None, None, None)
     gained(collection.photos, tmp_path / "run")
@@ -84,7 +84,7 @@ def test_its_edit_is_applied_to_the_photographs_pixels(collection: Collection, t
     assert np.abs(edited - plain / 2).max() <= 1
 
 
-def test_its_provenance_is_a_share_for_each_source(collection: Collection, tmp_path: Path) -> None:
+def test_the_provenance_is_a_share_for_each_source(collection: Collection, tmp_path: Path) -> None:
     gained(collection.photos, tmp_path / "run")
     table = [row for row in rows(tmp_path / "run", "provenance") if row["output"] == "images/11.png.png"]
     assert [(row["source_image_id"].hex(), row["share"]) for row in table] == [
@@ -93,7 +93,7 @@ def test_its_provenance_is_a_share_for_each_source(collection: Collection, tmp_p
     ]
 
 
-def test_a_run_of_it_is_gone_on_with_and_its_dry_run_knows(collection: Collection, tmp_path: Path) -> None:
+def test_a_run_is_continued_and_a_dry_run_predicts_it(collection: Collection, tmp_path: Path) -> None:
     gained(collection.photos, tmp_path / "run")
     before = hashes(tmp_path / "run")
     assert gained(collection.photos, tmp_path / "run").new_images == 0
@@ -107,20 +107,20 @@ def test_a_run_of_it_is_gone_on_with_and_its_dry_run_knows(collection: Collectio
     assert not (tmp_path / "new").exists()
 
 
-def test_other_settings_of_it_are_refused(collection: Collection, tmp_path: Path) -> None:
+def test_other_settings_of_a_run_are_refused(collection: Collection, tmp_path: Path) -> None:
     gained(collection.photos, tmp_path / "run")
     with pytest.raises(MismatchError, match=r"gain \(0.5 there, 0.25 here\)"):
         gained(collection.photos, tmp_path / "run", gain=0.25)
 
 
-def test_a_broken_image_is_a_reject_of_it_too(tmp_path: Path) -> None:
+def test_a_broken_image_is_a_reject(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/broken.png").write_bytes(b"no picture")
     summary = gained(tmp_path / "photos", tmp_path / "run")
     assert (summary.images, summary.rejected, summary.ncc_mean) == (0, 1, None)
 
 
-def test_every_report_knows_it(collection: Collection, tmp_path: Path) -> None:
+def test_every_report_works_for_it(collection: Collection, tmp_path: Path) -> None:
     gained(collection.photos, tmp_path / "run")
     run = str(tmp_path / "run")
     assert open_run(run).header.method == "gain"
@@ -133,10 +133,10 @@ def test_every_report_knows_it(collection: Collection, tmp_path: Path) -> None:
     assert write_sheet({"gain": run}, tmp_path / "page").is_file()
 
 
-# ---- what a method needs ----
+# ---- needs of a method ----
 
 
-def test_what_a_method_does_not_use_is_refused(collection: Collection) -> None:
+def test_unused_inputs_are_refused(collection: Collection) -> None:
     with pytest.raises(UsageError, match="The method gain does not use --library"):
         choose("gain", {}, Choice(library=str(collection.library)))
     with pytest.raises(UsageError, match="The method knowledge does not use --style"):
@@ -153,7 +153,7 @@ def test_what_a_method_does_not_use_is_refused(collection: Collection) -> None:
         (Choice(index="0123"), "--index"),
     ],
 )
-def test_weights_are_refused_where_nothing_is_encoded(choice: Choice, option: str) -> None:
+def test_weights_are_refused_by_a_method_without_an_encoder(choice: Choice, option: str) -> None:
     with pytest.raises(UsageError, match=f"The method gain does not use {option}; leave it out"):
         choose("gain", {}, choice)
 
@@ -190,13 +190,13 @@ def test_what_a_method_lacks_is_named() -> None:
 
 
 @pytest.mark.parametrize("need", [Need.STATISTICS, Need.PAIRS])
-def test_what_no_library_holds_yet_cannot_be_needed(need: Need, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_cannot_need_a_column_that_libraries_do_not_store(need: Need, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gain, "needs", frozenset({need}))
     with pytest.raises(UsageError, match=f"The method gain needs {need}, which no library holds yet"):
         choose("gain", {}, Choice())
 
 
-def test_knowledge_takes_the_encoder_of_its_library(collection: Collection) -> None:
+def test_knowledge_uses_the_encoder_of_its_library(collection: Collection) -> None:
     config, sources = choose("knowledge", {"swap": "statistics"}, Choice(library=str(collection.library), size=32))
     assert config.encoder is not None
     assert (config.encoder.layer, config.encoder.size, config.index_digest) == ("relu3_1", 32, collection.index)

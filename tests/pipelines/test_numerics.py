@@ -1,4 +1,4 @@
-"""The numerics class: pinned, named in every receipt, and not mixed unless asked."""
+"""The numerics class is pinned, stored in every receipt and not mixed by default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_threads_are_pinned_and_named() -> None:
     assert (found["threads"], found["kt_batch"], found["torch"]) == ("2", __version__, torch.__version__)
 
 
-def test_a_class_is_known_by_versions_device_instructions_products_and_threads() -> None:
+def test_a_class_consists_of_versions_device_instructions_products_and_threads() -> None:
     found = fix_numerics(1)
     assert found.keys() == {"kt_batch", "torch", *PACKAGES, "device", "isa", "products", "threads"}
     assert found["products"] in ("medium", "highest")  # of two processors called AVX512 one may round, with AMX
@@ -32,7 +32,7 @@ def test_a_class_is_known_by_versions_device_instructions_products_and_threads()
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_with_gpu_estimates_is_a_separate_class(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     assert search_device("scan") == ("cpu and Some GPU" if gpu else "cpu")
@@ -41,19 +41,19 @@ def test_a_search_that_estimates_on_a_gpu_is_a_class_of_its_own(gpu: bool, monke
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_so_is_one_that_faiss_takes_to_a_gpu(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_faiss_runs_on_a_gpu_is_a_separate_class(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "load_faiss", lambda: SimpleNamespace(get_num_gpus=lambda: gpus))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # faiss may have a GPU where torch has none
     assert search_device("ivf") == ("cpu and a GPU" if gpus else "cpu")
 
 
-def test_the_same_class_may_go_on_and_so_may_the_first() -> None:
+def test_the_same_class_and_the_first_one_may_continue() -> None:
     now = fix_numerics(1)
     check_numerics(None, now, mix=False)
     check_numerics(dict(now), now, mix=False)
 
 
-def test_another_class_is_refused_with_what_differs_unless_asked() -> None:
+def test_another_class_is_refused_with_the_difference_by_default() -> None:
     now = fix_numerics(1)
     other = {**now, "isa": "SSE", "torch": "1.0"}
     with pytest.raises(MismatchError) as refused:
@@ -63,6 +63,6 @@ def test_another_class_is_refused_with_what_differs_unless_asked() -> None:
     check_numerics(other, now, mix=True)
 
 
-def test_every_receipt_holds_it(collection: Collection) -> None:
+def test_every_receipt_contains_the_class(collection: Collection) -> None:
     receipts = Ledger(open_location(str(collection.library))).receipts().values()
     assert [receipt.numerics for receipt in receipts] == [fix_numerics(1)] * 2

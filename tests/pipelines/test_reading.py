@@ -1,4 +1,4 @@
-"""While one image is worked on the next is read, unless a lost worker must be blamed on the right one."""
+"""The next image is read while one is processed, except in isolation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNIT = Unit("0" * 16, tuple(Item(letter * 16, f"/photos/{letter}.png", f"{letter
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The first letters of the images that were begun to be read, in order. Image b is too large."""
+    """Record the first letters of the images read, in order; image b is too large."""
     letters: list[str] = []
 
     def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:
@@ -37,7 +37,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def wait_until(letters: list[str], expected: str) -> None:
-    """A thread of its own reads; what never comes fails here."""
+    """Wait for the reading thread, and fail if it does not arrive."""
     for _ in range(200):
         if "".join(letters) == expected:
             return
@@ -45,7 +45,7 @@ def wait_until(letters: list[str], expected: str) -> None:
     pytest.fail(f"{letters} instead of {expected}")
 
 
-def test_every_image_comes_in_turn_or_the_reason_why_it_cannot(begun: list[str]) -> None:
+def test_every_image_or_its_reject_reason_arrives_in_order(begun: list[str]) -> None:
     beats: list[str] = []
 
     def beat(part: str) -> bool:
@@ -57,7 +57,7 @@ def test_every_image_comes_in_turn_or_the_reason_why_it_cannot(begun: list[str])
     assert beats == begun == ["a", "b", "c"]
 
 
-def test_the_next_image_is_read_while_one_is_worked_on(begun: list[str]) -> None:
+def test_the_next_image_is_read_while_one_is_processed(begun: list[str]) -> None:
     images = Reader().images(UNIT, 8, lambda _: False)
     next(images)
     wait_until(begun, "ab")
@@ -65,18 +65,18 @@ def test_the_next_image_is_read_while_one_is_worked_on(begun: list[str]) -> None
     wait_until(begun, "abc")
 
 
-def test_with_care_nothing_is_read_before_it_was_named(begun: list[str]) -> None:
+def test_in_isolation_no_image_is_read_before_its_heartbeat(begun: list[str]) -> None:
     named: list[str] = []
 
     def beat(part: str) -> bool:
-        assert begun == named  # all that was named before is read, and nothing else
+        assert begun == named  # only images with a heartbeat are read
         named.append(part[0])
         return True
 
     assert len(list(Reader().images(UNIT, 8, beat))) == 3
 
 
-def test_a_condemned_image_is_never_read(begun: list[str]) -> None:
+def test_a_quarantined_image_is_never_read(begun: list[str]) -> None:
     unit = quarantine(UNIT, "c" * 16, "it cost three workers")
     *_, last = Reader().images(unit, 8, lambda _: False)
     assert isinstance(last.result, RejectError)
@@ -84,7 +84,7 @@ def test_a_condemned_image_is_never_read(begun: list[str]) -> None:
     assert begun == ["a", "b"]
 
 
-def test_a_store_that_fails_is_raised_when_the_image_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_error_is_raised_in_the_turn_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:
         if items[0].image_id[0] == "b":
             raise UnreachableError("the bucket is gone")
@@ -98,7 +98,7 @@ def test_a_store_that_fails_is_raised_when_the_image_is_due(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_what_the_store_tells_of_is_about_the_image_that_is_read_and_not_the_one_that_is_worked_on(
+def test_storage_events_name_the_image_being_read_and_not_the_one_being_processed(
     begun: list[str], isolated: bool
 ) -> None:
     def beat(part: str) -> bool:
@@ -112,7 +112,7 @@ def test_what_the_store_tells_of_is_about_the_image_that_is_read_and_not_the_one
 
 
 @pytest.mark.parametrize(("reason", "tries"), [(Reason.DECODER_DIED, 2), (Reason.DECODER_SLOW, 2), (Reason.EMPTY, 1)])
-def test_what_may_have_failed_for_want_of_room_beside_other_work_is_read_once_more_alone(
+def test_an_image_that_concurrent_work_may_have_failed_is_read_again_alone(
     monkeypatch: pytest.MonkeyPatch, reason: Reason, tries: int
 ) -> None:
     letters: list[str] = []
@@ -123,13 +123,13 @@ def test_what_may_have_failed_for_want_of_room_beside_other_work_is_read_once_mo
 
     monkeypatch.setattr(reading, "read_image", read_image)
     assert len(list(Reader().images(UNIT, 8, lambda _: False))) == 3
-    assert letters.count("a") == 1  # of which nothing was ahead
+    assert letters.count("a") == 1  # the first image has no image ahead of it
     assert letters.count("b") == letters.count("c") == tries
     assert len(list(Reader().images(UNIT, 8, lambda _: True))) == 3
     assert letters.count("b") == tries + 1
 
 
-def test_so_is_one_that_another_place_had_failed_for_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_another_place_failed_for_is_read_again_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
     letters: list[str] = []
 
     def read_image(items: Sequence[Item], *_: Any) -> WorkingImage:

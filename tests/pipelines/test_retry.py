@@ -1,4 +1,4 @@
-"""What was rejected can be submitted again: afterwards it is as if it had never failed, or it is a reject as before."""
+"""A retried reject is as if it had never failed, or remains a reject."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AGAIN = RunOptions(threads=1, unit_size=2, retry_rejected=True)
 
 
 class Cautious(LocalRunner):
-    """Takes some images for deadly: they are condemned before anybody touches them."""
+    """A runner that quarantines some images before any worker reads them."""
 
     def __init__(self, *deadly: Path) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Cautious(LocalRunner):
 
 
 class Absent(LocalRunner):
-    """Away from home: during the work some files are not where they were planned, afterwards they are back."""
+    """A runner that moves some files away during the work and back afterwards."""
 
     def __init__(self, *files: Path) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def translated(
 
 
 def reasons(place: Path) -> dict[str, int]:
-    """By what `inspect`, the report and the view of rejects say, which must be the same."""
+    """Return the reject counts of `inspect`, the report and the view, which must agree."""
     told: dict[str, int] = inspect(str(place))["rejects"]
     report = run_report(str(place))
     with connect(str(place)) as connection:
@@ -111,7 +111,7 @@ def job(collection: Collection, tmp_path: Path) -> TranslateRequest:
 
 
 @pytest.mark.parametrize("failing", [Cautious, Absent])
-def test_a_library_whose_rejects_were_cured_is_as_if_they_had_never_failed(
+def test_a_library_with_cured_rejects_equals_one_without_failures(
     paintings: Path, tmp_path: Path, failing: Callable[..., LocalRunner]
 ) -> None:
     library = tmp_path / "library"
@@ -126,7 +126,7 @@ def test_a_library_whose_rejects_were_cured_is_as_if_they_had_never_failed(
     assert patches(library) == patches(tmp_path / "undisturbed")
 
 
-def test_without_the_option_a_reject_is_not_touched(paintings: Path, tmp_path: Path) -> None:
+def test_without_the_option_a_reject_is_not_retried(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     before = hashes(library)
@@ -135,7 +135,7 @@ def test_without_the_option_a_reject_is_not_touched(paintings: Path, tmp_path: P
     assert hashes(library) == before
 
 
-def test_with_the_option_and_no_reject_nothing_is_touched(paintings: Path, tmp_path: Path) -> None:
+def test_the_option_without_rejects_changes_nothing(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library)
     before = hashes(library)
@@ -143,7 +143,7 @@ def test_with_the_option_and_no_reject_nothing_is_touched(paintings: Path, tmp_p
     assert hashes(library) == before
 
 
-def test_what_fails_again_is_one_reject_with_the_newest_reason(paintings: Path, tmp_path: Path) -> None:
+def test_a_repeated_failure_is_one_reject_with_the_newest_reason(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     assert reasons(library) == {Reason.FATAL: 1}
@@ -158,7 +158,7 @@ def test_what_fails_again_is_one_reject_with_the_newest_reason(paintings: Path, 
     assert digest(library) != _undisturbed(paintings, tmp_path)  # a reject that counts is in it
 
 
-def test_a_retry_that_fails_leaves_the_index_what_it_was(paintings: Path, tmp_path: Path) -> None:
+def test_a_failed_retry_does_not_change_the_index(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     before = indexed(library).index
@@ -168,7 +168,7 @@ def test_a_retry_that_fails_leaves_the_index_what_it_was(paintings: Path, tmp_pa
     assert indexed(library).index != before
 
 
-def test_only_listed_rejects_are_tried(paintings: Path, tmp_path: Path) -> None:
+def test_only_listed_rejects_are_retried(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png", paintings / "2.png"))
     (paintings / "1.png").rename(tmp_path / "1.png")
@@ -178,7 +178,7 @@ def test_only_listed_rejects_are_tried(paintings: Path, tmp_path: Path) -> None:
     assert extracted([paintings], library, options=AGAIN).rejected == 0
 
 
-def test_a_reject_under_two_names_is_cured_under_both_with_one_image(paintings: Path, tmp_path: Path) -> None:
+def test_one_image_cures_a_reject_under_both_its_names(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     shutil.copy(paintings / "1.png", paintings / "copy.png")
     assert extracted([paintings], library, Cautious(paintings / "1.png")).rejected == 2
@@ -192,7 +192,7 @@ def _undisturbed(images: Path, tmp_path: Path) -> str | None:
     return digest(tmp_path / "undisturbed")
 
 
-def test_a_cured_image_that_another_unit_has_by_now_is_not_extracted_twice(paintings: Path, tmp_path: Path) -> None:
+def test_a_cured_image_extracted_by_another_unit_is_not_extracted_again(paintings: Path, tmp_path: Path) -> None:
     library, other = tmp_path / "library", tmp_path / "other"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     other.mkdir()
@@ -205,7 +205,7 @@ def test_a_cured_image_that_another_unit_has_by_now_is_not_extracted_twice(paint
     assert run_report(str(library)).images == ImageCounts(planned=5, done=4, pending=0, rejected=0, elsewhere=1)
 
 
-def test_a_mended_file_supersedes_the_reject_it_was(tmp_path: Path) -> None:
+def test_a_repaired_file_supersedes_its_reject(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"half an image")
     assert extracted([tmp_path / "in"], tmp_path / "library").rejected == 1
@@ -215,7 +215,7 @@ def test_a_mended_file_supersedes_the_reject_it_was(tmp_path: Path) -> None:
     assert digest(tmp_path / "library") == _undisturbed(tmp_path / "in", tmp_path)
 
 
-def test_the_sources_of_a_cured_library_lead_to_its_images(paintings: Path, tmp_path: Path) -> None:
+def test_the_sources_of_a_cured_library_refer_to_its_images(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     extracted([paintings], library, options=AGAIN)
@@ -229,7 +229,7 @@ def test_the_sources_of_a_cured_library_lead_to_its_images(paintings: Path, tmp_
 
 
 @pytest.mark.parametrize("failing", [Cautious, Absent])
-def test_a_run_whose_rejects_were_cured_is_as_if_they_had_never_failed(
+def test_a_run_with_cured_rejects_equals_one_without_failures(
     photos: Path, job: TranslateRequest, collection: Collection, tmp_path: Path, failing: Callable[..., LocalRunner]
 ) -> None:
     run = Path(job.run)
@@ -251,7 +251,7 @@ def _outputs(run: Path) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT * FROM outputs").fetchall()
 
 
-def test_an_output_whose_input_could_not_be_read_for_a_while_is_not_made_twice(
+def test_an_output_of_a_temporarily_unreadable_input_is_not_made_twice(
     photos: Path, job: TranslateRequest, tmp_path: Path
 ) -> None:
     run = Path(job.run)
@@ -271,7 +271,7 @@ def test_an_output_whose_input_could_not_be_read_for_a_while_is_not_made_twice(
     assert [output for output, *_ in _outputs(run)] == [f"images/{number}.png.png" for number in (11, 12, 13)]
 
 
-def test_an_output_of_a_mended_file_names_the_bytes_it_was_made_of(job: TranslateRequest, tmp_path: Path) -> None:
+def test_an_output_of_a_repaired_file_names_its_actual_input_bytes(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"half an image")
     translated(tmp_path / "in", job)
@@ -281,11 +281,11 @@ def test_an_output_of_a_mended_file_names_the_bytes_it_was_made_of(job: Translat
     assert identity.hex() == image_id(mended.read_bytes())
 
 
-# ---- stopped half-way ------------------------------------------------------------------------------------------------
+# ---- interruptions ---------------------------------------------------------------------------------------------------
 
 
 class StoppedError(Exception):
-    """A driver that was killed after it had planned."""
+    """Stands for a driver killed after planning."""
 
 
 def _stop() -> None:
@@ -293,7 +293,7 @@ def _stop() -> None:
 
 
 @pytest.mark.parametrize("options", [RunOptions(threads=1, unit_size=2), AGAIN])
-def test_a_stopped_retry_is_finished_by_submitting_again_with_the_option_or_without(
+def test_an_interrupted_retry_is_finished_with_or_without_the_option(
     paintings: Path, tmp_path: Path, options: RunOptions
 ) -> None:
     library = tmp_path / "library"
@@ -307,7 +307,7 @@ def test_a_stopped_retry_is_finished_by_submitting_again_with_the_option_or_with
     assert digest(library) == _undisturbed(paintings, tmp_path)
 
 
-# ---- beforehand ------------------------------------------------------------------------------------------------------
+# ---- dry runs --------------------------------------------------------------------------------------------------------
 
 
 def _numbers(found: Estimate) -> dict[str, int]:
@@ -315,7 +315,7 @@ def _numbers(found: Estimate) -> dict[str, int]:
     return {name: value for name, value in asdict(found).items() if name in names}
 
 
-def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_library_counts_the_retries(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     config, before = open_library(str(library)).config, hashes(library)
@@ -338,7 +338,7 @@ def test_a_dry_run_of_a_library_knows_what_would_be_tried_again(paintings: Path,
     assert hashes(library) == before
 
 
-def test_a_dry_run_of_a_run_knows_what_would_be_tried_again(photos: Path, job: TranslateRequest) -> None:
+def test_a_dry_run_of_a_run_counts_the_retries(photos: Path, job: TranslateRequest) -> None:
     translated(photos, job, Cautious(photos / "11.png"))
     request = replace(job, images=[str(photos)], options=AGAIN)
     found = estimate_translate(request, DryRunRequest(), LocalRunner(), no_progress)
@@ -348,10 +348,10 @@ def test_a_dry_run_of_a_run_knows_what_would_be_tried_again(photos: Path, job: T
     }  # fmt: skip
 
 
-# ---- what readers see ------------------------------------------------------------------------------------------------
+# ---- reports ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_part_of_which_some_rejects_were_cured_shows_the_others(paintings: Path, tmp_path: Path) -> None:
+def test_a_part_with_some_cured_rejects_shows_the_others(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     options = RunOptions(threads=1, unit_size=8)
     extracted([paintings], library, Cautious(paintings / "1.png", paintings / "2.png"), options)
@@ -360,10 +360,10 @@ def test_a_part_of_which_some_rejects_were_cured_shows_the_others(paintings: Pat
     with connect(str(library)) as connection:
         assert connection.execute("SELECT uri FROM rejects").fetchall() == [(str(paintings / "2.png"),)]
     assert reasons(library) == {Reason.FATAL: 1}
-    assert len(rows(library, "rejects")) == 2  # the record of the first attempt stays
+    assert len(rows(library, "rejects")) == 2  # the record of the first attempt remains
 
 
-def test_the_printed_statements_show_the_rejects_that_count(paintings: Path, tmp_path: Path) -> None:
+def test_the_printed_sql_selects_the_uncured_rejects(paintings: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([paintings], library, Cautious(paintings / "1.png"))
     extracted([paintings], library, Absent(paintings / "1.png"), options=AGAIN)
@@ -373,7 +373,7 @@ def test_the_printed_statements_show_the_rejects_that_count(paintings: Path, tmp
 
 
 @pytest.mark.parametrize("kind", ["library", "run"])
-def test_the_summary_on_disk_counts_the_rejects_that_count(
+def test_the_summary_on_disk_counts_the_uncured_rejects(
     paintings: Path, job: TranslateRequest, tmp_path: Path, kind: str
 ) -> None:
     def rejected(runner: LocalRunner, options: RunOptions | None = None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`try`: one photograph after a few paintings, with nothing on disk."""
+"""`try` translates one photograph after a few paintings without writing intermediates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tried(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, Singl
     return translate_one(str(photo), [str(each) for each in paintings], encoder, decoder, settings, IndexConfig(), 1)
 
 
-def test_the_result_is_a_picture_of_the_photographs_shape(collection: Collection) -> None:
+def test_the_result_has_the_shape_of_the_photograph(collection: Collection) -> None:
     data, summary = tried(collection.photos / "11.png", collection.paintings / "1.png")
     with Image.open(io.BytesIO(data)) as image:
         assert (image.size, image.format) == ((64, 50), "PNG")
@@ -36,8 +36,8 @@ def test_the_result_is_a_picture_of_the_photographs_shape(collection: Collection
     assert 0 < summary.ncc_mean <= 1
 
 
-def test_it_is_the_picture_that_a_library_of_the_paintings_gives(collection: Collection, tmp_path: Path) -> None:
-    """Searched exactly and without merging, so that no difference between two trees can show."""
+def test_the_result_equals_that_of_a_library_of_the_paintings(collection: Collection, tmp_path: Path) -> None:
+    """The search is exact and nothing is merged, so that the two trees cannot differ."""
     plain = IndexConfig(merge=1.0)
     extracted([collection.paintings], tmp_path / "library")
     digest = indexed(tmp_path / "library", config=plain).index
@@ -52,14 +52,14 @@ def test_it_is_the_picture_that_a_library_of_the_paintings_gives(collection: Col
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_each_painting_has_its_share_and_together_they_are_all(collection: Collection) -> None:
+def test_every_painting_has_a_share_and_shares_sum_to_one(collection: Collection) -> None:
     _, summary = tried(collection.photos / "11.png", collection.paintings)
     assert set(summary.shares) <= {str(path) for path in collection.paintings.iterdir()}
     assert sum(summary.shares.values()) == pytest.approx(1, abs=0.001)
     assert list(summary.shares.values()) == sorted(summary.shares.values(), reverse=True)
 
 
-def test_a_painting_after_itself_finds_every_patch_again(collection: Collection) -> None:
+def test_a_painting_translated_with_itself_finds_every_patch(collection: Collection) -> None:
     path = collection.paintings / "1.png"
     _, summary = tried(path, collection.paintings, search=ALL)
     assert summary.ncc_mean > 0.99
@@ -79,7 +79,7 @@ def test_the_same_call_gives_the_same_bytes(collection: Collection) -> None:
     assert first == second
 
 
-def test_an_image_that_cannot_be_used_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
+def test_an_unusable_image_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(RejectError) as photo:
         tried(tmp_path / "bad.png", collection.paintings)
@@ -93,13 +93,13 @@ def test_an_image_that_cannot_be_used_is_one_sentence(collection: Collection, tm
     assert "bad.png" in str(painting.value)
 
 
-def test_more_paintings_than_fit_in_one_go_are_refused(collection: Collection, tmp_path: Path) -> None:
+def test_too_many_paintings_are_refused(collection: Collection, tmp_path: Path) -> None:
     draw_all(tmp_path / "many", range(MAX_PAINTINGS + 1))
     with pytest.raises(UsageError, match=f"up to {MAX_PAINTINGS} paintings, not {MAX_PAINTINGS + 1}"):
         tried(collection.photos / "11.png", tmp_path / "many")
 
 
-def test_the_size_of_these_tests_is_that_of_the_working_image(collection: Collection) -> None:
+def test_the_size_constants_of_these_tests_match_the_working_image(collection: Collection) -> None:
     data, _ = tried(collection.photos / "11.png", collection.paintings / "1.png", encoder=encoder_config(32))
     with Image.open(io.BytesIO(data)) as image:
         assert max(image.size) == 32 < SIZE

@@ -1,4 +1,4 @@
-"""Images to a run: every output leads back to what it was made from, and no picture of another image is adopted."""
+"""Every output of a run has provenance, and no output of another image is adopted."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def job(collection: Collection, tmp_path: Path) -> TranslateRequest:
 
 @pytest.fixture(scope="module")
 def undisturbed(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photographs, two to a unit, translated in one go."""
+    """A run of the photographs, two per unit, without interruption."""
     run = tmp_path_factory.mktemp("translate") / "run"
     translated([collection.photos], translate_request(collection.library, run, collection.index))
     return run
 
 
-# ---- what is written -------------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_photograph_becomes_an_image_of_its_working_size(undisturbed: Path) -> None:
@@ -72,7 +72,7 @@ def test_every_photograph_becomes_an_image_of_its_working_size(undisturbed: Path
             assert (image.size, image.mode, image.format) == ((64, 50), "RGB", "PNG")
 
 
-def test_every_query_patch_has_one_row_that_leads_to_a_patch_of_the_library(
+def test_every_query_patch_has_one_row_that_names_a_patch_of_the_library(
     collection: Collection, undisturbed: Path
 ) -> None:
     found = rows(undisturbed, "provenance")
@@ -102,7 +102,7 @@ def test_the_ncc_of_a_row_is_that_of_the_stored_vector(collection: Collection, u
     assert seen == 3 * 26
 
 
-def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Collection, tmp_path: Path) -> None:
+def test_the_best_k_are_sorted_by_rank_and_their_weights_sum_to_one(collection: Collection, tmp_path: Path) -> None:
     job = translate_request(collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3))
     summary = translated([collection.photos / "11.png"], job)
     table = provenance_of(open_run(job.run), open_run(job.run).outputs["images/11.png.png"])
@@ -115,9 +115,7 @@ def test_the_best_k_stand_by_rank_with_weights_that_sum_to_one(collection: Colle
     assert summary.patches == PATCHES
 
 
-def test_receipts_without_sums_of_the_matches_are_summed_up_from_the_provenance(
-    collection: Collection, tmp_path: Path
-) -> None:
+def test_receipts_without_match_sums_are_summed_from_the_provenance(collection: Collection, tmp_path: Path) -> None:
     job = translate_request(
         collection.library, tmp_path / "run", collection.index, search=SearchConfig(top_k=3, certify=True)
     )
@@ -164,7 +162,7 @@ def test_each_option_of_the_swap_changes_the_picture(collection: Collection, tmp
 
 
 @pytest.mark.parametrize(("kind", "written"), [("jpg", "JPEG"), ("webp", "WEBP")])
-def test_outputs_are_of_the_format_asked_for(collection: Collection, tmp_path: Path, kind: str, written: str) -> None:
+def test_outputs_have_the_requested_format(collection: Collection, tmp_path: Path, kind: str, written: str) -> None:
     job = translate_request(collection.library, tmp_path / "run", collection.index, format=kind, quality=80)
     translated([collection.photos / "11.png"], job)
     with Image.open(tmp_path / f"run/images/11.png.{kind}") as image:
@@ -182,7 +180,7 @@ def test_the_summary_maps_each_output_to_its_input_and_its_rows(collection: Coll
         assert Path(entry["uri"]).parent == collection.photos
 
 
-# ---- cut, ordered, interrupted ---------------------------------------------------------------------------------------
+# ---- unit size, order, interruption ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("unit_size", [1, 3, 8])
@@ -194,7 +192,7 @@ def test_outputs_and_rows_do_not_depend_on_the_unit_size(
     assert results(job.run) == results(undisturbed)
 
 
-def test_part_files_of_equal_unit_size_are_the_same_bytes_in_any_order(
+def test_part_files_of_equal_unit_size_have_the_same_bytes_in_any_order(
     collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     translated(sorted(collection.photos.iterdir(), reverse=True), job)
@@ -210,7 +208,7 @@ def test_a_second_translate_does_nothing(collection: Collection, job: TranslateR
     assert hashes(job.run) == before
 
 
-def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection, job: TranslateRequest) -> None:
+def test_adding_photographs_does_not_redo_finished_ones(collection: Collection, job: TranslateRequest) -> None:
     first = sorted(collection.photos.iterdir())[:2]
     translated(first, job)
     before, recorder = hashes(job.run, "images"), Recorder()
@@ -220,7 +218,7 @@ def test_photographs_added_later_do_not_redo_what_is_done(collection: Collection
     assert before.items() < hashes(job.run, "images").items()
 
 
-def test_after_a_worker_broke_only_the_rest_is_done(
+def test_after_a_worker_failure_only_the_remaining_units_are_done(
     collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     with pytest.raises(ZeroDivisionError):
@@ -231,7 +229,7 @@ def test_after_a_worker_broke_only_the_rest_is_done(
     assert results(job.run) == results(undisturbed)
 
 
-def test_an_image_written_by_an_attempt_that_never_committed_is_adopted(
+def test_an_output_of_an_uncommitted_attempt_is_adopted(
     collection: Collection, job: TranslateRequest, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed / "images", Path(job.run) / "images")
@@ -264,7 +262,7 @@ def test_a_run_planned_by_an_earlier_version_names_only_real_differences(
 
 
 @pytest.mark.usefixtures("threads")
-def test_units_of_another_numerics_class_are_not_mixed_unless_asked(
+def test_units_of_another_numerics_class_are_not_mixed_by_default(
     collection: Collection, job: TranslateRequest
 ) -> None:
     translated([collection.photos / "11.png"], job)
@@ -276,7 +274,7 @@ def test_units_of_another_numerics_class_are_not_mixed_unless_asked(
     assert summary.images == 3
 
 
-def test_a_run_that_scans_on_another_gpu_than_it_began_on_is_not_gone_on_with(
+def test_a_scanning_run_is_not_continued_on_another_gpu(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begun() -> TranslateRequest:
@@ -293,7 +291,7 @@ def test_a_run_that_scans_on_another_gpu_than_it_began_on_is_not_gone_on_with(
 
 
 @pytest.mark.parametrize("unit_size", [1, 8])
-def test_a_scan_finds_the_same_whatever_the_unit_size(collection: Collection, tmp_path: Path, unit_size: int) -> None:
+def test_a_scan_finds_the_same_for_any_unit_size(collection: Collection, tmp_path: Path, unit_size: int) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
     for run, size in zip(runs, [2, unit_size], strict=True):
         job = translate_request(collection.library, run, collection.index, search=SearchConfig(searcher="scan"))
@@ -308,7 +306,7 @@ def with_threads(job: TranslateRequest, threads: int) -> TranslateRequest:
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_bytes_under_two_names_are_translated_once_and_written_twice(
+def test_equal_bytes_under_two_names_are_translated_once_and_written_twice(
     collection: Collection, job: TranslateRequest, tmp_path: Path
 ) -> None:
     for name in ("a.png", "b/c.png"):
@@ -321,9 +319,7 @@ def test_the_same_bytes_under_two_names_are_translated_once_and_written_twice(
     assert set(column(job.run, "provenance", "output")) == set(found)
 
 
-def test_a_name_that_turns_up_later_gets_an_output_of_its_own(
-    collection: Collection, job: TranslateRequest, tmp_path: Path
-) -> None:
+def test_a_name_listed_later_gets_its_own_output(collection: Collection, job: TranslateRequest, tmp_path: Path) -> None:
     shutil.copytree(collection.photos, tmp_path / "in")
     translated([tmp_path / "in"], job)
     shutil.copy(tmp_path / "in/11.png", tmp_path / "in/copy.png")
@@ -339,15 +335,15 @@ def test_one_name_in_two_folders_makes_two_outputs(job: TranslateRequest, tmp_pa
     assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
 
 
-def test_two_arguments_go_under_their_own_names(job: TranslateRequest, tmp_path: Path) -> None:
+def test_two_arguments_are_listed_under_their_own_names(job: TranslateRequest, tmp_path: Path) -> None:
     draw(tmp_path / "in/x/a.png", 21)
     draw(tmp_path / "in/y/a.png", 22)
     translated([tmp_path / "in/x", tmp_path / "in/y"], job)
     assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
 
 
-def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
-    """Whether the file was changed, or another folder holds one of the same name."""
+def test_a_different_image_under_the_name_of_an_output_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
+    """The file has changed, or another folder has a file of the same name."""
     draw(tmp_path / "x/a.png", 21)
     translated([tmp_path / "x"], job)
     before = hashes(job.run)
@@ -362,7 +358,7 @@ def test_another_image_under_the_name_of_an_output_is_refused(job: TranslateRequ
     assert translated([tmp_path / "x"], job).images == 1
 
 
-def test_a_rejected_file_may_come_back_mended(job: TranslateRequest, tmp_path: Path) -> None:
+def test_a_rejected_file_may_return_repaired(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(b"no image")
     assert translated([tmp_path / "in"], job).rejected == 1
@@ -371,7 +367,7 @@ def test_a_rejected_file_may_come_back_mended(job: TranslateRequest, tmp_path: P
     assert (summary.images, summary.new_images, sorted(hashes(job.run, "images"))) == (1, 1, ["images/a.png.png"])
 
 
-def test_a_file_changed_since_it_was_planned_is_rejected_and_translated_next_time(
+def test_a_file_changed_after_planning_is_rejected_and_translated_by_the_next_command(
     job: TranslateRequest, tmp_path: Path
 ) -> None:
     path = draw(tmp_path / "in/a.png", 21)
@@ -382,10 +378,10 @@ def test_a_file_changed_since_it_was_planned_is_rejected_and_translated_next_tim
 
 
 @pytest.mark.parametrize("mix", [False, True])
-def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
+def test_an_uncommitted_output_of_a_changed_file_is_never_adopted(
     collection: Collection, job: TranslateRequest, tmp_path: Path, mix: bool
 ) -> None:
-    """The worst moment: the output is written, the process dies before its receipt, and the input is replaced."""
+    """The process dies between output and receipt, and the input is replaced."""
     path = draw(tmp_path / "in/a.png", 21)
     translated([tmp_path / "in"], job)
     for receipt in (Path(job.run) / "receipts").iterdir():
@@ -399,7 +395,7 @@ def test_the_picture_of_a_file_that_changed_before_its_commit_is_never_adopted(
     assert translated([tmp_path / "in"], again).images == 1
 
 
-def test_the_bytes_of_an_adopted_picture_of_another_numerics_class_are_what_its_receipt_says(
+def test_the_receipt_has_the_hash_of_an_adopted_output_of_another_numerics_class(
     collection: Collection, tmp_path: Path
 ) -> None:
     job = translate_request(collection.library, tmp_path / "run", collection.index, mix_numerics=True)
@@ -411,7 +407,7 @@ def test_the_bytes_of_an_adopted_picture_of_another_numerics_class_are_what_its_
     assert receipt.outputs == ((hashes(job.run, "images")["images/11.png.png"], len(other)),)
 
 
-def test_an_output_that_is_there_with_other_content_is_refused(collection: Collection, job: TranslateRequest) -> None:
+def test_an_existing_output_with_other_content_is_refused(collection: Collection, job: TranslateRequest) -> None:
     (Path(job.run) / "images").mkdir(parents=True)
     (Path(job.run) / "images/11.png.png").write_bytes(b"something else")
     with pytest.raises(DamagedError, match="there already with other content"):
@@ -434,12 +430,12 @@ def planned(tmp_path: Path, *items: Item) -> tuple[Ledger, list[Unit]]:
     return ledger, [unit for item in items for unit in ledger.plan([item], 8, {}, "0" * 16)]
 
 
-def test_names_planned_for_two_images_are_contested(tmp_path: Path) -> None:
+def test_names_planned_for_two_images_are_name_conflicts(tmp_path: Path) -> None:
     _, units = planned(tmp_path, Item("1" * 16, "/a", "a"), Item("1" * 16, "/b", "b"), Item("2" * 16, "/a", "a"))
     assert find_name_conflicts(units) == {"a"}
 
 
-def test_what_is_planned_and_not_yet_done_refuses_nothing(tmp_path: Path) -> None:
+def test_pending_plans_refuse_no_name(tmp_path: Path) -> None:
     ledger, _ = planned(tmp_path, Item("1" * 16, "/a", "a"))
     check_outputs(ledger, [Item("2" * 16, "/a", "a")], "png")
 
@@ -447,7 +443,7 @@ def test_what_is_planned_and_not_yet_done_refuses_nothing(tmp_path: Path) -> Non
 # ---- rejects, libraries ----------------------------------------------------------------------------------------------
 
 
-def test_an_unusable_image_costs_one_row_for_each_name_it_had(
+def test_an_unusable_image_costs_one_row_for_each_of_its_names(
     collection: Collection, job: TranslateRequest, tmp_path: Path
 ) -> None:
     shutil.copytree(collection.photos, tmp_path / "in")
@@ -460,7 +456,7 @@ def test_an_unusable_image_costs_one_row_for_each_name_it_had(
     assert (steps[-1].done, steps[-1].total, steps[-1].rejects) == (5, 5, 2)
 
 
-def test_a_run_of_nothing_but_rejects_has_no_mean(job: TranslateRequest, tmp_path: Path) -> None:
+def test_a_run_of_rejects_only_has_no_mean(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
     summary = translated([tmp_path / "bad.png"], job)
     assert (summary.images, summary.rejected, summary.patches, summary.ncc_mean) == (0, 1, 0, None)
@@ -475,7 +471,7 @@ def test_images_smaller_than_a_patch_and_thin_ones_keep_their_shape(
         assert image.size == tuple(max(1, round(side * min(1, SIZE / max(size)))) for side in size)
 
 
-def test_a_library_made_with_another_encoder_is_refused(collection: Collection, tmp_path: Path) -> None:
+def test_a_library_of_another_encoder_is_refused(collection: Collection, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     other.write_bytes(_another_encoder())
     with pytest.raises(
@@ -493,13 +489,13 @@ def _another_encoder() -> bytes:
     return encoder_bytes(network, "other")
 
 
-def test_an_index_that_is_gone_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
+def test_a_missing_index_is_one_sentence(collection: Collection, tmp_path: Path) -> None:
     job = translate_request(collection.library, tmp_path / "run", "0123456789abcdef")
     with pytest.raises(DamagedError, match=r"The index 0123456789abcdef of .* is gone"):
         translated([collection.photos / "11.png"], job)
 
 
-def test_an_index_of_an_earlier_snapshot_translates_as_it_did_and_is_explained(
+def test_an_index_of_an_earlier_snapshot_translates_unchanged_and_is_explained(
     collection: Collection, undisturbed: Path, tmp_path: Path
 ) -> None:
     library = Path(shutil.copytree(collection.library, tmp_path / "library"))
@@ -534,7 +530,7 @@ def test_a_damaged_tree_and_a_cut_shard_are_one_sentence(collection: Collection,
         translated([collection.photos / "11.png"], job)
 
 
-def test_nothing_to_translate_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
+def test_a_translate_without_photographs_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     arguments: Sequence[Path]
     for arguments in ([], [tmp_path / "nowhere"], [tmp_path / "empty"]):

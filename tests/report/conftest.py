@@ -1,4 +1,4 @@
-"""A small library and runs of it, made once by the real pipelines."""
+"""A small library and its runs, created once by the real pipelines."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def draw(path: Path, width: int, height: int, seed: int) -> None:
-    """Soft coloured waves with a little noise."""
+    """Draw smooth coloured waves with a little noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 12.0
     waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.3, 1.6, (3, 3))]
@@ -80,7 +80,7 @@ def encoder_config() -> EncoderConfig:
 
 
 def make_library(images: Sequence[str], library: Path) -> str:
-    """Extract and index; returns the index's digest."""
+    """Extract and index; return the digest of the index."""
     config = ExtractConfig(encoder=encoder_config(), license="CC0", attribution="A. Painter")
     single = OPTIONS.model_copy(update={"unit_size": 1})
     extract(ExtractRequest(images, str(library), config, EncoderSource(), single), LocalRunner(), no_progress)

@@ -1,4 +1,4 @@
-"""Every report works for a run without encoder, index, decoder and library, whose provenance is per source."""
+"""Every report works for a run without networks or library, with shares per source."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_pixel_is_explained_by_the_sources_of_its_output(gain: Path) -> None:
     json.dumps(found.to_dict())
 
 
-def test_a_pixel_outside_is_refused_all_the_same(gain: Path) -> None:
+def test_a_pixel_outside_the_output_is_refused(gain: Path) -> None:
     with pytest.raises(UsageError, match="40 x 32 pixels, so there is none at 40,0"):
         explain(str(gain), "a.jpg", 40, 0)
 
@@ -97,7 +97,7 @@ def test_a_setting_never_hides_a_fact(tmp_path: Path) -> None:
     assert (found["images"], found["gain_images"], found["size"]) == (3, 7, [1, 2])
 
 
-def test_a_run_of_knowledge_keeps_its_settings_where_they_were(made: Made) -> None:
+def test_a_knowledge_run_keeps_its_settings_at_the_top_level(made: Made) -> None:
     found = inspect(str(made.blended))
     assert (found["method"], found["swap"], found["alpha"], found["query_stride"]) == ("knowledge", "geometric", 1.0, 1)
     assert found["search"]["top_k"] == 2
@@ -122,7 +122,7 @@ def test_a_summary_without_patches_reads_no_provenance(gain: Path, monkeypatch: 
 # ---- pages ----
 
 
-def test_the_sheet_shows_shares_and_neither_maps_nor_lines(gain: Path, tmp_path: Path) -> None:
+def test_the_sheet_shows_shares_but_no_maps_or_lines(gain: Path, tmp_path: Path) -> None:
     page = Page(write_sheet({"Gain": str(gain)}, tmp_path))
     text = " ".join(page.text.split())
     assert "Gain gain format png, gain 1.2, quality 95" in text
@@ -132,7 +132,7 @@ def test_the_sheet_shows_shares_and_neither_maps_nor_lines(gain: Path, tmp_path:
     assert len(page.all("img")) == 3 * 4
 
 
-def test_a_source_that_is_gone_costs_only_its_place(tmp_path: Path) -> None:
+def test_a_missing_source_leaves_only_its_own_place_empty(tmp_path: Path) -> None:
     run = make_gain_run(tmp_path)
     (tmp_path / "styles" / "style 1.png").unlink()
     assert Page(write_sheet({"Gain": str(run)}, tmp_path / "sheet")).text.count("No preview") == 3
@@ -165,10 +165,10 @@ def test_views_have_shares_and_outputs_without_ncc(gain: Path) -> None:
     ]
 
 
-# ---- care ----
+# ---- maintenance ----
 
 
-def test_such_a_run_is_verified_and_has_nothing_to_collect(gain: Path) -> None:
+def test_such_a_run_is_verified_and_has_no_orphans(gain: Path) -> None:
     found = verify(str(gain), no_progress)
     assert (found.kind, found.faults, found.files, found.orphans, found.foreign) == ("run", (), 5, 0, 0)
     assert found.digest is not None

@@ -1,4 +1,4 @@
-"""From a pixel back to its sources, checked against the raw tables."""
+"""The sources of a pixel, checked against the raw tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows_where(data: pa.Table, **values: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("x", "y", "patches"),
     [
-        (0, 0, [(0, 0)]),  # a corner cell lies in one patch only
+        (0, 0, [(0, 0)]),  # a corner cell is in one patch only
         (3, 3, [(0, 0)]),  # a cell of relu3_1 is 4 x 4 pixels
         (4, 0, [(0, 0), (0, 1)]),  # an edge cell in two
         (9, 10, [(1, 1), (1, 2), (2, 1), (2, 2)]),  # cell (2, 2): four
@@ -73,7 +73,7 @@ def test_shares_are_the_stored_weights_divided_by_the_number_of_patches(made: Ma
     assert sum(entry.weight for entry in found.contributions) == pytest.approx(1.0, abs=1e-12)
 
 
-def test_every_value_is_that_of_the_tables(made: Made) -> None:
+def test_every_value_comes_from_the_tables(made: Made) -> None:
     provenance, patches = table(made.blended / "provenance"), table(made.library / "patches")
     images = table(made.library / "images")
     for entry in explain(str(made.blended), PARK, 30, 30).contributions:
@@ -117,16 +117,16 @@ def test_boxes_are_clipped_to_the_image() -> None:
 
 
 @pytest.mark.parametrize("name", [PARK, "park/a.jpg.png", "park/a.jpg", "a.jpg", "a.jpg.png"])
-def test_an_output_may_be_named_by_any_ending_that_is_its_own(made: Made, name: str) -> None:
+def test_an_output_may_be_named_by_any_unique_suffix(made: Made, name: str) -> None:
     assert explain(str(made.blended), name, 0, 0).output == PARK
 
 
 @pytest.mark.parametrize("name", [HOSTILE, LONG])
-def test_an_output_may_be_named_like_its_input_whatever_that_is_called(made: Made, name: str) -> None:
+def test_an_output_may_be_named_by_any_name_of_its_input(made: Made, name: str) -> None:
     assert Path(explain(str(made.blended), name, 0, 0).input).name == name
 
 
-def test_a_name_that_several_outputs_or_none_could_have_is_refused_with_candidates(made: Made) -> None:
+def test_an_ambiguous_or_unknown_output_name_is_refused_with_candidates(made: Made) -> None:
     with pytest.raises(UsageError, match=r"3 outputs end in 'png'.*park/a\.jpg\.png"):
         explain(str(made.blended), "png", 0, 0)
     with pytest.raises(UsageError, match=r"no output is called 'b\.jpg'.*park/a\.jpg\.png"):
@@ -134,12 +134,12 @@ def test_a_name_that_several_outputs_or_none_could_have_is_refused_with_candidat
 
 
 @pytest.mark.parametrize(("x", "y"), [(60, 0), (0, 56), (-1, 0), (0, -1)])
-def test_a_pixel_outside_is_refused_with_the_size(made: Made, x: int, y: int) -> None:
+def test_the_refusal_of_a_pixel_outside_names_the_size(made: Made, x: int, y: int) -> None:
     with pytest.raises(UsageError, match=f"60 x 56 pixels, so there is none at {x},{y}"):
         explain(str(made.blended), PARK, x, y)
 
 
-def test_a_library_that_moved_is_named(made: Made, tmp_path: Path) -> None:
+def test_a_moved_library_can_be_given_by_name(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "library": str(tmp_path / "gone")}))
@@ -162,7 +162,7 @@ def test_another_library_is_refused(made: Made, tmp_path: Path) -> None:
         explain(str(made.blended), PARK, 0, 0, library=str(tmp_path / "other"))
 
 
-def test_what_is_no_run_is_refused(made: Made, tmp_path: Path) -> None:
+def test_a_place_that_is_not_a_run_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="neither a knowledge library nor a run"):
         explain(str(tmp_path), PARK, 0, 0)
     with pytest.raises(UsageError, match="is a knowledge library"):
@@ -171,14 +171,14 @@ def test_what_is_no_run_is_refused(made: Made, tmp_path: Path) -> None:
         explain(str(made.blended), PARK, 0, 0, library=str(made.sparse))
 
 
-def test_an_output_that_is_no_image_any_more_is_damaged(made: Made, tmp_path: Path) -> None:
+def test_an_output_that_is_no_longer_an_image_is_damaged(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     (run / PARK).write_bytes(b"nothing")
     with pytest.raises(DamagedError, match="is not an image"):
         explain(str(run), PARK, 0, 0)
 
 
-def test_an_explanation_is_json(made: Made) -> None:
+def test_an_explanation_can_be_written_as_json(made: Made) -> None:
     found = json.loads(json.dumps(explain(str(made.blended), PARK, 0, 0).to_dict()))
     assert (found["width"], found["height"], found["cell_row"]) == (60, 56, 0)
     assert set(found["contributions"][0]["file_box"]) == {"x0", "y0", "x1", "y1"}

@@ -1,4 +1,4 @@
-"""What a library and a run hold."""
+"""The contents that `inspect` reports for a library and a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kt_batch.store.schemas import PROVENANCE
 from tests.report.conftest import Made, draw, make_library
 
 
-def test_a_library_counts_what_its_receipts_say(made: Made) -> None:
+def test_a_library_is_counted_from_its_receipts(made: Made) -> None:
     found = inspect(str(made.library))
     # wheat.png has 16 x 14 cells (64 x 53 pixels), so 15 x 13 patches; sea.png 16 x 8 cells (64 x 32), so 15 x 7.
     assert found["patches"] == 15 * 13 + 15 * 7
     assert (found["images"], found["distinct_images"]) == (3, 2)
     assert found["rejects"] == {"not_an_image": 1}
     assert (found["kind"], found["encoder"], found["layer"], found["size"]) == ("library", "kt-vgg", "relu3_1", 64)
-    assert found["units"] == {"done": 3, "planned": 3}  # one image each, under however many names
+    assert found["units"] == {"done": 3, "planned": 3}  # one image each, with any number of names
     summary = json.loads((made.library / "library.json").read_text())
     assert [found[key] for key in ("snapshot", "images", "patches")] == [
         summary[key] for key in ("snapshot", "images", "patches")
@@ -38,7 +38,7 @@ def test_bytes_are_those_on_disk(made: Made) -> None:
     assert found["indexes"] == sum(path.stat().st_size for path in files)
 
 
-def test_an_index_is_stale_once_the_library_has_grown(made: Made, tmp_path: Path) -> None:
+def test_an_index_is_stale_after_its_library_has_grown(made: Made, tmp_path: Path) -> None:
     library = shutil.copytree(made.library, tmp_path / "library")
     (before,) = inspect(str(library))["indexes"]
     assert (before["digest"], before["state"], before["patches"]) == (made.index, "current", 300)
@@ -79,7 +79,7 @@ def test_a_run_without_its_library_has_no_uris(made: Made, tmp_path: Path) -> No
     assert [source["uris"] for source in inspect(str(run))["sources"]] == [[], []]
 
 
-def test_what_is_not_committed_does_not_count(made: Made, tmp_path: Path) -> None:
+def test_uncommitted_files_are_not_counted(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     for receipt in (run / "receipts").iterdir():
         receipt.unlink()
@@ -89,13 +89,13 @@ def test_what_is_not_committed_does_not_count(made: Made, tmp_path: Path) -> Non
     assert found["units"] == {"done": 0, "planned": 2}
 
 
-def test_what_is_neither_library_nor_run_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_place_that_is_neither_library_nor_run_is_one_clear_error(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
             inspect(str(place))
 
 
-def test_means_are_of_first_matches_and_shares_of_all() -> None:
+def test_means_use_first_matches_and_shares_use_all() -> None:
     columns = {
         "output": ["a"] * 4, "row": [0] * 4, "col": [0, 0, 1, 1], "rank": [0, 1, 0, 1],
         "weight": [0.75, 0.25, 0.5, 0.5], "library": ["l"] * 4,

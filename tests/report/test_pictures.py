@@ -1,4 +1,4 @@
-"""Heat maps and lines, on numbers worked by hand."""
+"""Heat maps and lines on hand-computed numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kt_batch.report.sources import Box
 
 
 def matches(entries: list[tuple[int, int, int, float]]) -> pa.Table:
-    """(row, col, rank, ncc)."""
+    """Return a table of (row, col, rank, ncc)."""
     columns = list(zip(*entries, strict=True))
     types = (pa.uint16(), pa.uint16(), pa.uint8(), pa.float16())
     return pa.table(
@@ -19,7 +19,7 @@ def matches(entries: list[tuple[int, int, int, float]]) -> pa.Table:
     )
 
 
-def test_the_scale_ends_in_its_first_and_last_colour() -> None:
+def test_the_scale_runs_from_its_first_to_its_last_colour() -> None:
     colours = heat(np.array([[0.4, 0.5, 0.75, 1.0, 1.2]]), 0.5, 1.0)[0]
     assert colours.tolist() == [VIRIDIS[index].astype(int).tolist() for index in (0, 0, 4, 8, 8)]
     assert legend(9).size == (9, 1)
@@ -46,7 +46,7 @@ def test_lines_are_drawn_between_the_result_and_its_sources() -> None:
     plain, drawn = (np.asarray(lines_picture(result, [source], lines, width=432)) for lines in ([], [line]))
     assert plain.shape == drawn.shape == (100, 432, 4)  # the result is 200 x 100 there: 432 / (2 + 0.16)
     assert plain[50, 100].tolist() == [255, 255, 255, 255]
-    assert plain[50, 215].tolist() == [0, 0, 0, 0]  # nothing lies between
+    assert plain[50, 215].tolist() == [0, 0, 0, 0]  # nothing is drawn between
     changed = (plain != drawn).any(axis=-1)
     assert changed[20:40, 20].all()  # the left edge of the box, at twice its size
     assert changed[:, 215].any()

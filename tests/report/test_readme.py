@@ -1,4 +1,4 @@
-"""What README says about commands and tables is true."""
+"""The statements of README about commands and tables are true."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_readme_shows_queries() -> None:
     assert len(QUERIES) >= 2
 
 
-def test_every_command_that_readme_names_exists() -> None:
+def test_every_command_in_readme_exists() -> None:
     commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
     named = set(re.findall(r"kt-batch ([a-z]+) ", README))
     assert named <= commands
@@ -27,12 +27,12 @@ def test_every_command_that_readme_names_exists() -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_queries_of_readme_run_on_a_run(query: str, made: Made) -> None:
+def test_the_queries_in_readme_work_on_a_run(query: str, made: Made) -> None:
     columns = [column[0] for column in connect(str(made.blended)).execute(query).description]
     assert columns[0] in ("uri", "output")
 
 
-def test_the_files_that_readme_links_to_exist() -> None:
+def test_the_files_linked_in_readme_exist() -> None:
     root = Path(__file__).parents[2]
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links

@@ -1,4 +1,4 @@
-"""The report on a run: numbers worked by hand from a few receipts, and a page that no name can break."""
+"""The run report: figures computed by hand from a few receipts, and a safe page."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ NAMES = tuple(f"{letter}.jpg" for letter in "abcdefgh")
 
 
 def planned(place: Path, names: tuple[str, ...] = NAMES) -> tuple[Ledger, list[Unit]]:
-    """Units of two images each, image n called names[n]."""
+    """Plan units of two images each; image n is called names[n]."""
     ledger = Ledger(LocalLocation(place))
     items = [Item(f"{number:016x}", f"/in/{name}", name) for number, name in enumerate(names)]
     return ledger, ledger.plan(items, 2, CONFIG.model_dump(mode="json"), CONFIG.digest())
 
 
 def committed(ledger: Ledger, unit: Unit, rejected: tuple[tuple[str, str], ...] = (), **fields: Any) -> Receipt:
-    """A receipt of a unit; `rejected` are (URI, reason)."""
+    """Commit a receipt of a unit; `rejected` are (URI, reason)."""
     rows = [{"uri": uri, "stage": "decode", "reason": reason, "message": f"{uri}!"} for uri, reason in rejected]
     tables = (
         (commit_table(ledger.location, "rejects", unit.id, pa.Table.from_pylist(rows, schema=REJECTS)),) if rows else ()
@@ -64,7 +64,10 @@ def committed(ledger: Ledger, unit: Unit, rejected: tuple[tuple[str, str], ...] 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Three of four units done: 990 to 1000, 1000 to 1010, and after a pause 1290 to 1310; one image rejected."""
+    """A place with three of four units done and one image rejected.
+
+    The units run from 990 to 1000, from 1000 to 1010, and after a pause from 1290 to 1310 s.
+    """
     ledger, units = planned(tmp_path / "library")
     committed(ledger, units[0], finished=1000, worker="a:1", item_seconds=(3, 5), timings={"encode": 10})
     committed(
@@ -83,7 +86,7 @@ def test_units_and_images_are_done_pending_or_rejected(place: Path) -> None:
     assert found.unrecorded == Unrecorded(finished=0, worker=0, item_seconds=0)
 
 
-def test_throughput_is_over_working_time_and_leaves_pauses_out(place: Path) -> None:
+def test_throughput_is_over_working_time_without_pauses(place: Path) -> None:
     # 2 images in the first 10 s, 1 in the next 10 s, 2 in the last 20 s: 40 s in 60 steps.
     assert run_report(str(place)).throughput == Throughput(
         started=990.0,
@@ -97,7 +100,7 @@ def test_throughput_is_over_working_time_and_leaves_pauses_out(place: Path) -> N
     )
 
 
-def test_rates_of_workers_side_by_side_add_up(tmp_path: Path) -> None:
+def test_rates_of_concurrent_workers_add_up(tmp_path: Path) -> None:
     ledger, units = planned(tmp_path)
     told = [
         committed(ledger, units[0], finished=110, timings={"encode": 10}),
@@ -114,18 +117,18 @@ def test_rates_of_workers_side_by_side_add_up(tmp_path: Path) -> None:
     assert sum(found.rates) * step == pytest.approx(6, abs=1e-3)
 
 
-def test_a_unit_that_took_no_time_is_a_point(tmp_path: Path) -> None:
+def test_a_unit_of_zero_duration_is_a_point(tmp_path: Path) -> None:
     ledger, units = planned(tmp_path)
     found = throughput([committed(ledger, units[0], finished=0.0)])
     assert found is not None
     assert (found.images, found.working_seconds, found.images_per_second) == (2, 0.001, 2000.0)
 
 
-def test_stages_have_their_share_of_all_seconds_in_the_order_of_the_work(place: Path) -> None:
+def test_stages_are_in_work_order_with_their_share_of_all_seconds(place: Path) -> None:
     assert run_report(str(place)).stages == (Stage("read", 4.0, 0.1), Stage("encode", 36.0, 0.9))
 
 
-def test_the_slowest_image_comes_first_and_ties_are_by_name(place: Path) -> None:
+def test_the_slowest_image_comes_first_and_ties_are_sorted_by_name(place: Path) -> None:
     found = run_report(str(place)).slowest
     assert [(image.name, image.seconds) for image in found] == [
         ("e.jpg", 8.0), ("b.jpg", 5.0), ("c.jpg", 5.0), ("a.jpg", 3.0), ("f.jpg", 2.0),
@@ -134,7 +137,7 @@ def test_the_slowest_image_comes_first_and_ties_are_by_name(place: Path) -> None
     assert (found[0].uri, found[0].worker) == ("/in/e.jpg", "a:1")
 
 
-def test_ten_images_are_listed_and_one_with_two_names_once(tmp_path: Path) -> None:
+def test_ten_images_are_listed_and_an_image_with_two_names_once(tmp_path: Path) -> None:
     ledger = Ledger(LocalLocation(tmp_path))
     names = [(0, "x"), (0, "y"), *((number, f"{number:02}") for number in range(1, 12))]
     items = [Item(f"{number:016x}", f"/in/{name}", name) for number, name in names]
@@ -161,7 +164,7 @@ def test_workers_have_their_units_and_rates(place: Path) -> None:
     )
 
 
-def test_receipts_of_an_earlier_version_are_reported_as_far_as_they_go(tmp_path: Path) -> None:
+def test_receipts_of_an_earlier_version_are_reported_with_their_available_fields(tmp_path: Path) -> None:
     ledger, units = planned(tmp_path)
     committed(ledger, units[0], timings={"encode": 4})
     committed(ledger, units[1])
@@ -175,7 +178,7 @@ def test_receipts_of_an_earlier_version_are_reported_as_far_as_they_go(tmp_path:
     assert "<svg" not in page
 
 
-def test_nothing_done_yet_is_a_report_too(tmp_path: Path) -> None:
+def test_a_place_without_finished_units_has_a_report(tmp_path: Path) -> None:
     planned(tmp_path)
     found = run_report(str(tmp_path))
     assert found.images == ImageCounts(planned=8, done=0, pending=8, rejected=0, elsewhere=0)
@@ -183,15 +186,15 @@ def test_nothing_done_yet_is_a_report_too(tmp_path: Path) -> None:
     assert report_page(found).count("Nothing is done yet.") == 3
 
 
-def test_what_is_neither_library_nor_run_has_no_report(tmp_path: Path) -> None:
+def test_a_place_that_is_neither_library_nor_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="is neither a knowledge library nor a run"):
         run_report(str(tmp_path))
 
 
-# ---- what the pipelines tell -----------------------------------------------------------------------------------------
+# ---- figures of the pipelines ----------------------------------------------------------------------------------------
 
 
-def test_a_library_and_a_run_tell_who_made_them_and_how_long_it_took(made: Made) -> None:
+def test_a_library_and_a_run_record_workers_and_durations(made: Made) -> None:
     library, run = run_report(str(made.library)), run_report(str(made.blended))
     assert (library.kind, run.kind) == ("library", "run")
     assert library.images == ImageCounts(planned=4, done=3, pending=0, rejected=1, elsewhere=0)
@@ -211,7 +214,7 @@ def test_a_library_and_a_run_tell_who_made_them_and_how_long_it_took(made: Made)
     assert {stage.stage: stage.seconds for stage in run.stages} == inspect(str(made.blended))["seconds"]
 
 
-def test_an_image_listed_again_belongs_to_the_unit_that_has_it(tmp_path: Path) -> None:
+def test_an_image_listed_again_belongs_to_its_first_unit(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.png", 40, 40, seed=1)
     make_library([str(tmp_path / "in")], tmp_path / "library")
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes())
@@ -224,7 +227,7 @@ def test_an_image_listed_again_belongs_to_the_unit_that_has_it(tmp_path: Path) -
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_stands_alone(place: Path) -> None:
+def test_the_page_is_self_contained(place: Path) -> None:
     page = report_page(run_report(str(place)))
     assert re.search(r"<script|<link|<img|src=|@import|url\(", page) is None
     assert "script-src" not in page.replace("default-src 'none'", "")
@@ -249,7 +252,7 @@ def test_a_hostile_name_is_text_on_the_page(tmp_path: Path, made: Made) -> None:
     assert HOSTILE not in report_page(run_report(str(made.blended)))
 
 
-def test_a_page_names_the_workers_with_most_units_and_counts_the_rest(place: Path) -> None:
+def test_a_page_names_the_workers_with_the_most_units_and_counts_the_others(place: Path) -> None:
     found = run_report(str(place))
     many = tuple(WorkerShare(f"node:{number}", 1, 1, 1.0, 1.0) for number in range(45))
     page = report_page(RunReport(**{**vars(found), "workers": many}))
@@ -275,9 +278,7 @@ def test_the_axis_of_throughput_ends_on_a_round_number_above_the_highest_rate() 
         (30 * 86400, [n * 6 * 86400 for n in range(1, 6)]),
     ],
 )  # fmt: skip
-def test_the_axis_of_time_has_two_to_five_moments_that_are_round_for_a_clock(
-    seconds: float, expected: list[float]
-) -> None:
+def test_the_time_axis_has_two_to_five_round_clock_times(seconds: float, expected: list[float]) -> None:
     assert round_times(seconds) == pytest.approx(expected)
 
 
@@ -288,7 +289,7 @@ def test_the_axis_of_time_has_two_to_five_moments_that_are_round_for_a_clock(
         (3599.6, "1 h"), (7500, "2 h 5 min"), (86400, "1 d"), (3 * 86400 + 4 * 3600 + 59, "3 d 4 h"),
     ],
 )  # fmt: skip
-def test_seconds_are_written_for_a_person(seconds: float, text: str) -> None:
+def test_durations_are_formatted_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -308,7 +309,7 @@ def test_the_command_prints_json_and_writes_the_page(place: Path, capsys: pytest
     assert page.read_text() == report_page(run_report(str(place)))
 
 
-def test_the_command_tells_a_person_the_same(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_same_facts_without_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["report", str(place)]) == 0
     said = capsys.readouterr().out
     assert "3 of 4 units done\n  5 images done, 2 pending, 1 rejected\n  0.125 images/s over 40.0 s of work" in said

@@ -1,4 +1,4 @@
-"""A session opens a run once, however many pixels are asked for."""
+"""A session opens a run once for any number of pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARK = "images/park/a.jpg.png"
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file below each directory of a library or a run is read or opened."""
+    """Count the reads of each file below each directory of a library or a run."""
     counted: Counter[str] = Counter()
 
     def counting(method: Callable[[LocalLocation, str], object]) -> Callable[[LocalLocation, str], object]:
@@ -49,10 +49,10 @@ def test_two_pixels_read_plan_receipts_and_provenance_once(made: Made, reads: Co
     assert of(reads, "plan") == [1, 1]  # of the run and of the library
     assert set(of(reads, "receipts")) == {1}
     assert set(of(reads, "provenance")) == {1}
-    assert once == reads  # the second pixel needed nothing that was not there already
+    assert once == reads  # the second pixel needs no further read
 
 
-def test_a_session_explains_what_the_convenience_explains(made: Made) -> None:
+def test_a_session_gives_the_explanations_of_the_convenience_function(made: Made) -> None:
     session = Session.open(str(made.blended))
     for x, y in ((0, 0), (9, 10), (59, 55)):
         assert session.explain(PARK, x, y) == explain(str(made.blended), PARK, x, y)
@@ -66,7 +66,7 @@ def test_pixels_of_one_output_per_source_read_it_once(tmp_path: Path, reads: Cou
     assert set(reads.values()) == {1}
 
 
-def test_only_so_many_tables_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_tables_in_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session.open(str(make_gain_run(tmp_path)))
     output = next(iter(session.run.outputs.values()))
     monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output: output.name)

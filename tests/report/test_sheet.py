@@ -1,4 +1,4 @@
-"""The contact sheet: everything on it, nothing from elsewhere, and no harm from names."""
+"""The contact sheet is complete, self-contained and safe with any names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.report.conftest import HOSTILE, Made
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def sheet(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sheet(runs, tmp_path_factory.mktemp("sheet"))
 
 
-def test_every_picture_lies_beside_the_page_and_is_described(sheet: Path) -> None:
+def test_every_picture_is_stored_with_the_page_and_described(sheet: Path) -> None:
     images = Page(sheet).all("img")
     for image in images:
         path = sheet.parent / image["src"]
@@ -55,7 +55,7 @@ def test_every_picture_lies_beside_the_page_and_is_described(sheet: Path) -> Non
     assert len(images) == 3 * (1 + 3 + 2 + 2 + 4) + 1
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing(sheet: Path) -> None:
+def test_the_page_loads_no_remote_content_and_runs_no_script(sheet: Path) -> None:
     page = Page(sheet)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "form")]
     addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -71,27 +71,27 @@ def test_a_hostile_name_is_text(sheet: Path) -> None:
     assert {path.suffix for path in (sheet.parent / "sheet-files").iterdir()} == {".jpg", ".png"}
 
 
-def test_a_hostile_title_and_credit_are_text_too(made: Made, tmp_path: Path) -> None:
+def test_a_hostile_title_or_credit_is_text(made: Made, tmp_path: Path) -> None:
     page = Page(write_sheet({"<script>alert(1)</script>": str(made.blended)}, tmp_path, inputs_shown=1))
     assert "<script>alert(1)</script>" in page.text
     assert "A. Painter, CC0" in page.text
     assert not page.all("script")
 
 
-def test_runs_and_their_numbers_are_in_the_header(made: Made, sheet: Path) -> None:
+def test_the_header_lists_runs_with_their_numbers(made: Made, sheet: Path) -> None:
     text = " ".join(Page(sheet).text.split())
     summary = json.loads((made.blended / "run.json").read_text())
     assert f"Blended geometric tree, 4 probes, top 2 kt-vgg relu3_1, 64 px 3 380 {summary['ncc_mean']:.3f}" in text
     assert f"{made.library.as_uri()} 2 images, 300 patches; licence: CC0; credit: A. Painter" in text
 
 
-def test_only_as_many_inputs_as_asked_for(made: Made, tmp_path: Path) -> None:
+def test_the_sheet_shows_at_most_the_requested_inputs(made: Made, tmp_path: Path) -> None:
     page = Page(write_sheet({"Blended": str(made.blended)}, tmp_path, inputs_shown=2))
     assert len(page.all("article")) == 2
     assert "The first 2 of 3 images" in page.text
 
 
-def test_the_same_runs_make_the_same_page(made: Made, sheet: Path, tmp_path: Path) -> None:
+def test_equal_runs_give_equal_pages(made: Made, sheet: Path, tmp_path: Path) -> None:
     runs = {"Blended": str(made.blended), "Statistics": str(made.statistics), "Sparse": str(made.sparse)}
     again = write_sheet(runs, tmp_path)
     assert again.read_bytes() == sheet.read_bytes()
@@ -99,7 +99,7 @@ def test_the_same_runs_make_the_same_page(made: Made, sheet: Path, tmp_path: Pat
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def test_what_is_gone_is_said_and_costs_only_its_place(made: Made, tmp_path: Path) -> None:
+def test_a_missing_picture_is_reported_in_its_own_place(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "library": str(tmp_path / "gone")}))
@@ -114,7 +114,7 @@ def test_what_is_gone_is_said_and_costs_only_its_place(made: Made, tmp_path: Pat
     assert "Where patches came from" not in page.text
 
 
-def test_bytes_that_are_no_image_do_not_reach_the_page(made: Made, tmp_path: Path) -> None:
+def test_bytes_that_are_not_an_image_are_not_copied_to_the_page(made: Made, tmp_path: Path) -> None:
     library, run = (shutil.copytree(made.root / name, tmp_path / name) for name in ("library", "blended"))
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "library": str(library)}))
@@ -135,7 +135,7 @@ def test_bytes_that_are_no_image_do_not_reach_the_page(made: Made, tmp_path: Pat
     assert not [path for path in (page.parent / "sheet-files").iterdir() if b"alert" in path.read_bytes()]
 
 
-def test_nothing_to_show_is_refused(made: Made, tmp_path: Path) -> None:
+def test_a_sheet_without_inputs_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no output to show in no run"):
         write_sheet({}, tmp_path)
     with pytest.raises(UsageError, match="a sheet of 0 inputs shows nothing"):

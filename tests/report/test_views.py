@@ -37,7 +37,7 @@ def test_a_library_has_five_views_and_a_run_four(made: Made) -> None:
     assert views(made.blended) == ["outputs", "provenance", "rejects", "sources"]
 
 
-def test_a_librarys_views_hold_its_tables(made: Made) -> None:
+def test_the_views_of_a_library_contain_its_tables(made: Made) -> None:
     assert rows(made.library, "SELECT count(*), sum(original_width) FROM images") == [(2, 96 + 120)]
     assert rows(made.library, "SELECT count(*), min(x0), max(x1) FROM patches") == [(300, 0, 64)]
     assert rows(made.library, "SELECT reason FROM rejects") == [("not_an_image",)]
@@ -46,7 +46,7 @@ def test_a_librarys_views_hold_its_tables(made: Made) -> None:
     ]  # fmt: skip
 
 
-def test_members_are_those_of_the_present_index(made: Made, tmp_path: Path) -> None:
+def test_members_are_those_of_the_current_index(made: Made, tmp_path: Path) -> None:
     library = shutil.copytree(made.library, tmp_path / "library")
     summary = json.loads((library / "index" / made.index / "index.json").read_text())
     merged = summary["patches"] - summary["kept"]
@@ -55,7 +55,7 @@ def test_members_are_those_of_the_present_index(made: Made, tmp_path: Path) -> N
     assert rows(library, "SELECT index_digest, patch_id, kept_patch_id FROM members") == []
 
 
-def test_what_no_receipt_names_is_not_there(made: Made, tmp_path: Path) -> None:
+def test_files_without_a_receipt_are_not_in_the_views(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     (part,) = [
         path for path in (run / "provenance").iterdir() if open_run(str(run)).outputs[PARK].part.name in str(path)
@@ -65,13 +65,13 @@ def test_what_no_receipt_names_is_not_there(made: Made, tmp_path: Path) -> None:
     assert rows(run, count) == rows(made.blended, count) == [(2 * (14 * 13 + 2 * 11 * 9),)]
 
 
-def test_a_kind_without_a_part_is_an_empty_view_with_the_same_columns(made: Made) -> None:
+def test_a_kind_without_parts_is_an_empty_view_with_the_same_columns(made: Made) -> None:
     described = "SELECT column_name, column_type FROM (DESCRIBE rejects)"
     assert rows(made.blended, described) == rows(made.library, described)
     assert rows(made.blended, "SELECT * FROM rejects") == []
 
 
-def test_outputs_name_their_inputs_and_sum_up_their_matches(made: Made) -> None:
+def test_outputs_name_their_inputs_and_summarise_their_matches(made: Made) -> None:
     found = rows(made.blended, "SELECT output, name, patches FROM outputs")
     outputs = open_run(str(made.blended)).outputs
     assert [row[0] for row in found] == list(outputs)
@@ -80,7 +80,7 @@ def test_outputs_name_their_inputs_and_sum_up_their_matches(made: Made) -> None:
         assert uri == outputs[output].uri
 
 
-def test_the_boxes_of_sources_are_those_of_the_librarys_patches(made: Made) -> None:
+def test_the_boxes_of_sources_are_those_of_the_patches_in_the_library(made: Made) -> None:
     with closing(connect(str(made.blended))) as connection:
         for statement in sql(str(made.library)).split("\n\n"):
             connection.execute(statement)
@@ -99,7 +99,7 @@ def test_the_boxes_of_sources_are_those_of_the_librarys_patches(made: Made) -> N
     assert compared == [(2 * (14 * 13 + 2 * 11 * 9),) * 2]
 
 
-def test_sources_say_what_explain_says(made: Made) -> None:
+def test_the_sources_view_agrees_with_explain(made: Made) -> None:
     found = explain(str(made.blended), PARK, 9, 10).contributions
     seen = rows(
         made.blended,
@@ -118,7 +118,7 @@ def test_sources_say_what_explain_says(made: Made) -> None:
     ]  # fmt: skip
 
 
-def test_without_its_library_a_run_has_no_sources_but_all_else(made: Made, tmp_path: Path) -> None:
+def test_a_run_without_its_library_has_every_view_except_sources(made: Made, tmp_path: Path) -> None:
     run = shutil.copytree(made.blended, tmp_path / "run")
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "library": str(tmp_path / "gone")}))
@@ -126,7 +126,7 @@ def test_without_its_library_a_run_has_no_sources_but_all_else(made: Made, tmp_p
 
 
 @pytest.mark.parametrize("which", ["library", "blended"])
-def test_the_printed_statements_need_none_of_our_code(made: Made, which: str) -> None:
+def test_the_printed_sql_works_without_kt_batch(made: Made, which: str) -> None:
     place = getattr(made, which)
     with closing(duckdb.connect()) as shell:
         shell.execute(sql(str(place)))
@@ -137,7 +137,7 @@ def test_the_printed_statements_need_none_of_our_code(made: Made, which: str) ->
 
 
 @pytest.mark.parametrize("name", ["it's", "a[b]c", "*", "year=2020", "spaced out?", "'); DROP VIEW images; --"])
-def test_a_place_may_be_called_anything(made: Made, tmp_path: Path, name: str) -> None:
+def test_a_place_may_have_any_name(made: Made, tmp_path: Path, name: str) -> None:
     library = shutil.copytree(made.library, tmp_path / name / "library")
     with closing(connect(str(library))) as connection:
         assert connection.execute("SELECT count(*) FROM images").fetchall() == [(2,)]
@@ -157,7 +157,7 @@ def test_a_library_in_a_bucket_has_the_same_views(
     assert f"'{place.uri}/images/part-" in sql(place.uri)
 
 
-def test_a_run_here_finds_its_library_in_a_bucket(
+def test_a_local_run_finds_its_library_in_a_bucket(
     made: Made,
     moto_server: S3Server,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -178,7 +178,7 @@ def files_below(folder: Path) -> Iterator[str]:
     return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_part_that_is_gone_is_one_clear_error(made: Made, tmp_path: Path) -> None:
+def test_a_missing_part_is_one_clear_error(made: Made, tmp_path: Path) -> None:
     library = shutil.copytree(made.library, tmp_path / "library")
     for path in (library / "images").iterdir():
         path.unlink()

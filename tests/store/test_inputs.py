@@ -314,11 +314,11 @@ def test_an_existing_input_is_read_and_a_missing_one_is_unreadable(tmp_path: Pat
 
 
 def test_hashing_an_input_in_chunks_gives_the_id_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "PIECE", 7)
+    monkeypatch.setattr(inputs, "CHUNK", 7)
     for size in (0, 6, 7, 8, 50):
         path = tmp_path / f"{size}.jpg"
         path.write_bytes(bytes(range(size)))
-        assert [len(piece) for piece in inputs._pieces(str(path), 7)] == [7] * (size // 7) + [size % 7] * (size % 7 > 0)
+        assert [len(chunk) for chunk in inputs._chunks(str(path), 7)] == [7] * (size // 7) + [size % 7] * (size % 7 > 0)
         assert input_id(str(path)) == image_id(bytes(range(size)))
     with pytest.raises(RejectError, match="cannot read"):
         input_id(str(tmp_path / "gone.jpg"))
@@ -392,7 +392,7 @@ def test_objects_are_listed_with_their_uris_and_can_be_read(bucket: str) -> None
     found = list_inputs([f"s3://{bucket}/photos"])
     assert [item.uri for item in found] == ["s3://studio/photos/a.jpg", "s3://studio/photos/x/b.png"]
     assert [read_input(item.uri) for item in found] == [b"photos/a.jpg", b"photos/x/b.png"]
-    assert b"".join(inputs._pieces(found[0].uri, 5)) == b"photos/a.jpg"
+    assert b"".join(inputs._chunks(found[0].uri, 5)) == b"photos/a.jpg"
     assert input_id(found[0].uri) == image_id(b"photos/a.jpg")
     assert reason_for(f"s3://{bucket}/photos/gone.jpg") == Reason.UNREADABLE
 

@@ -14,8 +14,11 @@ Factory = Callable[[], Callable[[Any, Callable[[str], bool]], Any]]
 
 @dataclass(frozen=True)
 class Collection:
-    """`paintings` holds 1.png .. 4.png, `photos` 11.png .. 13.png, all 72 x 56, so 64 x 50 when encoded: 16 x 13 cells,
-    15 x 12 patches. `library` is made of the paintings; `index` is the digest of its index."""
+    """Paintings, photographs, and the library of the paintings.
+
+    `paintings` contains 1.png .. 4.png and `photos` 11.png .. 13.png, all 72 x 56. Encoded they have 64 x 50 pixels,
+    16 x 13 cells and 15 x 12 patches. `index` is the digest of the index of `library`.
+    """
 
     paintings: Path
     photos: Path
@@ -27,7 +30,7 @@ PATCHES = 15 * 12
 
 
 class Recorder:
-    """A local runner that remembers what it was given, and stops before unit number `stop_at`."""
+    """A local runner that records its units and stops before unit number `stop_at`."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.units: list[Any] = []
@@ -43,7 +46,7 @@ class Recorder:
 
 
 class Meddler(LocalRunner):
-    """Changes a file between plan and work."""
+    """A runner that changes a file between planning and work."""
 
     def __init__(self, change: Callable[[], object]) -> None:
         super().__init__()

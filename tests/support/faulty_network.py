@@ -1,4 +1,4 @@
-"""A TCP relay on loopback with weather: what it does to connections changes every half second, by a seed."""
+"""A TCP relay on loopback whose seeded faults change every half second."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 PIECE = 1 << 16
-SPELL = 0.5  # seconds that one kind of weather lasts
+SPELL = 0.5  # seconds that one kind of fault lasts
 SLOW = 64 << 10  # bytes a second when throttled
-# Ten spells in an order of their own each time. New connections are reset; living ones are reset; nothing is delivered
+# Ten spells in a new order each time: new connections are reset; existing ones are reset; nothing is delivered
 # for 2 s; throttled; nothing is delivered for half a second.
 WEATHER = ("calm",) * 5 + ("refuse", "reset", "stall", "throttle", "hole")
 
 
 @dataclass
 class Relay:
-    """Relays to `upstream` (host, port). `seen` counts what was done to whom."""
+    """A relay to `upstream` (host, port) that counts its faults in `seen`."""
 
     upstream: tuple[str, int]
     seed: int
@@ -31,7 +31,7 @@ class Relay:
     open: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def live(self, ready: threading.Event) -> None:
-        """Listen and let the weather change until `end`."""
+        """Listen and change the fault until `end`."""
         over = asyncio.Event()
         loop = asyncio.get_running_loop()
         self.end = lambda: loop.call_soon_threadsafe(over.set)
@@ -93,7 +93,7 @@ class Relay:
 
 @contextmanager
 def bad_weather(upstream: tuple[str, int], seed: int) -> Iterator[Relay]:
-    """A relay in a thread of its own."""
+    """Run a relay in its own thread."""
     relay, ready = Relay(upstream, seed), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(relay.live(ready)))
     thread.start()

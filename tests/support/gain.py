@@ -1,4 +1,4 @@
-"""A run of an invented method without encoder, index, decoder or library, made with the functions of the store."""
+"""A run of an invented method without networks or library, written by the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZE = (40, 32)
 
 
 class Gain:
-    """The method's configuration, as a run sees that of any method."""
+    """The configuration of the method, as a run reads it."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = {"method": "gain", "format": "png", "quality": 95, "gain": 1.2, **settings}
@@ -39,7 +39,7 @@ class Gain:
 
 
 def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Coarse random blocks, `(height, width, 3)` in [0, 1]."""
+    """Return coarse random blocks, `(height, width, 3)` in [0, 1]."""
     blocks = np.random.default_rng(seed).uniform(0, 1, (size[1] // 8, size[0] // 8, 3)).astype(np.float32)
     return blocks.repeat(8, axis=0).repeat(8, axis=1)
 

@@ -1,4 +1,4 @@
-"""A corpus of image files as they arrive in practice and in attacks, made by script: nothing here is downloaded.
+"""A generated corpus of image files as they arrive in practice and in attacks.
 
 for case in make_corpus(folder):
     case.name      # the file, below `folder`
@@ -60,40 +60,43 @@ def make_corpus(folder: Path) -> list[Case]:
 
 
 def picture(width: int = 48, height: int = 32) -> Image.Image:
-    """A smooth RGB picture without symmetries."""
+    """Return a smooth RGB picture without symmetries."""
     y, x = np.mgrid[0:height, 0:width]
     values = np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x + 2 * y) % 256], axis=-1)
     return Image.fromarray(values.astype(np.uint8))
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002
-    """The bytes Pillow writes for an image."""
+    """Return the bytes that Pillow writes for an image."""
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
 
 
 def tiff(values: NDArray[Any], **options: Any) -> bytes:
-    """The bytes tifffile writes for an array."""
+    """Return the bytes that tifffile writes for an array."""
     file = io.BytesIO()
     tifffile.imwrite(file, values, **options)
     return file.getvalue()
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """One PNG chunk."""
+    """Return one PNG chunk."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: bytes) -> bytes:
-    """A PNG of which every field can be a lie; `rows` each begin with their filter byte, `more` are chunks."""
+    """Return a PNG whose fields may all be false.
+
+    Each of `rows` begins with its filter byte; `more` are chunks.
+    """
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(rows, 9))
     return b"".join((b"\x89PNG\r\n\x1a\n", header, *more, pixels, chunk(b"IEND", b"")))
 
 
 def deep_png(values: NDArray[np.uint16], *more: bytes) -> bytes:
-    """(H, W) or (H, W, 2 | 3 | 4) uint16 as a 16-bit PNG."""
+    """Return (H, W) or (H, W, 2 | 3 | 4) uint16 as a 16-bit PNG."""
     height, width = values.shape[:2]
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[values.reshape(height, width, -1).shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -101,20 +104,23 @@ def deep_png(values: NDArray[np.uint16], *more: bytes) -> bytes:
 
 
 def deep(channels: int = 3) -> NDArray[np.uint16]:
-    """(32, 48, channels) uint16, a ramp."""
+    """Return a (32, 48, channels) uint16 ramp."""
     ramp = np.linspace(0, 65535, 32 * 48 * channels).reshape(32, 48, channels)
     return ramp.astype(np.uint16)
 
 
 def exif(orientation: int) -> bytes:
-    """An EXIF block that holds an orientation and nothing else."""
+    """Return an EXIF block with only an orientation."""
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags.tobytes()
 
 
 def cmyk_profile() -> bytes:
-    """A minimal printer profile in which no ink is white and any full ink is black: one 2x2x2x2 table to Lab."""
+    """Return a minimal printer profile: no ink is white, any full ink is black.
+
+    It is one 2x2x2x2 table to Lab.
+    """
     lightness = [0xFF if corner == 0 else 0 for corner in range(16)]
     table = b"".join(bytes((value, 0x80, 0x80)) for value in lightness)
     identity = struct.pack(">9I", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
@@ -260,7 +266,7 @@ def _deep_rejects() -> Iterator[Made]:
 
 
 def picture_values() -> NDArray[np.uint8]:
-    """(32, 48, 3) uint8."""
+    """Return the picture as (32, 48, 3) uint8."""
     return np.asarray(picture())
 
 

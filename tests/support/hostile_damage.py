@@ -1,4 +1,4 @@
-"""More of the corpus: files cut at many places, with bits flipped, and with headers that lie."""
+"""The damaged part of the corpus: truncated files, flipped bits and false headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GREY = bytes(48 * 32)
 
 
 def damage() -> Iterator[Made]:
-    """Cuts, flips, lies, and what inflates without end."""
+    """Return truncations, bit flips, false headers and decompression bombs."""
     for family in (_cut, _flipped, _broken_metadata, _lying_tiff, _inflating):
         yield from family()
 
@@ -28,7 +28,7 @@ def damage() -> Iterator[Made]:
 
 
 def _cut() -> Iterator[Made]:
-    """At every byte of the signature that matters, in the header, at shares of the file, and before its last byte.
+    """Truncate files in signature and header, at fractions, and before the last byte.
 
     A format ends with its pixels or with a word after them: where only that word is cut, the image is whole.
     """
@@ -57,7 +57,7 @@ def _cut() -> Iterator[Made]:
 
 
 def _flipped() -> Iterator[Made]:
-    """One bit each. PNG has checksums, the others none: there the image is another one, or shows a smear."""
+    """Flip one bit per file; only PNG has checksums that detect it."""
     sources: dict[str, tuple[bytes, int, Verdict]] = {  # content, first byte that is pixels, verdict
         "png": (saved(picture(), "PNG"), 41, Reason.TRUNCATED),
         "deep.png": (deep_png(deep()), 41, Reason.TRUNCATED),
@@ -190,7 +190,7 @@ def _lying_pixels() -> dict[str, tuple[Verdict, bytes]]:
 
 
 def _inflating() -> Iterator[Made]:
-    """What is small on disk. Over 2^28 pixels it is refused unseen; below, it is an image like any other."""
+    """Return images that are small on disk; those over 2^28 pixels are refused undecoded."""
     zeros = _zeros(60000 * (60000 // 8 + 1))
     yield "inflating_60000.png", Reason.TOO_MANY_PIXELS, "450 MB of zeros", _stored_png(60000, 60000, 1, zeros)
     yield "inflating_inside.png", "good", "64 million pixels", _stored_png(8192, 8192, 1, _zeros(8192 * 1025))
@@ -216,7 +216,7 @@ def _inflating() -> Iterator[Made]:
 
 
 def _zeros(count: int) -> bytes:
-    """`count` zeros, deflated, without ever being there."""
+    """Return `count` deflated zeros without allocating them."""
     engine, piece = zlib.compressobj(9), bytes(2**20)
     parts = [engine.compress(piece) for _ in range(count // len(piece))]
     return b"".join([*parts, engine.compress(bytes(count % len(piece))), engine.flush()])

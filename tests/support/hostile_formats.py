@@ -1,4 +1,4 @@
-"""More of the corpus: every raster format that is read, in its variants, those that are not, and odd sizes."""
+"""The format part of the corpus: supported variants, other formats and odd sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from kt_batch.errors import Reason
 from tests.support.hostile import Made, chunk, deep, deep_png, exif, picture, picture_values, png, saved, tiff
 
-# 16 x 12 pixels with arithmetic coding, sequential and progressive: no encoder at hand writes them.
+# 16 x 12 pixels with arithmetic coding, sequential and progressive, which no available encoder writes.
 ARITHMETIC = (
     "|JeWF01!$>Nk#wx0RR9200961|JwjV02B@n5)Ta&5)cv>6%-gAG9exu93DL^E+jHZKuk+VKt@GST61DhRc%&9Mr4R(ZFhTtf`Lw8"
     "jhBplmUDiAeE-`3Lje^R7akfOJ0T%Ed{ahKe0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0+R-e0=}O"
@@ -33,7 +33,7 @@ ARITHMETIC_PROGRESSIVE = (
 
 
 def formats() -> Iterator[Made]:
-    """Variants of every format that is read, formats that are not, and sizes at the edges."""
+    """Return variants of supported formats, unsupported formats and extreme sizes."""
     for family in (_jpeg, _png, _png_chunks, _gif_and_webp, _bmp, _tiff, _tiff_samples, _portable, _foreign, _sizes):
         yield from family()
 
@@ -42,7 +42,7 @@ def formats() -> Iterator[Made]:
 
 
 def interlaced_png(values: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 as a PNG in Adam7's seven passes."""
+    """Return (H, W, 3) uint8 as a PNG in the seven passes of Adam7."""
     height, width = values.shape[:2]
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     rows = b"".join(
@@ -56,20 +56,20 @@ def interlaced_png(values: NDArray[np.uint8]) -> bytes:
 
 
 def packed_png(depth: int, colour: int, *more: bytes) -> bytes:
-    """A 48 x 32 PNG of `depth` bits; colour 0 is grey, 3 a palette."""
+    """Return a 48 x 32 PNG of `depth` bits; colour 0 is grey, 3 a palette."""
     row = bytes(range(48 * depth // 8))
     return png(48, 32, depth, colour, b"".join(b"\0" + row for _ in range(32)), *more)
 
 
 def bmp(width: int, height: int, bits: int, rows: bytes, compression: int = 0, palette: bytes = b"") -> bytes:
-    """A BMP with a 40-byte header; `palette` may be masks."""
+    """Return a BMP with a 40-byte header; `palette` may be masks."""
     offset = 54 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(rows), 2835, 2835, 0, 0)
     return struct.pack("<2sIHHI", b"BM", offset + len(rows), 0, 0, offset) + info + palette + rows
 
 
 def pillow_tiff(image: Image.Image, **options: Any) -> bytes:
-    """A TIFF by Pillow; `tags` is number -> value."""
+    """Return a TIFF by Pillow; `tags` maps numbers to values."""
     directory = ImageFileDirectory_v2()
     for tag, value in options.pop("tags", {}).items():
         directory[tag] = value
@@ -77,7 +77,7 @@ def pillow_tiff(image: Image.Image, **options: Any) -> bytes:
 
 
 def grey_ramp() -> NDArray[np.uint8]:
-    """(32, 48) uint8."""
+    """Return a (32, 48) uint8 ramp."""
     return picture_values()[..., 0].copy()
 
 
@@ -335,7 +335,7 @@ def _tiff_samples() -> Iterator[Made]:
 
 
 def _packed_tiff() -> bytes:
-    """Grey of 12 bits a sample, two samples in three bytes."""
+    """Return a grey TIFF of 12 bits per sample, two samples in three bytes."""
     samples = (deep(1)[..., 0] >> 4).astype(np.uint32)
     pairs = samples[:, ::2] << 12 | samples[:, 1::2]
     packed = np.stack([pairs >> 16, pairs >> 8, pairs], axis=-1).astype(np.uint8).tobytes()
@@ -347,7 +347,10 @@ def _packed_tiff() -> bytes:
 
 
 def directory(tags: list[tuple[int, int, int]], following: int = 0) -> bytes:
-    """A little-endian TIFF header and one directory of (tag, type, value); `following` is where the next lies."""
+    """Return a little-endian TIFF header and one directory of (tag, type, value).
+
+    `following` is the offset of the next directory.
+    """
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(tags))
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following)
 

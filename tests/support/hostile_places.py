@@ -1,4 +1,4 @@
-"""The whole corpus in one directory: the files of all families, odd names, and what may lie in a directory beside."""
+"""The complete corpus in one directory, with odd names and entries that are not images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT_READS_ALL = os.geteuid() == 0
 
 @dataclass(frozen=True)
 class Whole:
-    """A directory, the arguments that name all of it, and what must become of each URI."""
+    """A directory, the arguments that name it, and the expected verdict of each URI."""
 
     folder: Path
     arguments: list[Path]
@@ -29,12 +29,15 @@ class Whole:
 
     @property
     def cases(self) -> int:
-        """How many files have a verdict."""
+        """Return the number of files with a verdict."""
         return len(self.good) + len(self.bad)
 
 
 def make_whole(folder: Path) -> Whole:
-    """Writes the whole corpus, over 600 files, into an empty directory; things it links to lie beside it."""
+    """Write the complete corpus, over 600 files, into an empty directory.
+
+    Targets of links are next to that directory.
+    """
     verdicts: dict[Path, Verdict] = {}
     (folder / "plain").mkdir()
     for case in make_corpus(folder / "plain"):
@@ -57,7 +60,7 @@ def make_whole(folder: Path) -> Whole:
 
 
 def uri(path: Path) -> str:
-    """A path as a plan holds it."""
+    """Return a path as a plan stores it."""
     try:
         path.as_posix().encode()
     except UnicodeEncodeError:
@@ -94,7 +97,7 @@ def _names(folder: Path) -> Iterator[tuple[Path, Verdict]]:
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, Verdict]]:
-    """What lies at these paths is made here; other paths get a picture."""
+    """Create special entries at their paths; other paths get a picture."""
     folder.mkdir()
     outside = folder.parent.parent / "outside"
     (outside / "more").mkdir(parents=True)
@@ -163,7 +166,7 @@ def _twins(folder: Path) -> Iterator[tuple[Path, Verdict]]:
 
 
 def _passed_over(folder: Path) -> None:
-    """What a directory holds that nobody means: it must leave no trace."""
+    """Create entries that a directory listing must ignore."""
     (folder / ".hidden").mkdir(parents=True)
     (folder / "empty.png").mkdir()
     content = saved(picture(13, 9), "PNG")

@@ -1,4 +1,4 @@
-"""A Ray of this machine for tests, started through our own runner; its files and its token are gone afterwards."""
+"""A local Ray for tests, started by our runner; its files and token are removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from kt_batch.runners.ray.runner import RayRunner
 
 @contextmanager
 def ray_environment() -> Iterator[tuple[dict[str, str], Path]]:
-    """What a Ray of our own needs in its environment, and its folder, short because socket paths may not be long."""
+    """Set the environment of a local Ray and create its folder.
+
+    The folder has a short name, since the length of socket paths is limited.
+    """
     folder = Path(tempfile.mkdtemp(prefix="kt-ray-"))
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -36,7 +39,7 @@ def ray_environment() -> Iterator[tuple[dict[str, str], Path]]:
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """A Ray of this process, for all tests."""
+    """Start one Ray in this process for all tests."""
     with pytest.MonkeyPatch.context() as patch, ray_environment() as (environment, _):
         for name, value in {**environment, "RAY_ADDRESS": ""}.items():
             patch.setenv(name, value)
@@ -49,7 +52,7 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture
 def ray_runner(ray_here: None) -> Iterator[RayRunner]:
-    """One thread per worker, so as many workers as the machine has processors; they are gone after the test."""
+    """Create a runner with one worker per processor; stop them after the test."""
     runner = RayRunner(None, None, 1)
     yield runner
     runner.close()

@@ -1,4 +1,4 @@
-"""S3 servers for tests: moto in this process, and Ceph's radosgw, a real one, on loopback with its data in memory."""
+"""S3 servers for tests: the mock moto, and the real radosgw of Ceph in memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ rgw thread pool size = 32
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server; `environment` is what a client needs to find it."""
+    """A running server; `environment` configures clients for it."""
 
     endpoint: str
     access_key: str = ACCESS_KEY
@@ -79,7 +79,7 @@ class S3Server:
         }
 
     def new_location(self, monkeypatch: pytest.MonkeyPatch) -> Location:
-        """A prefix of a new bucket, and the environment in which it is found."""
+        """Return a prefix of a new bucket; set the environment of its clients."""
         from s3fs import S3FileSystem
 
         for name, value in self.environment.items():
@@ -91,7 +91,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[S3Server]:
-    """A mock: quick, and good for everything but races."""
+    """Start a fast mock, suitable for everything but races."""
     server_module = pytest.importorskip("moto.server", reason="the moto mock of S3 is not installed")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -102,7 +102,7 @@ def moto_server() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real server: one monitor, one in-memory object daemon and one gateway."""
+    """Start a real server: one monitor, one in-memory object daemon and one gateway."""
     absent = [binary for binary in BINARIES if shutil.which(binary) is None]
     if absent:
         pytest.skip(f"{', '.join(absent)} not found: install ceph-mon, ceph-osd, ceph-common and radosgw")
@@ -122,7 +122,7 @@ def _enter_ceph(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> S
 
 @contextmanager
 def run_ceph(folder: Path) -> Iterator[S3Server]:
-    """Start Ceph in an empty folder; every process is gone afterwards."""
+    """Start Ceph in an empty folder; end every process afterwards."""
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()
     mon_port, s3_port = _free_ports(2)
@@ -176,7 +176,7 @@ def _daemon(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[b
         try:
             yield process
         finally:
-            process.kill()  # nothing of it is to be kept
+            process.kill()  # the data is not kept
             process.wait()
 
 

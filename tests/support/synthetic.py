@@ -1,4 +1,4 @@
-"""Made-up patches that behave like those of a network: clustered, not negative, many zeros; and indexes of them."""
+"""Synthetic patches like those of a network, and indexes of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ids = NDArray[np.uint8]
 
 
 def clustered(count: int, channels: int = 8, clusters: int = 12, seed: int = 0, spread: float = 0.3) -> Tensor:
-    """`(count, 4, channels)` float32 patches around a few directions, of many brightnesses, after a ReLU.
+    """Return `(count, 4, channels)` float32 patches around a few directions, after a ReLU.
 
     The directions depend on `clusters` and `channels` alone, so that patches of two seeds have neighbours.
     """
@@ -35,31 +35,35 @@ def clustered(count: int, channels: int = 8, clusters: int = 12, seed: int = 0, 
 
 
 def ids_of(count: int, seed: int = 0) -> Ids:
-    """`(count, 12)` distinct patch ids of one image, in no order."""
+    """Return `(count, 12)` distinct patch ids of one image in random order."""
     place = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
     return pack_ids("00ff7f8001020304", place // 300, place % 300)
 
 
 def packets_of(cells: Tensor) -> Tensor:
-    """What a library keeps of patches `(n, 4, C)`: float16 Haar packets."""
+    """Return the float16 Haar packets that a library stores for patches `(n, 4, C)`."""
     return haar(cells).half()
 
 
 def leaf_level(index: Index, leaf: int) -> Tensor:
-    """The first level `(c, d + 1)` float32 of a leaf's c patches."""
+    """Return the first level `(c, d + 1)` float32 of the c patches of a leaf."""
     shard, start, count, _ = index.leaf_rows(leaf)
     return shard.level[start : start + count].float()
 
 
 def index_of(cells: Tensor, config: IndexConfig | None = None, ids: Ids | None = None) -> Index:
-    """An index of `(n, 4, C)` patches in one shard; by default small leaves, and only equal patches merged."""
+    """Return an index of `(n, 4, C)` patches in one shard.
+
+    By default leaves are small and only equal patches are merged.
+    """
     ids = ids_of(len(cells)) if ids is None else ids
     return build_in_memory(packets_of(cells), ids, config or IndexConfig(max_leaf=16, merge=1))
 
 
 def brute_force(index: Index, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of all kept patches for `(n, 4, C)` queries by the definition: every canonical score, ties to the
-    smaller id. Rows and scores `(n, k)`, fewer where the index holds fewer."""
+    """Return rows and scores `(n, k)` of the k best kept patches for `(n, 4, C)` queries.
+
+    Every canonical score is computed; ties go to the smaller id. A smaller index gives fewer columns."""
     asked, _ = match_parts(haar(queries), index.tree.mean)
     everything = torch.arange(index.count)
     library, ids = index.keys(everything), [row.tobytes() for row in index.patch_ids(everything)]
@@ -73,7 +77,7 @@ def brute_force(index: Index, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids | None = None) -> Index:
-    """The same in several shards, one for each cluster of a top level that holds a patch."""
+    """Return an index of several shards, one for each nonempty cluster of a top level."""
     ids = ids_of(len(cells)) if ids is None else ids
     order = sort_order(ids)
     packets, ids = packets_of(cells)[torch.from_numpy(order)], ids[order]

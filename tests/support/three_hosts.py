@@ -1,4 +1,4 @@
-"""Three hosts on one machine: network namespaces on a bridge, a Ray node in each, files shared, `/tmp/ray` not."""
+"""Three hosts on one machine: network namespaces on a bridge with a Ray node each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEEPALIVE = {
 
 
 def skip_where_there_can_be_none() -> None:
-    """Namespaces take root and iproute2."""
+    """Skip the test without root or iproute2, which namespaces need."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces take root")
     if shutil.which("ip") is None:
@@ -43,7 +43,7 @@ def skip_where_there_can_be_none() -> None:
 
 @dataclass
 class Hosts:
-    """Three namespaces. `nodes` are the processes of `ray start --block`, by number."""
+    """Three namespaces; `nodes` maps numbers to processes of `ray start --block`."""
 
     name: str
     folder: Path
@@ -52,15 +52,15 @@ class Hosts:
 
     @property
     def address(self) -> str:
-        """Of the Ray cluster."""
+        """Return the address of the Ray cluster."""
         return f"{self.at(1)}:{PORT}"
 
     def at(self, number: int) -> str:
-        """The address of a host."""
+        """Return the address of a host."""
         return f"10.77.0.{number}"
 
     def on(self, number: int, *words: object) -> list[str]:
-        """A command line that runs on a host, with a `/tmp/ray` of its own."""
+        """Return a command line that runs on a host with its own `/tmp/ray`."""
         own = self.folder / f"host{number}"
         own.mkdir(exist_ok=True)
         private = f'mount --bind "{own}" /tmp/ray && exec "$@"'
@@ -79,11 +79,11 @@ class Hosts:
         ]
 
     def cut(self, number: int) -> None:
-        """Take a host off the network without a word: its cable stays plugged in, and leads nowhere."""
+        """Disconnect a host silently: its link stays up but delivers nothing."""
         _ip("link", "set", f"{self.name}v{number}", "nomaster")
 
     def kill(self, number: int) -> None:
-        """Every process of a host dies at once."""
+        """Kill every process of a host."""
         pids = subprocess.run(
             ["ip", "netns", "pids", f"{self.name}-{number}"], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -108,7 +108,7 @@ class Hosts:
 
 @contextmanager
 def three_hosts() -> Iterator[Hosts]:
-    """The hosts with a Ray node each; nothing of them is left afterwards."""
+    """Start the hosts with a Ray node each and remove everything afterwards."""
     skip_where_there_can_be_none()
     name = f"k{secrets.token_hex(2)}"
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def three_hosts() -> Iterator[Hosts]:
         environment = {name: value for name, value in environment.items() if name != "RAY_TMPDIR"}
         hosts = Hosts(name, folder, {**environment, **KEEPALIVE})
         stack.callback(_remove, hosts)
-        Path("/tmp/ray").mkdir(exist_ok=True)  # what the private ones are mounted on
+        Path("/tmp/ray").mkdir(exist_ok=True)  # mount point of the private directories
         _ip("link", "add", name, "type", "bridge")
         _ip("link", "set", name, "up")
         for number in NUMBERS:
@@ -134,7 +134,7 @@ def three_hosts() -> Iterator[Hosts]:
 
 
 def _wait(hosts: Hosts, number: int) -> None:
-    """Until a host's node says that it runs."""
+    """Wait until the node of a host reports that it runs."""
     give_up = time.monotonic() + 60
     log = hosts.folder / f"{number}.log"
     while "Ray runtime started" not in log.read_text(errors="replace"):

@@ -1,4 +1,4 @@
-"""Small pictures, and what the real pipelines make of them: what tests of pipelines, runners and commands share."""
+"""Small pictures, and libraries and runs of them made by the real pipelines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TREE = IndexConfig(fan_out=4, max_leaf=64)
 
 
 def draw(path: Path, seed: int, width: int = 72, height: int = 56) -> Path:
-    """Soft coloured waves with a little noise, as a PNG."""
+    """Write smooth coloured waves with a little noise as a PNG."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / 12.0
     waves = [np.sin(x * a + y * b + c) for a, b, c in random.uniform(0.3, 1.6, (3, 3))]
@@ -45,7 +45,7 @@ def draw(path: Path, seed: int, width: int = 72, height: int = 56) -> Path:
 
 
 def draw_all(folder: Path, seeds: Sequence[int]) -> Path:
-    """`<seed>.png` for each seed; returns the folder."""
+    """Write `<seed>.png` for each seed; return the folder."""
     for seed in seeds:
         draw(folder / f"{seed}.png", seed)
     return folder
@@ -63,7 +63,7 @@ def extracted(
     progress: Progress = no_progress,
     **config: Any,
 ) -> ExtractSummary:
-    """Extract with one thread in this process, unless told otherwise; `config` are fields of ExtractConfig."""
+    """Extract with one thread in this process by default; `config` are ExtractConfig fields."""
     settings = ExtractConfig.model_validate({"encoder": encoder_config(), **config})
     options = options or RunOptions(threads=1, unit_size=2)
     arguments = [str(image) for image in images]
@@ -79,7 +79,10 @@ def indexed(
 
 
 def translate_request(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateRequest:
-    """A request of one thread, no images yet; `config` are fields of KnowledgeConfig, `mix_numerics`, and `cache`."""
+    """Return a request of one thread without images.
+
+    `config` are fields of KnowledgeConfig, `mix_numerics`, and `cache`.
+    """
     mix, cache = bool(config.pop("mix_numerics", False)), str(config.pop("cache", f"{run}-cache"))
     decoder = load_decoder(load_encoder(EncoderSource()), "kt-vgg", "relu3_1", None)
     identity = {"encoder": encoder_config(), "decoder_sha256": decoder.sha256, "index_digest": index}
@@ -105,17 +108,17 @@ def translated(
     return translate(named, runner or LocalRunner(), progress)
 
 
-# ---- what lies on disk -----------------------------------------------------------------------------------------------
+# ---- files on disk ---------------------------------------------------------------------------------------------------
 
 
 def parts(place: Path | str, kind: str) -> list[TableRef]:
-    """The committed parts of one kind, in plan order."""
+    """Return the committed parts of one kind in plan order."""
     receipts = Ledger(open_location(str(place))).receipts().values()
     return [table for receipt in receipts for table in receipt.tables if table.kind == kind]
 
 
 def rows(place: Path | str, kind: str) -> list[dict[str, Any]]:
-    """All rows of one kind of table, sorted; what order and units they were written in does not show."""
+    """Return all rows of one kind of table, sorted, independent of order and units."""
     location = open_location(str(place))
     tables = [read_table(location, part, verify=True) for part in parts(place, kind)]
     found = [row for table in tables for row in table.to_pylist()]
@@ -123,25 +126,25 @@ def rows(place: Path | str, kind: str) -> list[dict[str, Any]]:
 
 
 def column(place: Path | str, kind: str, name: str) -> list[Any]:
-    """One column of it, sorted."""
+    """Return one column of a table, sorted."""
     location = open_location(str(place))
     tables = [read_table(location, part, [name]) for part in parts(place, kind)]
     return sorted(value for table in tables for value in table[name].to_pylist())
 
 
 def patches(place: Path | str) -> pa.Table:
-    """The patches of a library by ascending id."""
+    """Return the patches of a library by ascending id."""
     location = open_location(str(place))
     table = pa.concat_tables(read_table(location, part, verify=True) for part in parts(place, "patches"))
     return table.sort_by("patch_id").combine_chunks()
 
 
 def hashes(place: Path | str, folder: str = "") -> dict[str, str]:
-    """Name -> SHA-256 of every file below a folder of a place."""
+    """Map the name of every file below a folder of a place to its SHA-256."""
     location: Location = open_location(str(place))
     return {name: hashlib.sha256(location.read_bytes(name)).hexdigest() for name in location.list(folder)}
 
 
 def results(run: Path | str) -> tuple[dict[str, str], list[dict[str, Any]], list[dict[str, Any]]]:
-    """What a run is for: its images' hashes, its provenance and its rejects."""
+    """Return the image hashes, the provenance and the rejects of a run."""
     return hashes(run, "images"), rows(run, "provenance"), rows(run, "rejects")

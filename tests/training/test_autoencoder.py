@@ -1,4 +1,4 @@
-"""Trainings from a folder of images to weight files that load."""
+"""Complete trainings from a folder of images to loadable weight files."""
 
 from __future__ import annotations
 
@@ -118,23 +118,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# ---- which images ----
+# ---- images ----
 
 
-def test_images_whose_id_begins_with_the_held_out_digit_are_never_trained_on(tmp_path: Path) -> None:
+def test_held_out_images_are_never_trained_on(tmp_path: Path) -> None:
     paths = pictures(tmp_path / "images", 64)
     held_out = {str(path) for path in paths if image_id(path.read_bytes()).startswith(HELD_OUT)}
     assert held_out
     assert set(training_uris([str(tmp_path / "images")])) == {str(path) for path in paths} - held_out
 
 
-def test_an_image_that_is_there_twice_is_trained_on_once(tmp_path: Path) -> None:
+def test_a_duplicate_image_is_trained_on_once(tmp_path: Path) -> None:
     (path, *_) = pictures(tmp_path / "images", 1)
     (tmp_path / "images" / "copy.png").write_bytes(path.read_bytes())
     assert len(training_uris([str(tmp_path / "images")])) == 1
 
 
-def test_no_image_left_to_train_on_is_an_error(tmp_path: Path, place: Place) -> None:
+def test_a_training_without_images_is_an_error(tmp_path: Path, place: Place) -> None:
     paths = pictures(tmp_path / "more", 64)
     only = next(str(path) for path in paths if image_id(path.read_bytes()).startswith(HELD_OUT))
     with pytest.raises(UsageError, match="held-out"):
@@ -144,7 +144,7 @@ def test_no_image_left_to_train_on_is_an_error(tmp_path: Path, place: Place) -> 
 # ---- a training ----
 
 
-def test_a_training_leaves_weight_files_that_belong_together(place: Place, small: None) -> None:
+def test_a_training_writes_matching_weight_files(place: Place, small: None) -> None:
     steps: list[tuple[str, int]] = []
     job = place.job(relu2_1=2, relu1_1=1)
     weights = train_autoencoder(job, lambda cut, step, losses: steps.append((cut, step)), alone)
@@ -171,14 +171,14 @@ def test_a_training_leaves_weight_files_that_belong_together(place: Place, small
     }
 
 
-def test_the_encoder_is_the_one_that_the_decoders_were_trained_for(place: Place, small: None) -> None:
+def test_the_saved_encoder_is_that_of_the_decoders(place: Place, small: None) -> None:
     job = place.job(relu1_1=1)
     weights = train_autoencoder(job, ignore, alone)
-    # Rounded once, before any decoder was trained.
+    # Rounded once, before any decoder is trained.
     assert files(weights)["kt-vgg-4.encoder.safetensors"] == (job.out / "encoder.safetensors").read_bytes()
 
 
-def test_the_same_training_gives_the_same_files(place: Place, small: None) -> None:
+def test_equal_trainings_give_equal_files(place: Place, small: None) -> None:
     first, again = (train_autoencoder(place.job(out, relu1_1=2), ignore, alone) for out in ("one", "two"))
     assert files(first) == files(again)
 
@@ -200,9 +200,7 @@ def test_an_interrupted_training_resumes_from_its_last_state(place: Place, small
     parts(weights, "relu1_1")
 
 
-def test_a_training_that_was_interrupted_between_two_stages_ends_as_if_it_had_not_been(
-    place: Place, small: None
-) -> None:
+def test_a_training_interrupted_between_two_stages_ends_as_an_undisturbed_one(place: Place, small: None) -> None:
     job, steps = place.job(relu1_1=2), Steps()
     with pytest.raises(ZeroDivisionError):
         train_autoencoder(job, partial(breaks, "relu1_1/stage1-after-2", 1), alone)
@@ -211,7 +209,7 @@ def test_a_training_that_was_interrupted_between_two_stages_ends_as_if_it_had_no
     assert files(weights) == files(train_autoencoder(place.job("whole", relu1_1=2), ignore, alone))
 
 
-def test_a_training_that_is_made_longer_after_its_end_trains_on_and_ends_anew(place: Place, small: None) -> None:
+def test_a_finished_training_with_more_steps_continues(place: Place, small: None) -> None:
     short, steps = place.job(relu1_1=2), Steps()
     before = files(train_autoencoder(short, ignore, alone))
     weights = train_autoencoder(replace(short, steps={"relu1_1": 4}), steps, alone)
@@ -251,7 +249,7 @@ def test_each_stage_has_the_settings_of_recipe_and_job(place: Place, small: None
     ]
 
 
-def test_a_recipe_may_have_a_learning_rate_of_its_own_for_the_first_stage_of_a_cut(
+def test_a_recipe_may_set_the_learning_rate_of_the_first_stage_of_a_cut(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe_of(monkeypatch, TrainSettings(), TrainSettings(steps=2), rates={"relu2_1": 0.004})
@@ -261,7 +259,7 @@ def test_a_recipe_may_have_a_learning_rate_of_its_own_for_the_first_stage_of_a_c
     assert rates == {"relu1_1": [0.02, 0.02], "relu2_1": [0.004, 0.02]}
 
 
-def test_a_third_stage_comes_after_the_steps_of_both_before(
+def test_a_third_stage_starts_after_the_steps_of_the_first_two(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe_of(monkeypatch, TrainSettings(), TrainSettings(steps=2), TrainSettings(steps=3))
@@ -270,7 +268,7 @@ def test_a_third_stage_comes_after_the_steps_of_both_before(
     assert names == [("stage0", 0), ("stage1-after-7", 7), ("stage2-after-9", 9)]
 
 
-def test_swapped_latents_are_trained_with_only_where_there_are_few_cells(
+def test_swapped_latents_are_trained_only_with_few_cells(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_module, "SWAPPED_AT", ("relu2_1",))
@@ -280,7 +278,7 @@ def test_swapped_latents_are_trained_with_only_where_there_are_few_cells(
     parts(weights, "relu1_1", "relu2_1")
 
 
-def test_a_training_that_is_done_only_writes_its_files_again(place: Place, small: None) -> None:
+def test_a_finished_training_only_rewrites_its_files(place: Place, small: None) -> None:
     first = files(train_autoencoder(place.job(relu1_1=2), ignore, alone))
     steps: list[int] = []
     again = train_autoencoder(place.job(relu1_1=2), lambda cut, step, losses: steps.append(step), alone)
@@ -303,20 +301,20 @@ def test_resuming_with_another_encoder_of_the_same_width_is_refused(place: Place
         train_autoencoder(replace(place.job(relu1_1=1), encoder=given), ignore, alone)
 
 
-def test_a_cut_that_the_encoder_does_not_reach_is_a_wrong_usage(place: Place) -> None:
+def test_a_cut_beyond_the_encoder_is_wrong_usage(place: Place) -> None:
     given = EncoderSource("vgg19", str(place.root / "teacher.safetensors"))
     with pytest.raises(UsageError, match=r"^The encoder ends at relu2_1, before relu3_1, relu4_1\.$"):
         train_autoencoder(replace(place.job(relu3_1=1, relu2_1=1, relu4_1=1), encoder=given), ignore, alone)
 
 
-def test_a_teacher_that_ends_before_the_encoder_is_a_wrong_usage(place: Place) -> None:
+def test_a_teacher_that_ends_before_the_encoder_is_wrong_usage(place: Place) -> None:
     job = place.job(relu1_1=1)
     with pytest.raises(UsageError, match=r"^kt-vgg is fitted up to relu4_1; the teacher ends at relu2_1\.$"):
         train_autoencoder(job, ignore, alone)
     assert not job.out.exists()
 
 
-def test_an_encoder_that_is_given_gets_decoders_and_stays_as_it_is(place: Place, small: None) -> None:
+def test_a_given_encoder_gets_decoders_and_stays_unchanged(place: Place, small: None) -> None:
     given = EncoderSource("vgg19", str(place.root / "teacher.safetensors"))
     job = replace(place.job(relu2_1=1), encoder=given)
     weights = train_autoencoder(job, ignore, alone)
@@ -325,7 +323,7 @@ def test_an_encoder_that_is_given_gets_decoders_and_stays_as_it_is(place: Place,
     assert decoder.network.channels == 16
 
 
-def test_every_worker_trains_on_crops_of_its_own_and_the_first_keeps_the_state(
+def test_every_worker_trains_on_its_own_crops_and_the_first_saves_the_state(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
@@ -355,7 +353,7 @@ def test_every_worker_trains_on_crops_of_its_own_and_the_first_keeps_the_state(
 # ---- metrics ----
 
 
-def test_losses_of_each_stage_go_to_a_table_with_a_header(place: Place, small: None) -> None:
+def test_losses_of_each_stage_are_written_to_a_table_with_a_header(place: Place, small: None) -> None:
     said: list[str] = []
     job = place.job(relu1_1=4)
     train_autoencoder(job, Metrics(job.out, said.append), alone)
@@ -375,7 +373,7 @@ def test_losses_of_each_stage_go_to_a_table_with_a_header(place: Place, small: N
     ]
 
 
-def test_the_table_of_a_training_that_was_interrupted_has_every_step_once(
+def test_the_table_of_an_interrupted_training_has_every_step_once(
     place: Place, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_metrics, "EVERY", 1)
@@ -393,7 +391,7 @@ def test_the_table_of_a_training_that_was_interrupted_has_every_step_once(
     assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "3", "4"]
 
 
-def test_every_recipe_gives_decoders_of_the_size_of_the_image() -> None:
+def test_every_recipe_gives_decoders_with_the_output_size_of_the_image() -> None:
     for recipe in RECIPES.values():
         for cut, blocks in recipe.blocks.items():
             doublings = sum(block == "up" or block.startswith("subpixel") for block in blocks)

@@ -1,4 +1,4 @@
-"""Crops: a stream of batches from images, in an order that follows from the seed."""
+"""A stream of batches of crops in an order determined by the seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kt_batch.training.crops import crops
 from tests.support.tiny_training import pictures
 
 
-def test_crops_are_in_range_and_follow_from_the_seed(tmp_path: Path) -> None:
+def test_crops_are_in_range_and_determined_by_the_seed(tmp_path: Path) -> None:
     uris = [str(path) for path in pictures(tmp_path / "images", 3)]
     first, again, other = (next(crops(uris, 2, 32, seed)) for seed in (1, 1, 2))
     assert first.shape == (2, 3, 32, 32)
@@ -28,12 +28,14 @@ def test_crops_are_in_range_and_follow_from_the_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (2000, 3)])
-def test_an_image_of_any_shape_can_be_cut_up(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_an_image_of_any_shape_can_be_cropped(tmp_path: Path, shape: tuple[int, int]) -> None:
     Image.fromarray(np.full((*shape, 3), 128, dtype=np.uint8)).save(tmp_path / "odd.png")
     assert next(crops([str(tmp_path / "odd.png")], 4, 16, seed=0)).isfinite().all()
 
 
-def test_only_so_many_crops_wait_and_a_batch_mixes_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_buffer_of_crops_is_limited_and_a_batch_mixes_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(crops_module, "BUFFER", 40)
     uris = [str(path) for path in pictures(tmp_path / "images", 12)]
     read: list[str] = []
@@ -45,10 +47,10 @@ def test_only_so_many_crops_wait_and_a_batch_mixes_images(tmp_path: Path, monkey
     monkeypatch.setattr(crops_module, "read_input", noted)
     stream = crops(uris, 4, 16, seed=0)
     next(stream)
-    assert len(read) == 3  # 16 crops an image: 40 that wait and 4 that were drawn
+    assert len(read) == 3  # 16 crops per image: 40 buffered and 4 drawn
     for _ in range(47):
         next(stream)
-    assert len(read) == 15  # 48 batches of 4, and 40 that wait: 232 crops of 14.5 images
+    assert len(read) == 15  # 48 batches of 4, and 40 buffered: 232 crops of 14.5 images
     assert len(set(read[:12])) == 12  # every image once before any comes again
 
 
@@ -61,7 +63,7 @@ def test_a_batch_mixes_many_images(tmp_path: Path) -> None:
     assert len({round(float(crop.mean()) * 50) for crop in batch}) > 4
 
 
-def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_skipped(tmp_path: Path) -> None:
     good = [str(path) for path in pictures(tmp_path / "images", 2)]
     (tmp_path / "broken.png").write_bytes(b"no image")
     with_broken = crops([good[0], str(tmp_path / "broken.png"), str(tmp_path / "absent.png"), good[1]], 8, 16, seed=0)
@@ -69,7 +71,7 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
         assert batch.shape == (8, 3, 16, 16)
 
 
-def test_images_of_which_none_can_be_read_are_rejected(tmp_path: Path) -> None:
+def test_crops_of_unreadable_images_only_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(RejectError):
         next(crops([str(tmp_path / "broken.png"), str(tmp_path / "absent.png")], 2, 16, seed=0))

@@ -1,4 +1,4 @@
-"""Distillation by regressions on the teacher's responses."""
+"""Distillation by regressions on the responses of the teacher."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pictures(first: int = 0) -> list[Tensor]:
 
 @torch.no_grad()
 def r2(network: Encoder, cut: str) -> float:
-    """Return R2 of the network for the teacher's features, on other images than it was fitted to."""
+    """Return R2 of the network for the features of the teacher on unseen images."""
     (image, *_) = pictures(first=9)
     return 1 - unexplained_variance(network.activations(image, (cut,))[cut], teacher().encode(image, cut)).item()
 
@@ -75,7 +75,7 @@ def left(x: Tensor, y: Tensor, down: Tensor, up: Tensor) -> float:
 # ---- convolutions ----
 
 
-def test_a_student_as_wide_as_its_teacher_responds_like_it() -> None:
+def test_a_student_as_wide_as_its_teacher_matches_its_responses() -> None:
     network = fitted()
     assert r2(encoder(), "relu2_1") < 0.5
     assert r2(network, "relu1_1") > 0.999
@@ -89,7 +89,7 @@ def test_a_lower_rank_explains_less() -> None:
     assert found[-1] > 0.9
 
 
-def test_a_layer_makes_up_for_the_error_before_it() -> None:
+def test_a_layer_compensates_for_the_error_of_earlier_layers() -> None:
     # conv1_2 of rank 2 is fitted first; conv2_1 is then fitted to its output, not to the teacher's.
     network = fitted(WIDTHS | {"conv1_2": (2, 6)})
     exact = fitted()
@@ -99,7 +99,7 @@ def test_a_layer_makes_up_for_the_error_before_it() -> None:
     assert r2(network, "relu2_1") > r2(pasted, "relu2_1")
 
 
-def test_low_rank_finds_a_map_that_is_exactly_of_low_rank(generator: torch.Generator) -> None:
+def test_low_rank_recovers_a_map_of_exactly_low_rank(generator: torch.Generator) -> None:
     x, y, moments = linear(generator, rank=3)
     down, up = low_rank(moments, 3, generator)
     assert (down.shape, up.shape) == ((8, 3), (4, 10))
@@ -107,7 +107,7 @@ def test_low_rank_finds_a_map_that_is_exactly_of_low_rank(generator: torch.Gener
     assert left(x, y, *low_rank(moments, 2, generator)) > 0.02
 
 
-def test_low_rank_is_as_good_as_the_singular_values_allow(generator: torch.Generator) -> None:
+def test_low_rank_reaches_the_optimum_of_the_singular_values(generator: torch.Generator) -> None:
     # Eckart & Young: the best targets of rank 2 are the first two principal components of the targets.
     x, y, moments = linear(generator, rank=8)
     values = torch.linalg.svdvals(y - y.mean(0)).square()
@@ -124,7 +124,7 @@ def test_a_convolution_is_recovered_from_its_responses(generator: torch.Generato
     torch.testing.assert_close(found.state_dict(), true.state_dict(), atol=1e-4, rtol=0)
 
 
-def test_the_same_seed_gives_the_same_weights() -> None:
+def test_equal_seeds_give_equal_weights() -> None:
     widths, codes = WIDTHS | {"conv2_1": (5, 16)}, {"relu2_1": 8}
     first, again, other = (fitted(widths, codes, seed=seed).state_dict() for seed in (3, 3, 4))
     assert differing(first, again) == set()
@@ -140,7 +140,7 @@ def test_the_weights_of_the_teacher_are_never_read() -> None:
     assert differing(blind.state_dict(), fitted(widths, codes).state_dict()) == set()
 
 
-def test_every_weight_is_fitted_and_none_of_the_random_ones_is_left() -> None:
+def test_every_weight_is_fitted_and_no_random_one_remains() -> None:
     widths, codes = WIDTHS | {"conv1_2": (3, 6), "conv2_1": (5, 16)}, {"relu1_1": 4, "relu2_1": 8}
     found = [encoder(widths, codes, {"relu1_1": 1, "relu2_1": 2}, seed) for seed in (5, 6)]
     for network in found:
@@ -162,7 +162,7 @@ def test_the_rows_of_a_code_are_orthonormal(width: int) -> None:
 
 
 @torch.no_grad()
-def test_a_code_as_wide_as_its_layer_keeps_every_inner_product() -> None:
+def test_a_code_as_wide_as_its_layer_preserves_every_inner_product() -> None:
     network = fitted(codes={"relu2_1": 16})
     (image, *_) = pictures()
     before = network.activations(image, ("relu2_1",))["relu2_1"].flatten(2)
@@ -171,7 +171,7 @@ def test_a_code_as_wide_as_its_layer_keeps_every_inner_product() -> None:
 
 
 @torch.no_grad()
-def test_a_narrow_code_is_made_of_the_principal_directions() -> None:
+def test_a_narrow_code_consists_of_the_principal_directions() -> None:
     # Too few channels for one to be chosen for the detail.
     assert DETAIL_SHARE > 4
     network = fitted(codes={"relu2_1": 4})
@@ -220,7 +220,7 @@ def test_the_directions_of_the_details_are_orthogonal_and_of_equal_length() -> N
 
 
 @torch.no_grad()
-def test_the_details_have_their_share_of_the_codes_mean_square() -> None:
+def test_the_details_have_their_share_of_the_mean_square_of_the_code() -> None:
     network = detailed()
     inner = torch.cat([network.encode(image, "relu2_1") for image in pictures()])[:, :, 1:-1, 1:-1]  # what is fitted
     code, details = inner[:, :6], inner[:, 6:]
@@ -242,7 +242,7 @@ def decodable(network: Encoder) -> float:
     return 1 - float((x @ solution - y).square().sum() / (y - y.mean(0)).square().sum())
 
 
-def test_a_linear_decoder_sees_more_of_the_image_with_details_and_most_with_fitted_ones() -> None:
+def test_a_linear_decoder_explains_more_of_the_image_with_details_and_most_with_fitted_ones() -> None:
     network, random = detailed(), detailed()
     alone = fitted(codes={"relu2_1": 6})
     weight = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -252,7 +252,7 @@ def test_a_linear_decoder_sees_more_of_the_image_with_details_and_most_with_fitt
 
 
 @torch.no_grad()
-def test_the_details_exclude_what_the_code_holds() -> None:
+def test_the_details_exclude_the_content_of_the_code() -> None:
     # The code holds red of each pixel, the third channel of a network that reads BGR; green and blue are missing.
     network = Encoder(
         ("conv1_1", "relu1_1"), {"conv1_1": (1,)}, Preprocess("bgr"), codes={"relu1_1": 1}, details={"relu1_1": 2}

@@ -47,13 +47,13 @@ def test_every_step_is_reported_and_offered_as_a_checkpoint() -> None:
     assert all(torch.tensor(list(losses.values())).isfinite().all() for _, losses in reports)
 
 
-def test_no_batch_is_drawn_beyond_the_last_step() -> None:
+def test_no_batch_is_drawn_after_the_last_step() -> None:
     drawn = itertools.count()
     train(student(), (batch(next(drawn)) for _ in range(9)), SETTINGS, ignore, ignore)
     assert next(drawn) == 4
 
 
-def test_a_training_that_is_done_does_nothing_more() -> None:
+def test_a_finished_training_does_nothing() -> None:
     model = student()
     state = train(model, batches(), SETTINGS, ignore, ignore)
     before = copied(model.state_dict())
@@ -61,14 +61,14 @@ def test_a_training_that_is_done_does_nothing_more() -> None:
     assert differing(model.state_dict(), before) == set()
 
 
-def test_the_same_seed_and_batches_give_the_same_weights() -> None:
+def test_equal_seeds_and_batches_give_equal_weights() -> None:
     first, second = student(), student()
     for model in (first, second):
         train(model, batches(), SETTINGS, ignore, ignore)
     assert differing(first.state_dict(), second.state_dict()) == set()
 
 
-def test_training_brings_the_decoding_nearer_to_the_image() -> None:
+def test_training_reduces_the_decoding_error() -> None:
     losses: list[float] = []
     settings = TrainSettings(steps=30, warmup_steps=2, learning_rate=0.02)
     same = itertools.repeat(batch(0))
@@ -91,7 +91,7 @@ def test_the_learning_rate_warms_up_and_falls_by_half_a_cosine() -> None:
     assert rates == pytest.approx([0.01, 0.5, 1, 1, 0.505, 0.01])
 
 
-def test_fitted_parameters_learn_at_a_share_of_the_rate() -> None:
+def test_fitted_parameters_learn_at_a_fraction_of_the_rate() -> None:
     settings, model = replace(SETTINGS, fitted_rate=0.25), student()
     state = train(model, batches(), settings, ignore, ignore)
     fitted, others = state.optimizer.param_groups
@@ -119,17 +119,17 @@ def test_bfloat16_runs_the_networks_and_leaves_the_weights_float32(settings: Tra
     assert {value.dtype for value in (*model.trained().values(), *state.average.values())} == {torch.float32}
 
 
-# ---- what is trained, and to what end ----
+# ---- trained parameters and loss terms ----
 
 
-def test_every_weight_of_the_decoder_changes_and_none_of_the_encoder() -> None:
+def test_every_weight_of_the_decoder_and_none_of_the_encoder_changes() -> None:
     model, before = student(), student().state_dict()
     train(model, batches(), SETTINGS, ignore, ignore)
     of_the_decoder = {name for name in before if name.startswith("decoder.")}
     assert differing(model.state_dict(), before) == set(model.trained()) == of_the_decoder
 
 
-def test_swapped_latents_are_there_only_when_they_have_a_weight() -> None:
+def test_swapped_latents_are_computed_only_with_a_weight() -> None:
     without = reported(SETTINGS)
     with_term = reported(replace(SETTINGS, swapped=0.5))
     assert (set(without), set(with_term)) == ({"reconstruction"}, {"reconstruction", "swapped"})
@@ -137,7 +137,7 @@ def test_swapped_latents_are_there_only_when_they_have_a_weight() -> None:
     assert with_term["swapped"] > 0
 
 
-def test_the_lattice_is_there_only_when_it_has_a_weight_and_counts_swapped_latents_too() -> None:
+def test_the_lattice_is_computed_only_with_a_weight_and_includes_swapped_latents() -> None:
     alone = reported(replace(SETTINGS, lattice=1.0))
     beside = reported(replace(SETTINGS, lattice=1.0, swapped=0.5))
     assert set(alone) == {"reconstruction", "lattice"}
@@ -154,7 +154,7 @@ def test_the_swapped_term_changes_the_trained_weights() -> None:
 # ---- several workers ----
 
 
-def test_synchronise_is_given_the_gradient_of_every_trained_parameter_in_every_step() -> None:
+def test_synchronise_receives_the_gradient_of_every_trained_parameter_in_every_step() -> None:
     given: list[list[torch.Size]] = []
     model = student()
     train(
@@ -168,7 +168,7 @@ def test_synchronise_is_given_the_gradient_of_every_trained_parameter_in_every_s
     assert given == [[value.shape for value in model.trained().values()]] * 4
 
 
-def test_the_step_is_made_with_the_gradients_that_synchronise_leaves() -> None:
+def test_the_step_uses_the_synchronised_gradients() -> None:
     def nothing(gradients: list[Tensor]) -> None:
         for gradient in gradients:
             gradient.zero_()
@@ -188,7 +188,7 @@ def standardised() -> Student:
     return model
 
 
-def test_the_decoder_is_given_codes_of_mean_0_and_deviation_1() -> None:
+def test_the_decoder_receives_codes_of_mean_0_and_deviation_1() -> None:
     model = standardised()
     code = model.encoder.encode_code(batch(7, images=8), "relu2_1").detach()
     standard = (code - model.mean) / model.deviation
@@ -197,7 +197,7 @@ def test_the_decoder_is_given_codes_of_mean_0_and_deviation_1() -> None:
 
 
 @torch.no_grad()
-def test_the_shipped_decoder_takes_features_as_they_are() -> None:
+def test_the_shipped_decoder_accepts_unscaled_features() -> None:
     model = standardised()
     before = copied(model.state_dict())
     features, code = model.encoder.encode(batch(9), "relu2_1"), model.encoder.encode_code(batch(9), "relu2_1")
@@ -237,7 +237,7 @@ def test_the_details_of_an_encoder_saved_in_float16_can_be_restored() -> None:
 
 
 @torch.no_grad()
-def test_the_shipped_decoder_for_an_encoder_without_details_has_none() -> None:
+def test_the_shipped_decoder_of_an_encoder_without_details_has_none() -> None:
     model = with_a_silent_channel()
     code = model.encoder.encode(batch(1), "relu1_1")
     assert model.shipped_decoder().details == 0
@@ -271,7 +271,7 @@ def with_a_silent_channel() -> Student:
 
 
 @torch.no_grad()
-def test_no_deviation_is_less_than_its_share_of_the_largest() -> None:
+def test_deviations_have_a_lower_bound_relative_to_the_largest() -> None:
     model = with_a_silent_channel()
     expected = model.encoder.encode(batch(0), "relu1_1").std(dim=(0, 2, 3))
     assert expected[2] == 0
@@ -280,7 +280,7 @@ def test_no_deviation_is_less_than_its_share_of_the_largest() -> None:
 
 
 @torch.no_grad()
-def test_a_channel_that_never_fires_does_no_harm_to_the_shipped_decoder() -> None:
+def test_a_channel_that_never_fires_does_not_break_the_shipped_decoder() -> None:
     # Weight files are float16, in which nothing is larger than 65504.
     model = with_a_silent_channel()
     code = model.encoder.encode(batch(1), "relu1_1")

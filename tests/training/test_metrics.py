@@ -1,4 +1,4 @@
-"""The metrics of a training: a table with every step once, and events."""
+"""The metrics of a training are a table with every step once, and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report_steps(out: Path, first: int, last: int, loss: float = 0.5) -> list[st
     return (out / "relu1_1" / "metrics.csv").read_text(encoding="utf-8").split()
 
 
-def test_a_table_goes_on_below_its_one_header(tmp_path: Path) -> None:
+def test_a_resumed_table_continues_under_one_header(tmp_path: Path) -> None:
     assert report_steps(tmp_path, 1, 59) == ["step,reconstruction", "20,0.50000", "40,0.50000"]  # every 20th step
     assert report_steps(tmp_path, 60, 60, loss=0.25)[2:] == ["40,0.50000", "60,0.25000"]
 
@@ -31,26 +31,26 @@ def test_a_resumed_training_replaces_the_rows_of_repeated_steps(tmp_path: Path, 
     assert [path.name for path in (tmp_path / "relu1_1").glob("metrics*")] == ["metrics.csv"]
 
 
-def test_rows_are_taken_back_as_soon_as_a_training_goes_on(tmp_path: Path) -> None:
+def test_repeated_rows_are_removed_as_soon_as_a_training_resumes(tmp_path: Path) -> None:
     report_steps(tmp_path, 1, 80)
     assert report_steps(tmp_path, 41, 41) == ["step,reconstruction", "20,0.50000", "40,0.50000"]
 
 
 @pytest.mark.parametrize("torn", ["60", "60,0.5", "6", "8"])
-def test_a_row_that_was_being_written_when_the_machine_went_down_is_taken_back(tmp_path: Path, torn: str) -> None:
+def test_an_incomplete_last_row_is_removed(tmp_path: Path, torn: str) -> None:
     report_steps(tmp_path, 1, 40)
     with (tmp_path / "relu1_1" / "metrics.csv").open("a") as file:
         file.write(torn)
     assert report_steps(tmp_path, 41, 60) == ["step,reconstruction", "20,0.50000", "40,0.50000", "60,0.50000"]
 
 
-def test_a_header_that_was_being_written_when_the_machine_went_down_is_written_again(tmp_path: Path) -> None:
+def test_an_incomplete_header_is_rewritten(tmp_path: Path) -> None:
     (tmp_path / "relu1_1").mkdir()
     (tmp_path / "relu1_1" / "metrics.csv").write_text("step,recon")
     assert report_steps(tmp_path, 1, 20) == ["step,reconstruction", "20,0.50000"]
 
 
-def test_a_table_that_cannot_be_written_again_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_cannot_be_rewritten_stays_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = report_steps(tmp_path, 1, 60)
 
     def no_space(path: Path, target: Path) -> Path:

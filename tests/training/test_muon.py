@@ -1,4 +1,4 @@
-"""Muon: steps of one size in every direction."""
+"""Muon makes steps of equal size in every direction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stepped(parameter: nn.Parameter, gradient: Tensor, rate: float) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (6, 24), (24, 6), (1, 8)])
-def test_an_orthogonal_matrix_stretches_every_direction_by_about_one(
+def test_orthogonalised_matrices_have_singular_values_near_one(
     shape: tuple[int, int], generator: torch.Generator
 ) -> None:
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=generator) * 100))
@@ -26,14 +26,14 @@ def test_an_orthogonal_matrix_stretches_every_direction_by_about_one(
     assert values.max() < 1.25
 
 
-def test_an_orthogonal_matrix_keeps_the_singular_vectors(generator: torch.Generator) -> None:
+def test_orthogonalisation_keeps_the_singular_vectors(generator: torch.Generator) -> None:
     matrix = torch.randn(5, 9, generator=generator)
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
     turned = u.T @ orthogonal(matrix) @ vt.T
     torch.testing.assert_close(turned, turned.diagonal().diag(), atol=1e-4, rtol=0)
 
 
-def test_nothing_is_orthogonal_to_nothing() -> None:
+def test_orthogonalising_a_zero_matrix_gives_zero() -> None:
     assert orthogonal(torch.zeros(3, 4)).equal(torch.zeros(3, 4))
 
 
@@ -63,7 +63,7 @@ def test_a_bias_moves_by_about_the_learning_rate_against_its_gradient() -> None:
     torch.testing.assert_close(moved / moved.norm(), torch.tensor([-0.6, 0, 0, 0.8]))
 
 
-def test_a_tall_matrix_is_moved_by_more(generator: torch.Generator) -> None:
+def test_a_tall_matrix_takes_a_larger_step(generator: torch.Generator) -> None:
     # 16 rows of 4: sqrt(16 / 4) = 2 times the rate
     moved = stepped(nn.Parameter(torch.zeros(16, 4, 1, 1)), torch.randn(16, 4, 1, 1, generator=generator), 0.1)
     values = torch.linalg.svdvals(moved.flatten(1))
@@ -71,7 +71,7 @@ def test_a_tall_matrix_is_moved_by_more(generator: torch.Generator) -> None:
     assert values.max() < 0.25
 
 
-def test_a_parameter_without_a_gradient_stays() -> None:
+def test_a_parameter_without_a_gradient_is_unchanged() -> None:
     moving, still = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     optimizer = Muon([{"params": [moving, still], "lr": 0.1}])
     moving.grad = torch.eye(2)
@@ -81,7 +81,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert still not in optimizer.state
 
 
-def test_each_group_has_its_own_rate() -> None:
+def test_every_parameter_group_has_its_own_rate() -> None:
     slow, fast = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
     optimizer = Muon([{"params": [slow], "lr": 0.01}, {"params": [fast], "lr": 0.1}])
     slow.grad = fast.grad = torch.ones(3)
@@ -89,7 +89,7 @@ def test_each_group_has_its_own_rate() -> None:
     torch.testing.assert_close(10 * slow.detach(), fast.detach())
 
 
-def test_momentum_goes_on_in_the_old_direction() -> None:
+def test_momentum_continues_in_the_previous_direction() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     optimizer = Muon([{"params": [parameter], "lr": 0.1}])
     parameter.grad = torch.tensor([1.0, 0.0])

@@ -1,4 +1,4 @@
-"""The state of a training is saved in small files, atomically, and for the same settings only."""
+"""The training state is saved atomically in small files, for equal settings only."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def files(folder: Path) -> dict[str, list[str]]:
     return {kind: [name for name in listed if name.startswith(kind)] for kind in train_state.KINDS}
 
 
-# ---- going on ----
+# ---- resuming ----
 
 
-def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_at_its_last_step(tmp_path: Path) -> None:
     whole = student()
     expected = run(4, whole)
 
@@ -68,12 +68,12 @@ def test_a_training_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path
     assert found.generator.get_state().equal(expected.generator.get_state())
 
 
-def test_a_training_can_be_made_longer(tmp_path: Path) -> None:
+def test_a_training_can_be_extended(tmp_path: Path) -> None:
     saved(tmp_path)
     assert TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, steps=9)).step == 2
 
 
-def test_the_momentum_goes_with_its_own_parameter(tmp_path: Path) -> None:
+def test_momentum_is_restored_to_its_own_parameter(tmp_path: Path) -> None:
     model = student()
     state = run(2, model)
     state.save(tmp_path, model.state_tensors(), SETTINGS)
@@ -82,7 +82,7 @@ def test_the_momentum_goes_with_its_own_parameter(tmp_path: Path) -> None:
     assert differing(momentum(loaded, other.trained()), momentum(state, model.trained())) == set()
 
 
-def test_the_momentum_is_named_after_its_parameter_in_any_order(tmp_path: Path) -> None:
+def test_momentum_is_named_after_its_parameter_in_any_order(tmp_path: Path) -> None:
     # The optimizer has fitted parameters first; here they come last.
     weights = {name: nn.Parameter(torch.zeros(2)) for name in ("decoder.block0.bias", "decoder.direct.bias")}
     state = TrainState.fresh(weights, SETTINGS)
@@ -99,7 +99,7 @@ def test_the_momentum_is_named_after_its_parameter_in_any_order(tmp_path: Path) 
     assert differing(momentum(TrainState.load(tmp_path, turned, SETTINGS), turned), expected) == set()
 
 
-def test_mean_and_deviation_come_back_with_the_weights(tmp_path: Path) -> None:
+def test_mean_and_deviation_are_restored_with_the_weights(tmp_path: Path) -> None:
     model = student()
     model.standardise(batch(7))
     state = run(2, model)
@@ -115,7 +115,7 @@ def test_mean_and_deviation_come_back_with_the_weights(tmp_path: Path) -> None:
 # ---- the average ----
 
 
-def test_the_first_steps_weigh_more_in_the_average_and_later_ones_by_the_decay() -> None:
+def test_the_average_gives_first_steps_more_weight_and_later_steps_the_decay() -> None:
     weights = {"decoder.a": nn.Parameter(torch.zeros(1))}
     state = TrainState.fresh(weights, SETTINGS)
     weights["decoder.a"].data += 11
@@ -130,7 +130,7 @@ def test_the_first_steps_weigh_more_in_the_average_and_later_ones_by_the_decay()
 # ---- the files ----
 
 
-def test_a_state_is_safetensors_and_json_and_says_what_it_is(tmp_path: Path) -> None:
+def test_a_state_is_safetensors_and_json_with_its_format(tmp_path: Path) -> None:
     saved(tmp_path)
     names = ["weights-2-0.safetensors", "average-2-0.safetensors", "optimizer-2-0.safetensors"]
     assert {path.name for path in tmp_path.iterdir()} == {*names, "state.json"}
@@ -143,7 +143,7 @@ def test_a_state_is_safetensors_and_json_and_says_what_it_is(tmp_path: Path) -> 
         assert (tmp_path / name).read_bytes()[8:9] == b"{"  # a header of JSON, not a pickle
 
 
-def test_large_weights_are_saved_in_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_are_saved_in_files_of_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert FILE_BYTES < 16 << 20  # the rest is for the header
     limit = 2200  # the largest tensor, 16 x 4 x 3 x 3 float32, is 2304 bytes and stands alone
     monkeypatch.setattr(train_state, "FILE_BYTES", limit)
@@ -158,7 +158,7 @@ def test_large_weights_are_saved_in_files_of_bounded_size(tmp_path: Path, monkey
     assert differing(loaded.trained(), model.trained()) == set()
 
 
-def test_a_later_state_replaces_the_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+def test_a_later_state_replaces_only_the_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("somebody else's")
     model = student()
     state = run(1, model)
@@ -173,7 +173,7 @@ def test_a_later_state_replaces_the_earlier_one_and_nothing_else(tmp_path: Path)
     }
 
 
-def test_a_save_that_is_cut_short_leaves_the_earlier_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_save_leaves_the_earlier_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = student()
     state = run(1, model)
     state.save(tmp_path, model.state_tensors(), SETTINGS)
@@ -192,23 +192,23 @@ def test_a_save_that_is_cut_short_leaves_the_earlier_state(tmp_path: Path, monke
     assert differing(loaded.trained(), first) == set()
 
 
-# ---- what is refused ----
+# ---- refusals ----
 
 
-def test_going_on_with_another_setting_is_refused_and_names_it(tmp_path: Path) -> None:
+def test_resuming_with_another_setting_is_refused_by_name(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(MismatchError, match=r"swapped \(0.0 there, 3.0 here\)\.$"):
         TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, swapped=3.0))
 
 
-def test_going_on_with_another_subject_is_refused(tmp_path: Path) -> None:
+def test_resuming_with_another_subject_is_refused(tmp_path: Path) -> None:
     model = student()
     run(1, model).save(tmp_path, model.state_tensors(), replace(SETTINGS, subject="relu2_1 of one encoder"))
     with pytest.raises(MismatchError, match=r"subject \(relu2_1 of one encoder there, relu2_1 of another here\)\.$"):
         TrainState.load(tmp_path, student().state_tensors(), replace(SETTINGS, subject="relu2_1 of another"))
 
 
-def test_a_setting_that_the_state_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_a_setting_missing_from_the_state_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     kept = json.loads((tmp_path / "state.json").read_text())
     del kept["settings"]["swapped"]
@@ -217,7 +217,7 @@ def test_a_setting_that_the_state_does_not_know_is_refused(tmp_path: Path) -> No
         TrainState.load(tmp_path, student().state_tensors(), SETTINGS)
 
 
-def test_a_setting_that_is_no_more_is_left_alone(tmp_path: Path) -> None:
+def test_an_obsolete_setting_is_ignored(tmp_path: Path) -> None:
     saved(tmp_path)
     kept = json.loads((tmp_path / "state.json").read_text())
     kept["settings"]["affinity"] = 1.0
@@ -238,7 +238,7 @@ def test_a_setting_that_is_no_more_is_left_alone(tmp_path: Path) -> None:
         '{"step": 2, "settings": {}, "files": 3}',
     ],
 )
-def test_a_state_file_that_is_none_is_damaged(tmp_path: Path, text: str) -> None:
+def test_an_invalid_state_file_is_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(DamagedError, match=r"state\.json"):
         TrainState.load(tmp_path, student().state_tensors(), TrainSettings())
@@ -268,9 +268,7 @@ def test_a_state_without_the_momentum_of_its_parameters_is_damaged(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", train_state.KINDS)
 @pytest.mark.parametrize("harm", [Path.unlink, cut_in_half, without_its_last_tensor, of_other_shapes])
-def test_a_state_that_is_damaged_is_said_in_one_sentence(
-    tmp_path: Path, kind: str, harm: Callable[[Path], None]
-) -> None:
+def test_a_damaged_state_is_one_sentence(tmp_path: Path, kind: str, harm: Callable[[Path], None]) -> None:
     saved(tmp_path)
     harm(tmp_path / f"{kind}-2-0.safetensors")
     with pytest.raises(DamagedError) as raised:

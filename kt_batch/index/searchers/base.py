@@ -1,4 +1,4 @@
-"""What every searcher takes and returns."""
+"""The arguments and results of every searcher."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Best:
 
     rows: `(n, k)` int64, best first; -1 where a query has fewer candidates.
     scores: `(n, k)` float64; -inf where a query has fewer candidates.
-    values: raw patches `(n, k, 4, C)` float32, where they were asked for.
+    values: raw patches `(n, k, 4, C)` float32, if they were requested.
     """
 
     rows: Tensor
@@ -65,15 +65,15 @@ def pairs_by_leaf(leaves: Tensor) -> Iterator[tuple[int, Tensor]]:
         return
     flat = leaves.flatten()
     order = torch.sort(flat, stable=True).indices
-    found, counts = flat[order].unique_consecutive(return_counts=True)
+    probed, counts = flat[order].unique_consecutive(return_counts=True)
     queries = (order // leaves.shape[1]).split(counts.tolist())
-    yield from zip(found.tolist(), queries, strict=True)
+    yield from zip(probed.tolist(), queries, strict=True)
 
 
 def best_few(pairs: Pairs, count: int) -> Pairs:
     """Return at most `count` pairs of each query, those with the largest scores, by query and descending score."""
-    found = pairs.at(torch.sort(_keys(pairs), stable=True).indices)
-    return found.at(_rank(found.who) < count)
+    ranked = pairs.at(torch.sort(_keys(pairs), stable=True).indices)
+    return ranked.at(_rank(ranked.who) < count)
 
 
 def few_of_each(pairs: Pairs, count: int) -> Pairs:
@@ -104,9 +104,9 @@ def ascending(scores: Tensor) -> Tensor:
 def distinct(pairs: Pairs) -> Pairs:
     """Return the first pair of each query and row, by query and row."""
     rows = int(pairs.rows.max()) + 1 if len(pairs) else 1
-    found = pairs.at(torch.sort(pairs.who * rows + pairs.rows, stable=True).indices)
-    again = (found.who[1:] == found.who[:-1]) & (found.rows[1:] == found.rows[:-1])
-    return found.at(torch.cat([again.new_zeros(min(1, len(found))), again]).logical_not())
+    ordered = pairs.at(torch.sort(pairs.who * rows + pairs.rows, stable=True).indices)
+    again = (ordered.who[1:] == ordered.who[:-1]) & (ordered.rows[1:] == ordered.rows[:-1])
+    return ordered.at(torch.cat([again.new_zeros(min(1, len(ordered))), again]).logical_not())
 
 
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
@@ -131,8 +131,8 @@ def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
     out = torch.full((queries,), -torch.inf, device=pairs.scores.device)
     if k == 1:
         return out.scatter_reduce_(0, pairs.who, pairs.scores, "amax")
-    found = best_few(pairs, k)
-    last = found.at(_rank(found.who) == k - 1)
+    best = best_few(pairs, k)
+    last = best.at(_rank(best.who) == k - 1)
     out[last.who] = last.scores
     return out
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt_batch.index.index import Index, Piece
+from kt_batch.index.index import Chunk, Index
 from kt_batch.index.packing import spread
 from kt_batch.index.searchers.candidates import Best, Pairs, canonically_best, distinct, joined, scored
 from kt_batch.index.searchers.estimates import search_fast
@@ -30,13 +30,13 @@ from kt_batch.kernels.tiles import blocks
 from kt_batch.models.precision import quick_integers, quick_products
 
 BEGIN = 64  # leaves probed at least, for the first thresholds
-PIECE = 512  # patches bounded together
+CHUNK = 512  # patches bounded together
 BLOCK = 2048  # queries bounded together
 FURTHER = 128  # directions in addition to those of the first level
 SAMPLED = 4096  # patches to which these directions are fitted
 MANY = 4096  # queries from which further directions are used
-WORTH = 64  # pairs left of a piece and a block, from which further coordinates pay
-PENDING = 1 << 20  # pairs that wait for their scores; one piece and block may have more
+WORTH = 64  # pairs left of a chunk and a block, from which further coordinates pay
+PENDING = 1 << 20  # pairs that wait for their scores; one chunk and block may have more
 LIST = 64  # pairs that take as much memory as an empty list of pairs
 
 
@@ -50,11 +50,11 @@ class _InHalves:
     short: Tensor
     other: Tensor
 
-    def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def with_chunk(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the queries `(m,)` of each block that may reach `least` `(n,)`, and their bounds `(m, c)`.
 
         Args:
-            x: First levels of the patches of a piece, `(c, d + 1)`.
+            x: First levels of the patches of a chunk, `(c, d + 1)`.
             least: Scores to be reached, `(n,)`.
         """
         short = halved(x)
@@ -82,8 +82,8 @@ class _InIntegers:
     level: Tensor
     rounded: Queries
 
-    def with_piece(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `_InHalves.with_piece`."""
+    def with_chunk(self, x: Tensor, least: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `_InHalves.with_chunk` yields, from integer products."""
         patches = round_patches(x)
         needed = least_products(self.rounded, patches, least)
         for start in range(0, len(least), BLOCK):
@@ -146,21 +146,21 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
 
 def _certified(index: Index, queries: _Queries, first: Best) -> Best:
     """Return the k best of the whole index, given the first matches."""
-    pieces, threads = index.pieces(PIECE), torch.get_num_threads()
+    chunks, threads = index.chunks(CHUNK), torch.get_num_threads()
     with parallel_map() as each:
-        shares = [pieces[start::threads] for start in range(threads)]
-        found = each(lambda some: _best_of(index, queries, some, first), shares)
-        if len(found) == 1:
-            return found[0]
-        pairs = distinct(joined([_pairs(best) for best in found]))
+        shares = [chunks[start::threads] for start in range(threads)]
+        bests = each(lambda some: _best_of(index, queries, some, first), shares)
+        if len(bests) == 1:
+            return bests[0]
+        pairs = distinct(joined([_pairs(best) for best in bests]))
         return canonically_best(index, queries.vectors, pairs, first.rows.shape[1], each)
 
 
-def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], best: Best) -> Best:
-    """Return the k best of some pieces and of the matches so far."""
+def _best_of(index: Index, queries: _Queries, chunks: Sequence[Chunk], best: Best) -> Best:
+    """Return the k best of some chunks and of the matches so far."""
     pending, waiting = [], 0
-    for piece in pieces:
-        for left in _left(index, queries, piece, best.scores[:, -1].float()):
+    for chunk in chunks:
+        for left in _left(index, queries, chunk, best.scores[:, -1].float()):
             if len(left) == 0:
                 continue
             pending.append(left)
@@ -171,21 +171,21 @@ def _best_of(index: Index, queries: _Queries, pieces: Sequence[Piece], best: Bes
     return _merged(index, queries, joined(pending), best)
 
 
-def _left(index: Index, queries: _Queries, piece: Piece, threshold: Tensor) -> Iterator[Pairs]:
-    """Yield the pairs of a piece whose bounds reach the `threshold` `(n,)` of their query, by blocks of queries."""
+def _left(index: Index, queries: _Queries, chunk: Chunk, threshold: Tensor) -> Iterator[Pairs]:
+    """Yield the pairs of a chunk whose bounds reach the `threshold` `(n,)` of their query, by blocks of queries."""
     dim = queries.vectors.shape[1]
-    x = index.piece_level(piece)
+    x = index.chunk_level(chunk)
     last = None
     least, refined_least = threshold - first_level_slack(dim), threshold - refined_slack(dim)
-    for some, bounds in queries.bounds.with_piece(x, least):
+    for some, bounds in queries.bounds.with_chunk(x, least):
         who, values, possible = _reaching(some, bounds, least)
         if queries.bound_correction is not None and possible.sum() >= WORTH:
             if last is None:
-                last = bound_correction(x, index.piece_along(piece, queries.further), 2 * rounding_slack(dim), -1)
+                last = bound_correction(x, index.chunk_along(chunk, queries.further), 2 * rounding_slack(dim), -1)
             values.add_(_products(queries.bound_correction, who, last))
             who, values, possible = _reaching(who, values, refined_least)
         row, column = possible.nonzero().unbind(1)
-        yield Pairs(who[row], column + piece.first_row, values[row, column])
+        yield Pairs(who[row], column + chunk.first_row, values[row, column])
 
 
 def _products(queries: Tensor, who: Tensor, x: Tensor) -> Tensor:

@@ -130,20 +130,20 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
         threshold[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
-    found = each(lambda products: _survivors(products, threshold, FEW + k), looked)
-    return few_of_each(joined(found), FEW + k)
+    survivors = each(lambda products: _survivors(products, threshold, FEW + k), looked)
+    return few_of_each(joined(survivors), FEW + k)
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query, in the other leaves, whose estimates reach `threshold` `(n,)`."""
     reaching = queries.reach[:, always:] >= threshold[:, None]
     threshold = threshold - 2 * rounding_slack(4 * index.channels)
-    found = []
+    visited = []
     for part in _portions(reaching.sum(1), VISITS):
         who, column = reaching[part].nonzero().unbind(1)
         leaves = queries.leaves[part][who, column + always]
-        found.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * FEW + k, each))
-    return joined(found)
+        visited.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * FEW + k, each))
+    return joined(visited)
 
 
 def _visited(
@@ -206,7 +206,7 @@ def _survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:
     values = products.values.view(len(products.who) * blocks, -1).index_select(0, some)
     row, column = (values >= least[visit][:, None]).nonzero().unbind(1)
     first_rows = products.first_rows[visit] + some % blocks * values.shape[1]
-    found = Pairs(visit[row], column + first_rows[row], values[row, column])
-    if len(found) > at_most * len(products.who):
-        found = few_of_each(found, at_most)
-    return Pairs(products.who[found.who], found.rows, found.scores)
+    pairs = Pairs(visit[row], column + first_rows[row], values[row, column])
+    if len(pairs) > at_most * len(products.who):
+        pairs = few_of_each(pairs, at_most)
+    return Pairs(products.who[pairs.who], pairs.rows, pairs.scores)

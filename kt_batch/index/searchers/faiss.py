@@ -99,16 +99,16 @@ def build_baseline(index: Index, name: str, seed: int = 0, threads: int | None =
     faiss = _faiss(threads)
     started = time.perf_counter()
     lists = list_count(index.count)
-    found = _graph(faiss, index, seed) if name == "hnsw" else _trained(faiss, index, name, lists, seed)
+    built = _graph(faiss, index, seed) if name == "hnsw" else _trained(faiss, index, name, lists, seed)
     for rows in torch.arange(index.count, device=index.device).split(CHUNK):
-        found.add(index.keys(rows).numpy())
+        built.add(index.keys(rows).numpy())
     seconds = time.perf_counter() - started
-    size = _written_bytes(faiss, found)
+    size = _written_bytes(faiss, built)
     gpu = on_gpu(name)
     if gpu:
-        found = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, found)
+        built = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
     most = {"hnsw": index.count, "pq": 1}.get(name, lists)
-    return Baseline(name, found, size, seconds, min(most, 2048) if gpu else most)  # faiss selects at most 2048 on a GPU
+    return Baseline(name, built, size, seconds, min(most, 2048) if gpu else most)  # faiss selects at most 2048 on a GPU
 
 
 def on_gpu(name: str) -> bool:
@@ -139,16 +139,16 @@ def search_baseline(
     faiss = _faiss(None)
     count = min(index.count, {"pq": k, "ivf-pq": max(RESCORED, k)}.get(baseline.name, k + SPARE))
     effort = min(effort, baseline.most_effort)
-    missing, found = torch.arange(len(vectors), device=vectors.device), []
+    missing, proposed = torch.arange(len(vectors), device=vectors.device), []
     while True:
         pairs = _proposed(faiss, baseline, vectors, missing, count, effort)
         enough = torch.bincount(pairs.who, minlength=len(vectors)) >= k
-        found.append(pairs.at(enough[pairs.who]))
+        proposed.append(pairs.at(enough[pairs.who]))
         missing = missing[~enough[missing]]
         if len(missing) == 0 or effort >= baseline.most_effort:
             break
         effort = min(2 * effort, baseline.most_effort)
-    proposals = joined([*found, _scanned(index, vectors, missing, count)])
+    proposals = joined([*proposed, _scanned(index, vectors, missing, count)])
     if baseline.name in ("pq", "ivf-pq"):  # faiss's scores are estimates there
         proposals = scored(
             index, index.prepare_queries(vectors, first_level(vectors, index.tree.directions)), proposals
@@ -182,13 +182,13 @@ def _trained(faiss: ModuleType, index: Index, name: str, lists: int, seed: int) 
 
 
 def _fitted(faiss: ModuleType, factory: str, sample: Tensor, seed: int) -> Any:
-    found = faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    clusterings = [part.cp for part in (found, getattr(found, "pq", found)) if hasattr(part, "cp")]
+    fitted = faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    clusterings = [part.cp for part in (fitted, getattr(fitted, "pq", fitted)) if hasattr(part, "cp")]
     for clustering in clusterings:
         clustering.seed = seed
         clustering.min_points_per_centroid = 1  # faiss would warn of a small library
-    found.train(sample.numpy())
-    return found
+    fitted.train(sample.numpy())
+    return fitted
 
 
 def _panorama(faiss: ModuleType, sample: Tensor, lists: int, seed: int) -> Any:

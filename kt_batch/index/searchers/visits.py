@@ -89,7 +89,7 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
     """
     ends = np.searchsorted(widths, widths, side="right").tolist()
     before = [0, *np.cumsum(sizes).tolist()]
-    found, start = [], 0
+    groups, start = [], 0
     while start < len(sizes):
         width, count = widths[start], 1
         stop, rows = start + 1, rounded_up(sizes[start])
@@ -100,9 +100,9 @@ def _shapes(widths: list[int], sizes: list[int]) -> list[tuple[int, int, int, in
             if 2 * count * width > PATCHES or products > min(PRODUCTS, PADDING * visits * width + FILLED):
                 break
             stop, rows, count = more, longer, 2 * count
-        found.append((start, stop, count, rows))
+        groups.append((start, stop, count, rows))
         start = stop
-    return found
+    return groups
 
 
 def rounded_up(size: int) -> int:

@@ -1,4 +1,4 @@
-"""What a pool runs in other processes: actors that run units, and one actor that records their heartbeats."""
+"""Actors of a pool: workers that run units, and one that records their heartbeats."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class HeartbeatMonitor:
 
 
 class WorkerActor:
-    """Runs units with the worker of the stage that it was last asked for."""
+    """Runs units with the worker of the last requested stage."""
 
     def __init__(self, number: int, monitor: Any) -> None:
         self.number = number
@@ -87,7 +87,7 @@ class _Heartbeat:
     """Reports each part of one unit as it begins; returns whether the unit runs in isolation.
 
     In isolation it waits until the heartbeat is recorded, because a process that dies at once would take the message
-    with it. It also waits for the first one (the worker is there). The second one (the unit has begun) is always sent.
+    with it. It also waits for the first one (the worker is ready). The second one (the unit has begun) is always sent.
     """
 
     def __init__(self, monitor: Any, worker: int, assignment: int, isolated: bool, events: Kept) -> None:
@@ -106,6 +106,6 @@ class _Heartbeat:
         events = self._events.take() if self._isolated else []
         recorded = self._monitor.record.remote(self._worker, (self._assignment, count, part), events)
         if self._isolated or count == 1:
-            with suppress(RayActorError, GetTimeoutError):  # the monitor may be restarting; the unit goes on
+            with suppress(RayActorError, GetTimeoutError):  # the monitor may be restarting; the unit continues
                 ray.get(recorded, timeout=HEARTBEAT_TIMEOUT_SECONDS)
         return self._isolated

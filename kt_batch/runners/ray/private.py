@@ -15,7 +15,7 @@ AUTOSCALER_STATUS_KEY = "__autoscaling_status"  # where Ray's monitor stores wha
 def head_address(address: str) -> str | None:
     """Return the `host:port` that `ray.init(address=...)` would connect to; None if it would start a Ray of its own.
 
-    It lets us try the port first: `ray.init` retries an address where nobody listens for a quarter of an hour. No
+    It lets us try the port first: `ray.init` retries an address without a listener for a quarter of an hour. No
     public API resolves "auto", which Ray reads from the environment or from files of the last cluster on this machine.
     """
     return canonicalize_bootstrap_address(address)

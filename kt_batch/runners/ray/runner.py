@@ -143,7 +143,7 @@ def _connect(address: str | None) -> None:
 
 
 def _check_listening(address: str) -> None:
-    """Raise OSError if nobody listens at the address; Ray would retry for a quarter of an hour."""
+    """Raise OSError if no process listens at the address; Ray would retry for a quarter of an hour."""
     if address.startswith("ray://"):  # Ray's client gives up after 30 s
         return
     place = head_address(address)

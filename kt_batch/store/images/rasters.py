@@ -297,7 +297,7 @@ def _check_kind_of_tiff(page: tifffile.TiffPage) -> None:
 def _declared_axes(page: tifffile.TiffPage) -> int:
     """Return the number of axes that array writers declare in the description.
 
-    Walking all pages could go on forever.
+    A walk over all pages may never end.
     """
     try:
         return len(json.loads(page.description)["shape"])

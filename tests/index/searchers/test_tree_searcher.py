@@ -343,7 +343,7 @@ def test_the_sizes_of_the_work_do_not_matter(
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"PIECE": 1},
+        {"CHUNK": 1},
         {"BLOCK": 7, "PENDING": 20},
         {"BLOCK": 1, "PENDING": 0},
         {"MANY": 1, "WORTH": 0},
@@ -366,14 +366,14 @@ def test_a_piece_along_directions_is_its_vectors_times_these(payload: str) -> No
     index = sharded_index_of(cells, IndexConfig(max_leaf=32, merge=1, payload=payload), shards=2)
     vectors = index.keys(torch.arange(index.count))
     further = further_directions(vectors, index.tree.directions, 20)
-    pieces = index.pieces(100)
-    assert {piece.shard for piece in pieces} == {0, 1}
-    assert [piece.first_row for piece in pieces[1:]] == [piece.first_row + piece.count for piece in pieces[:-1]]
-    assert sum(piece.count for piece in pieces) == index.count
+    chunks = index.chunks(100)
+    assert {chunk.shard for chunk in chunks} == {0, 1}
+    assert [chunk.first_row for chunk in chunks[1:]] == [chunk.first_row + chunk.count for chunk in chunks[:-1]]
+    assert sum(chunk.count for chunk in chunks) == index.count
     assert not vectors.any(1).all()
-    along = torch.cat([index.piece_along(piece, further) for piece in pieces])
+    along = torch.cat([index.chunk_along(chunk, further) for chunk in chunks])
     torch.testing.assert_close(along, vectors @ further, atol=1e-5, rtol=0)
-    levels = torch.cat([index.piece_level(piece) for piece in pieces])
+    levels = torch.cat([index.chunk_level(chunk) for chunk in chunks])
     torch.testing.assert_close(levels[:, :-1], vectors @ index.tree.directions, atol=1e-3, rtol=0)
 
 
