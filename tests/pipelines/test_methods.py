@@ -184,7 +184,7 @@ def test_style_images_are_loaded_for_a_method_without_an_encoder(
     assert [tuple(style.shape) for style in styles.values()] == [(3, 25, 32)] * 4  # 72 x 56 at a long side of 32
 
 
-def test_what_a_method_lacks_is_named() -> None:
+def test_the_refusal_names_the_missing_input() -> None:
     with pytest.raises(UsageError, match="The method knowledge needs --library"):
         choose("knowledge", {}, Choice())
 
