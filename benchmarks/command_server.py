@@ -1,10 +1,10 @@
-"""Run commands of another checkout of kt_batch: `same_results.py` and `paired_main_job.py` start this script.
+"""Run commands of another checkout of kt_batch; `same_results.py` starts this script.
 
     PYTHONPATH=CHECKOUT python -P benchmarks/command_server.py CHECKOUT
 
 Each line of standard input holds the words of one command as a JSON list. Each answer is one line of JSON with the exit
 code, the standard output and the standard error of the command. The package is imported once; each command runs in a
-forked process of its own.
+forked process of its own. That is for results only: a process that has imported torch is tuned too late to be timed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
-SERVER = Path(__file__).resolve().with_name("command_server.py")
+RUN = "from kt_batch.cli import main; main()"  # what the installed script does
 COUNT = 6  # paintings, and photographs
 SUFFIXES = (".jpg", ".jpeg", ".png")
 COMMANDS = ("extract", "index", "translate")
@@ -52,23 +52,36 @@ def choose(folder: Path) -> list[str]:
     return [str(found[number * len(found) // COUNT]) for number in range(COUNT)]
 
 
-def run_command(checkout: Path, folder: Path, words: Sequence[str]) -> float:
-    """Run one command with the code of `checkout`; return its wall seconds, with its start-up.
+def run_python(checkout: Path, folder: Path, code: str, words: Sequence[str] = ()) -> str:
+    """Run Python code with the package of `checkout` in a process of its own; return its standard output.
 
     Raises:
-        SystemExit: The command fails or rejects an image.
+        SystemExit: The process ends with another exit code than 0.
     """
+    command = [sys.executable, "-P", "-c", code, *words]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    server = [sys.executable, "-P", str(SERVER), str(checkout)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{checkout}: {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def run_command(checkout: Path, folder: Path, words: Sequence[str]) -> float:
+    """Run one command as the installed script would; return its wall seconds, with its start-up."""
     started = time.perf_counter()
-    done = subprocess.run(
-        server, input=json.dumps(words), cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    seconds = time.perf_counter() - started
-    code, output, errors = json.loads(done.stdout)
-    if code != 0:
-        raise SystemExit(f"kt-batch {' '.join(words)} ended with {code}:\n{output}{errors}")
-    return seconds
+    run_python(checkout, folder, RUN, words)
+    return time.perf_counter() - started
+
+
+def check_package(checkout: Path) -> None:
+    """Check that `checkout` runs its own package.
+
+    Raises:
+        SystemExit: The package is imported from elsewhere.
+    """
+    package = run_python(checkout, checkout, "import kt_batch; print(kt_batch.__file__)").strip()
+    if not Path(package).resolve().is_relative_to(checkout):
+        raise SystemExit(f"kt_batch is imported from {package}, not from {checkout}")
 
 
 def run_main_job(checkout: Path, paintings: list[str], photographs: list[str]) -> dict[str, float]:
@@ -108,6 +121,7 @@ def measure(checkouts: dict[str, Path], images: Path, pairs: int) -> dict[str, l
     paintings, photographs = choose(images / "style"), choose(images / "content")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for checkout in checkouts.values():
+        check_package(checkout)
         run_main_job(checkout, paintings, photographs)
     for number in range(pairs):
         order = list(checkouts) if number % 2 == 0 else list(reversed(checkouts))
