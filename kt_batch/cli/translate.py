@@ -78,6 +78,8 @@ def translate_command(
     """Re-render photographs after a library or style images, and record where every patch came from.
 
     kt-batch translate photos/ --library monet.lib --out run
+
+    kt-batch translate photos/ --method adain --style irises.jpg --out run
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images, out, chosen, resolved, how)
