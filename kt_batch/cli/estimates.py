@@ -20,6 +20,7 @@ from kt_batch.pipelines.progress import Progress, readable_size
 from kt_batch.report.run_report import duration
 from kt_batch.runners.base import Runner
 
+PUBLISHING = {"rename": "a rename that keeps existing files", "lock": "a rename under a lock"}
 Estimator = Callable[[DryRunRequest, Runner, Progress], Estimate]
 
 
@@ -87,6 +88,10 @@ def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
     lines.append(f"  {estimate.units_to_plan} units to plan, {estimate.units_pending} planned earlier and pending")
     unreadable = f", {estimate.unreadable} images cannot be read" if estimate.unreadable else ""
     lines.append(f"  input {readable_size(estimate.input_bytes)}{unreadable}; {_output(estimate)}{_free(estimate)}")
+    if estimate.publishing:
+        lines.append(
+            f"  no hard links there: files get their names by {PUBLISHING[estimate.publishing]}, on one host at a time"
+        )
     if estimate.pilot:
         lines += [*_pilot_lines(estimate.pilot), *_projection_lines(estimate, runner)]
     return lines

@@ -30,6 +30,7 @@ from kt_batch.store.attempts import find_rejects
 from kt_batch.store.inputs import input_size
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import Receipt
+from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Item, Ledger, Unit
 
@@ -81,7 +82,8 @@ class Estimate:
     process, those left by an earlier run included. images_to_do: The images among them. finished, rejected: All inputs
     that are done, and those of them that were rejected. again: Rejected inputs that are tried again; they count as
     neither. unreadable: Pending images that cannot be read now; input_bytes leaves them out. output_bytes_at_most: The
-    disk estimate of an extract, which refuses to start when it exceeds free_bytes.
+    disk estimate of an extract, which refuses to start when it exceeds free_bytes. publishing: How files get their
+    names where there are no hard links (`store.locations.Location.publishing`).
     The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
     """
 
@@ -100,6 +102,7 @@ class Estimate:
     output_bytes_at_most: int | None
     free_bytes: int | None
     workers: int
+    publishing: str | None = None
     pilot: Pilot | None = None
     estimated_output_bytes: int | None = None
     estimated_seconds: float | None = None
@@ -205,6 +208,7 @@ class _Work:
             output_bytes_at_most=None,
             free_bytes=self.ledger.location.free_bytes(),
             workers=options.workers or 1,
+            publishing=self.ledger.location.publishing(),
         )
 
 
@@ -248,7 +252,7 @@ def run_pilot(
     """
     if not images:
         return None
-    with tempfile.TemporaryDirectory(prefix="kt-batch-pilot-") as folder:
+    with tempfile.TemporaryDirectory(prefix="kt-batch-pilot-", dir=temporary_directory()) as folder:
         ledger = Ledger(open_location(folder))
         ledger.plan([replace(images[0][0], name=WARM_UP)], 1, {}, digest)
         names = (replace(item, name=f"{item.image_id}-{n}") for group in images for n, item in enumerate(group))

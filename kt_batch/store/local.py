@@ -1,12 +1,11 @@
 """A location in a directory of this machine or of a shared file system.
 
-A file is written next to its target under a name that is never listed, synced, and linked to its name. `link` fails
-when the target exists. `rename` would replace the target, and two writers would both believe that they won.
+A file is written next to its target under a name that is never listed, synced, and given its name by
+`store/publish.py`, which never replaces a file: two writers would both believe that they won.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ from typing import BinaryIO
 
 from kt_batch.errors import DamagedError, MissingError, StorageError
 from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
+from kt_batch.store.publish import Way, publish, sync_directory, way_in
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
@@ -67,23 +67,23 @@ class LocalLocation:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            return _link(temporary, target)
+            return publish(temporary, target, self.root)
 
     def put_content(self, name: str, source: Path) -> None:
         """See `Location`.
 
-        A source from `scratch_directory` is linked; any other is copied first.
+        A source from `scratch_directory` gets the name itself; any other is copied first.
         """
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
-            if source.parent != self.root or not _linked(source, temporary):
+            size = source.stat().st_size
+            if source.parent != self.root or source.stat().st_dev != target.parent.stat().st_dev:
                 shutil.copyfile(source, temporary)
-            _sync(temporary)
-            stored = _link(temporary, target)
-        if not stored and self.size(name) != source.stat().st_size:
-            raise DamagedError(
-                f"{target} holds {self.size(name)} bytes, but its content has {source.stat().st_size}; remove it"
-            )
+                source = temporary
+            _sync(source)
+            stored = publish(source, target, self.root)
+        if not stored and self.size(name) != size:
+            raise DamagedError(f"{target} holds {self.size(name)} bytes, but its content has {size}; remove it")
 
     def list(self, prefix: str = "") -> Names:
         """See `Location`."""
@@ -119,22 +119,37 @@ class LocalLocation:
         target = self._writable(path)
         with _writing(target):
             target.unlink(missing_ok=True)
-            _sync(target.parent)
+            sync_directory(target.parent)
 
     def free_bytes(self) -> int | None:
         """See `Location`.
 
         Before the location exists, the nearest existing directory above it counts.
         """
-        existing = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
+        existing = self._nearest_directory()
         with _reading(existing):
             return shutil.disk_usage(existing).free
+
+    def publishing(self) -> str | None:
+        """See `Location`.
+
+        Before the location exists, the nearest existing directory above it counts. A directory that cannot be written
+        to has no answer: the first write says why.
+        """
+        try:
+            way = way_in(self._nearest_directory())
+        except OSError:
+            return None
+        return None if way is Way.LINK else str(way)
 
     def scratch_directory(self) -> Path:
         """See `Location`."""
         with _writing(self.root):
             _make_directory(self.root)
         return self.root
+
+    def _nearest_directory(self) -> Path:
+        return next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
 
     def _path(self, name: str) -> Path:
         return self.root / safe_name(name)
@@ -200,33 +215,11 @@ def _temporary_next_to(target: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _linked(source: Path, temporary: Path) -> bool:
-    """Give `source` a second name; return False when that is on another device."""
-    try:
-        os.link(source, temporary)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        return False
-    return True
-
-
-def _link(temporary: Path, target: Path) -> bool:
-    """Give a synced file its name, durably; return False when the name is taken."""
-    try:
-        os.link(temporary, target, follow_symlinks=False)
-        stored = True
-    except FileExistsError:
-        stored = False
-    _sync(target.parent)  # also after losing: the caller relies on the winner's name
-    return stored
-
-
 def _make_directory(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -11,18 +11,21 @@ import re
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kt_batch.errors import MissingError, UsageError
+from kt_batch.errors import MissingError, StorageError, UsageError
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.names import FILE_SCHEME, Names, path_of_file_uri, safe_name
+from kt_batch.store.publish import kernel_id
 
 __all__ = [
     "LocalLocation",
     "Location",
     "absolute_place",
+    "check_kernel",
     "exists",
     "location_contains",
     "open_location",
     "safe_name",
+    "sole_kernel",
 ]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -95,10 +98,20 @@ class Location(Protocol):
     def free_bytes(self) -> int | None:
         """Return the free space in bytes; None where there is no limit."""
 
+    def publishing(self) -> str | None:
+        """Return how files get their names where that takes more than a hard link or `If-None-Match`; None elsewhere.
+
+        It is `rename` or `lock` (`store/publish.py`): only processes of one kernel exclude each other then.
+
+        Raises:
+            StorageError: the file system offers no way that excludes two writers.
+        """
+
     def scratch_directory(self) -> Path:
         """Return an existing local directory for files that `put_content` will store.
 
-        They are named `.tmp-...`. For a local location it is the location itself, so storing is a link and no copy.
+        They are named `.tmp-...`. For a local location it is the location itself, so nothing is copied. Storing a file
+        may remove it there.
         """
 
 
@@ -139,6 +152,26 @@ def exists(location: Location, name: str) -> bool:
     except MissingError:
         return False
     return True
+
+
+def sole_kernel(location: Location) -> str | None:
+    """Return the id of the only kernel whose processes may write to a location; None where those of all may."""
+    return kernel_id() if location.publishing() else None
+
+
+def check_kernel(location: Location, kernel: str | None) -> None:
+    """Raise StorageError when this process must not write to a location.
+
+    Args:
+        location: a library or a run.
+        kernel: as `sole_kernel` returned it where the work was planned.
+    """
+    if kernel not in (None, kernel_id()):
+        raise StorageError(
+            f"{location.uri} lies on a file system without hard links, where writers on several hosts could overwrite "
+            "each other; use workers of one host, a file system with hard links, or object storage "
+            "(s3://bucket/prefix)"
+        )
 
 
 def location_contains(location: Location, uri: str) -> bool:

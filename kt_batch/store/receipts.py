@@ -54,9 +54,10 @@ class Receipt(_Record):
     `ncc_sum` and `certified` cover the best match of every patch: the sum of the NCC, and the number of certified
     matches. They are None for a job that matches no patches, and in receipts of earlier versions.
 
-    Three fields are for the report alone, and in no digest: `finished` (Unix seconds), `worker` (host:process), and
+    Four fields are for the report alone, and in no digest: `finished` (Unix seconds), `worker` (host:process),
     `item_seconds`, aligned with the unit's items: seconds of working on the item's image and waiting for it, None for a
-    rejected item or one of another unit. No decision uses them. Receipts of earlier versions lack them.
+    rejected item or one of another unit, and `publishing`: how files got their names where there are no hard links. No
+    decision uses them. Receipts of earlier versions lack them.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -75,6 +76,7 @@ class Receipt(_Record):
     finished: Seconds | None = None
     worker: WorkerName | None = None
     item_seconds: tuple[Seconds | None, ...] = ()
+    publishing: Literal["rename", "lock"] | None = None
 
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
@@ -90,7 +92,7 @@ class Receipt(_Record):
         Table names and values that were not recorded are left out.
         """
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
-        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds"):
+        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing"):
             if content[field] in (None, []):
                 del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from s3fs import S3FileSystem
 from kt_batch.errors import MissingError, StorageError, UnreachableError
 from kt_batch.events import log_context, log_event
 from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
+from kt_batch.store.scratch import temporary_directory
 
 T = TypeVar("T")
 
@@ -173,9 +173,12 @@ class S3Location:
         """Return None: a bucket has no limit."""
         return None
 
+    def publishing(self) -> None:
+        """Return None: `If-None-Match` excludes writers on all hosts."""
+
     def scratch_directory(self) -> Path:
         """Return the machine's directory for temporary files."""
-        return Path(tempfile.gettempdir())
+        return temporary_directory()
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{safe_name(name)}" if self.prefix else safe_name(name)

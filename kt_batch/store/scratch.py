@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,21 @@ def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
             path.unlink(missing_ok=True)
+
+
+def temporary_directory() -> Path:
+    """Return the machine's directory for temporary files.
+
+    Raises:
+        StorageError: there is none that can be written to.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise StorageError(
+            "no directory for temporary files can be written to (tried TMPDIR, /tmp, /var/tmp and the current one); "
+            "name one with TMPDIR=/a/directory"
+        ) from error
 
 
 def _reason(error: OSError | SafetensorError) -> str:

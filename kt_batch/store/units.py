@@ -281,6 +281,8 @@ class Ledger:
         A returned receipt with the caller's attempt id is the caller's commit, also when the store's reply was lost.
         """
         name = layout.receipt_path(receipt.unit)
+        if publishing := self._location.publishing():
+            receipt = receipt.model_copy(update={"publishing": publishing})
         try:
             if self._location.put_if_absent(name, receipt.to_json()):
                 return receipt

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kt_batch.store.local
+import kt_batch.store.publish
 from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
 from kt_batch.store.locations import open_location
@@ -40,20 +41,20 @@ from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
 
 folder, number, when, words = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-link, seen = local._link, 0
+publish, seen = local.publish, 0
 
-def deadly(temporary, target):
+def deadly(temporary, target, root):
     global seen
     here = f"/{folder}/" in target.as_posix()
     seen += here
     if here and seen == number and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
-    done = link(temporary, target)
+    done = publish(temporary, target, root)
     if here and seen == number:
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 
-local._link = deadly
+local.publish = deadly
 sys.exit(run_app(app, words))
 """
 
@@ -157,17 +158,17 @@ def sweep(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any], begin: Callab
 
     After each kill, run it to the end and begin anew for the next write.
     """
-    link = kt_batch.store.local._link
+    publish = kt_batch.store.publish.publish
     left = [0]
 
-    def deadly(temporary: Path, target: Path) -> bool:
+    def deadly(temporary: Path, target: Path, root: Path) -> bool:
         left[0] -= 1
         if left[0] == 0:
             raise Killed
-        return link(temporary, target)
+        return publish(temporary, target, root)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kt_batch.store.local, "_link", deadly)
+        patch.setattr(kt_batch.store.local, "publish", deadly)
         for number in range(1, 1000):
             begin()
             left[0] = number

@@ -12,7 +12,7 @@ from kt_batch.pipelines.inputs import plan_items
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step, readable_size
 from kt_batch.store.inputs import list_inputs
-from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.locations import Location, absolute_place, open_location, sole_kernel
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
 BYTES_BESIDE_VECTORS = 100_000  # of an image: its preview, its rows and what Parquet adds
@@ -40,6 +40,7 @@ class ExtractJob:
     numerics: The numerics class of the units committed so far; None when there are none.
     owned_by_other_unit: (unit id, image id) of images that another unit extracts.
     other_uris: Image id -> every URI of an image that is planned under several.
+    kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     """
 
     library: str
@@ -50,6 +51,7 @@ class ExtractJob:
     mix_numerics: bool = False
     owned_by_other_unit: frozenset[tuple[str, str]] = frozenset()
     other_uris: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         mix_numerics=request.options.mix_numerics,
         owned_by_other_unit=find_owned_by_other_units(planned.pending, image_owners(ledger, planned.unwritten)),
         other_uris=find_other_uris(planned.pending, planned.units),
+        kernel=sole_kernel(location),
     )
     return ExtractPlan(ledger, items, planned, job, size)
 

@@ -24,7 +24,7 @@ from kt_batch.pipelines.reading import Reader
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, pad_to, preview
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table
@@ -39,11 +39,12 @@ class ExtractWorker:
 
     def __init__(self, job: ExtractJob) -> None:
         self.job = job
+        self.location = open_location(job.library)
+        check_kernel(self.location, job.kernel)
         self.numerics = fix_numerics(job.threads)
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         self.encoder = load_encoder(job.encoder).network
         self.reader = Reader()
-        self.location = open_location(job.library)
         self.ledger = Ledger(self.location)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:

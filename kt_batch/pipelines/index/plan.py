@@ -13,7 +13,7 @@ from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store import layout
 from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
 from kt_batch.store.library import Library
-from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.locations import Location, absolute_place, check_kernel, open_location, sole_kernel
 from kt_batch.store.opening import open_library
 from kt_batch.store.receipts import Receipt, TableRef
 
@@ -25,6 +25,7 @@ class BuildJob:
     """Everything that the workers of one build need, small enough to send.
 
     numerics: The numerics class of the units committed so far; None when there are none.
+    kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     """
 
     library: str
@@ -35,9 +36,16 @@ class BuildJob:
     threads: int
     numerics: tuple[tuple[str, str], ...] | None = None
     mix_numerics: bool = False
+    kernel: str | None = None
 
     def fix_numerics(self) -> dict[str, str]:
-        """Pin this process's numerics class. Raises MismatchError when the build began on another one."""
+        """Pin this process's numerics class.
+
+        Raises:
+            MismatchError: The build began on another one.
+            StorageError: This process must not write to the library.
+        """
+        check_kernel(self.library_location(), self.kernel)
         now = fix_numerics(self.threads)
         check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
         return now
@@ -103,6 +111,7 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions) -> BuildPla
         channels=library.channels,
         threads=options.threads,
         mix_numerics=options.mix_numerics,
+        kernel=sole_kernel(library.location),
     )
     return BuildPlan(library, job, read_index_summary(library.location, digest))
 

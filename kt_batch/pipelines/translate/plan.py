@@ -13,7 +13,7 @@ from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_uni
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.inputs import Input, list_inputs, output_name
-from kt_batch.store.locations import Location, absolute_place, location_contains, open_location
+from kt_batch.store.locations import Location, absolute_place, location_contains, open_location, sole_kernel
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 
@@ -39,6 +39,7 @@ class TranslateJob:
     numerics: The numerics class of the units committed so far; None when there are none.
     name_conflicts: Names that are planned for more than one image.
     already_written: (unit id, name) of outputs that another unit has made.
+    kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     """
 
     run: str
@@ -49,6 +50,7 @@ class TranslateJob:
     mix_numerics: bool = False
     name_conflicts: frozenset[str] = frozenset()
     already_written: frozenset[tuple[str, str]] = frozenset()
+    kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         mix_numerics=options.mix_numerics,
         name_conflicts=find_name_conflicts(planned.units),
         already_written=find_already_written(ledger.attempts()),
+        kernel=sole_kernel(location),
     )
     return TranslatePlan(ledger, items, planned, job)
 

@@ -25,7 +25,7 @@ from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, encode, pad_to
 from kt_batch.store.inputs import output_name
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
@@ -38,11 +38,12 @@ class TranslateWorker:
 
     def __init__(self, job: TranslateJob) -> None:
         self.job = job
+        self.location = open_location(job.run)
+        check_kernel(self.location, job.kernel)
         self.numerics = fix_numerics(job.threads, search_device(job.config.searcher))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         self.method = method_named(job.config.method)(job.config, load_resources(job.config, job.sources))
         self.reader = Reader()
-        self.location = open_location(job.run)
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
 
