@@ -79,7 +79,17 @@ def test_a_dry_run_says_how_files_get_their_names(small: Small, tmp_path: Path) 
 def test_two_drivers_share_a_run_and_a_killed_one_is_resumed_without_hard_links(small: Small, tmp_path: Path) -> None:
     environment, run = {**os.environ, **preload(tmp_path, "nolink", "norename")}, tmp_path / "run"
     photos = draw_all(tmp_path / "many", range(21, 29))
-    line = [COMMAND, "translate", photos, "--library", small.library, "--out", run, "--threads=1", "--unit-size=1"]
+    line: list[str | Path] = [
+        COMMAND,
+        "translate",
+        photos,
+        "--library",
+        small.library,
+        "--out",
+        run,
+        "--threads=1",
+        "--unit-size=1",
+    ]
     drivers = [subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
     while not list(run.glob("receipts/*.json")) and drivers[0].poll() is None:
         time.sleep(0.01)
