@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
-from pathlib import Path
 
 from kt_batch.errors import Reason, RejectError, UnreachableError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
+from kt_batch.store.places import absolute_path
 from kt_batch.store.units import Item
 
 HASH_THREADS = 8
@@ -28,7 +28,7 @@ def places(given: Place | Sequence[Place]) -> list[str]:
 
 def absolute_file(path: Place | None) -> str | None:
     """Return an absolute path: the working directory of a worker is not the driver's."""
-    return None if path is None else str(Path(path).absolute())
+    return None if path is None else absolute_path(fspath(path))
 
 
 def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:

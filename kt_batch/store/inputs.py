@@ -22,7 +22,17 @@ from urllib.parse import quote_from_bytes
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import layout
 from kt_batch.store.names import FILE_SCHEME, MAX_COMPONENT_BYTES, TEMP_PREFIX, path_of_file_uri, safe_name
-from kt_batch.store.patterns import MAGIC, matches, split_pattern
+from kt_batch.store.objects import (
+    READ_ONLY_SCHEMES,
+    bucket_and_key,
+    is_object,
+    keys,
+    list_remote,
+    object_chunks,
+    object_size,
+)
+from kt_batch.store.patterns import matches, split_pattern
+from kt_batch.store.places import S3, clean_place, refuse_unpacked, scheme_of
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
@@ -32,7 +42,6 @@ MAX_BYTES = 2**32  # larger than any image within the pixel limit, even uncompre
 MAX_NAME_BYTES = 768  # of an output; object store keys have at most 1024, including a run's prefix
 CHUNK = 8 << 20  # bytes in memory at a time while hashing
 
-_S3 = "s3://"
 _ALLOWED = "name a file, a directory, a pattern or s3://bucket/prefix"
 
 
@@ -138,11 +147,8 @@ def input_id(uri: str) -> str:
 def input_size(uri: str) -> int | None:
     """Return the size of an unread input in bytes; None where it is unknown."""
     try:
-        if uri.startswith(_S3):
-            from kt_batch.store.s3 import S3Location
-
-            bucket, key = _bucket_and_key(uri)
-            return S3Location(bucket, "").size(key)
+        if is_object(uri):
+            return object_size(uri)
         status = _local_path(uri).stat()
     except (OSError, ValueError, StorageError, UsageError):
         return None
@@ -164,7 +170,7 @@ def _reading(uri: str) -> Iterator[None]:
 
 def _chunks(uri: str, most: int) -> Iterator[bytes]:
     """Yield the bytes of an input, at most `most` at a time."""
-    return _chunks_of_object(uri, most) if uri.startswith(_S3) else _chunks_of_file(_local_path(uri), most)
+    return _chunks_of_object(uri, most) if is_object(uri) else _chunks_of_file(_local_path(uri), most)
 
 
 def _chunks_of_file(path: Path, most: int) -> Iterator[bytes]:
@@ -184,17 +190,13 @@ def _chunks_of_file(path: Path, most: int) -> Iterator[bytes]:
 
 
 def _chunks_of_object(uri: str, most: int) -> Iterator[bytes]:
-    from kt_batch.store.s3 import S3Location
-
-    bucket, key = _bucket_and_key(uri)
-    location = S3Location(bucket, "")
-    size = location.size(key)
-    _check_bytes(uri, size)
-    if size <= most:
-        yield location.read_bytes(key)
-        return
-    for start in range(0, size, most):
-        yield location.read_range(key, start, most)
+    size = object_size(uri)
+    _check_bytes(uri, size or 0)
+    read = 0
+    for chunk in object_chunks(uri, size, most):
+        read += len(chunk)
+        _check_bytes(uri, read)  # a store may not say the size, or say another one
+        yield chunk
 
 
 def _check_bytes(uri: str, size: int) -> None:
@@ -206,10 +208,16 @@ def _check_bytes(uri: str, size: int) -> None:
 
 
 def _listing(argument: str) -> _Listing:
-    if argument.startswith(_S3):
-        return _list_s3(argument)
     if not argument:
         raise UsageError(f"an argument is empty; {_ALLOWED}")
+    argument = clean_place(argument)
+    scheme = scheme_of(argument)
+    if scheme == "s3":
+        return _list_s3(argument)
+    if scheme in READ_ONLY_SCHEMES:
+        return _list_remote(argument)
+    if scheme not in (None, "file"):
+        raise UsageError(f"{argument!r} has the unknown scheme {scheme}://; {_ALLOWED}")
     path = _local_path(argument)
     if path.is_dir():
         return _listed(argument, str(path), _walk(path))
@@ -230,9 +238,9 @@ def _list_s3(argument: str) -> _Listing:
 
     That is an object of that very name, else everything below it, else what it matches as a pattern.
     """
-    bucket, key = _bucket_and_key(argument)
-    if not key.endswith("/") and next(_keys(bucket, key), None) == key:  # keys are sorted, so the name itself is first
-        uri = f"{_S3}{bucket}/{key}"
+    bucket, key = bucket_and_key(argument)
+    if not key.endswith("/") and next(keys(bucket, key), None) == key:  # keys are sorted, so the name itself is first
+        uri = f"{S3}{bucket}/{key}"
         return _Listing(uri, ((uri, ""),))
     folder = key.rstrip("/")
     below = [path for path in _keys_below(bucket, folder) if _counts(path)]
@@ -240,7 +248,15 @@ def _list_s3(argument: str) -> _Listing:
     if not below and pattern:
         folder = prefix
         below = [path for path in _keys_below(bucket, prefix) if _counts(path) and matches(path.split("/"), pattern)]
-    return _listed(argument, f"{_S3}{bucket}/{folder}".rstrip("/"), below)
+    return _listed(argument, f"{S3}{bucket}/{folder}".rstrip("/"), below)
+
+
+def _list_remote(argument: str) -> _Listing:
+    root, paths = list_remote(argument)
+    if not paths:
+        name = argument.partition("?")[0].partition("#")[0].rstrip("/")
+        return _Listing(name, ((argument, ""),))
+    return _listed(argument, root, filter(_counts, paths))
 
 
 def _listed(argument: str, root: str, below: Iterable[str]) -> _Listing:
@@ -287,16 +303,9 @@ def _cannot_list(error: OSError) -> NoReturn:
     raise StorageError(f"cannot list the directory {error.filename!r}: {error.strerror}") from error
 
 
-def _keys(bucket: str, start: str) -> Iterator[str]:
-    """Yield all keys of a bucket that begin with `start`, in the store's order."""
-    from kt_batch.store.s3 import S3Location
-
-    return S3Location(bucket, "").list_keys(start)
-
-
 def _keys_below(bucket: str, folder: str) -> Iterator[str]:
     start = f"{folder}/" if folder else ""
-    return (key[len(start) :] for key in _keys(bucket, start))
+    return (key[len(start) :] for key in keys(bucket, start))
 
 
 def _counts(path: str) -> bool:
@@ -312,13 +321,6 @@ def _counts(path: str) -> bool:
 # ---- paths and names -------------------------------------------------------------------------------------------------
 
 
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix(_S3).partition("/")
-    if not bucket or MAGIC.search(bucket):
-        raise UsageError(f"{uri!r} names no bucket; allowed is s3://bucket/prefix")
-    return bucket, key
-
-
 def _local_path(text: str) -> Path:
     """Return the absolute path of a plain path or a file:// URI."""
     if text.startswith(FILE_SCHEME):
@@ -326,6 +328,7 @@ def _local_path(text: str) -> Path:
         if named is None:
             raise UsageError(f"{text!r} is on another machine; allowed is file:///path")
         text = str(named)
+    refuse_unpacked(text)
     path = Path(text).absolute()
     if path.name == "..":
         return path.resolve()

@@ -6,7 +6,6 @@ A reader sees all of its content or nothing. The commit rule needs no more than 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -14,6 +13,7 @@ from typing import BinaryIO, Protocol
 from kt_batch.errors import MissingError, StorageError, UsageError
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.names import FILE_SCHEME, Names, path_of_file_uri, safe_name
+from kt_batch.store.places import absolute_path, clean_place, redacted, scheme_of
 from kt_batch.store.publish import kernel_id
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "sole_kernel",
 ]
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -123,16 +122,21 @@ def open_location(text: str) -> Location:
     Raises:
         UsageError: the text names no place, has another scheme, or holds credentials (and is then not repeated).
     """
-    scheme = _SCHEME.match(text)
-    if scheme is None:
-        if not text or "\0" in text:
-            raise UsageError(f"the location {text!r} is not a path; allowed are a path, file:// and s3://bucket/prefix")
-        return LocalLocation(Path(text).absolute())
-    match scheme[1].lower():
+    if not text or "\0" in text:
+        raise UsageError(f"the location {text!r} is not a path; allowed are a path, file:// and s3://bucket/prefix")
+    place = clean_place(text)
+    match scheme_of(place):
+        case None:
+            return LocalLocation(Path(absolute_path(place)))
         case "file":
-            return LocalLocation(_file_path(text))
+            return LocalLocation(_file_path(place))
         case "s3":
-            return _s3_location(text)
+            return _s3_location(place)
+        case "gs" | "az" | "http" | "https" as other:
+            raise UsageError(
+                f"the location {redacted(place)!r} cannot hold a library or a run: {other}:// is for inputs alone, "
+                "since its clients may replace what is there; allowed are a path, file:// and s3://"
+            )
         case other:
             raise UsageError(f"the location scheme {other}:// is unknown; allowed are a path, file:// and s3://")
 
@@ -141,8 +145,12 @@ def absolute_place(text: str) -> str:
     """Return `text` so that it names the same place from any working directory.
 
     Workers have another working directory than the driver.
+
+    Raises:
+        UsageError: it holds credentials, or is relative to a folder that Ray removes.
     """
-    return text if _SCHEME.match(text) or not text else os.path.abspath(text)  # noqa: PTH100 - also removes `..`
+    place = clean_place(text)
+    return place if scheme_of(place) or not place else absolute_path(place)
 
 
 def exists(location: Location, name: str) -> bool:
@@ -202,10 +210,8 @@ def _s3_location(text: str) -> Location:
     from kt_batch.store.s3 import S3Location  # importing it takes half a second
 
     bucket, _, prefix = text[len("s3://") :].partition("/")
-    if "@" in bucket:
-        raise UsageError(
-            "an s3:// location must not hold credentials; they are taken from the environment or a profile"
-        )
+    if "?versionId=" in prefix:  # the client would cut it off
+        raise UsageError(f"the location {text!r} holds '?versionId='; allowed is s3://bucket/prefix")
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(f"the location {text!r} names no bucket; allowed is s3://bucket/prefix")
     prefix = prefix.rstrip("/")

@@ -16,19 +16,32 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
-import aiohttp
 import tenacity
-from botocore import exceptions as botocore_errors
+from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
-from kt_batch.errors import MissingError, StorageError, UnreachableError
+from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.events import log_context, log_event
 from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
+from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS, redacted
+from kt_batch.store.s3_errors import (
+    BEYOND,
+    FAILURES,
+    NEVER_THERE,
+    OVERLOADED,
+    REFUSED,
+    UNTOLD,
+    error_code,
+    is_transient,
+    is_unreachable,
+    reason_of,
+)
 from kt_batch.store.scratch import temporary_directory
 
 T = TypeVar("T")
@@ -37,47 +50,8 @@ PART_BYTES = 16 << 20  # of a multipart upload; at most two parts are in memory
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
 
-_REFUSED = ("PreconditionFailed", "412")
-_UNTOLD = ("400", "403")  # answers to a HEAD, which have no body and so no code
-_BEYOND = ("InvalidRange", "416")
-# Answers that allow a retry: overload, a fault of the store, or another conditional put of the name in progress.
-_OVERLOADED = ("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "503")
-_STUMBLED = ("InternalError", "RequestTimeout", "500", "502", "504")
-_TRANSIENT = (*_OVERLOADED, *_STUMBLED, "ConditionalRequestConflict")
-# Answers that hold for the whole bucket until somebody creates it or changes the credentials.
-_LOCKED_OUT = (
-    "NoSuchBucket",
-    "AccountProblem",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "RequestExpired",
-    "RequestTimeTooSkewed",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-    "UserSuspended",
-)
-_CUT = (
-    ConnectionError,
-    TimeoutError,
-    aiohttp.ClientPayloadError,
-    botocore_errors.ConnectionError,
-    botocore_errors.ConnectionClosedError,
-    botocore_errors.ReadTimeoutError,
-    botocore_errors.IncompleteReadError,
-    botocore_errors.ResponseStreamingError,
-)
-_NO_CREDENTIALS = (
-    botocore_errors.CredentialRetrievalError,
-    botocore_errors.NoCredentialsError,
-    botocore_errors.PartialCredentialsError,
-    botocore_errors.TokenRetrievalError,
-    botocore_errors.UnauthorizedSSOTokenError,
-)
-_NEVER_THERE = (botocore_errors.EndpointConnectionError, botocore_errors.ConnectTimeoutError)
-_FAILURES = (OSError, botocore_errors.BotoCoreError, botocore_errors.ClientError, aiohttp.ClientError)
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_ON, _OFF = ("1", "yes", "true", "on", "requester"), ("", "0", "no", "false", "off")
 
 
 @dataclass(frozen=True)
@@ -94,31 +68,16 @@ class S3Location:
 
     def read_bytes(self, name: str) -> bytes:
         """See `Location`."""
-        path = f"{self.bucket}/{self._key(name)}"
-        with self._explained(name):
-            return cast(bytes, _attempt(lambda fs: fs.cat_file(path, max_concurrency=1)))
+        return self.read_key(self._key(name))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
         check_range(name, start, length)
-        if length == 0:
-            return b""
-        path = f"{self.bucket}/{self._key(name)}"
-        try:
-            with self._explained(name):
-                return cast(
-                    bytes,
-                    _attempt(lambda fs: fs.cat_file(path, start=start, end=start + length)),
-                )
-        except StorageError as error:
-            if error_code(error.__cause__) in _BEYOND:
-                return b""
-            raise
+        return self.read_key(self._key(name), start, length) if length else b""
 
     def size(self, name: str) -> int:
         """See `Location`."""
-        with self._explained(name):
-            return int(self._call("head_object", Key=self._key(name))["ContentLength"])
+        return self.size_of_key(self._key(name))
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
@@ -126,7 +85,7 @@ class S3Location:
             with self._explained(name):
                 self._call("put_object", Key=self._key(name), Body=data, IfNoneMatch="*")
         except StorageError as error:
-            if error_code(error.__cause__) in _REFUSED:
+            if error_code(error.__cause__) in REFUSED:
                 return False
             raise
         return True
@@ -186,6 +145,33 @@ class S3Location:
     def _call(self, method: str, **arguments: Any) -> Any:
         return _attempt(lambda fs: fs.call_s3(method, Bucket=self.bucket, **arguments))
 
+    def size_of_key(self, key: str) -> int:
+        """Return the size in bytes of an object of the bucket, by its whole key, which may be no safe name."""
+        with self._explained_key(key):
+            return int(self._call("head_object", Key=key)["ContentLength"])
+
+    def read_key(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of an object of the bucket, by its whole key, which may be no safe name.
+
+        There are fewer where the object ends, and none beyond it.
+        """
+        part = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
+
+        def read(fs: S3FileSystem) -> bytes:
+            body = fs.call_s3("get_object", Bucket=self.bucket, Key=key, **part)["Body"]
+            try:
+                return cast(bytes, sync(fs.loop, body.read))
+            finally:
+                body.close()
+
+        try:
+            with self._explained_key(key):
+                return _attempt(read)
+        except StorageError as error:
+            if part and error_code(error.__cause__) in BEYOND:
+                return b""
+            raise
+
     def list_keys(self, start: str) -> Iterator[str]:
         """Yield all keys of the bucket that begin with `start`, in the store's order.
 
@@ -200,24 +186,28 @@ class S3Location:
                 page = self._call("list_objects_v2", Prefix=start, **following)
             yield from (entry["Key"] for entry in page.get("Contents", ()))
 
+    def _explained(self, name: str) -> AbstractContextManager[None]:
+        return self._explained_key(f"{self.prefix}/{name}" if self.prefix else name)
+
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def _explained_key(self, key: str) -> Iterator[None]:
         """Turn every failure of the store into one sentence.
 
         Only the error's cause keeps the client's words, for a traceback.
         """
+        uri = f"s3://{self.bucket}/{key}"
         try:
-            with log_context(object=f"{self.uri}/{name}"):
+            with log_context(object=uri):
                 yield
-        except _FAILURES as error:
+        except FAILURES as error:
             if error_code(error) == "NoSuchBucket":
                 raise self._no_bucket() from error
             if isinstance(error, FileNotFoundError):
                 self._require_bucket()
-                raise MissingError(f"nothing lies at {self.uri}/{name}") from error
+                raise MissingError(f"nothing lies at {uri}") from error
             ailment = self._ailment(error)
             kind = UnreachableError if ailment else StorageError
-            raise kind(f"cannot use {self.uri}/{name}: {_reason(ailment or error)}") from error
+            raise kind(f"cannot use {uri}: {reason_of(ailment or error)}") from error
 
     def _require_bucket(self) -> None:
         """Raise UnreachableError when the bucket is missing.
@@ -228,9 +218,9 @@ class S3Location:
             self._call("head_bucket")
         except FileNotFoundError as error:
             raise self._no_bucket() from error
-        except _FAILURES as error:  # some users may read objects, but not query their bucket
+        except FAILURES as error:  # some users may read objects, but not query their bucket
             if is_unreachable(error):
-                raise UnreachableError(f"cannot use {self.uri}: {_reason(error)}") from error
+                raise UnreachableError(f"cannot use {self.uri}: {reason_of(error)}") from error
 
     def _ailment(self, error: BaseException) -> BaseException | None:
         """Return the error that affects the whole bucket.
@@ -239,12 +229,12 @@ class S3Location:
         a HEAD has no code. In these cases the bucket is queried.
         """
         code = error_code(error)
-        of_one = code not in _OVERLOADED and not isinstance(error, _NEVER_THERE)
-        if not of_one or not (is_transient(error) or code in _UNTOLD):
+        of_one = code not in OVERLOADED and not isinstance(error, NEVER_THERE)
+        if not of_one or not (is_transient(error) or code in UNTOLD):
             return error if is_unreachable(error) else None
         try:
             self._call("list_objects_v2", MaxKeys=1)
-        except _FAILURES as why:
+        except FAILURES as why:
             return why if is_unreachable(why) else None
         return None
 
@@ -292,48 +282,10 @@ class RangeReader(io.RawIOBase):
         return len(data)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether a retry may help.
-
-    It may after a cut or silent connection, and with an overloaded or failing store.
-    """
-    code = error_code(error)
-    if code is not None:
-        return code in _TRANSIENT
-    return isinstance(error, _CUT) and not isinstance(error, botocore_errors.SSLError)
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Tell whether an error means that nothing in the bucket can be read now.
-
-    The error must answer a request that is about no object in particular. It means so when it is transient and all
-    retries are spent, or when access is denied to everything.
-    """
-    if error_code(error) in _LOCKED_OUT:
-        return True
-    return is_transient(error) or isinstance(error, (*_NO_CREDENTIALS, botocore_errors.SSLError))
-
-
-def error_code(error: BaseException | None) -> str | None:
-    """Return the store's error code, such as NoSuchKey; None when it never answered."""
-    for candidate in (error, getattr(error, "__cause__", None)):
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", "unknown"))
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    code = error_code(error)
-    if isinstance(error, PermissionError):
-        return f"access was denied ({code})"
-    return f"the store answered {code}" if code else f"the request failed with {type(error).__name__}"
-
-
 def _log_retry(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = round(state.next_action.sleep, 3) if state.next_action else None
-    why = _reason(error) if error else ""
+    why = reason_of(error) if error else ""
     log_event("storage_retry", why, logging.WARNING, tries=state.attempt_number, seconds=pause)
 
 
@@ -351,8 +303,12 @@ def _attempt(operation: Callable[[S3FileSystem], T]) -> T:
 
 
 def _filesystem() -> S3FileSystem:
-    """Return the client of this process; fsspec keeps one per process and address."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """Return the client of this process; fsspec keeps one per process, address and settings.
+
+    Raises:
+        UsageError: the address in the environment is no URL, or a switch is neither on nor off.
+    """
+    endpoint = _endpoint()
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
@@ -361,6 +317,37 @@ def _filesystem() -> S3FileSystem:
     }
     if endpoint:  # such a store rarely has a host name per bucket
         config["s3"] = {"addressing_style": "path"}
-    fs = S3FileSystem(endpoint_url=endpoint, config_kwargs=config, use_listings_cache=False)
+    fs = S3FileSystem(
+        endpoint_url=endpoint,
+        anon=_is_on(ANONYMOUS),
+        requester_pays=_is_on(REQUESTER_PAYS),
+        config_kwargs=config,
+        use_listings_cache=False,
+    )
     fs.retries = 1
     return fs
+
+
+def _endpoint() -> str | None:
+    name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+    if name is None:
+        return None
+    endpoint = os.environ[name]
+    try:
+        parts = urlsplit(endpoint)
+        whole = parts.scheme in ("http", "https") and parts.hostname is not None and parts.port != 0
+    except ValueError:  # the port is no number
+        whole = False
+    if not whole:
+        raise UsageError(
+            f"the address {redacted(endpoint)!r} of the object store, in {name}, is no URL; allowed is "
+            "http://host:port or https://host"
+        )
+    return endpoint
+
+
+def _is_on(name: str) -> bool:
+    value = os.environ.get(name, "").lower()
+    if value not in (*_ON, *_OFF):
+        raise UsageError(f"{name} is {value!r}; allowed are {', '.join(_ON)} and {', '.join(filter(None, _OFF))}")
+    return value in _ON

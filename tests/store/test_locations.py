@@ -18,7 +18,7 @@ import tenacity
 from botocore import exceptions as botocore_errors
 
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
-from kt_batch.store import s3
+from kt_batch.store import s3, s3_errors
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.locations import LocalLocation, Location, exists, location_contains, open_location, safe_name
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
@@ -493,7 +493,7 @@ def test_a_put_whose_reply_was_lost_is_refused_and_then_read_back(
 def test_only_named_failures_are_transient_and_only_they_and_denied_access_blame_the_store(
     error: BaseException, transient: bool, unreachable: bool
 ) -> None:
-    assert (s3.is_transient(error), s3.is_unreachable(error)) == (transient, unreachable)
+    assert (s3_errors.is_transient(error), s3_errors.is_unreachable(error)) == (transient, unreachable)
 
 
 # ---- containment -----------------------------------------------------------------------------------------------------

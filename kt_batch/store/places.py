@@ -1,0 +1,117 @@
+"""What a person writes for a place: schemes and their spellings, `~`, and relative paths.
+
+Credentials in a place are refused. This module opens nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from kt_batch.errors import UsageError
+
+S3 = "s3://"
+ANONYMOUS = "AWS_NO_SIGN_REQUEST"  # environment: requests to S3 without credentials; GDAL has both names, too
+REQUESTER_PAYS = "AWS_REQUEST_PAYER"  # environment: the reader of a bucket pays for the requests
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
+# Names of query parameters that let their holder in: signed URLs of S3, Google and Azure, and keys of web services.
+_SECRET = re.compile(r"sig|(x-(amz|goog)-)?(signature|credential|security-token)|awsaccesskeyid|googleaccessid")
+_SECRET_OF_WEB = re.compile(r"(access|auth|api|secret)?[-_]?(token|key|secret|pass(word)?|pwd|auth|jwt)")
+
+
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of a URI in lower case, `s3` for s3a and s3n; None for a plain path."""
+    match = _SCHEME.match(text)
+    return None if match is None else _ALIASES.get(match[1].lower(), match[1].lower())
+
+
+def clean_place(text: str) -> str:
+    """Return a place with the usual spelling of its scheme and with `~` replaced by the home directory.
+
+    Raises:
+        UsageError: it holds credentials, which are not repeated, or the user after `~` is unknown.
+    """
+    scheme = scheme_of(text)
+    if scheme is None:
+        return expand_home(text)
+    _refuse_credentials(scheme, text)
+    return f"{scheme}://{text.partition('://')[2]}"
+
+
+def expand_home(text: str) -> str:
+    """Replace a leading `~` or `~user` of a path by the home directory.
+
+    Raises:
+        UsageError: the user or the home directory is unknown.
+    """
+    if not text.startswith("~"):
+        return text
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib would also normalise the rest
+    if expanded.startswith("~"):
+        user = text.split("/", maxsplit=1)[0]
+        raise UsageError(f"the home directory {user!r} is unknown; for a file of such a name write './{text}'")
+    return expanded
+
+
+def absolute_path(text: str) -> str:
+    """Return a plain path so that it names the same place from any working directory.
+
+    Workers have another working directory than the driver.
+
+    Raises:
+        UsageError: the path is relative, and the working directory is one that Ray unpacked for a job and removes.
+    """
+    path = expand_home(text)
+    refuse_unpacked(path)
+    return os.path.abspath(path)  # noqa: PTH100 - also removes `..`
+
+
+def refuse_unpacked(path: str) -> None:
+    """Raise UsageError for a relative path whose working directory Ray unpacked for a job and removes."""
+    folder = Path.cwd() if not Path(path).is_absolute() else None
+    if folder and any(part == "runtime_resources" or part.startswith("_ray_pkg_") for part in folder.parts):
+        raise UsageError(
+            f"the place {path!r} is relative and would be '{folder / path}', in a folder that Ray unpacked for this "
+            "job and removes afterwards; give an absolute place, such as '/data/run' or 's3://bucket/run'"
+        )
+
+
+def redacted(text: str) -> str:
+    """Return a URI without user, password and query, for a message."""
+    match = _SCHEME.match(text)
+    if match is None:
+        return text
+    authority, slash, rest = text[match.end() :].partition("/")
+    host = authority.rpartition("@")[2]
+    return f"{match[0]}{host}{slash}{rest.partition('?')[0]}"
+
+
+def _refuse_credentials(scheme: str, text: str) -> None:
+    rest = text.partition("://")[2]
+    held = None
+    if scheme != "file" and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+        held = "a user or a key before '@'"
+    for name in _query_names(text):
+        web = scheme in ("http", "https") and _SECRET_OF_WEB.fullmatch(name)
+        if scheme != "file" and (_SECRET.fullmatch(name) or web):
+            held = f"the parameter '{name}'"
+    # Azure writes container@account: its part before '@' is no secret.
+    if held and not (scheme == "az" and held.startswith("a user") and ":" not in rest.partition("@")[0]):
+        raise UsageError(
+            f"a {scheme}:// place holds credentials ({held}), which would stand in plans and logs; they are taken from "
+            "the environment or a profile"
+        )
+
+
+def _query_names(text: str) -> list[str]:
+    """Return the names of the parameters behind `?` and in a fragment, in lower case."""
+    _, _, query = text.partition("?")
+    try:
+        fragment = urlsplit(text).fragment
+    except ValueError:  # a malformed host
+        fragment = ""
+    return [name.lower() for part in (query, fragment) for name, _ in parse_qsl(part, keep_blank_values=True)]
