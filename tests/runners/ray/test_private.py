@@ -49,8 +49,8 @@ def test_auto_selects_the_address_in_the_environment(monkeypatch: pytest.MonkeyP
 def test_the_monitor_of_ray_reports_the_types_of_the_nodes(ray_here: None) -> None:  # noqa: F811
     from kt_batch.runners.ray.private import autoscaler_status
 
-    give_up = time.monotonic() + 60  # the monitor writes its first report some seconds after the start
-    while not autoscaler_status() and time.monotonic() < give_up:
+    give_up = time.monotonic() + 60  # the monitor writes its first whole report some seconds after the start
+    while "autoscaler_report" not in autoscaler_status() and time.monotonic() < give_up:
         time.sleep(0.2)
     status = autoscaler_status()
     assert isinstance(status.get("autoscaler_report"), dict), f"Ray's monitor reports {status!r}; {ADVICE}"
