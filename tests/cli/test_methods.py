@@ -193,7 +193,7 @@ def test_an_explicit_option_overrides_the_preset(kt: Say, library: Path, photo: 
 def test_the_jobs_accept_presets(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [photo, "--library", library, "--out", run, "--runner", "local", "--threads", 1]
-    assert kt(*words, "--preset", "paper", of=job.app).code == 0
+    assert kt(*words, "--preset", "paper", of=job.load_app()).code == 0
     assert saved_options(run)["searcher"] == "bhkm"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray._common.utils import get_default_system_temp_dir
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
