@@ -98,7 +98,9 @@ def test_a_method_in_the_table_runs_with_its_options(
     saved = saved_options(tmp_path / "run")
     assert (saved["method"], saved["darkness"], saved["alpha"]) == ("dim", 0.25, 0.25)
     assert "swap" not in saved
-    assert kt("translate", "--config", next((tmp_path / "run/options").iterdir()), of=with_dim).code == 0
+    assert (
+        kt("translate", "--config", next((tmp_path / "run/options").iterdir()), "--trust-config", of=with_dim).code == 0
+    )
     said = kt(*words, "--method", "dim", "--darkness", 0.5, of=with_dim)
     assert (said.code, "darkness (0.25 there, 0.5 here)" in said.err) == (1, True)
 

@@ -178,13 +178,13 @@ def test_the_options_saved_with_the_output_are_accepted_again(
     (saved,) = (run / "options").iterdir()
     content = yaml.safe_load(saved.read_text())
     assert (content["alpha"], content["images"], content["swap"]) == (0.5, [str(photos / "a.png")], "geometric")
-    again = kt("translate", "--config", saved)
+    again = kt("translate", "--config", saved, "--trust-config")
     assert (again.code, "nothing to do" in again.out) == (0, True)
     moved = kt("translate", "--config", saved, "--out", tmp_path / "other")
     assert (moved.code, hashes(tmp_path / "other", "images")) == (0, hashes(run, "images"))
     for command, place in (("extract", library), ("index", library)):
         (saved,) = (place / "options").glob(f"{command}-*.yaml")
-        assert "nothing to do" in kt(command, "--config", saved).out
+        assert "nothing to do" in kt(command, "--config", saved, "--trust-config").out
 
 
 @pytest.mark.parametrize(
