@@ -65,6 +65,7 @@ class _OptionsLoader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Refuse a key that stands twice; merge nothing."""
         seen = set()
+        key: Any
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 name = key.value.replace("_", "-")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -50,6 +50,9 @@ def _on_unraisable(report: Any) -> None:
     global _received  # noqa: PLW0603
     if report.exc_type is KeyboardInterrupt:
         _received = False
-        _thread.interrupt_main()
+        main = threading.main_thread().ident
+        again = threading.Timer(0.02, signal.pthread_kill, (main, signal.SIGINT))  # at once, it would hit this function
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(report)

@@ -33,7 +33,10 @@ def run_process(load_app: Callable[[], typer.Typer]) -> NoReturn:
         tune_process()  # before the commands import torch
         from kt_batch.cli.exit_codes import run_app
 
-        code = run_app(load_app())
+        app = load_app()
+        if was_interrupted():  # a library that was imported swallowed it
+            raise KeyboardInterrupt  # noqa: TRY301 - it goes the same way as all others
+        code = run_app(app)
     except BaseException:
         if not was_interrupted():
             raise
