@@ -15,7 +15,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(character if _is_visible(character) else _escape(character) for character in text)
+    return "".join(character if is_visible(character) else _escape(character) for character in text)
 
 
 def printable_lines(text: str) -> list[str]:
@@ -35,12 +35,13 @@ def printable_json(content: object, *, only_ascii: bool = False) -> str:
         return text
     # Unprintable characters stand within strings only, where every character may be an escape.
     return "".join(
-        character if _is_visible(character) else json.dumps(character, ensure_ascii=True)[1:-1] for character in text
+        character if is_visible(character) else json.dumps(character, ensure_ascii=True)[1:-1] for character in text
     )
 
 
-def _is_visible(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"  # the wide space of Japanese names
+def is_visible(character: str) -> bool:
+    """Return whether a character is shown as itself: it is printable, or a space of some width."""
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _escape(character: str) -> str:

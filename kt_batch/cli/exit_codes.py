@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 
 import typer
@@ -40,7 +39,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
             return report_interrupt()
         code, message = _explain(error)
         if debug:
-            print_traceback(traceback.format_exc())
+            print_traceback(error)
         if message:  # typer has none when it shows the help for want of a command
             print_error(message)
         return code

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,9 +46,11 @@ def print_progress(line: str) -> None:
     _write(sys.stderr, [line])
 
 
-def print_traceback(text: str) -> None:
-    """Print a traceback on standard error."""
-    _write(sys.stderr, printable_lines(text))
+def print_traceback(error: BaseException) -> None:
+    """Print a traceback on standard error; further lines of a message are indented, so that none passes for ours."""
+    for part in traceback.format_exception(error):
+        ours = part.startswith(("  ", "\n", "Traceback"))
+        _write(sys.stderr, printable_lines(part if ours else part.removesuffix("\n").replace("\n", "\n    ")))
 
 
 @contextmanager
@@ -70,7 +73,7 @@ class _Printing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        print_traceback(self.format(record))
+        print_progress(self.format(record))
 
 
 def _write(stream: TextIO, lines: Sequence[str]) -> None:
