@@ -52,8 +52,12 @@ class RayRunner:
         self.gpus = gpus
         self._capacity = partial(_current_capacity, workers, threads)
         self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
-        self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
-        self.workers, self.cpus = self._capacity(gpus)
+        try:
+            self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
+            self.workers, self.cpus = self._capacity(gpus)
+        except BaseException:  # also Ctrl-C: nobody has the runner, to close it
+            self._disconnect()
+            raise
 
     def warm_up(self) -> None:
         """Start a few workers while planning is still running, if Ray runs in this process alone.
@@ -84,8 +88,11 @@ class RayRunner:
         try:
             self._pool.close()
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _current_capacity(workers: int | None, threads: int, gpus: float) -> tuple[int, float]:
