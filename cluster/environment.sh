@@ -1,5 +1,6 @@
 # What every node of a Ray cluster is started with, and whoever submits to it: `. cluster/environment.sh`
 # The reasons stand in cluster/README.md. The files beside this one set the same.
+umask 077  # tokens, logs and sockets are for this user alone
 export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_grpc_keepalive_time_ms=2000

@@ -3,14 +3,17 @@
 `ray job submit -- python jobs/build_library.py IMAGES... --library LIB`
 """
 
-from kt_batch.process import tune_process
+import typer
 
-tune_process()  # before torch is imported
+from kt_batch.cli.start import run_process
 
-from kt_batch.cli.exit_codes import leave, run_app
-from kt_batch.cli.jobs import build_library_app
 
-app = build_library_app()
+def load_app() -> typer.Typer:
+    """Return the job."""
+    from kt_batch.cli.jobs import build_library_app
+
+    return build_library_app()
+
 
 if __name__ == "__main__":
-    leave(run_app(app))
+    run_process(load_app)

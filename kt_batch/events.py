@@ -7,17 +7,17 @@ is written without `write_log`, and nothing of other packages: clients of object
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from kt_batch.errors import KtBatchError, StorageError, UsageError
+from kt_batch.text import printable, printable_json
 
 Event = dict[str, Any]  # a record between processes: created, levelno, levelname, event, fields, msg
 
@@ -145,13 +145,15 @@ class _LogFile(logging.Handler):
         """Append one event."""
         if self._broken or not hasattr(record, "event"):
             return
-        line = f"{as_json(record)}\n".encode(errors="backslashreplace")  # escape characters that cannot be encoded
+        line = f"{as_json(record)}\n".encode()
         try:
             while line:
                 line = line[os.write(self._file, line) :]
         except OSError as error:
             self._broken = True
-            sys.stderr.write(f"kt-batch: the log '{self._path}' ends here: {error.strerror}; the run goes on.\n")
+            with suppress(OSError):  # the log may be standard error itself
+                path = printable(self._path)
+                sys.stderr.write(f"kt-batch: the log '{path}' ends here: {error.strerror}; the run goes on.\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -165,7 +167,7 @@ def as_json(record: logging.LogRecord) -> str:
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     first = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "event": content["event"]}
     message = {} if record.msg == content["event"] else {"message": record.msg}
-    return json.dumps({**first, **content["fields"], **message}, ensure_ascii=False, default=str)
+    return printable_json({**first, **content["fields"], **message})
 
 
 @contextmanager

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from kt_batch.process import tune_process
+from typing import TYPE_CHECKING
+
+from kt_batch.cli.start import run_process
+
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
     """Run `kt-batch` with the arguments of the command line, and end the process with its exit code."""
-    tune_process()  # before the commands import torch
-    from kt_batch.cli.app import app
-    from kt_batch.cli.exit_codes import leave, run_app
+    run_process(_load_app)
 
-    leave(run_app(app))
+
+def _load_app() -> typer.Typer:
+    from kt_batch.cli.app import app
+
+    return app

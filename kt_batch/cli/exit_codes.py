@@ -1,26 +1,24 @@
 """Run an app: its exit code, and one sentence for an error.
 
-0: done. 1: failed. 2: wrong usage. 3: done, but some inputs were rejected.
+0: done. 1: failed. 2: wrong usage. 3: done, but some inputs were rejected. 130: interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 import typer
 from pydantic import Field, ValidationError, field_validator
 from typer.exceptions import TyperException
 
+from kt_batch.cli.interrupt import INTERRUPTED, report_interrupt, was_interrupted
 from kt_batch.cli.options import Options
+from kt_batch.cli.output import print_error, print_traceback, printing_warnings
 from kt_batch.config import describe_fault
 from kt_batch.errors import KtBatchError, UsageError
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
-INTERRUPTED = 130  # typer's result of Ctrl-C
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -32,19 +30,21 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        result = app(args=words, standalone_mode=False)
-    except typer.Exit as stop:
-        result = stop.exit_code
+        with printing_warnings():
+            result = app(args=words, standalone_mode=False)
+    except (typer.Exit, SystemExit) as stop:  # typer exits when nobody reads its help
+        result = stop.exit_code if isinstance(stop, typer.Exit) else stop.code
     except Exception as error:  # noqa: BLE001 - every error ends in a sentence and a code
+        if was_interrupted():  # a library made another error of it
+            return report_interrupt()
         code, message = _explain(error)
         if debug:
-            traceback.print_exc()
+            print_traceback(error)
         if message:  # typer has none when it shows the help for want of a command
-            typer.echo(f"kt-batch: {message}", err=True)
+            print_error(message)
         return code
-    if result == INTERRUPTED:
-        typer.echo("kt-batch: stopped; start the same command again to go on.", err=True)
-        return FAILED
+    if result == INTERRUPTED:  # typer's answer to Ctrl-C
+        return report_interrupt()
     return result if isinstance(result, int) else DONE
 
 
@@ -58,17 +58,6 @@ def _explain(error: Exception) -> tuple[int, str]:
         case TyperException():
             return WRONG_USAGE, error.format_message()
     return FAILED, f"internal error, {type(error).__name__}: {error} (--debug shows where)"
-
-
-def leave(code: int) -> NoReturn:
-    """End the process at once.
-
-    Threads of pyarrow that start late can abort the interpreter while it shuts down, with exit code 134. Everything is
-    written, and the runner is closed, before this is called.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class RejectBounds(Options):

@@ -9,7 +9,7 @@ import typer
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
-from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary, retry_lines
@@ -35,6 +35,7 @@ def extract_command(
     how: options.Run,
     dry_run: DryRun,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Extract images into a knowledge library. Run it again to continue or to add images.

@@ -9,7 +9,7 @@ import typer
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import Fields, expand
-from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.runner import make_runner
@@ -33,6 +33,7 @@ def index_command(
     building: options.Building,
     how: IndexRun,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Cluster a library by BHKM, so that it can be searched.

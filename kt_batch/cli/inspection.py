@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from kt_batch.cli import options
-from kt_batch.cli.output import print_summary
+from kt_batch.cli.output import print_summary, print_text
 from kt_batch.errors import UsageError
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
@@ -65,7 +65,7 @@ def inspect_command(
     kt-batch inspect monet.lib
     """
     if sql:
-        typer.echo(view_sql(place))
+        print_text(view_sql(place))
         return 0
     facts = inspect(place)
     print_summary(facts, yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).splitlines(), json)

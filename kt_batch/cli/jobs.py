@@ -12,7 +12,7 @@ import typer
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import Command, expand
-from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import RejectBounds
 from kt_batch.cli.extract import extract_lines
@@ -57,6 +57,7 @@ def build_library(
     bounds: RejectBounds,
     dry_run: DryRun,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Extract images into a knowledge library and index it.
@@ -91,6 +92,7 @@ def translate_images(
     bounds: RejectBounds,
     dry_run: DryRun,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Re-render images after a library or style images.

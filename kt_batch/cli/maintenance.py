@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kt_batch.cli import options
-from kt_batch.cli.output import counted, print_summary
+from kt_batch.cli.output import counted, print_lines, print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.errors import StorageError
 from kt_batch.maintenance.gc import GcSummary, gc
@@ -46,7 +46,7 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
     with ProgressDisplay() as display:
         summary = verify(place, display)
     if digest and summary.digest and not summary.faults:
-        typer.echo(summary.digest)
+        print_lines([summary.digest])
         return 0
     state = "all there" if not summary.faults else counted(len(summary.faults), "fault")
     pending = f", {summary.pending} units not done yet" if summary.pending else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from kt_batch.cli.output import print_progress
 from kt_batch.pipelines.progress import Step
+from kt_batch.text import printable
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -55,7 +56,7 @@ class ProgressDisplay:
         if self._quiet:
             return
         if step.note:
-            self._console.print(step.note, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(step.note), markup=False, highlight=False, soft_wrap=True)
         if step.total == 0:
             return
         now = time.monotonic()
@@ -72,4 +73,4 @@ class ProgressDisplay:
             self._said = now
             left = f"{elapsed / done * (step.total - step.done):.0f} s left" if done and step.done < step.total else ""
             parts = [f"{step.stage} {step.done}/{step.total}", rate, left, rejects]
-            typer.echo(", ".join(part for part in parts if part), err=True)
+            print_progress(", ".join(part for part in parts if part))

@@ -10,7 +10,7 @@ import typer
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import Fields, expand
-from kt_batch.cli.config_file import ConfigFile
+from kt_batch.cli.config_file import ConfigFile, TrustConfig
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.config import IndexConfig
@@ -43,6 +43,7 @@ def try_command(
     decoder_weights: options.DecoderWeights = None,
     how: options.Threads,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Re-render one photograph after a few paintings, at once: no Ray, no library.

@@ -10,7 +10,7 @@ import typer
 from kt_batch.cli import options
 from kt_batch.cli.arguments import Fields, expand
 from kt_batch.cli.jobs import job_app
-from kt_batch.cli.output import print_summary
+from kt_batch.cli.output import print_progress, print_summary
 from kt_batch.cli.runner import make_members
 from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
@@ -79,7 +79,7 @@ def train(
         seed=seed,
     )
     with make_members(how, gpu, out) as run_members:
-        trained = train_autoencoder(job, Metrics(job.out, _print_progress), run_members)
+        trained = train_autoencoder(job, Metrics(job.out, print_progress), run_members)
     print_summary({"weights": str(trained), "steps": dict(job.steps)}, [f"{trained}"], json)
     return 0
 
@@ -95,7 +95,3 @@ def parse_steps(text: str) -> dict[str, int]:
             raise UsageError(f"--steps names {cut} twice.")
         steps[cut] = int(number)
     return steps
-
-
-def _print_progress(line: str) -> None:
-    typer.echo(line, err=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
-from kt_batch.cli.config_file import ConfigFile, save_options
+from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT, RejectBounds
 from kt_batch.cli.output import print_summary, retry_lines
@@ -73,6 +73,7 @@ def translate_command(
     how: options.Run,
     dry_run: DryRun,
     config: ConfigFile = None,
+    trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Re-render photographs after a library or style images, and record where every patch came from.

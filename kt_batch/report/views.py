@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 import duckdb
 import pyarrow as pa
@@ -22,6 +23,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_place
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.text import is_visible
 
 # DuckDB must not load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -297,5 +299,9 @@ def _duckdb_type(kind: pa.DataType) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a string as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
+    """Return a string as an SQL expression of visible characters; the others are written by number."""
+    parts = []
+    for visible, run in groupby(value, is_visible):
+        text = "".join(run)
+        parts += ["'" + text.replace("'", "''") + "'"] if visible else [f"chr({ord(each)})" for each in text]
+    return f"({' || '.join(parts)})" if len(parts) > 1 else "".join(parts) or "''"

@@ -120,16 +120,17 @@ def open_location(text: str) -> Location:
     The text is a path, file:///absolute/path or s3://bucket/prefix.
 
     Raises:
-        UsageError: the text names no place, has another scheme, or holds credentials (and is then not repeated).
+        UsageError: the text names no place or one that is not UTF-8, has another scheme, or
+            holds credentials (and is then not repeated).
     """
     if not text or "\0" in text:
         raise UsageError(f"the location {text!r} is not a path; allowed are a path, file:// and s3://bucket/prefix")
     place = clean_place(text)
     match scheme_of(place):
         case None:
-            return LocalLocation(Path(absolute_path(place)))
+            return _local_location(Path(absolute_path(place)))
         case "file":
-            return LocalLocation(_file_path(place))
+            return _local_location(_file_path(place))
         case "s3":
             return _s3_location(place)
         case "gs" | "az" | "http" | "https" as other:
@@ -204,6 +205,17 @@ def _file_path(text: str) -> Path:
     if path is None or "\0" in str(path):
         raise UsageError(f"the location {text!r} is not a file of this machine; allowed is file:///absolute/path")
     return path
+
+
+def _local_location(path: Path) -> Location:
+    """Return a directory. Its path must be text: tables hold it, and DuckDB and safetensors open files by it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the location {str(path)!r} has bytes that are not UTF-8; allowed is a path of UTF-8, from the root on"
+        ) from error
+    return LocalLocation(path)
 
 
 def _s3_location(text: str) -> Location:

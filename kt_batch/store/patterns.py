@@ -24,8 +24,16 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
     `**` stands for any number of components, also none.
     """
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+    at = here = 0  # in the path, in the pattern
+    last: tuple[int, int] | None = None  # the last `**`: where it stands, and where it ends in the path
+    while at < len(parts):
+        if here < len(pattern) and pattern[here] == "**":
+            last, here = (here, at), here + 1
+        elif here < len(pattern) and fnmatchcase(parts[at], pattern[here]):
+            at, here = at + 1, here + 1
+        elif last is not None:  # only the last one can help: what an earlier one gains, the last one can take
+            last = (last[0], last[1] + 1)
+            here, at = last[0] + 1, last[1]
+        else:
+            return False
+    return all(part == "**" for part in pattern[here:])

@@ -15,7 +15,7 @@ def test_the_command_line_reports_explains_and_continues_a_run(kt: Say, collecti
     assert (said.code, said.json["method"], said.json["new_images"]) == (0, "adain", 3)
     assert kt(*words, "--method", "adain", *styles).json["new_images"] == 0
     (saved,) = (tmp_path / "run/options").iterdir()
-    assert kt(*words, "--config", saved).json["new_images"] == 0
+    assert kt(*words, "--config", saved, "--trust-config").json["new_images"] == 0
     assert kt("report", tmp_path / "run", "--html", tmp_path / "report.html").code == 0
     assert "transfer" in (tmp_path / "report.html").read_text(encoding="utf-8")
     explained = kt("explain", tmp_path / "run", "11.png", "--at", "10,10")

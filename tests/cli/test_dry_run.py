@@ -128,11 +128,11 @@ def test_the_jobs_support_dry_runs_with_their_own_exit_codes(
 ) -> None:
     new, dry = tmp_path / "new", ["--dry-run", "--pilot", 2]  # the runner is ray, the pilot is done here
     build = [photos, "--library", new, *QUICK, *dry]
-    said = kt(*build, "--json", of=build_library.app)
+    said = kt(*build, "--json", of=build_library.load_app())
     assert (said.code, said.json["extract"]["pilot"]["rejected"]) == (0, 1)
-    assert "the index that is built afterwards is not estimated" in kt(*build, of=build_library.app).out
+    assert "the index that is built afterwards is not estimated" in kt(*build, of=build_library.load_app()).out
     for bounds, code in ((["--strict"], 3), (["--max-rejects", "0"], 1), (["--max-rejects", "50%"], 0)):
-        assert kt(*build, *bounds, of=build_library.app).code == code
+        assert kt(*build, *bounds, of=build_library.load_app()).code == code
         run = [photos, "--library", library, "--out", new, "--threads", 1, *dry]
-        assert kt(*run, *bounds, of=translate.app).code == code
+        assert kt(*run, *bounds, of=translate.load_app()).code == code
     assert not new.exists()

@@ -16,7 +16,7 @@ from kt_batch.training.recipes import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.support.tiny import draw_all, hashes
 
-APPS: dict[str, typer.Typer] = {"build_library": build_library.app, "translate": translate.app}
+APPS: dict[str, typer.Typer] = {"build_library": build_library.load_app(), "translate": translate.load_app()}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_a_job_ends_with_0_while_rejects_stay_within_the_bound(
     kt: Say, mixed: Path, tmp_path: Path, bounds: list[str], code: int
 ) -> None:
-    build = build_library.app
+    build = build_library.load_app()
     arguments = [mixed, "--library", tmp_path / "library", *QUICK, "--runner", "local", "--max-patches", "30", "--json"]
     said = kt(*arguments, *bounds, of=build)
     assert said.code == code
@@ -52,11 +52,11 @@ def test_the_jobs_give_the_results_of_the_commands(kt: Say, library: Path, photo
     one, other = tmp_path / "one", tmp_path / "other"
     common = [photos, "--library", library, "--threads", 1, "--json"]
     assert kt("translate", *common, "--out", one).code == 3
-    said = kt(*common, "--out", other, "--runner", "local", of=translate.app)
+    said = kt(*common, "--out", other, "--runner", "local", of=translate.load_app())
     assert (said.code, said.json.keys() >= KEYS) == (0, True)
     assert hashes(one, "images") == hashes(other, "images")
     assert [path.name.split("-")[0] for path in (other / "options").iterdir()] == ["translate"]
-    said = kt(*common, "--out", other, "--runner", "local", "--strict", of=translate.app)
+    said = kt(*common, "--out", other, "--runner", "local", "--strict", of=translate.load_app())
     assert said.code == 3
 
 
@@ -67,7 +67,7 @@ def test_the_jobs_have_the_options_and_defaults_of_their_commands() -> None:
         return {p.name or "": (tuple(p.opts), p.default) for command in found for p in command.params}
 
     of_jobs_alone = {"max_rejects", "strict"}
-    for job, commands in ((build_library.app, ["index", "extract"]), (translate.app, ["translate"])):
+    for job, commands in ((build_library.load_app(), ["index", "extract"]), (translate.load_app(), ["translate"])):
         theirs, ours = options(cli.app, *commands), options(job)
         assert ours.keys() - theirs.keys() == of_jobs_alone
         different = {name for name in theirs if theirs[name] != ours.get(name)}

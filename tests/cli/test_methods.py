@@ -98,7 +98,9 @@ def test_a_method_in_the_table_runs_with_its_options(
     saved = saved_options(tmp_path / "run")
     assert (saved["method"], saved["darkness"], saved["alpha"]) == ("dim", 0.25, 0.25)
     assert "swap" not in saved
-    assert kt("translate", "--config", next((tmp_path / "run/options").iterdir()), of=with_dim).code == 0
+    assert (
+        kt("translate", "--config", next((tmp_path / "run/options").iterdir()), "--trust-config", of=with_dim).code == 0
+    )
     said = kt(*words, "--method", "dim", "--darkness", 0.5, of=with_dim)
     assert (said.code, "darkness (0.25 there, 0.5 here)" in said.err) == (1, True)
 
@@ -193,7 +195,7 @@ def test_an_explicit_option_overrides_the_preset(kt: Say, library: Path, photo: 
 def test_the_jobs_accept_presets(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [photo, "--library", library, "--out", run, "--runner", "local", "--threads", 1]
-    assert kt(*words, "--preset", "paper", of=job.app).code == 0
+    assert kt(*words, "--preset", "paper", of=job.load_app()).code == 0
     assert saved_options(run)["searcher"] == "bhkm"
 
 

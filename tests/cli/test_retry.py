@@ -73,12 +73,12 @@ def test_the_bound_of_a_job_counts_only_uncured_rejects(
     bound = [*JOB, "--max-rejects", 0]
     making = [folder, "--library", tmp_path / "library", *QUICK, *bound]
     using = [folder, "--library", library, "--out", tmp_path / "run", "--threads", 1, *bound]
-    assert kt(*making, of=build_library.app).code == kt(*using, of=translate.app).code == 1
+    assert kt(*making, of=build_library.load_app()).code == kt(*using, of=translate.load_app()).code == 1
     refused.undo()
-    assert kt(*making, of=build_library.app).code == kt(*using, of=translate.app).code == 1
-    made = kt(*making, "--retry-rejected", "--json", of=build_library.app)
+    assert kt(*making, of=build_library.load_app()).code == kt(*using, of=translate.load_app()).code == 1
+    made = kt(*making, "--retry-rejected", "--json", of=build_library.load_app())
     assert (made.code, made.json["extract"]["rejected"], made.json["index"]["built"]) == (0, 0, True)
-    used = kt(*using, "--retry-rejected", "--json", of=translate.app)
+    used = kt(*using, "--retry-rejected", "--json", of=translate.load_app())
     assert (used.code, used.json["rejected"]) == (0, 0)
 
 

@@ -119,7 +119,7 @@ def test_debug_may_appear_anywhere_on_the_command_line(kt: Say, tmp_path: Path) 
         assert "Traceback (most recent call last)" in kt(*words).err
 
 
-def test_an_interrupt_ends_with_1_and_explains_how_to_continue(
+def test_an_interrupt_ends_with_130_and_explains_how_to_continue(
     kt: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -127,7 +127,8 @@ def test_an_interrupt_ends_with_1_and_explains_how_to_continue(
 
     monkeypatch.setattr(kt_batch.cli.inspection, "inspect", interrupted)
     said = kt("inspect", tmp_path)
-    assert (said.code, "start the same command again to go on" in said.err) == (1, True)
+    sentence = "kt-batch: interrupted; what is finished is kept, start the same command again to go on.\n"
+    assert (said.code, said.err) == (130, sentence)
 
 
 def test_relative_weights_and_cache_resolve_for_a_worker_in_another_directory(
@@ -177,13 +178,13 @@ def test_the_options_saved_with_the_output_are_accepted_again(
     (saved,) = (run / "options").iterdir()
     content = yaml.safe_load(saved.read_text())
     assert (content["alpha"], content["images"], content["swap"]) == (0.5, [str(photos / "a.png")], "geometric")
-    again = kt("translate", "--config", saved)
+    again = kt("translate", "--config", saved, "--trust-config")
     assert (again.code, "nothing to do" in again.out) == (0, True)
     moved = kt("translate", "--config", saved, "--out", tmp_path / "other")
     assert (moved.code, hashes(tmp_path / "other", "images")) == (0, hashes(run, "images"))
     for command, place in (("extract", library), ("index", library)):
         (saved,) = (place / "options").glob(f"{command}-*.yaml")
-        assert "nothing to do" in kt(command, "--config", saved).out
+        assert "nothing to do" in kt(command, "--config", saved, "--trust-config").out
 
 
 @pytest.mark.parametrize(

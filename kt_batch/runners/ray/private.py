@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ray._common.utils import get_default_system_temp_dir
 from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -32,3 +34,18 @@ def autoscaler_status() -> dict[str, Any]:
     except (RayError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def default_parent_folder() -> str:
+    """Return the folder in which Ray creates its own: RAY_TMPDIR, else TMPDIR, else /tmp."""
+    return str(get_default_system_temp_dir())
+
+
+def forget_authentication() -> None:
+    """Make Ray read RAY_AUTH_MODE and the token anew: it reads the mode at its import, and each token once.
+
+    No public API does it; `ray.init` reads the mode again only if it is not set. The mode first: threads of an earlier
+    session that still end must not look for a token that is gone.
+    """
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()

@@ -12,6 +12,7 @@ from typing import TypeVar
 import ray
 
 from kt_batch.errors import StorageError
+from kt_batch.runners.ray.own_session import OwnSession, RayEnvironment
 from kt_batch.runners.ray.pool import Pool, first_line
 from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
@@ -47,23 +48,23 @@ class RayRunner:
         gpus: float = 0.0,
         imports: Sequence[str] = (),
     ) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._joined = not ray.is_initialized()
-        self._own = self._joined and address is None and "RAY_ADDRESS" not in os.environ
-        if self._joined:
-            _connect(address)
+        self._connection = None if ray.is_initialized() else _Connection(address)
         self.gpus = gpus
         self._capacity = partial(_current_capacity, workers, threads)
         self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
-        self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
-        self.workers, self.cpus = self._capacity(gpus)
+        try:
+            self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
+            self.workers, self.cpus = self._capacity(gpus)
+        except BaseException:  # also Ctrl-C: nobody has the runner, to close it
+            self._disconnect()
+            raise
 
     def warm_up(self) -> None:
         """Start a few workers while planning is still running, if Ray runs in this process alone.
 
         On a shared cluster they could take resources that others wait for.
         """
-        if self._own:
+        if self._connection is not None and self._connection.own is not None:
             self._pool.warm_up(WARM_UP_WORKERS)
 
     def run(
@@ -87,8 +88,11 @@ class RayRunner:
         try:
             self._pool.close()
         finally:
-            if self._joined:
-                ray.shutdown()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 def _current_capacity(workers: int | None, threads: int, gpus: float) -> tuple[int, float]:
@@ -121,25 +125,59 @@ def share_out(
     return workers, float(int(share)) if share >= 1 else share  # above 1, Ray accepts only whole CPUs
 
 
-def _connect(address: str | None) -> None:
-    place = address or os.environ.get("RAY_ADDRESS")
-    try:
-        if place is not None:
-            place = place or "auto"
-            _check_listening(place)
-            ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
-        else:  # without "local", Ray would join a cluster that was started here earlier, or wait for it if it is gone
-            ray.init(
-                address="local",
-                log_to_driver=False,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                # The driver would wait for the workers that Ray starts in advance: for ever, if one of them dies.
-                _system_config={"prestart_worker_first_driver": False},
+class _Connection:
+    """This process's connection to a Ray: a cluster's, or one that it starts itself.
+
+    A cluster is joined with the token settings of the environment. Ray's variables are as they were after `close`.
+
+    Attributes:
+        own: The session of the Ray that this process started; None in a cluster.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        place = address or os.environ.get("RAY_ADDRESS")
+        self._environment = RayEnvironment()
+        self.own: OwnSession | None = None
+        try:
+            if place is not None:
+                place = place or "auto"
+                _join(place)
+            else:
+                self.own = OwnSession()
+                _start(self.own)
+        except BaseException as error:  # also Ctrl-C: nothing may stay
+            self.close()
+            if not isinstance(error, Exception):
+                raise
+            # Ray raises a bare Exception if the start takes too long.
+            where = (
+                f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
             )
-    except Exception as error:  # Ray raises a bare Exception if the start takes too long
-        failed = f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
-        raise StorageError(f"{failed}: {first_line(error)}.") from error
+            raise StorageError(f"{where}: {first_line(error)}.") from error
+
+    def close(self) -> None:
+        """Leave the cluster, or end the own Ray and remove its files."""
+        ray.shutdown()
+        if self.own is not None:
+            self.own.close()
+        self._environment.restore()
+
+
+def _join(place: str) -> None:
+    _check_listening(place)
+    ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _start(own: OwnSession) -> None:
+    ray.init(
+        address="local",  # else Ray would join a cluster that was started here earlier, or wait for it if it is gone
+        log_to_driver=False,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(own.folder),
+        # The driver would wait for the workers that Ray starts in advance: for ever, if one of them dies.
+        _system_config={"prestart_worker_first_driver": False},
+    )
 
 
 def _check_listening(address: str) -> None:

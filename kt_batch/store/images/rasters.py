@@ -43,10 +43,11 @@ _DECODER_ERRORS = (
     AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
-# Bytes with one of these signatures are an image, and damaged when they cannot be decoded.
+# Bytes with one of these signatures are an image, and damaged when they cannot be decoded. The comments of a PPM end at
+# line ends, and only the last line may be given back: the search is linear in the bytes.
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP"
-    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(#[^\n]*\s+)*-?\d",
+    rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(?:#[^\n]*\n\s*)*(?:#[^\n]*\s)?-?\d",
     re.DOTALL,
 )
 

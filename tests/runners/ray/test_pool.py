@@ -236,7 +236,7 @@ def test_an_address_without_a_cluster_is_reported_immediately() -> None:
         port = closed.getsockname()[1]
     sentence = f"^The Ray cluster at '127.0.0.1:{port}' cannot be reached: Connection refused"
     with pytest.raises(StorageError, match=sentence):
-        ray_runner._connect(f"127.0.0.1:{port}")
+        ray_runner._Connection(f"127.0.0.1:{port}")
 
 
 def test_a_cluster_behind_a_firewall_that_drops_packets_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_cluster_behind_a_firewall_that_drops_packets_times_out(monkeypatch: p
     monkeypatch.setattr(socket, "create_connection", silent)
     sentence = r"^The Ray cluster at '10\.0\.0\.1:6379' cannot be reached: no answer in 10 s\.$"
     with pytest.raises(StorageError, match=sentence):
-        ray_runner._connect("10.0.0.1:6379")
+        ray_runner._Connection("10.0.0.1:6379")
 
 
 def test_a_runner_without_an_address_starts_its_own_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,5 +254,5 @@ def test_a_runner_without_an_address_starts_its_own_ray(monkeypatch: pytest.Monk
     asked: dict[str, Any] = {}
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
-    ray_runner._connect(None)
+    ray_runner._Connection(None)
     assert asked["address"] == "local"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -18,6 +21,7 @@ ADVICE = "adapt kt_batch/runners/ray/private.py to this version of Ray, or find 
     ("module", "function", "arguments"),
     [
         ("ray._private.services", "canonicalize_bootstrap_address", ["127.0.0.1:6379"]),
+        ("ray._common.utils", "get_default_system_temp_dir", []),
         ("ray.experimental.internal_kv", "_internal_kv_get", ["__autoscaling_status"]),
     ],
 )
@@ -27,6 +31,19 @@ def test_ray_still_has_its_private_functions(module: str, function: str, argumen
         inspect.signature(found).bind(*arguments)
     except (ImportError, AttributeError, TypeError) as error:
         pytest.fail(f"{module}.{function}({arguments}) of Ray {ray.__version__} is gone: {error}; {ADVICE}")
+
+
+def test_ray_still_reads_its_token_anew() -> None:
+    code = (
+        "import os; from kt_batch.runners.ray.private import forget_authentication as forget;"
+        "from ray._raylet import AuthenticationTokenLoader; loader = AuthenticationTokenLoader.instance();"
+        "os.environ['RAY_AUTH_TOKEN'] = 'one'; forget(); first = loader.has_token(ignore_auth_mode=True);"
+        "del os.environ['RAY_AUTH_TOKEN']; forget(); print(first, loader.has_token(ignore_auth_mode=True))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["HOME"] = "/nowhere"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "True False\n", ADVICE
 
 
 @pytest.mark.parametrize(
@@ -49,8 +66,8 @@ def test_auto_selects_the_address_in_the_environment(monkeypatch: pytest.MonkeyP
 def test_the_monitor_of_ray_reports_the_types_of_the_nodes(ray_here: None) -> None:  # noqa: F811
     from kt_batch.runners.ray.private import autoscaler_status
 
-    give_up = time.monotonic() + 60  # the monitor writes its first report some seconds after the start
-    while not autoscaler_status() and time.monotonic() < give_up:
+    give_up = time.monotonic() + 60  # the monitor writes its first whole report some seconds after the start
+    while "autoscaler_report" not in autoscaler_status() and time.monotonic() < give_up:
         time.sleep(0.2)
     status = autoscaler_status()
     assert isinstance(status.get("autoscaler_report"), dict), f"Ray's monitor reports {status!r}; {ADVICE}"
