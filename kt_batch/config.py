@@ -184,6 +184,8 @@ class RunOptions(Config):
     address: str | None = Field(None, description="Address of a Ray cluster; default: start one here.")
     mix_numerics: bool = Field(False, description="Go on with results of another kind of machine or package version.")
     retry_rejected: bool = Field(False, description="Try the listed images that were rejected earlier once more.")
+    anonymous: bool = Field(False, description="Read and write s3:// without credentials: public buckets.")
+    requester_pays: bool = Field(False, description="Pay for requests to buckets of s3:// that ask their reader to.")
     log_file: str | None = Field(
         None, description="Append events to this file, as lines of JSON; '-' is standard error."
     )

@@ -18,9 +18,13 @@ import yaml
 
 from kt_batch.store.layout import options_path
 from kt_batch.store.locations import open_location
+from kt_batch.store.places import expand_home
 
 # Options that do not affect the output.
-NOT_SAVED = ("config", "trust_config", "json", "dry_run", "pilot", "price", "retry_rejected", "log_file")
+NOT_SAVED = (
+    "config", "trust_config", "json", "dry_run", "pilot", "price", "retry_rejected", "log_file",
+    "address", "anonymous", "requester_pays",
+)  # fmt: skip
 NOT_IN_FILES = ("config", "trust_config", "help")
 
 MAX_BYTES = 2**20
@@ -89,7 +93,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         for flag in (*parameter.opts, name)
     }
     defaults: dict[str, Any] = {}
-    for key, value in _load(path).items():
+    for key, value in _with_home(_load(path)).items():
         name = known.get(str(key).replace("_", "-"))
         if name is None:
             raise typer.BadParameter(f"'{path}' has the unknown option '{key}'; known are {', '.join(sorted(known))}.")
@@ -101,6 +105,18 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         defaults[name] = _guard(context, path, str(key), shown) if guarded else shown
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _with_home(options: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the options with `~` replaced in all texts."""
+
+    def expanded(value: object) -> object:
+        return expand_home(value) if isinstance(value, str) else value
+
+    return {
+        key: [expanded(each) for each in value] if isinstance(value, list) else expanded(value)
+        for key, value in options.items()
+    }
 
 
 def _is_guarded(name: str, value: object, kind: object) -> bool:

@@ -17,6 +17,7 @@ from kt_batch.cli.options import Options
 from kt_batch.cli.output import print_error, print_traceback, printing_warnings
 from kt_batch.config import describe_fault
 from kt_batch.errors import KtBatchError, UsageError
+from kt_batch.store.places import expand_word
 
 DONE, FAILED, WRONG_USAGE, SOME_REJECTED = 0, 1, 2, 3
 
@@ -28,9 +29,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
         with printing_warnings():
+            words = [expand_word(word) for word in words if word != "--debug"]
             result = app(args=words, standalone_mode=False)
     except (typer.Exit, SystemExit) as stop:  # typer exits when nobody reads its help
         result = stop.exit_code if isinstance(stop, typer.Exit) else stop.code

@@ -6,6 +6,8 @@ descriptions from there.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,6 +19,7 @@ from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
 from kt_batch.pipelines.inputs import absolute_file
+from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 RUN_PANEL = "How the work is run"
 
@@ -28,8 +31,24 @@ DecoderWeights = Annotated[str | None, typer.Option("--decoder-weights", help="A
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
-Run = Annotated[RunOptions, Fields(panel=RUN_PANEL)]
-JobRun = Annotated[RunOptions, Fields(defaults={"runner": "ray"}, panel=RUN_PANEL)]
+
+def _switch_on(variable: str) -> Callable[[bool], bool]:
+    """Return a callback that sets a variable of the environment, for the clients of object stores in all processes."""
+
+    def switch(value: bool) -> bool:
+        if value:
+            os.environ[variable] = "1"
+        return value
+
+    return switch
+
+
+SWITCHES = {
+    "anonymous": Annotated[bool, typer.Option("--anonymous", callback=_switch_on(ANONYMOUS))],
+    "requester_pays": Annotated[bool, typer.Option("--requester-pays", callback=_switch_on(REQUESTER_PAYS))],
+}
+Run = Annotated[RunOptions, Fields(panel=RUN_PANEL, options=SWITCHES)]
+JobRun = Annotated[RunOptions, Fields(defaults={"runner": "ray"}, panel=RUN_PANEL, options=SWITCHES)]
 Threads = Annotated[RunOptions, Fields(only=("threads",))]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from kt_batch.errors import RejectError, StorageError
-from kt_batch.store.images.files import decode
+from kt_batch.store.images.reader_process import ImageReaderProcess
 
 FOLDER = "sheet-files"  # next to index.html
 LONG_SIDE = 768  # pixels of a picture on the page
@@ -29,7 +29,8 @@ class Picture:
 class PageFolder:
     """The pictures of one page.
 
-    Each file is named by its content, so no input chooses a file name.
+    Each file is named by its content, so no input chooses a file name. Images are decoded in a child process: those of
+    libraries and runs may come from strangers. Leave the context to end it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,10 +40,17 @@ class PageFolder:
             StorageError: it cannot be created.
         """
         self._root = root / FOLDER
+        self._reader = ImageReaderProcess()
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot write {self._root}: {error.strerror or error}") from error
+
+    def __enter__(self) -> PageFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
 
     def put(self, image: Image.Image) -> Picture:
         """Store a drawing as PNG."""
@@ -56,12 +64,20 @@ class PageFolder:
         Returns:
             None when the bytes cannot be decoded.
         """
-        image = decoded(data)
+        image = self.decoded(data)
         if image is None:
             return None
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)
         return self._put(file.getvalue(), image.size, "jpg")
+
+    def decoded(self, data: bytes) -> Image.Image | None:
+        """Decode an image, at most LONG_SIDE pixels a side; return None on failure."""
+        try:
+            pixels = self._reader.decode(data, LONG_SIDE).pixels
+        except RejectError:
+            return None
+        return Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
 
     def _put(self, data: bytes, size: tuple[int, int], suffix: str) -> Picture:
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
@@ -70,15 +86,3 @@ class PageFolder:
         except OSError as error:
             raise StorageError(f"cannot write {self._root / name}: {error.strerror or error}") from error
         return Picture(f"{FOLDER}/{name}", *size)
-
-
-def decoded(data: bytes) -> Image.Image | None:
-    """Decode an image, at most LONG_SIDE pixels a side; return None on failure.
-
-    Libraries and runs are not trusted: their images pass the same checks as every input.
-    """
-    try:
-        pixels = decode(data, LONG_SIDE).pixels
-    except RejectError:
-        return None
-    return Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))

@@ -71,12 +71,13 @@ class Session:
         Raises:
             MissingError: the run names none, or it is not there.
             MismatchError: another library is there.
+            UsageError: the run names one in a store that the caller did not name.
         """
         return library_of(self.run, self._place or self.named_library)
 
     @cached_property
     def library(self) -> Library | None:
-        """Return the run's library; None where the run names none, or it is not at hand.
+        """Return the run's library; None where the run names none, or it is not at hand or must be asked for.
 
         Raises:
             MissingError, MismatchError: the library is not at the place that the caller named.
@@ -85,7 +86,7 @@ class Session:
             return self.required_library
         try:
             return self.required_library if self.named_library else None
-        except (StorageError, MismatchError):
+        except (StorageError, MismatchError, UsageError):
             return None
 
     def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:

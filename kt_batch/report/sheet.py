@@ -22,8 +22,10 @@ from kt_batch.report.page_files import PageFolder, Picture
 from kt_batch.report.pictures import legend, ncc_cells, ncc_map
 from kt_batch.report.session import Session
 from kt_batch.report.sheet_lines import draw_lines
+from kt_batch.report.sources import follows
 from kt_batch.report.usage import Matches, Shares, new_usage
 from kt_batch.store import layout
+from kt_batch.store.images.files import image_id as id_of
 from kt_batch.store.inputs import read_input
 from kt_batch.store.run import Output
 from kt_batch.store.schemas import provenance_kind
@@ -117,19 +119,19 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
             f"there is no output to show in {', '.join(repr(place) for place in runs.values()) or 'no run'}"
         )
     first, names = shown[0], list(shown[0].outputs)[:inputs_shown]
-    folder = PageFolder(out)
     low = _scale_start(shown, names)
-    page = _template().render(
-        facts=[{"title": each.title, "settings": _settings(each), **inspect_run(each.session)} for each in shown],
-        libraries=_libraries(shown),
-        entries=[_entry(name, shown, low, folder) for name in names],
-        total=len(first.outputs),
-        legend=folder.put(legend()) if low is not None else None,
-        low=low,
-        lines=draw_lines(first.session, first.outputs[names[0]], folder),
-        lines_of=names[0],
-        lines_title=first.title,
-    )
+    with PageFolder(out) as folder:
+        page = _template().render(
+            facts=[{"title": each.title, "settings": _settings(each), **inspect_run(each.session)} for each in shown],
+            libraries=_libraries(shown),
+            entries=[_entry(name, shown, low, folder) for name in names],
+            total=len(first.outputs),
+            legend=folder.put(legend()) if low is not None else None,
+            low=low,
+            lines=draw_lines(first.session, first.outputs[names[0]], folder),
+            lines_of=names[0],
+            lines_title=first.title,
+        )
     path = out / "index.html"
     try:
         path.write_text(page, encoding="utf-8")
@@ -202,11 +204,11 @@ def _libraries(shown: Sequence[_Shown]) -> list[dict[str, Any]] | None:
 
 
 def _entry(name: str, shown: Sequence[_Shown], low: float | None, folder: PageFolder) -> Entry:
-    uri = shown[0].outputs[name].uri
+    output = shown[0].outputs[name]
     return Entry(
         name=name,
-        uri=uri,
-        photo=_photo(uri, folder),
+        uri=output.uri,
+        photo=_photo(shown[0].session, output.uri, output.image_id, folder),
         results=tuple(Result(each.title, _result(each, name, folder)) for each in shown),
         origins=tuple(_origins(group, name, low, folder) for group in _equal_provenance(name, shown)),
     )
@@ -241,15 +243,19 @@ def _decoded_columns(table: pa.Table) -> list[pa.ChunkedArray]:
     ]
 
 
-def _photo(uri: str, folder: PageFolder) -> Picture | None:
+def _photo(session: Session, uri: str, identity: str, folder: PageFolder) -> Picture | None:
     """Return the image at a URI that the run recorded.
 
-    None when it is not there any more.
+    None when it is not there any more, when other bytes are there, so that no plan shows a file whose content its
+    writer did not have, or when it is in a store that the caller did not name.
     """
+    if not follows(session.run, uri):
+        return None
     try:
-        return folder.put_photo(read_input(uri))
+        data = read_input(uri)
     except (RejectError, UnreachableError):
         return None
+    return folder.put_photo(data) if id_of(data) == identity else None
 
 
 def _result(shown: _Shown, name: str, folder: PageFolder) -> Picture | None:
@@ -292,5 +298,6 @@ def _sources(session: Session, usage: Matches | Shares, folder: PageFolder) -> l
         if image is not None:
             sources.append(Source(name, uri, share, folder.put_photo(image.preview), image.license, image.attribution))
         else:
-            sources.append(Source(name, uri, share, _photo(uri, folder) if uri else None, "", ""))
+            picture = _photo(session, uri, image_id, folder) if uri else None
+            sources.append(Source(name, uri, share, picture, "", ""))
     return sources

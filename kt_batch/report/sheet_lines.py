@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.models.layers import Geometry
-from kt_batch.report.page_files import PageFolder, Picture, decoded
+from kt_batch.report.page_files import PageFolder, Picture
 from kt_batch.report.pictures import Line, lines_picture, scaled
 from kt_batch.report.session import Session
 from kt_batch.report.sources import SourceImage, patch_box
@@ -37,8 +37,8 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
     matches.add(table)
     top = [image_id for image_id, _ in matches.top(SOURCES)]
     images = session.images(top, previews=True)
-    pictures = {id_: picture for id_ in top if id_ in images and (picture := decoded(images[id_].preview))}
-    result = decoded(session.run.location.read_bytes(output.name)) if pictures else None
+    pictures = {id_: picture for id_ in top if id_ in images and (picture := folder.decoded(images[id_].preview))}
+    result = folder.decoded(session.run.location.read_bytes(output.name)) if pictures else None
     if result is None:
         return None
     size = session.image_size(output)

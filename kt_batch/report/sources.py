@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kt_batch.config import Layer
-from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
 from kt_batch.store import layout
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_library
+from kt_batch.store.places import redacted, scheme_of
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_schema, read_table
@@ -103,10 +104,16 @@ def library_of(run: Run, library: str | None = None) -> Library:
     Raises:
         MissingError: the run names no library, or there is none.
         MismatchError: another library is there.
+        UsageError: the run names one in a store that the caller did not name.
     """
     place = library or named_library(run)
     if place is None:
         raise MissingError(f"'{run.location.uri}' names no library.")
+    if library is None and not follows(run, place):
+        raise UsageError(
+            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name, and nothing "
+            "was sent there; give --library if you trust it."
+        )
     try:
         opened = open_library(place)
     except MissingError as error:
@@ -118,6 +125,18 @@ def library_of(run: Run, library: str | None = None) -> Library:
             f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, only {there}."
         )
     return opened
+
+
+def follows(run: Run, uri: str) -> bool:
+    """Tell whether a place that the files of a run name may be read without asking.
+
+    A run may come from a stranger. A file of this machine may be read. A store learns from a request who asks, so it
+    must be the bucket of the run itself.
+    """
+    scheme = scheme_of(uri)
+    if scheme in (None, "file"):
+        return True
+    return scheme == "s3" and uri.split("/")[:3] == run.location.uri.split("/")[:3]
 
 
 def layer_geometry(layer: Layer) -> Geometry:

@@ -57,6 +57,12 @@ def expand_home(text: str) -> str:
     return expanded
 
 
+def expand_word(word: str) -> str:
+    """Do as `expand_home` in a word of a command line, also in `--option=~/path`, which shells leave as it is."""
+    option, equals, value = word.partition("=")
+    return f"{option}={expand_home(value)}" if word.startswith("--") and equals else expand_home(word)
+
+
 def absolute_path(text: str) -> str:
     """Return a plain path so that it names the same place from any working directory.
 

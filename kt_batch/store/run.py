@@ -67,11 +67,12 @@ class Totals:
 class Output:
     """One output image.
 
-    name: its path in the run. uri: of its input. part, row_group: where its provenance is.
+    name: its path in the run. uri, image_id: of its input. part, row_group: where its provenance is.
     """
 
     name: str
     uri: str
+    image_id: str
     sha256: str
     part: TableRef
     row_group: int
@@ -123,7 +124,7 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     if part is None:
         return []
     return [
-        Output(output_name(item.name, image_format), item.uri, output[0], part, group)
+        Output(output_name(item.name, image_format), item.uri, item.image_id, output[0], part, group)
         for group, (item, output) in enumerate(done)
     ]
 

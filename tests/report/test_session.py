@@ -71,7 +71,9 @@ def test_the_number_of_tables_in_memory_is_limited(tmp_path: Path, monkeypatch: 
     output = next(iter(session.run.outputs.values()))
     monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output: output.name)
     for number in range(KEPT_TABLES + 3):
-        named = Output(f"images/{number}.png", output.uri, output.sha256, output.part, output.row_group)
+        named = Output(
+            f"images/{number}.png", output.uri, output.image_id, output.sha256, output.part, output.row_group
+        )
         assert session.provenance(named) == named.name
     assert len(session._tables) == KEPT_TABLES
 

@@ -16,11 +16,13 @@ from kt_batch.runners.ray.own_session import OwnSession, RayEnvironment
 from kt_batch.runners.ray.pool import Pool, first_line
 from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
+from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS, redacted
 
 U = TypeVar("U")
 R = TypeVar("R")
 WARM_UP_WORKERS = 4  # workers started while planning is still running
 CONNECT_TIMEOUT_SECONDS = 10.0
+NOT_STARTED = "Ray cannot be started on this machine"
 DEADLINE_SECONDS = 1200.0  # for one image; longer than all retries of a store, or two image readers that hang
 
 
@@ -151,7 +153,9 @@ class _Connection:
                 raise
             # Ray raises a bare Exception if the start takes too long.
             where = (
-                f"The Ray cluster at '{place}' cannot be reached" if place else "Ray cannot be started on this machine"
+                f"The Ray cluster at '{redacted(place)}' cannot be reached"
+                if place
+                else "Ray cannot be started on this machine"
             )
             raise StorageError(f"{where}: {first_line(error)}.") from error
 
@@ -165,7 +169,9 @@ class _Connection:
 
 def _join(place: str) -> None:
     _check_listening(place)
-    ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
+    switches = {name: os.environ[name] for name in (ANONYMOUS, REQUESTER_PAYS) if name in os.environ}
+    environment = {"env_vars": switches} if switches else None
+    ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
 
 
 def _start(own: OwnSession) -> None:
