@@ -140,8 +140,8 @@ def _guard(context: typer.Context, path: Path, key: str, value: object) -> Calla
     def use() -> object:
         if not context.params.get("trust_config"):
             raise typer.BadParameter(
-                f"'{path}' sets '{key}' to '{value}', which can write, connect or use credentials; give --{key} "
-                "yourself, or --trust-config if you trust the file."
+                f"'{path}' sets '{key}', which can write, connect or use credentials; give it on the command line, or "
+                "--trust-config if you trust the file."  # the value is not shown: it may hold credentials
             )
         return value
 

@@ -57,7 +57,7 @@ def test_what_writes_or_connects_is_refused_from_a_file(
     words = [word for name, option in commands[command].items() if name != key for word in option]
     said = kt(command, *words, "--config", tmp_path / "options.yaml")
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert f"sets '{key}' to" in said.err
+    assert f"sets '{key}', which" in said.err
     assert "--trust-config" in said.err
     assert not new.exists()
 
@@ -67,7 +67,13 @@ def test_the_jobs_refuse_the_same(kt: Say, photo: Path, tmp_path: Path, job: obj
     (tmp_path / "options.yaml").write_text("address: 10.0.0.1:6379\n")
     words = [photo, "--library", tmp_path / "new", *(["--out", tmp_path / "run"] if job is translate else [])]
     said = kt(*words, "--config", tmp_path / "options.yaml", of=job.load_app())  # type: ignore[attr-defined]
-    assert (said.code, "sets 'address' to '10.0.0.1:6379'" in said.err) == (2, True)
+    assert (said.code, "sets 'address', which" in said.err) == (2, True)
+
+
+def test_the_refused_value_is_not_shown(kt: Say, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("address: 'ray://user:secret@10.0.0.1:10001'\n")
+    said = kt("extract", photo, "--library", tmp_path / "new", "--config", tmp_path / "options.yaml")
+    assert (said.code, "secret" in said.err) == (2, False)
 
 
 def test_a_trusted_file_may_set_them(kt: Say, photo: Path, tmp_path: Path) -> None:

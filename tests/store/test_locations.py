@@ -517,8 +517,14 @@ def test_a_path_that_is_not_utf8_is_inside_its_directory(tmp_path: Path) -> None
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
     location = LocalLocation(root)
     assert location_contains(location, (root / "a.jpg").as_uri())
-    assert location_contains(open_location(location.uri), (root / "a.jpg").as_uri())
     assert not location_contains(location, (tmp_path / "run" / "a.jpg").as_uri())
+
+
+@pytest.mark.parametrize("as_uri", [False, True])
+def test_a_path_that_is_not_utf8_is_no_place(tmp_path: Path, as_uri: bool) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    with pytest.raises(UsageError, match="has bytes that are not UTF-8"):
+        open_location(root.as_uri() if as_uri else str(root))
 
 
 def test_a_listed_input_is_inside_a_run_only_where_its_path_is(tmp_path: Path) -> None:
