@@ -111,7 +111,7 @@ def library_of(run: Run, library: str | None = None) -> Library:
         raise MissingError(f"'{run.location.uri}' names no library.")
     if library is None and not follows(run, place):
         raise UsageError(
-            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name, and nothing "
+            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "
             "was sent there; give --library if you trust it."
         )
     try:
