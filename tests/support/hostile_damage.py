@@ -212,7 +212,12 @@ def _inflating() -> Iterator[Made]:
     many = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**19), 9)) * 300
     yield "inflating_comments.png", Reason.TOO_MANY_PIXELS, "300 comments of 512 KB", png(1, 1, 8, 0, b"\0\0", many)
     runs = b"\0\xff\xff\0" * 1
-    yield "inflating_runs.bmp", Reason.TRUNCATED, "runs that end early", bmp(16000, 16000, 8, runs, 1, bytes(1024))
+    yield (
+        "inflating_runs.bmp",
+        Reason.TOO_MANY_PIXELS,
+        "runs that end early",
+        bmp(16000, 16000, 8, runs, 1, bytes(1024)),
+    )
 
 
 def _zeros(count: int) -> bytes:

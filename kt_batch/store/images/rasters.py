@@ -27,11 +27,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, SAMPLEFORMAT
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.store.images.headers import FORMATS, MAX_PIXELS, PNG, TIFF, check_pixels, size_of_webp
 
-MAX_PIXELS = 2**28
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # EPS, WMF and similar formats start interpreters
-
-# Pillow's limit guards Image.open in the whole process. It equals ours, so `_check_pixels` decides.
+# Pillow's limit guards Image.open in the whole process. It equals ours, so `check_pixels` decides.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 # tifffile logs every irregularity of a file. The reject holds what matters.
@@ -170,9 +168,9 @@ def _check_sums_of_png(data: bytes) -> None:
 
 
 def _read(data: bytes, long_side: int) -> Raster:
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] in TIFF:
         return _read_tiff(data, long_side)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG:
         _check_sums_of_png(data)
         # IHDR is the first chunk of every PNG: length, name, width, height, bit depth.
         if data[12:16] == b"IHDR" and data[24] == 16:
@@ -186,17 +184,12 @@ def _checked(raster: Raster) -> Raster:
     return raster
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise RejectError(
-            Reason.TOO_MANY_PIXELS, f"the file declares {width} x {height} pixels; allowed are {MAX_PIXELS} in all"
-        )
-
-
 def _read_with_pillow(data: bytes, long_side: int) -> Raster:
+    if canvas := size_of_webp(data):  # Pillow takes memory for a WebP before it says the size
+        check_pixels(*canvas, len(data))
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
-    _check_pixels(width, height)
+    check_pixels(width, height, len(data))
     kind = image.format
     image.draft(None, fit(width, height, long_side))  # JPEG only: decodes at 1/2, 1/4 or 1/8, not below that
     image.load()
@@ -229,7 +222,7 @@ def _read_deep_png(data: bytes) -> Raster:
     with Image.open(io.BytesIO(data), formats=("PNG",)) as header:  # reads only the chunks before the pixels
         width, height = header.size
         info = header.info
-    _check_pixels(width, height)
+    check_pixels(width, height, len(data))
     samples = imagecodecs.png_decode(data).reshape(height, width, -1)
     return Raster(
         samples=samples,
@@ -247,8 +240,8 @@ def _read_tiff(data: bytes, long_side: int) -> Raster:
     with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as tiff:  # reading as LSM would read every page
         page = tiff.pages.first
         _check_numbers_of_tiff(page)
-        _check_pixels(page.imagewidth, page.imagelength)
-        _check_pixels(page.tilewidth, page.tilelength)
+        check_pixels(page.imagewidth, page.imagelength, len(data))
+        check_pixels(page.tilewidth, page.tilelength, len(data))
         _check_kind_of_tiff(page)
         if page.bitspersample <= 8:
             try:

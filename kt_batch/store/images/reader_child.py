@@ -16,9 +16,11 @@ import signal
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.memory import memory_limit
 from kt_batch.process import tune_process
 
 if TYPE_CHECKING:
@@ -31,25 +33,34 @@ IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, th
 MAX_REFUSAL = 2**16
 
 # An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
-# float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine with less memory sets a lower limit.
+# float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine or a container with less memory sets a
+# lower limit.
 MAX_ADDRESS_SPACE = 32 * 2**30
+# What one image may take beyond what the process has: a base, and a multiple of its file and of its samples. Measured
+# at 38 million pixels: 2 to 8 times the samples (lossless WebP), without the base.
+BASE_BYTES = 768 << 20
+PER_FILE_BYTE = 4
+PER_SAMPLE_BYTE = 12
 MAX_OPEN_FILES = 32  # imports need two or three at a time
 
 
-def main(decode: Callable[[bytes, int], WorkingImage] | None = None) -> None:
+Decode = Callable[[bytes, int], "WorkingImage"]
+
+
+def main(decode: Decode | None = None, declared_bytes: Callable[[bytes], int] | None = None) -> None:
     """Decode until standard input ends; tests pass a `decode` that misbehaves."""
     tune_process()
     answers = _own_stdout()
     _leave_network()
     _limit_resources()
     if decode is None:
-        from kt_batch.store.images import files as images
+        from kt_batch.store.images import files, headers
 
-        decode = images.decode
+        decode, declared_bytes = files.decode, headers.declared_bytes
     with open(0, "rb", closefd=False) as requests, answers:
         answers.write(HELLO)
         answers.flush()
-        _serve(requests, answers, decode)
+        _serve(requests, answers, decode, declared_bytes or (lambda _: 0))
 
 
 def _own_stdout() -> IO[bytes]:
@@ -74,9 +85,8 @@ def _leave_network() -> None:
 
 
 def _limit_resources() -> None:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = {
-        resource.RLIMIT_AS: min(MAX_ADDRESS_SPACE, memory),
+        resource.RLIMIT_AS: min(MAX_ADDRESS_SPACE, memory_limit()),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
@@ -88,18 +98,29 @@ def _limit_resources() -> None:
         resource.setrlimit(kind, (lower, lower))
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes], decode: Callable[[bytes, int], WorkingImage]) -> None:
+def _limit_memory(more: int) -> None:
+    """Let this process take `more` bytes of address space than it has now, at most up to the hard limit."""
+    pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = pages * os.sysconf("SC_PAGE_SIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))
+
+
+def _serve(requests: IO[bytes], answers: IO[bytes], decode: Decode, declared_bytes: Callable[[bytes], int]) -> None:
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         length, size, seconds = REQUEST.unpack(head)
         # The parent enforces the deadline. This timer, in processor seconds, is for a child whose parent is gone.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
-        for part in _answer(requests.read(length), size, decode):
+        _limit_memory(BASE_BYTES + PER_FILE_BYTE * length)
+        data = requests.read(length)
+        _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared_bytes(data))
+        for part in _answer(data, size, decode):
             answers.write(part)
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(data: bytes, size: int, decode: Callable[[bytes, int], WorkingImage]) -> tuple[bytes, bytes | memoryview]:
+def _answer(data: bytes, size: int, decode: Decode) -> tuple[bytes, bytes | memoryview]:
     try:
         image = decode(data, size)
     except RejectError as error:

@@ -23,7 +23,8 @@ import numpy as np
 
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images.files import WorkingImage
-from kt_batch.store.images.rasters import MAX_PIXELS, fit
+from kt_batch.store.images.headers import MAX_PIXELS
+from kt_batch.store.images.rasters import fit
 from kt_batch.store.images.reader_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REPLY, REQUEST
 
 # The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,

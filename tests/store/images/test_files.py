@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError, UsageError
-from kt_batch.store.images import rasters
+from kt_batch.store.images import headers
 from kt_batch.store.images.files import Floats, WorkingImage, decode, encode, image_id, pad_to, preview
 from kt_batch.store.images.rasters import fit, read_raster
 from tests.support.hostile import (
@@ -172,7 +172,7 @@ def test_the_size_is_checked_before_pixels_are_decoded(monkeypatch: pytest.Monke
     def never(*_: object, **__: object) -> None:
         pytest.fail("the pixels were decoded")
 
-    monkeypatch.setattr(rasters, "MAX_PIXELS", 48 * 32 - 1)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 48 * 32 - 1)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", never)
     monkeypatch.setattr(imagecodecs, "png_decode", never)
     monkeypatch.setattr("tifffile.TiffPage.asarray", never)
@@ -397,7 +397,7 @@ VALID = {
 
 def assert_image_or_reject(data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rasters, "MAX_PIXELS", 2**20)  # an invented size may otherwise cost seconds
+        patch.setattr(headers, "MAX_PIXELS", 2**20)  # an invented size may otherwise cost seconds
         try:
             image = decode(data, 16)
         except RejectError:
