@@ -40,6 +40,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"  # an image whose channels or sample format are not supported
     NON_FINITE = "non_finite"  # NaN or infinity in a float image
     CHANGED = "changed"  # the bytes are not those that were planned
+    NAME_REFUSED = "name_refused"  # the run's file system takes no output of that name
     DECODER_DIED = "decoder_died"  # decoding ends the reader process every time
     DECODER_SLOW = "decoder_slow"  # decoding exceeds its deadline
     FATAL = "fatal"  # quarantined: every worker that processed it died or fell silent

@@ -63,7 +63,7 @@ def estimate_here(estimator: Estimator, estimate_request: DryRunRequest) -> Esti
 
 def estimate_code(estimate: Estimate, bounds: RejectBounds) -> int:
     """Return the exit code that the run would end with, as far as it is known."""
-    rejected = estimate.rejected + (len(estimate.pilot.rejects) if estimate.pilot else 0)
+    rejected = estimate.rejected + len(estimate.changed) + (len(estimate.pilot.rejects) if estimate.pilot else 0)
     return bounds.exit_code(rejected, estimate.finished + estimate.to_do) if estimate.fits else FAILED
 
 
@@ -88,6 +88,8 @@ def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
     lines.append(f"  {estimate.units_to_plan} units to plan, {estimate.units_pending} planned earlier and pending")
     unreadable = f", {estimate.unreadable} images cannot be read" if estimate.unreadable else ""
     lines.append(f"  input {readable_size(estimate.input_bytes)}{unreadable}; {_output(estimate)}{_free(estimate)}")
+    if estimate.changed:
+        lines.append(f"  {len(estimate.changed)} changed since their outputs were made: these will be rejected")
     if estimate.publishing:
         lines.append(
             f"  no hard links there: files get their names by {PUBLISHING[estimate.publishing]}, on one host at a time"

@@ -18,7 +18,6 @@ from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
 from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
-from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -205,7 +204,7 @@ def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], image_forma
     """Return the names of all planned outputs, and of those that a receipt names."""
     possible, made = set(), set()
     for unit in units:
-        names = [output_name(item.name, image_format) for item in unit.items]
+        names = [item.output_path(image_format) for item in unit.items]
         possible |= set(names)
         outputs = receipts[unit.id].outputs if unit.id in receipts else ()
         made |= {name for name, output in zip(names, outputs, strict=False) if output}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from statistics import fmean, median
+from typing import Any
 
 from kt_batch.config import RunOptions
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
@@ -83,7 +84,8 @@ class Estimate:
     that are done, and those of them that were rejected. again: Rejected inputs that are tried again; they count as
     neither. unreadable: Pending images that cannot be read now; input_bytes leaves them out. output_bytes_at_most: The
     disk estimate of an extract, which refuses to start when it exceeds free_bytes. publishing: How files get their
-    names where there are no hard links (`store.locations.Location.publishing`).
+    names where there are no hard links (`store.locations.Location.publishing`). changed: Names of pending inputs that
+    will be rejected, because other bytes have their outputs.
     The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
     """
 
@@ -103,6 +105,7 @@ class Estimate:
     free_bytes: int | None
     workers: int
     publishing: str | None = None
+    changed: tuple[str, ...] = ()
     pilot: Pilot | None = None
     estimated_output_bytes: int | None = None
     estimated_seconds: float | None = None
@@ -153,10 +156,12 @@ def estimate_translate(
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
-        job = replace(plan.job, run=folder, numerics=None, name_conflicts=frozenset(), already_written=frozenset())
+        none: frozenset[Any] = frozenset()
+        job = replace(plan.job, run=folder, numerics=None, name_conflicts=none, already_written=none, changed=none)
         return TranslateWorker(job)
 
-    estimate = work.estimate(request.options, len(images))
+    changed = tuple(sorted({name for _, name in plan.job.changed}))
+    estimate = replace(work.estimate(request.options, len(images)), changed=changed)
     chosen = spread(images, dry_run.pilot)
     pilot = run_pilot(chosen, request.config.digest(), request.options, worker, runner, progress)
     return projected(estimate, pilot, dry_run.price)
@@ -254,9 +259,10 @@ def run_pilot(
         return None
     with tempfile.TemporaryDirectory(prefix="kt-batch-pilot-", dir=temporary_directory()) as folder:
         ledger = Ledger(open_location(folder))
-        ledger.plan([replace(images[0][0], name=WARM_UP)], 1, {}, digest)
-        names = (replace(item, name=f"{item.image_id}-{n}") for group in images for n, item in enumerate(group))
-        first, *units = ledger.plan(list(names), options.unit_size, {}, digest)
+        ledger.plan([replace(images[0][0], name=WARM_UP, output="")], 1, {}, digest)
+        each = ((item, f"{item.image_id}-{n}") for group in images for n, item in enumerate(group))
+        names = [replace(item, name=name, output="") for item, name in each]
+        first, *units = ledger.plan(names, options.unit_size, {}, digest)
         marks, done = [time.perf_counter()], 0
         receipts: list[Receipt] = []
         progress(Step("pilot", 0, len(images)))

@@ -11,6 +11,7 @@ from kt_batch.errors import Reason, RejectError, UnreachableError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
+from kt_batch.store.locations import Location, open_location
 from kt_batch.store.places import absolute_path
 from kt_batch.store.units import Item
 
@@ -29,6 +30,15 @@ def places(given: Place | Sequence[Place]) -> list[str]:
 def absolute_file(path: Place | None) -> str | None:
     """Return an absolute path: the working directory of a worker is not the driver's."""
     return None if path is None else absolute_path(fspath(path))
+
+
+def say_passed_over(ours: Sequence[str], location: Location, progress: Progress) -> tuple[str, ...]:
+    """Say which libraries and runs below the named folders were passed over, other than `location`, and return them."""
+    others = tuple(place for place in ours if open_location(place).uri != location.uri)
+    if others:
+        shown = ", ".join(f"'{place}'" for place in others)
+        progress(Step("plan", 0, 0, note=f"Passed over, as libraries and runs are no inputs unless named: {shown}."))
+    return others
 
 
 def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:

@@ -24,7 +24,6 @@ from kt_batch.report.contributions import (
 )
 from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
 from kt_batch.store import layout
-from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_run
 from kt_batch.store.run import Output, Run, provenance_of
@@ -200,9 +199,12 @@ def find_output(run: Run, wanted: str) -> Output:
         UsageError: `wanted` names no output or several; the message lists candidates.
     """
     outputs = run.outputs
-    for name in (wanted, layout.output_path(wanted), _output_of(wanted, run.header.format)):
+    for name in (wanted, layout.output_path(wanted)):
         if name in outputs:
             return outputs[name]
+    named = [output for output in outputs.values() if output.input_name == wanted]
+    if len(named) == 1:
+        return named[0]
     ends = (wanted, f"{wanted}.{run.header.format}")
     candidates = [name for name in outputs if wanted and name.endswith(ends)]
     if len(candidates) == 1:
@@ -213,17 +215,6 @@ def find_output(run: Run, wanted: str) -> Output:
     raise UsageError(
         f"In '{run.location.uri}' {count} {wanted!r}; there are: {', '.join(shown[:SHOWN]) or 'none at all'}{more}."
     )
-
-
-def _output_of(name: str, image_format: str) -> str:
-    """Return the output's path for an input's name.
-
-    The path is empty when no input can have that name.
-    """
-    try:
-        return output_name(name, image_format)
-    except UsageError:
-        return ""
 
 
 def _image_size(run: Run, output: Output) -> tuple[int, int]:

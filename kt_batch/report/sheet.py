@@ -154,11 +154,7 @@ def _template() -> jinja2.Template:
 
 def _open(title: str, place: str) -> _Shown:
     session = Session.open(place)
-    ending = f".{session.run.header.format}"
-    outputs = session.run.outputs
-    return _Shown(
-        title, session, {layout.relative_output(name).removesuffix(ending): outputs[name] for name in outputs}
-    )
+    return _Shown(title, session, {output.input_name: output for output in session.run.outputs.values()})
 
 
 def _settings(shown: _Shown) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ from kt_batch.report.session import Session
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import read_index_summaries
-from kt_batch.store.inputs import output_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_place
@@ -195,20 +194,23 @@ ORDER BY output"""
 
 
 def _output_name(run: Run) -> str:
-    """Express `output_name` in SQL.
+    """Express `Item.output_path` in SQL.
 
-    The rare names that it shortens are listed one by one.
+    The rare paths that are not simply the name with a suffix are listed one by one.
     """
     suffix = run.header.format
-    names = sorted({item.name for unit in run.committed.ledger.units() for item in unit.items})
-    changed = [
-        (name, output)
-        for name in names
-        if (output := output_name(name, suffix)) != layout.output_path(f"{name}.{suffix}")
-    ]
-    cases = "".join(f" WHEN {_text(name)} THEN {_text(output)}" for name, output in changed)
+    paths = {
+        (item.name, item.image_id, item.output_path(suffix))
+        for unit in run.committed.ledger.units()
+        for item in unit.items
+    }
+    cases = "".join(
+        f" WHEN name = {_text(name)} AND lower(hex(image_id)) = {_text(image)} THEN {_text(path)}"
+        for name, image, path in sorted(paths)
+        if path != layout.output_path(f"{name}.{suffix}")
+    )
     plain = f"{_text(layout.output_path(''))} || name || '.{suffix}'"
-    return f"CASE name{cases} ELSE {plain} END" if cases else plain
+    return f"CASE{cases} ELSE {plain} END" if cases else plain
 
 
 def _sources(library: Library, cells: Geometry, naming: Naming) -> str:

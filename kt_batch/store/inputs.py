@@ -1,4 +1,4 @@
-"""List the input images of a command, name their outputs, and read their bytes.
+"""List the input images of a command, and read their bytes.
 
 An argument is a file, a directory, a pattern, s3://bucket/prefix or file:///path. The `uri` of an input is where its
 bytes are. Its `name` is what its outputs are named after: relative, with slashes, unique, and below any directory that
@@ -10,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote_from_bytes
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.names import FILE_SCHEME, MAX_COMPONENT_BYTES, TEMP_PREFIX, path_of_file_uri, safe_name
+from kt_batch.store.input_names import distinct, input_component
+from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
 from kt_batch.store.objects import (
     READ_ONLY_SCHEMES,
     bucket_and_key,
@@ -39,7 +39,6 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
 )  # fmt: skip
 MAX_BYTES = 2**32  # larger than any image within the pixel limit, even uncompressed
-MAX_NAME_BYTES = 768  # of an output; object store keys have at most 1024, including a run's prefix
 CHUNK = 8 << 20  # bytes in memory at a time while hashing
 
 _ALLOWED = "name a file, a directory, a pattern or s3://bucket/prefix"
@@ -61,21 +60,35 @@ class Input:
 class _Listing:
     """The images of one argument, as (URI, path below `root`).
 
-    A file is its own root, with an empty path.
+    A file is its own root, with an empty path. ours: The libraries and runs below `root`.
     """
 
     root: str
     images: tuple[tuple[str, str], ...]
+    ours: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The inputs of a command, sorted by name, and the libraries and runs below its folders, which were passed over."""
+
+    inputs: list[Input]
+    ours: list[str]
 
 
 def list_inputs(arguments: Sequence[str]) -> list[Input]:
-    """List all images that the arguments stand for, sorted by name.
+    """List all images that the arguments stand for, as `find_inputs` does, without what was passed over."""
+    return find_inputs(arguments).inputs
+
+
+def find_inputs(arguments: Sequence[str]) -> Found:
+    """Find all images that the arguments stand for.
 
     Each URI occurs once, and names are unique. With one argument, names are relative to the directory, or to the part
     of a pattern before its first `*`, `?` or `[`; a file has its own name. With several arguments, the names of each
-    directory go under its last component, numbered from 2 on when it is taken (`photos/a.jpg`, `photos-2/a.jpg`). The
-    order of the arguments has no effect. Directories and patterns yield only files with an image suffix, and no hidden
-    ones; a file that is named in full always counts.
+    directory go under its last component; names that several inputs would share hold a hash of their place. The order
+    of the arguments has no effect. Directories and patterns yield only files with an image suffix, no hidden ones, and
+    none from the libraries and runs below them; what is named in full always counts.
 
     Raises:
         UsageError: there is nothing to do.
@@ -86,38 +99,16 @@ def list_inputs(arguments: Sequence[str]) -> list[Input]:
     listings = sorted(
         (_listing(argument) for argument in arguments), key=lambda listing: (listing.root, listing.images)
     )
-    labels = _labels(sorted({listing.root for listing in listings}))
-    inputs: dict[str, Input] = {}
-    taken: dict[str, int] = {}
+    roots = {listing.root: listing.root.rstrip("/").rpartition("/")[2] or "root" for listing in listings}
+    labels = distinct({root: input_component(last) for root, last in roots.items()})
+    names: dict[str, str] = {}
     for listing in listings:
-        label = labels[listing.root]
         for uri, path in listing.images:
-            if uri not in inputs:
-                below = [_safe_component(part) for part in path.split("/") if part]
-                parts = [label, *below] if len(labels) > 1 or not below else below
-                inputs[uri] = Input(uri, _claim("/".join(parts), taken))
-    for item in inputs.values():
-        output_name(item.name, "png")  # asserts that no name leaves the run
-    return sorted(inputs.values(), key=lambda item: item.name)
-
-
-def output_name(name: str, format: str) -> str:  # noqa: A002
-    """Return the path of an input's output in a run: `a.jpg` -> `images/a.jpg.png`.
-
-    A component longer than 255 bytes is cut and ends in a hash of itself. Of a path longer than 768 bytes, the last
-    component remains, and a hash of the path replaces the directories.
-
-    Raises:
-        UsageError: the name is unsafe.
-    """
-    *directories, last = name.split("/")
-    if not last:
-        raise UsageError(f"an input cannot be called {name!r}; allowed is a relative path such as 'photos/a.jpg'")
-    parts = [layout.OUTPUTS, *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
-    if len("/".join(parts).encode(errors="surrogatepass")) > MAX_NAME_BYTES:
-        safe_name("/".join(parts))
-        parts[1:-1] = [f"deep-{hashlib.sha256(name.encode()).hexdigest()[:16]}"]
-    return safe_name("/".join(parts))
+            below = [input_component(part) for part in path.split("/") if part]
+            parts = [labels[listing.root], *below] if len(labels) > 1 or not below else below
+            names.setdefault(uri, "/".join(parts))
+    inputs = [Input(uri, name) for uri, name in distinct(names).items()]
+    return Found(sorted(inputs, key=lambda item: item.name), sorted(set().union(*(each.ours for each in listings))))
 
 
 def read_input(uri: str) -> bytes:
@@ -220,7 +211,7 @@ def _listing(argument: str) -> _Listing:
         raise UsageError(f"{argument!r} has the unknown scheme {scheme}://; {_ALLOWED}")
     path = _local_path(argument)
     if path.is_dir():
-        return _listed(argument, str(path), _walk(path))
+        return _listed(argument, str(path), *_walk(path))
     if path.is_file() or path.is_symlink():  # a dangling link becomes a reject, as in a directory
         return _Listing(str(path), ((_uri(str(path)), ""),))
     if path.exists():
@@ -229,8 +220,8 @@ def _listing(argument: str) -> _Listing:
     root = Path(prefix or "/")
     if not pattern or not root.is_dir():
         raise UsageError(f"{argument!r} does not exist; {_ALLOWED}")
-    below = _walk(root, depth=None if "**" in pattern else len(pattern))
-    return _listed(argument, str(root), (path for path in below if matches(path.split("/"), pattern)))
+    below, ours = _walk(root, depth=None if "**" in pattern else len(pattern))
+    return _listed(argument, str(root), (path for path in below if matches(path.split("/"), pattern)), ours)
 
 
 def _list_s3(argument: str) -> _Listing:
@@ -243,12 +234,13 @@ def _list_s3(argument: str) -> _Listing:
         uri = f"{S3}{bucket}/{key}"
         return _Listing(uri, ((uri, ""),))
     folder = key.rstrip("/")
-    below = [path for path in _keys_below(bucket, folder) if _counts(path)]
+    below, ours = _inputs_among(_keys_below(bucket, folder))
     prefix, pattern = split_pattern(folder)
     if not below and pattern:
         folder = prefix
-        below = [path for path in _keys_below(bucket, prefix) if _counts(path) and matches(path.split("/"), pattern)]
-    return _listed(argument, f"{S3}{bucket}/{folder}".rstrip("/"), below)
+        below, ours = _inputs_among(_keys_below(bucket, prefix))
+        below = [path for path in below if matches(path.split("/"), pattern)]
+    return _listed(argument, f"{S3}{bucket}/{folder}".rstrip("/"), below, ours)
 
 
 def _list_remote(argument: str) -> _Listing:
@@ -256,18 +248,37 @@ def _list_remote(argument: str) -> _Listing:
     if not paths:
         name = argument.partition("?")[0].partition("#")[0].rstrip("/")
         return _Listing(name, ((argument, ""),))
-    return _listed(argument, root, filter(_counts, paths))
+    return _listed(argument, root, *_inputs_among(paths))
 
 
-def _listed(argument: str, root: str, below: Iterable[str]) -> _Listing:
+def _listed(argument: str, root: str, below: Iterable[str], ours: Iterable[str]) -> _Listing:
+    places = tuple(f"{root.rstrip('/')}/{path}" for path in sorted(ours))
     images = tuple(sorted((_uri(f"{root.rstrip('/')}/{path}"), path) for path in below))
     if not images:
-        raise UsageError(f"{argument!r} holds no images; looked for files that end in {', '.join(IMAGE_SUFFIXES)}")
-    return _Listing(root, images)
+        beside = f" outside of {', '.join(map(repr, places))}" if places else ""
+        raise UsageError(
+            f"{argument!r} holds no images{beside}; looked for files that end in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    return _Listing(root, images, places)
 
 
-def _walk(root: Path, depth: int | None = None) -> Iterator[str]:
-    """Yield the paths below `root` of the files that count.
+def _inputs_among(paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths that count, and the libraries and runs of ours among all paths below a prefix."""
+    counting, ours = [], []
+    first = f"/{layout.plan_path(0)}"
+    for path in paths:
+        if path.endswith(first) and path != first:
+            ours.append(path.removesuffix(first))
+        elif _counts(path):
+            counting.append(path)
+    if not ours:
+        return counting, ours
+    inside = tuple(f"{place}/" for place in ours)
+    return [path for path in counting if not path.startswith(inside)], ours
+
+
+def _walk(root: Path, depth: int | None = None) -> tuple[list[str], list[str]]:
+    """Return the paths below `root` of the files that count, and of the libraries and runs, which are not entered.
 
     Each directory is entered once, through a link only when it was not met otherwise, so cycles end.
 
@@ -276,6 +287,8 @@ def _walk(root: Path, depth: int | None = None) -> Iterator[str]:
         depth: most components of a path; None for any number.
     """
     pending, seen = deque([root]), set[tuple[int, int]]()
+    counting: list[str] = []
+    ours: list[str] = []
     while pending:
         for text, directories, files in os.walk(pending.popleft(), onerror=_cannot_list):
             folder = Path(text)
@@ -285,10 +298,15 @@ def _walk(root: Path, depth: int | None = None) -> Iterator[str]:
                 continue
             seen.add(identity)
             start = folder.relative_to(root)
+            if folder != root and layout.PLAN in directories and (folder / layout.plan_path(0)).is_file():
+                ours.append(start.as_posix())
+                directories.clear()
+                continue
             deeper = depth is None or len(start.parts) + 1 < depth
             directories[:] = sorted(name for name in directories if deeper and not name.startswith("."))
             pending.extend(folder / name for name in directories if (folder / name).is_symlink())
-            yield from ((start / name).as_posix() for name in files if _counts(name))
+            counting += [(start / name).as_posix() for name in files if _counts(name)]
+    return counting, ours
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -342,48 +360,3 @@ def _uri(path: str) -> str:
     except UnicodeEncodeError:  # a name that is not UTF-8 fits in no table; its URI does
         return FILE_SCHEME + quote_from_bytes(os.fsencode(path))
     return path
-
-
-def _labels(roots: Sequence[str]) -> dict[str, str]:
-    """Return a unique name of one component for each root."""
-    taken: dict[str, int] = {}
-    return {root: _claim(_safe_component(root.rstrip("/").rpartition("/")[2] or "root"), taken) for root in roots}
-
-
-def _claim(name: str, taken: dict[str, int]) -> str:
-    """Return `name`, with a number (`a.jpg` -> `a-2.jpg`) when it is taken.
-
-    `taken` holds the last number of each name.
-    """
-    path, claimed = PurePosixPath(name), name
-    while claimed in taken:
-        taken[name] += 1
-        claimed = str(path.with_name(f"{path.stem}-{taken[name]}{path.suffix}"))
-    taken[claimed] = 1
-    return claimed
-
-
-def _safe_component(part: str) -> str:
-    """Return a component that leads nowhere else and is one line of text.
-
-    Percent codes replace the other characters.
-    """
-    if part in (".", ".."):
-        return part.replace(".", "%2E")
-    text = "".join(_percent(c) if c == "\\" or unicodedata.category(c) in ("Cc", "Cs") else c for c in part)
-    return "%2E" + text[1:] if text.startswith(TEMP_PREFIX) else text
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
-
-
-def _shortened(component: str, suffix: str = "") -> str:
-    """Return `component` with `suffix`, within 255 bytes.
-
-    Different components stay different.
-    """
-    if len((component + suffix).encode()) <= MAX_COMPONENT_BYTES:
-        return component + suffix
-    tail = f"-{hashlib.sha256(component.encode()).hexdigest()[:16]}{suffix}"
-    return component.encode()[: MAX_COMPONENT_BYTES - len(tail)].decode(errors="ignore") + tail

@@ -117,6 +117,11 @@ def relative_output(path: str) -> str:
     return path.removeprefix(f"{OUTPUTS}/")
 
 
+def is_output(path: str) -> bool:
+    """Tell whether a path is that of an output image."""
+    return path.startswith(f"{OUTPUTS}/")
+
+
 def options_path(command: str, digest: str) -> str:
     """Return the path of the saved options of a command.
 

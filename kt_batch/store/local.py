@@ -6,6 +6,7 @@ A file is written next to its target under a name that is never listed, synced, 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, 
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
 
 
@@ -58,6 +60,15 @@ class LocalLocation:
         if not path.is_file():
             raise MissingError(f"nothing lies at {path}")
         return status.st_size
+
+    def refusal(self, name: str) -> str | None:
+        """See `Location`."""
+        path = self._path(name)
+        try:
+            path.lstat()
+        except OSError as error:
+            return error.strerror if error.errno in _REFUSED_NAMES else None
+        return None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""

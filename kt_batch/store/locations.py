@@ -57,6 +57,9 @@ class Location(Protocol):
     def size(self, name: str) -> int:
         """Return the content's length in bytes."""
 
+    def refusal(self, name: str) -> str | None:
+        """Return why nothing can be stored under a name, whatever it is; None where something can."""
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store `data` under a free name; return False when something was there already.
 

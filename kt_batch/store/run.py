@@ -17,7 +17,6 @@ from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
-from kt_batch.store.inputs import output_name
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import read_table
@@ -67,12 +66,13 @@ class Totals:
 class Output:
     """One output image.
 
-    name: its path in the run. uri, image_id: of its input. part, row_group: where its provenance is.
+    name: its path in the run. uri, image_id, input_name: of its input. part, row_group: where its provenance is.
     """
 
     name: str
     uri: str
     image_id: str
+    input_name: str
     sha256: str
     part: TableRef
     row_group: int
@@ -124,7 +124,7 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     if part is None:
         return []
     return [
-        Output(output_name(item.name, image_format), item.uri, item.image_id, output[0], part, group)
+        Output(item.output_path(image_format), item.uri, item.image_id, item.name, output[0], part, group)
         for group, (item, output) in enumerate(done)
     ]
 

@@ -46,6 +46,7 @@ from kt_batch.store.scratch import temporary_directory
 
 T = TypeVar("T")
 
+MAX_KEY_BYTES = 1024  # of S3
 PART_BYTES = 16 << 20  # of a multipart upload; at most two parts are in memory
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -78,6 +79,11 @@ class S3Location:
     def size(self, name: str) -> int:
         """See `Location`."""
         return self.size_of_key(self._key(name))
+
+    def refusal(self, name: str) -> str | None:
+        """See `Location`."""
+        size = len(self._key(name).encode())
+        return f"the key has {size} bytes, over {MAX_KEY_BYTES}" if size > MAX_KEY_BYTES else None
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""

@@ -26,12 +26,15 @@ from kt_batch.errors import DamagedError, StorageError, UsageError
 from kt_batch.store import layout
 from kt_batch.store.locations import Location, exists
 from kt_batch.store.mismatch import mismatch
+from kt_batch.store.names import is_safe_name
+from kt_batch.store.output_names import plain_output
 from kt_batch.store.receipts import Receipt, parse_receipt
-from kt_batch.store.schemas import PLAN
+from kt_batch.store.schemas import PLAN, PLAN_OUTPUT
 from kt_batch.store.tables import read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
 RETRY_FORMAT = "kt-batch-plan/2"  # with the number of the retry in the metadata
+NAMES_FORMAT = "kt-batch-plan/3"  # with a column of outputs whose path is not the plain one, and perhaps a retry
 READERS = 16  # files read at a time; they are small, and may be far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -41,12 +44,18 @@ _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
 class Item:
     """One input.
 
-    image_id: 16 hex digits. uri: where it was listed. name: what its output is named after.
+    image_id: 16 hex digits. uri: where it was listed. name: what its output is named after. output: path of the output
+    in the run where the plan states one; empty for the plain path.
     """
 
     image_id: str
     uri: str
     name: str
+    output: str = field(default="", compare=False)
+
+    def output_path(self, format: str) -> str:  # noqa: A002
+        """Return the path of the output in the run."""
+        return self.output or plain_output(self.name, format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +143,17 @@ def encode_plan(plan: Plan) -> bytes:
         [item.uri for _, item in rows],
         [item.name for _, item in rows],
     ]
+    named = any(item.output for _, item in rows)
+    schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
+    columns += [[item.output or None for _, item in rows]] if named else []
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
-    with pq.ParquetWriter(sink, PLAN, **options) as writer:
-        writer.write_table(pa.table(columns, schema=PLAN))
-        kind = {"format": RETRY_FORMAT, "retry": str(plan.retry)} if plan.retry else {"format": PLAN_FORMAT}
-        writer.add_key_value_metadata({**kind, "config": _canonical(plan.config), "config_digest": plan.config_digest})
+    with pq.ParquetWriter(sink, schema, **options) as writer:
+        writer.write_table(pa.table(columns, schema=schema))
+        retry = {"retry": str(plan.retry)} if plan.retry else {}
+        kind = NAMES_FORMAT if named else RETRY_FORMAT if plan.retry else PLAN_FORMAT
+        config = {"config": _canonical(plan.config), "config_digest": plan.config_digest}
+        writer.add_key_value_metadata({"format": kind, **retry, **config})
     return bytes(sink.getvalue())
 
 
@@ -152,14 +166,17 @@ def decode_plan(data: bytes, name: str) -> Plan:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-        if metadata.get("format") not in (PLAN_FORMAT, RETRY_FORMAT):
-            allowed = f"allowed are {PLAN_FORMAT!r} and {RETRY_FORMAT!r}"
+        if metadata.get("format") not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
+            allowed = f"allowed are {PLAN_FORMAT!r}, {RETRY_FORMAT!r} and {NAMES_FORMAT!r}"
             raise DamagedError(f"{name} has the format {metadata.get('format')!r}; {allowed}")
-        retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT else 0
+        named = metadata["format"] == NAMES_FORMAT
+        retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT or (named and "retry" in metadata) else 0
         if metadata["format"] == RETRY_FORMAT and retry < 1:
             raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
-        columns = file.read(PLAN.names).cast(PLAN).to_pydict()
-        rows = zip(*(columns[column] for column in PLAN.names), strict=True)
+        schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
+        columns = file.read(schema.names).cast(schema).to_pydict()
+        columns.setdefault(PLAN_OUTPUT.name, [None] * file.metadata.num_rows)
+        rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
         units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -358,9 +375,12 @@ class Ledger:
                 raise mismatch(self._location, (plan.config, plan.config_digest), (config, config_digest))
 
 
-def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str]], retry: int, name: str) -> Iterator[Unit]:
+def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str, str | None]], retry: int, name: str) -> Iterator[Unit]:
     for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit([Item(image_id.hex(), uri, path) for _, image_id, uri, path in members], retry)
+        unit = _unit([Item(image.hex(), uri, path, output or "") for _, image, uri, path, output in members], retry)
+        for item in unit.items:
+            if item.output and not (is_safe_name(item.output) and layout.is_output(item.output)):
+                raise DamagedError(f"{name} names the output {item.output!r}; allowed is one in {layout.OUTPUTS}/")
         if unit.id != unit_id.hex():
             raise DamagedError(f"{name} holds a unit {unit_id.hex()} whose items make {unit.id}")
         yield unit

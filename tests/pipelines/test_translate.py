@@ -22,7 +22,7 @@ from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.encoders import library_encoder
 from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import worker as translate_pipeline
-from kt_batch.pipelines.translate.plan import TranslateRequest, check_outputs, find_name_conflicts
+from kt_batch.pipelines.translate.plan import TranslateRequest, find_changed, find_name_conflicts
 from kt_batch.report.sources import library_of, source_images
 from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.local import LocalLocation
@@ -342,20 +342,69 @@ def test_two_arguments_are_listed_under_their_own_names(job: TranslateRequest, t
     assert sorted(hashes(job.run, "images")) == ["images/x/a.png.png", "images/y/a.png.png"]
 
 
-def test_a_different_image_under_the_name_of_an_output_is_refused(job: TranslateRequest, tmp_path: Path) -> None:
-    """The file has changed, or another folder has a file of the same name."""
+def test_a_changed_photograph_is_a_reject_and_the_others_are_done(job: TranslateRequest, tmp_path: Path) -> None:
     draw(tmp_path / "x/a.png", 21)
     translated([tmp_path / "x"], job)
-    before = hashes(job.run)
-    draw(tmp_path / "y/a.png", 22)
-    with pytest.raises(MismatchError, match=r"'images/a\.png\.png' was made from other bytes than '.*y/a\.png'"):
-        translated([tmp_path / "y"], job)
+    before = hashes(job.run, "images")
     draw(tmp_path / "x/a.png", 22)
-    with pytest.raises(MismatchError, match="the file was changed"):
-        translated([tmp_path / "x"], job)
-    assert hashes(job.run) == before
+    draw(tmp_path / "x/b.png", 23)
+    notes: list[Step] = []
+    summary = translated([tmp_path / "x"], job, progress=notes.append)
+    assert (summary.images, summary.new_images, summary.rejected) == (2, 1, 1)
+    (row,) = rows(job.run, "rejects")
+    assert (row["reason"], row["uri"]) == ("changed", str(tmp_path / "x/a.png"))
+    assert "'images/a.png.png' was made from other bytes than" in row["message"]
+    assert "translate it into another run" in row["message"]
+    assert any("rejected: 'a.png'" in step.note for step in notes)
+    assert hashes(job.run, "images").items() >= before.items()
+
+
+def test_a_changed_photograph_is_rejected_once_and_its_old_bytes_are_done_already(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
     draw(tmp_path / "x/a.png", 21)
-    assert translated([tmp_path / "x"], job).images == 1
+    translated([tmp_path / "x"], job)
+    draw(tmp_path / "x/a.png", 22)
+    for retry in (False, False, True, True):
+        again = replace(job, options=job.options.model_copy(update={"retry_rejected": retry}))
+        assert translated([tmp_path / "x"], again).rejected == 1
+    draw(tmp_path / "x/a.png", 21)
+    assert translated([tmp_path / "x"], job).new_images == 0
+
+
+def test_another_folder_with_a_file_of_the_same_name_is_rejected_in_the_same_way(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
+    draw(tmp_path / "x/a.png", 21)
+    translated([tmp_path / "x"], job)
+    draw(tmp_path / "y/a.png", 22)
+    draw(tmp_path / "y/c.png", 24)
+    assert (translated([tmp_path / "y"], job).new_images, column(job.run, "rejects", "reason")) == (1, ["changed"])
+
+
+def test_a_name_that_the_target_refuses_costs_one_image(
+    job: TranslateRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an encrypted file system, whose names have at most 143 bytes."""
+    draw(tmp_path / "x/a.png", 21)
+    draw(tmp_path / f"x/{'b' * 150}.png", 22)
+    too_long = "File name too long"
+    monkeypatch.setattr(LocalLocation, "refusal", lambda _, name: too_long if len(name) > 143 else None)
+    assert (translated([tmp_path / "x"], job).images, column(job.run, "rejects", "reason")) == (1, ["name_refused"])
+
+
+def test_names_that_differ_in_case_alone_are_two_outputs_on_every_file_system(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("A.png", "a.png", "12:30?.png", "CON.png")):
+        draw(tmp_path / "x" / name, 21 + number)
+    assert translated([tmp_path / "x"], job).images == 4
+    outputs = open_run(job.run).outputs
+    assert sorted(output.input_name for output in outputs.values()) == ["12:30?.png", "A.png", "CON.png", "a.png"]
+    assert len({name.lower() for name in outputs}) == 4
+    assert {"images/12%3A30%3F.png.png", "images/%43ON.png.png"} < set(outputs)
+    assert set(column(job.run, "provenance", "output")) == set(outputs)
+    assert translated([tmp_path / "x"], job).new_images == 0
 
 
 def test_a_rejected_file_may_return_repaired(job: TranslateRequest, tmp_path: Path) -> None:
@@ -415,14 +464,14 @@ def test_an_existing_output_with_other_content_is_refused(collection: Collection
     assert (Path(job.run) / "images/11.png.png").read_bytes() == b"something else"
 
 
-def test_outputs_that_would_be_a_file_and_a_folder_at_once_are_refused(job: TranslateRequest, tmp_path: Path) -> None:
+def test_outputs_that_would_be_a_file_and_a_folder_at_once_get_other_paths(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
     draw(tmp_path / "in/a.jpg", 21)
     draw(tmp_path / "in/a.jpg.png/b.png", 22)
-    with pytest.raises(
-        UsageError, match=r"'images/a\.jpg\.png' and 'images/a\.jpg\.png/b\.png\.png' cannot both exist"
-    ):
-        translated([tmp_path / "in"], job)
-    assert not Path(job.run).exists()
+    assert translated([tmp_path / "in"], job).images == 2
+    one, two = sorted(output.input_name for output in open_run(job.run).outputs.values())
+    assert (one, two) == ("a.jpg", "a.jpg.png/b.png")
 
 
 def planned(tmp_path: Path, *items: Item) -> tuple[Ledger, list[Unit]]:
@@ -435,9 +484,14 @@ def test_names_planned_for_two_images_are_name_conflicts(tmp_path: Path) -> None
     assert find_name_conflicts(units) == {"a"}
 
 
-def test_pending_plans_refuse_no_name(tmp_path: Path) -> None:
-    ledger, _ = planned(tmp_path, Item("1" * 16, "/a", "a"))
-    check_outputs(ledger, [Item("2" * 16, "/a", "a")], "png")
+def test_the_image_that_was_planned_first_keeps_a_name(tmp_path: Path) -> None:
+    ledger, units = planned(tmp_path, Item("1" * 16, "/a", "a"), Item("2" * 16, "/b", "a"))
+    assert find_changed(ledger.attempts()) == {(units[-1].id, "a")}
+
+
+def test_a_file_that_was_changed_before_its_turn_is_not_bound_by_its_earlier_bytes(tmp_path: Path) -> None:
+    ledger, _ = planned(tmp_path, Item("1" * 16, "/a", "a"), Item("2" * 16, "/a", "a"))
+    assert find_changed(ledger.attempts()) == frozenset()
 
 
 # ---- rejects, libraries ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from kt_batch.errors import MissingError
 from kt_batch.report.explain import explain
 from kt_batch.report.session import KEPT_TABLES, Session
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.run import Output
 from tests.report.conftest import Made
 from tests.support.gain import make_gain_run
 
@@ -71,9 +71,7 @@ def test_the_number_of_tables_in_memory_is_limited(tmp_path: Path, monkeypatch: 
     output = next(iter(session.run.outputs.values()))
     monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output: output.name)
     for number in range(KEPT_TABLES + 3):
-        named = Output(
-            f"images/{number}.png", output.uri, output.image_id, output.sha256, output.part, output.row_group
-        )
+        named = replace(output, name=f"images/{number}.png")
         assert session.provenance(named) == named.name
     assert len(session._tables) == KEPT_TABLES
 

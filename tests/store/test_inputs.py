@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -8,15 +9,14 @@ from pathlib import Path
 
 import boto3
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import inputs
 from kt_batch.store.images.files import image_id
-from kt_batch.store.inputs import Input, input_id, list_inputs, output_name, read_input
+from kt_batch.store.inputs import Input, find_inputs, input_id, list_inputs, read_input
 from kt_batch.store.names import is_safe_name
+from kt_batch.store.output_names import plain_output
 from tests.support.hostile import make_corpus
 
 
@@ -115,17 +115,18 @@ def test_several_arguments_are_listed_under_their_own_names(tmp_path: Path) -> N
     ]
 
 
-def test_the_numbering_of_equal_names_does_not_depend_on_argument_order(tmp_path: Path) -> None:
+def test_names_that_inputs_would_share_hold_a_hash_of_their_place_in_any_order(tmp_path: Path) -> None:
     plant(tmp_path, "x/photos/a.jpg", "y/photos/a.jpg", "z/photos-2/a.jpg", "x/a.jpg", "y/a.jpg")
-    arguments = [f"{tmp_path}/{path}" for path in ("x/photos", "y/photos", "z/photos-2", "x/a.jpg", "y/a.jpg")]
+    places = [f"{tmp_path}/{path}" for path in ("x/photos", "y/photos", "z/photos-2", "x/a.jpg", "y/a.jpg")]
+    one, two, _, three, four = (hashlib.sha256(place.encode()).hexdigest()[:16] for place in places)
     expected = {
-        "photos/a.jpg": "x/photos/a.jpg",
-        "photos-2/a.jpg": "y/photos/a.jpg",
-        "photos-2-2/a.jpg": "z/photos-2/a.jpg",
-        "a.jpg": "x/a.jpg",
-        "a-2.jpg": "y/a.jpg",
+        f"photos-{one}/a.jpg": "x/photos/a.jpg",
+        f"photos-{two}/a.jpg": "y/photos/a.jpg",
+        "photos-2/a.jpg": "z/photos-2/a.jpg",
+        f"a-{three}.jpg": "x/a.jpg",
+        f"a-{four}.jpg": "y/a.jpg",
     }
-    for order in permutations(arguments):
+    for order in permutations(places):
         found = {item.name: item.uri for item in list_inputs(order)}
         assert found == {name: f"{tmp_path}/{path}" for name, path in expected.items()}
 
@@ -141,6 +142,32 @@ def test_an_input_named_twice_is_listed_once(tmp_path: Path) -> None:
 def test_files_expanded_by_a_shell_keep_their_names(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg", "b.jpg")
     assert names_of(tmp_path / "a.jpg", tmp_path / "b.jpg") == ["a.jpg", "b.jpg"]
+
+
+# ---- libraries and runs of ours
+
+
+def test_libraries_and_runs_below_a_folder_are_passed_over_whole(tmp_path: Path) -> None:
+    plant(
+        tmp_path, "a.jpg", "deep/b.jpg", "run/plan/000000.parquet", "run/images/a.jpg.png", "run/images/x/y.jpg.png",
+        "deep/lib/plan/000000.parquet", "deep/lib/c.jpg", "plan/d.jpg", "other/plan/000000.txt", "other/e.jpg",
+    )  # fmt: skip
+    found = find_inputs([str(tmp_path)])
+    assert [item.name for item in found.inputs] == ["a.jpg", "deep/b.jpg", "other/e.jpg", "plan/d.jpg"]
+    assert found.ours == [f"{tmp_path}/deep/lib", f"{tmp_path}/run"]
+    assert names_of(f"{tmp_path}/**/*.jpg") == ["a.jpg", "deep/b.jpg", "other/e.jpg", "plan/d.jpg"]
+
+
+def test_outputs_that_are_named_count(tmp_path: Path) -> None:
+    plant(tmp_path, "run/plan/000000.parquet", "run/images/a.jpg.png")
+    for argument in ("run", "run/images", "run/images/a.jpg.png", "run/images/*.png"):
+        assert names_of(tmp_path / argument)[0].endswith("a.jpg.png")
+
+
+def test_a_folder_that_holds_nothing_but_runs_says_so(tmp_path: Path) -> None:
+    plant(tmp_path, "run/plan/000000.parquet", "run/images/a.jpg.png")
+    with pytest.raises(UsageError, match=f"holds no images outside of '{tmp_path}/run'"):
+        list_inputs([str(tmp_path)])
 
 
 # ---- links and special files
@@ -220,7 +247,7 @@ def test_every_name_of_the_hostile_corpus_is_listed_and_stays_inside_the_run(tmp
         (item,) = list_inputs([str(tmp_path / case.name)])
         assert Path(item.uri) == tmp_path / case.name
         assert item.name == case.name.replace("\n", "%0A")
-        assert is_safe_name(output_name(item.name, "png"))
+        assert is_safe_name(plain_output(item.name, "png"))
     suffixes = {Path(name).suffix for name in names_of(tmp_path)}
     assert suffixes >= {".jpg", ".png", ".tif", ".mpo"}
     assert not suffixes & {"", ".svg", ".eps", ".dng"}
@@ -239,9 +266,10 @@ def test_control_characters_are_encoded_in_the_name_and_kept_in_the_uri(tmp_path
     assert read_input(first.uri) == b"a\nb\x7f.jpg"
 
 
-def test_names_that_encode_to_the_same_name_are_numbered(tmp_path: Path) -> None:
+def test_names_that_encode_to_the_same_name_hold_a_hash(tmp_path: Path) -> None:
     plant(tmp_path, "a\n.jpg", "a%0A.jpg")
-    assert names_of(tmp_path) == ["a%0A-2.jpg", "a%0A.jpg"]
+    hashes = [hashlib.sha256(f"{tmp_path}/{name}".encode()).hexdigest()[:16] for name in ("a\n.jpg", "a%0A.jpg")]
+    assert names_of(tmp_path) == sorted(f"a%0A-{value}.jpg" for value in hashes)
 
 
 def test_a_file_name_that_is_not_utf8_has_a_utf8_uri(tmp_path: Path) -> None:
@@ -250,49 +278,6 @@ def test_a_file_name_that_is_not_utf8_has_a_utf8_uri(tmp_path: Path) -> None:
     assert item.name == "caf%E9.jpg"
     assert item.uri == f"file://{tmp_path}/caf%E9.jpg"
     assert read_input(item.uri) == b"caf\xe9.jpg"
-
-
-@pytest.mark.parametrize(
-    ("name", "format", "expected"),
-    [
-        ("a.jpg", "png", "images/a.jpg.png"),
-        ("photos/2024/a.TIFF", "webp", "images/photos/2024/a.TIFF.webp"),
-        ("x" * 251, "png", "images/" + "x" * 251 + ".png"),  # 255 bytes: fits
-    ],
-)
-def test_an_output_is_named_after_its_input(name: str, format: str, expected: str) -> None:  # noqa: A002
-    assert output_name(name, format) == expected
-
-
-def test_long_components_are_shortened_and_stay_distinct() -> None:
-    first, second = (output_name("d" * 300 + "/" + "\u5c71" * 100 + last, "png") for last in ("1.jpg", "2.jpg"))
-    assert first != second
-    for name in (first, second):
-        assert name.endswith(".png")
-        assert all(len(part.encode()) <= 255 for part in name.split("/"))
-
-
-def test_a_path_too_long_for_a_key_is_shortened_and_stays_distinct() -> None:
-    deep = "/".join(["d" * 200] * 15)
-    first, second, third = (output_name(name, "png") for name in (f"{deep}/a.jpg", f"{deep}/b.jpg", f"{deep}/x/a.jpg"))
-    assert len({first, second, third}) == 3
-    for name in (first, second, third):
-        assert len(name) <= 768
-        assert name.startswith("images/deep-")
-    assert first.endswith("/a.jpg.png")
-    with pytest.raises(UsageError):
-        output_name(f"{deep}/../a.jpg", "png")
-
-
-@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "a//b.jpg", "a/./b.jpg", "", "a\nb.jpg"])
-def test_an_output_cannot_leave_its_run(name: str) -> None:
-    with pytest.raises(UsageError):
-        output_name(name, "png")
-
-
-@given(st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1))
-def test_any_component_becomes_a_safe_component(part: str) -> None:
-    assert is_safe_name(output_name(inputs._safe_component(part), "png"))
 
 
 # ---- bytes
@@ -413,11 +398,12 @@ def test_keys_that_would_leave_the_run_get_safe_names(bucket: str) -> None:
 
 def test_buckets_and_directories_can_be_combined(bucket: str, tmp_path: Path) -> None:
     plant(tmp_path, "photos/a.jpg")
-    assert names_of(f"s3://{bucket}/photos", tmp_path / "photos") == [
-        "photos-2/a.jpg",
-        "photos-2/x/b.png",
-        "photos/a.jpg",
-    ]
+    here, there = (
+        hashlib.sha256(place.encode()).hexdigest()[:16] for place in (f"{tmp_path}/photos", f"s3://{bucket}/photos")
+    )
+    assert names_of(f"s3://{bucket}/photos", tmp_path / "photos") == sorted(
+        [f"photos-{there}/a.jpg", f"photos-{there}/x/b.png", f"photos-{here}/a.jpg"]
+    )
 
 
 @pytest.mark.parametrize("argument", ["s3://studio/empty", "s3://studio/photos/*.gif"])
@@ -425,6 +411,16 @@ def test_the_error_for_a_prefix_without_images_names_it(bucket: str, argument: s
     with pytest.raises(UsageError, match="holds no images") as caught:
         list_inputs([argument])
     assert repr(argument) in str(caught.value)
+
+
+def test_libraries_and_runs_below_a_prefix_are_passed_over(bucket: str, endpoint: str) -> None:
+    client = boto3.client("s3", endpoint_url=endpoint)
+    for key in ("mixed/a.jpg", "mixed/run/plan/000000.parquet", "mixed/run/images/a.jpg.png", "mixed/running/b.jpg"):
+        client.put_object(Bucket="studio", Key=key, Body=b"")
+    found = find_inputs([f"s3://{bucket}/mixed"])
+    assert [item.name for item in found.inputs] == ["a.jpg", "running/b.jpg"]
+    assert found.ours == [f"s3://{bucket}/mixed/run"]
+    assert names_of(f"s3://{bucket}/mixed/run/images") == ["a.jpg.png"]
 
 
 def test_a_missing_bucket_is_reported(bucket: str) -> None:

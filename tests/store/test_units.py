@@ -258,7 +258,7 @@ def test_a_plan_whose_items_were_changed_is_damaged() -> None:
 def test_a_plan_of_another_format_is_refused() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"unit": []}), sink)
-    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1' and 'kt-batch-plan/2'"):
+    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1', 'kt-batch-plan/2' and"):
         decode_plan(bytes(sink.getvalue()), "plan/000000.parquet")
 
 
@@ -531,3 +531,18 @@ def test_plan_and_receipts_take_at_most_200_bytes_per_image(ledger: Ledger, loca
     assert len(ledger.receipts()) == 64
     cost = sum(location.size(name) for name in location.list()) / len(items)
     assert cost <= 200
+
+
+def test_a_plan_states_the_outputs_whose_paths_are_not_the_plain_ones() -> None:
+    items = (Item("1" * 16, "/in/A.jpg", "A.jpg"), Item("2" * 16, "/in/a.jpg", "a.jpg", f"images/a-{'2' * 16}.jpg.png"))
+    (unit,) = make_units(items, 8)
+    data = encode_plan(Plan((unit,), {}, "0" * 16))
+    (read,) = decode_plan(data, "plan/000000.parquet").units
+    assert [item.output_path("png") for item in read.items] == ["images/A.jpg.png", f"images/a-{'2' * 16}.jpg.png"]
+
+
+@pytest.mark.parametrize("output", ["../a.png", "/etc/a.png", "plan/000000.parquet", "images/../run.json", "images"])
+def test_a_plan_with_an_output_elsewhere_is_damaged(output: str) -> None:
+    (unit,) = make_units([Item("1" * 16, "/in/a.jpg", "a.jpg", output)], 8)
+    with pytest.raises(DamagedError, match="names the output"):
+        decode_plan(encode_plan(Plan((unit,), {}, "0" * 16)), "plan/000000.parquet")

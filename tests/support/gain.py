@@ -12,8 +12,8 @@ from PIL import Image
 
 from kt_batch.store import layout
 from kt_batch.store.images.files import encode, image_id
-from kt_batch.store.inputs import output_name
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.output_names import plain_output
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.run import Totals, write_run_summary
 from kt_batch.store.schemas import SHARES
@@ -64,7 +64,7 @@ def make_gain_run(root: Path, **settings: Any) -> Path:
 def commit_unit(location: LocalLocation, ledger: Ledger, unit: Unit, styles: list[Path]) -> None:
     rows, outputs = [], []
     for item in unit.items:
-        name, share = output_name(item.name, "png"), SHARE_OF_FIRST[item.name]
+        name, share = plain_output(item.name, "png"), SHARE_OF_FIRST[item.name]
         data = encode(picture(hash_of(item.name)), "png", 95)
         assert location.put_if_absent(name, data)
         outputs.append((hashlib.sha256(data).hexdigest(), len(data)))

@@ -16,12 +16,16 @@ from kt_batch.store.library import write_library_summary
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary(Throughput):
-    """The summary of an extract. `images`, `rejected` and `patches` are of the library, the rest is of this call."""
+    """The summary of an extract. `images`, `rejected` and `patches` are of the library, the rest is of this call.
+
+    passed_over: Libraries and runs below the named folders.
+    """
 
     library: str
     images: int
     rejected: int
     patches: int
+    passed_over: tuple[str, ...] = ()
 
 
 def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> ExtractSummary:
@@ -43,6 +47,7 @@ def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> Extr
             images=sum(r.images for r in receipts),
             rejected=rejected,
             patches=sum(r.patches for r in receipts),
+            passed_over=plan.passed_over,
             **asdict(throughput(fresh, time.perf_counter() - started)),
         )
     )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import StorageError
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.inputs import plan_items, say_passed_over
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step, readable_size
-from kt_batch.store.inputs import list_inputs
+from kt_batch.store.inputs import find_inputs
 from kt_batch.store.locations import Location, absolute_place, open_location, sole_kernel
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
@@ -58,7 +58,8 @@ class ExtractJob:
 class ExtractPlan:
     """The work of an extract.
 
-    items: The inputs that were named. bytes_at_most: By how much the library may grow.
+    items: The inputs that were named. bytes_at_most: By how much the library may grow. passed_over: Libraries and runs
+    below the named folders.
     """
 
     ledger: Ledger
@@ -66,6 +67,7 @@ class ExtractPlan:
     planned: PlannedUnits
     job: ExtractJob
     bytes_at_most: int
+    passed_over: tuple[str, ...]
 
 
 def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool = False) -> ExtractPlan:
@@ -84,7 +86,9 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
     place, config = absolute_place(request.library), request.config
     location = open_location(place)
     ledger = Ledger(location)
-    items = plan_items(list_inputs(request.images), progress)
+    found = find_inputs(request.images)
+    passed_over = say_passed_over(found.ours, location, progress)
+    items = plan_items(found.inputs, progress)
     size = disk_estimate(images_to_do(ledger, items), config, request.encoder)
     if not dry_run:
         check_space(location, size, progress)
@@ -100,7 +104,7 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         other_uris=find_other_uris(planned.pending, planned.units),
         kernel=sole_kernel(location),
     )
-    return ExtractPlan(ledger, items, planned, job, size)
+    return ExtractPlan(ledger, items, planned, job, size, passed_over)
 
 
 def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:

@@ -17,6 +17,7 @@ from kt_batch.store.run import write_run_summary
 @dataclass(frozen=True, kw_only=True)
 class TranslateSummary(Throughput):
     """The summary of a translation. Counts are of the whole run; `new_images`, rates and seconds are of this call.
+    passed_over: Libraries and runs below the named folders.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
     """
@@ -28,6 +29,7 @@ class TranslateSummary(Throughput):
     images: int
     rejected: int
     patches: int
+    passed_over: tuple[str, ...] = ()
     ncc_mean: float | None
     certified_share: float | None
 
@@ -36,9 +38,8 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
     """Translate images into a run, or continue where an earlier call stopped.
 
     Raises:
-        UsageError: There is nothing to translate, or two outputs exclude each other.
-        MismatchError: The run has another configuration or numerics class, or holds the output of another image under
-            one of these names.
+        UsageError: There is nothing to translate.
+        MismatchError: The run has another configuration or numerics class.
     """
     started = time.perf_counter()
     plan = plan_translate(request, progress)
@@ -55,6 +56,7 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
             images=sum(r.images for r in receipts),
             rejected=totals.rejects,
             patches=sum(r.patches for r in receipts),
+            passed_over=plan.passed_over,
             ncc_mean=totals.ncc_mean,
             certified_share=totals.certified_share,
             **asdict(throughput(fresh, time.perf_counter() - started)),

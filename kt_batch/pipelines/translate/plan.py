@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 
 from kt_batch.config import MethodConfig, RunOptions
-from kt_batch.errors import MismatchError, UsageError
-from kt_batch.pipelines.inputs import plan_items, unreadable_id
+from kt_batch.errors import UsageError
+from kt_batch.pipelines.inputs import plan_items, say_passed_over
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
-from kt_batch.pipelines.progress import Progress
+from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.sources import Sources
-from kt_batch.store.inputs import Input, list_inputs, output_name
+from kt_batch.store.inputs import Input, find_inputs
 from kt_batch.store.locations import Location, absolute_place, location_contains, open_location, sole_kernel
+from kt_batch.store.output_names import name_outputs, plain_output
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
+
+CHANGED_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class TranslateJob:
     numerics: The numerics class of the units committed so far; None when there are none.
     name_conflicts: Names that are planned for more than one image.
     already_written: (unit id, name) of outputs that another unit has made.
+    changed: (unit id, name) of inputs whose output another image has.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     """
 
@@ -50,17 +53,22 @@ class TranslateJob:
     mix_numerics: bool = False
     name_conflicts: frozenset[str] = frozenset()
     already_written: frozenset[tuple[str, str]] = frozenset()
+    changed: frozenset[tuple[str, str]] = frozenset()
     kernel: str | None = None
 
 
 @dataclass(frozen=True)
 class TranslatePlan:
-    """The work of a translation. items: The inputs that were named."""
+    """The work of a translation.
+
+    items: The inputs that were named. passed_over: Libraries and runs below the named folders.
+    """
 
     ledger: Ledger
     items: Sequence[Item]
     planned: PlannedUnits
     job: TranslateJob
+    passed_over: tuple[str, ...]
 
 
 def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bool = False) -> TranslatePlan:
@@ -72,15 +80,18 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         dry_run: Write nothing.
 
     Raises:
-        UsageError: There is nothing to translate, or two outputs exclude each other.
-        MismatchError: The run has another configuration, or holds the output of another image under one of the names.
+        UsageError: There is nothing to translate.
+        MismatchError: The run has another configuration.
     """
     run, options = absolute_place(request.run), request.options
     location = open_location(run)
     ledger = Ledger(location)
-    items = plan_items(exclude_outputs(list_inputs(request.images), location), progress)
-    check_outputs(ledger, items, request.config.format)
+    found = find_inputs(request.images)
+    passed_over = say_passed_over(found.ours, location, progress)
+    items = with_outputs(ledger, plan_items(exclude_outputs(found.inputs, location), progress), request.config.format)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
+    changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)])
+    report_changed(changed, planned.pending, progress)
     job = TranslateJob(
         run=run,
         config=request.config,
@@ -90,9 +101,19 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         mix_numerics=options.mix_numerics,
         name_conflicts=find_name_conflicts(planned.units),
         already_written=find_already_written(ledger.attempts()),
+        changed=changed,
         kernel=sole_kernel(location),
     )
-    return TranslatePlan(ledger, items, planned, job)
+    return TranslatePlan(ledger, items, planned, job, passed_over)
+
+
+def report_changed(changed: frozenset[tuple[str, str]], pending: Sequence[Unit], progress: Progress) -> None:
+    """Say which inputs will be rejected because another image has their output."""
+    names = [item.name for unit in pending for item in unit.items if (unit.id, item.name) in changed]
+    if names:
+        more = f" and {len(names) - CHANGED_SHOWN} more" if len(names) > CHANGED_SHOWN else ""
+        shown = ", ".join(f"'{name}'" for name in names[:CHANGED_SHOWN])
+        progress(Step("plan", 0, 0, note=f"Changed since their outputs were made, so rejected: {shown}{more}."))
 
 
 def exclude_outputs(inputs: Sequence[Input], run: Location) -> list[Input]:
@@ -103,47 +124,42 @@ def exclude_outputs(inputs: Sequence[Input], run: Location) -> list[Input]:
     return kept
 
 
-def check_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> None:
-    """Refuse inputs that would block the run half-way.
+def with_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> list[Item]:
+    """Return the items, each new one with the path of its output where that is not the plain one."""
+    planned = {(item.name, item.image_id): item for unit in ledger.units() for item in unit.items}
+    taken = [(item.name, item.output_path(image_format)) for item in planned.values()]
+    wanted = [(item.name, item.image_id) for item in items if (item.name, item.image_id) not in planned]
+    paths = name_outputs(taken, wanted, image_format)
 
-    An input whose name was rejected has no output, so a mended file may take the name.
+    def output(item: Item) -> str:
+        key = (item.name, item.image_id)
+        path = paths[key] if key in paths else planned[key].output_path(image_format)
+        return "" if path == plain_output(item.name, image_format) else path
 
-    Raises:
-        MismatchError: The name of an output is taken by another image.
-        UsageError: An output would have to be a file and a directory at once.
+    return [replace(item, output=output(item)) for item in items]
+
+
+def find_changed(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
+    """Return (unit id, name) of pending inputs whose output another image has, or will have.
+
+    Their files were changed, or other files go by their names. The image that was planned first keeps the name, unless
+    it lay in the same file: it cannot be read there any more.
     """
-    receipts = ledger.receipts()
-    waiting = {item.name: item for unit in ledger.units() if unit.id not in receipts for item in unit.items}
     made = {
         item.name: item.image_id
-        for unit in ledger.units()
-        if unit.id in receipts
-        for item, output in zip(unit.items, receipts[unit.id].outputs, strict=False)
+        for unit, receipt in attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
         if output
     }
-    for item in items:
-        other = made.get(item.name, item.image_id) != item.image_id
-        if other and item.image_id != unreadable_id(item.uri):  # an input that cannot be read now becomes a reject
-            raise MismatchError(
-                f"'{output_name(item.name, image_format)}' was made from other bytes than '{item.uri}' holds now: the "
-                "file was changed, or another one goes by its name; translate it into another run."
-            )
-        planned = waiting.get(item.name, item)
-        if planned.image_id != item.image_id and planned.uri != item.uri:
-            raise MismatchError(
-                f"'{output_name(item.name, image_format)}' is planned for '{planned.uri}', which is not done yet; "
-                f"translate '{item.uri}' into another run."
-            )
-    _check_folders({output_name(name, image_format) for name in [*made, *(item.name for item in items)]})
-
-
-def _check_folders(files: set[str]) -> None:
-    """Raise UsageError when one file's name is a folder of another's."""
-    for file in sorted(files):
-        folders = accumulate(file.split("/")[:-1], "{}/{}".format)
-        blocking = next((folder for folder in folders if folder in files), None)
-        if blocking:
-            raise UsageError(f"The outputs '{blocking}' and '{file}' cannot both exist; give them separate runs.")
+    first: dict[str, Item] = {}
+    changed = set()
+    for unit in (unit for unit, receipt in attempts if receipt is None):
+        for item in unit.items:
+            holder = first.setdefault(item.name, item)
+            other = holder.image_id != item.image_id and holder.uri != item.uri
+            if made.get(item.name, item.image_id) != item.image_id or (other and item.name not in made):
+                changed.add((unit.id, item.name))
+    return frozenset(changed)
 
 
 def find_name_conflicts(units: Sequence[Unit]) -> frozenset[str]:

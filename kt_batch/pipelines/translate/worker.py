@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kt_batch.errors import DamagedError, RejectError
+from kt_batch.errors import DamagedError, Reason, RejectError
 from kt_batch.methods.base import PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
@@ -24,7 +24,6 @@ from kt_batch.pipelines.translate.sources import load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, encode, pad_to
-from kt_batch.store.inputs import output_name
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
@@ -61,7 +60,7 @@ class TranslateWorker:
             if isinstance(read.result, RejectError):
                 log.reject(read.items, read.result)
                 continue
-            missing = [item for item in read.items if (unit.id, item.name) not in self.job.already_written]
+            missing = self._to_make(unit, read.items, log)
             if not missing:
                 continue
             began = time.perf_counter()
@@ -70,7 +69,7 @@ class TranslateWorker:
             started = time.perf_counter()
             rows = rows or self._new_rows(result)
             for item in missing:
-                rows.add(output_name(item.name, self.job.config.format), result.provenance)
+                rows.add(item.output_path(self.job.config.format), result.provenance)
             self._store_soon(stored, missing, output_pixels(result, read.result), beat, read.isolated)
             log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
@@ -80,6 +79,23 @@ class TranslateWorker:
         tables = self._write(unit.id, rows, log.rejects)
         log.add({"write": time.perf_counter() - started})
         return self.ledger.commit(self._receipt(unit, log, tables, outputs, rows))
+
+    def _to_make(self, unit: Unit, items: Sequence[Item], log: UnitLog) -> list[Item]:
+        """Return the items of an image whose outputs are to be made; reject those that cannot have one."""
+        missing = []
+        for item in items:
+            if (unit.id, item.name) in self.job.already_written:
+                continue
+            path = item.output_path(self.job.config.format)
+            if (unit.id, item.name) in self.job.changed:
+                why = f"'{path}' was made from other bytes than '{item.uri}' holds: translate it into another run."
+                log.reject([item], RejectError(Reason.CHANGED, why))
+            elif refusal := self.location.refusal(path):
+                why = f"'{self.location.uri}' takes no output called '{path}': {refusal}."
+                log.reject([item], RejectError(Reason.NAME_REFUSED, why))
+            else:
+                missing.append(item)
+        return missing
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
         sources = self.job.sources
@@ -119,7 +135,7 @@ class TranslateWorker:
 
         With mixed numerics an image of another class is adopted too, unless another image may have had the name.
         """
-        name = output_name(item.name, self.job.config.format)
+        name = item.output_path(self.job.config.format)
         sha256 = hashlib.sha256(data).hexdigest()
         if self.location.put_if_absent(name, data):
             return sha256, len(data)
