@@ -56,6 +56,7 @@ class Search:
 
         Raises:
             UsageError: A query is not finite.
+            DamagedError: A file of the index has changed since it was opened.
         """
         return self._find(queries, with_values=False)
 
@@ -67,11 +68,15 @@ class Search:
             with parallel_map() as each:
                 values = read_values(self._index, found.rows, each)
         ids = torch.from_numpy(self._index.patch_ids(found.rows.flatten()))
+        self._index.check_files()
         return Matches(ids.view(*found.rows.shape, ID_BYTES), values, found.scores, found.certified)
 
     def _find(self, queries: Tensor, with_values: bool) -> Found:
         k = min(self._top_k, self._index.count)
-        return self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
+        self._index.check_files()
+        found = self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
+        self._index.check_files()  # what was read meanwhile is not used
+        return found
 
     def _keys(self, queries: Tensor) -> Tensor:
         mean = self._index.tree.mean

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
-from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.receipts import Receipt, parse_receipt
 
 INDEX_FORMAT = "kt-batch-index/3"
@@ -201,42 +198,3 @@ def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSumm
             f"{INDEX_FORMAT}; run: kt-batch index {place}"
         )
     return readable
-
-
-def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:
-    """Return a local file of one shard for memory mapping.
-
-    That is the file itself, or a copy in `cache`, named by content. One process of a machine makes the copy while the
-    others wait for its lock.
-
-    Raises:
-        DamagedError: size or hash are wrong.
-    """
-    name = layout.shard_path(shard.sha256)
-    local = location.local_path(name)
-    if local is not None:
-        if location.size(name) != shard.bytes:
-            raise DamagedError(f"'{name}' at '{location.uri}' has {location.size(name)} bytes, not {shard.bytes}.")
-        return local
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / shard.sha256
-    with (cache / f"{shard.sha256}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _stage(location, name, shard, target)
-    return target
-
-
-def _stage(location: Location, name: str, shard: ShardRef, target: Path) -> None:
-    partial = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
-    digest = hashlib.sha256()
-    try:
-        with location.open(name) as source, partial.open("wb") as copy:
-            while block := source.read(1 << 24):
-                digest.update(block)
-                copy.write(block)
-        if digest.hexdigest() != shard.sha256:
-            raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
-        partial.rename(target)
-    finally:
-        partial.unlink(missing_ok=True)
