@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
@@ -22,6 +22,11 @@ from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, parse_receipt
 
 INDEX_FORMAT = "kt-batch-index/3"
+LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ShardRef(BaseModel):
@@ -29,8 +34,8 @@ class ShardRef(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Count
 
 
 class IndexSummary(BaseModel):
@@ -39,18 +44,18 @@ class IndexSummary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = INDEX_FORMAT
-    digest: str
+    digest: Hex16
     config: IndexConfig
     snapshot: str
     layer: str
-    channels: int
-    patches: int
-    kept: int
-    leaves: int
-    tree_sha256: str
-    tree_bytes: int
-    members_sha256: str
-    shards: tuple[ShardRef, ...]
+    channels: Count
+    patches: Count
+    kept: Count
+    leaves: Count
+    tree_sha256: Sha256
+    tree_bytes: Count
+    members_sha256: Sha256
+    shards: tuple[ShardRef, ...] = Field(min_length=1)
     numerics: dict[str, str]
 
 
@@ -126,15 +131,21 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
     """Read `index.json` of one index; return None when the index is not finished.
 
     Raises:
-        DamagedError: the file is not of this version's format.
+        DamagedError: the file is not of this version's format, or is that of another index.
     """
     name = layout.index_summary_path(digest)
     try:
-        return IndexSummary.model_validate_json(location.read_bytes(name))
+        data = location.read_range(name, 0, LARGEST_SUMMARY + 1)
+        if len(data) > LARGEST_SUMMARY:
+            raise DamagedError(f"'{name}' at '{location.uri}' is larger than {LARGEST_SUMMARY:,} bytes.")
+        summary = IndexSummary.model_validate_json(data)
     except MissingError:
         return None
     except ValidationError as error:
         raise DamagedError(f"'{name}' at '{location.uri}' is not of format {INDEX_FORMAT}.") from error
+    if summary.digest != digest:
+        raise DamagedError(f"'{name}' at '{location.uri}' is that of the index {summary.digest}.")
+    return summary
 
 
 def read_index_summaries(location: Location) -> list[IndexSummary]:
