@@ -196,7 +196,9 @@ def collapse_equal(packets: Tensor) -> Tensor:
     raw = packets.contiguous().flatten(1).view(torch.int16).numpy().view(np.uint16)
     owner = np.arange(len(raw), dtype=np.int64)
     for rows in _groups(_row_hashes(raw)):
-        equal = np.concatenate([(raw[part] == raw[rows[0]]).all(1) for part in np.array_split(rows, -(-len(rows) // PART))])
+        equal = np.concatenate(
+            [(raw[part] == raw[rows[0]]).all(1) for part in np.array_split(rows, -(-len(rows) // PART))]
+        )
         owner[rows[equal]] = rows[0]
         others = rows[~equal]
         if len(others):  # different patches of one hash, which a stranger can make on purpose

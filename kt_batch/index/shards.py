@@ -218,9 +218,7 @@ def _shard_of(tensors: dict[str, Tensor], written: str | None, name: str) -> Sha
 
 
 def check_values(shard: Shard, name: str) -> None:
-    """Raise DamagedError when any patch of a shard holds NaN or infinity. Reads the whole shard, PART rows at a time."""
+    """Raise DamagedError when a patch of a shard holds NaN or infinity; read the whole shard, PART rows at a time."""
     for tensor in shard.tensors().values():
         if tensor.is_floating_point() and not all(part.isfinite().all() for part in tensor.split(PART)):
-            raise DamagedError(
-                f"The index shard {name} holds patches with NaN or infinity; allowed are finite values."
-            )
+            raise DamagedError(f"The index shard {name} holds patches with NaN or infinity; allowed are finite values.")

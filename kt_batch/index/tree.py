@@ -169,7 +169,9 @@ def check_nodes(first_child: Tensor, child_count: Tensor, leaf: Tensor, leaves: 
     if int(parents_of_each[0]) != 0 or not bool((parents_of_each[1:] == 1).all()):
         raise DamagedError(f"{where} has nodes that are the child of no node or of several; allowed is one parent.")
     if bool((inner == (leaf >= 0)).any()) or not own.equal(torch.arange(leaves)):
-        raise DamagedError(f"{where} has leaves that are not numbered from 0 to {leaves - 1} at nodes without children.")
+        raise DamagedError(
+            f"{where} has leaves that are not numbered from 0 to {leaves - 1} at nodes without children."
+        )
     if _depth(first_child, child_count) > DEEPEST:
         raise DamagedError(f"{where} is deeper than {DEEPEST} levels.")
 

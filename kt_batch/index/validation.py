@@ -31,7 +31,7 @@ def check_fit(tree: Tree, shards: Sequence[Shard], name: str) -> None:
             )
     if len({shard.leaf_variances.shape[1] for shard in shards}) > 1:
         raise DamagedError(f"The shards of the index {name} have leaf variances of different widths.")
-    if bool((shards[0].leaf_variances.shape[1] > directions)):
+    if shards[0].leaf_variances.shape[1] > directions:
         raise DamagedError(f"The shards of the index {name} have more variances than coordinates.")
     _check_places(tree, shards, name)
 

@@ -22,7 +22,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -249,9 +249,8 @@ def open_cache(place: CachePlace) -> ShardCache:
         UnwritableError: There is no folder that can be written to.
         StorageError: The folder is a link, belongs to somebody else, or is open to others.
     """
-    folders = [Path(place.folder)] if place.folder else _default_folders()
     faults = []
-    for folder in folders:
+    for folder in _folders(place):
         try:
             return ShardCache(PrivateFolder(folder), place.most)
         except UnwritableError as error:
@@ -259,18 +258,22 @@ def open_cache(place: CachePlace) -> ShardCache:
     raise UnwritableError(faults[0] if len(faults) == 1 else f"No cache folder can be written to: {' '.join(faults)}")
 
 
-def _default_folders() -> list[Path]:
-    """Return the folder in the user's home, and the one among temporary files."""
+def find_cache(place: CachePlace) -> ShardCache | None:
+    """Open the cache folder if there is one: see `open_cache`."""
+    there = [folder for folder in _folders(place) if os.path.lexists(folder)]
+    return ShardCache(PrivateFolder(there[0]), place.most) if there else None
+
+
+def _folders(place: CachePlace) -> list[Path]:
+    """Return the folder of a place, or by default that in the user's home and that among temporary files."""
+    if place.folder:
+        return [Path(place.folder)]
     folders = []
     home = os.environ.get("XDG_CACHE_HOME", "")
-    try:
+    with suppress(RuntimeError):  # this user has no home
         folders.append((Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "kt-batch")
-    except RuntimeError:  # this user has no home
-        pass
-    try:
+    with suppress(FileNotFoundError):  # nothing here can be written to
         folders.append(Path(tempfile.gettempdir()) / f"kt-batch-cache-{os.geteuid()}")
-    except FileNotFoundError:  # nothing here can be written to
-        pass
     return folders
 
 

@@ -32,8 +32,7 @@ class MappedFile:
     """An open file that is mapped, under the name that errors give it; it stays open as long as this object lives."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        with file:
-            self._descriptor = os.dup(file.fileno())
+        self._descriptor = os.dup(file.fileno())  # keeps its locks too
         weakref.finalize(self, os.close, self._descriptor)
         self.name = name
         self._status = os.fstat(self._descriptor)
@@ -90,16 +89,10 @@ class ShardFiles:
             DamagedError: Size or hash are wrong.
         """
         local = self._library.local_path(layout.shard_path(shard.sha256))
-        if local is None:
-            return MappedFile(self._staged(shard), self.name(shard))
-        file = self._opened(local, shard)
-        try:
-            if not self._is_verified(file, shard):
+        with self._opened(local, shard) if local else self._staged(shard) as file:
+            if local and not self._is_verified(file, shard):
                 raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
-        except BaseException:
-            file.close()
-            raise
-        return MappedFile(file, self.name(shard))
+            return MappedFile(file, self.name(shard))
 
     def name(self, shard: ShardRef) -> str:
         """Return what errors call a shard."""
@@ -163,22 +156,22 @@ def open_whole(path: Path, size: int, name: str) -> BinaryIO:
         raise MissingError(f"nothing lies at {path}") from error
     except OSError as error:
         raise StorageError(f"{name} cannot be read: {error.strerror}.") from error
-    file = os.fdopen(descriptor, "rb", buffering=0) if not stat.S_ISDIR(os.fstat(descriptor).st_mode) else None
-    if file is None:
-        os.close(descriptor)
-        raise DamagedError(f"{name} is a directory, not a file.")
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise DamagedError(f"{name} is not a regular file.")
-        if status.st_size != size:
-            raise DamagedError(f"{name} has {status.st_size} bytes, not {size}.")
-        if bytes_on_disk(descriptor, size) < size // LEAST_BACKED:
-            raise DamagedError(f"{name} claims {size} bytes, and nearly all of them are a hole in the file.")
+        _check_whole(descriptor, size, name)
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def _check_whole(descriptor: int, size: int, name: str) -> None:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedError(f"{name} is not a regular file.")
+    if status.st_size != size:
+        raise DamagedError(f"{name} has {status.st_size} bytes, not {size}.")
+    if bytes_on_disk(descriptor, size) < size // LEAST_BACKED:
+        raise DamagedError(f"{name} claims {size} bytes, and nearly all of them are a hole in the file.")
 
 
 def bytes_on_disk(descriptor: int, size: int) -> int:

@@ -70,7 +70,10 @@ def hash_of(file: BinaryIO) -> str | None:
     """Return the SHA-256 of a file, read from its beginning; None where it changed meanwhile."""
     before = os.fstat(file.fileno())
     file.seek(0)
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while block := file.read(CHUNK):
+        digest.update(block)
+    sha256 = digest.hexdigest()
     return sha256 if _line(sha256, before) == _line(sha256, os.fstat(file.fileno())) else None
 
 

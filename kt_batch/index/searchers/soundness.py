@@ -33,8 +33,8 @@ def check_bounds(index: Index) -> None:
         wrong = sum(each(lambda chunk: _count_wrong(index, chunk), index.chunks(CHUNK)))
     if wrong:
         raise DamagedError(
-            f"No match can be certified: {wrong:,} of {index.count:,} patches of this index have a first level or a norm "
-            "that is not their own; make the index again."
+            f"No match can be certified: {wrong:,} of {index.count:,} patches of this index have a first level or a "
+            "norm that is not their own; make the index again."
         )
 
 

@@ -46,8 +46,8 @@ class StyleImage:
 class Sources:
     """The places from which a worker loads resources; None or empty for those that its method does not need.
 
-    decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are staged;
-    None is the default folder of the user, which each machine finds for itself. cache_bytes: Up to which they stay.
+    decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
+    staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     """
 
     library: str | None = None

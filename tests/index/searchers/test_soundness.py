@@ -1,4 +1,4 @@
-"""A certificate rests on the first level, the lengths and the directions of an index: all are checked before a proof."""
+"""A certificate rests on first levels, lengths and directions of an index: all are checked before a proof."""
 
 from __future__ import annotations
 
