@@ -166,7 +166,7 @@ class Index:
 
     def smallest_ids(self, k: int) -> Tensor:
         """Return the rows `(k,)` of the k smallest patch ids, ascending."""
-        parts = [torch.from_numpy(sort_order(shard.patch_ids.numpy())[:k]) for shard in self.shards]
+        parts = [torch.from_numpy(sort_order(shard.patch_ids.clone().numpy())[:k]) for shard in self.shards]
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
         return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
 

@@ -74,9 +74,10 @@ class Search:
     def _find(self, queries: Tensor, with_values: bool) -> Found:
         k = min(self._top_k, self._index.count)
         self._index.check_files()
-        found = self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
-        self._index.check_files()  # what was read meanwhile is not used
-        return found
+        try:
+            return self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
+        finally:
+            self._index.check_files()  # what was read meanwhile is not used
 
     def _keys(self, queries: Tensor) -> Tensor:
         mean = self._index.tree.mean

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import stat
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -22,34 +21,11 @@ from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
 from kt_batch.store.locations import Location
+from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.verified import hash_of
 
 LEAST_BACKED = 16  # a file with less than a 16th of its size on disk is a hole; legitimate shards and trees have none
-
-
-class MappedFile:
-    """An open file that is mapped, under the name that errors give it; it stays open as long as this object lives."""
-
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._descriptor = os.dup(file.fileno())  # keeps its locks too
-        weakref.finalize(self, os.close, self._descriptor)
-        self.name = name
-        self._status = os.fstat(self._descriptor)
-
-    @property
-    def path(self) -> Path:
-        """A path that opens this very file."""
-        return path_of(self._descriptor)
-
-    def check(self) -> None:
-        """Raise DamagedError when the file has been cut or written to since it was opened."""
-        status = os.fstat(self._descriptor)
-        if status.st_size != self._status.st_size or status.st_mtime_ns != self._status.st_mtime_ns:
-            raise DamagedError(
-                f"{self.name} was changed while it was in use: it has {status.st_size} bytes and had "
-                f"{self._status.st_size}."
-            )
 
 
 class ShardFiles:
@@ -103,7 +79,9 @@ class ShardFiles:
         return self._cache.open(self._library, shard, partial(self._check_file, self.name(shard)))
 
     def _check_file(self, name: str, file: BinaryIO) -> None:
-        self._check(path_of(file.fileno()), name)
+        mapped = MappedFile(file, name)
+        self._check(mapped.path, name)
+        mapped.check()
 
     def _opened(self, path: Path, shard: ShardRef) -> BinaryIO:
         return open_whole(path, shard.bytes, self.name(shard))
@@ -118,11 +96,6 @@ class ShardFiles:
             self._check_file(self.name(shard), file)
             return True
         return self._cache.verify(file, shard, partial(self._check_file, self.name(shard)))
-
-
-def path_of(descriptor: int) -> Path:
-    """Return a path that opens this very file, whatever its name leads to by now."""
-    return Path(f"/dev/fd/{descriptor}")
 
 
 def read_tree(library: Location, summary: IndexSummary) -> bytes:

@@ -263,7 +263,9 @@ def open_index(library: Location, summary: IndexSummary, cache: CachePlace | Non
         mapped = [files.map(shard) for shard in summary.shards]
     shards = [open_shard(file.path, file.name) for file in mapped]
     check_fit(tree, shards, name)
-    return Index(tree, shards, mapped)
+    index = Index(tree, shards, mapped)
+    index.check_files()
+    return index
 
 
 def _check_shard(path: Path, name: str) -> None:
