@@ -93,7 +93,7 @@ def _mend(reading: int) -> None:
 def _fill(file: MappedFile) -> int:
     """Map zeros over the mapped pages of a file beyond its end; return the number of mappings with such pages."""
     end = -(-os.fstat(file.descriptor).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
-    name = os.readlink(f"/proc/self/fd/{file.descriptor}").replace("\n", "\\012")
+    name = str(Path(f"/proc/self/fd/{file.descriptor}").readlink()).replace("\n", "\\012")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -105,7 +106,8 @@ class PrivateFolder:
         file = self.open(name, os.O_RDWR | os.O_CREAT)
         if file is not None:
             with file:
-                os.utime(file.fileno())
+                now = time.time_ns()  # the kernel's own time is coarse
+                os.utime(file.fileno(), ns=(now, now))
 
     def append(self, name: str, data: bytes) -> None:
         """Append to a file in one write; create it where there is none."""

@@ -30,7 +30,7 @@ class VerifiedFiles:
 
     def __init__(self, folder: PrivateFolder) -> None:
         self._folder = folder
-        self._name = _record_name()
+        self._name = record_name()
         self._lines: frozenset[bytes] = frozenset()
 
     def holds(self, sha256: str, file: BinaryIO) -> bool:
@@ -67,12 +67,13 @@ class VerifiedFiles:
 
 
 def hash_of(file: BinaryIO) -> str | None:
-    """Return the SHA-256 of a file, read from its beginning; None where it changed meanwhile."""
+    """Return the SHA-256 of a whole file, which is then at its beginning; None where it changed meanwhile."""
     before = os.fstat(file.fileno())
     file.seek(0)
     digest = hashlib.sha256()
     while block := file.read(CHUNK):
         digest.update(block)
+    file.seek(0)
     sha256 = digest.hexdigest()
     return sha256 if _line(sha256, before) == _line(sha256, os.fstat(file.fileno())) else None
 
@@ -82,7 +83,8 @@ def _line(sha256: str, status: os.stat_result) -> bytes:
     return " ".join((sha256, *map(str, values))).encode()
 
 
-def _record_name() -> str | None:
+def record_name() -> str | None:
+    """Return the name of the record of this start of this machine; None where a system has no boot id."""
     try:
         name = f"verified-{_BOOT_ID.read_text().strip()}"
     except OSError:
