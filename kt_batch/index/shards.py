@@ -34,7 +34,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
-from kt_batch.index.tensors import Layout, check_tensors
+from kt_batch.index.tensors import Layout, check_between, check_tensors
 from kt_batch.kernels import quantised
 from kt_batch.kernels.principal import Basis, first_level, first_level_of, stored_first_level
 from kt_batch.kernels.quantised import Codes
@@ -58,6 +58,15 @@ TENSORS: Layout = {
     "plane": (torch.uint8, ("patches", "plane bytes")),
     **dict.fromkeys(BAND_NAMES, (torch.float16, ("patches", "channels"))),
 }
+VALUES = {  # what is allowed; unit vectors have values up to 1, and rounding takes them a little beyond
+    "norms": (0, 1e12),
+    "level": (-2, 2),
+    "leaf_means": (-2, 2),
+    "leaf_variances": (0, 4),
+    "gains": (0, 1e13),
+    **dict.fromkeys(BAND_NAMES, (-65504, 65504)),
+}
+LEAST_NORM = 1e-18  # of what is not 0; keys of a smaller one would overflow
 VARIANCES = 48  # coordinates whose variance in a leaf is kept; weaker ones hardly change a leaf's reach
 
 
@@ -210,15 +219,19 @@ def _shard_of(tensors: dict[str, Tensor], written: str | None, name: str) -> Sha
     shard = Shard(kept, *(tensors[key] for key in COMMON_NAMES))
     if shard.bits == 5 and 4 * sizes["plane bytes"] != sizes["code bytes"]:
         raise DamagedError(f"The index shard {name} has codes and a plane of different sizes.")
-    if not shard.norms.isfinite().all():
-        raise DamagedError(f"The index shard {name} holds patches with NaN or infinity; allowed are finite values.")
-    if not (shard.leaf_means.isfinite().all() and shard.leaf_variances.isfinite().all()):
-        raise DamagedError(f"The index shard {name} holds leaves with NaN or infinity; allowed are finite values.")
+    for key in ("norms", "leaf_means", "leaf_variances"):
+        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    if bool(((shard.norms > 0) & (shard.norms < LEAST_NORM)).any()):
+        raise DamagedError(f"{_holding(name, 'norms')} with norms below {LEAST_NORM}, and not 0.")
     return shard
 
 
 def check_values(shard: Shard, name: str) -> None:
-    """Raise DamagedError when a patch of a shard holds NaN or infinity; read the whole shard, PART rows at a time."""
-    for tensor in shard.tensors().values():
-        if tensor.is_floating_point() and not all(part.isfinite().all() for part in tensor.split(PART)):
-            raise DamagedError(f"The index shard {name} holds patches with NaN or infinity; allowed are finite values.")
+    """Raise DamagedError when a patch holds NaN, infinity or absurd values; read the whole shard for that."""
+    for key, tensor in shard.tensors().items():
+        if key in VALUES:
+            check_between(tensor, *VALUES[key], _holding(name, key))
+
+
+def _holding(name: str, key: str) -> str:
+    return f"The index shard {name} holds {'leaves' if key.startswith('leaf') else 'patches'}"

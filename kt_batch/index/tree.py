@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
-from kt_batch.index.tensors import Layout, check_tensors
+from kt_batch.index.tensors import Layout, check_between, check_tensors, load_tensors
 from kt_batch.kernels.principal import Basis
 
 DEEPEST = 1024  # levels; an index has a few, and crowds of alike patches have made some hundred
@@ -29,6 +28,14 @@ _STATISTICS: Layout = {
     "deviation": (torch.float32, ("channels",)),
     "directions": (torch.float32, ("values", "directions")),
     "spread": (torch.float32, ("values",)),
+}
+_VALUES = {  # what is allowed; directions are unit vectors, patches are float16
+    "centres": (-1e6, 1e6),
+    "mean": (-1e6, 1e6),
+    "deviation": (0, 1e6),
+    "deviation_sum": (0, 1e15),
+    "directions": (-2, 2),
+    "spread": (0, 2),
 }
 
 
@@ -80,12 +87,12 @@ class Tree:
     def from_bytes(cls, data: bytes) -> Tree:
         """Read what `to_bytes` returned. Raises DamagedError when `data` is not a tree that a search can descend."""
         where = "The tree of this index"
-        tensors = _loaded(data, where)
+        tensors = load_tensors(data, where)
         sizes = check_tensors(tensors, _NODES | _LEAVES | _STATISTICS, where)
         tree = cls(**tensors)
         if not sizes["values"] == 4 * sizes["channels"] >= sizes["directions"]:
             raise DamagedError(f"{where} cannot be read: its centres, mean and directions are of different sizes.")
-        _check_finite(tensors, where)
+        _check_values(tensors, where)
         check_nodes(tree.first_child, tree.child_count, tree.leaf, tree.leaves, where)
         if not tree.leaf_node.equal(_leaf_nodes(tree.leaf)):
             raise DamagedError(f"{where} has leaves whose nodes are those of other leaves.")
@@ -111,26 +118,18 @@ class Subtree:
     def from_bytes(cls, data: bytes) -> Subtree:
         """Read what `to_bytes` returned. Raises DamagedError when `data` is not a subtree."""
         where = "A subtree of this index"
-        tensors = _loaded(data, where)
+        tensors = load_tensors(data, where)
         layout = {**_NODES, "leaf_count": _LEAVES["leaf_count"], "deviation_sum": (torch.float64, ("channels",))}
         check_tensors(tensors, layout, where)
-        _check_finite(tensors, where)
+        _check_values(tensors, where)
         subtree = cls(**tensors)
         check_nodes(subtree.first_child, subtree.child_count, subtree.leaf, len(subtree.leaf_count), where)
         return subtree
 
 
-def _loaded(data: bytes, where: str) -> dict[str, Tensor]:
-    try:
-        return load(data)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DamagedError(f"{where} cannot be read: {error}.") from error
-
-
-def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise DamagedError(f"{where} has {name} with NaN or infinity; allowed are finite values.")
+def _check_values(tensors: dict[str, Tensor], where: str) -> None:
+    for name in tensors.keys() & _VALUES.keys():
+        check_between(tensors[name], *_VALUES[name], f"{where} has {name}")
 
 
 def _leaf_nodes(leaf: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.whole_files import open_whole
 
 INDEX_FORMAT = "kt-batch-index/3"
 LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them
@@ -94,10 +95,15 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     """Read the bytes of `folder/<sha256>`.
 
     Raises:
-        DamagedError: the bytes have another hash.
+        DamagedError: the bytes have another hash, or are no file.
     """
     name = layout.blob_path(folder, sha256)
-    data = location.read_bytes(name)
+    local = location.local_path(name)
+    if local is not None:
+        with open_whole(local, f"'{name}' at '{location.uri}'") as file:
+            data = file.read()
+    else:
+        data = location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
     return data

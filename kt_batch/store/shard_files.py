@@ -6,17 +6,13 @@ itself is hashed once for each start of a machine (store.verified), and so is a 
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError, MissingError, StorageError
+from kt_batch.errors import DamagedError
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
@@ -24,8 +20,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.verified import hash_of
-
-LEAST_BACKED = 16  # a file with less than a 16th of its size on disk is a hole; legitimate shards and trees have none
+from kt_batch.store.whole_files import open_whole
 
 
 class ShardFiles:
@@ -84,7 +79,7 @@ class ShardFiles:
         mapped.check()
 
     def _opened(self, path: Path, shard: ShardRef) -> BinaryIO:
-        return open_whole(path, shard.bytes, self.name(shard))
+        return open_whole(path, self.name(shard), shard.bytes)
 
     def _is_verified(self, file: BinaryIO, shard: ShardRef) -> bool:
         """Tell whether a file of the library has its hash; without a folder for the record, hash it every time."""
@@ -103,7 +98,7 @@ def read_tree(library: Location, summary: IndexSummary) -> bytes:
     path = layout.tree_path(summary.digest)
     name, local = f"'{path}' at '{library.uri}'", library.local_path(path)
     if local is not None:
-        with open_whole(local, summary.tree_bytes, name) as file:
+        with open_whole(local, name, summary.tree_bytes) as file:
             data = file.read()
     else:
         if (size := library.size(path)) != summary.tree_bytes:
@@ -112,52 +107,3 @@ def read_tree(library: Location, summary: IndexSummary) -> bytes:
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
         raise DamagedError(f"{name} does not have the content that index.json says.")
     return data
-
-
-def open_whole(path: Path, size: int, name: str) -> BinaryIO:
-    """Open a regular file of `size` bytes that lie on disk.
-
-    A file may claim gigabytes that its disk does not hold: most of it is a hole, which reads as zeros.
-
-    Raises:
-        MissingError: There is no file.
-        DamagedError: It is no regular file, has another size, or is mostly a hole.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingError(f"nothing lies at {path}") from error
-    except OSError as error:
-        raise StorageError(f"{name} cannot be read: {error.strerror}.") from error
-    try:
-        _check_whole(descriptor, size, name)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "rb", buffering=0)
-
-
-def _check_whole(descriptor: int, size: int, name: str) -> None:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise DamagedError(f"{name} is not a regular file.")
-    if status.st_size != size:
-        raise DamagedError(f"{name} has {status.st_size} bytes, not {size}.")
-    if bytes_on_disk(descriptor, size) < size // LEAST_BACKED:
-        raise DamagedError(f"{name} claims {size} bytes, and nearly all of them are a hole in the file.")
-
-
-def bytes_on_disk(descriptor: int, size: int) -> int:
-    """Return the bytes of a file outside its holes; all of them where a file system does not tell."""
-    end, total = 0, 0
-    try:
-        while end < size:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = os.lseek(descriptor, start, os.SEEK_HOLE)
-            total += end - start
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole is left
-            total = size
-    with suppress(OSError):
-        os.lseek(descriptor, 0, os.SEEK_SET)
-    return total

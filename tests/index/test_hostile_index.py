@@ -9,6 +9,7 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from kt_batch.errors import DamagedError, MissingError
 from kt_batch.index.index import Index
 from kt_batch.index.search import Search, find
 from kt_batch.index.shards import FORMAT, PLANE_FORMAT
-from kt_batch.index.tree import DEEPEST
+from kt_batch.index.tree import DEEPEST, Subtree
+from kt_batch.pipelines.index.top import Top
 from kt_batch.pipelines.translate import sources
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace
-from kt_batch.store.indexes import IndexSummary, read_index_summaries, read_index_summary
+from kt_batch.store.indexes import IndexSummary, put_blob, read_blob, read_index_summaries, read_index_summary
 from kt_batch.store.locations import LocalLocation
 from tests.support.forged import (
     Change,
@@ -167,6 +169,9 @@ TREES: dict[str, Change] = {
     "a mean with NaN": fill("mean", torch.nan),
     "deviations with infinity": fill("deviation", torch.inf),
     "directions with NaN": fill("directions", torch.nan),
+    "directions that overflow": fill("directions", 1e30),
+    "a mean that overflows": fill("mean", 1e38),
+    "a negative spread": fill("spread", -1.0),
     "a spread with NaN": fill("spread", torch.nan),
     "nodes as int32": retype("first_child", torch.int32),
     "leaf numbers as floats": retype("leaf", torch.float32),
@@ -218,6 +223,12 @@ SHARDS: dict[str, Change] = {
     "bands with NaN": fill("hh", torch.nan, 2),
     "leaf means with NaN": fill("leaf_means", torch.nan),
     "leaf variances with infinity": fill("leaf_variances", torch.inf),
+    "norms that overflow": fill("norms", 1e30),
+    "negative norms": fill("norms", -1.0, 3),
+    "norms below those of any patch": fill("norms", 1e-30, 3),
+    "first levels of no unit vectors": fill("level", 60000.0, 3),
+    "leaf means of no unit vectors": fill("leaf_means", 1e20),
+    "negative variances": fill("leaf_variances", -1.0),
     "one patch id too few": cut("patch_ids"),
     "patch ids of eleven bytes": cut("patch_ids", 1),
     "one norm too few": cut("norms"),
@@ -356,6 +367,40 @@ def test_what_is_no_file_is_refused_and_never_waited_for(
             opened(folder, summary, in_memory)
         path.rmdir() if kind == "folder" else path.unlink(missing_ok=True)
         put(path, before)
+
+
+@pytest.mark.parametrize("searcher", ["hkm", "bhkm"])
+def test_patches_that_have_no_score_are_one_sentence(searcher: str) -> None:
+    index = sharded_index_of(clustered(600, 128), IndexConfig(max_leaf=16, merge=1), shards=3)
+    huge = Index(replace(index.tree, mean=torch.full((4, 128), 1e6)), index.shards)  # too large for float16
+    config = SearchConfig.model_validate({"searcher": searcher})
+    assert "too large or too small" in refused(lambda: find(huge, clustered(20, 128, seed=9), config))
+
+
+# ---- the pieces of an unfinished build ----
+
+
+@pytest.mark.parametrize("change", RAW.values(), ids=RAW)
+def test_a_top_level_or_subtree_that_is_none_is_refused(
+    index: Index, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    data = change(shard_bytes(index, same))
+    build = LocalLocation(tmp_path)
+    sha256, _ = put_blob(build, layout.TOP, data)
+    refused(lambda: Top.get(build, sha256))
+    refused(lambda: Subtree.from_bytes(data))
+
+
+def test_a_blob_of_a_build_that_is_a_pipe_or_a_hole_is_refused(tmp_path: Path) -> None:
+    build = LocalLocation(tmp_path)
+    path = tmp_path / layout.blob_path(layout.TOP, "0" * 64)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    os.truncate(path, 10**12)
+    assert "nearly all of them are a hole" in refused(lambda: read_blob(build, layout.TOP, "0" * 64))
+    path.unlink()
+    os.mkfifo(path)
+    assert "is not a regular file" in refused(lambda: read_blob(build, layout.TOP, "0" * 64))
 
 
 # ---- libraries opened in place ----

@@ -199,10 +199,16 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         if Need.DECODER in needs:
             name = sources.encoder.name if sources.encoder else config.encoder.encoder
             decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
+    index = _load_index(config, sources) if Need.INDEX in needs else None
+    if index and encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
+        raise DamagedError(
+            f"The index {config.index_digest} of '{sources.library}' has {index.channels} channels, its encoder has "
+            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
+        )
     return Resources(
         encoder=encoder.network if encoder else None,
         decoder=decoder,
-        index=_load_index(config, sources) if Need.INDEX in needs else None,
+        index=index,
         styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
     )
 
@@ -255,6 +261,8 @@ def open_index(library: Location, summary: IndexSummary, cache: CachePlace | Non
     """
     name = f"{summary.digest} of '{library.uri}'"
     tree = Tree.from_bytes(read_tree(library, summary))
+    if (tree.mean.shape[1], tree.leaves) != (summary.channels, summary.leaves):
+        raise DamagedError(f"The tree of the index {name} is not that of index.json: it has other channels or leaves.")
     with closing(ShardFiles(library, cache or CachePlace(), _check_shard)) as files:
         if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES:
             shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
