@@ -239,7 +239,9 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            raise StorageError(f"The cache folder '{self.path}' cannot be used: {error.strerror or error}.") from error
+            raise UnwritableError(
+                f"The cache folder '{self.path}' cannot be used: {error.strerror or error}."
+            ) from error
 
 
 def open_cache(place: CachePlace) -> ShardCache:

@@ -26,7 +26,7 @@ _FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe does not block; `
 
 
 class UnwritableError(StorageError):
-    """The folder does not exist and cannot be created, or this process may not write to it."""
+    """The folder cannot be created, this process may not write to it, or its disk is full or gives no locks."""
 
 
 class PrivateFolder:

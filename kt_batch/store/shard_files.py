@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError
+from kt_batch.errors import DamagedError, StorageError
+from kt_batch.events import log_event
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
@@ -82,15 +83,20 @@ class ShardFiles:
         return open_whole(path, self.name(shard), shard.bytes)
 
     def _is_verified(self, file: BinaryIO, shard: ShardRef) -> bool:
-        """Tell whether a file of the library has its hash; without a folder for the record, hash it every time."""
+        """Tell whether a file of the library has its hash; hash it every time where no record can be kept."""
+        check = partial(self._check_file, self.name(shard))
         try:
             self._cache = self._cache or open_cache(self._place)
-        except UnwritableError:
-            if hash_of(file) != shard.sha256:
-                return False
-            self._check_file(self.name(shard), file)
-            return True
-        return self._cache.verify(file, shard, partial(self._check_file, self.name(shard)))
+            return self._cache.verify(file, shard, check)
+        except UnwritableError as error:
+            log_event("unrecorded", f"Shards are hashed at every opening: {error}")
+        try:
+            right = hash_of(file) == shard.sha256
+        except OSError as error:
+            raise StorageError(f"{self.name(shard)} cannot be read: {error.strerror}.") from error
+        if right:
+            check(file)
+        return right
 
 
 def read_tree(library: Location, summary: IndexSummary) -> bytes:

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from kt_batch import events
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import DamagedError, MissingError
 from kt_batch.index.index import Index
@@ -28,7 +29,7 @@ from kt_batch.index.tree import DEEPEST, Subtree
 from kt_batch.pipelines.index.top import Top
 from kt_batch.pipelines.translate import sources
 from kt_batch.pipelines.translate.sources import open_index
-from kt_batch.store import layout
+from kt_batch.store import cache, layout, verified
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import IndexSummary, put_blob, read_blob, read_index_summaries, read_index_summary
 from kt_batch.store.locations import LocalLocation
@@ -419,6 +420,65 @@ def test_a_shard_of_equal_size_in_place_of_another_is_refused(
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     message = refused(lambda: opened(folder, summary, in_memory))
     assert message.endswith("does not have the content its name says.")
+
+
+def test_without_a_folder_for_the_record_a_mapped_library_is_hashed_at_every_opening(
+    written: tuple[Path, IndexSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, summary = written
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
+    assert open_index(LocalLocation(folder), summary).count == 600
+    path = folder / layout.shard_path(summary.shards[0].sha256)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "does not have the content" in refused(lambda: open_index(LocalLocation(folder), summary))
+
+
+def test_a_folder_that_takes_no_bytes_does_not_stop_a_library_in_place(
+    written: tuple[Path, IndexSummary], opened: Any
+) -> None:
+    folder, summary = written
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with events.keep_events() as kept:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as a full disk: every write fails
+        try:
+            count = opened(folder, summary, False).count
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert count == 600
+    assert {event["event"] for event in kept.take()} == {"unrecorded"}
+
+
+def test_a_small_library_is_opened_in_place_without_any_folder(
+    written: tuple[Path, IndexSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, summary = written
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert open_index(LocalLocation(folder), summary).count == 600
+    assert not (tmp_path / "home").exists()
+
+
+def test_shards_in_place_are_hashed_once_and_again_after_a_change(
+    written: tuple[Path, IndexSummary], opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, summary = written
+    hashed: list[object] = []
+
+    def counted(file: BinaryIO) -> str | None:
+        hashed.append(file)
+        return verified.hash_of(file)
+
+    monkeypatch.setattr(cache, "hash_of", counted)
+    opened(folder, summary, False)
+    assert len(hashed) == len(summary.shards)
+    opened(folder, summary, False)
+    assert len(hashed) == len(summary.shards)
+    os.utime(folder / layout.shard_path(summary.shards[0].sha256))
+    opened(folder, summary, False)
+    assert len(hashed) == len(summary.shards) + 1
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "extended", "written to"])
