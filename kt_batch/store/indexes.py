@@ -20,7 +20,7 @@ from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, parse_receipt
-from kt_batch.store.whole_files import open_whole
+from kt_batch.store.whole_files import read_whole
 
 INDEX_FORMAT = "kt-batch-index/3"
 LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them
@@ -100,8 +100,7 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     name = layout.blob_path(folder, sha256)
     local = location.local_path(name)
     if local is not None:
-        with open_whole(local, f"'{name}' at '{location.uri}'") as file:
-            data = file.read()
+        data = read_whole(local, f"'{name}' at '{location.uri}'")
     else:
         data = location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:

@@ -21,7 +21,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.verified import hash_of
-from kt_batch.store.whole_files import open_whole
+from kt_batch.store.whole_files import open_whole, read_all, read_whole
 
 
 class ShardFiles:
@@ -49,7 +49,7 @@ class ShardFiles:
         """
         local = self._library.local_path(layout.shard_path(shard.sha256))
         with self._opened(local, shard) if local else self._staged(shard) as file:
-            data = file.read()
+            data = read_all(file, self.name(shard))
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
         return data
@@ -104,8 +104,7 @@ def read_tree(library: Location, summary: IndexSummary) -> bytes:
     path = layout.tree_path(summary.digest)
     name, local = f"'{path}' at '{library.uri}'", library.local_path(path)
     if local is not None:
-        with open_whole(local, name, summary.tree_bytes) as file:
-            data = file.read()
+        data = read_whole(local, name, summary.tree_bytes)
     else:
         if (size := library.size(path)) != summary.tree_bytes:
             raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")

@@ -14,6 +14,20 @@ from kt_batch.errors import DamagedError, MissingError, StorageError
 LEAST_BACKED = 16  # a file with less than a 16th of its size on disk is a hole; shards and trees have next to none
 
 
+def read_whole(path: Path, name: str, size: int | None = None) -> bytes:
+    """Return the bytes of a file: see `open_whole`. Raises StorageError where they cannot be read."""
+    with open_whole(path, name, size) as file:
+        return read_all(file, name)
+
+
+def read_all(file: BinaryIO, name: str) -> bytes:
+    """Return the bytes of an open file. Raises StorageError where they cannot be read."""
+    try:
+        return file.read()
+    except OSError as error:
+        raise StorageError(f"{name} cannot be read: {error.strerror}.") from error
+
+
 def open_whole(path: Path, name: str, size: int | None = None) -> BinaryIO:
     """Open a regular file whose bytes lie on disk.
 
