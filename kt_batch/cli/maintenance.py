@@ -79,8 +79,9 @@ def gc_command(
     """List, or remove, the files of a library or a run that nothing committed names.
 
     Lost or killed attempts leave them behind. --delete removes them, unless work there is not finished: the newest
-    files of a worker have no receipt yet. Files whose names are not kt-batch's are counted and stay. With --cache, the
-    staged index shards of this user on this machine; those in use stay.
+    files of a worker have no receipt yet. Files whose names are not kt-batch's are counted and stay.
+
+    --cache lists or removes the staged index shards of this user on this machine instead; those in use stay.
 
     kt-batch gc run --delete
 

@@ -47,7 +47,10 @@ class ChoiceOptions(options.Options):
         None, description="A folder of your own (mode 0700) where indexes from object storage are staged."
     )
     cache_size: float = Field(
-        DEFAULT_BYTES / 1e9, ge=0, description="Gigabytes up to which staged indexes stay; one in use may take more."
+        DEFAULT_BYTES / 1e9,
+        ge=0,
+        le=1e9,
+        description="Gigabytes up to which staged indexes stay; one in use may take more.",
     )
 
     def choice(self) -> Choice:

@@ -99,10 +99,7 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     """
     name = layout.blob_path(folder, sha256)
     local = location.local_path(name)
-    if local is not None:
-        data = read_whole(local, f"'{name}' at '{location.uri}'")
-    else:
-        data = location.read_bytes(name)
+    data = read_whole(local, f"'{name}' at '{location.uri}'") if local else location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
     return data
