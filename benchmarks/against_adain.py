@@ -39,7 +39,7 @@ from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.translate.sources import default_cache, open_index
+from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
@@ -137,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     library = open_library(options.library)
-    index = open_index(library.location, find_index(library, None), Path(default_cache()))
+    index = open_index(library.location, find_index(library, None))
     loaded, layer = load_encoder(EncoderSource()), library.config.encoder.layer
     decoder = load_decoder(loaded, "kt-vgg", layer, None).network
     peer = load_encoder(EncoderSource("vgg19", options.vgg19))

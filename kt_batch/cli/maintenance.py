@@ -11,7 +11,8 @@ import typer
 from kt_batch.cli import options
 from kt_batch.cli.output import counted, print_lines, print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.errors import StorageError
+from kt_batch.errors import StorageError, UsageError
+from kt_batch.maintenance.cache import CacheSummary, gc_cache
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.run_report import RunReport, duration, report_page, run_report
@@ -26,6 +27,9 @@ Force = Annotated[
         "--force", help="Also remove files that may belong to work under way; only if no process works there."
     ),
 ]
+MaybePlace = Annotated[str | None, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
+Cache = Annotated[bool, typer.Option("--cache", help="The staged index shards, instead of a place.")]
+CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="The cache folder; default: that of this user.")]
 
 
 def add_maintenance(app: typer.Typer) -> None:
@@ -64,18 +68,46 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
     return 1 if summary.faults else 0
 
 
-def gc_command(place: options.Place, delete: Delete = False, force: Force = False, json: options.Json = False) -> int:
+def gc_command(
+    place: MaybePlace = None,
+    delete: Delete = False,
+    force: Force = False,
+    cache: Cache = False,
+    cache_dir: CacheDir = None,
+    json: options.Json = False,
+) -> int:
     """List, or remove, the files of a library or a run that nothing committed names.
 
     Lost or killed attempts leave them behind. --delete removes them, unless work there is not finished: the newest
     files of a worker have no receipt yet. Files whose names are not kt-batch's are counted and stay.
 
+    --cache lists or removes the staged index shards of this user on this machine instead; those in use stay.
+
     kt-batch gc run --delete
+
+    kt-batch gc --cache --delete
     """
+    if cache == (place is not None):
+        raise UsageError("gc takes either the place of a library or a run, or --cache.")
+    if cache_dir is not None and not cache:
+        raise UsageError("--cache-dir belongs to --cache.")
+    if place is None:
+        staged = gc_cache(cache_dir, delete=delete)
+        print_summary(asdict(staged), _cache_lines(staged), json)
+        return 0
     with ProgressDisplay() as display:
         summary = gc(place, display, delete=delete, force=force)
     print_summary(asdict(summary), _gc_lines(summary), json)
     return 0
+
+
+def _cache_lines(summary: CacheSummary) -> list[str]:
+    if summary.folder is None:
+        return ["There is no cache folder."]
+    state = "removed" if summary.deleted else "to remove with --delete"
+    lines = [f"{summary.folder}: cache, {counted(len(summary.shards), 'shard')}, {summary.bytes:,} bytes: {state}"]
+    lines += [f"  {shard.sha256} ({shard.bytes:,} bytes)" for shard in summary.shards]
+    return lines + ([f"  {counted(summary.in_use, 'shard')} in use: left alone"] if summary.in_use else [])
 
 
 def _gc_lines(summary: GcSummary) -> list[str]:

@@ -23,6 +23,7 @@ from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.store.cache import DEFAULT_BYTES
 
 
 class ChoiceOptions(options.Options):
@@ -42,7 +43,15 @@ class ChoiceOptions(options.Options):
     size: int | None = Field(
         None, description="Long side at which images are translated, in pixels; default: the library's, or 512."
     )
-    cache_dir: str | None = Field(None, description="Where indexes from s3:// are staged.")
+    cache_dir: str | None = Field(
+        None, description="A folder of your own (mode 0700) where indexes from object storage are staged."
+    )
+    cache_size: float = Field(
+        DEFAULT_BYTES / 1e9,
+        ge=0,
+        le=1e9,
+        description="Gigabytes up to which staged indexes stay; one in use may take more.",
+    )
 
     def choice(self) -> Choice:
         """Return what the caller chooses."""
@@ -56,6 +65,7 @@ class ChoiceOptions(options.Options):
             layer=self.layer,
             size=self.size,
             cache=self.cache_dir,
+            cache_bytes=int(self.cache_size * 1e9),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,13 @@ from kt_batch.models.precision import quick_products
 
 WINDOW = 64  # patches; a larger window wastes products, a smaller one makes more groups (searchers.visits)
 FOREIGN = -1e30  # below any product of unit vectors
+
+
+class Mapped(Protocol):
+    """A file whose tensors are mapped."""
+
+    def check(self) -> None:
+        """Raise DamagedError when the file has changed since it was opened."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,9 @@ class Index:
     ends earlier, the window begins before the leaf. It is never wider than the shard.
     """
 
-    def __init__(self, tree: Tree, shards: Sequence[Shard]) -> None:
+    def __init__(self, tree: Tree, shards: Sequence[Shard], files: Sequence[Mapped] = ()) -> None:
         self.tree = tree
+        self._files = files  # of mapped shards
         self.shards = list(shards)
         self.device = tree.mean.device
         counts = torch.tensor([shard.count for shard in self.shards], device=self.device)
@@ -70,6 +79,11 @@ class Index:
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
+
+    def check_files(self) -> None:
+        """Raise DamagedError when a file that is mapped has changed: a search would read beyond its end, or rubbish."""
+        for file in self._files:
+            file.check()
 
     def in_one_piece(self) -> Index:
         """Return the same index with one shard in memory.
@@ -152,7 +166,7 @@ class Index:
 
     def smallest_ids(self, k: int) -> Tensor:
         """Return the rows `(k,)` of the k smallest patch ids, ascending."""
-        parts = [torch.from_numpy(sort_order(shard.patch_ids.numpy())[:k]) for shard in self.shards]
+        parts = [torch.from_numpy(sort_order(shard.patch_ids.clone().numpy())[:k]) for shard in self.shards]
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
         return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
 

@@ -20,6 +20,7 @@ from kt_batch.kernels.tiles import normalise
 
 SAMPLE_PER_CLUSTER = 256
 NORM_RATIO = 1.05  # of merged patches: NCC ignores brightness, and a swap transfers it
+DEEPEST = 64  # levels of splits by k-means; millions of patches have five or six
 MERGE_BLOCK = 4096  # rows compared with each other; a larger leaf (fixed clusters) is merged block by block
 
 
@@ -134,7 +135,7 @@ class _Builder:
         """Split the ascending rows `members` below `node`, or make `node` a leaf."""
         self.pulse()
         k = fan_out(len(members), level, self.config)
-        groups = self._cluster(members, k) if k > 1 else []
+        groups = self._groups(node, members, k, level) if k > 1 else []
         if len(groups) < 2:
             self.leaf[node] = len(self.leaves)
             self.leaves.append(members)
@@ -149,6 +150,15 @@ class _Builder:
             self.leaf.append(-1)
         for number, (_, rows) in enumerate(groups):
             self.split(first + number, rows, level + 1)
+
+    def _groups(self, node: int, members: Tensor, k: int, level: int) -> list[tuple[Tensor, Tensor]]:
+        """Return (centre, rows) of each child: clusters, or below DEEPEST levels plain parts that fit into a leaf.
+
+        Patches can be such that every split takes off but a few of them.
+        """
+        if level < DEEPEST or self.config.clusters:
+            return self._cluster(members, k)
+        return [(self.centres[node], part) for part in members.split(self.config.max_leaf)]
 
     def _cluster(self, members: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """Return (centre, rows) of each cluster that is not empty."""
@@ -185,11 +195,16 @@ def collapse_equal(packets: Tensor) -> Tensor:
     """Return for each of n rows the first row with the same bytes, `(n,)` int64."""
     raw = packets.contiguous().flatten(1).view(torch.int16).numpy().view(np.uint16)
     owner = np.arange(len(raw), dtype=np.int64)
-    groups = _groups(_row_hashes(raw))
-    for rows in groups:
-        for row in rows[1:]:
-            same = next((r for r in rows if r < row and owner[r] == r and np.array_equal(raw[r], raw[row])), row)
-            owner[row] = same
+    for rows in _groups(_row_hashes(raw)):
+        equal = np.concatenate(
+            [(raw[part] == raw[rows[0]]).all(1) for part in np.array_split(rows, -(-len(rows) // PART))]
+        )
+        owner[rows[equal]] = rows[0]
+        others = rows[~equal]
+        if len(others):  # different patches of one hash, which a stranger can make on purpose
+            whole = np.ascontiguousarray(raw[others]).view(f"V{raw.shape[1] * raw.itemsize}")[:, 0]
+            _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+            owner[others] = others[first[which]]
     return torch.from_numpy(owner)
 
 
@@ -206,6 +221,21 @@ def _groups(hashes: NDArray[np.uint64]) -> list[NDArray[np.int64]]:
     order = np.argsort(hashes, kind="stable")
     edges = np.flatnonzero(np.diff(hashes[order])) + 1
     return [np.sort(rows) for rows in np.split(order, edges) if len(rows) > 1]
+
+
+def _leaders(earlier: Tensor) -> Tensor:
+    """Return the leader `(m,)` of each row: the first leader among the earlier rows near it, or the row itself.
+
+    earlier: `(m, m)` bool, the earlier rows near each row.
+    """
+    near = earlier.numpy()
+    leader, leads = np.arange(len(near)), np.ones(len(near), dtype=bool)
+    for row in np.flatnonzero(near.any(1)):
+        candidates = near[row, :row] & leads[:row]
+        first = candidates.argmax()
+        if candidates[first]:
+            leader[row], leads[row] = first, False
+    return torch.from_numpy(leader)
 
 
 def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -237,10 +267,7 @@ def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor
     earlier = near & (everyone[None] < everyone[:, None])
     if not earlier.any():
         return everyone, everyone
-    leader = list(range(count))
-    for row in earlier.any(1).nonzero()[:, 0].tolist():
-        leader[row] = next((j for j in earlier[row].nonzero()[:, 0].tolist() if leader[j] == j), row)
-    groups = torch.tensor(leader, device=vectors.device)
+    groups = _leaders(earlier)
     represents = everyone.clone()
     for head in groups.unique().tolist():
         members = (groups == head).nonzero()[:, 0]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
-from kt_batch.errors import UsageError
+from kt_batch.errors import DamagedError, UsageError
 from kt_batch.index.ids import ID_BYTES
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
@@ -56,6 +56,7 @@ class Search:
 
         Raises:
             UsageError: A query is not finite.
+            DamagedError: A file of the index has changed since it was opened, or its values have no scores.
         """
         return self._find(queries, with_values=False)
 
@@ -67,11 +68,19 @@ class Search:
             with parallel_map() as each:
                 values = read_values(self._index, found.rows, each)
         ids = torch.from_numpy(self._index.patch_ids(found.rows.flatten()))
+        self._index.check_files()
         return Matches(ids.view(*found.rows.shape, ID_BYTES), values, found.scores, found.certified)
 
     def _find(self, queries: Tensor, with_values: bool) -> Found:
         k = min(self._top_k, self._index.count)
-        return self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
+        self._index.check_files()
+        try:
+            found = self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))
+        finally:
+            self._index.check_files()  # what was read meanwhile is not used
+        if bool((found.rows < 0).any()) or not bool(found.scores.isfinite().all()):
+            raise DamagedError("Some patches of this index are too large or too small to be compared; make it again.")
+        return found
 
     def _keys(self, queries: Tensor) -> Tensor:
         mean = self._index.tree.mean

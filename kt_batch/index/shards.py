@@ -22,16 +22,19 @@ A search reads the first levels of a leaf, and the payload of the few patches th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
+from kt_batch.index.tensors import Layout, check_between, check_tensors
 from kt_batch.kernels import quantised
 from kt_batch.kernels.principal import Basis, first_level, first_level_of, stored_first_level
 from kt_batch.kernels.quantised import Codes
@@ -44,6 +47,26 @@ COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
 FORMAT = "kt-batch-shard/3"
 PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
 PART = 16384  # packets converted to float32 at a time
+TENSORS: Layout = {
+    "patch_ids": (torch.uint8, ("patches", 12)),
+    "norms": (torch.float32, ("patches",)),
+    "level": (torch.float16, ("patches", "level values")),
+    "leaf_means": (torch.float32, ("leaves", "level values")),
+    "leaf_variances": (torch.float32, ("leaves", "variances")),
+    "codes": (torch.uint8, ("patches", "code bytes")),
+    "gains": (torch.float32, ("patches",)),
+    "plane": (torch.uint8, ("patches", "plane bytes")),
+    **dict.fromkeys(BAND_NAMES, (torch.float16, ("patches", "channels"))),
+}
+VALUES = {  # what is allowed; unit vectors have values up to 1, and rounding takes them a little beyond
+    "norms": (0, 1e12),
+    "level": (-2, 2),
+    "leaf_means": (-2, 2),
+    "leaf_variances": (0, 4),
+    "gains": (0, 1e13),
+    **dict.fromkeys(BAND_NAMES, (-65504, 65504)),
+}
+LEAST_NORM = 1e-18  # of what is not 0; keys of a smaller one would overflow
 VARIANCES = 48  # coordinates whose variance in a leaf is kept; weaker ones hardly change a leaf's reach
 
 
@@ -151,22 +174,64 @@ def write_shard(path: Path, shard: Shard) -> None:
     save_file(shard.tensors(), path, metadata={"format": PLANE_FORMAT if shard.bits == 5 else FORMAT})
 
 
-def open_shard(path: Path) -> Shard:
-    """Map a shard file. Raises DamagedError when it is not a shard, or holds patches with NaN or infinity."""
-    try:
-        with safe_open(path, "pt") as file:
-            written = (file.metadata() or {}).get("format")
-            if written not in (FORMAT, PLANE_FORMAT):
-                raise DamagedError(f"'{path}' is not an index shard of format {FORMAT} or {PLANE_FORMAT}.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        of_three = CODE_NAMES if "codes" in tensors else BAND_NAMES
-        names = PLANE_NAMES if written == PLANE_FORMAT else of_three
-        payload = {name: tensors.pop(name) for name in names}
-        shard = Shard(payload=payload, **tensors)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise DamagedError(f"The index shard '{path}' cannot be read: {error}.") from error
-    if shard.bits == 5 and payload["plane"].shape != (shard.count, payload["codes"].shape[1] // 4):
-        raise DamagedError(f"The index shard '{path}' has codes and a plane of different sizes.")
-    if not shard.norms.isfinite().all():
-        raise DamagedError(f"The index shard '{path}' holds patches with NaN or infinity; allowed are finite values.")
+def open_shard(path: Path, name: str | None = None) -> Shard:
+    """Map a shard file.
+
+    Args:
+        path: The file.
+        name: What errors call it; None is the path.
+
+    Raises:
+        DamagedError: It is not a shard, or holds norms or leaf statistics with NaN or infinity.
+    """
+    name = name or f"'{path}'"
+    with _reading(name), safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        written = (file.metadata() or {}).get("format")
+    return _shard_of(tensors, written, name)
+
+
+def read_shard(data: bytes, name: str) -> Shard:
+    """Return the shard in the bytes of its file, whose name errors mention. Raises DamagedError as `open_shard`."""
+    with _reading(name):
+        tensors = load(data)  # checks the header before it is read again for its metadata
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    shard = _shard_of(tensors, header.get("__metadata__", {}).get("format"), name)
+    check_values(shard, name)
     return shard
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DamagedError(f"The index shard {name} cannot be read: {error}.") from error
+
+
+def _shard_of(tensors: dict[str, Tensor], written: str | None, name: str) -> Shard:
+    if written not in (FORMAT, PLANE_FORMAT):
+        raise DamagedError(f"{name} is not an index shard of format {FORMAT} or {PLANE_FORMAT}.")
+    of_three = CODE_NAMES if "codes" in tensors else BAND_NAMES
+    payload = PLANE_NAMES if written == PLANE_FORMAT else of_three
+    sizes = check_tensors(tensors, {key: TENSORS[key] for key in (*COMMON_NAMES, *payload)}, f"The index shard {name}")
+    kept = {key: tensors[key] for key in payload}
+    shard = Shard(kept, *(tensors[key] for key in COMMON_NAMES))
+    if shard.bits == 5 and 4 * sizes["plane bytes"] != sizes["code bytes"]:
+        raise DamagedError(f"The index shard {name} has codes and a plane of different sizes.")
+    for key in ("norms", "leaf_means", "leaf_variances"):
+        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    if bool(((shard.norms > 0) & (shard.norms < LEAST_NORM)).any()):
+        raise DamagedError(f"{_holding(name, 'norms')} with norms below {LEAST_NORM}, and not 0.")
+    return shard
+
+
+def check_values(shard: Shard, name: str) -> None:
+    """Raise DamagedError when a patch holds NaN, infinity or absurd values; read the whole shard for that."""
+    for key, tensor in shard.tensors().items():
+        if key in VALUES:
+            check_between(tensor, *VALUES[key], _holding(name, key))
+
+
+def _holding(name: str, key: str) -> str:
+    return f"The index shard {name} holds {'leaves' if key.startswith('leaf') else 'patches'}"

@@ -9,12 +9,34 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
+from kt_batch.index.tensors import Layout, check_between, check_tensors, load_tensors
 from kt_batch.kernels.principal import Basis
+
+DEEPEST = 1024  # levels; an index has a few, and crowds of alike patches have made some hundred
+
+_NODES: Layout = {
+    "centres": (torch.float32, ("nodes", "values")),
+    **dict.fromkeys(("first_child", "child_count", "leaf"), (torch.int64, ("nodes",))),
+}
+_LEAVES: Layout = dict.fromkeys(("leaf_node", "leaf_shard", "leaf_start", "leaf_count"), (torch.int64, ("leaves",)))
+_STATISTICS: Layout = {
+    "mean": (torch.float32, (4, "channels")),
+    "deviation": (torch.float32, ("channels",)),
+    "directions": (torch.float32, ("values", "directions")),
+    "spread": (torch.float32, ("values",)),
+}
+_VALUES = {  # what is allowed; directions are unit vectors, patches are float16
+    "centres": (-1e6, 1e6),
+    "mean": (-1e6, 1e6),
+    "deviation": (0, 1e6),
+    "deviation_sum": (0, 1e15),
+    "directions": (-2, 2),
+    "spread": (0, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +85,18 @@ class Tree:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Tree:
-        """Read what `to_bytes` returned. Raises DamagedError when `data` is not a tree."""
-        try:
-            return cls(**load(data))
-        except (SafetensorError, TypeError) as error:
-            raise DamagedError(f"The tree of this index cannot be read: {error}.") from error
+        """Read what `to_bytes` returned. Raises DamagedError when `data` is not a tree that a search can descend."""
+        where = "The tree of this index"
+        tensors = load_tensors(data, where)
+        sizes = check_tensors(tensors, _NODES | _LEAVES | _STATISTICS, where)
+        tree = cls(**tensors)
+        if not sizes["values"] == 4 * sizes["channels"] >= sizes["directions"]:
+            raise DamagedError(f"{where} cannot be read: its centres, mean and directions are of different sizes.")
+        _check_values(tensors, where)
+        check_nodes(tree.first_child, tree.child_count, tree.leaf, tree.leaves, where)
+        if not tree.leaf_node.equal(_leaf_nodes(tree.leaf)):
+            raise DamagedError(f"{where} has leaves whose nodes are those of other leaves.")
+        return tree
 
 
 @dataclass(frozen=True)
@@ -88,10 +117,76 @@ class Subtree:
     @classmethod
     def from_bytes(cls, data: bytes) -> Subtree:
         """Read what `to_bytes` returned. Raises DamagedError when `data` is not a subtree."""
-        try:
-            return cls(**load(data))
-        except (SafetensorError, TypeError) as error:
-            raise DamagedError(f"A subtree of this index cannot be read: {error}.") from error
+        where = "A subtree of this index"
+        tensors = load_tensors(data, where)
+        layout = {**_NODES, "leaf_count": _LEAVES["leaf_count"], "deviation_sum": (torch.float64, ("channels",))}
+        check_tensors(tensors, layout, where)
+        _check_values(tensors, where)
+        subtree = cls(**tensors)
+        check_nodes(subtree.first_child, subtree.child_count, subtree.leaf, len(subtree.leaf_count), where)
+        return subtree
+
+
+def _check_values(tensors: dict[str, Tensor], where: str) -> None:
+    for name in tensors.keys() & _VALUES.keys():
+        check_between(tensors[name], *_VALUES[name], f"{where} has {name}")
+
+
+def _leaf_nodes(leaf: Tensor) -> Tensor:
+    """Return the nodes `(leaves,)` of leaves 0, 1, ... where `leaf` `(nodes,)` names each once."""
+    nodes = (leaf >= 0).nonzero()[:, 0]
+    return nodes[torch.argsort(leaf[nodes])]
+
+
+def check_nodes(first_child: Tensor, child_count: Tensor, leaf: Tensor, leaves: int, where: str) -> None:
+    """Check that nodes are one tree whose leaves are numbered from 0.
+
+    Children come after their parent, every node but the first is the child of one node, and a node has children or is a
+    leaf. So every descent ends, and reaches every node once.
+
+    Args:
+        first_child: As in `Tree`.
+        child_count: As in `Tree`.
+        leaf: As in `Tree`.
+        leaves: Number of leaves.
+        where: The subject of the sentence of an error.
+
+    Raises:
+        DamagedError: They are no such tree, or one deeper than DEEPEST levels.
+    """
+    nodes = len(leaf)
+    inner = child_count > 0
+    first, count = first_child[inner], child_count[inner]
+    parents = inner.nonzero()[:, 0]
+    own = torch.sort(leaf[leaf >= 0]).values
+    ordered = bool(((child_count >= 0) & (child_count < nodes)).all() and ((first > parents) & (first < nodes)).all())
+    if not ordered or bool((first + count > nodes).any()):
+        raise DamagedError(f"{where} has nodes whose children are not among the {nodes - 1} nodes after the first.")
+    change = torch.zeros(nodes + 1, dtype=torch.int64)
+    change.index_add_(0, first, torch.ones_like(first)).index_add_(0, first + count, -torch.ones_like(first))
+    parents_of_each = change.cumsum(0)[:nodes]
+    if int(parents_of_each[0]) != 0 or not bool((parents_of_each[1:] == 1).all()):
+        raise DamagedError(f"{where} has nodes that are the child of no node or of several; allowed is one parent.")
+    if bool((inner == (leaf >= 0)).any()) or not own.equal(torch.arange(leaves)):
+        raise DamagedError(
+            f"{where} has leaves that are not numbered from 0 to {leaves - 1} at nodes without children."
+        )
+    if _depth(first_child, child_count) > DEEPEST:
+        raise DamagedError(f"{where} is deeper than {DEEPEST} levels.")
+
+
+def _depth(first_child: Tensor, child_count: Tensor) -> int:
+    """Return the number of levels below the root, or DEEPEST + 1 where there are more; children follow parents."""
+    depth, level = 0, torch.zeros(1, dtype=torch.int64)
+    while depth <= DEEPEST:
+        inner = level[child_count[level] > 0]
+        if len(inner) == 0:
+            return depth
+        count = child_count[inner]
+        start = torch.repeat_interleave(first_child[inner] - (count.cumsum(0) - count), count)
+        level = start + torch.arange(len(start))
+        depth += 1
+    return depth
 
 
 def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tree:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+COORDINATES = 2.0**-11  # what float16 coordinates may take from the product of two vectors of length at most 1
+DIRECTIONS = 2.0**-18  # what directions that are not quite orthonormal may take
+
 
 def rounding_slack(dim: int) -> float:
     """Return the largest error of a float32 product of two unit vectors of `dim` values: dim * 2^-23."""
@@ -14,7 +17,7 @@ def first_level_slack(dim: int) -> float:
     Three errors add up. Coordinates are float16: half an ulp of each is 2^-11 of the product of two vectors of length
     at most 1. Directions are orthonormal to about 2^-18. Two float32 products have at most `dim` terms each.
     """
-    return 2.0**-11 + 2.0**-18 + 2 * rounding_slack(dim)
+    return COORDINATES + DIRECTIONS + 2 * rounding_slack(dim)
 
 
 def refined_slack(dim: int) -> float:

@@ -162,6 +162,13 @@ def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     return out
 
 
+def rest_lengths(codes: Codes, basis: Basis, dtype: torch.dtype) -> Tensor:
+    """Return the lengths `(n,)` of the rests of vectors with `codes`, computed in `dtype`."""
+    directions = basis.directions.to(dtype)
+    z = decoded(codes.codes, codes.plane).to(dtype).mul_(basis.spread).mul_(codes.gains[:, None])
+    return (z.square().sum(1) - (z @ directions).square_().sum(1)).clamp_(min=0).sqrt_()
+
+
 def prepare_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: int) -> Tensor:
     """Return queries as `products` takes them, `(n, d + 1 + D)` float32: coordinates, bias, weight of every code.
 

@@ -5,26 +5,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import secrets
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
-from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.whole_files import read_whole
 
 INDEX_FORMAT = "kt-batch-index/3"
+LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ShardRef(BaseModel):
@@ -32,8 +35,8 @@ class ShardRef(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Count
 
 
 class IndexSummary(BaseModel):
@@ -42,18 +45,18 @@ class IndexSummary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = INDEX_FORMAT
-    digest: str
+    digest: Hex16
     config: IndexConfig
     snapshot: str
     layer: str
-    channels: int
-    patches: int
-    kept: int
-    leaves: int
-    tree_sha256: str
-    tree_bytes: int
-    members_sha256: str
-    shards: tuple[ShardRef, ...]
+    channels: Count
+    patches: Count
+    kept: Count
+    leaves: Count
+    tree_sha256: Sha256
+    tree_bytes: Count
+    members_sha256: Sha256
+    shards: tuple[ShardRef, ...] = Field(min_length=1)
     numerics: dict[str, str]
 
 
@@ -92,10 +95,11 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     """Read the bytes of `folder/<sha256>`.
 
     Raises:
-        DamagedError: the bytes have another hash.
+        DamagedError: the bytes have another hash, or are no file.
     """
     name = layout.blob_path(folder, sha256)
-    data = location.read_bytes(name)
+    local = location.local_path(name)
+    data = read_whole(local, f"'{name}' at '{location.uri}'") if local else location.read_bytes(name)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
     return data
@@ -129,15 +133,21 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
     """Read `index.json` of one index; return None when the index is not finished.
 
     Raises:
-        DamagedError: the file is not of this version's format.
+        DamagedError: the file is not of this version's format, or is that of another index.
     """
     name = layout.index_summary_path(digest)
     try:
-        return IndexSummary.model_validate_json(location.read_bytes(name))
+        data = location.read_range(name, 0, LARGEST_SUMMARY + 1)
+        if len(data) > LARGEST_SUMMARY:
+            raise DamagedError(f"'{name}' at '{location.uri}' is larger than {LARGEST_SUMMARY:,} bytes.")
+        summary = IndexSummary.model_validate_json(data)
     except MissingError:
         return None
     except ValidationError as error:
         raise DamagedError(f"'{name}' at '{location.uri}' is not of format {INDEX_FORMAT}.") from error
+    if summary.digest != digest:
+        raise DamagedError(f"'{name}' at '{location.uri}' is that of the index {summary.digest}.")
+    return summary
 
 
 def read_index_summaries(location: Location) -> list[IndexSummary]:
@@ -201,42 +211,3 @@ def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSumm
             f"{INDEX_FORMAT}; run: kt-batch index {place}"
         )
     return readable
-
-
-def shard_path(location: Location, shard: ShardRef, cache: Path) -> Path:
-    """Return a local file of one shard for memory mapping.
-
-    That is the file itself, or a copy in `cache`, named by content. One process of a machine makes the copy while the
-    others wait for its lock.
-
-    Raises:
-        DamagedError: size or hash are wrong.
-    """
-    name = layout.shard_path(shard.sha256)
-    local = location.local_path(name)
-    if local is not None:
-        if location.size(name) != shard.bytes:
-            raise DamagedError(f"'{name}' at '{location.uri}' has {location.size(name)} bytes, not {shard.bytes}.")
-        return local
-    cache.mkdir(parents=True, exist_ok=True)
-    target = cache / shard.sha256
-    with (cache / f"{shard.sha256}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _stage(location, name, shard, target)
-    return target
-
-
-def _stage(location: Location, name: str, shard: ShardRef, target: Path) -> None:
-    partial = target.with_name(f"{TEMP_PREFIX}{secrets.token_hex(12)}")
-    digest = hashlib.sha256()
-    try:
-        with location.open(name) as source, partial.open("wb") as copy:
-            while block := source.read(1 << 24):
-                digest.update(block)
-                copy.write(block)
-        if digest.hexdigest() != shard.sha256:
-            raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
-        partial.rename(target)
-    finally:
-        partial.unlink(missing_ok=True)

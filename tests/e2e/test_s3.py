@@ -57,9 +57,9 @@ def test_extract_index_and_translate_on_s3_give_the_local_result(small: Small, p
     assert summary.ncc_mean == translated([small.photos], here).ncc_mean
     assert hashes(run, "images") == hashes(tmp_path / "run", "images")
     assert without(rows(run, "provenance"), "library") == without(rows(tmp_path / "run", "provenance"), "library")
-    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} <= {
-        name.rpartition("/")[2] for name in hashes(library, "index/shards")
-    }
+    shards = {name.rpartition("/")[2] for name in hashes(library, "index/shards")}
+    assert {path.name for path in cache.iterdir() if len(path.name) == 64} == shards
+    assert cache.stat().st_mode & 0o777 == 0o700
 
     assert extracted([paintings], library).new_images == 0
     assert indexed(library).built is False

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
+from kt_batch.index import packing
 from kt_batch.index.packing import ClusterSpace, Packed, collapse_equal, fan_out, merge_near, pack
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.principal import LEVEL_WIDTH, principal_directions
@@ -138,3 +146,70 @@ def test_packing_twice_gives_the_same_bytes() -> None:
     one, other = (packed(clustered(400), IndexConfig(max_leaf=16)) for _ in range(2))
     assert one.order.equal(other.order)
     assert one.subtree.to_bytes() == other.subtree.to_bytes()
+
+
+# ---- patches that are made to cost much ----
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """Return the number of lines of the module that `work` executes: its steps, whatever the machine."""
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        lines += event == "line" and frame.f_code.co_filename == packing.__file__
+        return count if frame.f_code.co_filename == packing.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_different_patches_of_one_hash_take_no_more_steps_than_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The hash is a sum with known factors: whoever wants patches of equal hashes can compute them.
+    monkeypatch.setattr(packing, "_row_hashes", lambda raw: np.zeros(len(raw), dtype=np.uint64))
+    packets = packets_of(clustered(500))
+    rows = torch.cat([torch.arange(500), torch.tensor([3, 0, 499])])
+    assert collapse_equal(packets[rows]).tolist() == [*range(500), 3, 0, 499]
+    assert lines_run(lambda: collapse_equal(packets)) == lines_run(lambda: collapse_equal(packets[:3]))
+
+
+def test_a_crowd_of_near_patches_takes_a_few_steps_for_each() -> None:
+    # At 0 degrees a leader, at 20 its followers, at 40 as many that are near every follower and not near the leader.
+    def crowd(followers: int) -> Tensor:
+        degrees = torch.tensor([0.0] + [20.0] * followers + [40.0] * followers).deg2rad()
+        return torch.stack([degrees.cos(), degrees.sin()], dim=1)
+
+    threshold = math.cos(math.radians(25))
+    kept, represents = merge_near(crowd(200), torch.ones(401), threshold)
+    assert len(kept) == 2
+    assert represents.unique(return_counts=True)[1].tolist() == [201, 200]
+    few = lines_run(lambda: merge_near(crowd(200), torch.ones(401), threshold))
+    assert lines_run(lambda: merge_near(crowd(400), torch.ones(801), threshold)) <= 2 * few
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.95, 0.99])
+def test_leaders_are_those_of_the_definition(threshold: float) -> None:
+    vectors = normalise(clustered(150, spread=0.2).flatten(1))
+    near = (vectors @ vectors.T >= threshold).tril(-1)
+    leaders: list[int] = []
+    for row in range(150):
+        leaders.append(next((j for j in range(row) if near[row, j] and leaders[j] == j), row))
+    assert packing._leaders(near).tolist() == leaders
+
+
+def test_below_the_deepest_split_patches_are_divided_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "DEEPEST", 1)
+    found = packed(clustered(900), IndexConfig(fan_out=2, max_leaf=16, merge=1))
+    tree = found.subtree
+    assert tree.leaf_count.max() <= 16
+    assert tree.leaf_count.sum() == len(found.order.unique()) == 900
+    # The root has two clusters by k-means; each of these has all its leaves below it.
+    assert tree.child_count[0] == 2
+    for first, count in zip(tree.first_child[1:3].tolist(), tree.child_count[1:3].tolist(), strict=True):
+        assert tree.child_count[first : first + count].eq(0).all()
+    assert tree.centres[tree.first_child[1]].equal(tree.centres[1])

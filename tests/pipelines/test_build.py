@@ -21,6 +21,7 @@ from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import sources as translate
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library
@@ -50,10 +51,10 @@ def library(collection: Collection, tmp_path: Path) -> Path:
     return Path(shutil.copytree(collection.library, tmp_path / "library", ignore=shutil.ignore_patterns("index")))
 
 
-def opened(library: Path, digest: str) -> Any:
+def opened(library: Path, digest: str, cache: Path | None = None) -> Any:
     summary = read_index_summary(open_location(str(library)), digest)
     assert summary is not None
-    return open_index(open_location(str(library)), summary, library / "no-cache-is-needed-here")
+    return open_index(open_location(str(library)), summary, CachePlace(str(cache) if cache else None))
 
 
 class Listening(LocalRunner):
@@ -78,13 +79,13 @@ class Listening(LocalRunner):
 
 
 def test_a_small_index_is_opened_at_once_and_a_large_one_shard_by_shard(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert len(opened(collection.library, collection.index).shards) == 1
     monkeypatch.setattr(translate, "IN_MEMORY_BYTES", 0)
     summary = read_index_summary(open_location(str(collection.library)), collection.index)
     assert summary is not None
-    assert len(opened(collection.library, collection.index).shards) == len(summary.shards) > 1
+    assert len(opened(collection.library, collection.index, tmp_path / "cache").shards) == len(summary.shards) > 1
 
 
 def test_every_patch_is_kept_or_merged_into_a_kept_one(collection: Collection) -> None:

@@ -9,6 +9,7 @@ from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.certified import search_certified
 from kt_batch.index.searchers.estimates import search_fast
+from kt_batch.index.searchers.soundness import check_bounds
 
 
 class TreeSearcher:
@@ -18,15 +19,29 @@ class TreeSearcher:
         self._index = index
         self._leaves = config.probes
         self._certify = config.certify
+        self._checked = False
+        if self._certify:
+            self._check_bounds()
 
     def find(self, request: SearchRequest) -> Found:
-        """Return the matches of a request; all of them certified, or none."""
+        """Return the matches of a request; all of them certified, or none.
+
+        Raises:
+            DamagedError: Matches were to be certified, and the index does not allow it.
+        """
         leaves = self._index.leaves_to_probe(self._leaves, request.k)
         # Estimates in all leaves cost as much as a proof.
         certify = self._certify or leaves == self._index.tree.leaves
         if certify:
+            self._check_bounds()
             best = search_certified(self._index, request.keys, request.k, leaves)
         else:
             best = search_fast(self._index, request.keys, request.k, leaves, request.with_values)
         certified = torch.full((len(best.rows),), certify, device=best.rows.device)
         return Found(best.rows, best.scores, certified, best.values)
+
+    def _check_bounds(self) -> None:
+        """Check once, before the first proof, that its bounds hold."""
+        if not self._checked:
+            check_bounds(self._index)
+            self._checked = True

@@ -15,7 +15,7 @@ from functools import partial
 import pyarrow as pa
 
 from kt_batch.config import IndexConfig, RunOptions
-from kt_batch.errors import MissingError
+from kt_batch.errors import DamagedError, MissingError
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace
 from kt_batch.index.tree import Subtree, join
@@ -153,6 +153,9 @@ def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     outputs = [[output for output in packed[number].outputs if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
     subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
+    widths = {(subtree.centres.shape[1], 4 * len(subtree.deviation_sum)) for subtree in subtrees}
+    if widths != {(4 * job.channels, 4 * job.channels)}:
+        raise DamagedError(f"The subtrees at '{build.uri}' are not of {job.channels} channels; remove that folder.")
     centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
     tree = join(centres, subtrees, top.mean, top.basis)
     data = tree.to_bytes()

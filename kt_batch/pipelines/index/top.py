@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from kt_batch.index.ids import hash_ids, sort_order
 from kt_batch.index.index import library_mean
 from kt_batch.index.packing import ClusterSpace
 from kt_batch.index.shards import match_parts
+from kt_batch.index.tensors import Layout, check_tensors, load_tensors
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
 from kt_batch.kernels.principal import Basis
@@ -25,6 +26,13 @@ from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
+
+_TENSORS: Layout = {
+    "centres": (torch.float32, ("clusters", "coordinates")),
+    "mean": (torch.float32, (4, "channels")),
+    "directions": (torch.float32, ("values", "directions")),
+    "spread": (torch.float32, ("values",)),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,10 @@ class Top:
 
     @classmethod
     def get(cls, build: Location, sha256: str) -> Top:
-        """Read a stored top level."""
-        tensors = load(read_blob(build, layout.TOP, sha256))
+        """Read a stored top level. Raises DamagedError."""
+        where = "The top level of this index"
+        tensors = load_tensors(read_blob(build, layout.TOP, sha256), where)
+        check_tensors(tensors, _TENSORS, where)
         return cls(tensors["centres"], tensors["mean"], Basis(tensors["directions"], tensors["spread"]))
 
 

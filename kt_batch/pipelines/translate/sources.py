@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,21 +13,23 @@ from torch import Tensor
 from kt_batch.config import DEFAULT_SIZE, SMALLEST_SIZE, EncoderConfig, Layer, MethodConfig, describe_fault
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.index import Index
-from kt_batch.index.shards import open_shard
+from kt_batch.index.shards import check_values, open_shard, read_shard
 from kt_batch.index.tree import Tree
+from kt_batch.index.validation import check_fit
 from kt_batch.methods.base import Method, Need, Resources
 from kt_batch.methods.features import to_tensor
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, places
+from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
-from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary, shard_path
+from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
 from kt_batch.store.inputs import list_inputs, read_input
-from kt_batch.store.layout import tree_path
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.opening import open_library
+from kt_batch.store.shard_files import ShardFiles, read_tree
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
 
@@ -45,14 +46,16 @@ class StyleImage:
 class Sources:
     """The places from which a worker loads resources; None or empty for those that its method does not need.
 
-    decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from s3:// are staged.
+    decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
+    staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     """
 
     library: str | None = None
     encoder: EncoderSource | None = None
     decoder: str | None = None
     styles: tuple[StyleImage, ...] = ()
-    cache: str = ""
+    cache: str | None = None
+    cache_bytes: int = DEFAULT_BYTES
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Choice:
     library: A path or URI. index: A digest or the head of one, where a library has several. styles: Paths, globs or
     URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
     encoder is cut, without a library; None takes the method's own. size: Long side of the working images; None takes
-    that of the library, or 512. cache: A folder for indexes from s3://.
+    that of the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
     """
 
     library: Place | None = None
@@ -74,11 +77,7 @@ class Choice:
     layer: Layer | None = None
     size: int | None = None
     cache: Place | None = None
-
-
-def default_cache() -> str:
-    """Return where indexes from object storage are staged by default."""
-    return str(Path(tempfile.gettempdir()) / "kt-batch-cache")
+    cache_bytes: int = DEFAULT_BYTES
 
 
 def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[MethodConfig, Sources]:
@@ -98,7 +97,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     _check_settings(name, settings)
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
-    sources = Sources(cache=absolute_file(choice.cache) or default_cache())
+    sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
     library = open_library(str(choice.library)) if choice.library is not None else None
     if library is not None:
         sources = replace(sources, library=absolute_place(str(choice.library)))
@@ -200,10 +199,16 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         if Need.DECODER in needs:
             name = sources.encoder.name if sources.encoder else config.encoder.encoder
             decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
+    index = _load_index(config, sources) if Need.INDEX in needs else None
+    if index and encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
+        raise DamagedError(
+            f"The index {config.index_digest} of '{sources.library}' has {index.channels} channels, its encoder has "
+            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
+        )
     return Resources(
         encoder=encoder.network if encoder else None,
         decoder=decoder,
-        index=_load_index(config, sources) if Need.INDEX in needs else None,
+        index=index,
         styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
     )
 
@@ -245,18 +250,32 @@ def _load_index(config: MethodConfig, sources: Sources) -> Index:
     summary = read_index_summary(library, config.index_digest)
     if summary is None:
         raise DamagedError(f"The index {config.index_digest} of '{sources.library}' is gone.")
-    return open_index(library, summary, Path(sources.cache))
+    return open_index(library, summary, CachePlace(sources.cache, sources.cache_bytes))
 
 
-def open_index(library: Location, summary: IndexSummary, cache: Path) -> Index:
-    """Open an index for searching.
+def open_index(library: Location, summary: IndexSummary, cache: CachePlace | None = None) -> Index:
+    """Open an index for searching, and check that its parts are whole and fit together.
 
-    Its shards are mapped from the library itself, or from copies staged in `cache`; small ones are read as one.
+    A small index is read into memory. The shards of a larger one are mapped, from the library itself or from copies
+    that are staged in the cache.
     """
-    name = tree_path(summary.digest)
-    data = library.read_bytes(name)
-    if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
-        raise DamagedError(f"'{name}' at '{library.uri}' does not have the content that index.json says.")
-    shards = [open_shard(shard_path(library, shard, cache)) for shard in summary.shards]
-    index = Index(Tree.from_bytes(data), shards)
-    return index.in_one_piece() if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES else index
+    name = f"{summary.digest} of '{library.uri}'"
+    tree = Tree.from_bytes(read_tree(library, summary))
+    if (tree.mean.shape[1], tree.leaves) != (summary.channels, summary.leaves):
+        raise DamagedError(f"The tree of the index {name} is not that of index.json: it has other channels or leaves.")
+    with closing(ShardFiles(library, cache or CachePlace(), _check_shard)) as files:
+        if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES:
+            shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
+            check_fit(tree, shards, name)
+            return Index(tree, shards).in_one_piece()
+        mapped = [files.map(shard) for shard in summary.shards]
+    shards = [open_shard(file.path, file.name) for file in mapped]
+    check_fit(tree, shards, name)
+    index = Index(tree, shards, mapped)
+    index.check_files()
+    return index
+
+
+def _check_shard(path: Path, name: str) -> None:
+    """Raise DamagedError when a file is no shard, or holds NaN or infinity."""
+    check_values(open_shard(path, name), name)

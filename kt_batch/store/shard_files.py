@@ -1,0 +1,114 @@
+"""The bytes of a finished index: its tree, and its shards in memory or mapped from a verified file.
+
+Nothing is read whose size, kind of file and hash are not those of `index.json`. A shard that is mapped from the library
+itself is hashed once for each start of a machine (store.verified), and so is a staged copy (store.cache).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from kt_batch.errors import DamagedError, StorageError
+from kt_batch.events import log_event
+from kt_batch.store import layout
+from kt_batch.store.cache import CachePlace, ShardCache, open_cache
+from kt_batch.store.indexes import IndexSummary, ShardRef
+from kt_batch.store.locations import Location
+from kt_batch.store.mapped import MappedFile
+from kt_batch.store.private_folder import UnwritableError
+from kt_batch.store.verified import hash_of
+from kt_batch.store.whole_files import open_whole, read_all, read_whole
+
+
+class ShardFiles:
+    """The shards of one library, as bytes or as files to map. The cache is opened when it is needed.
+
+    `check` is called with the path and the name of a file that has the right hash, before it is recorded as verified.
+    """
+
+    def __init__(self, library: Location, place: CachePlace, check: Callable[[Path, str], None]) -> None:
+        self._library = library
+        self._place = place
+        self._check = check
+        self._cache: ShardCache | None = None
+
+    def close(self) -> None:
+        """Close the cache; mapped files stay open."""
+        if self._cache:
+            self._cache.close()
+
+    def read(self, shard: ShardRef) -> bytes:
+        """Return the verified bytes of a shard.
+
+        Raises:
+            DamagedError: They are not those of `index.json`.
+        """
+        local = self._library.local_path(layout.shard_path(shard.sha256))
+        with self._opened(local, shard) if local else self._staged(shard) as file:
+            data = read_all(file, self.name(shard))
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
+        return data
+
+    def map(self, shard: ShardRef) -> MappedFile:
+        """Return the verified file of a shard: that of the library, or a staged copy.
+
+        Raises:
+            DamagedError: Size or hash are wrong.
+        """
+        local = self._library.local_path(layout.shard_path(shard.sha256))
+        with self._opened(local, shard) if local else self._staged(shard) as file:
+            if local and not self._is_verified(file, shard):
+                raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
+            return MappedFile(file, self.name(shard))
+
+    def name(self, shard: ShardRef) -> str:
+        """Return what errors call a shard."""
+        return f"'{layout.shard_path(shard.sha256)}' at '{self._library.uri}'"
+
+    def _staged(self, shard: ShardRef) -> BinaryIO:
+        self._cache = self._cache or open_cache(self._place)
+        return self._cache.open(self._library, shard, partial(self._check_file, self.name(shard)))
+
+    def _check_file(self, name: str, file: BinaryIO) -> None:
+        mapped = MappedFile(file, name)
+        self._check(mapped.path, name)
+        mapped.check()
+
+    def _opened(self, path: Path, shard: ShardRef) -> BinaryIO:
+        return open_whole(path, self.name(shard), shard.bytes)
+
+    def _is_verified(self, file: BinaryIO, shard: ShardRef) -> bool:
+        """Tell whether a file of the library has its hash; hash it every time where no record can be kept."""
+        check = partial(self._check_file, self.name(shard))
+        try:
+            self._cache = self._cache or open_cache(self._place)
+            return self._cache.verify(file, shard, check)
+        except UnwritableError as error:
+            log_event("unrecorded", f"Shards are hashed at every opening: {error}")
+        try:
+            right = hash_of(file) == shard.sha256
+        except OSError as error:
+            raise StorageError(f"{self.name(shard)} cannot be read: {error.strerror}.") from error
+        if right:
+            check(file)
+        return right
+
+
+def read_tree(library: Location, summary: IndexSummary) -> bytes:
+    """Return the bytes of an index's tree. Raises DamagedError when they are not those of `index.json`."""
+    path = layout.tree_path(summary.digest)
+    name, local = f"'{path}' at '{library.uri}'", library.local_path(path)
+    if local is not None:
+        data = read_whole(local, name, summary.tree_bytes)
+    else:
+        if (size := library.size(path)) != summary.tree_bytes:
+            raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
+        data = library.read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
+        raise DamagedError(f"{name} does not have the content that index.json says.")
+    return data
