@@ -14,6 +14,8 @@ from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.inputs import Input, list_inputs, output_name
 from kt_batch.store.locations import Location, absolute_place, location_contains, open_location
+from kt_batch.store.opening import refuse_other_kind
+from kt_batch.store.targets import check_place
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 
@@ -70,12 +72,15 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         dry_run: Write nothing.
 
     Raises:
-        UsageError: There is nothing to translate, or two outputs exclude each other.
+        UsageError: There is nothing to translate, two outputs exclude each other, or the run would be a file, a library
+            or the folder of the inputs.
         MismatchError: The run has another configuration, or holds the output of another image under one of the names.
     """
     run, options = absolute_place(request.run), request.options
+    check_place("--out", request.run, [*request.images, *(style.uri for style in request.sources.styles)])
     location = open_location(run)
     ledger = Ledger(location)
+    refuse_other_kind(ledger, "run")
     items = plan_items(exclude_outputs(list_inputs(request.images), location), progress)
     check_outputs(ledger, items, request.config.format)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import ray
 
 from kt_batch.errors import StorageError
+from kt_batch.runners.base import PartSeen
 from kt_batch.runners.ray.pool import Pool, first_line
 from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
@@ -57,6 +58,7 @@ class RayRunner:
         self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
         self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
         self.workers, self.cpus = self._capacity(gpus)
+        self.on_part: PartSeen | None = None
 
     def warm_up(self) -> None:
         """Start a few workers while planning is still running, if Ray runs in this process alone.
@@ -73,6 +75,7 @@ class RayRunner:
         quarantine: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:
         """Yield results as units finish, in any order, as `Pool.run` does. An actor calls `factory` once per stage."""
+        self._pool.on_part = self.on_part
         yield from self._pool.run(factory, units, quarantine)
 
     def release_gpus(self) -> None:
