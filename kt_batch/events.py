@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -24,6 +25,7 @@ Event = dict[str, Any]  # a record between processes: created, levelno, levelnam
 LOGGER = logging.getLogger("kt_batch.events")
 LOGGER.setLevel(logging.CRITICAL + 1)  # events cost nothing until a handler is added
 STANDARD_ERROR = "-"
+LINE_START = b'{"time": "'  # of every line of a log, which tells a log from other files
 
 _subject: ContextVar[Mapping[str, Any]] = ContextVar("subject")
 
@@ -103,7 +105,7 @@ def write_log(path: str | None) -> Iterator[None]:
         path: The file; `-` is standard error, None writes nothing.
 
     Raises:
-        UsageError: The path is a URI.
+        UsageError: The path is a URI, or a file that is no log.
         StorageError: The file cannot be written.
     """
     if path is None:
@@ -134,6 +136,8 @@ class _LogFile(logging.Handler):
         if "://" in path:
             raise UsageError(f"--log-file is a file on this machine or '-' for standard error, not '{path}'.")
         self._path = path
+        if path != STANDARD_ERROR and not _may_hold_events(path):
+            raise UsageError(f"--log-file '{path}' exists and is no log of kt-batch; name another file.")
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._file = os.dup(2) if path == STANDARD_ERROR else os.open(path, flags, 0o666)
@@ -159,6 +163,19 @@ class _LogFile(logging.Handler):
         """Close the file."""
         os.close(self._file)
         super().close()
+
+
+def _may_hold_events(path: str) -> bool:
+    """Tell whether events may be appended: to a log, to an empty or new file, and to what is no regular file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return True
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(len(LINE_START)) in (b"", LINE_START)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise StorageError(f"The log '{path}' cannot be written: {error.strerror}.") from error
 
 
 def as_json(record: logging.LogRecord) -> str:

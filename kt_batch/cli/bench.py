@@ -14,12 +14,13 @@ from kt_batch.cli.arguments import expand
 from kt_batch.cli.models import bench_models_command
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.errors import UsageError
+from kt_batch.errors import StorageError, UsageError
 from kt_batch.evaluation.growth import Growth, bench_growth
 from kt_batch.evaluation.paper import PaperFigures, bench_paper
 from kt_batch.evaluation.search import BASELINES, SearchTable, bench_search, speed_at
 from kt_batch.models.layers import CUT_POINTS
-from kt_batch.report.plots import recall_plot
+from kt_batch.report.plots import RECALL_PLOT_START, recall_plot
+from kt_batch.store.targets import Inputs, Target
 
 bench_app = typer.Typer(help="Measure networks and searchers with baselines in one run.", no_args_is_help=True)
 bench_app.command("models")(expand(bench_models_command))
@@ -47,6 +48,7 @@ def bench_search_command(
     plot: Annotated[Path | None, typer.Option("--plot", help="Write recall against speed as an SVG.")] = None,
     weights: options.EncoderOptions,
     how: options.Threads,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> int:
     """Measure every searcher on a library: recall, NCC ratio, speed, build time, bytes.
@@ -57,12 +59,16 @@ def bench_search_command(
     unknown = [name for name in names if name not in BASELINES]
     if unknown:
         raise UsageError(f"--baselines got '{unknown[0]}'; there are {', '.join(BASELINES)}.")
+    read = Inputs(queries, [weights.encoder_weights], [library])
+    target = Target("--plot", plot, read, force, begins=RECALL_PLOT_START) if plot else None
+    if target:
+        _make_folder("--plot", target.path.parent)
+        target.check()
     with ProgressDisplay() as display:
         table = bench_search(library, queries, weights.source(), names, how.threads, display)
-    if plot:
-        plot.parent.mkdir(parents=True, exist_ok=True)
+    if target:
         title = f"{table.patches:,} patches, D = {table.dimension}, {table.threads} threads"
-        plot.write_text(recall_plot(title, [asdict(row) for row in table.rows]), encoding="utf-8")
+        target.write(recall_plot(title, [asdict(row) for row in table.rows]).encode())
     print_summary(asdict(table), _search_lines(table, recall), json)
     return 0
 
@@ -105,6 +111,7 @@ def bench_paper_command(
         typer.Option("--decoder-weights", help="One decoder for each layer, in the order of --layers."),
     ] = None,
     how: options.Threads,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> int:
     """Measure the paper's Tables 1 and 2, and draw its Figs. 12 and 13.
@@ -117,12 +124,23 @@ def bench_paper_command(
     source, decoders = weights.source(), decoder_weights or []
     with ProgressDisplay() as display:
         rows, sheets = bench_paper(paintings, photographs, source, wanted, decoders, how.threads, display)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder("--out", out)
+    read = Inputs([*paintings, *photographs], [weights.encoder_weights, *decoders])
+    targets = {name: Target("--out", out / name, read, force) for name in sheets}
+    for target in targets.values():
+        target.check()
     for name, data in sheets.items():
-        (out / name).write_bytes(data)
+        targets[name].write(data)
     content = {"rows": [asdict(row) for row in rows], "sheets": [str(out / name) for name in sheets]}
     print_summary(content, [*_paper_lines(rows), *(str(out / name) for name in sheets)], json)
     return 0
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder '{folder}' of {option} cannot be made: {error.strerror}.") from error
 
 
 def _search_lines(table: SearchTable, recall: float) -> list[str]:

@@ -11,11 +11,13 @@ import typer
 from kt_batch.cli import options
 from kt_batch.cli.output import counted, print_lines, print_summary
 from kt_batch.cli.progress import ProgressDisplay
-from kt_batch.errors import StorageError, UsageError
+from kt_batch.errors import UsageError
 from kt_batch.maintenance.cache import CacheSummary, gc_cache
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
-from kt_batch.report.run_report import RunReport, duration, report_page, run_report
+from kt_batch.report.page_files import page_start
+from kt_batch.report.run_report import TEMPLATE, RunReport, duration, report_page, run_report
+from kt_batch.store.targets import Inputs, Target
 
 Digest = Annotated[
     bool, typer.Option("--digest", help="Print only the digest, unless something is missing or damaged.")
@@ -128,6 +130,7 @@ def _gc_lines(summary: GcSummary) -> list[str]:
 def report_command(
     place: options.Place,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> int:
     """Report progress, rates, slowest images, rejects and workers of a library or a run.
@@ -137,10 +140,8 @@ def report_command(
     report = run_report(place)
     lines = report_lines(report)
     if html is not None:
-        try:
-            html.write_text(report_page(report), encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise StorageError(f"'{html}' cannot be written: {error.strerror}.") from error
+        target = Target("--html", html, Inputs(places=[place]), force, begins=page_start(TEMPLATE))
+        target.write(report_page(report).encode(errors="backslashreplace"))
         lines.append(f"  Open {html}")
     print_summary(asdict(report), lines, json)
     return 0

@@ -29,6 +29,9 @@ Library = Annotated[str, typer.Option("--library", help="The library: a director
 RunPlace = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]
 DecoderWeights = Annotated[str | None, typer.Option("--decoder-weights", help="A decoder trained for this encoder.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a file that exists and is not known to be ours; never an input.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
 

@@ -14,10 +14,11 @@ from kt_batch.cli.config_file import ConfigFile, TrustConfig
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.config import IndexConfig
-from kt_batch.errors import StorageError, UsageError
+from kt_batch.errors import UsageError
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.weights import load_decoder, load_encoder
 from kt_batch.pipelines.single import translate_one
+from kt_batch.store.targets import Inputs, Target
 
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}
 
@@ -42,6 +43,7 @@ def try_command(
     weights: options.EncoderOptions,
     decoder_weights: options.DecoderWeights = None,
     how: options.Threads,
+    force: options.Force = False,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
     json: options.Json = False,
@@ -50,23 +52,21 @@ def try_command(
 
     kt-batch try holiday.jpg --style starry_night.jpg
     """
-    target = out or Path(f"{Path(photo).stem}-kt.png")
-    image_format = FORMATS.get(target.suffix.lower())
+    path = out or Path(f"{Path(photo).stem}-kt.png")
+    image_format = FORMATS.get(path.suffix.lower())
     if image_format is None:
-        raise UsageError(f"--out '{target}' must end in .png, .jpg or .webp.")
+        raise UsageError(f"--out '{path}' must end in .png, .jpg or .webp.")
+    read = Inputs(images=style, files=(photo, weights.encoder_weights, decoder_weights, config))
+    target = Target("--out", path, read, force)
+    target.check()
     source, encoder = options.new_encoder(weights, cut)
     loaded = load_encoder(source)
     decoder = load_decoder(loaded, source.name, cut.layer, decoder_weights)
     chosen = {"encoder": encoder, "decoder_sha256": decoder.sha256, "format": image_format}
     translation = KnowledgeConfig.model_validate({**settings.resolve().values, **chosen})
-    if not target.parent.is_dir():
-        raise UsageError(f"--out '{target}' is in no directory that exists.")
     data, summary = translate_one(photo, style, loaded, decoder, translation, IndexConfig(), how.threads)
-    try:
-        target.write_bytes(data)
-    except OSError as error:
-        raise StorageError(f"'{target}' cannot be written: {error.strerror}.") from error
-    lines = [f"{target}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
+    target.write(data)
+    lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
-    print_summary({"out": str(target), **asdict(summary)}, lines, json)
+    print_summary({"out": str(path), **asdict(summary)}, lines, json)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 
 from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
 from kt_batch.demo.canvases import canvas
-from kt_batch.errors import UsageError
+from kt_batch.errors import StorageError, UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
@@ -19,8 +20,9 @@ from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.report.sheet import write_sheet
+from kt_batch.report.sheet import sheet_target, write_sheet
 from kt_batch.runners.base import Runner
+from kt_batch.store.targets import write_file
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # from a telescope and a microscope
@@ -47,10 +49,11 @@ def demo(
     """Run the main job below `out`: two libraries, each with both swaps. A second call skips finished work.
 
     Raises:
-        UsageError: If scikit-image is not installed.
+        UsageError: If scikit-image is not installed, or another page than ours is in `out`.
     """
     out = out.absolute()
     write_inputs(out)
+    sheet_target(out).check()
     runs = {}
     for name in LIBRARIES:
         library = str(out / "libraries" / name)
@@ -75,11 +78,16 @@ def write_inputs(out: Path) -> None:
 
 
 def _save(folder: Path, images: Mapping[str, Image.Image]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder '{folder}' cannot be made: {error.strerror}.") from error
     for name, image in images.items():
         target = folder / f"{name}.png"
         if not target.exists():
-            image.save(target)
+            file = io.BytesIO()
+            image.save(file, "PNG")
+            write_file(target, file.getvalue())
 
 
 def bundled(names: tuple[str, ...]) -> dict[str, Image.Image]:

@@ -9,13 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.events import log_event
 from kt_batch.pipelines.progress import Progress, Step
-from kt_batch.runners.base import Heartbeat, Runner
-from kt_batch.store.receipts import Receipt, TableRef, new_attempt, this_worker
+from kt_batch.runners.base import Heartbeat, ReportsParts, Runner
+from kt_batch.store.images.files import WorkingImage
+from kt_batch.store.receipts import PictureSizes, Receipt, TableRef, join_sizes, new_attempt, this_worker
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.units import Item, Unit
 
@@ -62,6 +65,7 @@ class UnitLog:
 
     seconds: dict[str, float]
     item_seconds: dict[str, float] = field(default_factory=dict)
+    sizes: PictureSizes | None = None
     rejects: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
@@ -73,6 +77,10 @@ class UnitLog:
         """Add seconds by stage."""
         for stage, spent in seconds.items():
             self.seconds[stage] += spent
+
+    def pictures(self, working: WorkingImage, output: NDArray[np.float32], count: int) -> None:
+        """Record the sizes of `count` outputs `(H, W, 3)` of one image."""
+        self.sizes = join_sizes([self.sizes, picture_sizes(working, output, count)])
 
     def reject(self, items: Sequence[Item], error: RejectError) -> None:
         """Add one reject row per item."""
@@ -92,9 +100,18 @@ class UnitLog:
             timings=self.seconds,
             finished=time.time(),
             worker=this_worker(),
+            sizes=self.sizes,
             item_seconds=tuple(self.item_seconds.get(item.image_id) for item in unit.items),
             **counts,
         )
+
+
+def picture_sizes(working: WorkingImage, output: NDArray[np.float32], count: int = 1) -> PictureSizes:
+    """Return the sizes of `count` outputs `(H, W, 3)` and of the image that they were made from."""
+    height, width = output.shape[:2]
+    original = (working.original_width, working.original_height)
+    reduced = count if width * height < original[0] * original[1] else 0
+    return PictureSizes(smallest=(width, height), largest=(width, height), input=original, reduced=reduced)
 
 
 def run_units(
@@ -104,19 +121,59 @@ def run_units(
     stage: str,
     progress: Progress,
 ) -> list[Receipt]:
-    """Run image units and report how many images are done."""
-    sizes = {unit.id: len(unit.items) for unit in units}
-    total = sum(sizes.values())
-    done = rejects = 0
+    """Run image units and report how many images are done, within units where the runner tells."""
+    count = _Count(units, stage, progress)
     receipts: list[Receipt] = []
-    progress(Step(stage, 0, total))
-    for receipt in runner.run(factory, units, quarantine):
-        receipts.append(receipt)
-        log_committed(receipt)
-        done += sizes[receipt.unit]
-        rejects += receipt.rejects
-        progress(Step(stage, done, total, rejects))
+    count.show()
+    if isinstance(runner, ReportsParts):
+        runner.on_part = count.begins
+    try:
+        for receipt in runner.run(factory, units, quarantine):
+            receipts.append(receipt)
+            log_committed(receipt)
+            count.finished(receipt)
+    finally:
+        if isinstance(runner, ReportsParts):
+            runner.on_part = None
     return receipts
+
+
+class _Count:
+    """Counts the images that are done, those of unfinished units included."""
+
+    def __init__(self, units: Sequence[Unit], stage: str, progress: Progress) -> None:
+        self._units = {unit.id: unit for unit in units}
+        self._total = sum(len(unit.items) for unit in units)
+        self._stage = stage
+        self._progress = progress
+        self._done = self._rejects = self._shown = 0
+        self._before: dict[str, dict[str, int]] = {}  # unit under way -> image -> items before it
+        self._within: dict[str, int] = {}  # unit under way -> items done
+
+    def show(self) -> None:
+        """Report the images that are done; a unit that is done again reports none twice."""
+        self._shown = max(self._shown, self._done + sum(self._within.values()))
+        self._progress(Step(self._stage, self._shown, self._total, self._rejects))
+
+    def begins(self, unit: str, part: str) -> None:
+        """Take notice that a worker begins an image of a unit: the items before it are done."""
+        if unit not in self._units:
+            return
+        if unit not in self._before:
+            images = [item.image_id for item in self._units[unit].items]
+            self._before[unit] = {image: number for number, image in reversed(list(enumerate(images)))}
+        before = self._before[unit].get(part, 0)
+        if before > self._within.get(unit, 0):
+            self._within[unit] = before
+            self.show()
+
+    def finished(self, receipt: Receipt) -> None:
+        """Count a finished unit."""
+        self._done += len(self._units.pop(receipt.unit).items)
+        self._rejects += receipt.rejects
+        self._before.pop(receipt.unit, None)
+        self._within.pop(receipt.unit, None)
+        self.show()
 
 
 def log_committed(receipt: Receipt) -> None:
@@ -135,7 +192,8 @@ def log_committed(receipt: Receipt) -> None:
 
 def log_summary(summary: S) -> S:
     """Log the summary of a pipeline and return it."""
-    log_event("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **asdict(summary))
+    content = {name: value for name, value in asdict(summary).items() if name != "rejects"}  # they are events
+    log_event("summary", of=type(summary).__name__.removesuffix("Summary").lower(), **content)
     return summary
 
 

@@ -12,9 +12,15 @@ from PIL import Image
 
 from kt_batch.errors import RejectError, StorageError
 from kt_batch.store.images.reader_process import ImageReaderProcess
+from kt_batch.store.targets import write_file
 
 FOLDER = "sheet-files"  # next to index.html
 LONG_SIDE = 768  # pixels of a picture on the page
+
+
+def page_start(template: str) -> bytes:
+    """Return the bytes with which every page of a template begins; they tell our pages from other files."""
+    return (Path(__file__).with_name("templates") / template).read_bytes().partition(b"<style>")[0]
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,5 @@ class PageFolder:
 
     def _put(self, data: bytes, size: tuple[int, int], suffix: str) -> Picture:
         name = f"{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
-        try:
-            (self._root / name).write_bytes(data)
-        except OSError as error:
-            raise StorageError(f"cannot write {self._root / name}: {error.strerror or error}") from error
+        write_file(self._root / name, data)
         return Picture(f"{FOLDER}/{name}", *size)

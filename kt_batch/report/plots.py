@@ -13,6 +13,9 @@ COLOURS = (
     "#5dade2", "#7d3c98", "#d2529a", "#1b4f72", "#6e2c00", "#17202a",
 )  # fmt: skip
 WIDTH, HEIGHT, MARGIN = 720, 460, 64
+RECALL_PLOT_START = (  # with which every plot of `recall_plot` begins
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
+).encode()
 DAY = 86400.0
 CLOCK_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, DAY)
 STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a plot inside a page

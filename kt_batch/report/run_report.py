@@ -21,6 +21,7 @@ from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.units import Unit
 
+TEMPLATE = "run_report.html.j2"
 SLOWEST = 10
 PAUSE = 60.0  # seconds without a unit in progress that count as a pause
 SHOWN_WORKERS = 40  # on the page; JSON lists all
@@ -277,7 +278,7 @@ def report_page(report: RunReport) -> str:
     """Render the report as one self-contained HTML page without scripts."""
     templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
     templates.filters.update(clock=clock, duration=duration)
-    return templates.get_template("run_report.html.j2").render(
+    return templates.get_template(TEMPLATE).render(
         report=report, plot=_plot(report.throughput) if report.throughput else None, shown_workers=SHOWN_WORKERS
     )
 

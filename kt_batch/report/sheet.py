@@ -16,9 +16,9 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from kt_batch.errors import RejectError, StorageError, UnreachableError, UsageError
+from kt_batch.errors import RejectError, UnreachableError, UsageError
 from kt_batch.report.inspect import inspect_run, own_settings
-from kt_batch.report.page_files import PageFolder, Picture
+from kt_batch.report.page_files import PageFolder, Picture, page_start
 from kt_batch.report.pictures import legend, ncc_cells, ncc_map
 from kt_batch.report.session import Session
 from kt_batch.report.sheet_lines import draw_lines
@@ -29,7 +29,9 @@ from kt_batch.store.images.files import image_id as id_of
 from kt_batch.store.inputs import read_input
 from kt_batch.store.run import Output
 from kt_batch.store.schemas import provenance_kind
+from kt_batch.store.targets import Inputs, Target
 
+TEMPLATE = "sheet.html.j2"
 SOURCES = 6  # shown for each input
 PERCENTILE = 1.0  # of NCC, where the scale of the maps starts
 
@@ -110,6 +112,7 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
     Raises:
         UsageError: there is nothing to show.
         MissingError: a place holds no run.
+        StorageError: it cannot be written.
     """
     if inputs_shown < 1:
         raise UsageError(f"a sheet of {inputs_shown} inputs shows nothing; allowed is 1 and more")
@@ -132,12 +135,17 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
             lines_of=names[0],
             lines_title=first.title,
         )
-    path = out / "index.html"
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    target = sheet_target(out, list(runs.values()))
+    target.write(page.encode(errors="backslashreplace"))
+    return target.path
+
+
+def sheet_target(out: Path, runs: Sequence[str] = ()) -> Target:
+    """Return the page of a directory, which replaces an earlier sheet and nothing else.
+
+    runs: places that the page shows.
+    """
+    return Target("The page", out / "index.html", Inputs(places=runs), begins=page_start(TEMPLATE))
 
 
 def _template() -> jinja2.Template:
@@ -149,7 +157,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("sheet.html.j2")
+    return environment.get_template(TEMPLATE)
 
 
 def _open(title: str, place: str) -> _Shown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -15,9 +15,20 @@ Worker = Callable[[U, Heartbeat], R]
 Quarantine = Callable[[U, str, str], U]  # (unit, part, reason) -> the unit without that part
 
 
+# Called with the name of a unit and the part of it that a worker begins.
+PartSeen = Callable[[str, str], None]
+
+
 def no_heartbeat(part: str) -> bool:  # noqa: ARG001
     """Ignore the heartbeat: nothing watches this worker."""
     return False
+
+
+@runtime_checkable
+class ReportsParts(Protocol):
+    """A runner that also reports the parts of units as they begin, as far as it knows them."""
+
+    on_part: PartSeen | None
 
 
 class Runner(Protocol):

@@ -7,9 +7,10 @@ while therefore follow the failed attempt. Its reject counts until then.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -19,17 +20,42 @@ from kt_batch.store.units import Attempt, Item, Ledger, Retry, Unit
 Key = tuple[str, str]
 
 
+@dataclass(frozen=True, order=True)
+class Reject:
+    """One reject that counts: its row, and the name of the input."""
+
+    name: str
+    uri: str
+    stage: str
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True)
 class Rejects:
     """The rejects of a library or a run.
 
     standing: (unit id, item) of the rejects that count. rows: their table rows, by unit id. superseded: unit id -> URIs
-    of its rejects that no longer count; units without any are absent.
+    of its rejects that no longer count; units without any are absent. tables: the reject tables of all units, by id.
     """
 
     standing: frozenset[tuple[str, Item]]
     rows: pa.Table
     superseded: Mapping[str, frozenset[str]]
+    tables: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+
+    def listed(self, most: int | None = None) -> list[Reject]:
+        """Return the rejects that count by name, or the first `most` of them."""
+        return sorted(self._listed()) if most is None else heapq.nsmallest(most, self._listed())
+
+    def _listed(self) -> Iterator[Reject]:
+        names: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        for unit, item in self.standing:
+            names[unit][item.uri] = min(item.name, names[unit].get(item.uri, item.name))
+        for unit, counting in names.items():
+            for row in self.tables[unit].to_pylist():
+                if row["uri"] in counting:
+                    yield Reject(counting[row["uri"]], row["uri"], row["stage"], row["reason"], row["message"])
 
     @property
     def count(self) -> int:
@@ -68,7 +94,7 @@ def resolve(attempts: Sequence[Attempt], tables: Mapping[str, pa.Table]) -> Reje
     for unit_id, item in standing:
         counting[unit_id].add(item.uri)
     superseded = {unit: left for unit, rejected in uris.items() if (left := rejected - counting[unit])}
-    return Rejects(frozenset(standing), _rows(tables, superseded), superseded)
+    return Rejects(frozenset(standing), _rows(tables, superseded), superseded, tables)
 
 
 def find_rejects(ledger: Ledger) -> Rejects:

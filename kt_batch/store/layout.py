@@ -33,6 +33,7 @@ LIBRARY_KINDS = frozenset({IMAGES, PATCHES, REJECTS})
 RUN_KINDS = frozenset({PROVENANCE, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, OUTPUTS}
 
 SHARDS = f"{INDEX}/shards"
 
@@ -133,6 +134,11 @@ def options_path(command: str, digest: str) -> str:
 def is_options(path: str) -> bool:
     """Tell whether `path` is that of saved options."""
     return _OPTIONS.fullmatch(path) is not None
+
+
+def is_reserved(path: str) -> bool:
+    """Tell whether a path is one where a library or a run keeps its own files, or may keep them."""
+    return path in (LIBRARY_SUMMARY, RUN_SUMMARY) or path.partition("/")[0] in _FOLDERS
 
 
 # ---- indexes ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kt_batch.errors import MissingError, UsageError
+from kt_batch.errors import MismatchError, MissingError, UsageError
 from kt_batch.store.committed import Committed
 from kt_batch.store.library import Library
 from kt_batch.store.locations import open_location
@@ -20,7 +20,7 @@ def open_place(place: str) -> Library | Run:
         MismatchError: its configuration is of another version.
     """
     committed = _committed(place, "is neither a knowledge library nor a run")
-    return Run(committed) if is_run(committed) else Library(committed)
+    return Run(committed) if is_run(committed.config) else Library(committed)
 
 
 def open_library(place: str) -> Library:
@@ -30,7 +30,10 @@ def open_library(place: str) -> Library:
         MissingError: nothing was ever planned there.
         MismatchError: it is a run, or a library of another version.
     """
-    return Library(_committed(place, "is not a knowledge library"))
+    committed = _committed(place, "is not a knowledge library")
+    if is_run(committed.config):
+        raise MismatchError(f"'{place}' is a run; name a knowledge library.")
+    return Library(committed)
 
 
 def open_run(place: str) -> Run:
@@ -45,6 +48,14 @@ def open_run(place: str) -> Run:
     if isinstance(opened, Library):
         raise UsageError(f"'{place}' is a knowledge library; name a run.")
     return opened
+
+
+def refuse_other_kind(ledger: Ledger, kind: Literal["library", "run"]) -> None:
+    """Raise UsageError when a job that writes a place of one kind finds one of the other kind there."""
+    planned = ledger.config()
+    if planned is not None and is_run(planned[0]) != (kind == "run"):
+        there, wanted = ("a knowledge library", "a run") if kind == "run" else ("a run", "a knowledge library")
+        raise UsageError(f"'{ledger.location.uri}' is {there}; name {wanted}, or a new folder for one.")
 
 
 def kind_of(opened: Library | Run) -> Literal["library", "run"]:

@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
@@ -45,6 +47,39 @@ class TableRef(_Record):
     sha256: Sha256
 
 
+Pixels = tuple[NonNegativeInt, NonNegativeInt]
+
+
+@dataclass(frozen=True)
+class PictureSizes:
+    """The sizes of outputs and of their inputs, (width, height) in pixels.
+
+    smallest, largest: Of the outputs. input: Of the largest input. reduced: Outputs with fewer pixels than their input.
+    """
+
+    smallest: Pixels
+    largest: Pixels
+    input: Pixels
+    reduced: NonNegativeInt
+
+
+def join_sizes(sizes: Iterable[PictureSizes | None]) -> PictureSizes | None:
+    """Return the sizes of all outputs; None where none were recorded."""
+    known = [each for each in sizes if each is not None]
+    if not known:
+        return None
+    return PictureSizes(
+        smallest=min((each.smallest for each in known), key=_by_area),
+        largest=max((each.largest for each in known), key=_by_area),
+        input=max((each.input for each in known), key=_by_area),
+        reduced=sum(each.reduced for each in known),
+    )
+
+
+def _by_area(pixels: Pixels) -> tuple[int, Pixels]:
+    return pixels[0] * pixels[1], pixels
+
+
 class Receipt(_Record):
     """The record of one finished unit.
 
@@ -54,7 +89,7 @@ class Receipt(_Record):
     `ncc_sum` and `certified` cover the best match of every patch: the sum of the NCC, and the number of certified
     matches. They are None for a job that matches no patches, and in receipts of earlier versions.
 
-    Four fields are for the report alone, and in no digest: `finished` (Unix seconds), `worker` (host:process),
+    Five fields are for reports alone, and in no digest: `finished` (Unix seconds), `worker` (host:process), `sizes`,
     `item_seconds`, aligned with the unit's items: seconds of working on the item's image and waiting for it, None for a
     rejected item or one of another unit, and `publishing`: how files got their names where there are no hard links. No
     decision uses them. Receipts of earlier versions lack them.
@@ -77,6 +112,7 @@ class Receipt(_Record):
     worker: WorkerName | None = None
     item_seconds: tuple[Seconds | None, ...] = ()
     publishing: Literal["rename", "lock"] | None = None
+    sizes: PictureSizes | None = None
 
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
@@ -92,7 +128,7 @@ class Receipt(_Record):
         Table names and values that were not recorded are left out.
         """
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
-        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing"):
+        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes"):
             if content[field] in (None, []):
                 del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

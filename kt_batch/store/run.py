@@ -109,9 +109,9 @@ class Run:
         return {output.name: output for output in sorted(outputs, key=lambda output: output.name)}
 
 
-def is_run(committed: Committed) -> bool:
-    """Tell a run from a library: only a run's configuration has an image format."""
-    return "format" in committed.config
+def is_run(config: Mapping[str, Any]) -> bool:
+    """Tell a run from a library by the planned configuration: only a run's has an image format."""
+    return "format" in config
 
 
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:

@@ -21,6 +21,7 @@ from kt_batch.models.weights import EncoderSource, LoadedEncoder, encoder_bytes,
 from kt_batch.pipelines.inputs import plan_items
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.inputs import list_inputs
+from kt_batch.store.targets import Inputs, refuse_inputs_inside, write_file
 from kt_batch.training.crops import crops
 from kt_batch.training.export import export
 from kt_batch.training.fitting import fit
@@ -111,9 +112,11 @@ def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Memb
         The folder with `weights.json` and the weight files.
 
     Raises:
-        UsageError: If no image is left to train on, or the encoder ends before a cut.
+        UsageError: If no image is left to train on, the encoder ends before a cut, or an input lies in `job.out`.
     """
     torch.set_num_threads(job.threads)
+    weights = [source.path for source in (job.teacher, job.encoder) if source]
+    refuse_inputs_inside("--out", job.out, Inputs(job.images, weights))
     uris = training_uris(job.images)
     encoder = job_encoder(job, uris)
     missing = [cut for cut in job.steps if cut not in encoder.network.layers]
@@ -144,9 +147,7 @@ def job_encoder(job: TrainJob, uris: Sequence[str]) -> LoadedEncoder:
     if not path.exists():
         encoder = _fitted_encoder(job, uris)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(encoder_bytes(encoder, NAME))
-        temporary.replace(path)
+        write_file(path, encoder_bytes(encoder, NAME))
     return load_encoder(EncoderSource(NAME, str(path)))
 
 

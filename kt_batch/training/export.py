@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.weights import LoadedEncoder, decoder_bytes, encoder_bytes
+from kt_batch.store.targets import write_file
 from kt_batch.training.recipes import NAME, VERSION
 
 
@@ -19,7 +20,7 @@ def export(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -
     manifest = {}
     for part, data in parts.items():
         name = f"{VERSION}.{part}.safetensors"
-        (folder / name).write_bytes(data)
+        write_file(folder / name, data)
         manifest[part] = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "weights.json").write_text(json.dumps({NAME: manifest}, indent=1) + "\n")
+    write_file(folder / "weights.json", (json.dumps({NAME: manifest}, indent=1) + "\n").encode())
     return folder

@@ -106,7 +106,7 @@ def test_a_leftover_tree_of_another_build_is_replaced_before_the_commit(
 def test_a_run_is_not_accepted_as_a_library_nor_a_library_as_a_run(library: tuple[Path, str], tmp_path: Path) -> None:
     draw(tmp_path / "photos/photo.png", 3)
     translated([tmp_path / "photos"], translate_request(library[0], tmp_path / "run", library[1]))
-    with pytest.raises(MismatchError, match="is it a run"):
+    with pytest.raises(MismatchError, match="is a run; name a knowledge library"):
         open_library(str(tmp_path / "run"))
     with pytest.raises(UsageError, match="is a knowledge library"):
         open_run(str(library[0]))

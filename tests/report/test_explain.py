@@ -167,7 +167,7 @@ def test_a_place_that_is_not_a_run_is_refused(made: Made, tmp_path: Path) -> Non
         explain(str(tmp_path), PARK, 0, 0)
     with pytest.raises(UsageError, match="is a knowledge library"):
         explain(str(made.library), PARK, 0, 0)
-    with pytest.raises(MismatchError, match="is it a run"):
+    with pytest.raises(MismatchError, match="is a run; name a knowledge library"):
         explain(str(made.blended), PARK, 0, 0, library=str(made.sparse))
 
 

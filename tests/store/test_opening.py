@@ -53,7 +53,7 @@ def test_a_format_that_could_leave_the_run_is_refused(tmp_path: Path, image_form
 
 def test_a_place_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     library, run = planned(tmp_path / "a", LIBRARY), planned(tmp_path / "b", GAIN)
-    with pytest.raises(MismatchError, match="is it a run"):
+    with pytest.raises(MismatchError, match="is a run; name a knowledge library"):
         open_library(run)
     with pytest.raises(UsageError, match="is a knowledge library"):
         open_run(library)

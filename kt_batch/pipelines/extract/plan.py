@@ -13,6 +13,8 @@ from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_uni
 from kt_batch.pipelines.progress import Progress, Step, readable_size
 from kt_batch.store.inputs import find_inputs
 from kt_batch.store.locations import Location, absolute_place, open_location, sole_kernel
+from kt_batch.store.opening import refuse_other_kind
+from kt_batch.store.targets import check_place
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
 BYTES_BESIDE_VECTORS = 100_000  # of an image: its preview, its rows and what Parquet adds
@@ -79,13 +81,15 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         dry_run: Write nothing, and leave a lack of space to the caller.
 
     Raises:
-        UsageError: There is nothing to extract.
+        UsageError: There is nothing to extract, or the library would be a file, a run or the folder of the inputs.
         MismatchError: The library has another configuration.
         StorageError: There is too little space, or no such place.
     """
     place, config = absolute_place(request.library), request.config
+    check_place("--library", request.library, request.images)
     location = open_location(place)
     ledger = Ledger(location)
+    refuse_other_kind(ledger, "library")
     found = find_inputs(request.images)
     passed_over = say_passed_over(found.ours, location, progress)
     items = plan_items(found.inputs, progress)

@@ -13,7 +13,9 @@ from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.inputs import Input, find_inputs
 from kt_batch.store.locations import Location, absolute_place, location_contains, open_location, sole_kernel
+from kt_batch.store.opening import refuse_other_kind
 from kt_batch.store.output_names import name_outputs, plain_output
+from kt_batch.store.targets import check_place
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
 CHANGED_SHOWN = 10
@@ -80,12 +82,14 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         dry_run: Write nothing.
 
     Raises:
-        UsageError: There is nothing to translate.
+        UsageError: There is nothing to translate, or the run would be a file, a library or the folder of the inputs.
         MismatchError: The run has another configuration.
     """
     run, options = absolute_place(request.run), request.options
+    check_place("--out", request.run, [*request.images, *(style.uri for style in request.sources.styles)])
     location = open_location(run)
     ledger = Ledger(location)
+    refuse_other_kind(ledger, "run")
     found = find_inputs(request.images)
     passed_over = say_passed_over(found.ours, location, progress)
     items = with_outputs(ledger, plan_items(exclude_outputs(found.inputs, location), progress), request.config.format)

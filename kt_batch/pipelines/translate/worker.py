@@ -70,7 +70,9 @@ class TranslateWorker:
             rows = rows or self._new_rows(result)
             for item in missing:
                 rows.add(item.output_path(self.job.config.format), result.provenance)
-            self._store_soon(stored, missing, output_pixels(result, read.result), beat, read.isolated)
+            pixels = output_pixels(result, read.result)
+            log.pictures(read.result, pixels, len(missing))
+            self._store_soon(stored, missing, pixels, beat, read.isolated)
             log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")

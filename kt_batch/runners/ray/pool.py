@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kt_batch.errors import KtBatchError
 from kt_batch.events import log_event, repeat
 from kt_batch.runners import pool_events
+from kt_batch.runners.base import PartSeen
 from kt_batch.runners.local import unit_name
 from kt_batch.runners.pool_state import PoolState
 from kt_batch.runners.ray.actors import HEARTBEAT_TIMEOUT_SECONDS, HeartbeatMonitor, WorkerActor
@@ -89,6 +90,7 @@ class Pool:
         self._metrics = PoolMetrics()
         self._monitor: Any = None
         self._cluster_seen_at = 0.0
+        self.on_part: PartSeen | None = None
 
     def run(self, factory: Callable[[], Any], units: Sequence[Any], quarantine: Quarantine | None) -> Iterator[Any]:
         """Yield results as units finish, in any order. An error of a unit is raised as it was there.
@@ -231,7 +233,14 @@ class Pool:
         now = time.monotonic()
         for worker, heartbeat in heartbeats.items():
             self._report(pool_events.HeartbeatSeen(now, worker, *heartbeat))
+            self._report_part(worker, *heartbeat)
         return bool(heartbeats)
+
+    def _report_part(self, worker: int, assignment: int, count: int, part: str) -> None:  # noqa: ARG002
+        handle = self._handles.get(worker)
+        current = handle.assignment if handle else None
+        if self.on_part and current and current.assignment == assignment:
+            self.on_part(unit_name(self._stage.units[current.unit]), part)
 
     def _show_load(self) -> None:
         self._metrics.busy.set(self._state.busy)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import ray
 
 from kt_batch.errors import StorageError
+from kt_batch.runners.base import PartSeen
 from kt_batch.runners.ray.own_session import OwnSession, RayEnvironment
 from kt_batch.runners.ray.pool import Pool, first_line
 from kt_batch.runners.ray.private import head_address
@@ -54,6 +55,7 @@ class RayRunner:
         self.gpus = gpus
         self._capacity = partial(_current_capacity, workers, threads)
         self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
+        self.on_part: PartSeen | None = None
         try:
             self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
             self.workers, self.cpus = self._capacity(gpus)
@@ -76,6 +78,7 @@ class RayRunner:
         quarantine: Callable[[U, str, str], U] | None = None,
     ) -> Iterator[R]:
         """Yield results as units finish, in any order, as `Pool.run` does. An actor calls `factory` once per stage."""
+        self._pool.on_part = self.on_part
         yield from self._pool.run(factory, units, quarantine)
 
     def release_gpus(self) -> None:
