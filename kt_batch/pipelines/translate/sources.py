@@ -262,7 +262,7 @@ def open_index(library: Location, summary: IndexSummary, cache: CachePlace | Non
     name = f"{summary.digest} of '{library.uri}'"
     tree = Tree.from_bytes(read_tree(library, summary))
     if (tree.mean.shape[1], tree.leaves) != (summary.channels, summary.leaves):
-        raise DamagedError(f"The tree of the index {name} is not that of index.json: it has other channels or leaves.")
+        raise DamagedError(f"The tree of the index {name} does not fit its summary: it has other channels or leaves.")
     with closing(ShardFiles(library, cache or CachePlace(), _check_shard)) as files:
         if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES:
             shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
