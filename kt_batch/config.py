@@ -186,6 +186,7 @@ class RunOptions(Config):
     retry_rejected: bool = Field(False, description="Try the listed images that were rejected earlier once more.")
     anonymous: bool = Field(False, description="Read and write s3:// without credentials: public buckets.")
     requester_pays: bool = Field(False, description="Pay for requests to buckets of s3:// that ask their reader to.")
+    rejects_csv: str | None = Field(None, description="Write all rejected inputs to this file, as CSV.")
     log_file: str | None = Field(
         None, description="Append events to this file, as lines of JSON; '-' is standard error."
     )

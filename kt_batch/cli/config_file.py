@@ -22,7 +22,7 @@ from kt_batch.store.places import expand_home
 
 # Options that do not affect the output.
 NOT_SAVED = (
-    "config", "trust_config", "json", "dry_run", "pilot", "price", "retry_rejected", "log_file",
+    "config", "trust_config", "json", "dry_run", "pilot", "price", "retry_rejected", "rejects_csv", "log_file",
     "address", "anonymous", "requester_pays",
 )  # fmt: skip
 NOT_IN_FILES = ("config", "trust_config", "help")

@@ -12,8 +12,9 @@ from kt_batch.cli.arguments import expand
 from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
-from kt_batch.cli.output import print_summary, retry_lines
+from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
@@ -49,9 +50,11 @@ def extract_command(
         estimate = estimate_here(partial(estimate_extract, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, how.runner), json)
         return estimate_code(estimate, STRICT)
+    target = rejects_target(how, images, library)
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = extract(request, running, display)
     save_options(library, "extract", context.params)
+    write_rejects(target, library)
     print_summary(asdict(summary), extract_lines(summary), json)
     return STRICT.exit_code(summary.rejected, summary.images + summary.rejected)
 
@@ -65,5 +68,5 @@ def extract_lines(summary: ExtractSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was extracted already")
-    lines += retry_lines(summary.rejected)
-    return [*lines, f"  next: kt-batch index {summary.library}"]
+    lines += reject_lines(summary.rejects, summary.rejected)
+    return [*lines, f"  next: kt-batch index {summary.library}"] if summary.images else lines

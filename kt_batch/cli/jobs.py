@@ -19,6 +19,7 @@ from kt_batch.cli.extract import extract_lines
 from kt_batch.cli.index import index_lines
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.rejects import rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner, release_gpus
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
@@ -72,8 +73,10 @@ def build_library(
         lines = [*estimate_lines(estimate, how.runner), "  the index that is built afterwards is not estimated"]
         print_summary({"extract": asdict(estimate)}, lines, json)
         return estimate_code(estimate, bounds)
+    target = rejects_target(how, images, library)
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(request, running, display)
+        write_rejects(target, library)
         release_gpus(running)  # building an index uses no GPU
         indexed = build_index(library, building, how, running, display)
     save_options(library, "build_library", context.params)

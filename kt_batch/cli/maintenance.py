@@ -11,6 +11,7 @@ import typer
 from kt_batch.cli import options
 from kt_batch.cli.output import counted, print_lines, print_summary
 from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.rejects import LINES
 from kt_batch.errors import UsageError
 from kt_batch.maintenance.cache import CacheSummary, gc_cache
 from kt_batch.maintenance.gc import GcSummary, gc
@@ -167,6 +168,7 @@ def report_lines(report: RunReport) -> list[str]:
         ],
         "slowest images": [f"{duration(image.seconds):>8}  {image.name}" for image in report.slowest],
         "rejects": [f"{entry.count:6}  {entry.reason}, such as {entry.uri}" for entry in report.rejects],
+        "rejected inputs": [f"{entry.name}: {entry.reason}, {entry.message}" for entry in report.rejected[:LINES]],
         "workers": [
             f"{share.units:6} units, {share.images} images  {share.worker or 'not recorded'}"
             + ("" if share.images_per_second is None else f"  {share.images_per_second:.3g} images/s")

@@ -81,11 +81,6 @@ def _write(stream: TextIO, lines: Sequence[str]) -> None:
     stream.flush()
 
 
-def retry_lines(rejected: int) -> list[str]:
-    """Say what can be done about rejects, if there are any."""
-    return ["  rejected images are listed in rejects/; --retry-rejected tries them once more"] if rejected else []
-
-
 def counted(number: int, noun: str) -> str:
     """Return `1 file`, `2 files`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -14,8 +14,9 @@ from kt_batch.cli.arguments import expand
 from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT, RejectBounds
-from kt_batch.cli.output import print_summary, retry_lines
+from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, Settings, method_options
 from kt_batch.config import Layer, RunOptions
@@ -24,6 +25,7 @@ from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.cache import DEFAULT_BYTES
+from kt_batch.store.receipts import PictureSizes
 
 
 class ChoiceOptions(options.Options):
@@ -128,9 +130,11 @@ def run_translate(
         estimate = estimate_here(partial(estimate_translate, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, request.options.runner), json)
         return estimate_code(estimate, bounds)
+    target = rejects_target(request.options, request.images, request.run)
     with make_runner(request.options) as running, ProgressDisplay() as display:
         summary = translate(request, running, display)
     save_options(request.run, "translate", saved)
+    write_rejects(target, request.run)
     print_summary(asdict(summary), translate_lines(summary), json)
     return bounds.exit_code(summary.rejected, summary.images + summary.rejected)
 
@@ -145,5 +149,19 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was translated already")
-    lines += retry_lines(summary.rejected)
-    return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"]
+    lines += size_lines(summary.sizes) + reject_lines(summary.rejects, summary.rejected)
+    return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"] if summary.images else lines
+
+
+def size_lines(sizes: PictureSizes | None) -> list[str]:
+    """Return the size of the pictures, with a warning where photographs came out smaller than they went in."""
+    if sizes is None:
+        return []
+    small, large, photograph = (f"{width} x {height}" for width, height in (sizes.smallest, sizes.largest, sizes.input))
+    lines = [f"  pictures of {large} pixels" if small == large else f"  pictures of {small} to {large} pixels"]
+    if sizes.reduced:
+        lines.append(
+            f"  {sizes.reduced} are smaller than their photographs, which have up to {photograph} pixels; --size sets "
+            "the long side"
+        )
+    return lines

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 S = TypeVar("S", bound="DataclassInstance")
+REJECTS_LISTED = 100  # in a summary
 
 
 def by_image(unit: Unit) -> list[list[Item]]:

@@ -21,6 +21,7 @@ from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.units import Unit
 
+REJECTED = 100  # rejects in a report, by name
 TEMPLATE = "run_report.html.j2"
 SLOWEST = 10
 PAUSE = 60.0  # seconds without a unit in progress that count as a pause
@@ -142,6 +143,7 @@ class RunReport:
     stages: tuple[Stage, ...]
     slowest: tuple[SlowImage, ...]
     rejects: tuple[Rejects, ...]
+    rejected: tuple[attempts.Reject, ...]
     workers: tuple[WorkerShare, ...]
     unrecorded: Unrecorded
 
@@ -166,6 +168,7 @@ def run_report(place: str) -> RunReport:
         stages=stages(receipts),
         slowest=slowest(done),
         rejects=rejects(opened.committed.rejects),
+        rejected=tuple(opened.committed.rejects.listed(REJECTED)),
         workers=workers(receipts),
         unrecorded=Unrecorded(
             finished=sum(receipt.finished is None for receipt in receipts),

@@ -205,6 +205,12 @@ def find_output(run: Run, wanted: str) -> Output:
     named = [output for output in outputs.values() if output.input_name == wanted]
     if len(named) == 1:
         return named[0]
+    rejected = next((each for each in run.committed.rejects.listed() if wanted in (each.name, each.uri)), None)
+    if rejected is not None:
+        raise UsageError(
+            f"There is no picture of '{rejected.name}' in '{run.location.uri}': it was rejected ({rejected.reason}, "
+            f"at the stage {rejected.stage}): {rejected.message}"
+        )
     ends = (wanted, f"{wanted}.{run.header.format}")
     candidates = [name for name in outputs if wanted and name.endswith(ends)]
     if len(candidates) == 1:

@@ -205,8 +205,14 @@ def test_other_options_are_refused_with_the_message_of_the_run(
     assert refusal(lambda: dry_translate([collection.photos], other, asked)) == refusal(
         lambda: translated([collection.photos], other)
     )
+
+
+def test_a_changed_photograph_is_named_and_counted(collection: Collection, tmp_path: Path) -> None:
+    job = translate_request(collection.library, tmp_path / "run", collection.index)
+    translated([collection.photos], job)
     changed = draw(tmp_path / "11.png", 99)
-    assert refusal(lambda: dry_translate([changed], job, asked)) == refusal(lambda: translated([changed], job))
+    assert dry_translate([changed], job, DryRunRequest()).changed == ("11.png",)
+    assert translated([changed], job).rejected == 1
 
 
 @pytest.mark.usefixtures("threads")

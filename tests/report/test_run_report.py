@@ -321,5 +321,5 @@ def test_the_command_prints_the_same_facts_without_json(place: Path, capsys: pyt
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(app, ["report", str(place), "--html", str(place / "absent" / "report.html")]) == 1
-    assert "report.html' cannot be written: No such file or directory." in capsys.readouterr().err
+    assert run_app(app, ["report", str(place), "--html", str(place / "absent" / "report.html")]) == 2
+    assert "report.html' is in no directory that exists" in capsys.readouterr().err

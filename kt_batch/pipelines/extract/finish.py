@@ -9,8 +9,9 @@ from functools import partial
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
 from kt_batch.pipelines.extract.worker import ExtractWorker
 from kt_batch.pipelines.progress import Progress
-from kt_batch.pipelines.units import Throughput, log_summary, run_units, throughput
+from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
+from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.library import write_library_summary
 
 
@@ -18,7 +19,7 @@ from kt_batch.store.library import write_library_summary
 class ExtractSummary(Throughput):
     """The summary of an extract. `images`, `rejected` and `patches` are of the library, the rest is of this call.
 
-    passed_over: Libraries and runs below the named folders.
+    passed_over: Libraries and runs below the named folders. rejects: The first hundred rejects that count, by name.
     """
 
     library: str
@@ -26,6 +27,7 @@ class ExtractSummary(Throughput):
     rejected: int
     patches: int
     passed_over: tuple[str, ...] = ()
+    rejects: tuple[Reject, ...] = ()
 
 
 def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> ExtractSummary:
@@ -48,6 +50,7 @@ def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> Extr
             rejected=rejected,
             patches=sum(r.patches for r in receipts),
             passed_over=plan.passed_over,
+            rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
             **asdict(throughput(fresh, time.perf_counter() - started)),
         )
     )

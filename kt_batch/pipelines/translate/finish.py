@@ -9,15 +9,18 @@ from functools import partial
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.pipelines.units import Throughput, log_summary, run_units, throughput
+from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
+from kt_batch.store.attempts import Reject, find_rejects
+from kt_batch.store.receipts import PictureSizes, join_sizes
 from kt_batch.store.run import write_run_summary
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateSummary(Throughput):
     """The summary of a translation. Counts are of the whole run; `new_images`, rates and seconds are of this call.
-    passed_over: Libraries and runs below the named folders.
+    passed_over: Libraries and runs below the named folders. rejects: The first hundred rejects that count, by name.
+    sizes: Of the pictures and of their photographs.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
     """
@@ -30,6 +33,8 @@ class TranslateSummary(Throughput):
     rejected: int
     patches: int
     passed_over: tuple[str, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    sizes: PictureSizes | None = None
     ncc_mean: float | None
     certified_share: float | None
 
@@ -57,6 +62,8 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
             rejected=totals.rejects,
             patches=sum(r.patches for r in receipts),
             passed_over=plan.passed_over,
+            rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
+            sizes=join_sizes(receipt.sizes for receipt in receipts),
             ncc_mean=totals.ncc_mean,
             certified_share=totals.certified_share,
             **asdict(throughput(fresh, time.perf_counter() - started)),
