@@ -9,6 +9,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from kt_batch.config import RunOptions
+from kt_batch.store import layout
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.locations import open_location
 from kt_batch.store.targets import Inputs, Target
@@ -23,7 +24,7 @@ def reject_lines(rejects: Sequence[Reject], count: int) -> list[str]:
     """Return the first rejects as lines, and where the others are."""
     lines = [f"    {reject.name}: {reject.reason}, {reject.message}" for reject in rejects[:LINES]]
     if count > len(lines):
-        lines.append(f"    and {count - len(lines)} more; --rejects-csv FILE writes all, rejects/ holds all")
+        lines.append(f"    and {count - len(lines)} more; --rejects-csv FILE writes all, {layout.REJECTS}/ holds all")
     return [*lines, "  --retry-rejected tries them once more"] if count else []
 
 

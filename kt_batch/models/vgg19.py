@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, hub
 
 from kt_batch.errors import WeightsError
 from kt_batch.models.encoder import Encoder, Preprocess
@@ -15,6 +16,7 @@ FEATURES = {
     "conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10,
     "conv3_2": 12, "conv3_3": 14, "conv3_4": 16, "conv4_1": 19,
 }  # fmt: skip
+TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"  # named by the head of its SHA-256
 TORCHVISION = Preprocess("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = Preprocess("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
 
@@ -54,6 +56,11 @@ def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], w
     return encoder
 
 
+def is_downloaded() -> bool:
+    """Tell whether torchvision's file of VGG-19 is on this machine, from an earlier download."""
+    return (Path(hub.get_dir()) / "checkpoints" / TORCHVISION_FILE).is_file()
+
+
 def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
     """Return torchvision's IMAGENET1K_V1 and its state dict up to relu4_1; torchvision downloads it on first use.
 
@@ -61,16 +68,17 @@ def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
         WeightsError: If torchvision is absent, does not fit this torch, or cannot download.
     """
     try:
-        from torchvision.models import VGG19_Weights, vgg19
+        from torchvision.models import VGG19_Weights
     except (ImportError, RuntimeError) as error:  # RuntimeError: a CUDA torchvision with a CPU torch
         raise WeightsError(
             f"torchvision cannot be used here ({error}); give the weights with --encoder-weights FILE."
         ) from error
     try:
-        full = vgg19(weights=VGG19_Weights.IMAGENET1K_V1).state_dict()
-    except OSError as error:
+        full = VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True)
+    except Exception as error:  # no network, another hash, or a file with code in it, for which torch has its own error
+        reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"torchvision could not download VGG-19 ({error}); give the weights with --encoder-weights FILE."
+            f"torchvision could not download VGG-19 ({reason}); give the weights with --encoder-weights FILE."
         ) from error
     wanted = {f"features.{number}.{part}" for number in FEATURES.values() for part in ("weight", "bias")}
     state = {name: tensor.contiguous() for name, tensor in full.items() if name in wanted}

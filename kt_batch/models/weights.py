@@ -218,7 +218,7 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
         raise WeightsError(
             f"'{where}' is not a safetensors file ({error}); pickled weights such as .pth are refused, convert them."
         ) from error
-    length = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(data[:8], "little")  # `load` has checked the header: texts only
     metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     if expected is not None:
         _check_format(metadata, expected, where)
@@ -248,7 +248,7 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
         widths = {layer: _widths(tensors, layer, where) for layer in layers if kind(layer) == "conv"}
         details = {cut: tensors[f"detail_{cut}.weight"].shape[0] for cut in layers if f"detail_{cut}.weight" in tensors}
         codes = {cut: tensors[f"code_{cut}.weight"].shape[0] for cut in layers if f"code_{cut}.weight" in tensors}
-        preprocess = json.loads(metadata["preprocess"])
+        preprocess = dict(json.loads(metadata["preprocess"]))
         preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
         encoder = Encoder(layers, widths, Preprocess(**preprocess), metadata["padding"], codes, details)
     _fill(encoder, tensors, where)

@@ -81,7 +81,7 @@ def named_library(run: Run) -> str | None:
         name = json.loads(run.location.read_bytes(layout.RUN_SUMMARY))["library"]
     except MissingError:
         return _library_in_provenance(run)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.") from error
     return None if name is None else str(name)
 

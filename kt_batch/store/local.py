@@ -7,6 +7,7 @@ A file is written next to its target under a name that is never listed, synced, 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from typing import BinaryIO
 from kt_batch.errors import DamagedError, MissingError, StorageError
 from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
+from kt_batch.store.whole_files import open_whole, read_all
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
@@ -41,14 +43,14 @@ class LocalLocation:
     def read_bytes(self, name: str) -> bytes:
         """See `Location`."""
         path = self._path(name)
-        with _reading(path):
-            return path.read_bytes()
+        with self._opened(path) as file:
+            return read_all(file, str(path))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
         check_range(name, start, length)
         path = self._path(name)
-        with _reading(path), path.open("rb") as file:
+        with self._opened(path) as file, _reading(path):
             file.seek(start)
             return file.read(length)
 
@@ -115,8 +117,7 @@ class LocalLocation:
     def open(self, name: str) -> BinaryIO:
         """See `Location`."""
         path = self._path(name)
-        with _reading(path):
-            return path.open("rb")
+        return io.BufferedReader(self._opened(path))  # type: ignore[type-var]
 
     def local_path(self, name: str) -> Path | None:
         """See `Location`."""
@@ -158,6 +159,12 @@ class LocalLocation:
         with _writing(self.root):
             _make_directory(self.root)
         return self.root
+
+    def _opened(self, path: Path) -> BinaryIO:
+        """Open a regular file whose bytes lie on disk, and never wait for a pipe or read a device."""
+        if path.is_dir():
+            raise MissingError(f"nothing lies at {path}")
+        return open_whole(path, str(path))
 
     def _nearest_directory(self) -> Path:
         return next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())

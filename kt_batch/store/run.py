@@ -9,16 +9,17 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import EncoderConfig
-from kt_batch.errors import DamagedError, MismatchError
+from kt_batch.errors import MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
+from kt_batch.store.parquet import check_types, open_parquet
 from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.schemas import PROVENANCE, SHARES, provenance_kind
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger, Unit
 
@@ -135,13 +136,11 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
     Raises:
         DamagedError: the part is not readable as Parquet.
     """
-    try:
-        with run.location.open(output.part.name) as source:
-            return pq.ParquetFile(source).read_row_group(output.row_group)
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedError(
-            f"'{output.part.name}' at '{run.location.uri}' cannot be read as Parquet: {error}."
-        ) from error
+    name = f"'{output.part.name}' at '{run.location.uri}'"
+    with run.location.open(output.part.name) as source:
+        table = open_parquet(source, run.location.size(output.part.name), name).read_group(output.row_group)
+    check_types(table, PROVENANCE if provenance_kind(table) == "patches" else SHARES, name)
+    return table
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:

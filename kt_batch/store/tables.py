@@ -16,12 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
+from kt_batch.store import layout
 from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
+from kt_batch.store.parquet import check_types, open_parquet
 from kt_batch.store.receipts import TableRef
+from kt_batch.store.schemas import IMAGES, PROVENANCE, REJECTS, SHARES
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMN = "vector"
+SCHEMAS = {layout.IMAGES: (IMAGES,), layout.REJECTS: (REJECTS,), layout.PROVENANCE: (PROVENANCE, SHARES)}
 SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row groups
 
 
@@ -75,12 +79,13 @@ def read_table(
     path = location.local_path(ref.name)
     try:
         with pa.memory_map(str(path)) if path else location.open(ref.name) as source:
-            file = pq.ParquetFile(source, pre_buffer=path is None)
-            table = file.read(_known(columns, file.schema_arrow.names, ref.name))
-    except pa.ArrowInvalid as error:
-        raise DamagedError(f"{location.uri}/{ref.name} is not readable as Parquet: {error}") from error
+            file = open_parquet(source, size, f"{location.uri}/{ref.name}", pre_buffer=path is None)
+            table = file.read(_known(columns, file.schema.names, ref.name))
     except OSError as error:
         raise StorageError(f"cannot read {location.uri}/{ref.name}: {error}") from error
+    for schema in SCHEMAS.get(ref.kind, ()):
+        if set(table.schema.names) <= set(schema.names):
+            check_types(table, schema, f"{location.uri}/{ref.name}")
     if table.num_rows != ref.rows:
         raise DamagedError(f"{location.uri}/{ref.name} has {table.num_rows} rows, but its receipt says {ref.rows}")
     return table if columns is None else table.select(list(columns))
@@ -92,11 +97,8 @@ def read_schema(location: Location, ref: TableRef) -> pa.Schema:
     Raises:
         DamagedError: the part is not readable as Parquet.
     """
-    try:
-        with location.open(ref.name) as source:
-            return pq.read_schema(source)
-    except pa.ArrowInvalid as error:
-        raise DamagedError(f"{location.uri}/{ref.name} is not readable as Parquet: {error}") from error
+    with location.open(ref.name) as source:
+        return open_parquet(source, location.size(ref.name), f"{location.uri}/{ref.name}").schema
 
 
 def _verify(location: Location, ref: TableRef) -> None:

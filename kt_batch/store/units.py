@@ -28,6 +28,7 @@ from kt_batch.store.locations import Location, exists
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
+from kt_batch.store.parquet import check_types, open_parquet
 from kt_batch.store.receipts import Receipt, parse_receipt
 from kt_batch.store.schemas import PLAN, PLAN_OUTPUT
 from kt_batch.store.tables import read_table
@@ -137,12 +138,8 @@ def owners(units: Iterable[Unit]) -> dict[str, str]:
 def encode_plan(plan: Plan) -> bytes:
     """Encode a plan as Parquet bytes that depend on the plan alone."""
     rows = [(unit.id, item) for unit in plan.units for item in unit.items]
-    columns = [
-        [bytes.fromhex(unit) for unit, _ in rows],
-        [bytes.fromhex(item.image_id) for _, item in rows],
-        [item.uri for _, item in rows],
-        [item.name for _, item in rows],
-    ]
+    ids = [[bytes.fromhex(unit) for unit, _ in rows], [bytes.fromhex(item.image_id) for _, item in rows]]
+    columns: list[list[Any]] = [*ids, [item.uri for _, item in rows], [item.name for _, item in rows]]
     named = any(item.output for _, item in rows)
     schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
     columns += [[item.output or None for _, item in rows]] if named else []
@@ -164,22 +161,22 @@ def decode_plan(data: bytes, name: str) -> Plan:
         DamagedError: it is not a plan, or a unit's id does not follow from its items.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-        if metadata.get("format") not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
-            allowed = f"allowed are {PLAN_FORMAT!r}, {RETRY_FORMAT!r} and {NAMES_FORMAT!r}"
-            raise DamagedError(f"{name} has the format {metadata.get('format')!r}; {allowed}")
-        named = metadata["format"] == NAMES_FORMAT
-        retry = int(metadata["retry"]) if metadata["format"] == RETRY_FORMAT or (named and "retry" in metadata) else 0
-        if metadata["format"] == RETRY_FORMAT and retry < 1:
+        file = open_parquet(pa.BufferReader(data), len(data), name)
+        metadata = {key.decode(): value.decode() for key, value in (file.file.metadata.metadata or {}).items()}
+        if (kind := metadata.get("format")) not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
+            raise DamagedError(f"{name} has the format {kind!r}; allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}")
+        retry = int(metadata["retry"]) if kind == RETRY_FORMAT or "retry" in metadata else 0
+        if (kind == RETRY_FORMAT or "retry" in metadata) and retry < 1:
             raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
-        schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
-        columns = file.read(schema.names).cast(schema).to_pydict()
-        columns.setdefault(PLAN_OUTPUT.name, [None] * file.metadata.num_rows)
+        schema = PLAN.append(PLAN_OUTPUT) if kind == NAMES_FORMAT else PLAN
+        table = file.read(schema.names)
+        check_types(table, PLAN, name)
+        columns = table.cast(schema).to_pydict()
+        columns.setdefault(PLAN_OUTPUT.name, [None] * table.num_rows)
         rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
         units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DamagedError(f"{name} is not a readable plan: {error}") from error
 
 
@@ -365,7 +362,8 @@ class Ledger:
             planned = self._plans[0].config_digest
             raise DamagedError(f"{place} has the config digest {receipt.config_digest}, but its plan has {planned}")
         for what, values in (("outputs", receipt.outputs), ("seconds of items", receipt.item_seconds)):
-            if values and len(values) != len(unit.items):
+            required = what == "outputs" and "format" in self._plans[0].config  # a run has an image format
+            if (values or required) and len(values) != len(unit.items):
                 raise DamagedError(f"{place} has {len(values)} {what}, but its unit has {len(unit.items)} items")
         return receipt
 

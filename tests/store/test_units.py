@@ -245,7 +245,7 @@ def test_the_error_for_a_damaged_plan_names_it(ledger: Ledger, location: LocalLo
     planned(ledger, 1)
     path = location.root / "plan/000000.parquet"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DamagedError, match=r"plan/000000\.parquet is not a readable plan"):
+    with pytest.raises(DamagedError, match=r"plan/000000\.parquet is not (a readable plan|readable as Parquet)"):
         Ledger(location).units()
 
 
@@ -258,7 +258,7 @@ def test_a_plan_whose_items_were_changed_is_damaged() -> None:
 def test_a_plan_of_another_format_is_refused() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"unit": []}), sink)
-    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1', 'kt-batch-plan/2' and"):
+    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1' to 'kt-batch-plan/3'"):
         decode_plan(bytes(sink.getvalue()), "plan/000000.parquet")
 
 
