@@ -15,6 +15,8 @@ from kt_batch.cli.rejects import LINES
 from kt_batch.errors import UsageError
 from kt_batch.maintenance.cache import CacheSummary, gc_cache
 from kt_batch.maintenance.gc import GcSummary, gc
+from kt_batch.maintenance.recompute import Recompute, RecomputeSummary
+from kt_batch.maintenance.recompute import recompute as recompute_images
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.page_files import page_start
 from kt_batch.report.run_report import TEMPLATE, RunReport, duration, report_page, run_report
@@ -42,16 +44,32 @@ def add_maintenance(app: typer.Typer) -> None:
     app.command("report")(report_command)
 
 
-def verify_command(place: options.Place, digest: Digest = False, json: options.Json = False) -> int:
+Again = Annotated[int, typer.Option("--recompute", min=0, help="Also do N images once more, and compare.")]
+
+
+def verify_command(
+    place: options.Place,
+    digest: Digest = False,
+    recompute: Again = 0,
+    seed: options.Seed = 0,
+    library: Annotated[str | None, typer.Option("--library", help="Where a run's library is now, if it moved.")] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option("--encoder-weights", help="As the place was made with.")
+    ] = None,
+    decoder_weights: options.DecoderWeights = None,
+    json: options.Json = False,
+) -> int:
     """Read back everything that a library or a run holds.
 
-    Exits with 1 if something is missing or damaged. The digest depends on inputs and options alone, not on workers,
-    unit size or interruptions.
+    Exits with 1 if something is missing, damaged or, with --recompute, made of something else than it says. The digest
+    depends on inputs and options alone, not on workers, unit size or interruptions.
 
     kt-batch verify run
     """
     with ProgressDisplay() as display:
         summary = verify(place, display)
+        request = Recompute(recompute, seed, library, encoder_weights, decoder_weights)
+        again = recompute_images(place, request, display) if recompute and not summary.faults else None
     if digest and summary.digest and not summary.faults:
         print_lines([summary.digest])
         return 0
@@ -67,8 +85,18 @@ def verify_command(place: options.Place, digest: Digest = False, json: options.J
     )
     lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in leftovers if number]
     lines += [f"  digest {summary.digest}"] if summary.digest else []
-    print_summary(asdict(summary), lines, json)
-    return 1 if summary.faults else 0
+    lines += _recompute_lines(again) if again else []
+    print_summary({**asdict(summary), "recompute": asdict(again) if again else None}, lines, json)
+    return 1 if summary.faults or (again and again.different) else 0
+
+
+def _recompute_lines(again: RecomputeSummary) -> list[str]:
+    equal = f"{len(again.equal)} equal" + (f", {len(again.close)} equal within 1/255" if again.close else "")
+    lines = [f"  {counted(again.checked, 'image')} done once more: {equal}, {len(again.different)} different"]
+    lines += [f"    different: {name}" for name in again.different]
+    if again.absent:
+        lines.append(f"    {counted(len(again.absent), 'image')} cannot be read any more, such as {again.absent[0]}")
+    return lines
 
 
 def gc_command(

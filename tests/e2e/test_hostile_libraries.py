@@ -36,7 +36,7 @@ def damaged(places: Path, tmp_path: Path, case: str) -> Path:
     shutil.copytree(places, tmp_path / "places")
     summary = tmp_path / "places/run/run.json"
     summary.write_text(summary.read_text().replace(str(places), str(tmp_path / "places")))
-    change(sorted((tmp_path / "places" / place).glob(pattern))[0])
+    change(min((tmp_path / "places" / place).glob(pattern)))
     return tmp_path / "places"
 
 

@@ -1,0 +1,248 @@
+"""Do some images of a library or a run once more, with the worker that made them, and compare.
+
+Receipts and hashes show damage. They cannot show that somebody who may write to a place planted a receipt with foreign
+pictures: whoever can write there can make everything agree. Doing the work again can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kt_batch.config import Config
+from kt_batch.errors import MismatchError, MissingError
+from kt_batch.maintenance.verify import rows_digest
+from kt_batch.pipelines.encoders import library_encoder
+from kt_batch.pipelines.extract.plan import ExtractJob, image_owners
+from kt_batch.pipelines.extract.worker import ExtractWorker
+from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.pipelines.translate.plan import TranslateJob
+from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.pipelines.translate.worker import TranslateWorker
+from kt_batch.report.sources import library_of, named_library
+from kt_batch.store import layout
+from kt_batch.store.images.reader_process import ImageReaderProcess
+from kt_batch.store.library import Library
+from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_place
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.run import Run, provenance_of
+from kt_batch.store.schemas import IMAGE_ID
+from kt_batch.store.scratch import temporary_directory
+from kt_batch.store.tables import read_table
+from kt_batch.store.units import Item, Ledger, Unit
+
+STEP = 1.0 / 255  # how far a picture of another numerics class may be off
+WHEREABOUTS = ("library", "source_uri")  # columns of provenance that say where sources are, and not what they are
+
+Compare = Callable[[Item], bool | None]  # True: equal, False: different, None: equal within STEP
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """The request: how many images, and where what made them is now.
+
+    library: Of a run, if it moved. encoder_weights, decoder_weights: Files, as the run was given them.
+    """
+
+    count: int
+    seed: int = 0
+    library: str | None = None
+    encoder_weights: str | None = None
+    decoder_weights: str | None = None
+
+
+@dataclass
+class RecomputeSummary:
+    """The result. Each list holds names of inputs.
+
+    close: Not byte-equal, made on another numerics class, and within one step of 255. absent: Inputs that cannot be
+    read any more, or whose bytes are others; the next ones were taken in their place.
+    """
+
+    place: str
+    equal: list[str] = field(default_factory=list)
+    close: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def checked(self) -> int:
+        """Return the number of images that were compared."""
+        return len(self.equal) + len(self.close) + len(self.different)
+
+
+def recompute(place: str, request: Recompute, progress: Progress) -> RecomputeSummary:
+    """Do `request.count` images of a place once more in a temporary directory, and compare. Nothing is written there.
+
+    Which images follows from the seed and their ids.
+
+    Raises:
+        MissingError: There is neither a library nor a run, or the library of a run is gone.
+        MismatchError: What the run names is not what is there.
+        WeightsError: Weights are missing.
+    """
+    opened = open_place(place)
+    summary = RecomputeSummary(opened.location.uri)
+    with tempfile.TemporaryDirectory(prefix="kt-batch-verify-", dir=temporary_directory()) as folder:
+        if isinstance(opened, Run):
+            items, compare = _of_run(opened, request, folder)
+        else:
+            items, compare = _of_library(opened, request, folder)
+        progress(Step("recompute", 0, request.count))
+        for item in _ordered(items, request.seed):
+            if summary.checked == request.count:
+                break
+            _judge(summary, item, compare)
+            progress(Step("recompute", summary.checked, request.count))
+    return summary
+
+
+def _judge(summary: RecomputeSummary, item: Item, compare: Compare) -> None:
+    try:
+        equal = compare(item)
+    except MissingError:
+        summary.absent.append(item.name)
+        return
+    (summary.close if equal is None else summary.equal if equal else summary.different).append(item.name)
+
+
+def _ordered(items: Sequence[Item], seed: int) -> list[Item]:
+    """Return the items in an order that follows from the seed and their ids alone."""
+
+    def key(item: Item) -> tuple[bytes, str]:
+        return hashlib.sha256(f"{seed}:{item.image_id}".encode()).digest(), item.name
+
+    return sorted(items, key=key)
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Compare]:
+    """Return the inputs of all outputs, and the function that makes one again and compares it."""
+    outputs = {(output.image_id, output.input_name): output for output in run.outputs.values()}
+    numerics = {
+        (item.image_id, item.name): receipt.numerics
+        for unit, receipt in run.committed.attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
+        if receipt and output
+    }
+    items = [Item(output.image_id, output.uri, output.input_name, output.name) for output in outputs.values()]
+    job = _job(run, request, folder, _threads(run.committed.receipts.values()))
+    worker, again = TranslateWorker(job), Ledger(open_location(folder))
+
+    def compare(item: Item) -> bool | None:
+        there = outputs[item.image_id, item.name]
+        receipt = _do(again, worker, item, job.config)
+        made = receipt.outputs[0]
+        if made is None:
+            raise MissingError(f"'{item.uri}' cannot be read any more.")
+        if made[0] == there.sha256:
+            (part,) = (table for table in receipt.tables if table.kind == layout.PROVENANCE)
+            return _same_rows(read_table(again.location, part), provenance_of(run, there))
+        if receipt.numerics == numerics[item.image_id, item.name]:
+            return False
+        pictures = again.location.read_bytes(there.name), run.location.read_bytes(there.name)
+        return None if _close(*pictures, job.config.working_size) else False
+
+    return items, compare
+
+
+def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJob:
+    """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
+    config = run.config
+    library = library_of(run, request.library) if run.header.index_digest else None
+    shared = ("method", "encoder", "decoder_sha256", "index_digest", "styles", "size")
+    encoder = run.header.encoder
+    choice = Choice(
+        library=library.location.uri if library else None,
+        index=run.header.index_digest,
+        styles=[] if library else sorted(_style_places(run)),
+        encoder=encoder.encoder if encoder and not library else None,
+        layer=encoder.layer if encoder and not library else None,
+        encoder_weights=request.encoder_weights,
+        decoder_weights=request.decoder_weights,
+        size=encoder.size if encoder else config.get("size"),
+    )
+    settings = {name: value for name, value in config.items() if name not in shared}
+    made, sources = choose(run.header.method, settings, choice)
+    planned = run.committed.ledger.config()
+    if planned is None or made.digest() != planned[1]:
+        raise MismatchError(
+            f"What made '{run.location.uri}' cannot be put together again: the configuration here has the digest "
+            f"{made.digest()}, that of the run {planned and planned[1]}; give the weights that it was made with."
+        )
+    named = named_library(run)
+    sources = replace(sources, library=request.library or named or sources.library)
+    return TranslateJob(run=folder, config=made, sources=sources, threads=threads)
+
+
+def _style_places(run: Run) -> set[str]:
+    """Return where the style images of a run are, as its provenance says."""
+    return {
+        str(uri)
+        for part in run.committed.parts(layout.PROVENANCE).values()
+        for uri in read_table(run.location, part, ["source_uri"])["source_uri"].unique().to_pylist()
+    }
+
+
+def _same_rows(one: pa.Table, other: pa.Table) -> bool:
+    kept = [name for name in one.column_names if name not in WHEREABOUTS]
+    return set(kept) <= set(other.column_names) and (
+        rows_digest(layout.PROVENANCE, one.select(kept)) == rows_digest(layout.PROVENANCE, other.select(kept))
+    )
+
+
+def _close(one: bytes, other: bytes, size: int) -> bool:
+    """Tell whether two picture files differ by at most one step of 255 in every sample."""
+    with ImageReaderProcess() as reader:
+        first, second = reader.decode(one, size).pixels, reader.decode(other, size).pixels
+    return first.shape == second.shape and bool(np.abs(first - second).max(initial=0.0) <= STEP + 1e-6)
+
+
+# ---- a library -------------------------------------------------------------------------------------------------------
+
+
+def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list[Item], Compare]:
+    """Return the images of a library, and the function that extracts one again and compares its patches."""
+    owners = image_owners(library.committed.ledger)
+    units = {unit.id: unit for unit in library.committed.ledger.units() if unit.id in library.committed.receipts}
+    items = {
+        item.image_id: item for unit in units.values() for item in unit.items if owners.get(item.image_id) == unit.id
+    }
+    parts = library.committed.parts(layout.PATCHES)
+    source, _ = library_encoder(library, request.encoder_weights)
+    threads = _threads(library.committed.receipts.values())
+    job = ExtractJob(library=folder, config=library.config, encoder=source, threads=threads)
+    worker, again = ExtractWorker(job), Ledger(open_location(folder))
+
+    def compare(item: Item) -> bool | None:
+        receipt = _do(again, worker, item, job.config)
+        made = next((table for table in receipt.tables if table.kind == layout.PATCHES), None)
+        if made is None:
+            raise MissingError(f"'{item.uri}' cannot be read any more.")
+        there = read_table(library.location, parts[owners[item.image_id]])
+        image = pa.scalar(bytes.fromhex(item.image_id), IMAGE_ID)
+        rows = there.filter(pc.equal(there["image_id"], image))
+        return rows_digest(layout.PATCHES, rows) == rows_digest(layout.PATCHES, read_table(again.location, made))
+
+    rejected = {item.image_id for _, item in library.committed.rejects.standing}
+    return [item for image, item in items.items() if image not in rejected], compare
+
+
+def _threads(receipts: Iterable[Receipt]) -> int:
+    """Return the threads that the first receipt records: the same number gives the same bytes."""
+    recorded = next((receipt.numerics.get("threads", "") for receipt in receipts), "")
+    return int(recorded) if recorded.isdecimal() and 0 < int(recorded) <= 256 else 1
+
+
+def _do(ledger: Ledger, worker: Callable[[Unit], Receipt], item: Item, config: Config) -> Receipt:
+    """Do one item as a unit of its own."""
+    return worker(ledger.plan([item], 1, config.model_dump(mode="json"), config.digest())[-1])
