@@ -25,7 +25,7 @@ from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.report.sources import library_of, named_library
+from kt_batch.report.sources import follows, library_of, named_library
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
@@ -105,7 +105,10 @@ def recompute(place: str, request: Recompute, progress: Progress) -> RecomputeSu
 
 
 def _judge(summary: RecomputeSummary, item: Item, compare: Compare) -> None:
+    """Compare one item; an input in a store that the caller did not name is not asked for."""
     try:
+        if not follows(open_location(summary.place), item.uri):
+            raise MissingError(f"'{item.uri}' is in a store that was not named.")
         equal = compare(item)
     except MissingError:
         summary.absent.append(item.name)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
 
-from kt_batch.errors import Reason, RejectError, UnreachableError
+from kt_batch.errors import Reason, RejectError, UnreachableError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
 from kt_batch.store.locations import Location, open_location
-from kt_batch.store.places import absolute_path
-from kt_batch.store.units import Item
+from kt_batch.store.places import absolute_path, clean_place, origin_of, redacted
+from kt_batch.store.units import Item, Unit
 
 HASH_THREADS = 8
 MAX_INPUTS_PER_TASK = 16  # handing a small file to a thread costs more than hashing it
@@ -39,6 +39,24 @@ def say_passed_over(ours: Sequence[str], location: Location, progress: Progress)
         shown = ", ".join(f"'{place}'" for place in others)
         progress(Step("plan", 0, 0, note=f"Passed over, as libraries and runs are no inputs unless named: {shown}."))
     return others
+
+
+def check_origins(named: Sequence[str], location: Location, pending: Iterable[Unit]) -> None:
+    """Refuse planned images in stores that the caller named neither for inputs nor for the library or the run.
+
+    A plan may come from a stranger, and a store learns from a request who asks.
+
+    Raises:
+        UsageError: there is such an image; nothing was sent.
+    """
+    allowed = {None, origin_of(location.uri), *(origin_of(clean_place(place)) for place in named)}
+    for unit in pending:
+        for item in unit.items:
+            if origin_of(item.uri) not in allowed:
+                raise UsageError(
+                    f"'{location.uri}' plans the image '{redacted(item.uri)}', in a store that you did not name; name "
+                    "its place among the inputs if you trust it."
+                )
 
 
 def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:

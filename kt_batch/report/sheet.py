@@ -253,7 +253,7 @@ def _photo(session: Session, uri: str, identity: str, folder: PageFolder) -> Pic
     None when it is not there any more, when other bytes are there, so that no plan shows a file whose content its
     writer did not have, or when it is in a store that the caller did not name.
     """
-    if not follows(session.run, uri):
+    if not follows(session.run.location, uri):
         return None
     try:
         data = read_input(uri)

@@ -16,8 +16,9 @@ from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, laye
 from kt_batch.store import layout
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
+from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_library
-from kt_batch.store.places import redacted, scheme_of
+from kt_batch.store.places import origin_of, redacted
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_schema, read_table
@@ -109,7 +110,7 @@ def library_of(run: Run, library: str | None = None) -> Library:
     place = library or named_library(run)
     if place is None:
         raise MissingError(f"'{run.location.uri}' names no library.")
-    if library is None and not follows(run, place):
+    if library is None and not follows(run.location, place):
         raise UsageError(
             f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "
             "was sent there; give --library if you trust it."
@@ -127,16 +128,13 @@ def library_of(run: Run, library: str | None = None) -> Library:
     return opened
 
 
-def follows(run: Run, uri: str) -> bool:
-    """Tell whether a place that the files of a run name may be read without asking.
+def follows(location: Location, uri: str) -> bool:
+    """Tell whether a place that the files of a library or a run name may be read without asking.
 
-    A run may come from a stranger. A file of this machine may be read. A store learns from a request who asks, so it
-    must be the bucket of the run itself.
+    They may come from a stranger. A file of this machine may be read. A store learns from a request who asks, so it
+    must be the bucket that the caller has named.
     """
-    scheme = scheme_of(uri)
-    if scheme in (None, "file"):
-        return True
-    return scheme == "s3" and uri.split("/")[:3] == run.location.uri.split("/")[:3]
+    return origin_of(uri) in (None, origin_of(location.uri))
 
 
 def layer_geometry(layer: Layer) -> Geometry:

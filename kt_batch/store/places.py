@@ -86,6 +86,14 @@ def refuse_unpacked(path: str) -> None:
         )
 
 
+def origin_of(uri: str) -> str | None:
+    """Return the store that a request for a URI goes to, as scheme://bucket or scheme://host; None for a file."""
+    scheme = scheme_of(uri)
+    if scheme in (None, "file"):
+        return None
+    return f"{scheme}://{re.split(r'[/?#]', uri.partition('://')[2], maxsplit=1)[0]}"
+
+
 def redacted(text: str) -> str:
     """Return a URI without user, password and query, for a message."""
     match = _SCHEME.match(text)

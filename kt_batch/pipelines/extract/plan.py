@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import StorageError
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.inputs import plan_items, say_passed_over
+from kt_batch.pipelines.inputs import check_origins, plan_items, say_passed_over
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step, readable_size
 from kt_batch.store.inputs import find_inputs
@@ -97,6 +97,7 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
     if not dry_run:
         check_space(location, size, progress)
     planned = plan_units(ledger, items, request.options, config, dry_run=dry_run)
+    check_origins(request.images, location, planned.pending)
     job = ExtractJob(
         library=place,
         config=config,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from kt_batch.config import MethodConfig, RunOptions
 from kt_batch.errors import UsageError
-from kt_batch.pipelines.inputs import plan_items, say_passed_over
+from kt_batch.pipelines.inputs import check_origins, plan_items, say_passed_over
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.sources import Sources
@@ -94,6 +94,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
     passed_over = say_passed_over(found.ours, location, progress)
     items = with_outputs(ledger, plan_items(exclude_outputs(found.inputs, location), progress), request.config.format)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
+    check_origins(request.images, location, planned.pending)
     changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)])
     report_changed(changed, planned.pending, progress)
     job = TranslateJob(
