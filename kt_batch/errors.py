@@ -16,11 +16,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from kt_batch.redaction import redacted
+
 
 class KtBatchError(Exception):
-    """Base of all errors that are meant for a person."""
+    """Base of all errors that are meant for a person. A message holds no credentials, whatever place it repeats."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class UsageError(KtBatchError):
@@ -52,7 +57,7 @@ class RejectError(KtBatchError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = str(self)
 
     def __reduce__(self) -> tuple[type[RejectError], tuple[Reason, str]]:
         return RejectError, (self.reason, self.message)

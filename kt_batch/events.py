@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kt_batch.errors import KtBatchError, StorageError, UsageError
+from kt_batch.redaction import redacted, redacted_values
 from kt_batch.text import printable, printable_json
 
 Event = dict[str, Any]  # a record between processes: created, levelno, levelname, event, fields, msg
@@ -179,12 +180,13 @@ def _may_hold_events(path: str) -> bool:
 
 
 def as_json(record: logging.LogRecord) -> str:
-    """Return an event as one line of JSON: time (UTC), level, event, its fields, message."""
+    """Return an event as one line of JSON: time (UTC), level, event, its fields, message; without credentials."""
     content = vars(record)
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     first = {"time": time.replace("+00:00", "Z"), "level": record.levelname.lower(), "event": content["event"]}
-    message = {} if record.msg == content["event"] else {"message": record.msg}
-    return printable_json({**first, **content["fields"], **message})
+    message = {} if record.msg == content["event"] else {"message": redacted(record.msg)}
+    fields = {name: redacted_values(value) for name, value in content["fields"].items()}
+    return printable_json({**first, **fields, **message})
 
 
 @contextmanager

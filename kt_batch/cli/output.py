@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from kt_batch.redaction import redacted
 from kt_batch.text import printable, printable_json, printable_lines
 
 
@@ -38,7 +39,7 @@ def print_text(text: str) -> None:
 
 def print_error(message: str) -> None:
     """Print one sentence on standard error."""
-    _write(sys.stderr, [f"kt-batch: {message}"])
+    _write(sys.stderr, [f"kt-batch: {redacted(message)}"])
 
 
 def print_progress(line: str) -> None:
@@ -48,7 +49,7 @@ def print_progress(line: str) -> None:
 
 def print_traceback(error: BaseException) -> None:
     """Print a traceback on standard error; further lines of a message are indented, so that none passes for ours."""
-    for part in traceback.format_exception(error):
+    for part in map(redacted, traceback.format_exception(error)):
         ours = part.startswith(("  ", "\n", "Traceback"))
         _write(sys.stderr, printable_lines(part if ours else part.removesuffix("\n").replace("\n", "\n    ")))
 

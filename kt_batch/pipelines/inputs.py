@@ -9,10 +9,11 @@ from os import PathLike, fspath
 
 from kt_batch.errors import Reason, RejectError, UnreachableError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.redaction import redacted
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.inputs import Input, input_id, read_input
 from kt_batch.store.locations import Location, open_location
-from kt_batch.store.places import absolute_path, clean_place, origin_of, redacted
+from kt_batch.store.places import absolute_path, clean_place, origin_of
 from kt_batch.store.units import Item, Unit
 
 HASH_THREADS = 8

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 from kt_batch.config import Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
+from kt_batch.redaction import redacted
 from kt_batch.store import layout
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import open_library
-from kt_batch.store.places import origin_of, redacted
+from kt_batch.store.places import origin_of
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_schema, read_table

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.redaction import redacted
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.names import FILE_SCHEME, Names, path_of_file_uri, safe_name
-from kt_batch.store.places import absolute_path, clean_place, redacted, scheme_of
+from kt_batch.store.places import absolute_path, clean_place, scheme_of
 from kt_batch.store.publish import kernel_id
 
 __all__ = [

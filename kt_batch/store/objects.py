@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from typing import Any
 
 from kt_batch.errors import StorageError, UsageError
+from kt_batch.redaction import redacted
 from kt_batch.store.patterns import MAGIC
-from kt_batch.store.places import S3, redacted, scheme_of
+from kt_batch.store.places import S3, scheme_of
+from kt_batch.store.web import address_chunks, address_size
 
 # Stores that only hold inputs: not all of them can put an object only if it is absent.
 READ_ONLY_SCHEMES = ("gs", "az", "http", "https")
-_PACKAGES = {"gs": "gcsfs", "az": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+WEB = ("http", "https")
+_PACKAGES = {"gs": "gcsfs", "az": "adlfs"}
 
 
 def is_object(uri: str) -> bool:
@@ -34,6 +36,8 @@ def object_size(uri: str) -> int | None:
     if uri.startswith(S3):
         bucket, key = bucket_and_key(uri)
         return int(_bucket(bucket).size_of_key(key))
+    if scheme_of(uri) in WEB:
+        return address_size(uri)
     with _explained(uri):
         size = _filesystem(uri).info(uri).get("size")
     return size if isinstance(size, int) and size >= 0 else None
@@ -49,6 +53,9 @@ def object_chunks(uri: str, size: int | None, most: int) -> Iterator[bytes]:
 
     Raises as `object_size` does.
     """
+    if scheme_of(uri) in WEB:
+        yield from address_chunks(uri, most, lambda _: None)
+        return
     if not uri.startswith(S3):
         yield from _chunks_of_remote(uri, most)
         return
@@ -82,7 +89,7 @@ def list_remote(argument: str) -> tuple[str, list[str]]:
         StorageError: it cannot be listed.
     """
     root = argument.rstrip("/")
-    if scheme_of(argument) in ("http", "https"):
+    if scheme_of(argument) in WEB:
         return argument, []  # web servers list nothing
     with _explained(argument):
         files = _filesystem(argument)
@@ -118,10 +125,9 @@ def _explained(uri: str) -> Iterator[None]:
     except (StorageError, UsageError):
         raise
     except Exception as error:
-        first = error.__cause__ or error  # fsspec takes every failure of a web server for a missing file
-        if isinstance(first, FileNotFoundError) or getattr(first, "status", None) == HTTPStatus.NOT_FOUND:
-            raise StorageError(f"nothing lies at {redacted(uri)}") from error
-        raise StorageError(f"{redacted(uri)} cannot be read: {type(first).__name__}") from error
+        if isinstance(error, FileNotFoundError):
+            raise StorageError(f"nothing lies at {uri}") from error
+        raise StorageError(f"{uri} cannot be read: {type(error).__name__}") from error
 
 
 def _chunks_of_remote(uri: str, most: int) -> Iterator[bytes]:

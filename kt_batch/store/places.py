@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from kt_batch.errors import UsageError
+from kt_batch.redaction import has_credentials, redacted
 
 S3 = "s3://"
 ANONYMOUS = "AWS_NO_SIGN_REQUEST"  # environment: requests to S3 without credentials; GDAL has both names, too
@@ -18,9 +18,6 @@ REQUESTER_PAYS = "AWS_REQUEST_PAYER"  # environment: the reader of a bucket pays
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
-# Names of query parameters that let their holder in: signed URLs of S3, Google and Azure, and keys of web services.
-_SECRET = re.compile(r"sig|(x-(amz|goog)-)?(signature|credential|security-token)|awsaccesskeyid|googleaccessid")
-_SECRET_OF_WEB = re.compile(r"(access|auth|api|secret)?[-_]?(token|key|secret|pass(word)?|pwd|auth|jwt)")
 
 
 def scheme_of(text: str) -> str | None:
@@ -94,38 +91,9 @@ def origin_of(uri: str) -> str | None:
     return f"{scheme}://{re.split(r'[/?#]', uri.partition('://')[2], maxsplit=1)[0]}"
 
 
-def redacted(text: str) -> str:
-    """Return a URI without user, password and query, for a message."""
-    match = _SCHEME.match(text)
-    if match is None:
-        return text
-    authority, slash, rest = text[match.end() :].partition("/")
-    host = authority.rpartition("@")[2]
-    return f"{match[0]}{host}{slash}{rest.partition('?')[0]}"
-
-
 def _refuse_credentials(scheme: str, text: str) -> None:
-    rest = text.partition("://")[2]
-    held = None
-    if scheme != "file" and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
-        held = "a user or a key before '@'"
-    for name in _query_names(text):
-        web = scheme in ("http", "https") and _SECRET_OF_WEB.fullmatch(name)
-        if scheme != "file" and (_SECRET.fullmatch(name) or web):
-            held = f"the parameter '{name}'"
-    # Azure writes container@account: its part before '@' is no secret.
-    if held and not (scheme == "az" and held.startswith("a user") and ":" not in rest.partition("@")[0]):
+    if has_credentials(text):
         raise UsageError(
-            f"a {scheme}:// place holds credentials ({held}), which would stand in plans and logs; they are taken from "
-            "the environment or a profile"
+            f"a {scheme}:// place holds credentials ({redacted(text)}), which would stand in plans and logs; they are "
+            "taken from the environment or a profile"
         )
-
-
-def _query_names(text: str) -> list[str]:
-    """Return the names of the parameters behind `?` and in a fragment, in lower case."""
-    _, _, query = text.partition("?")
-    try:
-        fragment = urlsplit(text).fragment
-    except ValueError:  # a malformed host
-        fragment = ""
-    return [name.lower() for part in (query, fragment) for name, _ in parse_qsl(part, keep_blank_values=True)]

@@ -28,8 +28,9 @@ from s3fs import S3FileSystem
 
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.events import log_context, log_event
+from kt_batch.redaction import redacted
 from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
-from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS, redacted
+from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 from kt_batch.store.s3_errors import (
     BEYOND,
     FAILURES,

@@ -49,7 +49,7 @@ def test_a_run_whose_plan_names_a_store_is_not_continued(collection: Collection,
     ledger.plan(
         [Item("1" * 16, "https://stranger/a.jpg", "a.jpg")], 8, job.config.model_dump(mode="json"), job.config.digest()
     )
-    with pytest.raises(UsageError, match="https://stranger/a.jpg"):
+    with pytest.raises(UsageError, match=r"https://stranger/a\.jpg"):
         translated([tmp_path / "a.png"], job)
 
 

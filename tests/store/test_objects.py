@@ -176,8 +176,24 @@ def test_what_a_web_server_does_not_have_is_a_reject(web: str) -> None:
     assert caught.value.reason == Reason.UNREADABLE
 
 
+def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "http://169.254.169.254/latest/meta-data")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with serving(Elsewhere) as address, pytest.raises(RejectError, match=r"sends us on to 169\.254\.169\.254"):
+        read_input(f"{address}/a.png")
+
+
 def test_a_web_server_that_does_not_answer_is_a_reject() -> None:
-    with pytest.raises(RejectError, match=r"http://127.0.0.1:9/a.png cannot be read: ClientConn"):
+    with pytest.raises(RejectError, match=r"cannot use http://127.0.0.1:9/a.png: the request failed"):
         read_input("http://127.0.0.1:9/a.png")
 
 

@@ -12,12 +12,13 @@ from typing import TypeVar
 import ray
 
 from kt_batch.errors import StorageError
+from kt_batch.redaction import redacted
 from kt_batch.runners.base import PartSeen
 from kt_batch.runners.ray.own_session import OwnSession, RayEnvironment
 from kt_batch.runners.ray.pool import Pool, first_line
 from kt_batch.runners.ray.private import head_address
 from kt_batch.runners.shutdown import GracefulShutdown
-from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS, redacted
+from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 U = TypeVar("U")
 R = TypeVar("R")
