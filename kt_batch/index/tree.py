@@ -162,12 +162,12 @@ def check_nodes(first_child: Tensor, child_count: Tensor, leaf: Tensor, leaves: 
     ordered = bool(((child_count >= 0) & (child_count < nodes)).all() and ((first > parents) & (first < nodes)).all())
     if not ordered or bool((first + count > nodes).any()):
         raise DamagedError(f"{where} has nodes whose children are not among the {nodes - 1} nodes after the first.")
-    change = torch.zeros(nodes + 1, dtype=torch.int64)
+    change = torch.zeros(nodes + 1, dtype=torch.int64, device=leaf.device)
     change.index_add_(0, first, torch.ones_like(first)).index_add_(0, first + count, -torch.ones_like(first))
     parents_of_each = change.cumsum(0)[:nodes]
     if int(parents_of_each[0]) != 0 or not bool((parents_of_each[1:] == 1).all()):
         raise DamagedError(f"{where} has nodes that are the child of no node or of several; allowed is one parent.")
-    if bool((inner == (leaf >= 0)).any()) or not own.equal(torch.arange(leaves)):
+    if bool((inner == (leaf >= 0)).any()) or not own.equal(torch.arange(leaves, device=leaf.device)):
         raise DamagedError(
             f"{where} has leaves that are not numbered from 0 to {leaves - 1} at nodes without children."
         )
@@ -177,14 +177,14 @@ def check_nodes(first_child: Tensor, child_count: Tensor, leaf: Tensor, leaves: 
 
 def _depth(first_child: Tensor, child_count: Tensor) -> int:
     """Return the number of levels below the root, or DEEPEST + 1 where there are more; children follow parents."""
-    depth, level = 0, torch.zeros(1, dtype=torch.int64)
+    depth, level = 0, torch.zeros(1, dtype=torch.int64, device=first_child.device)
     while depth <= DEEPEST:
         inner = level[child_count[level] > 0]
         if len(inner) == 0:
             return depth
         count = child_count[inner]
         start = torch.repeat_interleave(first_child[inner] - (count.cumsum(0) - count), count)
-        level = start + torch.arange(len(start))
+        level = start + torch.arange(len(start), device=start.device)
         depth += 1
     return depth
 

@@ -47,7 +47,9 @@ def _check_places(tree: Tree, shards: Sequence[Shard], name: str) -> None:
     leaves = [len(shard.leaf_means) for shard in shards]
     if tree.leaves != sum(leaves):
         raise DamagedError(f"The tree of the index {name} has {tree.leaves} leaves, its shards have {sum(leaves)}.")
-    numbers = torch.arange(len(shards)).repeat_interleave(torch.tensor(leaves))
+    device = tree.leaf_shard.device
+    each = torch.tensor(leaves, device=device)
+    numbers = torch.arange(len(shards), device=device).repeat_interleave(each)
     counts = [int(part.sum()) for part in tree.leaf_count.clamp(0, _most(shards)).split(leaves)]
     starts = torch.cat([part.cumsum(0) - part for part in tree.leaf_count.split(leaves)])
     if (
