@@ -88,7 +88,8 @@ def find_inputs(arguments: Sequence[str]) -> Found:
     of a pattern before its first `*`, `?` or `[`; a file has its own name. With several arguments, the names of each
     directory go under its last component; names that several inputs would share hold a hash of their place. The order
     of the arguments has no effect. Directories and patterns yield only files with an image suffix, no hidden ones, and
-    none from the libraries and runs below them; what is named in full always counts.
+    none from the libraries and runs below them. A file that is named in full always counts, and so does a library or a
+    run that is named alone.
 
     Raises:
         UsageError: there is nothing to do.
@@ -96,9 +97,13 @@ def find_inputs(arguments: Sequence[str]) -> Found:
     """
     if not arguments:
         raise UsageError(f"no images were given; {_ALLOWED}")
+    expanded = [argument for argument in arguments if len(arguments) > 1 and _is_ours(argument)]  # a shell's `photos/*`
     listings = sorted(
-        (_listing(argument) for argument in arguments), key=lambda listing: (listing.root, listing.images)
+        (_listing(argument) for argument in arguments if argument not in expanded),
+        key=lambda listing: (listing.root, listing.images),
     )
+    if not listings:
+        raise UsageError(f"all {len(arguments)} arguments are libraries or runs; name one alone to use its pictures")
     roots = {listing.root: listing.root.rstrip("/").rpartition("/")[2] or "root" for listing in listings}
     labels = distinct({root: input_component(last) for root, last in roots.items()})
     names: dict[str, str] = {}
@@ -108,7 +113,10 @@ def find_inputs(arguments: Sequence[str]) -> Found:
             parts = [labels[listing.root], *below] if len(labels) > 1 or not below else below
             names.setdefault(uri, "/".join(parts))
     inputs = [Input(uri, name) for uri, name in distinct(names).items()]
-    return Found(sorted(inputs, key=lambda item: item.name), sorted(set().union(*(each.ours for each in listings))))
+    return Found(
+        sorted(inputs, key=lambda item: item.name),
+        sorted({*expanded, *(place for each in listings for place in each.ours)}),
+    )
 
 
 def read_input(uri: str) -> bytes:
@@ -315,6 +323,12 @@ def _identity(folder: Path) -> tuple[int, int]:
     except OSError as error:
         _cannot_list(error)
     return status.st_dev, status.st_ino
+
+
+def _is_ours(argument: str) -> bool:
+    """Tell whether an argument is a library or a run in a directory."""
+    place = clean_place(argument) if argument else ""
+    return scheme_of(place) in (None, "file") and (_local_path(place) / layout.plan_path(0)).is_file()
 
 
 def _cannot_list(error: OSError) -> NoReturn:

@@ -164,6 +164,15 @@ def test_outputs_that_are_named_count(tmp_path: Path) -> None:
         assert names_of(tmp_path / argument)[0].endswith("a.jpg.png")
 
 
+def test_a_run_among_the_names_that_a_shell_expanded_is_passed_over(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg", "b.jpg", "run/plan/000000.parquet", "run/images/a.jpg.png")
+    found = find_inputs([str(path) for path in tmp_path.iterdir()])
+    assert [item.name for item in found.inputs] == ["a.jpg", "b.jpg"]
+    assert found.ours == [f"{tmp_path}/run"]
+    with pytest.raises(UsageError, match="all 2 arguments are libraries or runs"):
+        find_inputs([f"{tmp_path}/run", f"{tmp_path}/run"])
+
+
 def test_a_folder_that_holds_nothing_but_runs_says_so(tmp_path: Path) -> None:
     plant(tmp_path, "run/plan/000000.parquet", "run/images/a.jpg.png")
     with pytest.raises(UsageError, match=f"holds no images outside of '{tmp_path}/run'"):
