@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,7 @@ def add_maintenance(app: typer.Typer) -> None:
     app.command("report")(report_command)
 
 
+SEEDS = 2**32
 Again = Annotated[int, typer.Option("--recompute", min=0, help="Also do N images once more, and compare.")]
 
 
@@ -51,7 +53,9 @@ def verify_command(
     place: options.Place,
     digest: Digest = False,
     recompute: Again = 0,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the choice of images; default: another one each time.")
+    ] = None,
     library: Annotated[str | None, typer.Option("--library", help="Where a run's library is now, if it moved.")] = None,
     encoder_weights: Annotated[
         str | None, typer.Option("--encoder-weights", help="As the place was made with.")
@@ -68,7 +72,8 @@ def verify_command(
     """
     with ProgressDisplay() as display:
         summary = verify(place, display)
-        request = Recompute(recompute, seed, library, encoder_weights, decoder_weights)
+        chosen = secrets.randbelow(SEEDS) if seed is None else seed  # nobody can know which images to leave alone
+        request = Recompute(recompute, chosen, library, encoder_weights, decoder_weights)
         again = recompute_images(place, request, display) if recompute and not summary.faults else None
     if digest and summary.digest and not summary.faults:
         print_lines([summary.digest])
@@ -82,17 +87,19 @@ def verify_command(
     leftovers = (
         (summary.orphans, "that nothing committed names (kt-batch gc lists them)"),
         (summary.foreign, "of others"),
+        (summary.unplanned, "among them that pretend to be receipts of units in no plan"),
     )
     lines += [f"  beside them {counted(number, 'file')} {what}" for number, what in leftovers if number]
     lines += [f"  digest {summary.digest}"] if summary.digest else []
     lines += _recompute_lines(again) if again else []
     print_summary({**asdict(summary), "recompute": asdict(again) if again else None}, lines, json)
-    return 1 if summary.faults or (again and again.different) else 0
+    return 1 if summary.faults or (again and (again.different or not again.checked)) else 0
 
 
 def _recompute_lines(again: RecomputeSummary) -> list[str]:
     equal = f"{len(again.equal)} equal" + (f", {len(again.close)} equal within 1/255" if again.close else "")
-    lines = [f"  {counted(again.checked, 'image')} done once more: {equal}, {len(again.different)} different"]
+    done = f"{counted(again.checked, 'image')} done once more (--seed {again.seed})"
+    lines = [f"  {done}: {equal}, {len(again.different)} different"]
     lines += [f"    different: {name}" for name in again.different]
     if again.absent:
         lines.append(f"    {counted(len(again.absent), 'image')} cannot be read any more, such as {again.absent[0]}")

@@ -9,10 +9,11 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from kt_batch.config import RunOptions
+from kt_batch.events import STANDARD_ERROR
 from kt_batch.store import layout
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.locations import open_location
-from kt_batch.store.targets import Inputs, Target
+from kt_batch.store.targets import Inputs, Target, refuse_input
 from kt_batch.store.units import Ledger
 
 LINES = 10  # rejects on the terminal
@@ -29,7 +30,9 @@ def reject_lines(rejects: Sequence[Reject], count: int) -> list[str]:
 
 
 def rejects_target(how: RunOptions, images: Sequence[str], place: str) -> Target | None:
-    """Return the file of `--rejects-csv`; None without one. Raises UsageError when it may not be written."""
+    """Return the file of `--rejects-csv`; None without one. Raises UsageError when it, or the log, is an input."""
+    if how.log_file not in (None, STANDARD_ERROR):
+        refuse_input("--log-file", how.log_file, Inputs(images))  # an empty input could pass for an empty log
     if how.rejects_csv is None:
         return None
     start = ",".join(_HEADER).encode()

@@ -10,13 +10,14 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kt_batch.config import Config
-from kt_batch.errors import MismatchError, MissingError
+from kt_batch.errors import MismatchError, MissingError, Reason
 from kt_batch.maintenance.verify import rows_digest
 from kt_batch.pipelines.encoders import library_encoder
 from kt_batch.pipelines.extract.plan import ExtractJob, image_owners
@@ -33,11 +34,15 @@ from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, provenance_of
-from kt_batch.store.schemas import IMAGE_ID
+from kt_batch.store.schemas import IMAGE_ID, patch_vectors
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Item, Ledger, Unit
 
+GONE = (Reason.UNREADABLE, Reason.CHANGED)  # an input that nobody can do again; any other reject is a difference
+SAME_MATCHES = 0.999  # share of best matches that another numerics class finds too
+VECTOR = "vector"
+VECTOR_STEP = 1e-2  # of the largest value: how far a patch of another numerics class may be off
 STEP = 1.0 / 255  # how far a picture of another numerics class may be off
 WHEREABOUTS = ("library", "source_uri")  # columns of provenance that say where sources are, and not what they are
 
@@ -62,11 +67,13 @@ class Recompute:
 class RecomputeSummary:
     """The result. Each list holds names of inputs.
 
-    close: Not byte-equal, made on another numerics class, and within one step of 255. absent: Inputs that cannot be
+    seed: Of the choice. close: Made on another numerics class, and within one step of 255 (a library: within rounding).
+    different: Also an input that is rejected now and has a result there. absent: Inputs that cannot be
     read any more, or whose bytes are others; the next ones were taken in their place.
     """
 
     place: str
+    seed: int
     equal: list[str] = field(default_factory=list)
     close: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
@@ -89,7 +96,7 @@ def recompute(place: str, request: Recompute, progress: Progress) -> RecomputeSu
         WeightsError: Weights are missing.
     """
     opened = open_place(place)
-    summary = RecomputeSummary(opened.location.uri)
+    summary = RecomputeSummary(opened.location.uri, request.seed)
     with tempfile.TemporaryDirectory(prefix="kt-batch-verify-", dir=temporary_directory()) as folder:
         if isinstance(opened, Run):
             items, compare = _of_run(opened, request, folder)
@@ -147,14 +154,14 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         receipt = _do(again, worker, item, job.config)
         made = receipt.outputs[0]
         if made is None:
-            raise MissingError(f"'{item.uri}' cannot be read any more.")
-        if made[0] == there.sha256:
-            (part,) = (table for table in receipt.tables if table.kind == layout.PROVENANCE)
-            return _same_rows(read_table(again.location, part), provenance_of(run, there))
+            return _rejected_now(again, receipt)
+        (part,) = (table for table in receipt.tables if table.kind == layout.PROVENANCE)
+        provenance = read_table(again.location, part), provenance_of(run, there)
         if receipt.numerics == numerics[item.image_id, item.name]:
-            return False
+            return made[0] == there.sha256 and _same_rows(*provenance)
         pictures = again.location.read_bytes(there.name), run.location.read_bytes(there.name)
-        return None if _close(*pictures, job.config.working_size) else False
+        close = _close(*pictures, job.config.working_size) and _agreement(*provenance) >= SAME_MATCHES
+        return None if close else False
 
     return items, compare
 
@@ -197,6 +204,33 @@ def _style_places(run: Run) -> set[str]:
     }
 
 
+def _rejected_now(again: Ledger, receipt: Receipt) -> bool:
+    """Return that an image with a result is different when it is rejected now, unless its bytes are gone.
+
+    Raises:
+        MissingError: The input cannot be read any more, or its bytes are others.
+    """
+    (part,) = (table for table in receipt.tables if table.kind == layout.REJECTS)
+    row = read_table(again.location, part).to_pylist()[0]
+    if row["reason"] in GONE:
+        raise MissingError(row["message"])
+    return False
+
+
+def _agreement(one: pa.Table, other: pa.Table) -> float:
+    """Return the share of equal best matches, or of a method without matches, whether sources and shares agree."""
+    if "rank" not in one.column_names or "rank" not in other.column_names:
+        return float(_same_rows(one, other))
+    first, second = ({tuple(row.values()) for row in _best(table)} for table in (one, other))
+    return len(first & second) / max(len(first), len(second), 1)
+
+
+def _best(provenance: pa.Table) -> list[dict[str, object]]:
+    columns = ["row", "col", "source_image_id", "source_row", "source_col"]
+    best = provenance.filter(pc.equal(provenance["rank"], 0)).select(columns)
+    return cast("list[dict[str, object]]", best.to_pylist())
+
+
 def _same_rows(one: pa.Table, other: pa.Table) -> bool:
     kept = [name for name in one.column_names if name not in WHEREABOUTS]
     return set(kept) <= set(other.column_names) and (
@@ -231,14 +265,26 @@ def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list
         receipt = _do(again, worker, item, job.config)
         made = next((table for table in receipt.tables if table.kind == layout.PATCHES), None)
         if made is None:
-            raise MissingError(f"'{item.uri}' cannot be read any more.")
+            return _rejected_now(again, receipt)
         there = read_table(library.location, parts[owners[item.image_id]])
         image = pa.scalar(bytes.fromhex(item.image_id), IMAGE_ID)
-        rows = there.filter(pc.equal(there["image_id"], image))
-        return rows_digest(layout.PATCHES, rows) == rows_digest(layout.PATCHES, read_table(again.location, made))
+        rows, now = there.filter(pc.equal(there["image_id"], image)), read_table(again.location, made)
+        if receipt.numerics == library.committed.receipts[owners[item.image_id]].numerics:
+            return rows_digest(layout.PATCHES, rows) == rows_digest(layout.PATCHES, now)
+        return None if _close_patches(rows, now, library.channels) else False
 
     rejected = {item.image_id for _, item in library.committed.rejects.standing}
     return [item for image, item in items.items() if image not in rejected], compare
+
+
+def _close_patches(one: pa.Table, other: pa.Table, channels: int) -> bool:
+    """Tell whether two tables hold the same patches, and vectors that differ by rounding alone."""
+    plain = [name for name in one.column_names if name != VECTOR]
+    if one.num_rows != other.num_rows or not one.select(plain).equals(other.select(plain)):
+        return False
+    first, second = (patch_vectors(table, channels).astype(np.float32) for table in (one, other))
+    largest = float(np.abs(first).max(initial=0.0))
+    return bool(np.abs(first - second).max(initial=0.0) <= VECTOR_STEP * largest)
 
 
 def _threads(receipts: Iterable[Receipt]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from kt_batch.errors import StorageError, UnreachableError
+from kt_batch.maintenance.consistency import receipt_faults, table_faults, unplanned
 from kt_batch.maintenance.gc import survey
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
@@ -29,6 +30,7 @@ from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
+from kt_batch.store.units import Unit
 
 MODULUS = 1 << 256
 ROWS = 65536  # rows of a table that are digested at a time
@@ -46,9 +48,12 @@ class VerifySummary:
         pending: Units that are not committed.
         files: Files that were read.
         bytes: Their size.
-        faults: One sentence for each file that is missing or damaged.
+        faults: One sentence for each file that is missing or damaged, and for each receipt or table that is not of its
+            plan.
         orphans: Files that `gc` would remove; no faults.
         foreign: Files that kt_batch did not write; no faults.
+        unplanned: Those of them that are receipts of units in no plan, which somebody may have planted; nothing reads
+            them.
         digest: 64 hex digits over all rows and outputs; None if there are faults.
     """
 
@@ -61,6 +66,7 @@ class VerifySummary:
     faults: tuple[str, ...]
     orphans: int
     foreign: int
+    unplanned: int
     digest: str | None
 
 
@@ -74,11 +80,14 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     """
     opened = open_place(place)
     location = opened.location
+    listed = location.list(layout.RECEIPTS)  # before the plan is read: a plan comes before its receipts
+    image_format = opened.header.format if isinstance(opened, Run) else None
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
     check = _Check(location, len(tables) + len(blobs), progress)
-    rejects = _check_tables(check, tables)
+    check.faults += receipt_faults(opened.committed.attempts, image_format)
+    rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs)
     digest = check.digest
     digest += rows_digest(layout.REJECTS, resolve(opened.committed.attempts, rejects).rows)
@@ -95,6 +104,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
         faults=tuple(check.faults),
         orphans=len(others.orphans),
         foreign=len(others.foreign),
+        unplanned=len(unplanned(listed, opened.committed.ledger.units())),
         digest=None if check.faults else f"{digest % MODULUS:064x}",
     )
 
@@ -124,13 +134,18 @@ class _Check:
         self.progress(Step("verify", self.files, self.total))
 
 
-def _check_tables(check: _Check, tables: Sequence[tuple[str, TableRef]]) -> dict[str, pa.Table]:
+def _check_tables(
+    check: _Check, tables: Sequence[tuple[str, TableRef]], units: Mapping[str, Unit], opened: Library | Run
+) -> dict[str, pa.Table]:
     """Read and digest the tables of all units; return the reject tables by unit, which are not digested yet."""
+    image_format = opened.header.format if isinstance(opened, Run) else None
     rejects: dict[str, pa.Table] = {}
     for unit, ref in tables:
         with check.next_file():
             table = read_table(check.location, ref, verify=True)
             check.bytes += ref.bytes
+            receipt = opened.committed.receipts[unit]
+            check.faults += table_faults(ref.kind, table, units[unit], receipt, image_format)
             if ref.kind == layout.REJECTS:
                 rejects[unit] = table
             else:

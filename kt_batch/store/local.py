@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,14 +90,12 @@ class LocalLocation:
         """
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
-            size = source.stat().st_size
             if source.parent != self.root or source.stat().st_dev != target.parent.stat().st_dev:
                 shutil.copyfile(source, temporary)
                 source = temporary
             _sync(source)
-            stored = publish(source, target, self.root)
-        if not stored and self.size(name) != size:
-            raise DamagedError(f"{target} holds {self.size(name)} bytes, but its content has {size}; remove it")
+            if not publish(source, target, self.root):
+                _check_same(source, target)
 
     def list(self, prefix: str = "") -> Names:
         """See `Location`."""
@@ -246,3 +245,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_same(source: Path, target: Path) -> None:
+    """Raise DamagedError when a file that is there already has other content than its name promises."""
+    size, there = source.stat().st_size, target.stat().st_size
+    if size != there:
+        raise DamagedError(f"{target} holds {there} bytes, but its content has {size}; remove it")
+    with source.open("rb") as ours, target.open("rb") as theirs:
+        if file_digest(ours, "sha256").digest() != file_digest(theirs, "sha256").digest():
+            raise DamagedError(f"{target} holds other content than its name says; remove it")

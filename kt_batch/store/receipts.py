@@ -150,6 +150,21 @@ def parse_receipt(data: bytes, name: str) -> Receipt:
     return receipt
 
 
+def check_adopted(mine: Receipt, theirs: Receipt, name: str) -> None:
+    """Check the receipt of another attempt, read from `name`, with the one that was just made of the same unit.
+
+    Raises:
+        DamagedError: it is of another configuration, or has other outputs on the same numerics class.
+    """
+    both = [(one, other) for one, other in zip(mine.outputs, theirs.outputs, strict=False) if one and other]
+    others = mine.numerics == theirs.numerics and any(one != other for one, other in both)
+    if others or mine.config_digest != theirs.config_digest:
+        raise DamagedError(
+            f"{name} claims other outputs or another configuration than this worker has just found for the same "
+            "images; somebody else wrote it."
+        )
+
+
 def new_attempt() -> str:
     """Return a random attempt id of 16 hex digits.
 

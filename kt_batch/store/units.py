@@ -29,7 +29,7 @@ from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
 from kt_batch.store.parquet import check_types, open_parquet
-from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
 from kt_batch.store.schemas import PLAN, PLAN_OUTPUT
 from kt_batch.store.tables import read_table
 
@@ -303,7 +303,9 @@ class Ledger:
         except StorageError:
             if not exists(self._location, name):
                 raise
-        return self._read_receipt(receipt.unit)
+        adopted = self._read_receipt(receipt.unit)
+        check_adopted(receipt, adopted, f"{self._location.uri}/{name}")
+        return adopted
 
     def snapshot(self) -> str:
         """Return 16 hex digits over all units, tables and outputs that are committed.

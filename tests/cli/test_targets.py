@@ -105,6 +105,13 @@ def test_a_log_is_appended_to_no_input(folder: Path, collection: Collection) -> 
     assert (folder / "photo.png").read_bytes() == before
 
 
+def test_an_empty_input_is_no_empty_log(folder: Path, collection: Collection) -> None:
+    (folder / "empty.png").touch()
+    words = ("translate", folder, "--library", collection.library, "--out", folder / "new")
+    assert kt(*words, "--log-file", folder / "empty.png") == 2
+    assert (folder / "empty.png").read_bytes() == b""
+
+
 def test_weights_are_inputs_too(folder: Path) -> None:
     weights = folder / "w.png"
     weights.write_bytes(b"tensors")

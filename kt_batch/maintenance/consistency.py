@@ -1,0 +1,86 @@
+"""Check that a unit's receipt and tables agree with its plan, which hashes alone do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+
+from kt_batch.store import layout
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.units import Attempt, Unit
+
+SHOWN = 3  # ids or names in a sentence
+
+
+def unplanned(receipts: Iterable[str], units: Iterable[Unit]) -> list[str]:
+    """Return the units of receipts that no plan holds; nothing reads these receipts.
+
+    receipts: their names, listed before the plan was read: a plan comes before its receipts.
+    """
+    named = {unit for name in receipts if (unit := layout.parse_receipt_path(name))}
+    return sorted(named - {unit.id for unit in units})
+
+
+def receipt_faults(attempts: Iterable[Attempt], image_format: str | None) -> list[str]:
+    """Return a fault for every receipt that contradicts the plan or another receipt.
+
+    image_format: of a run; None for a library.
+    """
+    faults: list[str] = []
+    owners: dict[str, str] = {}
+    for unit, receipt in attempts:
+        if receipt is None:
+            continue
+        kinds = {table.kind for table in receipt.tables}
+        outputs = _outputs(unit, receipt, image_format) if image_format else []
+        if outputs and layout.PROVENANCE not in kinds:
+            faults.append(f"The receipt of unit {unit.id} has outputs, such as {_some(outputs)}, and no provenance.")
+        if receipt.rejects and layout.REJECTS not in kinds:
+            faults.append(f"The receipt of unit {unit.id} counts {receipt.rejects} rejects and names no table of them.")
+        if image_format and receipt.images != len(outputs):
+            faults.append(f"The receipt of unit {unit.id} counts {receipt.images} images and has {len(outputs)}.")
+        claimed = [name for name in outputs if owners.setdefault(name, unit.id) != unit.id]
+        faults += [f"The units {owners[name]} and {unit.id} both claim the output '{name}'." for name in claimed]
+    return faults
+
+
+def table_faults(kind: str, table: pa.Table, unit: Unit, receipt: Receipt, image_format: str | None) -> list[str]:
+    """Return a fault for every way in which a table is not that of its unit."""
+    what = f"The {kind} of unit {unit.id}"
+    if kind == layout.REJECTS:
+        strange = set(table["uri"].to_pylist()) - {item.uri for item in unit.items}
+        faults = [f"{what} name inputs of no such unit: {_some(sorted(strange))}."] if strange else []
+        return faults + _count_faults(what, table.num_rows, receipt.rejects)
+    if kind == layout.PROVENANCE and image_format:
+        names = [name for name, _ in groupby(table["output"].to_pylist())]
+        expected = _outputs(unit, receipt, image_format)
+        faults = [] if names == expected else [f"{what} is of {_some(names)}, not of {_some(expected)}."]
+        matched = int(np.count_nonzero(table["rank"].to_numpy() == 0)) if "rank" in table.column_names else 0
+        return faults + _count_faults(what, matched, receipt.patches)
+    if kind in (layout.IMAGES, layout.PATCHES):
+        ids = {value.hex() for value in table["image_id"].unique().to_pylist()}
+        strange = ids - {item.image_id for item in unit.items}
+        faults = [f"{what} name images of no such unit: {_some(sorted(strange))}."] if strange else []
+        counted = (table.num_rows, receipt.patches) if kind == layout.PATCHES else (_uris(table), receipt.images)
+        return faults + _count_faults(what, *counted)
+    return []
+
+
+def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[str]:
+    pairs = zip(unit.items, receipt.outputs, strict=False)
+    return [item.output_path(image_format) for item, output in pairs if output]
+
+
+def _count_faults(what: str, there: int, counted: int) -> list[str]:
+    return [] if there == counted else [f"{what} hold {there} of them, and the receipt counts {counted}."]
+
+
+def _uris(table: pa.Table) -> int:
+    return sum(len(uris) for uris in table["uris"].to_pylist())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "") or "nothing"
