@@ -1,4 +1,4 @@
-"""Whether the parts of an index that was read from files fit together."""
+"""Check that the parts of an index that was read from files fit together."""
 
 from __future__ import annotations
 

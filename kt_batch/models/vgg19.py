@@ -76,7 +76,7 @@ def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
     try:
         full = VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True)
     except Exception as error:  # no network, another hash, or a file with code in it, for which torch has its own error
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f"torchvision could not download VGG-19 ({reason}); give the weights with --encoder-weights FILE."
         ) from error

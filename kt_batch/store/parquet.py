@@ -35,7 +35,8 @@ def reading_parquet(name: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        raise DamagedError(f"{name} is not readable as Parquet: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedError(f"{name} is not readable as Parquet: {reason}") from error
 
 
 @dataclass(frozen=True)

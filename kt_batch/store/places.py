@@ -1,4 +1,4 @@
-"""What a person writes for a place: schemes and their spellings, `~`, and relative paths.
+"""Read the text that a person writes for a place: schemes and their spellings, `~`, and relative paths.
 
 Credentials in a place are refused. This module opens nothing.
 """

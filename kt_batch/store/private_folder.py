@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from kt_batch.errors import StorageError
 from kt_batch.store.names import TEMP_PREFIX
+from kt_batch.store.publish import sync_open_directory
 
 LOCK = "lock"
 _FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe does not block; `_regular` refuses it
@@ -132,7 +133,7 @@ class PrivateFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-            _sync(self._folder)
+            sync_open_directory(self._folder)
         finally:
             self.remove(temporary)
 
@@ -150,12 +151,3 @@ class PrivateFolder:
         """Return the free space of the file system in bytes."""
         status = os.fstatvfs(self._folder)
         return status.f_bavail * status.f_frsize
-
-
-def _sync(folder: int) -> None:
-    """Sync a directory, where its file system can."""
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise

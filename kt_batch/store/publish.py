@@ -91,12 +91,18 @@ def sync_directory(folder: Path) -> None:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        sync_open_directory(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_open_directory(descriptor: int) -> None:
+    """Do as `sync_directory` with an open directory."""
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NOT_SYNCED:
             raise
-    finally:
-        os.close(descriptor)
 
 
 def kernel_id() -> str:

@@ -1,4 +1,4 @@
-"""What the errors of an S3 client mean: for the request, for the object, for the bucket."""
+"""Classify the errors of an S3 client: transient ones, and those that concern the whole bucket."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pytest
 
 from kt_batch.errors import DamagedError, MissingError, UsageError
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.parquet import reading_parquet
 from kt_batch.store.tables import commit_table, read_table
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
@@ -165,3 +166,11 @@ def test_a_part_with_other_rows_than_its_receipt_is_damaged(location: LocalLocat
     ref = commit_table(location, "patches", UNIT, a_table(), None)
     with pytest.raises(DamagedError, match="has 6 rows, but its receipt says 5"):
         read_table(location, ref.model_copy(update={"rows": 5}))
+
+
+def test_a_fault_of_arrow_without_a_message_is_one_sentence() -> None:
+    with (
+        pytest.raises(DamagedError, match=r"x\.parquet is not readable as Parquet: ValueError"),
+        reading_parquet("x.parquet"),
+    ):
+        raise ValueError

@@ -1,4 +1,4 @@
-"""What the header of an image file declares, and what is refused for that before anything is decoded."""
+"""Read what the header of an image file declares, and refuse images by it before anything is decoded."""
 
 from __future__ import annotations
 
