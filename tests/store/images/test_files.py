@@ -18,7 +18,8 @@ from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.store.images import rasters
-from kt_batch.store.images.files import Floats, WorkingImage, decode, encode, image_id, pad_to, preview
+from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to, preview
+from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.rasters import fit, read_raster
 from tests.support.hostile import (
     Case,
