@@ -42,7 +42,7 @@ REC2020_D50 = D65_TO_D50 @ np.array(
 
 def srgb_to_light(values: Values) -> Values:
     """Return the light of values with the curve of sRGB."""
-    return np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4)
+    return np.asarray(np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4))
 
 
 def light_to_srgb(light: Values) -> Values:
@@ -76,7 +76,7 @@ class Chart:
         else:
             light = light @ (np.linalg.inv(self.colorants) @ SRGB_D50).T
         places = np.linspace(0, 1, 2**18)
-        return np.interp(light, self.curve(places), places)
+        return np.asarray(np.interp(light, self.curve(places), places))
 
     def to_srgb(self, values: Values) -> Values:
         """Return the sRGB colours (H, W, 3) of values (H, W, 1 | 3)."""

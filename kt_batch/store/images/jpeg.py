@@ -21,6 +21,12 @@ _FRAME_OF_JPEG_LS, _SCAN, _END = 0xF7, 0xDA, b"\xff\xd9"
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # coded pixels hold FF00 and restart markers alone
 _COEFFICIENTS = 64
 
+# Coded pixels whose bits differ everywhere, and the same behind restart markers, which a decoder may be waiting for.
+_PATTERNS = (b"\x55" * 64, b"\xaa" * 64)
+_RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
+_FILLINGS = [pattern * 64 for pattern in _PATTERNS]
+_FILLINGS += [b"".join(restart + pattern for restart in _RESTARTS) * 8 for pattern in _PATTERNS]
+
 
 def other_kind(data: bytes) -> str | None:
     """Name the kind of an unsupported JPEG by its first frame header; None otherwise."""
@@ -44,7 +50,7 @@ def with_end(data: bytes) -> bytes | None:
     whole = data.rstrip(b"\xff")
     try:
         pixels = _digest(whole + _END)
-        different = any(_digest(whole + filling * 4096 + _END) != pixels for filling in (b"\x55", b"\xaa"))
+        different = any(_digest(whole + filling + _END) != pixels for filling in _FILLINGS)
     except DECODER_ERRORS:
         return None
     return None if different else whole + _END

@@ -15,7 +15,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _OF_COLOUR = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _OF_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})
-_MAX_METADATA = 2**26  # bytes
+_MAX_METADATA, _MAX_TEXT = 2**26, 2**22  # bytes
+_RAW_PROFILE, _XMP_OF_APP1 = b"Raw profile type ", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def check_sums(data: bytes) -> None:
@@ -48,18 +49,44 @@ def metadata_of(data: bytes) -> Image.Exif:
     not decoded for it.
     """
     view = memoryview(data)
-    kept = [
-        bytes(view[at : end + 4])
-        for name, at, end in _chunks(data)
-        if name in _OF_METADATA and end + 4 <= len(data) and _is_sound(view, at, end)
-    ]
-    if not kept or sum(map(len, kept)) > _MAX_METADATA:
+    plain: list[bytes] = []
+    wrapped: list[bytes] = []
+    for name, at, end in _chunks(data):
+        if name not in _OF_METADATA or end + 4 > len(data) or not _is_sound(view, at, end):
+            continue
+        content = data[at + 8 : end]
+        if content.startswith(_RAW_PROFILE):
+            wrapped += _unwrapped(name, content)
+        else:
+            plain.append(data[at : end + 4])
+    if not 0 < sum(map(len, wrapped + plain)) <= _MAX_METADATA:
         return Image.Exif()
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
     pixel = _chunk(b"IDAT", zlib.compress(b"\0\0"))
-    small = b"".join([SIGNATURE, header, *kept, pixel, _chunk(b"IEND", b"")])
+    # The last one of two counts, and a chunk of its own counts more than a wrapped one.
+    small = b"".join([SIGNATURE, header, *wrapped, *plain, pixel, _chunk(b"IEND", b"")])
     with Image.open(io.BytesIO(small), formats=("PNG",)) as image:
         return image.getexif()
+
+
+def _unwrapped(name: bytes, content: bytes) -> list[bytes]:
+    """Return the chunk for a block that ImageMagick wrote as text: a name, its length, then hexadecimal digits.
+
+    The list is empty where the block is damaged, or neither EXIF nor XMP.
+    """
+    keyword, _, text = content.partition(b"\0")
+    try:
+        if name == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _MAX_TEXT)
+        block = bytes.fromhex(text.decode("ascii").split("\n", 3)[3])
+    except (zlib.error, ValueError, LookupError):
+        return []
+    block = block.removeprefix(b"Exif\0\0")
+    if block[:4] in (b"II*\0", b"MM\0*"):
+        return [_chunk(b"eXIf", block)]
+    if keyword == _RAW_PROFILE + b"xmp" or block.startswith(_XMP_OF_APP1):
+        return [_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + block.removeprefix(_XMP_OF_APP1))]
+    return []
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -140,7 +140,7 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
             raise
         return _read_with_pillow(whole, long_side)
     samples, bands, white = _samples_of(image)
-    chunks = png.colour_chunks(data) if kind == "PNG" else {}
+    read_tags = (lambda: png.metadata_of(data)) if kind == "PNG" else image.getexif
     return Raster(
         samples=samples.reshape(*samples.shape[:2], -1),
         channels=_CHANNELS[bands],
@@ -148,12 +148,12 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
         height=height,
         white=white,
         alpha=bands in ("LA", "RGBA"),
-        orientation=1 if kind == "TIFF" else orientation_of(image.getexif),  # Pillow orients a TIFF while loading it
+        orientation=1 if kind == "TIFF" else orientation_of(read_tags),  # Pillow orients a TIFF while loading it
         space=space_of(
             _CHANNELS[bands],
             bmp.profile_of(data) if kind == "BMP" else profile,
-            chunks,
-            lambda: says_adobe_rgb(image.getexif),
+            png.colour_chunks(data) if kind == "PNG" else {},
+            lambda: says_adobe_rgb(read_tags),
         ),
     )
 

@@ -485,7 +485,7 @@ def hdr_profile(curve_of: Values | None, points: tuple[int, int] | None, name: s
 
 def pq_table() -> Values:
     light = np.concatenate([[0.0], np.geomspace(1e-7, 1, 20000)])
-    return np.interp(np.linspace(0, 1, 4096), pq(light * 10000), light)
+    return np.asarray(np.interp(np.linspace(0, 1, 4096), pq(light * 10000), light))
 
 
 @pytest.mark.parametrize(
