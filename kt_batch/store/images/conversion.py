@@ -8,6 +8,13 @@ from kt_batch.store.images.colour import Space
 from kt_batch.store.images.hdr import to_standard_light
 from kt_batch.store.images.icc import data_space
 from kt_batch.store.images.lcms import Floats, convert
+from kt_batch.store.images.spaces import P3_PRIMARIES, SRGB_CURVE, SRGB_PRIMARIES, profile_of
+
+# The spaces of outputs, as the profiles that outputs carry.
+OUTPUT_PROFILES = {
+    "srgb": profile_of("sRGB", SRGB_PRIMARIES, SRGB_CURVE, 3),
+    "p3": profile_of("Display P3", P3_PRIMARIES, SRGB_CURVE, 3),
+}
 
 
 def to_srgb(colours: Floats, space: Space) -> Floats:
@@ -21,6 +28,11 @@ def to_srgb(colours: Floats, space: Space) -> Floats:
     if colours.shape[2] == 4:
         return (1.0 - colours[..., :3]) * (1.0 - colours[..., 3:])
     return _as_rgb(colours)
+
+
+def from_srgb(pixels: Floats, space: str) -> Floats:
+    """Convert (h, w, 3) sRGB in [0, 1] to the space of an output."""
+    return pixels if space == "srgb" else convert(pixels, OUTPUT_PROFILES["srgb"], OUTPUT_PROFILES[space])
 
 
 def _as_rgb(grey_or_rgb: Floats) -> Floats:

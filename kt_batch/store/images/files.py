@@ -11,13 +11,15 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
-from kt_batch.store.images.conversion import to_srgb
+from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.rasters import fit, read_raster
 from kt_batch.store.images.samples import Raster, Samples
@@ -98,34 +100,52 @@ def _reflected(side: int, length: int) -> NDArray[np.int64]:
     return np.minimum(place, period - place)
 
 
-def encode(pixels: Floats, format: str, quality: int) -> bytes:  # noqa: A002
+def encode(pixels: Floats, format: str, quality: int, space: str | None = None) -> bytes:  # noqa: A002
     """Encode pixels as an 8-bit `png`, `jpg` or `webp` file without metadata.
 
     Equal pixels give equal bytes with equal versions of the codecs.
 
     Args:
-        pixels: (H, W, 3) float32, clipped to [0, 1].
+        pixels: (H, W, 3) float32 sRGB, clipped to [0, 1].
         format: `png`, `jpg` or `webp`.
         quality: 1..100; png ignores it.
+        space: `srgb` or `p3`, the colour space of the file, which it then names; None: sRGB, which it does not name.
 
     Raises:
-        UsageError: another format, or a side longer than the format can hold.
+        UsageError: another format or space, or a side longer than the format can hold.
     """
     longest = LONGEST_SIDE.get(format)
     if longest is None:
         raise UsageError(f"cannot write images as {format!r}; allowed are {', '.join(LONGEST_SIDE)}")
+    if space is not None and space not in OUTPUT_PROFILES:
+        raise UsageError(f"cannot write images in the space {space!r}; allowed are {', '.join(OUTPUT_PROFILES)}")
     height, width = pixels.shape[:2]
     if max(height, width) > longest:
         raise UsageError(f"{format} holds at most {longest} pixels a side, and the image is {width} x {height}")
-    image = Image.fromarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+    pixels = np.clip(pixels, 0.0, 1.0)
+    if space is not None:
+        pixels = from_srgb(pixels, space)
+    image = Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
     file = io.BytesIO()
     if format == "png":
-        image.save(file, "PNG", compress_level=6)
+        image.save(file, "PNG", compress_level=6, **_tags_of_png(space))
     elif format == "jpg":
-        image.save(file, "JPEG", quality=quality, subsampling=0)  # full colour resolution
+        image.save(file, "JPEG", quality=quality, subsampling=0, **_tags(space))  # full colour resolution
     else:
-        image.save(file, "WEBP", quality=quality, method=4)
+        image.save(file, "WEBP", quality=quality, method=4, **_tags(space))
     return file.getvalue()
+
+
+def _tags(space: str | None) -> dict[str, Any]:
+    return {"icc_profile": OUTPUT_PROFILES[space]} if space else {}
+
+
+def _tags_of_png(space: str | None) -> dict[str, Any]:
+    if space != "srgb":
+        return _tags(space)
+    chunks = PngInfo()
+    chunks.add(b"sRGB", b"\0")
+    return {"pnginfo": chunks}
 
 
 def preview(pixels: Floats, long_side: int = 512) -> bytes:
