@@ -7,6 +7,7 @@ EXIF. Without any of them an image is sRGB. An ICC profile is judged by what it 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ _CACHED_BYTES = 2**16  # larger profiles are not remembered
 _PNG_UNIT = 100000.0  # of the numbers in gAMA and cHRM
 _GAMMA_OF_SRGB, _GAMMA_TOLERANCE = 0.45455, 0.05  # libpng takes 5 % for the same gamma
 _NEAR = 0.005  # between chromaticities of equal primaries: writers round them
+_DATA_SPACES = {1: b"GRAY", 3: b"RGB "}
 _SRGB_INTENTS = frozenset(range(4))
 
 
@@ -119,36 +121,39 @@ def _judged(profile: bytes, channels: int) -> Space | None:
     source = "the ICC profile"
     # Grey in an RGB profile is RGB with three equal channels.
     channels = 3 if channels == 1 and icc.data_space(profile) == b"RGB " else channels
-    if channels == 3 and (space := _high_range_of(profile, source)):
+    if channels < 4 and (space := _high_range_of(profile, source, channels)):
         return space
-    try:
-        return Space(source, None if _is_srgb(profile, channels) else profile)
-    except ProfileError:
+    deviation = _deviation(profile, channels)
+    if deviation is None:
         return None
+    return Space(source, None if deviation <= SRGB_TOLERANCE else profile)
 
 
-def _high_range_of(profile: bytes, source: str) -> Space | None:
+def _high_range_of(profile: bytes, source: str, channels: int) -> Space | None:
     """Return the space of a profile that declares PQ or HLG, or has its curve; None for others."""
     tags = icc.tags_of(profile)
     points, colorants = icc.coding_points(tags), icc.colorants_of(tags)
     transfer = points[1] if points else None
+    if transfer not in (spaces.PQ, spaces.HLG) and b"A2B0" not in tags:  # tables map to a standard picture themselves
+        transfer = _curve_of_high_range(tags.get(b"gTRC" if channels == 3 else b"kTRC", b""))
     if points and points[0] in spaces.PRIMARIES_BY_CODE:
         colorants = spaces.colorants(spaces.PRIMARIES_BY_CODE[points[0]])
-    if transfer not in (spaces.PQ, spaces.HLG) and b"A2B0" not in tags:  # tables map to a standard picture themselves
-        transfer = _curve_of_high_range(tags.get(b"gTRC", b""))
-    if transfer in (spaces.PQ, spaces.HLG) and colorants is not None:
-        return _high_range(source, transfer, colorants, 3)
-    return None
+    if icc.data_space(profile) != _DATA_SPACES[channels] or transfer not in (spaces.PQ, spaces.HLG):
+        return None
+    if channels == 3 and colorants is None:
+        return None
+    space = _high_range(source, transfer, colorants, channels)
+    return None if space.profile is None or _deviation(space.profile, channels) is None else space
 
 
 def _curve_of_high_range(tag: bytes) -> int | None:
     """Tell whether a curve that is a table is PQ or HLG, as light of the display or of the scene."""
-    places = np.array([0.4, 0.5, 0.6, 0.75, 0.9])
+    places = np.array([0.4, 0.5, 0.6, 0.75, 0.9], np.float32)
     values = icc.sampled_curve(tag, places)
     if values is None:
         return None
     shapes = {
-        spaces.PQ: (display_light(places) / display_light(np.ones(1)),),
+        spaces.PQ: (display_light(places) / 10000,),
         spaces.HLG: (scene_light(places), scene_light(places) ** 1.2),
     }
     for transfer, curves in shapes.items():
@@ -172,7 +177,7 @@ def _from_gamma(chunks: Mapping[bytes, bytes], channels: int) -> Space | None:
         primaries = spaces.SRGB_PRIMARIES
     try:
         return _made("the chunks gAMA and cHRM", primaries, curve, channels)
-    except ValueError:  # no space has such primaries
+    except ValueError:  # a profile cannot hold their numbers
         return None
 
 
@@ -199,26 +204,32 @@ def _made(source: str, primaries: Primaries, curve: Curve, channels: int) -> Spa
     return replace(judged, source=source) if judged else Space(source)
 
 
-def _high_range(source: str, transfer: int, colorants: NDArray[np.float64], channels: int) -> Space:
+def _high_range(source: str, transfer: int, colorants: NDArray[np.float64] | None, channels: int) -> Space:
     kind = Transfer.PQ if transfer == spaces.PQ else Transfer.HLG
-    if channels == 1:
-        return Space(source, icc.grey_profile(source, spaces.LINEAR), kind, (0.0, 1.0, 0.0))
+    if channels == 1 or colorants is None:
+        return Space(source, icc.grey_profile(source, spaces.LINEAR), kind)
     profile = icc.matrix_profile(source, colorants, spaces.LINEAR)
     return Space(source, profile, kind, tuple(float(weight) for weight in colorants[1]))
 
 
-def _is_srgb(profile: bytes, channels: int) -> bool:
-    """Tell whether a profile leaves colours as they are when they are converted to sRGB."""
-    if channels == 4:
-        convert(np.zeros((1, 1, 4), np.float32), profile)  # a broken profile is found out here
-        return False
+def _deviation(profile: bytes, channels: int) -> float | None:
+    """Return by how much a profile changes colours that are converted to sRGB; None for one that cannot be used.
+
+    The colorimetric tables decide: the perceptual ones of sRGB v4 (preference) are no sRGB.
+    """
     probes = _probes(channels)
-    return bool(np.abs(convert(probes, profile) - probes).max() <= SRGB_TOLERANCE)
+    try:
+        converted = convert(probes, profile, colorimetric=True)
+    except ProfileError:
+        return None
+    return float(np.abs(converted - probes).max()) if channels < 4 else math.inf
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _probes(channels: int) -> Floats:
-    """Return a ramp of greys, and for RGB a lattice of 7^3 colours, as pixels (1, n, channels)."""
+    """Return a ramp of greys, and for RGB a lattice of 7^3 colours, as pixels (1, n, channels); no ink for CMYK."""
+    if channels == 4:
+        return np.zeros((1, 1, 4), np.float32)
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[:, None].repeat(channels, axis=1)
     if channels == 1:
         return ramp[None]

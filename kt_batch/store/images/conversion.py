@@ -20,7 +20,7 @@ OUTPUT_PROFILES = {
 def to_srgb(colours: Floats, space: Space) -> Floats:
     """Convert (h, w, 1 | 3 | 4) grey, RGB or CMYK ink in [0, 1] to (h, w, 3) sRGB."""
     if space.transfer:
-        colours = to_standard_light(colours, space.transfer, np.array(space.weights))
+        colours = to_standard_light(colours, space.transfer, space.weights)
     if space.profile:
         if colours.shape[2] == 1 and data_space(space.profile) != b"GRAY":
             colours = _as_rgb(colours)

@@ -54,7 +54,7 @@ def colorants_of(tags: Mapping[bytes, bytes]) -> NDArray[np.float64] | None:
     return np.array(columns).T
 
 
-def sampled_curve(tag: bytes, at: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def sampled_curve(tag: bytes, at: NDArray[np.float32]) -> NDArray[np.float64] | None:
     """Evaluate a curve that is a table at places in [0, 1]; None for a curve of another kind."""
     if tag[:4] != b"curv" or len(tag) < 12:
         return None

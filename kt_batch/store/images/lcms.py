@@ -15,7 +15,7 @@ ProfileError = imagecodecs.CmsError
 _COLOUR_SPACES = {1: "gray", 3: "rgb", 4: "cmyk"}
 
 
-def convert(colours: Floats, profile: bytes, target: bytes | None = None) -> Floats:
+def convert(colours: Floats, profile: bytes, target: bytes | None = None, colorimetric: bool = False) -> Floats:
     """Convert colours through their profile, in 16 bits.
 
     The colour engine's floats measure ink in percent and leave [0, 1], so 16-bit integers are used. Every pixel goes
@@ -26,6 +26,7 @@ def convert(colours: Floats, profile: bytes, target: bytes | None = None) -> Flo
         colours: (h, w, 1 | 3 | 4) grey, RGB or CMYK ink in [0, 1].
         profile: The profile of `colours`.
         target: The RGB profile of the result; default: sRGB.
+        colorimetric: Whether the relative colorimetric tables of a profile count, not the perceptual ones.
 
     Returns:
         (h, w, 3) in [0, 1].
@@ -43,6 +44,7 @@ def convert(colours: Floats, profile: bytes, target: bytes | None = None) -> Flo
         target or _srgb(),
         colorspace=space,
         outcolorspace="rgb",
+        intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC if colorimetric else None,
         flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
     )
     return converted.reshape(*colours.shape[:2], 3).astype(np.float32) / np.float32(65535.0)

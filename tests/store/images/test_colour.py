@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import imagecodecs
@@ -383,6 +383,31 @@ def test_another_space_named_srgb_is_not_srgb(space: str) -> None:
     np.testing.assert_allclose(pixels_of(data), chart_colours(), atol=LEVEL, rtol=0)
 
 
+def tables_profile(**curves: Callable[[Values], Values]) -> bytes:
+    """Return a profile of tables to XYZ with the primaries of sRGB and a curve for each intent, such as A2B0."""
+    corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3) @ charts.SRGB_D50.T
+    grid = np.round(corners * 32768).astype(">u2").tobytes()
+    ramp = np.linspace(0, 1, 4096)
+    tags = {}
+    for name, curve in curves.items():
+        table = np.round(curve(ramp) * 65535).astype(">u2").tobytes()
+        head = (
+            b"mft2\0\0\0\0" + bytes((3, 3, 2, 0)) + struct.pack(">9iHH", *(65536 * np.eye(3, dtype=int)).flat, 4096, 2)
+        )
+        tags[name.encode()] = head + table * 3 + grid + struct.pack(">2H", 0, 65535) * 3
+    return charts.profile("tables", b"RGB ", {b"wtpt": charts.xyz(np.array([0.9642, 1, 0.8249])), **tags})
+
+
+def test_the_colorimetric_tables_of_a_profile_decide_whether_it_is_srgb() -> None:
+    def read_as_srgb(profile: bytes) -> bool:
+        return is_read_as_srgb(saved(picture(), "PNG", icc_profile=profile))
+
+    assert read_as_srgb(tables_profile(A2B0=srgb_to_light))
+    assert read_as_srgb(tables_profile(A2B0=gamma(1.8), A2B1=srgb_to_light))  # as sRGB v4 (preference) is made
+    assert not read_as_srgb(tables_profile(A2B0=gamma(1.8)))
+    assert not read_as_srgb(tables_profile(A2B0=srgb_to_light, A2B1=gamma(1.8)))
+
+
 @pytest.mark.parametrize("exponent", [1.0, 1.8, 2.0, 2.2, 2.4])
 def test_a_power_is_not_the_curve_of_srgb(exponent: float) -> None:
     profile = Chart(charts.SRGB_D50, gamma(exponent)).profile("sRGB")
@@ -501,6 +526,24 @@ def pq_table() -> Values:
 )
 def test_a_pq_chart_with_white_at_203_comes_back(data: bytes) -> None:
     np.testing.assert_allclose(pixels_of(data), chart_colours(), atol=2 * LEVEL, rtol=0)
+
+
+def test_grey_of_a_pq_profile_has_white_at_203() -> None:
+    samples = np.round(np.array([[PQ_OF_203, 0.0]]) * 65535).astype(np.uint16)
+    curve = b"curv\0\0\0\0" + struct.pack(">I", 4096) + np.round(pq_table() * 65535).astype(">u2").tobytes()
+    for tags in ({b"kTRC": curve}, {b"kTRC": curve, b"cicp": b"cicp\0\0\0\0" + bytes((9, 16, 0, 1))}):
+        profile = charts.profile("grey", b"GRAY", {b"wtpt": charts.xyz(np.array([0.9642, 1, 0.8249])), **tags})
+        np.testing.assert_allclose(pixels_of(deep_png(samples, iccp(profile)))[0, :, 0], [1, 0], atol=2e-3)
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, 100.0, 30000.0])
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_absurd_colorants_of_high_range_give_an_image(gain: float, transfer: int) -> None:
+    tags = {key: charts.xyz(gain * charts.SRGB_D50[:, i]) for i, key in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
+    tags |= {b"cicp": b"cicp\0\0\0\0" + bytes((77, transfer, 0, 1))}
+    pixels = pixels_of(deep_png(pq_chart(), iccp(charts.profile("x", b"RGB ", tags))))
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
 
 
 def test_hlg_has_white_at_three_quarters() -> None:
