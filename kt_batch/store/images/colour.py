@@ -22,7 +22,7 @@ from kt_batch.store.images.hdr import Transfer, display_light, scene_light
 from kt_batch.store.images.lcms import Floats, ProfileError, convert
 from kt_batch.store.images.spaces import Curve, Primaries
 
-# A space is sRGB when no probed colour differs by more than this. Gamma 2.2 with the primaries of sRGB differs by 7.
+# A space is sRGB when no probed colour differs by more than this. Gamma 2.2 with the primaries of sRGB differs by 8.6.
 SRGB_TOLERANCE = 2 / 255
 
 _CACHED_BYTES = 2**16  # larger profiles are not remembered

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_TAGS = 256  # more are not looked at; profiles have about twenty
+MAX_TAGS, MAX_TAG = 256, 2**18  # more tags, and more bytes of one, are not looked at; profiles have about twenty tags
 D50 = (0.9642, 1.0, 0.8249)
 
 _HEADER = 128
@@ -25,7 +25,7 @@ def data_space(profile: bytes) -> bytes:
 
 
 def tags_of(profile: bytes) -> dict[bytes, bytes]:
-    """Return the tags of a profile by signature; those that point outside the profile are left out."""
+    """Return the tags of a profile by signature; one that points outside the profile is left out, a long one is cut."""
     if len(profile) < _HEADER + 4:
         return {}
     (count,) = struct.unpack_from(">I", profile, _HEADER)
@@ -33,7 +33,7 @@ def tags_of(profile: bytes) -> dict[bytes, bytes]:
     for at in range(_HEADER + 4, min(_HEADER + 4 + 12 * min(count, MAX_TAGS), len(profile) - 11), 12):
         signature, offset, size = struct.unpack_from(">4sII", profile, at)
         if offset + size <= len(profile):
-            tags.setdefault(signature, profile[offset : offset + size])
+            tags.setdefault(signature, profile[offset : offset + min(size, MAX_TAG)])
     return tags
 
 

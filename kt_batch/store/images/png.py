@@ -16,6 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _OF_COLOUR = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _OF_METADATA = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})
 _MAX_METADATA, _MAX_TEXT = 2**26, 2**22  # bytes
+_MAX_WRAPPED = 8  # texts that are unpacked
 _RAW_PROFILE, _XMP_OF_APP1 = b"Raw profile type ", b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -50,15 +51,16 @@ def metadata_of(data: bytes) -> Image.Exif:
     """
     view = memoryview(data)
     plain: list[bytes] = []
-    wrapped: list[bytes] = []
+    texts: list[tuple[bytes, bytes]] = []
     for name, at, end in _chunks(data):
         if name not in _OF_METADATA or end + 4 > len(data) or not _is_sound(view, at, end):
             continue
         content = data[at + 8 : end]
         if content.startswith(_RAW_PROFILE):
-            wrapped += _unwrapped(name, content)
+            texts.append((name, content))
         else:
             plain.append(data[at : end + 4])
+    wrapped = [chunk for name, content in texts[:_MAX_WRAPPED] for chunk in _unwrapped(name, content)]
     if not 0 < sum(map(len, wrapped + plain)) <= _MAX_METADATA:
         return Image.Exif()
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images import spaces
+from kt_batch.store.images import icc, spaces
 from kt_batch.store.images.files import decode
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.rasters import read_raster
@@ -468,6 +468,14 @@ def test_a_profile_of_another_kind_is_ignored(field: slice, value: bytes) -> Non
         np.testing.assert_array_equal(pixels_of(data), pixels_of(saved(picture(), "PNG")))
     else:  # Little CMS does not need the damaged field
         assert field.start >= 128
+
+
+def test_a_profile_with_many_tags_over_all_of_it_costs_little_memory() -> None:
+    directory = struct.pack(">I", 2**16) + b"".join(
+        struct.pack(">4sII", f"{number:04}".encode(), 0, 2**23) for number in range(2000)
+    )
+    profile = bytes(128) + directory + bytes(2**23)
+    assert sum(map(len, icc.tags_of(profile).values())) <= 2**26
 
 
 @pytest.mark.parametrize("offset", [0, 124, 2**31, 2**32 - 1])

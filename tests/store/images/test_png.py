@@ -122,3 +122,10 @@ def test_a_chunk_of_its_own_counts_more_than_a_text(make: Callable[..., bytes]) 
 def test_a_text_that_unpacks_without_end_is_not_unpacked() -> None:
     bomb = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n1\n" + b"0" * 2**26))
     assert not turned(behind_the_pixels(deep(), bomb))
+
+
+def test_of_many_texts_only_the_first_ones_are_unpacked() -> None:
+    texts = [ztxt("exif", b"neither EXIF nor XMP")] * 8
+    assert not turned(deep(*texts, PLACES["zTXt exif"]))
+    assert turned(deep(*texts[1:], PLACES["zTXt exif"]))
+    assert turned(deep(*texts, PLACES["eXIf"]))
