@@ -561,6 +561,23 @@ def test_hlg_has_white_at_three_quarters() -> None:
     np.testing.assert_allclose(pixels[0, :, 1], [1.0, 0.537, 0.0], atol=3e-3)
 
 
+@pytest.mark.parametrize("system_gamma", [1.0, 1.2])
+def test_hlg_in_a_profile_equals_hlg_in_a_chunk(system_gamma: float) -> None:
+    signal = np.linspace(0, 1, 4096)
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+    expected = pixels_of(deep_png(pq_chart(), cicp(9, 18)))
+    for profile in (hdr_profile(scene**system_gamma, None), hdr_profile(None, (9, 18))):
+        np.testing.assert_allclose(pixels_of(deep_png(pq_chart(), iccp(profile))), expected, atol=LEVEL)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG of 8 bits", "WebP", "BMP", "TIFF of 8 bits"])
+def test_8_bits_of_pq_are_tone_mapped_too(kind: str) -> None:
+    values = pq(203 * REC2020.from_srgb(chart_colours()))
+    pixels = pixels_of(charts.FORMATS[kind](values, hdr_profile(None, (9, 16))))
+    greys = np.ptp(chart_colours(), axis=2) == 0  # of other colours, 8 bits keep the weak channels badly
+    np.testing.assert_allclose(pixels[greys], chart_colours()[greys], atol=6 * LEVEL)
+
+
 def test_highlights_are_compressed_and_keep_their_order_and_hue() -> None:
     light = np.array([0, 20, 100, 203, 400, 1000, 4000.0])
     samples = in_bits(pq(np.stack([light, light / 2, light / 4], axis=-1))[None], 16).astype(np.uint16)
