@@ -92,7 +92,7 @@ def translate_one(
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
     )
-    return encode(output_pixels(result, working), config.format, config.quality), summary
+    return encode(output_pixels(result, working), config.format, config.quality, config.output_space), summary
 
 
 def _extract(paintings: Sequence[str], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:
