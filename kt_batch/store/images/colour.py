@@ -99,6 +99,13 @@ def _from_cicp(chunk: bytes | None, channels: int) -> Space | None:
             f"{source} has primaries {primaries} and transfer function {transfer} of ITU-T H.273; one is not converted",
         )
     if matrix != 0 or full > 1 or primaries not in spaces.PRIMARIES_BY_CODE:
+        if transfer in (spaces.PQ, spaces.HLG):  # read as anything else, the picture would be wrong
+            raise RejectError(
+                Reason.UNSUPPORTED,
+                f"{source} has high dynamic range by transfer function {transfer}, with primaries {primaries}, matrix "
+                f"{matrix} and range {full}; allowed are primaries {sorted(spaces.PRIMARIES_BY_CODE)}, matrix 0 and "
+                "range 0 or 1",
+            )
         return None
     if transfer in (spaces.PQ, spaces.HLG):
         of_light = spaces.colorants(spaces.PRIMARIES_BY_CODE[primaries])

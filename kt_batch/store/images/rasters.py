@@ -22,7 +22,18 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images import bmp, jpeg, png, tiff
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, says_adobe_rgb
-from kt_batch.store.images.headers import FORMATS, MAX_PIXELS, PNG, TIFF, check_pixels, size_of_webp
+from kt_batch.store.images.headers import (
+    FORMATS,
+    MAX_PIXELS,
+    PNG,
+    TIFF,
+    bytes_of_image,
+    bytes_of_page,
+    check_bytes,
+    check_pixels,
+    is_deep_png,
+    size_of_webp,
+)
 from kt_batch.store.images.samples import DECODER_ERRORS, Raster, Samples
 
 # Pillow's limit guards Image.open in the whole process. It equals ours, so `check_pixels` decides.
@@ -106,8 +117,7 @@ def _read(data: bytes, long_side: int) -> Raster:
         return _read_tiff(data, long_side)
     if data[:8] == PNG:
         png.check_sums(data)
-        # IHDR is the first chunk of every PNG: length, name, width, height, bit depth.
-        if data[12:16] == b"IHDR" and data[24] == 16:
+        if is_deep_png(data):
             return _read_deep_png(data)
     return _read_with_pillow(data, long_side)
 
@@ -124,6 +134,7 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     check_pixels(width, height, len(data))
+    check_bytes(bytes_of_image(image), len(data))
     _check_gain_map(image)
     kind, profile = image.format, _profile(image.info.get("icc_profile"))
     image.draft(None, fit(width, height, long_side))  # JPEG only: decodes at 1/2, 1/4 or 1/8, not below that
@@ -170,15 +181,16 @@ def _samples_of(image: Image.Image) -> tuple[Samples, str, float]:
     if bands is None:
         raise RejectError(Reason.UNSUPPORTED, f"samples of kind {image.mode} are not read; use RGB, grey or CMYK")
     if image.has_transparency_data and bands in ("L", "RGB"):  # a transparent colour or palette entry
-        bands = "RGBA"
+        bands = {"L": "LA", "RGB": "RGBA"}[bands]
     return np.asarray(image.convert(bands)), bands, 255.0
 
 
 def _read_deep_png(data: bytes) -> Raster:
     with Image.open(io.BytesIO(data), formats=("PNG",)) as header:  # reads only the chunks before the pixels
         width, height = header.size
+        check_pixels(width, height, len(data))
+        check_bytes(bytes_of_image(header, deep=True), len(data))
         profile = _profile(header.info.get("icc_profile"))
-    check_pixels(width, height, len(data))
     samples = imagecodecs.png_decode(data).reshape(height, width, -1)
     channels = 1 if samples.shape[2] < 3 else 3
     return Raster(
@@ -201,6 +213,7 @@ def _read_tiff(data: bytes, long_side: int) -> Raster:
         tiff.check_numbers(page)
         check_pixels(page.imagewidth, page.imagelength, len(data))
         check_pixels(page.tilewidth, page.tilelength, len(data))
+        check_bytes(bytes_of_page(page), len(data))
         tiff.check_kind(page)
         if tiff.is_for_pillow(page):
             try:

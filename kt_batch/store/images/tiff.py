@@ -12,6 +12,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, SAMPLE
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, parsed_exif, says_adobe_rgb
+from kt_batch.store.images.headers import bytes_of_segment, check_bytes
 from kt_batch.store.images.samples import Raster
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -22,6 +23,8 @@ _CHANNELS = {
     PHOTOMETRIC.RGB: 3,
     PHOTOMETRIC.SEPARATED: 4,
 }
+
+_WITH_OWN_HEADERS = tifffile.TIFF.IMAGE_COMPRESSIONS | {COMPRESSION.LERC, COMPRESSION.WEBP_DEPRECATED}
 
 
 def check_numbers(page: tifffile.TiffPage) -> None:
@@ -96,6 +99,7 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
         )
     if any(start + count > len(data) for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {len(data)} bytes")
+    _check_segments(page, data)
     samples = page.asarray(maxworkers=1)
     if page.axes.startswith("S"):  # separate planes
         samples = np.moveaxis(samples, 0, -1)
@@ -113,3 +117,11 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
         orientation=orientation_of(lambda: {ORIENTATION: page.tags.valueof(ORIENTATION, 1)}),
         space=space_of(channels, profile, {}, lambda: says_adobe_rgb(lambda: parsed_exif(data))),
     )
+
+
+def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
+    """Reject strips and tiles whose own headers declare more samples than their bytes can hold."""
+    if page.compression not in _WITH_OWN_HEADERS:
+        return
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        check_bytes(bytes_of_segment(data[start : start + count]), count)

@@ -428,6 +428,18 @@ def test_grey_in_an_rgb_profile_is_rgb_with_equal_channels(kind: str) -> None:
     assert pixels_of(data)[0, 0] == pytest.approx([0.575] * 3, abs=0.003)
 
 
+@pytest.mark.parametrize("kind", ["PNG of 8 bits", "PNG of 1 bit", "PNG of 16 bits"])
+def test_grey_with_a_transparent_level_is_read_through_its_grey_profile(kind: str) -> None:
+    icc, clear = charts.iccp(CHARTS["linear grey"].profile()), chunk(b"tRNS", b"\0\0")
+    data = {
+        "PNG of 8 bits": png(2, 1, 8, 0, b"\0\0\x80", icc, clear),
+        "PNG of 1 bit": png(2, 1, 1, 0, b"\0\x40", icc, clear),
+        "PNG of 16 bits": deep_png(np.array([[0, 0x8080]], np.uint16), icc, clear),
+    }[kind]
+    shown = 1.0 if kind == "PNG of 1 bit" else 0.737  # the light 0.502 is 0.737 in sRGB
+    assert pixels_of(data)[0] == pytest.approx(np.array([[1.0] * 3, [shown] * 3]), abs=0.003)
+
+
 def test_the_profile_of_another_file_is_not_remembered() -> None:
     for _ in range(2):
         for space in ("linear sRGB", "sRGB", "Display P3"):
@@ -610,6 +622,16 @@ def test_grey_of_high_range_equals_rgb_with_equal_channels(transfer: int) -> Non
 def test_code_points_that_are_not_converted_are_rejected_with_the_reason(points: tuple[int, int]) -> None:
     with pytest.raises(RejectError, match=r"the chunk cICP has primaries \d+ and transfer function \d+ of ITU-T H.273"):
         decode(deep_png(pq_chart(), cicp(*points)), 64)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+@pytest.mark.parametrize("rest", [(2, 0, 1), (3, 0, 1), (9, 9, 1), (9, 0, 2)])
+def test_high_range_that_is_not_fully_described_is_rejected(transfer: int, rest: tuple[int, int, int]) -> None:
+    primaries, matrix, full = rest
+    data = deep_png(pq_chart(), cicp(primaries, transfer, matrix, full))
+    with pytest.raises(RejectError, match=f"high dynamic range by transfer function {transfer}") as caught:
+        decode(data, 64)
+    assert caught.value.reason == Reason.UNSUPPORTED
 
 
 def test_an_ordinary_profile_with_code_points_is_read_as_ever() -> None:
