@@ -88,11 +88,11 @@ class LocalLocation:
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
             size = source.stat().st_size
-            if source.parent != self.root or source.stat().st_dev != target.parent.stat().st_dev:
+            stored = self._publish_itself(source, target)
+            if stored is None:
                 shutil.copyfile(source, temporary)
-                source = temporary
-            _sync(source)
-            stored = publish(source, target, self.root)
+                _sync(temporary)
+                stored = publish(temporary, target, self.root)
         if not stored and self.size(name) != size:
             raise DamagedError(f"{target} holds {self.size(name)} bytes, but its content has {size}; remove it")
 
@@ -158,6 +158,18 @@ class LocalLocation:
         with _writing(self.root):
             _make_directory(self.root)
         return self.root
+
+    def _publish_itself(self, source: Path, target: Path) -> bool | None:
+        """Give a scratch file its name as `publish` does; return None for a file that has to be copied first."""
+        if source.parent != self.root:
+            return None
+        _sync(source)
+        try:
+            return publish(source, target, self.root)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another file system, or the same one mounted there once more
+                raise
+            return None
 
     def _nearest_directory(self) -> Path:
         return next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
