@@ -44,12 +44,14 @@ def content(place: Path) -> dict[str, dict[str, str]]:
 
 def at_once(place: Path, environment: Mapping[str, str], *words: object) -> list[int]:
     """Run the same command in two processes at the same time; return their exit codes."""
-    line = [COMMAND, *map(str, words)]
+    line = [str(COMMAND), *map(str, words)]
     both = [
         subprocess.Popen(line, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in "ab"
     ]
-    return [each.wait() for each in both if each.communicate()]
+    for each in both:
+        each.communicate()
+    return [each.returncode for each in both]
 
 
 def two_drivers(place: Path, small: Small, environment: Mapping[str, str]) -> None:
@@ -59,8 +61,9 @@ def two_drivers(place: Path, small: Small, environment: Mapping[str, str]) -> No
     assert at_once(place, environment, *extract) == [0, 0]
     assert at_once(place, environment, "index", library, "--threads", 1) == [0, 0]
     translate = ("translate", photos, "--library", library, "--out", run, "--threads", 1, "--unit-size", 1)
-    line = [COMMAND, *map(str, translate)]
-    with subprocess.Popen(line, env={**os.environ, **environment}, stderr=subprocess.DEVNULL) as victim:
+    line = [str(COMMAND), *map(str, translate)]
+    shell = {**os.environ, **environment}
+    with subprocess.Popen(line, env=shell, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as victim:
         while not list(run.glob("receipts/*.json")) and victim.poll() is None:
             time.sleep(0.01)
         victim.send_signal(signal.SIGKILL)
