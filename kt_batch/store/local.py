@@ -90,11 +90,12 @@ class LocalLocation:
         """
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
-            if source.parent != self.root or source.stat().st_dev != target.parent.stat().st_dev:
+            stored = self._publish_itself(source, target)
+            if stored is None:
                 shutil.copyfile(source, temporary)
-                source = temporary
-            _sync(source)
-            if not publish(source, target, self.root):
+                _sync(temporary)
+                stored = publish(temporary, target, self.root)
+            if not stored:
                 _check_same(source, target)
 
     def list(self, prefix: str = "") -> Names:
@@ -164,6 +165,18 @@ class LocalLocation:
         if path.is_dir():
             raise MissingError(f"nothing lies at {path}")
         return open_whole(path, str(path))
+
+    def _publish_itself(self, source: Path, target: Path) -> bool | None:
+        """Give a scratch file its name as `publish` does; return None for a file that has to be copied first."""
+        if source.parent != self.root:
+            return None
+        _sync(source)
+        try:
+            return publish(source, target, self.root)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another file system, or the same one mounted there once more
+                raise
+            return None
 
     def _nearest_directory(self) -> Path:
         return next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
