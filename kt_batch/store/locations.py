@@ -62,6 +62,9 @@ class Location(Protocol):
     def refusal(self, name: str) -> str | None:
         """Return why nothing can be stored under a name, whatever it is; None where something can."""
 
+    def longest_component(self) -> int:
+        """Return how many bytes a component of a name may have."""
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store `data` under a free name; return False when something was there already.
 
