@@ -95,7 +95,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
     ledger = Ledger(location, partial(with_outputs, image_format=request.config.format, limit=limit))
     refuse_other_kind(ledger, "run")
     found = find_inputs(request.images)
-    passed_over = say_passed_over(found.ours, location, progress)
+    passed_over = say_passed_over([*found.ours, *request.sources.passed_over], location, progress)
     items = plan_items(exclude_outputs(found.inputs, location), progress)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
     check_origins(request.images, location, planned.pending)
