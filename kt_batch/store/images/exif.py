@@ -9,15 +9,19 @@ from collections.abc import Callable, Mapping
 
 from PIL import ExifTags, Image
 
+from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.samples import DECODER_ERRORS
 
 _SRGB, _ADOBE_RGB, _UNCALIBRATED = 1, 2, 0xFFFF  # the values of ColorSpace; 2 is no standard, but cameras write it
 
 
-def parsed_exif(block: bytes) -> Image.Exif:
-    """Parse a block of EXIF, or the tags of a TIFF file."""
+def tags_of_tiff(data: Data) -> Image.Exif:
+    """Return the tags of a TIFF file, a block of EXIF among them."""
     exif = Image.Exif()
-    exif.load(block)
+    if isinstance(data, FileBytes):
+        exif.load_from_fp(data.open())
+    else:
+        exif.load(data)
     return exif
 
 

@@ -20,8 +20,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.lcms import Floats
-from kt_batch.store.images.rasters import fit, read_raster
+from kt_batch.store.images.rasters import fit, read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
@@ -59,7 +60,7 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def decode(data: bytes, size: int) -> WorkingImage:
+def decode(data: Data, size: int) -> WorkingImage:
     """Decode an image file to a working image with a long side of at most `size`.
 
     The image is never enlarged. It is oriented by EXIF, an embedded profile is converted to sRGB, and transparency is
@@ -67,14 +68,15 @@ def decode(data: bytes, size: int) -> WorkingImage:
     [0, 1] and clipped.
 
     Args:
-        data: any bytes.
+        data: any bytes, or those of an open file.
         size: pixels of the long side, at least 1.
 
     Raises:
         RejectError: the image cannot be used. No other error is raised, whatever the bytes are.
     """
-    raster = read_raster(data, _GAP * size)
-    small = _shrink(raster, *fit(raster.width, raster.height, size))
+    with rejecting(data):
+        raster = read_raster(data, _GAP * size)
+        small = _shrink(raster, *fit(raster.width, raster.height, size))
     pixels = _oriented(to_srgb(small, raster.space), raster.orientation)
     turned = raster.orientation > 4
     width, height = (raster.height, raster.width) if turned else (raster.width, raster.height)
@@ -187,9 +189,9 @@ def _shrink(raster: Raster, width: int, height: int) -> Floats:
 
     Box reduction, strip by strip, comes first while the raster is far too large; Lanczos does the rest.
     """
-    rows, columns = raster.samples.shape[:2]
+    rows, columns, samples = raster.samples.shape
     across, down = max(1, columns // (_GAP * width)), max(1, rows // (_GAP * height))
-    step = max(1, _STRIP_SAMPLES // (down * raster.samples[0].size)) * down
+    step = max(1, _STRIP_SAMPLES // (down * columns * samples)) * down
     strips = [
         _by_channel(_colours(raster.samples[top : top + step], raster), lambda plane: plane.reduce((across, down)))
         for top in range(0, rows, step)

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image, ImageMode
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.store.images.file_bytes import Data, opened
 from kt_batch.store.images.samples import DECODER_ERRORS
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM")  # EPS, WMF and similar formats start interpreters
@@ -54,7 +55,7 @@ def check_bytes(declared: int, length: int) -> None:
         )
 
 
-def declared_bytes(data: bytes) -> int:
+def declared_bytes(data: Data) -> int:
     """Return the bytes of all samples of the first image, by its header; 0 when the header cannot be read.
 
     The header may lie. This is for a limit of memory, before anything is decoded.
@@ -62,13 +63,13 @@ def declared_bytes(data: bytes) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if canvas := size_of_webp(data):
+            if canvas := size_of_webp(data[:30]):
                 return canvas[0] * canvas[1] * 4
             if data[:4] in TIFF:
-                with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as tiff:
+                with tifffile.TiffFile(opened(data), is_lsm=False) as tiff:
                     return bytes_of_page(tiff.pages.first)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-                return bytes_of_image(header, is_deep_png(data))
+            with Image.open(opened(data), formats=FORMATS) as header:
+                return bytes_of_image(header, is_deep_png(data[:32]))
     except Exception:  # noqa: BLE001 - whatever is wrong with the header, decoding finds it again and says it
         return 0
 

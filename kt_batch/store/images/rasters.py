@@ -12,8 +12,9 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +23,7 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images import bmp, jpeg, png, tiff
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, says_adobe_rgb
+from kt_batch.store.images.file_bytes import Data, opened
 from kt_batch.store.images.headers import (
     FORMATS,
     MAX_PIXELS,
@@ -34,6 +36,7 @@ from kt_batch.store.images.headers import (
     is_deep_png,
     size_of_webp,
 )
+from kt_batch.store.images.png_rows import rows_of
 from kt_batch.store.images.samples import DECODER_ERRORS, Raster, Samples
 
 # Pillow's limit guards Image.open in the whole process. It equals ours, so `check_pixels` decides.
@@ -77,7 +80,7 @@ def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
     return (long_side, shorter) if width >= height else (shorter, long_side)
 
 
-def read_raster(data: bytes, long_side: int) -> Raster:
+def read_raster(data: Data, long_side: int) -> Raster:
     """Read the samples of the first image of a file.
 
     A JPEG may be returned smaller, but its long side is at least `long_side`.
@@ -87,11 +90,18 @@ def read_raster(data: bytes, long_side: int) -> Raster:
     """
     if not data:
         raise RejectError(Reason.EMPTY, "the file is empty: 0 bytes")
+    with rejecting(data):
+        return _checked(_read(data, long_side))
+
+
+@contextmanager
+def rejecting(data: Data) -> Iterator[None]:
+    """Turn every fault of a file into a reject, here and where rows are decoded later."""
     try:
         # Decoders warn about metadata that is not used, and about a pixel limit that is checked anyway.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _checked(_read(data, long_side))
+            yield
     except RejectError:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -100,21 +110,22 @@ def read_raster(data: bytes, long_side: int) -> Raster:
         raise _rejection(data, error) from error
 
 
-def _rejection(data: bytes, error: Exception) -> RejectError:
+def _rejection(data: Data, error: Exception) -> RejectError:
     if _BOMB.search(str(error)):  # Pillow raises a plain ValueError
         return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
-    if data[:3] == b"\xff\xd8\xff" and (kind := jpeg.other_kind(data)):
+    if data[:3] == b"\xff\xd8\xff" and (kind := jpeg.other_kind(data[:])):
         return RejectError(Reason.UNSUPPORTED, f"the file is {kind}; allowed is JPEG of 8 bits a sample")
-    if _SIGNATURE.match(data):
+    if data[:4] in TIFF or _SIGNATURE.match(data[:]):
         # Pillow's "cannot identify" names a memory address; a reject must read the same in every run.
         why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
         return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
     return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
 
 
-def _read(data: bytes, long_side: int) -> Raster:
+def _read(data: Data, long_side: int) -> Raster:
     if data[:4] in TIFF:
         return _read_tiff(data, long_side)
+    data = data[:]
     if data[:8] == PNG:
         png.check_sums(data)
         if is_deep_png(data):
@@ -191,7 +202,7 @@ def _read_deep_png(data: bytes) -> Raster:
         check_pixels(width, height, len(data))
         check_bytes(bytes_of_image(header, deep=True), len(data))
         profile = _profile(header.info.get("icc_profile"))
-    samples = imagecodecs.png_decode(data).reshape(height, width, -1)
+    samples = rows_of(data)
     channels = 1 if samples.shape[2] < 3 else 3
     return Raster(
         samples=samples,
@@ -207,8 +218,8 @@ def _read_deep_png(data: bytes) -> Raster:
     )
 
 
-def _read_tiff(data: bytes, long_side: int) -> Raster:
-    with tifffile.TiffFile(io.BytesIO(data), is_lsm=False) as file:  # reading as LSM would read every page
+def _read_tiff(data: Data, long_side: int) -> Raster:
+    with tifffile.TiffFile(opened(data), is_lsm=False) as file:  # reading as LSM would read every page
         page = file.pages.first
         tiff.check_numbers(page)
         check_pixels(page.imagewidth, page.imagelength, len(data))
@@ -217,7 +228,7 @@ def _read_tiff(data: bytes, long_side: int) -> Raster:
         tiff.check_kind(page)
         if tiff.is_for_pillow(page):
             try:
-                return _read_with_pillow(data, long_side)
+                return _read_with_pillow(data[:], long_side)
             except UnidentifiedImageError:
                 pass  # a layout or compression that only tifffile supports
         return tiff.read_page(page, data)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.store.images.colour import SRGB, Space
@@ -20,11 +21,21 @@ DECODER_ERRORS = (
 Samples: TypeAlias = NDArray[Any]  # dtype as in the file
 
 
+class Rows(Protocol):
+    """Samples (height, width, samples) that are decoded as they are asked for, from the top to the bottom."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, part: slice) -> Samples:
+        """Return the samples of a slice of rows; its step is 1."""
+
+
 @dataclass(frozen=True)
 class Raster:
     """Samples as they are in a file, with what is needed to read them as colours."""
 
-    samples: Samples  # (height, width, channels [+ alpha] [+ ignored])
+    samples: Samples | Rows  # (height, width, channels [+ alpha] [+ ignored])
     channels: int  # of colour: 1 grey, 3 RGB, 4 CMYK as amounts of ink
     width: int  # of the file, before orientation; a JPEG may have been decoded smaller
     height: int

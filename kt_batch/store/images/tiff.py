@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import tifffile
 from PIL import ExifTags
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.colour import space_of
-from kt_batch.store.images.exif import orientation_of, parsed_exif, says_adobe_rgb
-from kt_batch.store.images.headers import bytes_of_segment, check_bytes
+from kt_batch.store.images.exif import orientation_of, says_adobe_rgb, tags_of_tiff
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.samples import Raster
+from kt_batch.store.images.tiff_rows import TiffRows
 
 ORIENTATION = ExifTags.Base.Orientation
 
@@ -23,8 +23,6 @@ _CHANNELS = {
     PHOTOMETRIC.RGB: 3,
     PHOTOMETRIC.SEPARATED: 4,
 }
-
-_WITH_OWN_HEADERS = tifffile.TIFF.IMAGE_COMPRESSIONS | {COMPRESSION.LERC, COMPRESSION.WEBP_DEPRECATED}
 
 
 def check_numbers(page: tifffile.TiffPage) -> None:
@@ -82,7 +80,7 @@ def is_for_pillow(page: tifffile.TiffPage) -> bool:
     return page.bitspersample <= 8 and not plane_of_its_own and page.compression != COMPRESSION.WEBP
 
 
-def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
+def read_page(page: tifffile.TiffPage, data: Data) -> Raster:
     """Read the first page of a TIFF by tifffile.
 
     Raises:
@@ -99,14 +97,10 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
         )
     if any(start + count > len(data) for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {len(data)} bytes")
-    _check_segments(page, data)
-    samples = page.asarray(maxworkers=1)
-    if page.axes.startswith("S"):  # separate planes
-        samples = np.moveaxis(samples, 0, -1)
     profile = page.iccprofile if isinstance(page.iccprofile, bytes) else None  # it may be a list of numbers
     kind_of_extra = page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
     return Raster(
-        samples=samples.reshape(page.imagelength, page.imagewidth, -1),
+        samples=TiffRows(page, data),
         channels=channels,
         width=page.imagewidth,
         height=page.imagelength,
@@ -115,13 +109,5 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
         premultiplied=kind_of_extra == EXTRASAMPLE.ASSOCALPHA,
         inverted=photometric == PHOTOMETRIC.MINISWHITE,
         orientation=orientation_of(lambda: {ORIENTATION: page.tags.valueof(ORIENTATION, 1)}),
-        space=space_of(channels, profile, {}, lambda: says_adobe_rgb(lambda: parsed_exif(data))),
+        space=space_of(channels, profile, {}, lambda: says_adobe_rgb(lambda: tags_of_tiff(data))),
     )
-
-
-def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
-    """Reject strips and tiles whose own headers declare more samples than their bytes can hold."""
-    if page.compression not in _WITH_OWN_HEADERS:
-        return
-    for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-        check_bytes(bytes_of_segment(data[start : start + count]), count)
