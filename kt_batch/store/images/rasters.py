@@ -28,7 +28,6 @@ from kt_batch.store.images.headers import (
     PNG,
     TIFF,
     bytes_of_image,
-    bytes_of_page,
     check_bytes,
     check_pixels,
     is_deep_png,
@@ -213,7 +212,6 @@ def _read_tiff(data: bytes, long_side: int) -> Raster:
         tiff.check_numbers(page)
         check_pixels(page.imagewidth, page.imagelength, len(data))
         check_pixels(page.tilewidth, page.tilelength, len(data))
-        check_bytes(bytes_of_page(page), len(data))
         tiff.check_kind(page)
         if tiff.is_for_pillow(page):
             try:

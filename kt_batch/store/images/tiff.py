@@ -12,7 +12,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, SAMPLE
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, parsed_exif, says_adobe_rgb
-from kt_batch.store.images.headers import bytes_of_segment, check_bytes
+from kt_batch.store.images.headers import bytes_of_page, bytes_of_segment, check_bytes
 from kt_batch.store.images.samples import Raster
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -86,7 +86,7 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
     """Read the first page of a TIFF by tifffile.
 
     Raises:
-        RejectError: Its colours are of another kind, or lie beyond the end of the file.
+        RejectError: Its colours are of another kind, lie beyond the end of the file, or are more than it can hold.
     """
     photometric = PHOTOMETRIC(page.photometric)
     channels = _CHANNELS.get(photometric, 0)
@@ -99,6 +99,7 @@ def read_page(page: tifffile.TiffPage, data: bytes) -> Raster:
         )
     if any(start + count > len(data) for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {len(data)} bytes")
+    check_bytes(bytes_of_page(page), len(data))
     _check_segments(page, data)
     samples = page.asarray(maxworkers=1)
     if page.axes.startswith("S"):  # separate planes
