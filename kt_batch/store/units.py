@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import pyarrow as pa
@@ -74,6 +74,7 @@ class Unit:
 
 
 Attempt = tuple[Unit, Receipt | None]  # None: not committed yet
+Naming = Callable[[Sequence[Unit], Sequence[Item]], list[Item]]  # gives new items their outputs, after the units so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +188,8 @@ class Ledger:
     StorageError, and DamagedError for a plan or a receipt that does not match its name.
     """
 
-    def __init__(self, location: Location) -> None:
-        self._location = location
+    def __init__(self, location: Location, naming: Naming = lambda _, items: list(items)) -> None:
+        self._location, self._naming = location, naming
         self._plans: list[Plan] = []
         self._receipts: dict[str, Receipt] = {}
         self._rejects: dict[str, pa.Table] = {}
@@ -240,8 +241,7 @@ class Ledger:
     ) -> list[Unit]:
         """Return the units that `plan` would add; raise its errors, and write nothing."""
         self._read_plans()
-        new, again = self._missing_units(items, unit_size, config, config_digest, retry)
-        return [*new, *again]
+        return list(chain(*self._missing_units(items, unit_size, config, config_digest, retry)))
 
     def units(self) -> list[Unit]:
         """Return all units planned so far, in plan order."""
@@ -340,7 +340,7 @@ class Ledger:
     def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
         """Return the items that are not planned in this retry or a later one."""
         planned = {(item.image_id, item.name) for unit in self._units() if unit.retry >= retry for item in unit.items}
-        return [item for item in items if (item.image_id, item.name) not in planned]
+        return self._naming(self._units(), [item for item in items if (item.image_id, item.name) not in planned])
 
     def _read_plans(self) -> None:
         names = [name for name in self._location.list(layout.PLAN) if layout.is_plan(name)]
