@@ -35,7 +35,7 @@ def samples() -> Iterator[Made]:
         yield f"samples_lerc_{name}.tif", Reason.TOO_MANY_PIXELS, "a strip of zeros", content
     within = one_strip(2047, 2048, LERC, base64.b85decode(ZEROS_2047_2048_4_FLOAT32), 4, 32, FLOAT)
     yield "samples_lerc_within.tif", "good", "just below 64 MiB of samples", within
-    frames = imagecodecs.zstd_encode(bytes(2**24)) * 32
+    frames = bytes(imagecodecs.zstd_encode(bytes(2**24))) * 32
     content = one_strip(4096, 4096, ZSTD, frames, 4, 64, FLOAT)
     yield "samples_zstd_rgba_float64.tif", Reason.TOO_MANY_PIXELS, "a strip of zeros", content
     for name, (compression, segment) in segments().items():

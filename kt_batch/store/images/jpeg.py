@@ -1,4 +1,4 @@
-"""The structure of a JPEG: its kind, and whether nothing but its end marker is missing."""
+"""The structure of a JPEG: its kind, the direction of its gain map, and whether only its end marker is missing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from kt_batch.store.images.samples import DECODER_ERRORS
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA})
 _NO_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables with numbers in the same range
 _FRAME_OF_JPEG_LS, _SCAN, _END = 0xF7, 0xDA, b"\xff\xd9"
+
+# What gain maps say of the main picture, by Adobe's XMP and by ISO 21496-1.
+_BASE, _BASE_IS_BRIGHT = b"BaseRenditionIsHDR", re.compile(rb"BaseRenditionIsHDR\s*(?:=\s*[\"']|>)\s*[Tt]rue")
+_ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
+_COMMON_DENOMINATOR = 8  # a flag of drafts of the standard
 
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # coded pixels hold FF00 and restart markers alone
 _COEFFICIENTS = 64
@@ -37,6 +42,37 @@ def other_kind(data: bytes) -> str | None:
         known = marker in _FRAMES and bits == 8
         return None if known else f"a JPEG of {bits} bits a sample with frame {marker:#x}"
     return None
+
+
+def main_picture_is_bright(data: bytes) -> bool:
+    """Tell whether a gain map makes the standard picture out of a main one of high dynamic range, and not the reverse.
+
+    Args:
+        data: A JPEG with all its pictures, or a block of XMP.
+    """
+    if (at := data.find(_BASE)) >= 0 and _BASE_IS_BRIGHT.search(data, at):
+        return True
+    at = data.find(_ISO_GAIN_MAP)
+    while at >= 0:
+        if _base_is_brighter(data, at):
+            return True
+        at = data.find(_ISO_GAIN_MAP, at + 1)
+    return False
+
+
+def _base_is_brighter(data: bytes, at: int) -> bool:
+    """Compare the headrooms of the main and the other picture in a segment of ISO 21496-1, whose name is at `at`."""
+    start = (
+        at + len(_ISO_GAIN_MAP) + 4
+    )  # two versions of 16 bits come first; the segment of the main picture ends there
+    end = at - 2 + int.from_bytes(data[at - 2 : at], "big")
+    if min(end, len(data)) < start + 17:
+        return False
+    numbers = struct.unpack_from(">4I", data, start + 1)
+    if data[start] & _COMMON_DENOMINATOR:
+        return bool(numbers[1] > numbers[2])
+    base, base_denominator, other, other_denominator = numbers
+    return bool(base * other_denominator > other * base_denominator)
 
 
 def with_end(data: bytes) -> bytes | None:

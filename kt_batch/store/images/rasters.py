@@ -30,7 +30,6 @@ from kt_batch.store.images.headers import (
     PNG,
     TIFF,
     bytes_of_image,
-    bytes_of_page,
     check_bytes,
     check_pixels,
     is_deep_png,
@@ -63,9 +62,6 @@ _TAKEN_AS = {
 }  # fmt: skip
 _CHANNELS = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "CMYK": 4}
 _WHITE_OF_DEEP_GREY = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I": 65535.0, "F": 1.0}
-
-# What XMP says when the main picture has high dynamic range, and the gain map makes the standard one of it.
-_BRIGHT_BASE = re.compile(rb"BaseRenditionIsHDR\s*(?:=\s*[\"']|>)\s*True", re.IGNORECASE)
 
 
 def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
@@ -146,7 +142,7 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
     width, height = image.size
     check_pixels(width, height, len(data))
     check_bytes(bytes_of_image(image), len(data))
-    _check_gain_map(image)
+    _check_gain_map(image, data)
     kind, profile = image.format, _profile(image.info.get("icc_profile"))
     image.draft(None, fit(width, height, long_side))  # JPEG only: decodes at 1/2, 1/4 or 1/8, not below that
     try:
@@ -174,10 +170,11 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
     )
 
 
-def _check_gain_map(image: Image.Image) -> None:
+def _check_gain_map(image: Image.Image, data: bytes) -> None:
     """Reject an image whose main picture is not the standard one; that of other gain maps is, and is what is read."""
-    xmp = image.info.get("xmp")
-    if isinstance(xmp, bytes) and _BRIGHT_BASE.search(xmp):
+    # A JPEG says it in the picture that is the map, which stands behind the main one.
+    block = data if image.format in ("JPEG", "MPO") else image.info.get("xmp")
+    if isinstance(block, bytes) and jpeg.main_picture_is_bright(block):
         raise RejectError(
             Reason.UNSUPPORTED,
             "the main picture has high dynamic range, and only its gain map makes a standard one; use the standard one",
@@ -224,7 +221,6 @@ def _read_tiff(data: Data, long_side: int) -> Raster:
         tiff.check_numbers(page)
         check_pixels(page.imagewidth, page.imagelength, len(data))
         check_pixels(page.tilewidth, page.tilelength, len(data))
-        check_bytes(bytes_of_page(page), len(data))
         tiff.check_kind(page)
         if tiff.is_for_pillow(page):
             try:

@@ -12,6 +12,7 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, says_adobe_rgb, tags_of_tiff
 from kt_batch.store.images.file_bytes import Data
+from kt_batch.store.images.headers import bytes_of_page, check_bytes
 from kt_batch.store.images.samples import Raster
 from kt_batch.store.images.tiff_rows import TiffRows
 
@@ -84,7 +85,7 @@ def read_page(page: tifffile.TiffPage, data: Data) -> Raster:
     """Read the first page of a TIFF by tifffile.
 
     Raises:
-        RejectError: Its colours are of another kind, or lie beyond the end of the file.
+        RejectError: Its colours are of another kind, lie beyond the end of the file, or are more than it can hold.
     """
     photometric = PHOTOMETRIC(page.photometric)
     channels = _CHANNELS.get(photometric, 0)
@@ -97,6 +98,7 @@ def read_page(page: tifffile.TiffPage, data: Data) -> Raster:
         )
     if any(start + count > len(data) for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)):
         raise RejectError(Reason.TRUNCATED, f"the TIFF points beyond its end at {len(data)} bytes")
+    check_bytes(bytes_of_page(page), len(data))
     profile = page.iccprofile if isinstance(page.iccprofile, bytes) else None  # it may be a list of numbers
     kind_of_extra = page.extrasamples[0] if page.extrasamples else EXTRASAMPLE.UNSPECIFIED
     return Raster(

@@ -665,6 +665,57 @@ def test_a_gain_map_whose_main_picture_is_the_bright_one_is_rejected() -> None:
     assert caught.value.reason == Reason.UNSUPPORTED
 
 
+def xmp_of_gain_map(base_is_bright: bool) -> bytes:
+    content = b"http://ns.adobe.com/xap/1.0/\0<hdrgm:BaseRenditionIsHDR>%s</hdrgm:BaseRenditionIsHDR>"
+    return app(1, content % str(base_is_bright).encode())
+
+
+def iso_gain_map(base: tuple[int, int], other: tuple[int, int]) -> bytes:
+    """Return the segment of ISO 21496-1 with two headrooms as fractions, and one channel of zeros."""
+    content = b"urn:iso:std:iso:ts:21496:-1\0" + struct.pack(">HHB4I40x", 0, 0, 0x40, *base, *other)
+    return app(2, content)
+
+
+def iso_gain_map_of_a_draft(base: int, other: int) -> bytes:
+    """Return the same segment with one denominator for all numbers."""
+    return app(2, b"urn:iso:std:iso:ts:21496:-1\0" + struct.pack(">HHB3I20x", 0, 0, 0x48, 100, base, other))
+
+
+def app(number: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, 0xE0 + number, 2 + len(content)) + content
+
+
+MAIN = app(2, b"urn:iso:std:iso:ts:21496:-1\0" + bytes(4))  # what ISO 21496-1 puts into the main picture
+
+
+@pytest.mark.parametrize(
+    ("of_the_map", "bright"),
+    [
+        (xmp_of_gain_map(True), True),
+        (xmp_of_gain_map(False), False),
+        (iso_gain_map((0, 1), (23, 10)), False),
+        (iso_gain_map((23, 10), (0, 1)), True),
+        (iso_gain_map((1, 2), (2, 5)), True),
+        (iso_gain_map_of_a_draft(0, 230), False),
+        (iso_gain_map_of_a_draft(230, 0), True),
+        (b"", False),
+    ],
+)
+def test_the_map_itself_says_which_picture_is_the_bright_one(of_the_map: bytes, bright: bool) -> None:
+    main, small = saved(picture(), "JPEG"), saved(picture(12, 8).convert("L"), "JPEG")
+    data = main[:2] + MAIN + main[2:] + small[:2] + of_the_map + small[2:]
+    if bright:
+        with pytest.raises(RejectError, match="the main picture has high dynamic range"):
+            decode(data, 64)
+    else:
+        np.testing.assert_array_equal(pixels_of(data), pixels_of(main))
+
+
+def test_xmp_of_a_gain_map_counts_in_other_formats() -> None:
+    with pytest.raises(RejectError, match="the main picture has high dynamic range"):
+        decode(saved(picture(), "WEBP", xmp=b'<x hdrgm:BaseRenditionIsHDR="True"/>'), 64)
+
+
 # ---- the numbers of the spaces
 
 
