@@ -39,7 +39,8 @@ class Space:
 
     source: The statement that decided. profile: ICC profile of the colours; None for sRGB, and for ink without a
     profile. transfer: Of high dynamic range; the profile is then that of the light. weights: Luminance of red, green
-    and blue, for such a transfer. narrow: Whether black and white are 16 and 235 of 255, as in video.
+    and blue, for such a transfer. narrow: Whether black and white are 16 and 235 of 255, as in video. embedded: The ICC
+    profile of the file, where it decided, also for sRGB.
     """
 
     source: str = "nothing"
@@ -47,6 +48,7 @@ class Space:
     transfer: Transfer | None = None
     weights: tuple[float, ...] = ()
     narrow: bool = False
+    embedded: bytes | None = None
 
     @property
     def white(self) -> float:
@@ -133,7 +135,7 @@ def _judged(profile: bytes, channels: int) -> Space | None:
     deviation = _deviation(profile, channels)
     if deviation is None:
         return None
-    return Space(source, None if deviation <= SRGB_TOLERANCE else profile)
+    return Space(source, None if deviation <= SRGB_TOLERANCE else profile, embedded=profile)
 
 
 def _high_range_of(profile: bytes, source: str, channels: int) -> Space | None:
@@ -208,7 +210,7 @@ def _primaries(chunk: bytes) -> Primaries | None:
 def _made(source: str, primaries: Primaries, curve: Curve, channels: int) -> Space:
     profile = spaces.profile_of(source, primaries, curve, channels)
     judged = _judged(profile, channels)
-    return replace(judged, source=source) if judged else Space(source)
+    return replace(judged, source=source, embedded=None) if judged else Space(source)
 
 
 def _high_range(source: str, transfer: int, colorants: NDArray[np.float64] | None, channels: int) -> Space:

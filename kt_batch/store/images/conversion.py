@@ -15,6 +15,7 @@ OUTPUT_PROFILES = {
     "srgb": profile_of("sRGB", SRGB_PRIMARIES, SRGB_CURVE, 3),
     "p3": profile_of("Display P3", P3_PRIMARIES, SRGB_CURVE, 3),
 }
+GREY_PROFILE = profile_of("grey, sRGB curve", SRGB_PRIMARIES, SRGB_CURVE, 1)
 
 
 def to_srgb(colours: Floats, space: Space) -> Floats:

@@ -77,7 +77,7 @@ def decode(data: Data, size: int) -> WorkingImage:
     with rejecting(data):
         raster = read_raster(data, _GAP * size)
         small = _shrink(raster, *fit(raster.width, raster.height, size))
-    pixels = _oriented(to_srgb(small, raster.space), raster.orientation)
+    pixels = oriented(to_srgb(small, raster.space), raster.orientation)
     turned = raster.orientation > 4
     width, height = (raster.height, raster.width) if turned else (raster.width, raster.height)
     return WorkingImage(np.ascontiguousarray(pixels), width, height)
@@ -159,7 +159,7 @@ def preview(pixels: Floats, long_side: int = 512) -> bytes:
     return encode(_resized(pixels, *fit(width, height, long_side), box=(width, height)), "jpg", 85)
 
 
-def _colours(strip: Samples, raster: Raster) -> Floats:
+def colours_of(strip: Samples, raster: Raster) -> Floats:
     """Convert samples (h, w, samples) to (h, w, channels) in [0, 1], over white."""
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is rejected below
         values: Floats = strip.astype(np.float32)
@@ -193,7 +193,7 @@ def _shrink(raster: Raster, width: int, height: int) -> Floats:
     across, down = max(1, columns // (_GAP * width)), max(1, rows // (_GAP * height))
     step = max(1, _STRIP_SAMPLES // (down * columns * samples)) * down
     strips = [
-        _by_channel(_colours(raster.samples[top : top + step], raster), lambda plane: plane.reduce((across, down)))
+        _by_channel(colours_of(raster.samples[top : top + step], raster), lambda plane: plane.reduce((across, down)))
         for top in range(0, rows, step)
     ]
     return _resized(np.concatenate(strips), width, height, box=(columns / across, rows / down))
@@ -217,7 +217,7 @@ def _by_channel(pixels: Floats, change: Callable[[Image.Image], Image.Image]) ->
     return np.stack([np.asarray(change(plane), np.float32) for plane in planes], axis=-1)
 
 
-def _oriented(pixels: Floats, orientation: int) -> Floats:
+def oriented(pixels: Floats, orientation: int) -> Floats:
     """Orient stored pixels (h, w, C) by an EXIF orientation 1..8."""
     if orientation > 4:  # stored by columns
         pixels = pixels.swapaxes(0, 1)
