@@ -8,11 +8,25 @@ from typing import BinaryIO, TypeAlias
 
 
 class FileBytes:
-    """The bytes of an open file, like `bytes`, but none of them are kept. The file does not change and stays open."""
+    """The bytes of an open file, like `bytes`, but none of them are kept in memory.
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self._length = os.fstat(descriptor).st_size
+    The file is closed with this object.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._status = self._now()
+        self._length = os.fstat(self.descriptor).st_size
+
+    @property
+    def descriptor(self) -> int:
+        """Return the descriptor of the file, which is open for reading."""
+        return self._file.fileno()
+
+    @property
+    def is_changed(self) -> bool:
+        """Tell whether the file was written to since this object was made, as far as its status shows."""
+        return self._now() != self._status
 
     def __len__(self) -> int:
         return self._length
@@ -25,6 +39,10 @@ class FileBytes:
             pieces.append(piece)
             start += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self.descriptor)
+        return status.st_size, status.st_mtime_ns
 
     def open(self) -> BinaryIO:
         """Return a reader with a position of its own."""

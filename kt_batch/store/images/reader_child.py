@@ -1,7 +1,8 @@
 """The child process of `reader_process`: it decodes images, one after the other.
 
-It is started as `python -m kt_batch.store.images.reader_child`. It reads requests from standard input until that ends,
-and writes answers to its former standard output: fixed headers and raw bytes, nothing that could carry code.
+It is started as `python -m kt_batch.store.images.reader_child`. Standard input is a socket. It reads requests there
+until that ends, and writes answers to its former standard output: fixed headers and raw bytes, nothing that could carry
+code. The file of a request follows its header, or the open file itself comes with the header.
 
 The bytes that it reads may take it over. It therefore has no credentials, limited resources and no files to write; no
 processes to start where the kernel allows that, and no network where Python and the kernel allow that. It imports
@@ -13,24 +14,33 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.memory import memory_limit
 from kt_batch.process import tune_process
+from kt_batch.store.images.file_bytes import Data, FileBytes
 
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
 
-HELLO = b"kt-batch image reader 1\n"
-REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the time limit in seconds
+HELLO = b"kt-batch image reader 2\n"
+# What is wanted; whether the file is open and comes along; its bytes, which follow otherwise; the long side of a
+# working image, or the options of an original; the time limit in seconds.
+REQUEST = struct.Struct("<B?QQd")
+WORKING, ORIGINAL = 1, 2
+INK, SRGB = 1, 2  # options of an original
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
-IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text
-MAX_REFUSAL = 2**16
+IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
+DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
+FORM = struct.Struct("<B??")  # channels, alpha, deep;
+MAX_REFUSAL = 2**16  # then for each band BAND, its rows, three zeros, its samples
+MAX_PROFILE = 2**24
 
 # An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
 # float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine or a container with less memory sets a
@@ -44,10 +54,11 @@ PER_SAMPLE_BYTE = 12
 MAX_OPEN_FILES = 32  # imports need two or three at a time
 
 
-Decode = Callable[[bytes, int], "WorkingImage"]
+Answer: TypeAlias = bytes | memoryview
+Decode: TypeAlias = Callable[[Any, int], "WorkingImage"]
 
 
-def main(decode: Decode | None = None, declared_bytes: Callable[[bytes], int] | None = None) -> None:
+def main(decode: Decode | None = None, declared_bytes: Callable[[Any], int] | None = None) -> None:
     """Decode until standard input ends; tests pass a `decode` that misbehaves."""
     tune_process()
     answers = _own_stdout()
@@ -57,7 +68,7 @@ def main(decode: Decode | None = None, declared_bytes: Callable[[bytes], int] | 
         from kt_batch.store.images import files, headers
 
         decode, declared_bytes = files.decode, headers.declared_bytes
-    with open(0, "rb", closefd=False) as requests, answers:
+    with socket.socket(fileno=0) as requests, answers:
         answers.write(HELLO)
         answers.flush()
         _serve(requests, answers, decode, declared_bytes or (lambda _: 0))
@@ -106,31 +117,81 @@ def _limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))
 
 
-def _serve(requests: IO[bytes], answers: IO[bytes], decode: Decode, declared_bytes: Callable[[bytes], int]) -> None:
-    while len(head := requests.read(REQUEST.size)) == REQUEST.size:
-        length, size, seconds = REQUEST.unpack(head)
+def _serve(requests: socket.socket, answers: IO[bytes], decode: Decode, declared_bytes: Callable[[Any], int]) -> None:
+    while (request := _next_request(requests)) is not None:
+        kind, length, option, seconds, file = request
         # The parent enforces the deadline. This timer, in processor seconds, is for a child whose parent is gone.
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length)
-        data = requests.read(length)
+        data = _received(requests, length) if file is None else FileBytes(file)
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared_bytes(data))
-        for part in _answer(data, size, decode):
+        parts = _working(data, option, decode) if kind == WORKING else _original(data, option)
+        for part in _guarded(parts):
             answers.write(part)
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(data: bytes, size: int, decode: Decode) -> tuple[bytes, bytes | memoryview]:
+def _next_request(requests: socket.socket) -> tuple[int, int, int, float, BinaryIO | None] | None:
+    """Return kind, length, option, seconds and the open file, if it came along; None at the end."""
+    head, descriptors = b"", list[int]()
+    while len(head) < REQUEST.size:
+        piece, more, _, _ = socket.recv_fds(requests, REQUEST.size - len(head), 1)
+        descriptors += more
+        if not piece:
+            return None
+        head += piece
+    kind, _, length, option, seconds = REQUEST.unpack(head)
+    file = os.fdopen(descriptors[0], "rb", buffering=0) if descriptors else None
+    return kind, length, option, seconds, file
+
+
+def _received(requests: socket.socket, length: int) -> bytes:
+    """Return the bytes of a file. Raises EOFError when the parent is gone."""
+    data = bytearray(length)
+    rest = memoryview(data)
+    while rest:
+        count = requests.recv_into(rest)
+        if count == 0:
+            raise EOFError("the parent is gone")
+        rest = rest[count:]
+    return bytes(data)
+
+
+def _guarded(parts: Iterator[Answer]) -> Iterator[Answer]:
+    """Yield the parts of an answer; where one cannot be had, a refusal in its place."""
     try:
-        image = decode(data, size)
+        yield from parts
     except RejectError as error:
-        return _refusal(error.reason, error.message)
+        yield from _refusal(error.reason, error.message)
     except MemoryError:
-        return _refusal(Reason.TOO_MANY_PIXELS, "the image takes more memory than its decoder may have")
+        yield from _refusal(Reason.TOO_MANY_PIXELS, "the image takes more memory than its decoder may have")
     except Exception as error:  # noqa: BLE001 - one image costs one reject
-        return _refusal(Reason.DECODER_DIED, f"the decoder failed with {type(error).__name__}: {str(error)[:200]}")
-    sizes = (image.height, image.width, image.original_height, image.original_width)
-    return REPLY.pack(IMAGE, *sizes), image.pixels.data.cast("B")
+        why = f"the decoder failed with {type(error).__name__}: {str(error)[:200]}"
+        yield from _refusal(Reason.DECODER_DIED, why)
+
+
+def _working(data: Data, size: int, decode: Decode) -> Iterator[Answer]:
+    image = decode(data, size)
+    yield REPLY.pack(IMAGE, image.height, image.width, image.original_height, image.original_width)
+    yield image.pixels.data.cast("B")
+
+
+def _original(data: Data, options: int) -> Iterator[Answer]:
+    import numpy as np
+
+    from kt_batch.store.images.originals import read_original
+
+    original, bands = read_original(data, ink=bool(options & INK), srgb=bool(options & SRGB))
+    profile = original.profile[: MAX_PROFILE + 1]
+    if len(profile) > MAX_PROFILE:
+        raise RejectError(Reason.UNSUPPORTED, f"the colour profile is over {MAX_PROFILE} bytes")
+    yield REPLY.pack(DESCRIPTION, original.height, original.width, original.samples, len(profile))
+    yield FORM.pack(original.channels, original.alpha, original.deep) + profile
+    for band in bands:
+        samples = np.ascontiguousarray(band).data.cast("B")
+        yield REPLY.pack(BAND, len(band), 0, 0, 0)
+        yield samples
 
 
 def _refusal(reason: Reason, message: str) -> tuple[bytes, bytes]:

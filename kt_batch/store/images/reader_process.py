@@ -10,22 +10,41 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kt_batch.errors import KtBatchError, Reason, RejectError
+from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.headers import MAX_PIXELS
+from kt_batch.store.images.originals import Bands, Original
 from kt_batch.store.images.rasters import fit
-from kt_batch.store.images.reader_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REPLY, REQUEST
+from kt_batch.store.images.reader_child import (
+    BAND,
+    DESCRIPTION,
+    FORM,
+    HELLO,
+    IMAGE,
+    INK,
+    MAX_PROFILE,
+    MAX_REFUSAL,
+    ORIGINAL,
+    REFUSAL,
+    REPLY,
+    REQUEST,
+    SRGB,
+    WORKING,
+)
 
 # The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,
 # since a busy machine must not cause a reject. Two children in a row stay within a runner's own limit.
@@ -35,6 +54,7 @@ START_SECONDS = 120.0
 _MODULE = "kt_batch.store.images.reader_child"
 _COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # no modules of the current folder, no .pyc files
 _PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")  # the only inherited variables
+_FORMS = ((1, False), (1, True), (3, False), (3, True), (4, False))  # channels and alpha
 _PIPE_BYTES = 2**20  # every user's maximum; more than the usual 2^16 saves context switches
 
 
@@ -70,7 +90,7 @@ class ImageReaderProcess:
             self._end()
         self._child = self._end = None
 
-    def decode(self, data: bytes, size: int) -> WorkingImage:
+    def decode(self, data: Data, size: int) -> WorkingImage:
         """Decode an image as `images.files.decode` does.
 
         Raises:
@@ -86,19 +106,72 @@ class ImageReaderProcess:
             raise answer
         return answer
 
-    def _ask_again(self, data: bytes, size: int) -> WorkingImage | RejectError:
+    def original(self, data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands]:
+        """Read an image at its full size as `images.originals.read_original` does.
+
+        The bands have to be taken before the next image is asked for. A child that dies is not asked again, since the
+        caller may have used bands already.
+
+        Raises:
+            RejectError: As `decode` does; also while bands are taken.
+            KtBatchError: No child can be started.
+        """
+        child = self._ready()
+        deadline = _Deadline(self._seconds)
+        with self._in_step():
+            original = child.describe(data, INK * ink | SRGB * srgb, self._seconds, deadline)
+        if isinstance(original, RejectError):
+            raise original
+        return original, self._bands(child, original, deadline)
+
+    def _bands(self, child: _Child, original: Original, deadline: _Deadline) -> Bands:
+        left = original.height
+        finished = False
+        try:
+            while left:
+                with self._in_step():
+                    band = child.band(original, left, deadline)
+                if isinstance(band, RejectError):
+                    finished = True
+                    raise band
+                left -= len(band)
+                yield band
+            finished = True
+        finally:
+            if not finished:  # bands that nobody took would be in the way of the next answer
+                self.close()
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Turn what happens to a child into a reject; a child that is out of step ends."""
+        try:
+            yield
+        except TimeoutError as error:
+            self.close()
+            raise self._too_slow() from error
+        except _DiedError as error:
+            self.close()
+            raise _died_of_it(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _too_slow(self) -> RejectError:
+        return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
+
+    def _ask_again(self, data: Data, size: int) -> WorkingImage | RejectError:
         try:
             return self._ask(data, size)
         except _DiedError as error:
-            return RejectError(Reason.DECODER_DIED, f"decoding it ended the process that did so: {error}")
+            return _died_of_it(error)
 
-    def _ask(self, data: bytes, size: int) -> WorkingImage | RejectError:
+    def _ask(self, data: Data, size: int) -> WorkingImage | RejectError:
         child = self._ready()
         try:
             return child.ask(data, size, self._seconds)
         except TimeoutError:
             self.close()
-            return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
+            return self._too_slow()
         except BaseException:  # the child is gone, or out of step with the protocol
             self.close()
             raise
@@ -124,6 +197,10 @@ class ImageReaderProcess:
 
 class _DiedError(Exception):
     """The child ended, or answered against the protocol; the text tells how."""
+
+
+def _died_of_it(error: _DiedError) -> RejectError:
+    return RejectError(Reason.DECODER_DIED, f"decoding it ended the process that did so: {error}")
 
 
 class _Deadline:
@@ -153,12 +230,24 @@ class _Deadline:
 
 
 class _Child:
-    """One child and its two pipes."""
+    """One child, the socket of its requests and the pipe of its answers."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - our own module and interpreter
+        self.to, theirs = socket.socketpair()
+        with theirs:
+            self.process = self._start(command, theirs)
+        self.answers = cast("IO[bytes]", self.process.stdout)
+        self.back = self.answers.fileno()
+        self.to.setblocking(False)
+        self.to.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+        os.set_blocking(self.back, False)
+        with suppress(OSError):  # refused when the user's pipes hold too much already
+            fcntl.fcntl(self.back, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def _start(self, command: Sequence[str], requests: socket.socket) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own module and interpreter
             command,
-            stdin=subprocess.PIPE,
+            stdin=requests.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what libraries print about a file
             bufsize=0,
@@ -166,35 +255,80 @@ class _Child:
             env=_environment(),
             process_group=0,  # Ctrl-C is for this process
         )
-        self.pipes = cast("IO[bytes]", self.process.stdin), cast("IO[bytes]", self.process.stdout)
-        self.to, self.back = (pipe.fileno() for pipe in self.pipes)
-        for descriptor in (self.to, self.back):
-            os.set_blocking(descriptor, False)
-            with suppress(OSError):  # refused when the user's pipes hold too much already
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def end(self) -> None:
-        """Kill the child and close the pipes; between two images it holds no state."""
+        """Kill the child and close the channels; between two images it holds no state."""
         self.process.kill()
         self.process.wait()
-        for pipe in self.pipes:
-            pipe.close()
+        self.to.close()
+        self.answers.close()
 
     def greet(self) -> None:
         """Wait until the child has started; raise TimeoutError or _DiedError."""
         if self._receive(len(HELLO), _Deadline(START_SECONDS)) != HELLO:
             raise _DiedError("it is another program")
 
-    def ask(self, data: bytes, size: int, seconds: float) -> WorkingImage | RejectError:
+    def ask(self, data: Data, size: int, seconds: float) -> WorkingImage | RejectError:
         """Have one image decoded; raise TimeoutError or _DiedError."""
         deadline = _Deadline(seconds)
-        self._send(REQUEST.pack(len(data), size, seconds), deadline)
-        self._send(data, deadline)
-        kind, *numbers = REPLY.unpack(self._receive(REPLY.size, deadline))
+        self._request(WORKING, data, size, seconds, deadline)
+        kind, *numbers = self._reply(deadline)
         if kind == IMAGE:
             return self._receive_image(deadline, size, *numbers)
-        if kind == REFUSAL and numbers[0] <= MAX_REFUSAL:
-            reason, _, message = self._receive(numbers[0], deadline).decode(errors="replace").partition("\n")
+        return self._refusal(kind, numbers[0], deadline)
+
+    def describe(self, data: Data, options: int, seconds: float, deadline: _Deadline) -> Original | RejectError:
+        """Have an image opened at its full size; raise TimeoutError or _DiedError."""
+        self._request(ORIGINAL, data, options, seconds, deadline)
+        kind, height, width, samples, profile = self._reply(deadline)
+        if kind != DESCRIPTION:
+            return self._refusal(kind, height, deadline)
+        if not 0 < width * height <= MAX_PIXELS or profile > MAX_PROFILE:
+            raise _DiedError("it gave an image of a size that cannot be")
+        channels, alpha, deep = FORM.unpack(self._receive(FORM.size, deadline))
+        if (channels, alpha) not in _FORMS or channels + alpha != samples:
+            raise _DiedError("it gave channels that no image has")
+        return Original(height, width, channels, alpha, deep, self._receive(profile, deadline))
+
+    def band(self, original: Original, left: int, deadline: _Deadline) -> NDArray[Any] | RejectError:
+        """Receive the next rows of an image, of which `left` are left; raise TimeoutError or _DiedError."""
+        kind, rows, *_ = self._reply(deadline)
+        if kind != BAND:
+            return self._refusal(kind, rows, deadline)
+        if not 0 < rows <= left:
+            raise _DiedError("it gave more rows than the image has")
+        band = np.empty((rows, original.width, original.samples), original.dtype)
+        self._receive_into(band.data.cast("B"), deadline)
+        return band
+
+    def _request(self, kind: int, data: Data, option: int, seconds: float, deadline: _Deadline) -> None:
+        comes_along = isinstance(data, FileBytes)
+        head = REQUEST.pack(kind, comes_along, len(data), option, seconds)
+        if isinstance(data, FileBytes):
+            self._send_open_file(head, data, deadline)
+        else:
+            self._send(head, deadline)
+            self._send(data, deadline)
+
+    def _send_open_file(self, head: bytes, data: FileBytes, deadline: _Deadline) -> None:
+        """Send a header together with a descriptor; the child reads the file at places of its own."""
+        try:
+            sent = 0
+            while not sent:
+                try:
+                    sent = socket.send_fds(self.to, [head], [data.descriptor])
+                except BlockingIOError:
+                    deadline.wait(self.to.fileno(), select.POLLOUT)
+        except OSError as error:
+            raise self._died() from error
+        self._send(head[sent:], deadline)
+
+    def _reply(self, deadline: _Deadline) -> tuple[int, int, int, int, int]:
+        return cast("tuple[int, int, int, int, int]", REPLY.unpack(self._receive(REPLY.size, deadline)))
+
+    def _refusal(self, kind: int, length: int, deadline: _Deadline) -> RejectError:
+        if kind == REFUSAL and length <= MAX_REFUSAL:
+            reason, _, message = self._receive(length, deadline).decode(errors="replace").partition("\n")
             if reason in tuple(Reason):
                 return RejectError(Reason(reason), message)
         raise _DiedError("it gave an answer that makes no sense")
@@ -215,10 +349,10 @@ class _Child:
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(self.to, rest) :]
+                rest = rest[self.to.send(rest) :]
             except BlockingIOError:
-                deadline.wait(self.to, select.POLLOUT)
-            except BrokenPipeError as error:
+                deadline.wait(self.to.fileno(), select.POLLOUT)
+            except (BrokenPipeError, ConnectionResetError) as error:
                 raise self._died() from error
 
     def _receive(self, length: int, deadline: _Deadline) -> bytes:
