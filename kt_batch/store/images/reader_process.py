@@ -235,7 +235,11 @@ class _Child:
     def __init__(self, command: Sequence[str]) -> None:
         self.to, theirs = socket.socketpair()
         with theirs:
-            self.process = self._start(command, theirs)
+            try:
+                self.process = self._start(command, theirs)
+            except OSError:
+                self.to.close()
+                raise
         self.answers = cast("IO[bytes]", self.process.stdout)
         self.back = self.answers.fileno()
         self.to.setblocking(False)
