@@ -1,0 +1,158 @@
+"""Write images at any size and depth from bands of rows.
+
+TIFF and PNG are written as the bands come: memory depends on the width alone. Other formats need the whole image.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from kt_batch.errors import UsageError
+from kt_batch.store.images.headers import PNG
+from kt_batch.store.images.originals import Original
+from kt_batch.store.images.png import chunk_of
+from kt_batch.store.images.png_filters import filtered
+
+# Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
+LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
+DEEP_FORMATS = frozenset({"png", "tiff"})  # with 16 bits
+
+_TILE = 512
+_BIGTIFF_BYTES = 2**32 - 2**25  # of samples; a TIFF has places of 32 bits
+_PNG_ROWS = 64  # filtered at a time
+_COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
+_PHOTOMETRIC = {1: "minisblack", 3: "rgb", 4: "separated"}
+_PIL = {"jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
+
+
+def write_image(
+    file: BinaryIO,
+    image: Original,
+    bands: Iterable[NDArray[Any]],
+    format: str,  # noqa: A002
+    quality: int,
+) -> None:
+    """Write an image with the profile of its samples.
+
+    Samples of 16 bits become 8 bits in formats that have no more. Transparency is kept, but blended over white in JPEG.
+    Ink is written to TIFF alone. Equal samples give equal bytes with equal versions of the codecs.
+
+    Args:
+        file: Open for writing, empty.
+        image: What the bands are.
+        bands: (rows, width, channels [+ alpha]), from the top to the bottom.
+        format: `png`, `tiff`, `jpg`, `webp` or `avif`.
+        quality: 1..100; png and tiff ignore it.
+
+    Raises:
+        UsageError: Another format, or a side longer than the format can hold.
+    """
+    check_format(format, image.width, image.height)
+    if format == "tiff":
+        _write_tiff(file, image, bands)
+    elif format == "png":
+        _write_png(file, image, bands)
+    else:
+        _write_whole(file, image, np.concatenate(list(bands)), format, quality)
+
+
+def check_format(format: str, width: int, height: int) -> None:  # noqa: A002
+    """Raise UsageError for a format that is not written, or that cannot hold an image."""
+    longest = LONGEST_SIDE.get(format)
+    if longest is None:
+        raise UsageError(f"cannot write images as {format!r}; allowed are {', '.join(LONGEST_SIDE)}")
+    if max(height, width) > longest:
+        raise UsageError(f"{format} holds at most {longest} pixels a side, and the image is {width} x {height}")
+
+
+def to_eight_bits(samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return 16-bit samples as the nearest ones of 8 bits."""
+    return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def regrouped(bands: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
+    """Yield the same rows in arrays of `rows` rows; the last one may have fewer."""
+    kept: list[NDArray[Any]] = []
+    for band in bands:
+        kept.append(band)
+        while sum(map(len, kept)) >= rows:
+            joined = kept[0] if len(kept) == 1 else np.concatenate(kept)
+            yield joined[:rows]
+            kept = [joined[rows:]]
+    if sum(map(len, kept)):
+        yield np.concatenate(kept)
+
+
+def _write_tiff(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -> None:
+    def tiles() -> Iterator[NDArray[Any]]:
+        for rows in regrouped(bands, _TILE):
+            for left in range(0, image.width, _TILE):
+                tile = np.zeros((_TILE, _TILE, image.samples), image.dtype)
+                part = rows[:, left : left + _TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile if image.samples > 1 else tile[..., 0]
+
+    size = image.height * image.width * image.samples * image.dtype.itemsize
+    with tifffile.TiffWriter(file, bigtiff=size > _BIGTIFF_BYTES) as writer:
+        writer.write(
+            tiles(),
+            shape=(image.height, image.width, *((image.samples,) if image.samples > 1 else ())),
+            dtype=image.dtype,
+            tile=(_TILE, _TILE),
+            photometric=_PHOTOMETRIC[image.channels],
+            planarconfig="contig" if image.samples > 1 else None,
+            extrasamples=["unassalpha"] if image.alpha else None,
+            compression="zlib",
+            predictor=True,
+            iccprofile=image.profile or None,
+            metadata=None,
+            software=False,
+            maxworkers=1,
+        )
+
+
+def _write_png(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -> None:
+    colours = _COLOUR_TYPES[image.channels, image.alpha]
+    file.write(PNG)
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8 * image.dtype.itemsize, colours, 0, 0, 0)
+    file.write(chunk_of(b"IHDR", header))
+    if image.profile:
+        file.write(chunk_of(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.profile)))
+    packer = zlib.compressobj(6)
+    before: NDArray[np.uint8] | None = None
+    for rows in regrouped(bands, _PNG_ROWS):
+        raw = rows.astype(rows.dtype.newbyteorder(">")).reshape(len(rows), -1).view(np.uint8)
+        _write_pixels(file, packer.compress(filtered(raw, before, image.samples * image.dtype.itemsize)))
+        before = raw[-1]
+    _write_pixels(file, packer.flush())
+    file.write(chunk_of(b"IEND", b""))
+
+
+def _write_pixels(file: BinaryIO, packed: bytes) -> None:
+    if packed:
+        file.write(chunk_of(b"IDAT", packed))
+
+
+def _write_whole(file: BinaryIO, image: Original, samples: NDArray[Any], format: str, quality: int) -> None:  # noqa: A002
+    if image.deep:
+        samples = to_eight_bits(samples)
+    if image.alpha and format == "jpg":
+        samples = _over_white(samples)
+    if samples.shape[2] in (1, 2) and format != "jpg":  # grey, with transparency or without
+        samples = np.concatenate([samples[..., :1].repeat(3, axis=2), samples[..., 1:]], axis=2)
+    picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    options: dict[str, Any] = {"method": 4} if format == "webp" else {"subsampling": "4:4:4"}
+    picture.save(file, _PIL[format], quality=quality, icc_profile=image.profile or None, **options)
+
+
+def _over_white(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    alpha = samples[..., -1:].astype(np.uint32)
+    return ((samples[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
