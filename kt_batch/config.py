@@ -134,7 +134,8 @@ class SearchConfig(Config):
         return self
 
 
-ImageFormat = Literal["png", "jpg", "webp"]
+ImageFormat = Literal["png", "jpg", "webp", "tiff", "avif"]
+Depth = Literal[8, 16]
 OutputSpace = Literal["srgb", "p3"]
 
 
@@ -154,10 +155,19 @@ class MethodConfig(Config):
         None, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="Long side of the working image, without an encoder."
     )
     format: ImageFormat = Field("png", description="File format of the outputs.")
-    quality: int = Field(95, ge=1, le=100, description="Quality of jpg and webp files, 1 to 100.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of jpg, webp and avif files, 1 to 100.")
+    depth: Depth | None = Field(
+        None, description="Bits of a sample, 8 or 16 (png and tiff); default: 8, and those of the photograph for edits."
+    )
     output_space: OutputSpace | None = Field(
         None, description="Colour space of the outputs, which then say so; default: sRGB, without saying so."
     )
+
+    @model_validator(mode="after")
+    def _check_depth(self) -> Self:
+        if self.depth == 16 and self.format not in ("png", "tiff"):
+            raise ValueError(f"depth 16 is for png and tiff, and the format is {self.format}")
+        return self
 
     @property
     def working_size(self) -> int:
@@ -177,7 +187,7 @@ class MethodConfig(Config):
         return content
 
 
-COMMON_SETTINGS = ("format", "quality", "output_space")  # those fields of MethodConfig that a caller sets
+COMMON_SETTINGS = ("format", "quality", "depth", "output_space")  # those fields of MethodConfig that a caller sets
 
 
 class RunOptions(Config):

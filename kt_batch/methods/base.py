@@ -69,7 +69,14 @@ class Edit(Protocol):
     """A colour map for the pixels of the photograph itself, at any size."""
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the edited pixels. Both are `(H, W, 3)` sRGB in [0, 1]."""
+        """Return the edited pixels of some rows of the photograph. Both are `(rows, W, 3)` sRGB in [0, 1]."""
+
+
+class Unchanged:
+    """The edit that changes nothing: samples are written as they are, in their own colour space."""
+
+
+UNCHANGED = Unchanged()
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,11 @@ class Result:
     """The result of a method for one image.
 
     output: An image `(3, H, W)` float32 RGB in [0, 1], as large as the image that went in, or an edit of the
-    photograph's own pixels. seconds: Stage -> seconds.
+    photograph's own pixels at their full size. provenance: Without any share, the photograph is its own source.
+    seconds: Stage -> seconds.
     """
 
-    output: Tensor | Edit
+    output: Tensor | Edit | Unchanged
     provenance: PatchProvenance | SourceProvenance
     seconds: dict[str, float]
 

@@ -8,12 +8,14 @@ from kt_batch.config import MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
+from kt_batch.methods.identity import Identity
 from kt_batch.methods.knowledge import KnowledgeTransfer
 
 DEFAULT = "knowledge"
 METHODS: dict[str, type[Method]] = {
     "knowledge": KnowledgeTransfer,
     "adain": Adain,
+    "identity": Identity,
 }
 
 

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
+from typing import TypeVar
 
 from kt_batch.errors import Reason, RejectError, UnreachableError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.redaction import redacted
-from kt_batch.store.images.files import WorkingImage, image_id
-from kt_batch.store.inputs import Input, input_id, read_input
+from kt_batch.store.images.file_bytes import Data, FileBytes
+from kt_batch.store.images.files import image_id
+from kt_batch.store.inputs import Input, input_id, open_input
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.places import absolute_path, clean_place, origin_of
 from kt_batch.store.units import Item, Unit
@@ -20,7 +22,7 @@ HASH_THREADS = 8
 MAX_INPUTS_PER_TASK = 16  # handing a small file to a thread costs more than hashing it
 
 Place = str | PathLike[str]  # a path or URI
-Decode = Callable[[bytes, int], WorkingImage]  # the bytes of a file and a long side
+T = TypeVar("T")
 
 
 def places(given: Place | Sequence[Place]) -> list[str]:
@@ -88,32 +90,31 @@ def unreadable_id(uri: str) -> str:
     return hashlib.sha256(b"unreadable:" + uri.encode()).hexdigest()[:16]
 
 
-def read_planned(item: Item) -> bytes:
-    """Read the bytes of a planned input.
+def read_planned(item: Item) -> Data:
+    """Read the bytes of a planned input, or open its file.
 
     Raises:
         RejectError: The input cannot be read, or its bytes are not those that were planned.
         UnreachableError: Its store fails.
     """
-    data = read_input(item.uri)
+    data = open_input(item.uri)
     if image_id(data) != item.image_id:
         raise RejectError(Reason.CHANGED, f"'{item.uri}' has changed since it was planned; run the command again.")
     return data
 
 
-def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Sequence[str] = ()) -> WorkingImage:
-    """Read the working image of items that are one image, from the first URI that has it.
+def read_image(items: Sequence[Item], decode: Callable[[Data], T], other_uris: Sequence[str] = ()) -> T:
+    """Read items that are one image, from the first URI that has it.
 
     Bytes that cannot be decoded are not tried from another URI, where they would be the same.
 
     Args:
         items: Names of one image.
-        size: Long side of the working image.
-        decode: Turns the bytes of a file into a working image.
+        decode: Makes something of the bytes of a file.
         other_uris: URIs to try after those of the items.
 
     Raises:
-        RejectError: No URI has the image; the error of the first URI.
+        RejectError: No URI has the image, the error of the first URI; or the file was written to meanwhile.
         UnreachableError: One of the URIs lies in a store that fails.
     """
     image = items[0].image_id
@@ -129,9 +130,16 @@ def read_image(items: Sequence[Item], size: int, decode: Decode, other_uris: Seq
             unreachable = error
             continue
         try:
-            return decode(data, size)
+            decoded = decode(data)
+            _check_unchanged(data, uri)
+            return decoded
         except RejectError as error:
             if first is None:
                 raise
             raise first from error.with_traceback(None)  # the traceback holds the bytes of the file
     raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
+
+
+def _check_unchanged(data: Data, uri: str) -> None:
+    if isinstance(data, FileBytes) and data.is_changed:
+        raise RejectError(Reason.CHANGED, f"'{uri}' was written to while it was read; run the command again.")

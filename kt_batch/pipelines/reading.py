@@ -79,7 +79,7 @@ class Reader:
         def read(items: Sequence[Item]) -> WorkingImage:
             image = items[0].image_id
             check_quarantined(unit, image)
-            return read_image(items, size, self._decoder.decode, (other_uris or {}).get(image, ()))
+            return read_image(items, lambda data: self._decoder.decode(data, size), (other_uris or {}).get(image, ()))
 
         def begin(items: Sequence[Item]) -> Future[WorkingImage]:
             return self._background.submit(items[0].image_id, read, items)

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from kt_batch.config import ExtractConfig, IndexConfig
 from kt_batch.errors import RejectError, UsageError
@@ -24,8 +25,9 @@ from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.pipelines.translate.worker import output_pixels
-from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
+from kt_batch.pipelines.translate.worker import picture_of
+from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
+from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.inputs import Input, find_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
@@ -95,7 +97,8 @@ def translate_one(
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
     )
-    return encode(output_pixels(result, working), config.format, config.quality, config.output_space), summary
+    pixels = picture_of(cast("Tensor", result.output), working)
+    return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth), summary
 
 
 def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:

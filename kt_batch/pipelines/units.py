@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.events import log_event
@@ -80,9 +78,9 @@ class UnitLog:
         for stage, spent in seconds.items():
             self.seconds[stage] += spent
 
-    def pictures(self, working: WorkingImage, output: NDArray[np.float32], count: int) -> None:
-        """Record the sizes of `count` outputs `(H, W, 3)` of one image."""
-        self.sizes = join_sizes([self.sizes, picture_sizes(working, output, count)])
+    def pictures(self, working: WorkingImage, size: tuple[int, int], count: int) -> None:
+        """Record the size (width, height) of `count` outputs of one image."""
+        self.sizes = join_sizes([self.sizes, picture_sizes(working, size, count)])
 
     def reject(self, items: Sequence[Item], error: RejectError) -> None:
         """Add one reject row per item."""
@@ -108,9 +106,9 @@ class UnitLog:
         )
 
 
-def picture_sizes(working: WorkingImage, output: NDArray[np.float32], count: int = 1) -> PictureSizes:
-    """Return the sizes of `count` outputs `(H, W, 3)` and of the image that they were made from."""
-    height, width = output.shape[:2]
+def picture_sizes(working: WorkingImage, size: tuple[int, int], count: int = 1) -> PictureSizes:
+    """Return the sizes of `count` outputs, each (width, height), and of the image that they were made from."""
+    width, height = size
     original = (working.original_width, working.original_height)
     reduced = count if width * height < original[0] * original[1] else 0
     return PictureSizes(smallest=(width, height), largest=(width, height), input=original, reduced=reduced)

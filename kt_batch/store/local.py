@@ -28,6 +28,7 @@ from kt_batch.store.whole_files import open_whole, read_all
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _SHORTEST_LIMIT = 64  # of a component; a file system that states less, or nothing, is not believed
+_COPIED_BYTES = 2**22  # at a time
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
 
 
@@ -92,6 +93,17 @@ class LocalLocation:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            return publish(temporary, target, self.root)
+
+    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
+        """See `Location`."""
+        target = self._writable_path(name)
+        with _writing(target), _temporary_next_to(target) as temporary:
+            file.seek(0)
+            with temporary.open("xb") as copy:
+                shutil.copyfileobj(file, copy, _COPIED_BYTES)
+                copy.flush()
+                os.fsync(copy.fileno())
             return publish(temporary, target, self.root)
 
     def put_content(self, name: str, source: Path) -> None:

@@ -72,6 +72,9 @@ class Location(Protocol):
         back.
         """
 
+    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
+        """Store the content of an open file as `put_if_absent` does, without all of it in memory."""
+
     def put_content(self, name: str, source: Path) -> None:
         """Store a local file under a name that holds its own hash, unless it is there.
 

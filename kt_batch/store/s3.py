@@ -92,9 +92,22 @@ class S3Location:
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
+        return self._put_if_absent(name, lambda: data)
+
+    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
+        """See `Location`."""
+
+        def body() -> BinaryIO:
+            file.seek(0)  # also for another attempt
+            return file
+
+        return self._put_if_absent(name, body)
+
+    def _put_if_absent(self, name: str, body: Callable[[], bytes | BinaryIO]) -> bool:
+        put = {"Bucket": self.bucket, "Key": self._key(name), "IfNoneMatch": "*"}
         try:
             with self._explained(name):
-                self._call("put_object", Key=self._key(name), Body=data, IfNoneMatch="*")
+                _attempt(lambda fs: fs.call_s3("put_object", Body=body(), **put))
         except StorageError as error:
             if error_code(error.__cause__) in REFUSED:
                 return False

@@ -13,6 +13,7 @@ import pytest
 from kt_batch.errors import Reason, RejectError
 from kt_batch.pipelines import reading
 from kt_batch.pipelines.inputs import read_image
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item
@@ -71,7 +72,7 @@ def children() -> set[str]:
 def test_bytes_that_cannot_be_decoded_are_not_read_again_from_another_place(tmp_path: Path) -> None:
     tried = []
 
-    def decode(data: bytes, size: int) -> WorkingImage:
+    def decode(data: Data) -> WorkingImage:
         tried.append(data)
         raise RejectError(Reason.DECODER_SLOW, "slow")
 
@@ -80,6 +81,6 @@ def test_bytes_that_cannot_be_decoded_are_not_read_again_from_another_place(tmp_
         (tmp_path / name).write_bytes(b"same")
     items = [Item(image_id(b"same"), str(tmp_path / name), name) for name in names]
     with pytest.raises(RejectError) as caught:
-        read_image(items, 8, decode)
+        read_image(items, decode)
     assert tried == [b"same"]
     assert caught.value.reason == Reason.UNREADABLE  # of the first place, as always

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kt_batch.index.ids import unpack_ids
 from kt_batch.methods.base import PatchProvenance, SourceProvenance
 from kt_batch.store.schemas import PROVENANCE, SHARES
+from kt_batch.store.units import Item
 
 T = TypeVar("T")
 
@@ -23,8 +24,8 @@ class ProvenanceRows(Protocol):
     names: list[str]
     groups: list[int]
 
-    def add(self, name: str, provenance: Any) -> None:
-        """Add the provenance of one output."""
+    def add(self, item: Item, name: str, provenance: Any) -> None:
+        """Add the provenance of the output `name` of an input."""
 
     def remove(self, names: Container[str]) -> None:
         """Remove outputs that could not be stored."""
@@ -57,8 +58,8 @@ class PatchRows:
     groups: list[int] = field(default_factory=list)
     _parts: list[_PatchPart] = field(default_factory=list)
 
-    def add(self, name: str, provenance: PatchProvenance) -> None:
-        """Add the provenance of one output."""
+    def add(self, item: Item, name: str, provenance: PatchProvenance) -> None:  # noqa: ARG002 - patches have sources
+        """Add the provenance of the output `name` of an input."""
         n, k = provenance.ncc.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
         ncc = provenance.ncc.flatten().numpy().astype(np.float16)
@@ -124,16 +125,19 @@ class PatchRows:
 class SourceRows:
     """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows."""
 
-    uris: Mapping[str, str]
+    uris: dict[str, str]
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     _parts: list[Mapping[str, float]] = field(default_factory=list)
 
-    def add(self, name: str, provenance: SourceProvenance) -> None:
-        """Add the provenance of one output."""
+    def add(self, item: Item, name: str, provenance: SourceProvenance) -> None:
+        """Add the provenance of the output `name` of an input, which is its own source where there is no other."""
+        shares = provenance.shares
+        if not shares:
+            shares, self.uris[item.image_id] = {item.image_id: 1.0}, item.uri
         self.names.append(name)
-        self.groups.append(len(provenance.shares))
-        self._parts.append(provenance.shares)
+        self.groups.append(len(shares))
+        self._parts.append(shares)
 
     def remove(self, names: Container[str]) -> None:
         """Remove outputs that could not be stored."""

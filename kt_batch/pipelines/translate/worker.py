@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
+from functools import partial
+from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +19,23 @@ from kt_batch.methods.base import PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
-from kt_batch.pipelines.reading import BackgroundExecutor, Reader
+from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
+from kt_batch.pipelines.translate.full_size import FullSize, FullSizeWriter
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.sources import load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
-from kt_batch.store.images.files import WorkingImage, encode, pad_to
+from kt_batch.store.images.files import WorkingImage, pad_to
+from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
 
+HASHED_BYTES = 2**22  # of a file at a time
+
+Encoded: TypeAlias = bytes | FullSize
 Output: TypeAlias = tuple[str, int]  # SHA-256 and bytes
 Stored: TypeAlias = dict[str, Output | RejectError]  # an item's name -> its output, or why it has none
 
@@ -46,6 +53,7 @@ class TranslateWorker:
         self.reader = Reader()
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
+        self.full_size = FullSizeWriter(job.config)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Translate one unit and commit it.
@@ -70,10 +78,8 @@ class TranslateWorker:
             started = time.perf_counter()
             rows = rows or self._new_rows(result)
             for item in missing:
-                rows.add(item.output_path(self.job.config.format), result.provenance)
-            pixels = output_pixels(result, read.result)
-            log.pictures(read.result, pixels, len(missing))
-            self._store_soon(stored, missing, pixels, beat, read.isolated)
+                rows.add(item, item.output_path(self.job.config.format), result.provenance)
+            self._store_soon(stored, missing, self._encoding(result, read, missing, log), beat, read.isolated)
             log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
@@ -119,11 +125,21 @@ class TranslateWorker:
             return PatchRows(sources.library or "")
         return SourceRows({style.image_id: style.uri for style in sources.styles})
 
+    def _encoding(self, result: Result, read: Read, items: Sequence[Item], log: UnitLog) -> Callable[[], Encoded]:
+        """Return what encodes the picture of a result, or edits the photograph at its full size."""
+        working = cast(WorkingImage, read.result)
+        if not isinstance(result.output, Tensor):
+            log.pictures(working, (working.original_width, working.original_height), len(items))
+            return partial(self.full_size.write, items, result.output)
+        pixels, config = picture_of(result.output, working), self.job.config
+        log.pictures(working, (working.width, working.height), len(items))
+        return partial(encode_picture, pixels, config.format, config.quality, config.output_space, config.depth)
+
     def _store_soon(
         self,
         stored: list[Future[Stored]],
         items: Sequence[Item],
-        pixels: NDArray[np.float32],
+        encode: Callable[[], Encoded],
         beat: Heartbeat,
         isolated: bool,
     ) -> None:
@@ -134,32 +150,38 @@ class TranslateWorker:
         """
         if stored:
             stored[-1].result()
-        image, config = items[0].image_id, self.job.config
-        encoding = self.background.submit(image, encode, pixels, config.format, config.quality, config.output_space)
+        image = items[0].image_id
+        encoding = self.background.submit(image, encode)
         if isolated:
-            encoding.result()
+            encoding.exception()
         beat("")  # from here on, a fault of the store is not the image's
-        stored.append(self.background.submit(image, lambda: self._put_images(items, encoding.result())))
+        stored.append(self.background.submit(image, lambda: self._put_images(items, encoding)))
         if isolated:
             stored[-1].result()
 
-    def _put_images(self, items: Sequence[Item], data: bytes) -> Stored:
-        return {item.name: self._put_image(item, data) for item in items}
+    def _put_images(self, items: Sequence[Item], encoding: Future[Encoded]) -> Stored:
+        try:
+            encoded = encoding.result()
+        except RejectError as error:
+            return dict.fromkeys((item.name for item in items), error.with_traceback(None))
+        file = encoded.file if isinstance(encoded, FullSize) else io.BytesIO(encoded)
+        with file:
+            return {item.name: self._put_image(item, file) for item in items}
 
-    def _put_image(self, item: Item, data: bytes) -> Output | RejectError:
+    def _put_image(self, item: Item, file: BinaryIO) -> Output | RejectError:
         """Put an image if absent at its final name, or adopt the same image that is there.
 
         With mixed numerics an image of another class is adopted too, unless another image may have had the name.
         """
         name = item.output_path(self.job.config.format)
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256, size = _content(file)
         try:
-            if self.location.put_if_absent(name, data):
-                return sha256, len(data)
+            if self.location.put_file_if_absent(name, file):
+                return sha256, size
         except NameRefusedError as error:
             return RejectError(Reason.NAME_REFUSED, f"{error}.")
-        there = self.location.read_bytes(name)
-        present = hashlib.sha256(there).hexdigest()
+        with self.location.open(name) as there:
+            present, size = _content(there)
         if present != sha256 and item.name in self.job.name_conflicts:
             why = (
                 f"'{name}' at '{self.location.uri}' is there already, in no receipt of this run, and was not made from "
@@ -171,7 +193,7 @@ class TranslateWorker:
                 f"'{name}' at '{self.location.uri}' is there already with other content, in no receipt of this run; "
                 "remove it and start again."
             )
-        return present, len(there)
+        return present, size
 
     def _write(self, unit: str, rows: ProvenanceRows | None, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         tables = []
@@ -204,8 +226,16 @@ class TranslateWorker:
         )
 
 
-def output_pixels(result: Result, working: WorkingImage) -> NDArray[np.float32]:
-    """Return the pixels `(H, W, 3)` of a result: the image without its padding, or the edited working image."""
-    if isinstance(result.output, Tensor):
-        return to_pixels(result.output)[: working.height, : working.width]
-    return result.output.apply(working.pixels)
+def _content(file: BinaryIO) -> Output:
+    """Return SHA-256 and bytes of an open file."""
+    file.seek(0)
+    digest, size = hashlib.sha256(), 0
+    while chunk := file.read(HASHED_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def picture_of(output: Tensor, working: WorkingImage) -> NDArray[np.float32]:
+    """Return the pixels `(H, W, 3)` of a method's image without its padding."""
+    return to_pixels(output)[: working.height, : working.width]

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
-from kt_batch.store.images.file_bytes import Data
+from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.rasters import fit, read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
@@ -29,6 +29,7 @@ from kt_batch.store.images.samples import Raster, Samples
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383}
 
 _GAP = 2  # cheap reductions (JPEG scaling, boxes) stop at this multiple of the wanted size
+_HASHED_BYTES = 2**23  # of an open file at a time
 _STRIP_SAMPLES = 2**22  # samples converted to float at a time, so no float copy of a huge image exists
 
 
@@ -55,9 +56,15 @@ class WorkingImage:
         return int(self.pixels.shape[0])
 
 
-def image_id(data: bytes) -> str:
+def image_id(data: Data) -> str:
     """Return the first 8 bytes of the SHA-256 of a file, as 16 hex digits."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    digest = hashlib.sha256()
+    if isinstance(data, FileBytes):
+        for start in range(0, len(data), _HASHED_BYTES):
+            digest.update(data[start : start + _HASHED_BYTES])
+    else:
+        digest.update(data)
+    return digest.hexdigest()[:16]
 
 
 def decode(data: Data, size: int) -> WorkingImage:

@@ -28,7 +28,8 @@ class Original:
     Channels are grey, RGB or ink (CMYK); white, and the most ink, is the largest value of the dtype. Alpha is straight.
 
     height, width: Of the oriented image. channels: 1, 3 or 4. deep: Whether samples have 16 bits. profile: ICC profile
-    of the channels; empty for ink without one.
+    of the channels; empty for ink without one. deep_file: Whether the file has more than 8 bits; samples that were
+    converted to sRGB always have 16.
     """
 
     height: int
@@ -37,6 +38,7 @@ class Original:
     alpha: bool
     deep: bool
     profile: bytes
+    deep_file: bool = False
 
     @property
     def samples(self) -> int:
@@ -82,6 +84,7 @@ def read_original(data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands
         alpha=raster.alpha and raster.channels < 4,
         deep=as_srgb or raster.samples.dtype != np.uint8,
         profile=OUTPUT_PROFILES["srgb"] if as_srgb else _profile_of(raster),
+        deep_file=raster.samples.dtype != np.uint8,
     )
     convert = _srgb_samples if as_srgb else _own_samples
     return original, _bands(data, raster, convert)

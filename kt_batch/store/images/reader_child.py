@@ -38,7 +38,7 @@ INK, SRGB = 1, 2  # options of an original
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
 DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
-FORM = struct.Struct("<B??")  # channels, alpha, deep;
+FORM = struct.Struct("<B???")  # channels, alpha, deep, deep_file;
 MAX_REFUSAL = 2**16  # then for each band BAND, its rows, three zeros, its samples
 MAX_PROFILE = 2**24
 
@@ -187,7 +187,7 @@ def _original(data: Data, options: int) -> Iterator[Answer]:
     if len(profile) > MAX_PROFILE:
         raise RejectError(Reason.UNSUPPORTED, f"the colour profile is over {MAX_PROFILE} bytes")
     yield REPLY.pack(DESCRIPTION, original.height, original.width, original.samples, len(profile))
-    yield FORM.pack(original.channels, original.alpha, original.deep) + profile
+    yield FORM.pack(original.channels, original.alpha, original.deep, original.deep_file) + profile
     for band in bands:
         samples = np.ascontiguousarray(band).data.cast("B")
         yield REPLY.pack(BAND, len(band), 0, 0, 0)

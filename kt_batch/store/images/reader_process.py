@@ -289,10 +289,10 @@ class _Child:
             return self._refusal(kind, height, deadline)
         if not 0 < width * height <= MAX_PIXELS or profile > MAX_PROFILE:
             raise _DiedError("it gave an image of a size that cannot be")
-        channels, alpha, deep = FORM.unpack(self._receive(FORM.size, deadline))
+        channels, alpha, deep, deep_file = FORM.unpack(self._receive(FORM.size, deadline))
         if (channels, alpha) not in _FORMS or channels + alpha != samples:
             raise _DiedError("it gave channels that no image has")
-        return Original(height, width, channels, alpha, deep, self._receive(profile, deadline))
+        return Original(height, width, channels, alpha, deep, self._receive(profile, deadline), deep_file)
 
     def band(self, original: Original, left: int, deadline: _Deadline) -> NDArray[Any] | RejectError:
         """Receive the next rows of an image, of which `left` are left; raise TimeoutError or _DiedError."""

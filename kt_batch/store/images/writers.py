@@ -5,6 +5,7 @@ TIFF and PNG are written as the bands come: memory depends on the width alone. O
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.errors import UsageError
+from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
+from kt_batch.store.images.files import encode
 from kt_batch.store.images.headers import PNG
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.png import chunk_of
@@ -23,7 +26,7 @@ from kt_batch.store.images.png_filters import filtered
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
-DEEP_FORMATS = frozenset({"png", "tiff"})  # with 16 bits
+PLAIN_FORMATS = frozenset({"png", "jpg", "webp"})  # of `files.encode`
 
 _TILE = 512
 _BIGTIFF_BYTES = 2**32 - 2**25  # of samples; a TIFF has places of 32 bits
@@ -156,3 +159,38 @@ def _write_whole(file: BinaryIO, image: Original, samples: NDArray[Any], format:
 def _over_white(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
     alpha = samples[..., -1:].astype(np.uint32)
     return ((samples[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def encode_picture(
+    pixels: NDArray[np.float32],
+    format: str,  # noqa: A002
+    quality: int,
+    space: str | None = None,
+    depth: int | None = None,
+) -> bytes:
+    """Encode the picture that a method made: as `files.encode` does, and in the formats and depths that it lacks.
+
+    Args:
+        pixels: (H, W, 3) float32 sRGB, clipped to [0, 1].
+        format: `png`, `tiff`, `jpg`, `webp` or `avif`.
+        quality: 1..100; png and tiff ignore it.
+        space: `srgb` or `p3`; None: sRGB, which png, jpg and webp of 8 bits do not name.
+        depth: 16 for 16 bits.
+
+    Raises:
+        UsageError: The format is not written, or cannot hold the image.
+    """
+    if depth != 16 and format in PLAIN_FORMATS:
+        return encode(pixels, format, quality, space)
+    height, width, _ = pixels.shape
+    image = Original(height, width, 3, alpha=False, deep=depth == 16, profile=OUTPUT_PROFILES[space or "srgb"])
+    colours = from_srgb(np.clip(pixels, 0.0, 1.0), space or "srgb")
+    file = io.BytesIO()
+    write_image(file, image, [to_samples(colours, image)], format, quality)
+    return file.getvalue()
+
+
+def to_samples(colours: NDArray[np.float32], image: Original) -> NDArray[Any]:
+    """Return colours in [0, 1] as samples of the image's depth."""
+    largest = np.float32(np.iinfo(image.dtype).max)
+    return (colours * largest + np.float32(0.5)).astype(image.dtype)

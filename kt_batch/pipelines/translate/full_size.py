@@ -1,0 +1,88 @@
+"""Apply an edit to photographs at their full size and depth, band by band."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kt_batch.config import MethodConfig
+from kt_batch.errors import Reason, RejectError
+from kt_batch.methods.base import Edit, Unchanged
+from kt_batch.pipelines.inputs import read_image
+from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
+from kt_batch.store.images.file_bytes import Data
+from kt_batch.store.images.originals import Bands, Original
+from kt_batch.store.images.reader_process import ImageReaderProcess
+from kt_batch.store.images.writers import check_format, to_eight_bits, to_samples, write_image
+from kt_batch.store.scratch import temporary_directory
+from kt_batch.store.units import Item
+
+_ATTEMPTS = 2  # a reader's process may be ended from outside once
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """A finished image in an open temporary file, and its size in pixels."""
+
+    file: BinaryIO
+    width: int
+    height: int
+
+
+class FullSizeWriter:
+    """Makes output files of photographs at their full size. It has a reader's process of its own."""
+
+    def __init__(self, config: MethodConfig) -> None:
+        self._config = config
+        self._reader = ImageReaderProcess()
+
+    def write(self, items: Sequence[Item], edit: Edit | Unchanged) -> FullSize:
+        """Read an image anew, edit it and write it.
+
+        Raises:
+            RejectError: The image cannot be read, or the format cannot hold it.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return read_image(items, lambda data: self._write(data, edit))
+            except RejectError as error:
+                if error.reason != Reason.DECODER_DIED:
+                    raise
+        return read_image(items, lambda data: self._write(data, edit))
+
+    def _write(self, data: Data, edit: Edit | Unchanged) -> FullSize:
+        config = self._config
+        as_it_is = isinstance(edit, Unchanged) and config.output_space is None
+        original, bands = self._reader.original(data, ink=as_it_is and config.format == "tiff", srgb=not as_it_is)
+        image, edited = (original, bands) if as_it_is else self._edited(original, bands, edit)
+        if image.deep and (config.depth == 8 or config.format not in ("png", "tiff")):
+            image, edited = replace(image, deep=False), map(to_eight_bits, edited)
+        elif not image.deep and config.depth == 16:
+            image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
+        check_format(config.format, image.width, image.height)
+        file = tempfile.TemporaryFile(dir=temporary_directory())  # noqa: SIM115 - the caller reads it
+        write_image(file, image, edited, config.format, config.quality)
+        return FullSize(file, image.width, image.height)
+
+    def _edited(self, original: Original, bands: Bands, edit: Edit | Unchanged) -> tuple[Original, Bands]:
+        space = self._config.output_space or "srgb"
+        image = replace(original, profile=OUTPUT_PROFILES[space], deep=original.deep_file)
+
+        def edited() -> Iterator[NDArray[Any]]:
+            for band in bands:
+                colours = band[..., :3].astype(np.float32) / np.float32(65535.0)
+                if not isinstance(edit, Unchanged):
+                    colours = np.clip(edit.apply(colours), 0.0, 1.0)
+                samples = to_samples(from_srgb(colours, space), image)
+                yield np.concatenate([samples, _alpha(band, image)], axis=2)
+
+        return image, edited()
+
+
+def _alpha(band: NDArray[np.uint16], image: Original) -> NDArray[Any]:
+    return band[..., 3:] if image.deep else to_eight_bits(band[..., 3:])
