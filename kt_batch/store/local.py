@@ -20,6 +20,7 @@ from typing import BinaryIO
 from kt_batch.errors import DamagedError, MissingError, StorageError
 from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
+from kt_batch.store.regular import open_regular, size_of_regular
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
@@ -39,25 +40,22 @@ class LocalLocation:
     def read_bytes(self, name: str) -> bytes:
         """See `Location`."""
         path = self._path(name)
-        with _reading(path):
-            return path.read_bytes()
+        with _reading(path), open_regular(path) as file:
+            return file.read()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
         check_range(name, start, length)
         path = self._path(name)
-        with _reading(path), path.open("rb") as file:
+        with _reading(path), open_regular(path) as file:
             file.seek(start)
-            return file.read(length)
+            return file.read(min(length, max(os.fstat(file.fileno()).st_size - start, 0)))
 
     def size(self, name: str) -> int:
         """See `Location`."""
         path = self._path(name)
         with _reading(path):
-            status = path.stat()
-        if not path.is_file():
-            raise MissingError(f"nothing lies at {path}")
-        return status.st_size
+            return size_of_regular(path)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
@@ -105,7 +103,7 @@ class LocalLocation:
         """See `Location`."""
         path = self._path(name)
         with _reading(path):
-            return path.open("rb")
+            return open_regular(path)
 
     def local_path(self, name: str) -> Path | None:
         """See `Location`."""

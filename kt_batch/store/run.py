@@ -9,7 +9,6 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import EncoderConfig
@@ -133,15 +132,20 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
     """Read the provenance of one output.
 
     Raises:
-        DamagedError: the part is not readable as Parquet.
+        DamagedError: the part is not readable, or holds numbers that no match has.
     """
-    try:
-        with run.location.open(output.part.name) as source:
-            return pq.ParquetFile(source).read_row_group(output.row_group)
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedError(
-            f"'{output.part.name}' at '{run.location.uri}' cannot be read as Parquet: {error}."
-        ) from error
+    table = read_table(run.location, output.part, groups=[output.row_group])
+    check_provenance(table, f"{run.location.uri}/{output.part.name}")
+    return table
+
+
+def check_provenance(table: pa.Table, where: str) -> None:
+    """Raise DamagedError unless the weights, shares and scores of provenance are finite, and none is negative."""
+    for name, lowest in (("weight", 0.0), ("share", 0.0), ("ncc", -np.inf)):
+        if name in table.column_names:
+            values = table[name].to_numpy()
+            if not (np.isfinite(values).all() and (values >= lowest).all()):
+                raise DamagedError(f"{where} holds a {name} that is not finite, or is negative")
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:
