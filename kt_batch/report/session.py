@@ -9,9 +9,12 @@ from collections import OrderedDict
 from collections.abc import Collection
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image
 
+from kt_batch.config import LARGEST_SIZE
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
@@ -22,6 +25,7 @@ from kt_batch.report.contributions import (
     patch_contributions,
     source_shares,
 )
+from kt_batch.report.pictures import ncc_cells
 from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.inputs import output_name
@@ -142,6 +146,22 @@ class Session:
             self._sizes[output.name] = _image_size(self.run, output)
         return self._sizes[output.name]
 
+    def cell_shape(self, output: Output) -> tuple[int, int]:
+        """Return the rows and the columns of an output's cells; the last ones may lie in its padding."""
+        width, height = self.image_size(output)
+        return -(-height // self.cells.stride), -(-width // self.cells.stride)
+
+    def ncc_cells(self, output: Output) -> NDArray[np.float64]:
+        """Return the NCC of the best matches of an output on its cells, (h, w) float64.
+
+        Raises:
+            DamagedError: there is no match, or one lies outside the output.
+        """
+        try:
+            return ncc_cells(self.provenance(output), self.cell_shape(output))
+        except DamagedError as error:
+            raise DamagedError(f"'{output.part.name}' at '{self.run.location.uri}' cannot be shown: {error}") from error
+
     def explain(self, output: str, x: int, y: int) -> Explanation:
         """Explain pixel (x, y) of an output.
 
@@ -230,6 +250,11 @@ def _image_size(run: Run, output: Output) -> tuple[int, int]:
     """Read width and height from the header of an output's file."""
     try:
         with run.location.open(output.name) as file, Image.open(file, formats=FORMATS) as image:
-            return image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
+    if not (1 <= width <= LARGEST_SIZE and 1 <= height <= LARGEST_SIZE):
+        raise DamagedError(
+            f"'{output.name}' at '{run.location.uri}' claims {width} x {height} pixels; allowed are 1 to {LARGEST_SIZE}."
+        )
+    return width, height

@@ -8,7 +8,7 @@ import re
 from typing import Any, NoReturn
 
 from kt_batch.errors import DamagedError
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, read_bounded
 
 MOST_BYTES = 16 << 20  # of a document whose size does not depend on the number of images
 
@@ -23,19 +23,6 @@ def read_document(location: Location, name: str, most: int = MOST_BYTES) -> dict
         DamagedError: it has more than `most` bytes, or is no JSON object.
     """
     return parse_document(read_bounded(location, name, most), f"{location.uri}/{name}")
-
-
-def read_bounded(location: Location, name: str, most: int) -> bytes:
-    """Read the whole content of a name.
-
-    Raises:
-        MissingError: nothing is there.
-        DamagedError: it has more than `most` bytes.
-    """
-    data = location.read_range(name, 0, most + 1)
-    if len(data) > most:
-        raise DamagedError(f"{location.uri}/{name} has {location.size(name)} bytes; allowed are {most}")
-    return data
 
 
 def parse_document(data: bytes | str, where: str) -> dict[str, Any]:

@@ -89,16 +89,16 @@ class ParquetReader:
         self.checked_schema(columns)
         names = self.schema.names if columns is None else list(columns)
         numbers = [self._column(name) for name in names]
-        chosen = list(range(len(self.rows)) if groups is None else groups)
+        chosen = range(len(self.rows)) if groups is None else groups
         for group in chosen:
             if not 0 <= group < len(self.rows):
                 raise self._damaged(f"it has {len(self.rows)} row groups, and so no number {group}")
+        chosen = [group for group in chosen if self.rows[group]]
         with self._explained():
             source = held_ranges(self._source, self._ranges(numbers, chosen)) if self._remote else self._source
             self._check_sizes(source, numbers, chosen)
             file = pq.ParquetFile(source, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
-            table = file.read(names) if groups is None else file.read_row_groups(chosen, names)
-            table = table.select(names)
+            table = file.read_row_groups(chosen, names).select(names)
             self._check_values(table)
         if table.num_rows != sum(self.rows[group] for group in chosen):
             raise self._damaged(f"it has {table.num_rows} rows where its footer says otherwise")
@@ -117,8 +117,6 @@ class ParquetReader:
     def _range(self, group: int, number: int) -> tuple[int, int]:
         """Return where a column chunk begins, and its bytes."""
         chunk = self._footer.row_group(group).column(number)
-        if self.rows[group] == 0 == chunk.total_compressed_size:
-            return len(END), 0
         start, length = chunk.data_page_offset, chunk.total_compressed_size
         if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
             start = chunk.dictionary_page_offset

@@ -21,6 +21,7 @@ from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import TableRef
+from kt_batch.store.schemas import VECTOR
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMN = "vector"
@@ -82,6 +83,24 @@ def read_table(
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
         return file.read(columns, groups)
+
+
+def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:
+    """Read the ids and the vectors of a part of patches.
+
+    Raises as `read_table` does, and:
+        DamagedError: the vectors are not those of `channels` channels.
+    """
+    table = read_table(location, ref, ["patch_id", VECTOR])
+    check_channels(table.schema, channels, f"{location.uri}/{ref.name}")
+    return table
+
+
+def check_channels(schema: pa.Schema, channels: int, where: str) -> None:
+    """Raise DamagedError unless the vectors of a table have `channels` channels."""
+    width = schema.field(VECTOR).type.byte_width
+    if width != 8 * channels:
+        raise DamagedError(f"{where} holds vectors of {width // 8} channels, where {channels} belong")
 
 
 def read_schema(location: Location, ref: TableRef) -> pa.Schema:

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.documents import MOST_BYTES, parse_document, read_bounded
-from kt_batch.store.locations import Location, exists
+from kt_batch.store.documents import MOST_BYTES, parse_document
+from kt_batch.store.locations import Location, exists, read_bounded
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import Receipt, parse_receipt
-from kt_batch.store.schemas import PLAN
+from kt_batch.store.schemas import PLAN, REJECTS
 from kt_batch.store.tables import open_table, read_table
 
 PLAN_FORMAT = "kt-batch-plan/1"
@@ -159,7 +159,7 @@ def _decode_plan(file: ParquetReader, name: str) -> Plan:
     metadata = file.metadata
     if metadata.get("format") not in (PLAN_FORMAT, RETRY_FORMAT):
         allowed = f"allowed are {PLAN_FORMAT!r} and {RETRY_FORMAT!r}"
-        raise DamagedError(f"{name} has the format {str(metadata.get('format'))[:64]!r}; {allowed}")
+        raise DamagedError(f"{name} has the format {_shown(metadata.get('format'))}; {allowed}")
     retry = _retry(metadata, name)
     columns = file.read(PLAN.names).to_pydict()
     rows = zip(*(columns[column] for column in PLAN.names), strict=True)
@@ -168,6 +168,10 @@ def _decode_plan(file: ParquetReader, name: str) -> Plan:
     if not _IMAGE_ID.fullmatch(digest):
         raise DamagedError(f"{name} has the config digest {digest[:64]!r}; allowed are 16 lower-case hex digits")
     return Plan(units, parse_document(metadata.get("config", ""), f"the configuration in {name}"), digest)
+
+
+def _shown(text: str | None) -> str:
+    return repr(text if text is None else text[:64])
 
 
 def _retry(metadata: Mapping[str, str], name: str) -> int:
@@ -284,7 +288,7 @@ class Ledger:
         }
         new = [unit for unit in tables if unit not in self._rejects]
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda unit: read_table(self._location, tables[unit]), new)
+            read = pool.map(lambda unit: read_table(self._location, tables[unit], REJECTS.names), new)
             self._rejects.update(zip(new, read, strict=True))
         return {unit: self._rejects[unit] for unit in tables}
 
