@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kt_batch.config import EncoderConfig
-from kt_batch.errors import MismatchError, UsageError
+from kt_batch.errors import MismatchError, UsageError, WeightsError
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_encoder
 from kt_batch.store.library import Library
 
@@ -37,10 +37,14 @@ def library_encoder(library: Library, weights: str | None) -> tuple[EncoderSourc
 
     Raises:
         MismatchError: These weights are not those of the library.
+        WeightsError: They are not on this machine: a library starts no download.
     """
     wanted = library.config.encoder
-    source = EncoderSource(wanted.encoder, weights)
-    loaded = load_encoder(source)
+    source = EncoderSource(wanted.encoder, weights, download=False)
+    try:
+        loaded = load_encoder(source)
+    except (UsageError, WeightsError) as error:
+        raise WeightsError(f"The encoder of '{library.location.uri}' cannot be loaded: {error}") from error
     if loaded.sha256 != wanted.weights_sha256:
         raise MismatchError(
             f"'{library.location.uri}' was made with encoder '{wanted.encoder}' {wanted.weights_sha256[:16]}, "

@@ -255,6 +255,7 @@ def _image_size(run: Run, output: Output) -> tuple[int, int]:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
     if not (1 <= width <= LARGEST_SIZE and 1 <= height <= LARGEST_SIZE):
         raise DamagedError(
-            f"'{output.name}' at '{run.location.uri}' claims {width} x {height} pixels; allowed are 1 to {LARGEST_SIZE}."
+            f"'{output.name}' at '{run.location.uri}' claims {width} x {height} pixels; allowed are at most "
+            f"{LARGEST_SIZE} a side."
         )
     return width, height

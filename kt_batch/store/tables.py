@@ -79,7 +79,7 @@ def read_table(
         raise DamagedError(f"{location.uri}/{ref.name} has {size} bytes, but its receipt says {ref.bytes}")
     if verify:
         _verify(location, ref)
-    with open_table(location, ref.name, size) as file:
+    with open_table(location, ref.name) as file:
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
         return file.read(columns, groups)
@@ -114,21 +114,16 @@ def read_schema(location: Location, ref: TableRef) -> pa.Schema:
 
 
 @contextmanager
-def open_table(location: Location, name: str, size: int | None = None) -> Iterator[ParquetReader]:
+def open_table(location: Location, name: str) -> Iterator[ParquetReader]:
     """Open a Parquet file of a library, a run or an index: the one way to do so.
-
-    Args:
-        location: the place.
-        name: the file.
-        size: its bytes, where they are known.
 
     Raises:
         MissingError: it is gone.
         DamagedError: it is not readable as Parquet, or is no table of ours.
     """
     with location.open(name) as source:
-        length = location.size(name) if size is None else size
-        yield ParquetReader(source, length, f"{location.uri}/{name}", remote=location.local_path(name) is None)
+        size = source.seek(0, io.SEEK_END)
+        yield ParquetReader(source, size, f"{location.uri}/{name}", remote=location.local_path(name) is None)
 
 
 def _verify(location: Location, ref: TableRef) -> None:
