@@ -104,7 +104,8 @@ def _check_hash(path: Path) -> None:
         raise WeightsError(f"The weight file '{path}' cannot be read: {error}.") from error
     if not sha256.startswith(TORCHVISION_SHA256):
         raise WeightsError(
-            f"The weight file '{path}' has the SHA-256 {sha256}, which should begin with {TORCHVISION_SHA256}; remove it."
+            f"The weight file '{path}' has the SHA-256 {sha256}, which should begin with {TORCHVISION_SHA256}; "
+            "remove it."
         )
 
 

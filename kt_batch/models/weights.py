@@ -28,6 +28,7 @@ from kt_batch.store.regular import read_regular
 ENCODER_FORMAT = "kt-batch-encoder/2"
 DECODER_FORMAT = "kt-batch-decoder/1"
 MOST_BYTES = 1 << 30  # of a weight file: twice a whole VGG-19
+MOST_BLOCKS, MOST_SCALE = 64, 16  # of a decoder; relu4_1 needs a scale of 8
 ENCODERS = ("kt-vgg", "vgg19")
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -37,8 +38,8 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 class EncoderSource:
     """The origin of an encoder; small enough to send to a worker.
 
-    path: A weight file; None: the shipped or downloaded weights. download: They may be downloaded; False where a library
-    names the encoder, not its user.
+    path: A weight file; None: the shipped or downloaded weights. download: They may be downloaded; False where a
+    library names the encoder, not its user.
     """
 
     name: str = "kt-vgg"
@@ -162,8 +163,6 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
                 f"not for {encoder.sha256[:16]} at {layer}."
             )
         decoder = _decoder_from(tensors, metadata)
-        if decoder.scale != (stride := encoder.network.geometry(layer).stride):
-            raise MismatchError(f"The decoder '{where}' enlarges {decoder.scale} times, but {layer} needs {stride}.")
     _fill(decoder, tensors, where)
     decoder.check_details(f"of '{where}'")
     return LoadedDecoder(_ready(decoder), _sha256(data))
@@ -173,14 +172,20 @@ def _decoder_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Decod
     """Return a decoder without memory for its weights, as a file describes it."""
     if metadata["activation"] not in ACTIVATIONS:
         raise ValueError(f"unknown activation {metadata['activation'][:32]!r}")
+    blocks = tuple(metadata["blocks"].split())
+    if len(blocks) > MOST_BLOCKS:
+        raise ValueError(f"{len(blocks)} blocks; allowed are {MOST_BLOCKS}")
     with torch.device("meta"):
-        return Decoder(
+        decoder = Decoder(
             int(metadata["channels"]),
-            tuple(metadata["blocks"].split()),
+            blocks,
             metadata["activation"],
             direct="direct.weight" in tensors,
             details=len(tensors.get("detail.weight", ())),
         )
+    if decoder.scale > MOST_SCALE:
+        raise ValueError(f"a scale of {decoder.scale}; allowed are at most {MOST_SCALE}")
+    return decoder
 
 
 def encoder_bytes(encoder: Encoder, name: str) -> bytes:
@@ -237,7 +242,9 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
             f"'{where}' is not a safetensors file ({error}); pickled weights such as .pth are refused, convert them."
         ) from error
     length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = parse_document(data[8 : 8 + length], f"the header of '{where}'").get("__metadata__", {})
+    with _described(where):
+        header = parse_document(data[8 : 8 + length], f"the header of '{where}'")
+    metadata: dict[str, str] = header.get("__metadata__") or {}
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
         raise WeightsError(f"'{where}' holds the tensor {empty[0][:64]!r} without a value.")
     if expected is not None:
@@ -279,14 +286,13 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
 
 def _preprocess(content: dict[str, Any]) -> Preprocess:
     """Return the input transform that a file describes; raise ValueError or KeyError for another content."""
-    order, scale = content["order"], content["scale"]
-    mean, std = tuple(content["mean"]), tuple(content["std"])
-    numbers = (scale, *mean, *std)
-    if order not in ("rgb", "bgr") or len(mean) != 3 or len(std) != 3:
+    given = Preprocess(**content | {"mean": tuple(content["mean"]), "std": tuple(content["std"])})
+    numbers = (given.scale, *given.mean, *given.std)
+    if given.order not in ("rgb", "bgr") or len(given.mean) != 3 or len(given.std) != 3:
         raise ValueError("preprocess: allowed are the orders rgb and bgr, and three values each of mean and std")
-    if not all(isinstance(number, int | float) and abs(number) < 2**31 for number in numbers) or 0 in std:
+    if not all(isinstance(number, int | float) and abs(number) < 2**31 for number in numbers) or 0 in given.std:
         raise ValueError("preprocess: scale, mean and std are numbers, and std is not 0")
-    return Preprocess(order, scale, mean, std)
+    return given
 
 
 def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
@@ -303,6 +309,8 @@ def _described(where: str) -> Iterator[None]:
     """Turn errors in building a network from a file's description into WeightsError."""
     try:
         yield
+    except DamagedError as error:
+        raise WeightsError(str(error)) from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         what = str(error).splitlines()[0]
         raise WeightsError(f"'{where}' does not describe a network ({type(error).__name__}: {what}).") from error
