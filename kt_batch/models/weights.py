@@ -310,7 +310,7 @@ def _described(where: str) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        raise WeightsError(str(error)) from error
+        raise WeightsError(f"{error}.") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         what = str(error).splitlines()[0]
         raise WeightsError(f"'{where}' does not describe a network ({type(error).__name__}: {what}).") from error
