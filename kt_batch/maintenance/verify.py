@@ -28,7 +28,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import REJECTS, from_fixed_binary
+from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
 from kt_batch.store.tables import read_table
 
 MODULUS = 1 << 256
@@ -132,6 +132,8 @@ def _check_tables(check: _Check, tables: Sequence[tuple[str, TableRef]]) -> dict
     for unit, ref in tables:
         with check.next_file():
             table = read_table(check.location, ref, REJECTS.names if ref.kind == layout.REJECTS else None, verify=True)
+            if missing := missing_columns(ref.kind, table.column_names):
+                raise DamagedError(f"'{ref.name}' at '{check.location.uri}' has no column '{missing[0]}'.")
             check.bytes += ref.bytes
             if ref.kind == layout.REJECTS:
                 rejects[unit] = table

@@ -6,7 +6,8 @@ Each file of the run and of its library is read once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -157,8 +158,15 @@ class Session:
         Raises:
             DamagedError: there is no match, or one lies outside the output.
         """
+        table, shape = self.provenance(output), self.cell_shape(output)
+        with self.naming(output):
+            return ncc_cells(table, shape)
+
+    @contextmanager
+    def naming(self, output: Output) -> Iterator[None]:
+        """Name the file of an output's provenance in errors about its content."""
         try:
-            return ncc_cells(self.provenance(output), self.cell_shape(output))
+            yield
         except DamagedError as error:
             raise DamagedError(f"'{output.part.name}' at '{self.run.location.uri}' cannot be shown: {error}") from error
 
@@ -196,14 +204,16 @@ class Session:
             kind=kind,
             cell_row=row,
             cell_col=col,
-            contributions=() if row is None or col is None else self._matches(table, row, col),
+            contributions=() if row is None or col is None else self._matches(named, row, col),
             sources=() if patches else self._shares(table),
         )
 
-    def _matches(self, provenance: pa.Table, row: int, col: int) -> tuple[Contribution, ...]:
-        rows = covering(provenance, row, col)
+    def _matches(self, output: Output, row: int, col: int) -> tuple[Contribution, ...]:
+        rows = covering(self.provenance(output), row, col)
         images = self.images({entry["source_image_id"].hex() for entry in rows})
-        return tuple(patch_contributions(rows, images, self.cells, self.required_library.location.uri))
+        library = self.required_library.location.uri
+        with self.naming(output):
+            return tuple(patch_contributions(rows, images, self.cells, library))
 
     def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
         images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})

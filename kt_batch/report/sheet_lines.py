@@ -43,7 +43,8 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
     if result is None:
         return None
     size = session.image_size(output)
-    lines = [_line(row, images, pictures, result, size, session.cells) for row in _spread(table, list(pictures))]
+    with session.naming(output):
+        lines = [_line(row, images, pictures, result, size, session.cells) for row in _spread(table, list(pictures))]
     return folder.put(lines_picture(result, list(pictures.values()), lines))
 
 

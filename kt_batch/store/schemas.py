@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -113,6 +114,16 @@ def routed_schema(channels: int) -> pa.Schema:
     `routed_packets` reads it.
     """
     return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), (VECTOR, pa.binary(2 * 4 * channels))])
+
+
+def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that a part of a library or a run lacks; none for a kind that has no schema here.
+
+    kind: its table kind. names: the columns that it has.
+    """
+    provenance = PROVENANCE if "row" in names else SHARES
+    schemas = {"images": IMAGES, "patches": patches_schema(1), "rejects": REJECTS, "provenance": provenance}
+    return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
