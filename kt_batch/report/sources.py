@@ -119,8 +119,8 @@ def library_of(run: Run, library: str | None = None) -> Library:
         raise MissingError(f"'{run.location.uri}' names no library.")
     if library is None and not follows(run, place):
         raise UsageError(
-            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name, and nothing "
-            "was sent there; give --library if you trust it."
+            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name, and "
+            "nothing was sent there; give --library if you trust it."
         )
     try:
         opened = open_library(place)

@@ -156,7 +156,7 @@ def replace_part(root: Path, kind: str, data: bytes, rows: int | None = None) ->
 def encoded(table: pa.Table, **options: Any) -> bytes:
     """Encode a table as Parquet."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, **{"compression": "zstd", "compression_level": 19, **options})
+    pq.write_table(table, sink, **{"compression": "zstd", "compression_level": 3, **options})
     return sink.getvalue()
 
 
