@@ -7,8 +7,10 @@ compared with the bytes of the file.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -97,8 +99,9 @@ class ParquetReader:
         with self._explained():
             source = held_ranges(self._source, self._ranges(numbers, chosen)) if self._remote else self._source
             self._check_sizes(source, numbers, chosen)
-            file = pq.ParquetFile(source, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
-            table = file.read_row_groups(chosen, names).select(names)
+            with _native(source, remote=self._remote) as native:
+                file = pq.ParquetFile(native, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
+                table = file.read_row_groups(chosen, names).select(names)
             self._check_values(table)
         if table.num_rows != sum(self.rows[group] for group in chosen):
             raise self._damaged(f"it has {table.num_rows} rows where its footer says otherwise")
@@ -151,7 +154,7 @@ class ParquetReader:
         codec = self._footer.row_group(group).column(number).compression
         data = read(page.start, page.stored)
         if codec != "UNCOMPRESSED":
-            data = pa.decompress(data, page.inflated, codec.lower(), asbytes=True)
+            data = pa.decompress(data, page.inflated, "lz4_raw" if codec == "LZ4" else codec.lower(), asbytes=True)
         return longest_text(data, page.entries)
 
     # ---- after decoding ----------------------------------------------------------------------------------------------
@@ -200,6 +203,20 @@ class ParquetReader:
     def _unreadable(self, error: Exception) -> DamagedError:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         return DamagedError(f"{self._where} is not readable as Parquet: {reason[:200]}")
+
+
+@contextmanager
+def _native(source: BinaryIO, *, remote: bool) -> Iterator[Any]:
+    """Yield the same file as Arrow itself reads it, which spares a copy; or the source, where there is no such file.
+
+    The file is not mapped: one that is cut meanwhile would end the process.
+    """
+    open_file = None if remote or isinstance(source, io.BytesIO) else Path(f"/dev/fd/{source.fileno()}")
+    if open_file is None or not open_file.exists():
+        yield source
+        return
+    with pa.OSFile(str(open_file)) as native:
+        yield native
 
 
 def _footer_bytes(source: BinaryIO, size: int, where: str) -> int:
