@@ -286,11 +286,12 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
 
 def _preprocess(content: dict[str, Any]) -> Preprocess:
     """Return the input transform that a file describes; raise ValueError or KeyError for another content."""
-    given = Preprocess(**content | {"mean": tuple(content["mean"]), "std": tuple(content["std"])})
-    numbers = (given.scale, *given.mean, *given.std)
-    if given.order not in ("rgb", "bgr") or len(given.mean) != 3 or len(given.std) != 3:
+    mean, std = (tuple[Any, ...](content[name]) for name in ("mean", "std"))
+    given = Preprocess(**content | {"mean": mean, "std": std})
+    numbers: tuple[Any, ...] = (given.scale, *mean, *std)
+    if given.order not in ("rgb", "bgr") or len(mean) != 3 or len(std) != 3:
         raise ValueError("preprocess: allowed are the orders rgb and bgr, and three values each of mean and std")
-    if not all(isinstance(number, int | float) and abs(number) < 2**31 for number in numbers) or 0 in given.std:
+    if not all(isinstance(number, int | float) and abs(number) < 2**31 for number in numbers) or 0 in std:
         raise ValueError("preprocess: scale, mean and std are numbers, and std is not 0")
     return given
 

@@ -238,7 +238,7 @@ def _decoded_bytes(kind: pa.DataType, pages: Pages) -> int:
         return pages.bytes + 16 * pages.values
     if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_dictionary(kind):
         return pages.bytes + 8 * pages.values
-    return max(pages.bytes, pages.values * max(kind.bit_width // 8, 1))
+    return max(pages.bytes, pages.values * max(int(kind.bit_width) // 8, 1))
 
 
 def _is_vector(kind: pa.DataType) -> bool:

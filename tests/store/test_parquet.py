@@ -76,7 +76,7 @@ def test_runs_of_equal_numbers_count_by_their_rows() -> None:
     rows = pa.array([7], pa.int32()).take(pa.array([0] * 40_000_000))
     data = encoded(pa.table({"x0": rows}))
     assert len(data) < 200_000
-    with pytest.raises(DamagedError, match=r"would take 1600\d{5} bytes"):
+    with pytest.raises(DamagedError, match=r"would take 1\d{8} bytes"):
         opened(data).read()
 
 
