@@ -431,5 +431,5 @@ def test_a_weight_file_that_is_a_device_is_refused_at_once() -> None:
 
 def test_a_shape_without_values_allocates_nothing(tmp_path: Path) -> None:
     data = save({"features.0.weight": torch.zeros(10**6, 0, 3, 3), "features.0.bias": torch.zeros(1)})
-    with pytest.raises(WeightsError, match="holds the tensor 'features.0.weight' without a value"):
+    with pytest.raises(WeightsError, match=r"holds the tensor 'features\.0\.weight' without a value"):
         load_encoder(EncoderSource(path=write(tmp_path, data)))
