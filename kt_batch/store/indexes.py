@@ -20,7 +20,6 @@ from kt_batch.store import layout
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, parse_receipt
-from kt_batch.store.whole_files import read_whole
 
 INDEX_FORMAT = "kt-batch-index/3"
 LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them

@@ -124,7 +124,7 @@ def test_columns_are_read_in_the_requested_order(location: LocalLocation) -> Non
 
 def test_the_error_for_a_missing_column_names_it(location: LocalLocation) -> None:
     ref = commit_table(location, "patches", UNIT, a_table(), None)
-    with pytest.raises(UsageError, match="has no column 'colour'; it has patch_id, image_id, row"):
+    with pytest.raises(DamagedError, match="has no column 'colour'; it has patch_id, image_id, row"):
         read_table(location, ref, ["row", "colour"])
 
 

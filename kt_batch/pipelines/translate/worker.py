@@ -24,7 +24,7 @@ from kt_batch.pipelines.translate.sources import load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, encode, pad_to
-from kt_batch.store.locations import check_kernel, open_location
+from kt_batch.store.locations import MOST_IMAGE_BYTES, check_kernel, open_location, read_bounded
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
@@ -141,7 +141,7 @@ class TranslateWorker:
         sha256 = hashlib.sha256(data).hexdigest()
         if self.location.put_if_absent(name, data):
             return sha256, len(data)
-        there = self.location.read_bytes(name)
+        there = read_bounded(self.location, name, MOST_IMAGE_BYTES)
         present = hashlib.sha256(there).hexdigest()
         if present != sha256 and (not self.job.mix_numerics or item.name in self.job.name_conflicts):
             raise DamagedError(
