@@ -12,7 +12,19 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kt_batch.store.thrift import BINARY, I16, I32, I64, LIST, STRUCT, Field, Sequence, Struct, read_struct, write_struct
+from kt_batch.store.thrift import (
+    BINARY,
+    I16,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    Field,
+    Sequence,
+    Struct,
+    read_struct,
+    write_struct,
+)
 
 END = b"PAR1"
 MOST_FOOTER = 16 << 20
@@ -21,6 +33,8 @@ MOST_CREATOR = 256
 PHYSICAL_TYPES, CODECS, REPETITIONS = range(8), (0, 1, 6), range(3)  # codecs: none, Snappy and zstd
 WIDTHS = {1: 4, 2: 8}  # bytes of the statistics of INT32 and INT64
 
+# The fields that are kept, by number, with their types. The Parquet format gives their names.
+_FOOTER = {1: I32, 2: LIST, 3: I64, 4: LIST, 5: LIST, 6: BINARY, 7: LIST}
 _SCHEMA = {1: I32, 2: I32, 3: I32, 4: BINARY, 5: I32, 6: I32, 7: I32, 8: I32, 9: I32, 10: STRUCT}
 _GROUP = {1: LIST, 2: I64, 3: I64, 5: I64, 6: I64, 7: I16}
 _CHUNK = {2: I64, 3: STRUCT}
@@ -52,9 +66,9 @@ def read_footer(source: BinaryIO, size: int) -> tuple[pq.FileMetaData, int]:
 
 
 def rebuilt(data: bytes) -> bytes:
-    """Return a footer that describes the same columns, with the fields that are needed. Raises as `read_footer` does."""
+    """Return a footer of the same columns with the fields that are needed. Raises as `read_footer` does."""
     footer, _ = read_struct(data)
-    kept = _kept(footer, {1: I32, 2: LIST, 3: I64, 4: LIST, 5: LIST, 6: BINARY, 7: LIST}, required=(1, 2, 3, 4))
+    kept = _kept(footer, _FOOTER, required=(1, 2, 3, 4))
     if footer.keys() & {8, 9}:
         raise FooterError("it is encrypted")
     elements = [_kept(each, _SCHEMA, required=(4,)) for each in _structs(kept[2])]
@@ -75,26 +89,22 @@ def _leaves(elements: list[Struct]) -> list[int]:
     """Return the physical types of the leaves of a schema, after a look at its shape."""
     if not 0 < len(elements) <= MOST_ELEMENTS:
         raise FooterError(f"its schema has {len(elements)} elements; allowed are {MOST_ELEMENTS}")
-    leaves = []
-    open_groups: list[int] = []  # how many members each one still lacks
-    for number, element in enumerate(elements):
-        if number and not open_groups:
-            raise FooterError("its schema has elements outside its root")
-        while open_groups and (number_left := open_groups.pop()):
-            open_groups.append(number_left - 1)
-            break
+    leaves: list[int] = []
+    missing = [1]  # members that each open group still lacks; the first group is that of the root
+    for element in elements:
         members = element[5].value if 5 in element else 0
-        if _number(element, 3, 0) not in REPETITIONS:
+        if not missing or not 0 <= members <= MOST_ELEMENTS or len(missing) > DEEPEST:
+            raise FooterError("its schema has no root, or is nested too deeply")
+        if _number(element, 3, absent=0) not in REPETITIONS:
             raise FooterError("an element of its schema is repeated in an unknown way")
-        if members or not number:
-            open_groups.append(members)
+        missing[-1] -= 1
+        if members or element is elements[0]:
+            missing.append(members)
         else:
             leaves.append(_number(element, 1))
-        while open_groups and not open_groups[-1]:
-            open_groups.pop()
-        if not 0 <= members <= MOST_ELEMENTS or len(open_groups) > DEEPEST:
-            raise FooterError("its schema is nested too deeply")
-    if open_groups or any(leaf not in PHYSICAL_TYPES for leaf in leaves):
+        while missing and not missing[-1]:
+            missing.pop()
+    if missing or any(leaf not in PHYSICAL_TYPES for leaf in leaves):
         raise FooterError("its schema lacks elements, or has one of an unknown type")
     return leaves
 
@@ -119,7 +129,9 @@ def _chunk(struct: Struct, leaf: int) -> Struct:
     if 11 in column:
         _number(column, 11)
     if _number(column, 1) != leaf or _number(column, 4) not in CODECS:
-        raise FooterError("a column has another type than in the schema, or is compressed in a way that is not used here")
+        raise FooterError(
+            "a column has another type than in the schema, or is compressed in a way that is not used here"
+        )
     if column[2].value.kind != I32 or column[3].value.kind != BINARY:
         raise FooterError("a column has no list of encodings, or no path")
     statistics = _statistics(column[12].value, leaf) if 12 in column else {}

@@ -57,13 +57,12 @@ class _Reader:
             raise ThriftError("structs are nested too deeply")
         fields: Struct = {}
         number = 0
-        while (head := self._byte()) != 0:
+        while head := self._byte():
             step, kind = head >> 4, head & 15
             number = number + step if step else self._signed()
             if number in fields:
                 raise ThriftError(f"a struct has the field {number} twice")
-            value = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth)
-            fields[number] = Field(kind, value)
+            fields[number] = Field(kind, kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth))
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
