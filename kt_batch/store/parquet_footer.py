@@ -1,8 +1,8 @@
 """The footer of a Parquet file that anyone may have written: checked, and rebuilt from what is needed of it.
 
 Arrow checks most of a footer, but some of it when Python asks for a column, and then it ends the process: a histogram
-of the wrong length is enough. A footer with groups within groups overflows its stack. So it is given a footer of our
-own, which holds the fields that a reader here uses and no others.
+of the wrong length is enough. So it is given a footer of our own, which holds the fields that a reader here uses and no
+others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ END = b"PAR1"
 MOST_FOOTER = 16 << 20
 MOST_ELEMENTS, DEEPEST = 64, 4  # of a schema; our tables have 11 columns and lists of text
 MOST_CREATOR = 256
-PHYSICAL_TYPES, CODECS, REPETITIONS = range(8), (0, 1, 6), range(3)  # codecs: none, Snappy and zstd
+PHYSICAL_TYPES, REPETITIONS = range(8), range(3)
+CODECS = (0, 1, 2, 4, 5, 6, 7)  # all that Arrow reads: not 3, LZO
 WIDTHS = {1: 4, 2: 8}  # bytes of the statistics of INT32 and INT64
 
 # The fields that are kept, by number, with their types. The Parquet format gives their names.
@@ -50,7 +51,7 @@ def read_footer(source: BinaryIO, size: int) -> tuple[pq.FileMetaData, int]:
     """Return the footer of a file of `size` bytes, checked, and where its data end.
 
     Raises:
-        FooterError, ValueError, IndexError, ArrowException: it is damaged, or no file of ours has it.
+        FooterError, ThriftError, ArrowException: it is damaged, or no file of ours has it.
     """
     source.seek(max(size - 8, 0))
     tail = source.read(8)
@@ -67,7 +68,10 @@ def read_footer(source: BinaryIO, size: int) -> tuple[pq.FileMetaData, int]:
 
 def rebuilt(data: bytes) -> bytes:
     """Return a footer of the same columns with the fields that are needed. Raises as `read_footer` does."""
-    footer, _ = read_struct(data)
+    try:
+        footer, _ = read_struct(data)
+    except IndexError as error:
+        raise FooterError("its footer is cut off") from error
     kept = _kept(footer, _FOOTER, required=(1, 2, 3, 4))
     if footer.keys() & {8, 9}:
         raise FooterError("it is encrypted")
