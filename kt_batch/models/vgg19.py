@@ -87,9 +87,10 @@ def vgg19_from_torchvision(*, download: bool = True) -> tuple[Encoder, dict[str,
             TORCHVISION_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
     except Exception as error:  # the network, the disk and the unpickler have no common base
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise WeightsError(
-            f"VGG-19 could not be downloaded or read ({type(error).__name__}: {(str(error).splitlines() or ["no reason given"])[0]}); give the "
-            "weights with --encoder-weights FILE."
+            f"VGG-19 could not be downloaded or read ({type(error).__name__}: {reason}); give the weights with "
+            "--encoder-weights FILE."
         ) from error
     wanted = {f"features.{number}.{part}" for number in FEATURES.values() for part in ("weight", "bias")}
     state = {name: tensor.contiguous() for name, tensor in full.items() if name in wanted}

@@ -19,7 +19,7 @@ import pyarrow as pa
 from kt_batch.errors import RejectError, UnreachableError, UsageError
 from kt_batch.report.inspect import inspect_run, own_settings
 from kt_batch.report.page_files import PageFolder, Picture, page_start
-from kt_batch.report.pictures import legend, ncc_cells, ncc_map
+from kt_batch.report.pictures import legend, ncc_map
 from kt_batch.report.session import Session
 from kt_batch.report.sheet_lines import draw_lines
 from kt_batch.report.sources import follows

@@ -7,7 +7,6 @@ A file is written next to its target under a name that is never listed, synced, 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import secrets
@@ -20,7 +19,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError, MissingError, StorageError
+from kt_batch.errors import DamagedError, StorageError
 from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
 from kt_batch.store.regular import open_regular, reading, size_of_regular

@@ -8,7 +8,7 @@ compared with the bytes of the file.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError
+from kt_batch.store.parquet_footer import END, read_footer
 from kt_batch.store.parquet_pages import Dictionary, Pages, longest_text, read_pages
 from kt_batch.store.ranges import held_ranges
 from kt_batch.store.schemas import COLUMN_TYPES, VECTOR
@@ -25,9 +26,7 @@ from kt_batch.store.schemas import COLUMN_TYPES, VECTOR
 # A file may take FLOOR + FACTOR * its size bytes in memory. Honest tables of paths as long as Linux allows reach 400.
 FLOOR, FACTOR = 64 << 20, 512
 FEW_ROWS = 1 << 18  # of text, whose rows become Python objects; beyond, each needs a byte of the file
-MOST_FOOTER = 16 << 20
 MOST_TEXT, MOST_BINARY = 64 << 10, 4 << 20  # bytes of one value
-END = b"PAR1"
 
 
 class ParquetReader:
@@ -46,11 +45,10 @@ class ParquetReader:
             DamagedError: the footer is damaged, or describes what no file of ours holds.
         """
         self._source, self._size, self._where, self._remote = source, size, where, remote
-        self._data_end = size - _footer_bytes(source, size, where)
         with self._explained():
-            self._file = pq.ParquetFile(source, pre_buffer=False, arrow_extensions_enabled=False)
-            self._footer = self._file.metadata
-            self.schema: pa.Schema = self._file.schema_arrow
+            self._footer, self._data_end = read_footer(source, size)
+            file = pq.ParquetFile(source, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
+            self.schema: pa.Schema = file.schema_arrow
             self.rows = [self._footer.row_group(group).num_rows for group in range(self._footer.num_row_groups)]
         if min(self.rows, default=0) < 0 or sum(self.rows) != self._footer.num_rows:
             raise self._damaged("its row groups do not add up to its rows")
@@ -81,8 +79,19 @@ class ParquetReader:
             chunks = (self._footer.row_group(group).column(number) for group in range(len(self.rows)))
             return [chunk.statistics.min if chunk.is_stats_set else None for chunk in chunks]
 
-    def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> pa.Table:
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        groups: Sequence[int] | None = None,
+        *,
+        nullable: Collection[str] = (),
+    ) -> pa.Table:
         """Read columns, in the given order, of all or some row groups.
+
+        Args:
+            columns: their names; None for all.
+            groups: the numbers of the row groups; None for all.
+            nullable: the columns that may lack values.
 
         Raises:
             DamagedError: they are not there, would take more memory than the file can back, or hold what no table of
@@ -102,7 +111,7 @@ class ParquetReader:
             with _native(source, remote=self._remote) as native:
                 file = pq.ParquetFile(native, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
                 table = file.read_row_groups(chosen, names).select(names)
-            self._check_values(table)
+            self._check_values(table, nullable)
         if table.num_rows != sum(self.rows[group] for group in chosen):
             raise self._damaged(f"it has {table.num_rows} rows where its footer says otherwise")
         return table
@@ -159,12 +168,12 @@ class ParquetReader:
 
     # ---- after decoding ----------------------------------------------------------------------------------------------
 
-    def _check_values(self, table: pa.Table) -> None:
+    def _check_values(self, table: pa.Table, nullable: Collection[str]) -> None:
         for name, column in zip(table.column_names, table.columns, strict=True):
             column.validate(full=True)
             for chunk in column.chunks:
                 leaf = _leaf(chunk)
-                if chunk.null_count or leaf.null_count:
+                if name not in nullable and (chunk.null_count or leaf.null_count):
                     raise self._damaged(f"its column {name!r} has no value in some rows")
                 if pa.types.is_dictionary(leaf.type):
                     leaf = leaf.dictionary
@@ -217,19 +226,6 @@ def _native(source: BinaryIO, *, remote: bool) -> Iterator[Any]:
         return
     with pa.OSFile(str(open_file)) as native:
         yield native
-
-
-def _footer_bytes(source: BinaryIO, size: int, where: str) -> int:
-    """Return the bytes of the footer with its length and the final mark."""
-    source.seek(max(size - 8, 0))
-    tail = source.read(8)
-    if len(tail) < 8 or tail[4:] != END or size < 12:
-        raise DamagedError(f"{where} is not readable as Parquet: it does not end as such a file does")
-    length = int.from_bytes(tail[:4], "little")
-    if length > min(MOST_FOOTER, size - 12):
-        most = min(MOST_FOOTER, size - 12)
-        raise DamagedError(f"{where} is not readable as Parquet: its footer has {length} bytes; allowed are {most}")
-    return length + 8
 
 
 def _decoded_bytes(kind: pa.DataType, pages: Pages) -> int:

@@ -1,7 +1,6 @@
 """What the pages of a Parquet file will take, read from their headers before anything is decompressed.
 
-A footer can lie about its columns, but a reader decompresses no more than the header of each page says. A header is a
-Thrift struct in the compact protocol, as the Parquet format defines it.
+A footer can lie about its columns, but a reader decompresses no more than the header of each page says.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kt_batch.store.thrift import STRUCT, Struct, ThriftError, read_struct
+
 DATA_PAGE, DICTIONARY_PAGE = 0, 2
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY = 0, 2, 3, 8
 # The others are not written here. Some of them rebuild values from earlier ones, so that a few bytes make gigabytes.
 ENCODINGS = (PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY)
 LARGEST_HEADER = 1 << 16
-DEEPEST = 8  # structs within a header
-
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
-Struct = dict[int, "int | Struct"]
 
 
 class PageError(ValueError):
@@ -104,79 +101,24 @@ def _header(read: Callable[[int, int], bytes], offset: int, most: int) -> tuple[
     for length in (min(256, most), most):
         data = read(offset, length)
         try:
-            parser = _Compact(data)
-            return parser.struct(0), parser.position
+            return read_struct(data)
         except IndexError:
             continue
+        except ThriftError as error:
+            raise PageError(f"a page header cannot be read: {error}") from error
     raise PageError("a page header is cut off")
 
 
 def _number(struct: Struct, field: int) -> int:
-    value = struct.get(field)
+    value = struct[field].value if field in struct else None
     if not isinstance(value, int) or not 0 <= value < 2**31:
         raise PageError(f"a page header lacks a valid field {field}")
     return value
 
 
 def _struct(struct: Struct, field: int) -> Struct:
-    value = struct.get(field)
-    if not isinstance(value, dict):
+    found = struct.get(field)
+    if found is None or found.kind != STRUCT:
         raise PageError(f"a page header lacks its part {field}")
-    return value
-
-
-class _Compact:
-    """A parser of the compact protocol that keeps integers and structs, and skips all else."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def struct(self, depth: int) -> Struct:
-        if depth > DEEPEST:
-            raise PageError("a page header is nested too deeply")
-        fields: Struct = {}
-        field = 0
-        while (byte := self._byte()) != 0:
-            step, kind = byte >> 4, byte & 15
-            field = field + step if step else self._signed()
-            value = self._value(kind, depth)
-            if field in fields:
-                raise PageError(f"a page header has the field {field} twice")
-            fields[field] = value
-        return fields
-
-    def _value(self, kind: int, depth: int) -> int | Struct:
-        if kind in (_TRUE, _FALSE):
-            return int(kind == _TRUE)
-        if kind in (_I16, _I32, _I64):
-            return self._signed()
-        if kind == _STRUCT:
-            return self.struct(depth + 1)
-        if kind in (_BYTE, _DOUBLE, _BINARY):
-            self._skip(1 if kind == _BYTE else 8 if kind == _DOUBLE else self._varint())
-            return -1
-        raise PageError(f"a page header has a field of type {kind}, which no page has")
-
-    def _byte(self) -> int:
-        byte = self.data[self.position]
-        self.position += 1
-        return byte
-
-    def _skip(self, length: int) -> None:
-        self.position += length
-        if self.position > len(self.data):
-            raise IndexError(self.position)
-
-    def _signed(self) -> int:
-        value = self._varint()
-        return value >> 1 ^ -(value & 1)
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-        raise PageError("a page header holds a number that is too long")
+    part: Struct = found.value
+    return part

@@ -12,13 +12,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import EncoderConfig
-from kt_batch.errors import MismatchError
+from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, TableRef
-from kt_batch.store.schemas import PROVENANCE, SHARES, provenance_kind
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger, Unit
 

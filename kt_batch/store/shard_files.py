@@ -17,7 +17,7 @@ from kt_batch.events import log_event
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
@@ -103,14 +103,10 @@ class ShardFiles:
 def read_tree(library: Location, summary: IndexSummary) -> bytes:
     """Return the bytes of an index's tree. Raises DamagedError when they are not those of `index.json`."""
     path = layout.tree_path(summary.digest)
-    name, local = f"'{path}' at '{library.uri}'", library.local_path(path)
-    if local is not None:
-        with reading(name), open_regular(local, name, summary.tree_bytes) as file:
-            data = file.read()
-    else:
-        if (size := library.size(path)) != summary.tree_bytes:
-            raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
-        data = library.read_bytes(path)
+    name = f"'{path}' at '{library.uri}'"
+    if (size := library.size(path)) != summary.tree_bytes:
+        raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
+    data = read_bounded(library, path, summary.tree_bytes)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
         raise DamagedError(f"{name} does not have the content that index.json says.")
     return data
