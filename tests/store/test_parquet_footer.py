@@ -23,6 +23,7 @@ from tests.support.parquet_damage import (
     read,
     with_footer,
     with_raw_footer,
+    without,
 )
 
 ROOT = Path(__file__).parents[2]
