@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kt_batch.errors import DamagedError, MissingError
-from kt_batch.store.documents import parse_document, read_document
+from kt_batch.store.documents import MOST_BYTES, parse_document, read_document
 from kt_batch.store.locations import LocalLocation
 
 
@@ -43,9 +43,15 @@ def test_a_document_is_parsed_as_it_is() -> None:
 
 
 def test_a_document_beyond_its_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b" " * (MOST_BYTES + 1))
+    with pytest.raises(DamagedError, match=r"a\.json has 16777217 bytes; allowed are 16777216"):
+        read_document(LocalLocation(tmp_path), "a.json")
+
+
+def test_a_terabyte_without_blocks_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DamagedError, match=r"a\.json has 1099511627776 bytes; allowed are 16777216"):
+    with pytest.raises(DamagedError, match=r"a\.json claims 1099511627776 bytes, and nearly all of them are a hole"):
         read_document(LocalLocation(tmp_path), "a.json")
 
 
