@@ -7,6 +7,7 @@ KtBatchError
 |-- StorageError         a place cannot be read or written           exit 1
 |   |-- MissingError     nothing is there
 |   |-- UnreachableError the store itself fails for every request
+|   |-- NameRefusedError the file system takes no file of that name
 |   `-- DamagedError     the content is not what its name or receipt says
 |-- MismatchError        two things do not belong together (library and encoder, run and options)
 `-- WeightsError         a weight file is wrong, damaged or of a refused kind
@@ -77,6 +78,10 @@ class MissingError(StorageError):
 
 class UnreachableError(StorageError):
     """The store itself fails for every request: no answer, no such bucket, unknown credentials."""
+
+
+class NameRefusedError(StorageError):
+    """The file system takes no file of this name."""
 
 
 class DamagedError(StorageError):

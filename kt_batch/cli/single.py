@@ -68,5 +68,6 @@ def try_command(
     target.write(data)
     lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
+    lines += [f"Passed over, as libraries and runs are no paintings: '{place}'" for place in summary.passed_over]
     print_summary({"out": str(path), **asdict(summary)}, lines, json)
     return 0

@@ -35,7 +35,7 @@ def absolute_file(path: Place | None) -> str | None:
 
 def say_passed_over(ours: Sequence[str], location: Location, progress: Progress) -> tuple[str, ...]:
     """Say which libraries and runs below the named folders were passed over, other than `location`, and return them."""
-    others = tuple(place for place in ours if open_location(place).uri != location.uri)
+    others = tuple(dict.fromkeys(place for place in ours if open_location(place).uri != location.uri))
     if others:
         shown = ", ".join(f"'{place}'" for place in others)
         progress(Step("plan", 0, 0, note=f"Passed over, as libraries and runs are no inputs unless named: {shown}."))

@@ -31,7 +31,7 @@ class PlannedUnits:
 def plan_units(
     ledger: Ledger, items: Sequence[Item], options: RunOptions, config: Config, *, dry_run: bool
 ) -> PlannedUnits:
-    """Plan every item that is not planned yet, and with `retry_rejected` the rejected ones again.
+    """Plan every item that is not planned yet, and those to be tried once more: see `find_retry`.
 
     Args:
         ledger: The plan and the receipts so far.
@@ -44,7 +44,7 @@ def plan_units(
         MismatchError: Earlier units were planned with another configuration.
     """
     _check_config(ledger, config)
-    retry = find_retry(ledger, items) if options.retry_rejected else None
+    retry = find_retry(ledger, items, all_rejects=options.retry_rejected)
     wanted = (items, options.unit_size, config.model_dump(mode="json"), config.digest(), retry)
     if dry_run:
         new = ledger.would_plan(*wanted)

@@ -15,7 +15,7 @@ import torch
 from kt_batch.config import ExtractConfig, IndexConfig
 from kt_batch.errors import RejectError, UsageError
 from kt_batch.index.ids import unpack_ids
-from kt_batch.index.index import build_in_memory
+from kt_batch.index.index import Index, build_in_memory
 from kt_batch.kernels.haar import haar
 from kt_batch.methods.base import PatchProvenance, Resources
 from kt_batch.methods.features import timed, to_tensor
@@ -26,7 +26,7 @@ from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.translate.worker import output_pixels
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
-from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.inputs import Input, find_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
 MAX_PAINTINGS = 16
@@ -34,13 +34,16 @@ MAX_PAINTINGS = 16
 
 @dataclass(frozen=True)
 class SingleSummary:
-    """The summary of `try`. shares: URI of a painting -> share of the photograph's patches that it gave."""
+    """The summary of `try`. shares: URI of a painting -> share of the photograph's patches that it gave. passed_over:
+    Libraries and runs below the named folders.
+    """
 
     ncc_mean: float
     shares: dict[str, float]
     patches: int
     seconds: float
     stage_seconds: dict[str, float]
+    passed_over: tuple[str, ...] = ()
 
 
 def translate_one(
@@ -75,11 +78,10 @@ def translate_one(
     _, working = _read_image(photo, config.encoder.size)
     seconds: dict[str, float] = {}
     with timed(seconds, "extract"):
-        names, library = _extract(paintings, encoder.network, config)
+        found = find_inputs(paintings)
+        names, library = _extract(found.inputs, encoder.network, config)
     with timed(seconds, "index"):
-        patches = patch_vectors(library, encoder.network.channels_at(config.encoder.layer))
-        packets = haar(torch.from_numpy(np.array(patches)).float()).half()
-        index = build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), index_config)
+        index = _index(library, encoder.network.channels_at(config.encoder.layer), index_config)
     method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
     result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
     sources = cast("PatchProvenance", result.provenance)
@@ -91,13 +93,13 @@ def translate_one(
         patches=len(best),
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
+        passed_over=tuple(found.ours),
     )
     return encode(output_pixels(result, working), config.format, config.quality), summary
 
 
-def _extract(paintings: Sequence[str], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:
+def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:
     """Return the URI of each painting by image id, and the patches of all."""
-    inputs = list_inputs(paintings)
     if len(inputs) > MAX_PAINTINGS:
         raise UsageError(
             f"`try` takes up to {MAX_PAINTINGS} paintings, not {len(inputs)}; for more, extract a library and index it."
@@ -109,6 +111,12 @@ def _extract(paintings: Sequence[str], encoder: Encoder, config: KnowledgeConfig
             names[identity] = source.uri
             tables.append(image_patches(encoder, painting, identity, ExtractConfig(encoder=config.encoder)))
     return names, pa.concat_tables(tables)
+
+
+def _index(library: pa.Table, channels: int, config: IndexConfig) -> Index:
+    patches = patch_vectors(library, channels)
+    packets = haar(torch.from_numpy(np.array(patches)).float()).half()
+    return build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), config)
 
 
 def _read_image(uri: str, size: int) -> tuple[str, WorkingImage]:

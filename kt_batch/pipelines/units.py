@@ -18,6 +18,7 @@ from kt_batch.events import log_event
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.runners.base import Heartbeat, ReportsParts, Runner
 from kt_batch.store.images.files import WorkingImage
+from kt_batch.store.locations import Location, one_host_error
 from kt_batch.store.receipts import PictureSizes, Receipt, TableRef, join_sizes, new_attempt, this_worker
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.units import Item, Unit
@@ -113,6 +114,18 @@ def picture_sizes(working: WorkingImage, output: NDArray[np.float32], count: int
     original = (working.original_width, working.original_height)
     reduced = count if width * height < original[0] * original[1] else 0
     return PictureSizes(smallest=(width, height), largest=(width, height), input=original, reduced=reduced)
+
+
+def check_hosts(location: Location, kernel: str | None, runner: Runner) -> None:
+    """Raise StorageError when workers may run on several hosts, but only one may write to a location.
+
+    Args:
+        location: The library or the run.
+        kernel: As `store.locations.sole_kernel` returns it.
+        runner: Runs the units. A host that joins later is refused by `store.locations.check_kernel`.
+    """
+    if kernel is not None and runner.hosts() > 1:
+        raise one_host_error(location)
 
 
 def run_units(

@@ -47,3 +47,6 @@ class Runner(Protocol):
             units: The work.
             quarantine: Takes a part out of a unit after it has cost several workers. Without it the run fails then.
         """
+
+    def hosts(self) -> int:
+        """Return the number of hosts that workers may run on now; a cluster may grow later."""

@@ -44,6 +44,10 @@ class LocalRunner:
                 result = worker(unit, partial(self._heartbeat, unit_name(unit)))
             yield result
 
+    def hosts(self) -> int:
+        """Return 1."""
+        return 1
+
     def close(self) -> None:
         """Do nothing: there is no resource to release."""
 

@@ -103,12 +103,15 @@ def find_rejects(ledger: Ledger) -> Rejects:
     return resolve(attempts, ledger.reject_tables(attempts))
 
 
-def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
+def find_retry(ledger: Ledger, items: Sequence[Item], *, all_rejects: bool) -> Retry:
     """Return the listed items to retry, and the number of their retry.
 
-    An item is retried when its input is a reject and no pending unit holds it. The retry is the last one while it is
-    unfinished, and the next one otherwise. A driver that continues a stopped retry therefore begins no other, and
-    drivers that ask at the same time get the same one.
+    With `all_rejects`, an item is retried when its input is a reject. Without, it is retried only when what is recorded
+    is not true any more: its output is made, but its input still counts as a reject, since the file held other bytes in
+    between; or the output was made from other bytes, but nothing says so, since the file held those again in between.
+    No item is retried that a pending unit holds. The retry is the last one while it is unfinished, and the next one
+    otherwise. A driver that continues a stopped retry therefore begins no other, and drivers that ask at the same time
+    get the same one.
     """
     attempts = ledger.attempts()
     rejects = resolve(attempts, ledger.reject_tables(attempts))
@@ -116,16 +119,34 @@ def find_retry(ledger: Ledger, items: Sequence[Item]) -> Retry:
     waiting = {key for unit in pending for item in unit.items for key in _keys(item)}
     failed = {key for _, item in rejects.standing for key in _keys(item)}
     planned = {(item.image_id, item.name) for unit, _ in attempts for item in unit.items}
-    again = tuple(
+    made = made_outputs(attempts)
+
+    def outdated(item: Item, rejected: bool) -> bool:
+        holder = made.get(item.name)
+        return holder is not None and rejected == (holder == item.image_id)
+
+    def again(item: Item) -> bool:
+        rejected = not failed.isdisjoint(_keys(item))
+        return rejected if all_rejects and rejected else outdated(item, rejected)
+
+    chosen = tuple(
         item
         for item in items
-        if (item.image_id, item.name) in planned
-        and not failed.isdisjoint(_keys(item))
-        and waiting.isdisjoint(_keys(item))
+        if (item.image_id, item.name) in planned and waiting.isdisjoint(_keys(item)) and again(item)
     )
     last = max((unit.retry for unit, _ in attempts), default=0)
     under_way = last > 0 and any(unit.retry == last for unit in pending)
-    return Retry(last if under_way else last + 1, again)
+    return Retry(last if under_way else last + 1, chosen)
+
+
+def made_outputs(attempts: Iterable[Attempt]) -> dict[str, str]:
+    """Return an input's name -> the image id that its output was made from, over the committed units."""
+    return {
+        item.name: item.image_id
+        for unit, receipt in attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
+        if output
+    }
 
 
 def _keys(item: Item) -> tuple[Key, Key]:

@@ -257,6 +257,8 @@ def open_cache(place: CachePlace) -> ShardCache:
             return ShardCache(PrivateFolder(folder), place.most)
         except UnwritableError as error:
             faults.append(str(error))
+    if not faults:
+        raise UnwritableError("There is no home and no folder for temporary files; name a folder with --cache-dir.")
     raise UnwritableError(faults[0] if len(faults) == 1 else f"No cache folder can be written to: {' '.join(faults)}")
 
 

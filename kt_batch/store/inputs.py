@@ -311,10 +311,22 @@ def _walk(root: Path, depth: int | None = None) -> tuple[list[str], list[str]]:
                 directories.clear()
                 continue
             deeper = depth is None or len(start.parts) + 1 < depth
-            directories[:] = sorted(name for name in directories if deeper and not name.startswith("."))
+            visible = sorted(name for name in directories if deeper and not name.startswith("."))
+            elsewhere = [name for name in visible if _leads_into_ours(folder / name, root)]
+            ours += [(start / name).as_posix() for name in elsewhere]
+            directories[:] = [name for name in visible if name not in elsewhere]
             pending.extend(folder / name for name in directories if (folder / name).is_symlink())
             counting += [(start / name).as_posix() for name in files if _counts(name)]
     return counting, ours
+
+
+def _leads_into_ours(path: Path, root: Path) -> bool:
+    """Tell whether a directory is a link into a library or a run that does not hold `root` as well."""
+    if not path.is_symlink():
+        return False
+    real, start = path.resolve(), root.resolve()
+    holders = [folder for folder in real.parents if (folder / layout.plan_path(0)).is_file()]
+    return any(not start.is_relative_to(folder) for folder in holders)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -19,13 +19,14 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError, StorageError
-from kt_batch.store.names import TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
+from kt_batch.errors import DamagedError, NameRefusedError, StorageError
+from kt_batch.store.names import MAX_COMPONENT_BYTES, TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
 from kt_batch.store.regular import open_regular, reading, size_of_regular
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+_SHORTEST_LIMIT = 64  # of a component; a file system that states less, or nothing, is not believed
 _TEMPORARY = re.compile(rf"{re.escape(TEMP_PREFIX)}[0-9a-f]{{24}}(\.[a-z]+)?")
 
 
@@ -69,6 +70,16 @@ class LocalLocation:
             return error.strerror if error.errno in _REFUSED_NAMES else None
         return None
 
+    def longest_component(self) -> int:
+        """See `Location`.
+
+        Before the location exists, the nearest existing directory above it counts.
+        """
+        existing = self._nearest_directory()
+        with reading(existing):
+            longest = os.statvfs(existing).f_namemax
+        return longest if longest >= _SHORTEST_LIMIT else MAX_COMPONENT_BYTES
+
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""
         target = self._writable_path(name)
@@ -86,11 +97,12 @@ class LocalLocation:
         """
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
-            if source.parent != self.root or source.stat().st_dev != target.parent.stat().st_dev:
+            stored = self._publish_itself(source, target)
+            if stored is None:
                 shutil.copyfile(source, temporary)
-                source = temporary
-            _sync(source)
-            if not publish(source, target, self.root):
+                _sync(temporary)
+                stored = publish(temporary, target, self.root)
+            if not stored:
                 _check_same(source, target)
 
     def list(self, prefix: str = "") -> Names:
@@ -156,6 +168,18 @@ class LocalLocation:
             _make_directory(self.root)
         return self.root
 
+    def _publish_itself(self, source: Path, target: Path) -> bool | None:
+        """Give a scratch file its name as `publish` does; return None for a file that has to be copied first."""
+        if source.parent != self.root:
+            return None
+        _sync(source)
+        try:
+            return publish(source, target, self.root)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another file system, or the same one mounted there once more
+                raise
+            return None
+
     def _nearest_directory(self) -> Path:
         return next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
 
@@ -200,7 +224,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        kind = NameRefusedError if error.errno in _REFUSED_NAMES else StorageError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -25,6 +25,7 @@ __all__ = [
     "check_kernel",
     "exists",
     "location_contains",
+    "one_host_error",
     "open_location",
     "read_bounded",
     "safe_name",
@@ -63,6 +64,9 @@ class Location(Protocol):
 
     def refusal(self, name: str) -> str | None:
         """Return why nothing can be stored under a name, whatever it is; None where something can."""
+
+    def longest_component(self) -> int:
+        """Return how many bytes a component of a name may have."""
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Store `data` under a free name; return False when something was there already.
@@ -193,14 +197,20 @@ def check_kernel(location: Location, kernel: str | None) -> None:
 
     Args:
         location: a library or a run.
-        kernel: as `sole_kernel` returned it where the work was planned.
+        kernel: as `sole_kernel` returned it where the work was planned. None, where this process finds no hard links,
+            means that the two hosts exclude writers in different ways.
     """
-    if kernel not in (None, kernel_id()):
-        raise StorageError(
-            f"{location.uri} lies on a file system without hard links, where writers on several hosts could overwrite "
-            "each other; use workers of one host, a file system with hard links, or object storage "
-            "(s3://bucket/prefix)"
-        )
+    if kernel != kernel_id() and (kernel is not None or location.publishing()):
+        raise one_host_error(location)
+
+
+def one_host_error(location: Location) -> StorageError:
+    """Return the error of a job on several hosts where only one may write."""
+    return StorageError(
+        f"{location.uri} lies on a file system without hard links, where writers on several hosts could overwrite "
+        "each other; use workers of one host, a file system with hard links, or object storage "
+        "(s3://bucket/prefix)"
+    )
 
 
 def location_contains(location: Location, uri: str) -> bool:

@@ -73,6 +73,8 @@ def _fault(name: str) -> str | None:
 
 
 def _character_fault(component: str) -> str | None:
+    if component.isascii() and component.isprintable():
+        return "holds a backslash" if "\\" in component else None
     categories = {unicodedata.category(character) for character in component}
     if "Cs" in categories:
         return "is not valid UTF-8"

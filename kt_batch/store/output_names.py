@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
 
 from kt_batch.errors import UsageError
 from kt_batch.store import layout
@@ -24,10 +25,10 @@ _DEVICE = re.compile(r"(?ai)(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[
 Key = tuple[str, str]  # an input's name and image id
 
 
-def plain_output(name: str, format: str) -> str:  # noqa: A002
+def plain_output(name: str, format: str, limit: int = MAX_COMPONENT_BYTES) -> str:  # noqa: A002
     """Return the path of an input's output where its plan states none: `a.jpg` -> `images/a.jpg.png`.
 
-    A component longer than 255 bytes is cut and ends in a hash of itself. Of a path longer than 768 bytes, the last
+    A component longer than `limit` bytes is cut and ends in a hash of itself. Of a path longer than 768 bytes, the last
     component remains, and a hash of the path replaces the directories.
 
     Raises:
@@ -36,7 +37,9 @@ def plain_output(name: str, format: str) -> str:  # noqa: A002
     *directories, last = name.split("/")
     if not last:
         raise UsageError(f"an input cannot be called {name!r}; allowed is a relative path such as 'photos/a.jpg'")
-    parts = [layout.OUTPUTS, *(_shortened(part) for part in directories), _shortened(last, f".{format}")]
+    parts = [
+        layout.OUTPUTS, *(_shortened(part, limit) for part in directories), _shortened(last, limit, f".{format}")
+    ]  # fmt: skip
     if len("/".join(parts).encode(errors="surrogatepass")) > MAX_NAME_BYTES:
         safe_name("/".join(parts))
         parts[1:-1] = [f"deep-{short_hash(name)}"]
@@ -47,19 +50,24 @@ def name_outputs(
     planned: Iterable[tuple[str, str]],
     wanted: Sequence[Key],
     format: str,  # noqa: A002
+    limit: int = MAX_COMPONENT_BYTES,
 ) -> dict[Key, str]:
     """Return the path of the output of each new input.
 
     A path is portable: every common file system takes it. No two paths of a run are one path where case or Unicode
-    forms make no difference, and none is a directory of another. A path follows from the input's name alone; where it
-    would clash, it holds the image id, too. The order of the inputs has no effect. Inputs of one name get one path:
-    their file was changed, and only one of them will have an output.
+    forms make no difference, none is a directory of another, and no directory is spelled in two ways. A path follows
+    from the input's name alone; where it would clash, it holds the image id, too, or its directory a hash of its name.
+    The order of the inputs has no effect. Inputs of one name get one path: their file was changed, and only one of them
+    will have an output.
 
     Args:
         planned: (input's name, path) of the outputs that are planned; they keep their paths.
         wanted: Name and image id of the new inputs.
         format: Of the images.
+        limit: Most bytes of a component.
     """
+    planned = list(planned)
+    directories = _name_directories(planned, {_directory(name) for name, _ in wanted}, limit)
     used: dict[str, str] = {}
     for name, path in planned:
         used.setdefault(folded(path), name)
@@ -67,7 +75,7 @@ def name_outputs(
     chosen: dict[Key, str] = {}
     left, attempt = set(wanted), 0
     while left:
-        paths = {key: _candidate(*key, format, attempt) for key in left}
+        paths = {key: _candidate(key, directories, format, limit, attempt) for key in left}
         forms = {key: folded(path) for key, path in paths.items()}
         count = Counter(form for form, _ in {(forms[key], key[0]) for key in left})
         new_folders = {folder for form in forms.values() for folder in _folders(form)}
@@ -112,16 +120,74 @@ def portable_component(part: str, *, directory: bool = False) -> str:
     return text[:-1] + percent_code(text[-1]) if directory and text[-1:] in (".", " ") else text
 
 
-def _candidate(name: str, image: str, format: str, attempt: int) -> str:  # noqa: A002
+def _candidate(key: Key, directories: Mapping[str, str], format: str, limit: int, attempt: int) -> str:  # noqa: A002
     """Return the plain path first, then one with the image id, then one in a folder of its own."""
-    *directories, last = name.split("/")
-    portable = "/".join([*(portable_component(part, directory=True) for part in directories), portable_component(last)])
+    name, image = key
+    last = portable_component(name.rpartition("/")[2])
+    portable = "/".join(filter(None, (directories[_directory(name)], last)))
     if attempt == 0:
-        return plain_output(portable, format)
+        return plain_output(portable, format, limit)
     tag = image if attempt < 3 else f"{image}-{attempt}"
     if attempt > 1:
-        portable = f"deep-{short_hash(name)}/{portable_component(last)}"
-    return plain_output(tagged(portable, tag), format)
+        portable = f"deep-{short_hash(name)}/{last}"
+    return plain_output(tagged(portable, tag), format, limit)
+
+
+def _name_directories(planned: Sequence[tuple[str, str]], wanted: Collection[str], limit: int) -> dict[str, str]:
+    """Return the portable path of each wanted directory of names: no two are one path on any file system.
+
+    A directory keeps the path that it has in planned outputs. Of new ones that would be one path where case or Unicode
+    forms make no difference, each gets a hash of its name.
+
+    Args:
+        planned: As of `name_outputs`.
+        wanted: Directories without a slash at the end; empty for none.
+        limit: Most bytes of a component.
+    """
+    chosen, spelled = {"": ""}, dict[str, str]()
+    for name, path in sorted(planned):
+        directory, above = _directory(name), _directory(path.partition("/")[2])
+        for spelling in _prefixes(above):
+            spelled.setdefault(folded(spelling), spelling)
+        if above.count("/") == directory.count("/") and _is_portable(above):
+            for each, spelling in zip(_prefixes(directory), _prefixes(above), strict=True):
+                chosen.setdefault(each, spelling)
+    new = {each for directory in wanted for each in _prefixes(directory)} - chosen.keys()
+    for _, level in groupby(sorted(new, key=_by_depth), key=lambda each: each.count("/")):
+        plain = {each: _below(each, chosen, limit) for each in level}
+        count = Counter(folded(path) for path in plain.values())
+        for each, wished in plain.items():
+            path = wished
+            if count[folded(path)] > 1 or spelled.get(folded(path), path) != path:
+                path = _below(each, chosen, limit, f"-{short_hash(each)}")
+            spelled.setdefault(folded(path), path)
+            chosen[each] = path
+    return chosen
+
+
+def _below(directory: str, chosen: Mapping[str, str], limit: int, tag: str = "") -> str:
+    above, _, last = directory.rpartition("/")
+    component = _shortened(portable_component(last, directory=True), limit, tag)
+    return f"{chosen[above]}/{component}" if above else component
+
+
+def _is_portable(directory: str) -> bool:
+    """Tell whether more outputs may go to a planned directory: it is not one of an earlier version that some refuse."""
+    parts = directory.split("/")
+    return not directory.startswith("deep-") and all(portable_component(part, directory=True) == part for part in parts)
+
+
+def _directory(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _prefixes(directory: str) -> Iterator[str]:
+    """Yield a directory and all above it, the highest first."""
+    return accumulate(directory.split("/"), "{}/{}".format) if directory else iter(())
+
+
+def _by_depth(directory: str) -> tuple[int, str]:
+    return directory.count("/"), directory
 
 
 def _folders(path: str) -> Iterator[str]:
@@ -132,12 +198,12 @@ def _folders(path: str) -> Iterator[str]:
         end = path.find("/", end + 1)
 
 
-def _shortened(component: str, suffix: str = "") -> str:
-    """Return `component` with `suffix`, within 255 bytes.
+def _shortened(component: str, limit: int, suffix: str = "") -> str:
+    """Return `component` with `suffix`, within `limit` bytes.
 
     Different components stay different.
     """
-    if len((component + suffix).encode(errors="surrogatepass")) <= MAX_COMPONENT_BYTES:
+    if len((component + suffix).encode(errors="surrogatepass")) <= limit:
         return component + suffix
     tail = f"-{short_hash(component)}{suffix}"
-    return component.encode()[: MAX_COMPONENT_BYTES - len(tail)].decode(errors="ignore") + tail
+    return component.encode()[: limit - len(tail)].decode(errors="ignore") + tail

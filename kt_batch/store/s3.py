@@ -29,7 +29,7 @@ from s3fs import S3FileSystem
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
 from kt_batch.events import log_context, log_event
 from kt_batch.redaction import redacted
-from kt_batch.store.names import Names, check_range, is_safe_name, safe_name
+from kt_batch.store.names import MAX_COMPONENT_BYTES, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 from kt_batch.store.s3_errors import (
     BEYOND,
@@ -85,6 +85,10 @@ class S3Location:
         """See `Location`."""
         size = len(self._key(name).encode())
         return f"the key has {size} bytes, over {MAX_KEY_BYTES}" if size > MAX_KEY_BYTES else None
+
+    def longest_component(self) -> int:
+        """Return the limit of names: a bucket has only one of whole keys."""
+        return MAX_COMPONENT_BYTES
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """See `Location`."""

@@ -14,10 +14,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import pyarrow as pa
@@ -25,19 +25,17 @@ import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.documents import MOST_BYTES, parse_document
+from kt_batch.store.documents import MOST_BYTES
 from kt_batch.store.locations import Location, exists, read_bounded
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
 from kt_batch.store.parquet import ParquetReader
+from kt_batch.store.plan_metadata import PlanMetadata, parse_plan_metadata
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
 from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, REJECTS
 from kt_batch.store.tables import open_table, read_table
 
-PLAN_FORMAT = "kt-batch-plan/1"
-RETRY_FORMAT = "kt-batch-plan/2"  # with the number of the retry in the metadata
-NAMES_FORMAT = "kt-batch-plan/3"  # with a column of outputs whose path is not the plain one, and perhaps a retry
 READERS = 16  # files read at a time; they are small, and may be far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -76,6 +74,7 @@ class Unit:
 
 
 Attempt = tuple[Unit, Receipt | None]  # None: not committed yet
+Naming = Callable[[Sequence[Unit], Sequence[Item]], list[Item]]  # gives new items their outputs, after the units so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +148,8 @@ def encode_plan(plan: Plan) -> bytes:
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, schema, **options) as writer:
         writer.write_table(pa.table(columns, schema=schema))
-        retry = {"retry": str(plan.retry)} if plan.retry else {}
-        kind = NAMES_FORMAT if named else RETRY_FORMAT if plan.retry else PLAN_FORMAT
-        config = {"config": _canonical(plan.config), "config_digest": plan.config_digest}
-        writer.add_key_value_metadata({"format": kind, **retry, **config})
+        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named)
+        writer.add_key_value_metadata(stated.encoded())
     return bytes(sink.getvalue())
 
 
@@ -166,34 +163,12 @@ def decode_plan(data: bytes, name: str) -> Plan:
 
 
 def _decode_plan(file: ParquetReader, name: str) -> Plan:
-    metadata = file.metadata
-    kind = metadata.get("format")
-    if kind not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
-        allowed = f"allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}"
-        raise DamagedError(f"{name} has the format {_shown(kind)}; {allowed}")
-    retry = _retry(metadata, name)
-    named = [PLAN_OUTPUT.name] if kind == NAMES_FORMAT else []
-    columns = file.read([*PLAN.names, *named], nullable=named).to_pydict()
+    stated = parse_plan_metadata(file.metadata, name)
+    outputs = [PLAN_OUTPUT.name] if stated.named else []
+    columns = file.read([*PLAN.names, *outputs], nullable=outputs).to_pydict()
     columns.setdefault(PLAN_OUTPUT.name, [None] * sum(file.rows))
     rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
-    units = tuple(_checked_units(rows, retry, name))
-    digest = metadata.get("config_digest", "")
-    if not _IMAGE_ID.fullmatch(digest):
-        raise DamagedError(f"{name} has the config digest {digest[:64]!r}; allowed are 16 lower-case hex digits")
-    return Plan(units, parse_document(metadata.get("config", ""), f"the configuration in {name}"), digest)
-
-
-def _shown(text: str | None) -> str:
-    return repr(text if text is None else text[:64])
-
-
-def _retry(metadata: Mapping[str, str], name: str) -> int:
-    if metadata["format"] == PLAN_FORMAT or (metadata["format"] == NAMES_FORMAT and "retry" not in metadata):
-        return 0
-    text = metadata.get("retry", "")
-    if not re.fullmatch("[1-9][0-9]{0,8}", text):
-        raise DamagedError(f"{name} names the retry {text[:64]!r}; allowed is 1 and more")
-    return int(text)
+    return Plan(tuple(_checked_units(rows, stated.retry, name)), stated.config, stated.config_digest)
 
 
 class Ledger:
@@ -203,8 +178,8 @@ class Ledger:
     StorageError, and DamagedError for a plan or a receipt that does not match its name.
     """
 
-    def __init__(self, location: Location) -> None:
-        self._location = location
+    def __init__(self, location: Location, naming: Naming = lambda _, items: list(items)) -> None:
+        self._location, self._naming = location, naming
         self._plans: list[Plan] = []
         self._receipts: dict[str, Receipt] = {}
         self._rejects: dict[str, pa.Table] = {}
@@ -256,8 +231,7 @@ class Ledger:
     ) -> list[Unit]:
         """Return the units that `plan` would add; raise its errors, and write nothing."""
         self._read_plans()
-        new, again = self._missing_units(items, unit_size, config, config_digest, retry)
-        return [*new, *again]
+        return list(chain(*self._missing_units(items, unit_size, config, config_digest, retry)))
 
     def units(self) -> list[Unit]:
         """Return all units planned so far, in plan order."""
@@ -356,7 +330,7 @@ class Ledger:
     def _unplanned(self, items: Sequence[Item], retry: int = 0) -> list[Item]:
         """Return the items that are not planned in this retry or a later one."""
         planned = {(item.image_id, item.name) for unit in self._units() if unit.retry >= retry for item in unit.items}
-        return [item for item in items if (item.image_id, item.name) not in planned]
+        return self._naming(self._units(), [item for item in items if (item.image_id, item.name) not in planned])
 
     def _read_plans(self) -> None:
         names = [name for name in self._location.list(layout.PLAN) if layout.is_plan(name)]

@@ -12,6 +12,7 @@ import pytest
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.progress import no_progress
 from tests.e2e.conftest import COMMAND, run
+from tests.support.preloads import preload
 from tests.support.three_hosts import three_hosts
 from tests.support.tiny import draw_all
 
@@ -45,3 +46,14 @@ def test_a_run_that_loses_a_host_finishes_on_the_others_with_the_same_digest(tmp
     assert driver.returncode == 0, said
     assert took < SECONDS
     assert verify(str(library), no_progress).digest == verify(str(tmp_path / "undisturbed"), no_progress).digest
+
+
+def test_three_hosts_are_refused_where_there_are_no_hard_links(tmp_path: Path) -> None:
+    images, library = draw_all(tmp_path / "images", range(3)), tmp_path / "library"
+    words = ["extract", images, "--library", library, *HOW, "--runner", "ray"]
+    with three_hosts() as hosts:
+        environment = {**hosts.environment, **preload(tmp_path, "nolink", "norename")}
+        refused = run(*hosts.on(1, COMMAND, *words, "--address", hosts.address), environment=environment)
+    assert refused.code == 1
+    assert refused.err.splitlines()[-1].endswith("or object storage (s3://bucket/prefix)")
+    assert not (library / "receipts").exists()

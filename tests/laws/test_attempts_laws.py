@@ -50,7 +50,7 @@ submissions = st.builds(
 
 def submit(ledger: Ledger, submission: Submission) -> None:
     """Run a submission as a pipeline does until it is killed."""
-    retry = find_retry(ledger, submission.listed) if submission.retry else None
+    retry = find_retry(ledger, submission.listed, all_rejects=True) if submission.retry else None
     ledger.plan(submission.listed, submission.unit_size, {}, DIGEST, retry)
     for unit in ledger.pending()[: submission.units]:
         rejected = [item for item in unit.items if item.image_id in submission.failing]

@@ -32,6 +32,9 @@ class StoppingRunner:
         raise Stopped
         yield from ()  # makes it a generator, as runners are
 
+    def hosts(self) -> int:
+        return 1
+
 
 @pytest.fixture
 def library(tmp_path: Path) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -182,6 +183,18 @@ def test_style_images_are_loaded_for_a_method_without_an_encoder(
     assert styles is not None
     assert list(styles) == sorted(styles) == list(config.styles)
     assert [tuple(style.shape) for style in styles.values()] == [(3, 25, 32)] * 4  # 72 x 56 at a long side of 32
+
+
+def test_a_run_among_the_style_images_is_passed_over_and_named(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gain, "needs", frozenset({Need.STYLES}))
+    shutil.copytree(collection.paintings, tmp_path / "in")
+    (tmp_path / "in/run/plan").mkdir(parents=True)
+    (tmp_path / "in/run/plan/000000.parquet").touch()
+    shutil.copy(collection.photos / "11.png", tmp_path / "in/run")
+    config, sources = choose("gain", {}, Choice(styles=tmp_path / "in", size=32))
+    assert (len(config.styles), sources.passed_over) == (4, (f"{tmp_path}/in/run",))
 
 
 def test_the_refusal_names_the_missing_input() -> None:

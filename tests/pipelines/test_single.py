@@ -74,6 +74,15 @@ def test_the_same_painting_twice_counts_once(collection: Collection, tmp_path: P
     assert summary.shares == {str(tmp_path / "in/a.png"): 1.0}
 
 
+def test_a_run_among_the_paintings_is_passed_over_and_named(collection: Collection, tmp_path: Path) -> None:
+    shutil.copytree(collection.paintings, tmp_path / "in")
+    job = translate_request(collection.library, tmp_path / "in/run", collection.index)
+    translated([collection.photos / "11.png"], job)
+    _, summary = tried(collection.photos / "11.png", tmp_path / "in")
+    assert summary.passed_over == (f"{tmp_path}/in/run",)
+    assert {Path(uri).parent for uri in summary.shares} == {tmp_path / "in"}
+
+
 def test_the_same_call_gives_the_same_bytes(collection: Collection) -> None:
     first, second = (tried(collection.photos / "12.png", collection.paintings)[0] for _ in range(2))
     assert first == second

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,10 +26,12 @@ from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import worker as translate_pipeline
 from kt_batch.pipelines.translate.plan import TranslateRequest, find_changed, find_name_conflicts
 from kt_batch.report.sources import library_of, source_images
+from kt_batch.store import local
 from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library, open_run
+from kt_batch.store.publish import publish
 from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.units import Item, Ledger, Unit
@@ -372,6 +376,31 @@ def test_a_changed_photograph_is_rejected_once_and_its_old_bytes_are_done_alread
     assert translated([tmp_path / "x"], job).new_images == 0
 
 
+def test_a_photograph_that_goes_back_and_forth_is_a_reject_exactly_while_it_differs(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
+    rejected = []
+    for number in (21, 22, 22, 21, 21, 22, 22, 23, 21, 23, 22, 21):
+        draw(tmp_path / "x/a.png", number)
+        rejected.append(translated([tmp_path / "x"], job).rejected)
+    assert rejected == [0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 0]
+    assert column(job.run, "provenance", "output")[:1] == ["images/a.png.png"]
+
+
+def test_a_photograph_that_cannot_be_read_for_a_while_is_no_reject_afterwards(
+    job: TranslateRequest, tmp_path: Path
+) -> None:
+    path = draw(tmp_path / "x/a.png", 21)
+    away = tmp_path / "away.png"
+    assert translated([path], job).rejected == 0
+    path.rename(away)
+    path.symlink_to(tmp_path / "nowhere.png")
+    assert translated([path], job).rejected == 1
+    path.unlink()
+    away.rename(path)
+    assert translated([path], job).rejected == 0
+
+
 def test_another_folder_with_a_file_of_the_same_name_is_rejected_in_the_same_way(
     job: TranslateRequest, tmp_path: Path
 ) -> None:
@@ -391,6 +420,26 @@ def test_a_name_that_the_target_refuses_costs_one_image(
     too_long = "File name too long"
     monkeypatch.setattr(LocalLocation, "refusal", lambda _, name: too_long if len(name) > 143 else None)
     assert (translated([tmp_path / "x"], job).images, column(job.run, "rejects", "reason")) == (1, ["name_refused"])
+
+
+@pytest.mark.parametrize("error", [errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL])
+def test_a_name_that_is_refused_only_when_it_is_written_costs_one_image(
+    job: TranslateRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """As on a mount whose character set lacks a letter."""
+    draw(tmp_path / "x/a.png", 21)
+    draw(tmp_path / "x/\u00e9.png", 22)
+
+    def refuse(source: Path, target: Path, root: Path) -> bool:
+        if not target.name.isascii():
+            raise OSError(error, os.strerror(error))
+        return publish(source, target, root)
+
+    monkeypatch.setattr(local, "publish", refuse)
+    summary = translated([tmp_path / "x"], job)
+    assert (summary.images, summary.rejected, column(job.run, "rejects", "reason")) == (1, 1, ["name_refused"])
+    assert set(column(job.run, "provenance", "output")) == {"images/a.png.png"}
+    assert translated([tmp_path / "x"], job).rejected == 1
 
 
 def test_names_that_differ_in_case_alone_are_two_outputs_on_every_file_system(
@@ -436,12 +485,19 @@ def test_an_uncommitted_output_of_a_changed_file_is_never_adopted(
     for receipt in (Path(job.run) / "receipts").iterdir():
         receipt.unlink()
     draw(path, 22)
+    draw(tmp_path / "in/b.png", 23)
     again = translate_request(collection.library, job.run, collection.index, mix_numerics=mix)
-    for _ in range(2):
-        with pytest.raises(DamagedError, match=r"'images/a\.png\.png' at .* remove it and start again"):
-            translated([tmp_path / "in"], again)
+    for new_images in (1, 0):
+        summary = translated([tmp_path / "in"], again)
+        assert (summary.images, summary.new_images, summary.rejected) == (1, new_images, 1)
+    messages = [row["message"] for row in rows(job.run, "rejects") if "no receipt" in row["message"]]
+    assert "'images/a.png.png' at " in messages[0]
+    assert "remove it and use --retry-rejected" in messages[0]
+    assert set(column(job.run, "provenance", "output")) == {"images/b.png.png"}
     (Path(job.run) / "images/a.png.png").unlink()
-    assert translated([tmp_path / "in"], again).images == 1
+    retried = replace(again, options=again.options.model_copy(update={"retry_rejected": True}))
+    summary = translated([tmp_path / "in"], retried)
+    assert (summary.images, summary.rejected) == (2, 0)
 
 
 def test_the_receipt_has_the_hash_of_an_adopted_output_of_another_numerics_class(
@@ -591,3 +647,15 @@ def test_a_translate_without_photographs_is_refused(job: TranslateRequest, tmp_p
         with pytest.raises(UsageError):
             translated(arguments, job)
     assert not Path(job.run).exists()
+
+
+def test_a_name_is_cut_to_what_the_file_system_takes(
+    job: TranslateRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an encrypted file system, whose names have at most 143 bytes."""
+    monkeypatch.setattr(LocalLocation, "longest_component", lambda _: 143)
+    for letter in "bc":
+        draw(tmp_path / "x" / f"{'a' * 150}{letter}.png", 21)
+    assert translated([tmp_path / "x"], job).images == 2
+    assert {len(Path(name).name) for name in hashes(job.run, "images")} == {143}
+    assert translated([tmp_path / "x"], job).new_images == 0

@@ -36,7 +36,7 @@ def commit(ledger: Ledger, unit: Unit, *rejected: Item, reason: str = "fatal") -
 
 def retried(ledger: Ledger, *items: Item, unit_size: int = 8) -> list[Unit]:
     """Submit these items with a retry and return the pending units."""
-    plan(ledger, *items, retry=find_retry(ledger, items), unit_size=unit_size)
+    plan(ledger, *items, retry=find_retry(ledger, items, all_rejects=True), unit_size=unit_size)
     return ledger.pending()
 
 
@@ -190,7 +190,7 @@ def test_the_slower_of_two_concurrent_drivers_adopts_the_retry_of_the_faster(
 
 
 def test_a_driver_with_an_outdated_view_begins_no_second_retry(ledger: Ledger, location: LocalLocation) -> None:
-    seen = find_retry(ledger, [A])
+    seen = find_retry(ledger, [A], all_rejects=True)
     other = Ledger(location)
     commit(other, retried(other, A)[0], A)
     assert plan(ledger, A, retry=seen) == other.units()

@@ -164,6 +164,17 @@ def test_outputs_that_are_named_count(tmp_path: Path) -> None:
         assert names_of(tmp_path / argument)[0].endswith("a.jpg.png")
 
 
+def test_a_link_to_the_outputs_of_a_run_is_passed_over(tmp_path: Path) -> None:
+    plant(tmp_path, "photos/a.jpg", "run/plan/000000.parquet", "run/images/x/b.jpg.png", "plain/c.jpg")
+    for name, target in (("latest", "run/images"), ("deeper", "run/images/x"), ("whole", "run"), ("other", "plain")):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / target)
+    found = find_inputs([str(tmp_path / "photos")])
+    assert [item.name for item in found.inputs] == ["a.jpg", "other/c.jpg"]
+    assert found.ours == [f"{tmp_path}/photos/{name}" for name in ("deeper", "latest", "whole")]
+    (tmp_path / "run/images/again").symlink_to(tmp_path / "run/images/x")
+    assert names_of(tmp_path / "run/images") == ["x/b.jpg.png"]  # outputs that are named count
+
+
 def test_a_run_among_the_names_that_a_shell_expanded_is_passed_over(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg", "b.jpg", "run/plan/000000.parquet", "run/images/a.jpg.png")
     found = find_inputs([str(path) for path in tmp_path.iterdir()])

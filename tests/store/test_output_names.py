@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import unicodedata
 
@@ -99,7 +100,6 @@ def test_a_directory_does_not_end_in_a_dot_or_a_space() -> None:
         ("stra\u00dfe.jpg", "STRASSE.jpg"),
         ("a:b.jpg", "a%3Ab.jpg"),
         ("\ufb01n.jpg", "fin.jpg"),
-        ("x/Same/a.jpg", "X/same/A.jpg"),
         ("a\u200bb.jpg", "ab.jpg"),
     ],
 )
@@ -107,6 +107,50 @@ def test_names_that_some_file_system_takes_for_one_both_hold_their_image_id(one:
     first, second = paths((one, ONE), (two, TWO))
     assert (f"-{ONE}.jpg.png" in first, f"-{TWO}.jpg.png" in second) == (True, True)
     assert folded(first) != folded(second)
+
+
+def hash_of(directory: str) -> str:
+    return hashlib.sha256(directory.encode()).hexdigest()[:16]
+
+
+def test_directories_that_some_file_system_takes_for_one_get_a_hash_of_their_names() -> None:
+    """Else both would be one directory there, and a copy from there would miss the outputs of the other spelling."""
+    upper, lower = f"images/Photos-{hash_of('Photos')}", f"images/photos-{hash_of('photos')}"
+    assert paths(("Photos/a.jpg", ONE), ("photos/b.jpg", TWO), ("photos/x/b.jpg", TWO)) == [
+        f"{upper}/a.jpg.png",
+        f"{lower}/b.jpg.png",
+        f"{lower}/x/b.jpg.png",
+    ]
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert paths((f"{composed}/a.jpg", ONE), (f"{decomposed}/b.jpg", TWO)) == [
+        f"images/{composed}-{hash_of(composed)}/a.jpg.png",
+        f"images/{decomposed}-{hash_of(decomposed)}/b.jpg.png",
+    ]
+
+
+def test_a_directory_keeps_the_path_that_its_planned_outputs_have() -> None:
+    first = (("Photos/a.jpg", "images/Photos/a.jpg.png"),)
+    assert paths(("Photos/b.jpg", ONE), ("photos/c.jpg", TWO), planned=first) == [
+        "images/Photos/b.jpg.png",
+        f"images/photos-{hash_of('photos')}/c.jpg.png",
+    ]
+    tagged = f"images/Photos-{hash_of('Photos')}"
+    assert paths(("Photos/b.jpg", ONE), planned=(("Photos/a.jpg", f"{tagged}/a.jpg.png"),)) == [f"{tagged}/b.jpg.png"]
+
+
+def test_a_directory_of_an_earlier_version_that_some_refuse_is_not_used_for_more_outputs() -> None:
+    before = (("12:30/a.jpg", "images/12:30/a.jpg.png"),)
+    assert paths(("12:30/b.jpg", ONE), planned=before) == ["images/12%3A30/b.jpg.png"]
+
+
+def test_a_file_system_that_takes_only_short_names_gets_them() -> None:
+    """eCryptfs takes 143 bytes."""
+    key = ("d" * 150 + "/" + "\u5c71" * 60 + ".jpg", ONE)
+    path = name_outputs((), [key], "png", 143)[key]
+    folder, file = path.removeprefix("images/").split("/")
+    assert (len(folder.encode()), len(file.encode())) == (143, 141)  # a character of three bytes is not cut
+    assert file.endswith(".png")
+    assert name_outputs((), [("a.jpg", ONE)], "png", 143)["a.jpg", ONE] == "images/a.jpg.png"
 
 
 def test_an_output_that_is_planned_keeps_its_path_and_only_the_new_one_gets_its_id() -> None:
@@ -128,7 +172,7 @@ def test_no_output_is_a_directory_of_another() -> None:
 
 
 COMPONENT = st.sampled_from(
-    ["a", "A", "b", "a.png", "CON", "x:", "x%3A", "e\u0301", "\u00e9", "d ", "d%20", "\u5c71" * 90]
+    ["a", "A", "b", "B", "a.png", "CON", "x:", "x%3A", "e\u0301", "\u00e9", "d ", "d%20", "\u5c71" * 90]
 )
 NAMES = st.lists(st.lists(COMPONENT, min_size=1, max_size=3).map("/".join), min_size=1, max_size=12, unique=True)
 
@@ -153,6 +197,9 @@ def test_paths_are_portable_distinct_and_independent_of_order(
         assert not set(path) & set('"*:<>?|')
         assert all(len(part.encode()) <= 255 and part[-1] not in ". " for part in path.split("/"))
         assert not any(folded(path).startswith(f"{other}/") for other in made)
+    folders = {path.rpartition("/")[0] for path in (*first.values(), *found.values())}
+    above = {"/".join(folder.split("/")[:depth]) for folder in folders for depth in range(1, 5)}
+    assert len({folded(folder) for folder in above}) == len(above)
 
 
 def test_unicode_forms_fold_as_the_file_systems_of_macs_do() -> None:

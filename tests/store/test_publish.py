@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kt_batch.store.publish
 from kt_batch.errors import StorageError
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import check_kernel, sole_kernel
@@ -176,3 +179,211 @@ def test_only_processes_of_one_kernel_write_where_there_are_no_hard_links(tmp_pa
     environment = preload(tmp_path, "nolink")
     code = "__import__('kt_batch.store.locations', fromlist=['sole_kernel']).sole_kernel(location)"
     assert call(tmp_path / "place", code, environment) == kernel_id()
+
+
+# ---- verdicts of the probe -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_every_answer_of_a_system_without_flags_of_renames_is_understood(code: int, tmp_path: Path) -> None:
+    environment = {**preload(tmp_path, "nolink", "norename"), "NO_RENAME": str(code)}
+    assert call(tmp_path, "location.publishing()", environment) == "lock"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS])
+def test_a_probe_that_fails_for_another_reason_is_no_verdict(code: int, tmp_path: Path) -> None:
+    # A process that took this for a lack of the call would lock, while others rename: both would win a name.
+    environment = {**preload(tmp_path, "nolink", "norename"), "NO_RENAME": str(code)}
+    answer = call(tmp_path / "place", 'location.put_if_absent("a", b"1")', environment)
+    assert answer == f"refused: cannot write {tmp_path}/place/a: {os.strerror(code)}"
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+@pytest.mark.parametrize("shims", [("nolink", "norename", "noflock"), ("nolink", "replacing", "fakelock")])
+def test_a_system_that_excludes_nobody_is_refused_and_left_as_it_was(shims: tuple[str, ...], tmp_path: Path) -> None:
+    answer = call(tmp_path / "place", 'location.put_if_absent("a", b"1")', preload(tmp_path, *shims))
+    assert answer.startswith(f"refused: the file system of {tmp_path}/place has no hard links, no rename")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+@pytest.mark.parametrize("shims", [("onefolder",), ("nolink", "onefolder"), ("nolink", "norename", "onefolder")])
+def test_scratch_content_is_copied_where_it_cannot_leave_its_folder(shims: tuple[str, ...], tmp_path: Path) -> None:
+    environment, place = preload(tmp_path, *shims), tmp_path / "place"
+    place.mkdir()
+    (place / ".tmp-1").write_bytes(b"large")
+    call(place, 'location.put_content("parts/a", location.root / ".tmp-1")', environment)
+    assert (place / "parts/a").read_bytes() == b"large"
+    assert [path.name for path in (place / "parts").iterdir()] == ["a"]
+
+
+# ---- the lock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalLocation:
+    """Return a location in which this process gives names under the lock."""
+    monkeypatch.setattr(kt_batch.store.publish, "_known_ways", {(tmp_path, tmp_path.stat().st_dev): Way.LOCK})
+    return LocalLocation(tmp_path)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds the lock of the file that is at `path` now."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_the_lock_is_held_while_a_file_is_renamed_and_not_afterwards(
+    locking: LocalLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, rename, held = locking.root / LOCK_NAME, os.rename, []
+
+    def watched(source: Path, target: Path) -> None:
+        held.append(is_locked(lock))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    assert locking.put_if_absent("a", b"1")
+    assert held == [True]
+    assert not is_locked(lock)
+
+
+def test_a_lock_file_that_somebody_removes_meanwhile_is_locked_anew(
+    locking: LocalLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, flock, rename, left, held = locking.root / LOCK_NAME, fcntl.flock, os.rename, [2], []
+
+    def swept(file: int, operation: int) -> None:
+        flock(file, operation)
+        if operation == fcntl.LOCK_EX and left[0]:
+            left[0] -= 1
+            lock.unlink()
+            if left[0] == 0:
+                lock.touch()  # another writer has made it again
+
+    def watched(source: Path, target: Path) -> None:
+        held.append(is_locked(lock))
+        rename(source, target)
+
+    monkeypatch.setattr(fcntl, "flock", swept)
+    monkeypatch.setattr(os, "rename", watched)
+    assert locking.put_if_absent("a", b"1")
+    assert held == [True]
+
+
+def test_a_child_that_is_forked_under_the_lock_does_not_keep_it(
+    locking: LocalLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, children = os.rename, []
+
+    def forking(source: Path, target: Path) -> None:
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.pause()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", forking)
+    try:
+        assert locking.put_if_absent("a", b"1")
+        assert not is_locked(locking.root / LOCK_NAME)
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_nothing_is_renamed_while_the_name_cannot_be_looked_up(
+    locking: LocalLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (locking.root / "a").write_bytes(b"there")
+    lstat = Path.lstat
+
+    def failing(path: Path) -> os.stat_result:
+        if path.name == "a":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", failing)
+    with pytest.raises(StorageError, match=os.strerror(errno.EIO)):
+        locking.put_if_absent("a", b"1")
+    assert (locking.root / "a").read_bytes() == b"there"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_lock_that_does_not_fit_on_the_disk_is_one_sentence(
+    locking: LocalLocation, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    system_open = os.open
+
+    def full(path: Any, flags: int, mode: int = 0o777) -> int:
+        if Path(path).name == LOCK_NAME:
+            raise OSError(code, os.strerror(code))
+        return system_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(StorageError) as caught:
+        locking.put_if_absent("a", b"1")
+    assert str(caught.value) == f"cannot write {locking.root}/a: {os.strerror(code)}"
+    assert list(locking.root.iterdir()) == []
+
+
+def test_the_lock_of_another_user_can_be_held_if_it_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / LOCK_NAME).touch(mode=0o444)
+        folder.chmod(0o777)
+        monkeypatch.setattr(kt_batch.store.publish, "_known_ways", {(folder, folder.stat().st_dev): Way.LOCK})
+        user = os.geteuid()
+        os.seteuid(user or 65534)
+        try:
+            assert LocalLocation(folder).put_if_absent("a", b"1")
+        finally:
+            os.seteuid(user)
+
+
+# ---- death at every moment -------------------------------------------------------------------------------------------
+
+DIE_AT_CALL = """
+import fcntl, os, signal, sys
+from pathlib import Path
+from kt_batch.store import publish
+from kt_batch.store.local import LocalLocation
+left = int(sys.argv[2])
+
+def deadly(function):
+    def call(*arguments, **named):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+    return call
+
+location = LocalLocation(Path(sys.argv[1]))
+location.publishing()
+for module, name in ((os, "open"), (os, "close"), (os, "fsync"), (os, "link"), (os, "rename"), (os, "unlink"),
+                     (fcntl, "flock"), (publish, "_rename_without_replacing")):
+    setattr(module, name, deadly(getattr(module, name)))
+location.put_if_absent("deep/a", b"a whole life")
+"""
+
+
+@pytest.mark.parametrize("shims", [("nolink",), ("nolink", "norename")], ids="+".join)
+def test_death_before_any_call_leaves_a_whole_file_or_none_and_no_lock(shims: tuple[str, ...], tmp_path: Path) -> None:
+    environment = {**os.environ, **preload(tmp_path, *shims)}
+    for number in range(1, 100):
+        place = tmp_path / f"place{number}"
+        place.mkdir()
+        command = [sys.executable, "-c", DIE_AT_CALL, str(place), str(number)]
+        died = subprocess.run(command, env=environment, check=False).returncode
+        names = LocalLocation(place).list()
+        assert all((place / name).read_bytes() == b"a whole life" for name in names)
+        if (place / LOCK_NAME).exists():
+            assert not is_locked(place / LOCK_NAME)
+        if died == 0:
+            break
+        assert died == -signal.SIGKILL
+    assert names == ["deep/a"]
+    assert number > (10 if "norename" in shims else 6)

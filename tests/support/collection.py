@@ -44,6 +44,9 @@ class Recorder:
                 raise ZeroDivisionError("a worker broke")
             yield next(results)
 
+    def hosts(self) -> int:
+        return 1
+
 
 class Meddler(LocalRunner):
     """A runner that changes a file between planning and work."""

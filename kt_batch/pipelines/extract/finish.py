@@ -9,7 +9,7 @@ from functools import partial
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
 from kt_batch.pipelines.extract.worker import ExtractWorker
 from kt_batch.pipelines.progress import Progress
-from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, log_summary, run_units, throughput
+from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.library import write_library_summary
@@ -40,6 +40,7 @@ def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> Extr
     """
     started = time.perf_counter()
     plan = plan_extract(request, progress)
+    check_hosts(plan.ledger.location, plan.job.kernel, runner)
     fresh = run_units(runner, partial(ExtractWorker, plan.job), plan.planned.pending, "extract", progress)
     receipts = plan.ledger.receipts().values()
     rejected = write_library_summary(plan.ledger.location, plan.ledger, request.config)

@@ -33,7 +33,7 @@ from kt_batch.pipelines.index.plan import (
 from kt_batch.pipelines.index.top import Top, fit_top
 from kt_batch.pipelines.index.worker import PackWorker, RouteWorker, SampleWorker
 from kt_batch.pipelines.progress import Progress, Step
-from kt_batch.pipelines.units import log_committed, log_summary
+from kt_batch.pipelines.units import check_hosts, log_committed, log_summary
 from kt_batch.runners.base import Heartbeat, Runner
 from kt_batch.store import layout
 from kt_batch.store.derived import put_derived
@@ -81,6 +81,7 @@ def build_index(
     """
     started = time.perf_counter()
     plan = plan_index(place, config, options)
+    check_hosts(plan.library.location, plan.job.kernel, runner)
     index = plan.built or _build_or_adopt(plan, runner, progress)
     remove_build(plan.job.build_location())
     seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ from functools import partial
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, log_summary, run_units, throughput
+from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.receipts import PictureSizes, join_sizes
@@ -45,10 +45,12 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
     Raises:
         UsageError: There is nothing to translate.
         MismatchError: The run has another configuration or numerics class.
+        StorageError: The run cannot be written to, or not by workers on several hosts.
     """
     started = time.perf_counter()
     plan = plan_translate(request, progress)
     job = plan.job
+    check_hosts(plan.ledger.location, job.kernel, runner)
     fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
     totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, job.sources.library)
     receipts = plan.ledger.receipts().values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from kt_batch.config import MethodConfig, RunOptions
 from kt_batch.errors import UsageError
@@ -11,8 +12,10 @@ from kt_batch.pipelines.inputs import check_origins, plan_items, say_passed_over
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.sources import Sources
+from kt_batch.store.attempts import made_outputs
 from kt_batch.store.inputs import Input, find_inputs
 from kt_batch.store.locations import Location, absolute_place, location_contains, open_location, sole_kernel
+from kt_batch.store.names import MAX_COMPONENT_BYTES
 from kt_batch.store.opening import refuse_other_kind
 from kt_batch.store.output_names import name_outputs, plain_output
 from kt_batch.store.targets import check_place
@@ -88,11 +91,12 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
     run, options = absolute_place(request.run), request.options
     check_place("--out", request.run, [*request.images, *(style.uri for style in request.sources.styles)])
     location = open_location(run)
-    ledger = Ledger(location)
+    limit = min(MAX_COMPONENT_BYTES, location.longest_component())
+    ledger = Ledger(location, partial(with_outputs, image_format=request.config.format, limit=limit))
     refuse_other_kind(ledger, "run")
     found = find_inputs(request.images)
-    passed_over = say_passed_over(found.ours, location, progress)
-    items = with_outputs(ledger, plan_items(exclude_outputs(found.inputs, location), progress), request.config.format)
+    passed_over = say_passed_over([*found.ours, *request.sources.passed_over], location, progress)
+    items = plan_items(exclude_outputs(found.inputs, location), progress)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
     check_origins(request.images, location, planned.pending)
     changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)])
@@ -129,12 +133,17 @@ def exclude_outputs(inputs: Sequence[Input], run: Location) -> list[Input]:
     return kept
 
 
-def with_outputs(ledger: Ledger, items: Sequence[Item], image_format: str) -> list[Item]:
-    """Return the items, each new one with the path of its output where that is not the plain one."""
-    planned = {(item.name, item.image_id): item for unit in ledger.units() for item in unit.items}
+def with_outputs(units: Sequence[Unit], items: Sequence[Item], image_format: str, limit: int) -> list[Item]:
+    """Return the items, each with the path of its output where that is not the plain one.
+
+    An item that is planned in `units` keeps its path. `limit` is the most bytes of a component.
+    """
+    if not items:
+        return []
+    planned = {(item.name, item.image_id): item for unit in units for item in unit.items}
     taken = [(item.name, item.output_path(image_format)) for item in planned.values()]
     wanted = [(item.name, item.image_id) for item in items if (item.name, item.image_id) not in planned]
-    paths = name_outputs(taken, wanted, image_format)
+    paths = name_outputs(taken, wanted, image_format, limit)
 
     def output(item: Item) -> str:
         key = (item.name, item.image_id)
@@ -150,12 +159,7 @@ def find_changed(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
     Their files were changed, or other files go by their names. The image that was planned first keeps the name, unless
     it lay in the same file: it cannot be read there any more.
     """
-    made = {
-        item.name: item.image_id
-        for unit, receipt in attempts
-        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
-        if output
-    }
+    made = made_outputs(attempts)
     first: dict[str, Item] = {}
     changed = set()
     for unit in (unit for unit, receipt in attempts if receipt is None):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from kt_batch.index.ids import unpack_ids
 from kt_batch.methods.base import PatchProvenance, SourceProvenance
 from kt_batch.store.schemas import PROVENANCE, SHARES
+
+T = TypeVar("T")
 
 
 class ProvenanceRows(Protocol):
@@ -24,8 +26,21 @@ class ProvenanceRows(Protocol):
     def add(self, name: str, provenance: Any) -> None:
         """Add the provenance of one output."""
 
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+
     def table(self) -> pa.Table:
         """Return all rows, output after output."""
+
+
+@dataclass(frozen=True)
+class _PatchPart:
+    """The columns of one output, its query patches, and the sums over the best match of each."""
+
+    columns: tuple[NDArray[Any], ...]
+    patches: int
+    ncc_sum: float
+    certified: int
 
 
 @dataclass
@@ -34,17 +49,13 @@ class PatchRows:
 
     They are kept as compact columns until the end: a table of its own for every small image costs more than its bytes.
 
-    names: Outputs so far. groups: Rows of each. patches: Query patches so far. ncc_sum and certified: Over the best
-    match of every patch.
+    names: Outputs so far. groups: Rows of each.
     """
 
     library: str
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
-    patches: int = 0
-    ncc_sum: float = 0.0
-    certified: int = 0
-    _parts: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
+    _parts: list[_PatchPart] = field(default_factory=list)
 
     def add(self, name: str, provenance: PatchProvenance) -> None:
         """Add the provenance of one output."""
@@ -63,15 +74,32 @@ class PatchRows:
         )
         self.names.append(name)
         self.groups.append(n * k)
-        self.patches += n
-        self.ncc_sum += float(ncc[rank == 0].astype(np.float64).sum())  # float16 values add exactly, in any order
-        self.certified += int(np.count_nonzero(certified))
-        self._parts.append(columns)
+        best = float(ncc[rank == 0].astype(np.float64).sum())  # float16 values add exactly, in any order
+        self._parts.append(_PatchPart(columns, n, best, int(np.count_nonzero(certified))))
+
+    @property
+    def patches(self) -> int:
+        """Return the number of query patches."""
+        return sum(part.patches for part in self._parts)
+
+    @property
+    def ncc_sum(self) -> float:
+        """Return the sum of the NCC of the best match of every patch."""
+        return sum((part.ncc_sum for part in self._parts), start=0.0)
+
+    @property
+    def certified(self) -> int:
+        """Return how many best matches are certified."""
+        return sum(part.certified for part in self._parts)
+
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+        self.names, self.groups, self._parts = _without(names, self.names, self.groups, self._parts)
 
     def table(self) -> pa.Table:
         """Return one row per (patch, rank), output after output, in reading order."""
         rows, cols, rank, weights, patch_ids, ncc, certified = (
-            np.concatenate(column) for column in zip(*self._parts, strict=True)
+            np.concatenate(column) for column in zip(*(part.columns for part in self._parts), strict=True)
         )
         image_ids, source_rows, source_cols = unpack_ids(patch_ids)
         distinct, codes = np.unique(image_ids.view(">u8")[:, 0], return_inverse=True)
@@ -107,6 +135,10 @@ class SourceRows:
         self.groups.append(len(provenance.shares))
         self._parts.append(provenance.shares)
 
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+        self.names, self.groups, self._parts = _without(names, self.names, self.groups, self._parts)
+
     def table(self) -> pa.Table:
         """Return one row per source, output after output, by ascending image id."""
         rows = [(source, share) for shares in self._parts for source, share in sorted(shares.items())]
@@ -118,6 +150,13 @@ class SourceRows:
             pa.array([share for _, share in rows], pa.float32()),
         ]
         return pa.Table.from_arrays(columns, schema=SHARES)
+
+
+def _without(
+    removed: Container[str], names: list[str], groups: list[int], parts: list[T]
+) -> tuple[list[str], list[int], list[T]]:
+    kept = [row for row in zip(names, groups, parts, strict=True) if row[0] not in removed]
+    return [name for name, _, _ in kept], [group for _, group, _ in kept], [part for _, _, part in kept]
 
 
 def _outputs(names: list[str], groups: list[int]) -> pa.DictionaryArray:

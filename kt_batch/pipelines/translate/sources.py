@@ -25,7 +25,7 @@ from kt_batch.pipelines.inputs import Place, absolute_file, places
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
-from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.inputs import Input, find_inputs, read_input
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.opening import open_library
@@ -48,6 +48,7 @@ class Sources:
 
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
+    passed_over: Libraries and runs below the folders of the style images.
     """
 
     library: str | None = None
@@ -56,6 +57,7 @@ class Sources:
     styles: tuple[StyleImage, ...] = ()
     cache: str | None = None
     cache_bytes: int = DEFAULT_BYTES
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.size is not None:
         content["size"] = choice.size
     if choice.styles:
-        styles = _identify_styles(places(choice.styles))
-        sources, content["styles"] = replace(sources, styles=styles), tuple(style.image_id for style in styles)
+        found = find_inputs(places(choice.styles))
+        styles = _identify_styles(found.inputs)
+        sources = replace(sources, styles=styles, passed_over=tuple(found.ours))
+        content["styles"] = tuple(style.image_id for style in styles)
     try:
         return parse_config(content), sources
     except ValidationError as error:
@@ -162,13 +166,13 @@ def _choose_encoder(
     return chosen, encoder, config
 
 
-def _identify_styles(places: Sequence[str]) -> tuple[StyleImage, ...]:
-    """Return the style images at `places` by ascending image id; equal images count once.
+def _identify_styles(inputs: Sequence[Input]) -> tuple[StyleImage, ...]:
+    """Return the style images by ascending image id; equal images count once.
 
     Raises RejectError when one cannot be used.
     """
     styles = {}
-    for source in reversed(list_inputs(places)):
+    for source in reversed(inputs):
         data = read_input(source.uri)
         _decode_style(source.uri, data, SMALLEST_SIZE)
         styles[image_id(data)] = source.uri

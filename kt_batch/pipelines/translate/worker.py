@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kt_batch.errors import DamagedError, Reason, RejectError
+from kt_batch.errors import DamagedError, NameRefusedError, Reason, RejectError
 from kt_batch.methods.base import PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
@@ -29,7 +29,8 @@ from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
 
-Stored: TypeAlias = dict[str, tuple[str, int]]  # an item's name -> SHA-256 and bytes of its output
+Output: TypeAlias = tuple[str, int]  # SHA-256 and bytes
+Stored: TypeAlias = dict[str, Output | RejectError]  # an item's name -> its output, or why it has none
 
 
 class TranslateWorker:
@@ -77,7 +78,7 @@ class TranslateWorker:
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
-        outputs = {name: output for images in stored for name, output in images.result().items()}
+        outputs = self._settle(unit, stored, rows, log)
         tables = self._write(unit.id, rows, log.rejects)
         log.add({"write": time.perf_counter() - started})
         return self.ledger.commit(self._receipt(unit, log, tables, outputs, rows))
@@ -98,6 +99,19 @@ class TranslateWorker:
             else:
                 missing.append(item)
         return missing
+
+    def _settle(
+        self, unit: Unit, stored: Sequence[Future[Stored]], rows: ProvenanceRows | None, log: UnitLog
+    ) -> dict[str, Output]:
+        """Wait for all outputs and return them; reject those that could not be stored."""
+        results = {name: result for images in stored for name, result in images.result().items()}
+        refused = {name: result for name, result in results.items() if isinstance(result, RejectError)}
+        items = [item for item in unit.items if item.name in refused]
+        for item in items:
+            log.reject([item], refused[item.name])
+        if rows:
+            rows.remove({item.output_path(self.job.config.format) for item in items})
+        return {name: result for name, result in results.items() if not isinstance(result, RejectError)}
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
         sources = self.job.sources
@@ -132,18 +146,27 @@ class TranslateWorker:
     def _put_images(self, items: Sequence[Item], data: bytes) -> Stored:
         return {item.name: self._put_image(item, data) for item in items}
 
-    def _put_image(self, item: Item, data: bytes) -> tuple[str, int]:
+    def _put_image(self, item: Item, data: bytes) -> Output | RejectError:
         """Put an image if absent at its final name, or adopt the same image that is there.
 
         With mixed numerics an image of another class is adopted too, unless another image may have had the name.
         """
         name = item.output_path(self.job.config.format)
         sha256 = hashlib.sha256(data).hexdigest()
-        if self.location.put_if_absent(name, data):
-            return sha256, len(data)
+        try:
+            if self.location.put_if_absent(name, data):
+                return sha256, len(data)
+        except NameRefusedError as error:
+            return RejectError(Reason.NAME_REFUSED, f"{error}.")
         there = read_bounded(self.location, name, MOST_IMAGE_BYTES)
         present = hashlib.sha256(there).hexdigest()
-        if present != sha256 and (not self.job.mix_numerics or item.name in self.job.name_conflicts):
+        if present != sha256 and item.name in self.job.name_conflicts:
+            why = (
+                f"'{name}' at '{self.location.uri}' is there already, in no receipt of this run, and was not made from "
+                f"what '{item.uri}' holds now: remove it and use --retry-rejected."
+            )
+            return RejectError(Reason.CHANGED, why)
+        if present != sha256 and not self.job.mix_numerics:
             raise DamagedError(
                 f"'{name}' at '{self.location.uri}' is there already with other content, in no receipt of this run; "
                 "remove it and start again."
@@ -152,7 +175,7 @@ class TranslateWorker:
 
     def _write(self, unit: str, rows: ProvenanceRows | None, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         tables = []
-        if rows:
+        if rows and rows.names:
             tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups))
         if rejects:
             tables.append(commit_table(self.location, "rejects", unit, rejects_table(rejects)))
@@ -163,11 +186,11 @@ class TranslateWorker:
         unit: Unit,
         log: UnitLog,
         tables: tuple[TableRef, ...],
-        outputs: Stored,
+        outputs: dict[str, Output],
         rows: ProvenanceRows | None,
     ) -> Receipt:
         # A unit without an output has matched nothing; its sums are those of no patch.
-        patches = rows if isinstance(rows, PatchRows) else PatchRows("") if rows is None else None
+        patches = rows if isinstance(rows, PatchRows) else PatchRows("") if not (rows and rows.names) else None
         return log.receipt(
             unit,
             self.job.config.digest(),

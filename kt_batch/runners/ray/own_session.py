@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kt_batch.runners.ray.private import default_parent_folder, forget_authentication
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
 _TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")  # unset, Ray requires a token and takes RAY_AUTH_TOKEN
 
 
@@ -43,7 +44,8 @@ class OwnSession:
     """
 
     def __init__(self) -> None:
-        self._private = Path(tempfile.mkdtemp(prefix="kt-", dir=default_parent_folder()))  # mode 0700
+        _check_shared_memory()
+        self._private = _private_folder(default_parent_folder())
         self.folder = self._private / "r"  # a short name, since the length of socket paths is limited
         for name in _TOKEN_VARIABLES:
             os.environ.pop(name, None)
@@ -53,6 +55,23 @@ class OwnSession:
     def close(self) -> None:
         """Remove the folder. Call it when Ray has ended."""
         shutil.rmtree(self._private, ignore_errors=True)
+
+
+def _private_folder(parent: str) -> Path:
+    """Create a folder of mode 0700. Raises OSError with a sentence for the user."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="kt-", dir=parent))
+    except OSError as error:
+        raise OSError(
+            f"it needs a folder for its sockets and logs, and '{parent}' cannot be written to ({error.strerror}); "
+            "name one with RAY_TMPDIR=/a/directory, or leave out --runner ray"
+        ) from error
+
+
+def _check_shared_memory() -> None:
+    """Raise OSError where Ray would wait in vain for its object store."""
+    if SHARED_MEMORY.is_dir() and not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        raise OSError(f"it needs shared memory, and '{SHARED_MEMORY}' cannot be written to; leave out --runner ray")
 
 
 def _ray_variables() -> dict[str, str]:

@@ -82,6 +82,10 @@ class RayRunner:
         self._pool.on_part = self.on_part
         yield from self._pool.run(factory, units, quarantine)
 
+    def hosts(self) -> int:
+        """Return the number of hosts of the cluster: nodes with one address are one host."""
+        return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
     def release_gpus(self) -> None:
         """End the workers that hold GPUs; later units run on workers without."""
         if self.gpus:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kt_batch.runners.ray.own_session import OwnSession
 from tests.support.ray_local import ray_environment
 
 REPORT = """
@@ -131,3 +132,12 @@ def test_a_start_that_fails_leaves_the_environment_as_it_was() -> None:
     assert joined == "The Ray cluster at '127.0.0.1:1' cannot be reached: Connection refused."
     assert started.startswith("Ray cannot be started on this machine: ")
     assert restored == restored_too == "True"
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/proc", "/dev/null"])
+def test_a_folder_that_ray_cannot_use_is_named_in_one_sentence(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    with pytest.raises(
+        OSError, match=rf"^it needs a folder .* '{folder}' cannot be written to .* name one with RAY_TMPDIR"
+    ):
+        OwnSession()
