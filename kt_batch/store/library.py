@@ -49,7 +49,7 @@ class Library:
 
         Raises:
             MissingError: the library holds no patches.
-        DamagedError: its first part is no table of patches.
+            DamagedError: its first part is no table of patches.
         """
         part = next(iter(self.committed.parts(layout.PATCHES).values()), None)
         if part is None:

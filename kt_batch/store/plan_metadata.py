@@ -41,9 +41,10 @@ class PlanMetadata:
 
 def parse_plan_metadata(entries: Mapping[str, str], name: str) -> PlanMetadata:
     """Parse the entries of the plan `name`; raise DamagedError where no plan has them."""
-    kind, retry, digest = (entries.get(key, "") for key in ("format", "retry", "config_digest"))
+    kind, retry, digest = entries.get("format"), entries.get("retry", ""), entries.get("config_digest", "")
     if kind not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
-        raise DamagedError(f"{name} has the format {kind[:64]!r}; allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}")
+        shown = repr(kind and kind[:64])
+        raise DamagedError(f"{name} has the format {shown}; allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}")
     retried = kind == RETRY_FORMAT or (kind == NAMES_FORMAT and "retry" in entries)
     if retried and not _RETRY.fullmatch(retry):
         raise DamagedError(f"{name} names the retry {retry[:64]!r}; allowed is 1 and more")

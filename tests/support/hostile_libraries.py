@@ -131,6 +131,16 @@ def void(_: object) -> None:
     """Drop a result."""
 
 
+def summary_with(library: Any) -> Damage:
+    """Change the library that a run names."""
+
+    def damage(root: Path) -> None:
+        path = root / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "library": library}))
+
+    return damage
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +273,20 @@ def plain_text(table: pa.Table) -> pa.Table:
     return many.set_column(2, "uri", pa.array(["x" * 60_000] * 20_000))
 
 
+def plan_of_names(outputs: pa.Array) -> Damage:
+    """Give the plan a column of outputs, all with the same value."""
+
+    def damage(root: Path) -> None:
+        path = first(root, "plan/*.parquet")
+        metadata = {key: value for key, value in pq.read_metadata(path).metadata.items() if key != b"ARROW:schema"}
+        table = pq.read_table(path)
+        table = table.append_column("output", outputs.take(pa.array([0] * len(table))))
+        metadata[b"format"] = b"kt-batch-plan/3"
+        path.write_bytes(encoded(table.replace_schema_metadata(metadata), store_schema=False))
+
+    return damage
+
+
 # ---- files that are none ---------------------------------------------------------------------------------------------
 
 
@@ -317,6 +341,43 @@ def sparse(pattern: str, size: int) -> Damage:
     return damage
 
 
+def folder(pattern: str) -> Damage:
+    """Put a folder in place of a file."""
+
+    def damage(root: Path) -> None:
+        path = first(root, pattern)
+        path.unlink()
+        path.mkdir()
+
+    return damage
+
+
+def cut(pattern: str, share: float) -> Damage:
+    """Keep the first bytes of a file, at least one fewer than there are."""
+
+    def damage(root: Path) -> None:
+        path = first(root, pattern)
+        data = path.read_bytes()
+        path.write_bytes(data[: min(int(share * len(data)), len(data) - 1)])
+
+    return damage
+
+
+def no_such_files(what: str, pattern: str) -> dict[str, Damage]:
+    """Return the damages that any kind of file can have; receipts and hashes know nothing of them."""
+    return {
+        f"{what}, empty": put(pattern, b""),
+        f"{what}, text": put(pattern, b"no such thing"),
+        f"{what}, zeros": put(pattern, bytes(1000)),
+        f"{what}, cut in half": cut(pattern, 0.5),
+        f"{what}, cut at the end": cut(pattern, 1.0),
+        f"{what}, a pipe": pipe(pattern),
+        f"{what}, an endless device": link(pattern, "/dev/zero"),
+        f"{what}, a folder": folder(pattern),
+        f"{what}, gigabytes without blocks": sparse(pattern, 8 << 30),
+    }
+
+
 # ---- page headers ----------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +419,15 @@ DOCUMENTS: dict[str, Damage] = {
     "a receipt of another format": receipt_with(format="kt-batch-receipt/9"),
     "a receipt of another configuration": receipt_with(config_digest="0" * 16),
     "a receipt with an unknown field": receipt_with(more=1),
+    "a receipt of deep lists in an object": put("receipts/*.json", b'{"unit":' + b"[" * 200_000),
+    "a receipt that is null": put("receipts/*.json", b"null"),
+    "a receipt that is a number": put("receipts/*.json", b"7"),
+    "a receipt of a null byte": put("receipts/*.json", b'{"unit": "\\u0000"}'),
+    "a receipt of another unit": receipt_with(unit="0" * 16),
+    "a receipt whose tables are text": receipt_with(tables="images"),
+    "a receipt that is cut in half": cut("receipts/*.json", 0.5),
+    "a receipt that is cut at the end": cut("receipts/*.json", 1.0),
+    "a receipt of zeros": put("receipts/*.json", bytes(1000)),
     "a receipt that is a pipe": pipe("receipts/*.json"),
     "a receipt that is a socket": unix_socket("receipts/*.json"),
     "a receipt that is a link to an endless device": link("receipts/*.json", "/dev/zero"),
@@ -370,6 +440,9 @@ PLANS: dict[str, Damage] = {
     "a plan of marks alone": put("plan/*.parquet", b"PAR1" * 3),
     "a plan whose footer is longer than the file": put("plan/*.parquet", b"PAR1" + b"\xff\xff\xff\x7f" + b"PAR1"),
     "a plan of zeros with a footer of zeros": put("plan/*.parquet", bytes(1000) + b"\x64\0\0\0PAR1"),
+    "a plan of text": put("plan/*.parquet", b"no such thing"),
+    "a plan that is cut in half": cut("plan/*.parquet", 0.5),
+    "a plan that is cut at the end": cut("plan/*.parquet", 1.0),
     "a plan that is a pipe": pipe("plan/*.parquet"),
     "a plan that is a link to an endless device": link("plan/*.parquet", "/dev/zero"),
     "a plan of a terabyte without blocks": sparse("plan/*.parquet", 1 << 40),
@@ -384,6 +457,18 @@ PLANS: dict[str, Damage] = {
     "a plan without image ids in its rows": plan_with(nulls("image_id")),
     "a plan without names in its rows": plan_with(nulls("name")),
     "a plan whose names are not UTF-8": plan_with(column("name", lambda table: bad_text(len(table)))),
+    "a plan whose places are not UTF-8": plan_with(column("uri", lambda table: bad_text(len(table)))),
+    "a plan without places in its rows": plan_with(nulls("uri")),
+    "a plan whose image ids are text": plan_with(column("image_id", lambda table: pa.array(["12345678"] * len(table)))),
+    "a plan whose image ids are wide": plan_with(
+        column("image_id", lambda table: pa.array([b"1" * 64] * len(table), pa.binary(64)))
+    ),
+    "a plan whose names leave the run": plan_with(column("name", lambda table: pa.array(["../../x.jpg"] * len(table)))),
+    "a plan whose names are absolute": plan_with(column("name", lambda table: pa.array(["/etc/passwd"] * len(table)))),
+    "a plan of outputs that are numbers": plan_of_names(pa.array([7], pa.int32())),
+    "a plan of an output elsewhere": plan_of_names(pa.array(["../../x.png"])),
+    "a plan of an output outside the images": plan_of_names(pa.array(["plan/000001.parquet"])),
+    "a plan of an output that is not UTF-8": plan_of_names(bad_text(1)),
     "a plan with a changed name": plan_with(column("name", lambda table: pa.array(["z.png"] * len(table)))),
     "a plan in an encoding that rebuilds values": plan_with(
         lambda table: table, use_dictionary=False, column_encoding={"uri": "DELTA_BYTE_ARRAY"}
@@ -444,6 +529,17 @@ IMAGES: dict[str, Damage] = {
 PROVENANCES: dict[str, Damage] = {
     "provenance without rows": part_with("provenance", lambda table: table.drop_columns(["row"])),
     "provenance of text": part_with("provenance", cast("row", pa.string())),
+    "provenance whose rows are wide": part_with("provenance", cast("row", pa.int64())),
+    "provenance without values in its rows": part_with("provenance", nulls("row")),
+    "provenance whose scores are text": part_with(
+        "provenance", column("ncc", lambda table: pa.array(["one"] * len(table)))
+    ),
+    "provenance with one long text of an output in every row": part_with(
+        "provenance", repeated("output", 1 << 20, 3000)
+    ),
+    "provenance with one long text of a library in every row": part_with(
+        "provenance", repeated("library", 1 << 20, 3000)
+    ),
     "provenance without scores": part_with("provenance", nulls("ncc")),
     "provenance whose weight is NaN": part_with(
         "provenance", column("weight", lambda table: pa.array([float("nan")] * len(table), pa.float32()))
@@ -458,13 +554,50 @@ PROVENANCES: dict[str, Damage] = {
     ),
 }
 
+# Receipts whose tables or outputs are not there: what reads the tables notices.
+TABLES: dict[str, Damage] = {
+    "a receipt of an absent table": receipt_with(
+        tables=[{"kind": "rejects", "rows": 1, "bytes": 1, "sha256": "0" * 64}]
+    ),
+    "a receipt of a billion rows": receipt_with(
+        tables=[{"kind": "rejects", "rows": 10**9, "bytes": 10**9, "sha256": "0" * 64}]
+    ),
+}
+
+# What costs no error: nobody needs the file, or it is not there, as before its unit was done.
+HARMLESS: dict[str, Damage] = {
+    "a receipt that is a folder": folder("receipts/*.json"),
+    "provenance of far cells": part_with(
+        "provenance", column("row", lambda table: pa.array([65535] * len(table), pa.uint16()))
+    ),
+}
+
 SUMMARIES: dict[str, Damage] = {
+    "an empty summary": put("run.json", b""),
+    "a summary that is a list": put("run.json", b"[]"),
+    "a summary that is null": put("run.json", b"null"),
+    "a summary that is a number": put("run.json", b"7"),
+    "a summary that is not UTF-8": put("run.json", b'{"library": "\xff\xfe"}'),
+    "a summary of half a character": put("run.json", b'{"library": "\\ud800"}'),
+    "a summary of a huge number": put("run.json", b'{"library": ' + b"9" * 10_000 + b"}"),
+    "a summary with NaN": put("run.json", b'{"library": NaN}'),
+    "a summary whose library is a list": summary_with([1]),
+    "a summary whose library is nested": summary_with({"x": {"y": {}}}),
     "a summary of nested lists": put("run.json", b"[" * 200_000),
     "a summary without a library": put("run.json", b"{}"),
     "a summary whose library is a number": put("run.json", b'{"library": 7}'),
     "a summary that is a pipe": pipe("run.json"),
     "a summary of a terabyte without blocks": sparse("run.json", 1 << 40),
     "a summary that is a link to an endless device": link("run.json", "/dev/zero"),
+}
+
+
+# A run may name any library: nothing is sent to a store, and no device is read.
+LIBRARIES: dict[str, Damage] = {
+    "a run of a library in a store": summary_with("s3://somebody-else/library"),
+    "a run of a library with a password": summary_with("s3://key:secret@bucket/library"),
+    "a run of a library that is a device": summary_with("/dev/zero"),
+    "a run of a library that is absent": summary_with("/nowhere/at/all/library"),
 }
 
 
@@ -483,4 +616,17 @@ CASES = [
     *_cases("library", IMAGES, "/images/", ("explain",)),
     *_cases("run", PROVENANCES, "provenance", ("explain",)),
     *_cases("run", SUMMARIES, "run.json", ("inspect", "explain")),
+    *_cases("run", LIBRARIES, "library", ("explain",)),
+    *_cases("library", TABLES, "/rejects/", ("inspect", "report", "verify")),
+    *_cases("run", TABLES, "/rejects/", ("inspect", "report", "verify")),
+    *_cases("run", {"a receipt with too few outputs": receipt_with(outputs=[])}, "/receipts/", RUN),
+    *_cases("library", {"a plan that is a folder": folder("plan/*.parquet")}, "library", READ),
+    *_cases("run", {"a plan that is a folder": folder("plan/*.parquet")}, "run", READ),
+    *_cases("library", no_such_files("images", "images/*.parquet"), "images/", ("verify",)),
+    *_cases("library", no_such_files("patches", "patches/*.parquet"), "patches/", ("verify", "index")),
+    *_cases("library", no_such_files("rejects", "rejects/*.parquet"), "rejects/", ("inspect", "report", "verify")),
+    *_cases("run", no_such_files("rejects", "rejects/*.parquet"), "rejects/", ("inspect", "report", "verify")),
+    *_cases("run", no_such_files("provenance", "provenance/*.parquet"), "provenance/", ("verify", "explain")),
+    *_cases("run", no_such_files("a picture", "images/*.png"), "images/", ("verify",)),
+    *_cases("run", HARMLESS, "", ()),
 ]
