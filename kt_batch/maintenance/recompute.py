@@ -160,11 +160,8 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         if receipt.numerics == numerics[item.image_id, item.name]:
             return made[0] == there.sha256 and _same_rows(*provenance)
         theirs = read_bounded(run.location, there.name, MOST_IMAGE_BYTES)
-        close = (
-            _close(again.location.read_bytes(there.name), theirs, job.config.working_size)
-            and _agreement(*provenance) >= SAME_MATCHES
-        )
-        return None if close else False
+        close = _close(again.location.read_bytes(there.name), theirs, job.config.working_size)
+        return None if close and _agreement(*provenance) >= SAME_MATCHES else False
 
     return items, compare
 

@@ -80,7 +80,7 @@ def vgg19_from_torchvision(*, download: bool = True) -> tuple[Encoder, dict[str,
     elif not download:
         raise WeightsError(
             "the weights of VGG-19 are not on this machine, and no file may start their download; give them with "
-            "--encoder-weights FILE."
+            "--encoder-weights FILE, or run kt-batch try --encoder vgg19, which downloads them."
         )
     try:
         full = torch.hub.load_state_dict_from_url(

@@ -57,16 +57,16 @@ def size_of_regular(path: Path) -> int:
     return status.st_size
 
 
-def read_regular(path: Path, most: int, name: str | None = None, size: int | None = None) -> bytes:
+def read_regular(path: Path, most: int, name: str | None = None) -> bytes:
     """Read a file of at most `most` bytes.
 
     Raises as `open_regular` does, and:
         DamagedError: the file is larger.
     """
-    with open_regular(path, name, size) as file:
-        length = os.fstat(file.fileno()).st_size
-        if length > most:
-            raise DamagedError(f"{name or path} has {length} bytes; allowed are {most}")
+    with open_regular(path, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DamagedError(f"{name or path} has {size} bytes; allowed are {most}")
         return file.read(most)
 
 

@@ -90,7 +90,12 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.place == "library" and any(word in case.name for word in (*BOMBS, *ENDLESS))],
+    [
+        case
+        for case in CASES
+        if (case.place == "library" or "provenance" in case.name)
+        and any(word in case.name for word in (*BOMBS, *ENDLESS))
+    ],
     ids=lambda case: case.name,
 )
 def test_what_a_few_bytes_stand_for_is_never_in_memory(case: Case, pair: Pair, tmp_path: Path) -> None:

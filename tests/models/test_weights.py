@@ -429,6 +429,14 @@ def test_a_weight_file_that_is_a_device_is_refused_at_once() -> None:
     assert one_sentence(error)
 
 
+def test_a_weight_file_without_blocks_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "hole.safetensors"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(WeightsError, match="claims 1073741824 bytes, and nearly all of them are a hole"):
+        load_encoder(EncoderSource(path=str(path)))
+
+
 def test_a_shape_without_values_allocates_nothing(tmp_path: Path) -> None:
     data = save({"features.0.weight": torch.zeros(10**6, 0, 3, 3), "features.0.bias": torch.zeros(1)})
     with pytest.raises(WeightsError, match=r"holds the tensor 'features\.0\.weight' without a value"):
