@@ -95,7 +95,7 @@ def translate_one(
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
     )
-    return encode(output_pixels(result, working), config.format, config.quality), summary
+    return encode(output_pixels(result, working), config.format, config.quality, config.output_space), summary
 
 
 def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:

@@ -135,7 +135,7 @@ class TranslateWorker:
         if stored:
             stored[-1].result()
         image, config = items[0].image_id, self.job.config
-        encoding = self.background.submit(image, encode, pixels, config.format, config.quality)
+        encoding = self.background.submit(image, encode, pixels, config.format, config.quality, config.output_space)
         if isolated:
             encoding.result()
         beat("")  # from here on, a fault of the store is not the image's
