@@ -7,8 +7,6 @@ only with `--trust-config`.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +14,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from kt_batch.errors import DamagedError
 from kt_batch.store.layout import options_path
 from kt_batch.store.locations import open_location
 from kt_batch.store.places import expand_home
+from kt_batch.store.regular import read_regular
 
 # Options that do not affect the output.
 NOT_SAVED = (
@@ -177,17 +177,10 @@ def _items(value: object) -> list[object]:
 
 def _read_text(path: Path) -> str:
     """Return the text of a regular file of bounded size. Raises OSError, UnicodeDecodeError, BadParameter."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer must not hang
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise typer.BadParameter(f"'{path}' is no regular file; give options in one.")
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_BYTES:
-        raise typer.BadParameter(f"'{path}' has more than {MAX_BYTES:,} bytes, the limit of a file of options.")
-    return data.decode("utf-8")
+        return read_regular(path, MAX_BYTES, f"'{path}'").decode("utf-8")
+    except DamagedError as error:
+        raise typer.BadParameter(f"{error}; give options in a small file.") from error
 
 
 ConfigFile = Annotated[

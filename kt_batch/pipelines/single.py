@@ -25,9 +25,8 @@ from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.pipelines.translate.worker import picture_of
+from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
-from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.inputs import Input, find_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
@@ -97,8 +96,7 @@ def translate_one(
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
     )
-    pixels = picture_of(cast("Tensor", result.output), working)
-    return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth), summary
+    return encoded(cast("Tensor", result.output), working, config), summary
 
 
 def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:

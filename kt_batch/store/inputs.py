@@ -20,7 +20,7 @@ from urllib.parse import quote_from_bytes
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.images.file_bytes import Data, FileBytes
+from kt_batch.store.images.file_bytes import Data, large_file
 from kt_batch.store.input_names import distinct, input_component
 from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
 from kt_batch.store.objects import (
@@ -136,9 +136,8 @@ def read_input(uri: str) -> bytes:
 def open_input(uri: str) -> Data:
     """Return the bytes of an input as `read_input` does, or the open file where it is large and on this machine."""
     with _reading(uri):
-        if not is_object(uri) and (file := _large_file(_local_path(uri))):
-            return file
-    return read_input(uri)
+        file = None if is_object(uri) else large_file(_local_path(uri), LARGE_BYTES, MAX_BYTES)
+    return file or read_input(uri)
 
 
 def input_id(uri: str) -> str:
@@ -196,14 +195,6 @@ def _chunks_of_file(path: Path, most: int) -> Iterator[bytes]:
         while left and (chunk := file.read(min(left, most))):
             left -= len(chunk)
             yield chunk
-
-
-def _large_file(path: Path) -> FileBytes | None:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size < LARGE_BYTES:
-        return None
-    _check_bytes(str(path), status.st_size)
-    return FileBytes(path.open("rb"))
 
 
 def _chunks_of_object(uri: str, most: int) -> Iterator[bytes]:

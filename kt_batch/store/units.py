@@ -11,6 +11,7 @@ includes it. A unit's id follows from its items and the number of its retry.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,18 +25,17 @@ import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
 from kt_batch.store import layout
-from kt_batch.store.locations import Location, exists
+from kt_batch.store.documents import MOST_BYTES
+from kt_batch.store.locations import Location, exists, read_bounded
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
-from kt_batch.store.parquet import check_types, open_parquet
+from kt_batch.store.parquet import ParquetReader
+from kt_batch.store.plan_metadata import PlanMetadata, parse_plan_metadata
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
-from kt_batch.store.schemas import PLAN, PLAN_OUTPUT
-from kt_batch.store.tables import read_table
+from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, REJECTS
+from kt_batch.store.tables import open_table, read_table
 
-PLAN_FORMAT = "kt-batch-plan/1"
-RETRY_FORMAT = "kt-batch-plan/2"  # with the number of the retry in the metadata
-NAMES_FORMAT = "kt-batch-plan/3"  # with a column of outputs whose path is not the plain one, and perhaps a retry
 READERS = 16  # files read at a time; they are small, and may be far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -148,10 +148,8 @@ def encode_plan(plan: Plan) -> bytes:
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, schema, **options) as writer:
         writer.write_table(pa.table(columns, schema=schema))
-        retry = {"retry": str(plan.retry)} if plan.retry else {}
-        kind = NAMES_FORMAT if named else RETRY_FORMAT if plan.retry else PLAN_FORMAT
-        config = {"config": _canonical(plan.config), "config_digest": plan.config_digest}
-        writer.add_key_value_metadata({"format": kind, **retry, **config})
+        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named)
+        writer.add_key_value_metadata(stated.encoded())
     return bytes(sink.getvalue())
 
 
@@ -161,24 +159,16 @@ def decode_plan(data: bytes, name: str) -> Plan:
     Raises:
         DamagedError: it is not a plan, or a unit's id does not follow from its items.
     """
-    try:
-        file = open_parquet(pa.BufferReader(data), len(data), name)
-        metadata = {key.decode(): value.decode() for key, value in (file.file.metadata.metadata or {}).items()}
-        if (kind := metadata.get("format")) not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
-            raise DamagedError(f"{name} has the format {kind!r}; allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}")
-        retry = int(metadata["retry"]) if kind == RETRY_FORMAT or "retry" in metadata else 0
-        if (kind == RETRY_FORMAT or "retry" in metadata) and retry < 1:
-            raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
-        schema = PLAN.append(PLAN_OUTPUT) if kind == NAMES_FORMAT else PLAN
-        table = file.read(schema.names)
-        check_types(table, PLAN, name)
-        columns = table.cast(schema).to_pydict()
-        columns.setdefault(PLAN_OUTPUT.name, [None] * table.num_rows)
-        rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
-        units = tuple(_checked_units(rows, retry, name))
-        return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise DamagedError(f"{name} is not a readable plan: {error}") from error
+    return _decode_plan(ParquetReader(io.BytesIO(data), len(data), name), name)
+
+
+def _decode_plan(file: ParquetReader, name: str) -> Plan:
+    stated = parse_plan_metadata(file.metadata, name)
+    outputs = [PLAN_OUTPUT.name] if stated.named else []
+    columns = file.read([*PLAN.names, *outputs], nullable=outputs).to_pydict()
+    columns.setdefault(PLAN_OUTPUT.name, [None] * sum(file.rows))
+    rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
+    return Plan(tuple(_checked_units(rows, stated.retry, name)), stated.config, stated.config_digest)
 
 
 class Ledger:
@@ -285,7 +275,7 @@ class Ledger:
         }
         new = [unit for unit in tables if unit not in self._rejects]
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda unit: read_table(self._location, tables[unit]), new)
+            read = pool.map(lambda unit: read_table(self._location, tables[unit], REJECTS.names), new)
             self._rejects.update(zip(new, read, strict=True))
         return {unit: self._rejects[unit] for unit in tables}
 
@@ -351,11 +341,12 @@ class Ledger:
 
     def _read_plan(self, number: int) -> Plan:
         name = layout.plan_path(number)
-        return decode_plan(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+        with open_table(self._location, name) as file:
+            return _decode_plan(file, f"{self._location.uri}/{name}")
 
     def _read_receipt(self, unit: str) -> Receipt:
         name = layout.receipt_path(unit)
-        return parse_receipt(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+        return parse_receipt(read_bounded(self._location, name, MOST_BYTES), f"{self._location.uri}/{name}")
 
     def _checked_receipt(self, unit: Unit) -> Receipt:
         receipt = self._read_receipt(unit.id)

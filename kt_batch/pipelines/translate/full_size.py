@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ class FullSizeWriter:
         elif not image.deep and config.depth == 16:
             image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
         check_format(config.format, image.width, image.height)
-        file = tempfile.TemporaryFile(dir=temporary_directory())  # noqa: SIM115 - the caller reads it
+        file = _temporary_file()
         write_image(file, image, edited, config.format, config.quality)
         return FullSize(file, image.width, image.height)
 
@@ -82,6 +83,13 @@ class FullSizeWriter:
                 yield np.concatenate([samples, _alpha(band, image)], axis=2)
 
         return image, edited()
+
+
+def _temporary_file() -> BinaryIO:
+    """Return an open file without a directory entry, so that nothing stays of it; tifffile wants its name as text."""
+    file = tempfile.NamedTemporaryFile(dir=temporary_directory(), delete=False)  # noqa: SIM115 - the caller reads it
+    Path(file.name).unlink()
+    return cast(BinaryIO, file)
 
 
 def _alpha(band: NDArray[np.uint16], image: Original) -> NDArray[Any]:

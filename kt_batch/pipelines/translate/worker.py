@@ -10,10 +10,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import BinaryIO, TypeAlias, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from kt_batch.config import MethodConfig
 from kt_batch.errors import DamagedError, NameRefusedError, Reason, RejectError
 from kt_batch.methods.base import PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
@@ -131,9 +130,8 @@ class TranslateWorker:
         if not isinstance(result.output, Tensor):
             log.pictures(working, (working.original_width, working.original_height), len(items))
             return partial(self.full_size.write, items, result.output)
-        pixels, config = picture_of(result.output, working), self.job.config
         log.pictures(working, (working.width, working.height), len(items))
-        return partial(encode_picture, pixels, config.format, config.quality, config.output_space, config.depth)
+        return partial(encoded, result.output, working, self.job.config)
 
     def _store_soon(
         self,
@@ -236,6 +234,7 @@ def _content(file: BinaryIO) -> Output:
     return digest.hexdigest(), size
 
 
-def picture_of(output: Tensor, working: WorkingImage) -> NDArray[np.float32]:
-    """Return the pixels `(H, W, 3)` of a method's image without its padding."""
-    return to_pixels(output)[: working.height, : working.width]
+def encoded(output: Tensor, working: WorkingImage, config: MethodConfig) -> bytes:
+    """Return the file of the image that a method made of a working image, without its padding."""
+    pixels = to_pixels(output)[: working.height, : working.width]
+    return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -48,7 +48,7 @@ class Space:
     transfer: Transfer | None = None
     weights: tuple[float, ...] = ()
     narrow: bool = False
-    embedded: bytes | None = None
+    embedded: bytes | None = field(default=None, compare=False, repr=False)
 
     @property
     def white(self) -> float:

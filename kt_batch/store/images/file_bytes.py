@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 
@@ -55,6 +57,14 @@ Data: TypeAlias = bytes | FileBytes
 def opened(data: Data) -> BinaryIO:
     """Return a reader of the bytes of a file."""
     return data.open() if isinstance(data, FileBytes) else io.BytesIO(data)
+
+
+def large_file(path: Path, least: int, most: int) -> FileBytes | None:
+    """Open a regular file of `least` to `most` bytes; return None for any other."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or not least <= status.st_size <= most:
+        return None
+    return FileBytes(path.open("rb"))
 
 
 class _Reader(io.RawIOBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from typing import BinaryIO
 
 import tifffile
 from PIL import Image, ImageMode
@@ -72,6 +73,26 @@ def declared_bytes(data: Data) -> int:
                 return bytes_of_image(header, is_deep_png(data[:32]))
     except Exception:  # noqa: BLE001 - whatever is wrong with the header, decoding finds it again and says it
         return 0
+
+
+def declared_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the width and the height that the header of an image file declares.
+
+    Raises:
+        ValueError: The file is no image of a kind that is written here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = file.read(4)
+        file.seek(0)
+        try:
+            if start in TIFF:
+                with tifffile.TiffFile(file, name="image", is_lsm=False) as tiff:
+                    return int(tiff.pages.first.imagewidth), int(tiff.pages.first.imagelength)
+            with Image.open(file, formats=(*FORMATS, "AVIF")) as image:
+                return image.size
+        except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
+            raise ValueError(f"no image: {error}") from error
 
 
 def size_of_webp(data: bytes) -> tuple[int, int] | None:
