@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import weakref
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -17,6 +18,7 @@ class FileBytes:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        weakref.finalize(self, file.close)
         self._status = self._now()
         self._length = os.fstat(self.descriptor).st_size
 

@@ -126,7 +126,7 @@ def _straight(band: Samples, channels: int) -> Samples:
     """Divide colours by alpha."""
     largest = np.iinfo(band.dtype).max
     alpha = band[..., channels:].astype(np.float64)
-    colours = np.minimum(band[..., :channels] * (largest / np.maximum(alpha, 1)) + 0.5, largest)
+    colours = np.minimum(band[..., :channels] * float(largest) / np.maximum(alpha, 1) + 0.5, largest)
     return np.concatenate([colours.astype(band.dtype), band[..., channels:]], axis=2)
 
 

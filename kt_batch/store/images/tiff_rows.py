@@ -40,19 +40,25 @@ class TiffRows:
     def __getitem__(self, part: slice) -> NDArray[Any]:
         """Return the rows of a slice whose step is 1."""
         top, bottom, _ = part.indices(self.shape[0])
-        if self._page.is_memmappable:  # the samples lie in the file one after the other, as in an array
+        if top >= bottom:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        if self._is_plain():
             return self._plain(top, bottom)
         if self._is_read_whole():
             if self._whole is None:
                 self._whole = _with_samples_last(self._page.asarray(maxworkers=1), self.shape)
             return self._whole[top:bottom]
-        rows = np.full((max(0, bottom - top), *self.shape[1:]), self._page.nodata, self.dtype)
-        if top < bottom:
-            first, last = top // self._segment_rows, (bottom - 1) // self._segment_rows
-            for row in range(first, last + 1):
-                self._copy(row, top, rows)
-            self._kept = {number: kept for number, kept in self._kept.items() if self._row_of(number) == last}
+        rows = np.full((bottom - top, *self.shape[1:]), self._page.nodata, self.dtype)
+        last = (bottom - 1) // self._segment_rows
+        for row in range(top // self._segment_rows, last + 1):
+            self._copy(row, top, rows)
+        self._kept = {number: kept for number, kept in self._kept.items() if self._row_of(number) == last}
         return rows
+
+    def _is_plain(self) -> bool:
+        """Tell whether the samples lie in the file one after the other, as in an array, to the last one."""
+        page = self._page
+        return bool(page.is_final and page.dataoffsets[0] + page.nbytes <= len(self._data))
 
     def _is_read_whole(self) -> bool:
         """Tell whether tifffile reads a page as one block: plain samples with a predictor, or one JPEG called tiles."""
@@ -66,8 +72,8 @@ class TiffRows:
         planes = []
         for plane in range(self._planes):
             start = self._page.dataoffsets[0] + (plane * self.shape[0] + top) * size
-            flat = np.frombuffer(self._data[start : start + max(0, bottom - top) * size], dtype)
-            planes.append(flat.reshape(max(0, bottom - top), self.shape[1], -1))
+            flat = np.frombuffer(self._data[start : start + (bottom - top) * size], dtype)
+            planes.append(flat.reshape((bottom - top), self.shape[1], -1))
         rows = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         return rows.astype(self.dtype, copy=False)
 
