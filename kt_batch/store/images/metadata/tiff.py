@@ -93,7 +93,7 @@ def _as_it_is(raw: bytes, layout: Layout, entry: Entry) -> Value:
 
 
 def _entries(blocks: Blocks) -> dict[int, Value]:
-    """Return the tags that hold a block as it is; IPTC is a list of 4-byte words whose bytes are never turned around."""
+    """Return the tags that hold a block as it is. IPTC counts as words of 4 bytes, which are never turned around."""
     entries = {}
     if blocks.xmp:
         entries[XMP] = Value(BYTE, len(blocks.xmp), blocks.xmp)
