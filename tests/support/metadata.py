@@ -42,16 +42,19 @@ NAMESPACES = {
 
 
 class Exif:
-    """A block of EXIF of which the places of all parts are known: `parts[name]` is (start, end)."""
+    """A block of EXIF of which the places of all parts are known: `parts[name]` is (start, end).
 
-    def __init__(self, order: str = "<", gps: bool = True, thumbnail: bool = True, large: bool = False) -> None:
+    Options: `orientation`, and `note`, the tenth of the length of the maker note.
+    """
+
+    def __init__(self, order: str = "<", gps: bool = True, thumbnail: bool = True, **options: int) -> None:
         self.order = order
         self.parts: dict[str, tuple[int, int]] = {}
         self._data = bytearray((b"II*\0" if order == "<" else b"MM\0*") + self.long(8))
         image: list[Tag] = [
             (0x010F, 2, 6, b"Maker\0"),
             (0x0110, 2, 4, b"Mod\0"),
-            (0x0112, 3, 1, self.short(6)),
+            (0x0112, 3, 1, self.short(options.get("orientation", 6))),
             (0x011A, 5, 1, self.long(72) + self.long(1)),
             (0x011B, 5, 1, self.long(72) + self.long(1)),
             (0x0128, 3, 1, self.short(2)),
@@ -62,7 +65,7 @@ class Exif:
         if gps:
             image.append((0x8825, 4, 1, b"gps "))
         self._directory("image", image, b"next" if thumbnail else bytes(4))
-        self._directory("exif", self._exposure(large))
+        self._directory("exif", self._exposure(options.get("note", 5)))
         self._directory("interop", [(1, 2, 4, b"R03\0"), (2, 7, 4, b"0100")])
         if gps:
             self._directory("gps", self._place())
@@ -93,8 +96,8 @@ class Exif:
         """Return a number of 4 bytes."""
         return struct.pack(self.order + "I", value)
 
-    def _exposure(self, large: bool) -> list[Tag]:
-        note = b"MAKERNOTE " * (8000 if large else 5)
+    def _exposure(self, length: int) -> list[Tag]:
+        note = b"MAKERNOTE " * length
         return [
             (0x829A, 5, 1, self.long(1) + self.long(250)),
             (0x9000, 7, 4, b"0232"),

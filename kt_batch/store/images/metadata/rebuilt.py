@@ -23,10 +23,10 @@ from kt_batch.store.images.metadata.directories import (
 from kt_batch.store.images.metadata.exif import EXIF_IFD, GPS_IFD, INTEROP_IFD
 
 # Tags of the first directory that describe the picture, not its pixels in this file: texts, orientation, resolution,
-# software, date, artist, rating, copyright, PrintIM, and the texts of Windows.
+# software, date, artist, rating, copyright, PrintIM, the texts of Windows, and the siting of colour that EXIF requires.
 _IMAGE_DESCRIPTION = 0x010E
 DESCRIPTIVE = frozenset(
-    {0x010D, _IMAGE_DESCRIPTION, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x011D, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C}
+    {0x0213, 0x010D, _IMAGE_DESCRIPTION, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x011D, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C}
     | {0x4746, 0x4749, 0x8298, 0xC4A5, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F}
 )
 _MAKER_NOTE = 0x927C
@@ -44,8 +44,14 @@ class Tags:
     interop: dict[int, Value] = field(default_factory=dict)
 
 
-def tags_of(data: bytes, limit: int) -> Tags | None:
-    """Return the EXIF of a TIFF structure, a block or a file, with `limit` bytes at most; None without any."""
+def tags_of(data: bytes, limit: int, all_of_image: bool = False) -> Tags | None:
+    """Return the EXIF of a TIFF structure, a block or a file; None without any.
+
+    Args:
+        data: The structure.
+        limit: The most bytes of all values.
+        all_of_image: Whether all tags of the image are wanted, instead of the descriptive ones.
+    """
     found = layout_of(data)
     main = table_at(data, *found) if found else None
     if found is None or main is None:
@@ -64,7 +70,7 @@ def tags_of(data: bytes, limit: int) -> Tags | None:
     exif, gps = child(EXIF_IFD, values), child(GPS_IFD, values)
     gps = gps or child(GPS_IFD, exif)
     interop = child(INTEROP_IFD, exif)
-    image = {tag: value for tag, value in _narrow(values, layout.order).items() if tag in DESCRIPTIVE}
+    image = {tag: value for tag, value in _narrow(values, layout.order).items() if tag in DESCRIPTIVE or all_of_image}
     if _IMAGE_DESCRIPTION in image and _is_of_software(image[_IMAGE_DESCRIPTION].content):
         del image[_IMAGE_DESCRIPTION]
     return Tags(layout.order, image, exif, gps, interop)
@@ -113,7 +119,7 @@ def shortened(block: bytes, limit: int) -> bytes | None:
     """Return a block of `limit` bytes at most: without maker notes, then without any long value; None if that fails."""
     if len(block) <= limit:
         return block
-    tags = tags_of(block, len(block) * 4)
+    tags = tags_of(block, len(block) * 4, all_of_image=True)
     if tags is None:
         return None
     tags.exif.pop(_MAKER_NOTE, None)
