@@ -123,6 +123,7 @@ class Exif:
             (2, 5, 3, degrees(48, 51, 29)),
             (3, 2, 2, b"E\0"),
             (4, 5, 3, degrees(2, 17, 40)),
+            (0x1B, 7, 11, b"ASCII\0\0\0GPS"),
         ]
 
     def _append(self, name: str, content: bytes) -> bytes:
@@ -188,7 +189,7 @@ def plain(format: str, alpha: bool = False, **options: Any) -> bytes:  # noqa: A
     if alpha:
         values = np.concatenate([values, values[..., :1]], axis=-1)
     if format in ("tif", "big"):
-        extra = {"extrasamples": ["unassalpha"]} if alpha else {}
+        extra: dict[str, Any] = {"extrasamples": ["unassalpha"]} if alpha else {}
         tifffile.imwrite(
             file, values, photometric="rgb", metadata=None, software=False, bigtiff=format == "big", **extra, **options
         )
@@ -250,4 +251,5 @@ def warnings_of(path: Path) -> list[str]:
         pytest.skip("exiftool is not installed (Debian: libimage-exiftool-perl)")
     command = [program, "-validate", "-warning", "-error", "-a", "-s", "-s", "-s", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[1:]
+    # What EXIF has for compressed pictures stays in TIFF, or an output made from it would lack it.
+    return [line for line in done.stdout.splitlines()[1:] if not line.endswith("is not allowed in TIFF")]

@@ -8,12 +8,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif
 
 JPEG_XL = b"\0\0\0\x0cJXL \r\n\x87\n"
-_MIME_OF_XMP = b"application/rdf+xml"
+MIME_OF_XMP = b"application/rdf+xml"
 _MAX_BOXES, _MAX_ITEMS, _MAX_PARTS = 4096, 4096, 256
+
+
+Extent: TypeAlias = tuple[int, int, int]  # 0 in the file or 1 in the box `idat`, place, length
+Places: TypeAlias = dict[int, list[Extent]]
 
 
 @dataclass(frozen=True)
@@ -58,23 +63,23 @@ def is_boxes(data: bytes) -> bool:
 def read(data: bytes) -> Blocks:
     """Return the metadata of a file of boxes. Boxes that JPEG XL has packed (`brob`) are passed over."""
     if data.startswith(JPEG_XL):
-        boxes = _by_name(data, 0, len(data))
-        exif, packet = boxes.get(b"Exif"), boxes.get(b"xml ")
+        names = by_name(data, 0, len(data))
+        exif, packet = names.get(b"Exif"), names.get(b"xml ")
         return Blocks(_exif(_content(data, exif)), bounded(_content(data, packet)))
-    meta = _by_name(data, 0, len(data)).get(b"meta")
+    meta = by_name(data, 0, len(data)).get(b"meta")
     if meta is None:
         return Blocks()
-    boxes = _by_name(data, meta.start + 4, meta.end)
-    kinds = _kinds(data, boxes[b"iinf"]) if b"iinf" in boxes else {}
-    wanted = {item for kind in (b"Exif", _MIME_OF_XMP) if (item := kinds.get(kind)) is not None}
-    places = _places(data, boxes[b"iloc"], wanted) if b"iloc" in boxes and wanted else {}
-    idat = boxes.get(b"idat")
-    found = {kind: _item(data, places.get(item, ()), idat) for kind, item in kinds.items()}
-    profile = _profile(data, boxes[b"iprp"]) if b"iprp" in boxes else None
-    return Blocks(_exif(found.get(b"Exif")), bounded(found.get(_MIME_OF_XMP)), None, bounded(profile))
+    names = by_name(data, meta.start + 4, meta.end)
+    kinds = _kinds(data, names[b"iinf"]) if b"iinf" in names else {}
+    found = places(data, names[b"iloc"], set(kinds.values())) if b"iloc" in names and kinds else {}
+    idat = names.get(b"idat")
+    blocks = {kind: _item(data, found.get(item, []), idat) for kind, item in kinds.items()}
+    profile = _profile(data, names[b"iprp"]) if b"iprp" in names else None
+    return Blocks(_exif(blocks.get(b"Exif")), bounded(blocks.get(MIME_OF_XMP)), None, bounded(profile))
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
+def boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
+    """Yield the boxes between two places."""
     for _ in range(_MAX_BOXES):
         if at + 8 > end:
             return
@@ -91,12 +96,12 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[Box]:
         at += size
 
 
-def _by_name(data: bytes, at: int, end: int) -> dict[bytes, Box]:
+def by_name(data: bytes, at: int, end: int) -> dict[bytes, Box]:
     """Return the first box of each name."""
-    boxes: dict[bytes, Box] = {}
-    for box in _boxes(data, at, end):
-        boxes.setdefault(box.name, box)
-    return boxes
+    names: dict[bytes, Box] = {}
+    for box in boxes(data, at, end):
+        names.setdefault(box.name, box)
+    return names
 
 
 def _content(data: bytes, box: Box | None) -> bytes | None:
@@ -116,7 +121,7 @@ def _kinds(data: bytes, iinf: Box) -> dict[bytes, int]:
     version = head.number(4) >> 24
     head.number(4 if version else 2)
     kinds: dict[bytes, int] = {}
-    for box in _boxes(data, head.at, iinf.end):
+    for box in boxes(data, head.at, iinf.end):
         if box.name != b"infe":
             continue
         entry = _Reader(data, box.start, box.end)
@@ -129,18 +134,18 @@ def _kinds(data: bytes, iinf: Box) -> dict[bytes, int]:
         entry.text()
         if kind == b"mime":
             kind = entry.text()
-        if not entry.cut and kind in (b"Exif", _MIME_OF_XMP):
+        if not entry.cut and kind in (b"Exif", MIME_OF_XMP):
             kinds.setdefault(kind, item)
     return kinds
 
 
-def _places(data: bytes, iloc: Box, wanted: set[int]) -> dict[int, list[tuple[int, int, int]]]:
-    """Return the parts of items: how they are stored (0 in the file, 1 in `idat`), place and length."""
+def places(data: bytes, iloc: Box, wanted: set[int] | None) -> Places:
+    """Return the parts of the wanted items, or of all: how they are stored, place and length."""
     reader = _Reader(data, iloc.start, iloc.end)
     version = reader.number(4) >> 24
     sizes = reader.number(2)
     of_place, of_length, of_base, of_index = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15, sizes & 15
-    places: dict[int, list[tuple[int, int, int]]] = {}
+    found: Places = {}
     for _ in range(min(reader.number(4 if version == 2 else 2), _MAX_ITEMS)):
         item = reader.number(4 if version == 2 else 2)
         method = reader.number(2) & 15 if version in (1, 2) else 0
@@ -157,13 +162,13 @@ def _places(data: bytes, iloc: Box, wanted: set[int]) -> dict[int, list[tuple[in
             place = reader.number(of_place)
             parts.append((method, base + place, reader.number(of_length)))
             if reader.cut:
-                return places
-        if item in wanted:
-            places.setdefault(item, parts)
-    return places
+                return found
+        if wanted is None or item in wanted:
+            found.setdefault(item, parts)
+    return found
 
 
-def _item(data: bytes, parts: list[tuple[int, int, int]] | tuple[()], idat: Box | None) -> bytes | None:
+def _item(data: bytes, parts: list[Extent], idat: Box | None) -> bytes | None:
     content: list[bytes] = []
     total = 0
     for method, place, length in parts:
@@ -178,8 +183,8 @@ def _item(data: bytes, parts: list[tuple[int, int, int]] | tuple[()], idat: Box 
 
 def _profile(data: bytes, iprp: Box) -> bytes | None:
     """Return the first ICC profile among the properties of items."""
-    ipco = _by_name(data, iprp.start, iprp.end).get(b"ipco")
-    for box in _boxes(data, ipco.start, ipco.end) if ipco else ():
+    ipco = by_name(data, iprp.start, iprp.end).get(b"ipco")
+    for box in boxes(data, ipco.start, ipco.end) if ipco else ():
         if box.name == b"colr" and data[box.start : box.start + 4] in (b"prof", b"rICC"):
             return _content(data, Box(box.name, box.start + 4, box.end))
     return None

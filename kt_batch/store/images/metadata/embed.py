@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kt_batch.errors import UsageError
-from kt_batch.store.images.metadata import jpeg, png, tiff, webp
+from kt_batch.store.images.metadata import avif, jpeg, png, tiff, webp
 from kt_batch.store.images.metadata.blocks import Blocks
 
-_WRITERS = {"jpg": jpeg.embed, "png": png.embed, "webp": webp.embed, "tif": tiff.embed}
+_WRITERS = {"jpg": jpeg.embed, "png": png.embed, "webp": webp.embed, "tif": tiff.embed, "avif": avif.embed}
 
 
 def embed(data: bytes, format: str, blocks: Blocks) -> bytes:  # noqa: A002
@@ -16,19 +14,14 @@ def embed(data: bytes, format: str, blocks: Blocks) -> bytes:  # noqa: A002
 
     Args:
         data: A file that an encoder of ours has finished.
-        format: `jpg`, `png`, `webp` or `tif`. The encoder of AVIF takes metadata by itself, see `avif_options`.
-        blocks: What to embed. A profile replaces the statements about colour that the file holds.
+        format: `jpg`, `png`, `webp`, `tif` or `avif`. WebP and AVIF have no place for IPTC.
+        blocks: What to embed. A profile replaces the statements about colour that the file holds; that of an AVIF is
+            written by its encoder.
 
     Raises:
-        UsageError: Another format.
+        UsageError: Another format, or an AVIF that has metadata or another profile.
     """
     writer = _WRITERS.get(format)
     if writer is None:
         raise UsageError(f"cannot write metadata into {format!r}; allowed are {', '.join(_WRITERS)}")
     return writer(data, blocks)
-
-
-def avif_options(blocks: Blocks) -> dict[str, Any]:
-    """Return the options with which Pillow writes metadata into AVIF, which has no place for IPTC."""
-    every = {"exif": blocks.exif, "xmp": blocks.xmp, "icc_profile": blocks.icc}
-    return {name: block for name, block in every.items() if block}

@@ -26,7 +26,22 @@ from kt_batch.store.images.metadata.exif import EXIF_IFD, GPS_IFD, INTEROP_IFD
 # software, date, artist, rating, copyright, PrintIM, the texts of Windows, and the siting of colour that EXIF requires.
 _IMAGE_DESCRIPTION = 0x010E
 DESCRIPTIVE = frozenset(
-    {0x0213, 0x010D, _IMAGE_DESCRIPTION, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x011D, 0x0128, 0x0131, 0x0132, 0x013B, 0x013C}
+    {
+        0x0213,
+        0x010D,
+        _IMAGE_DESCRIPTION,
+        0x010F,
+        0x0110,
+        0x0112,
+        0x011A,
+        0x011B,
+        0x011D,
+        0x0128,
+        0x0131,
+        0x0132,
+        0x013B,
+        0x013C,
+    }
     | {0x4746, 0x4749, 0x8298, 0xC4A5, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F}
 )
 _MAKER_NOTE = 0x927C
