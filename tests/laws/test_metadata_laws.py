@@ -87,7 +87,9 @@ def test_damaged_exif_keeps_its_length_and_loses_its_place(
         assert all(numbers_of(result, found[0], entry) == (1,) for entry in main.entries if entry.tag == 0x0112)
 
 
-@given(text=st.binary(max_size=200), kind=st.sampled_from([b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0+"]))
+@given(
+    text=st.binary(max_size=200), kind=st.sampled_from([b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0+"])
+)
 @settings(deadline=None, max_examples=200)
 def test_bytes_that_only_begin_like_a_picture_raise_nothing(text: bytes, kind: bytes) -> None:
     assert isinstance(blocks_of(kind + text), Blocks)

@@ -218,5 +218,7 @@ def _rewrite(
     ]
     end = table.at + layout.head + len(table.entries) * layout.entry
     pointer = b"" if last else bytes(data[end : table.end])
-    body = struct.pack(layout.order + "H", len(entries)) + b"".join(entries) + pointer
+    (declared,) = struct.unpack_from(layout.order + "H", data, table.at)  # more than there are, if the block is cut
+    count = declared - len(table.entries) + len(entries)
+    body = struct.pack(layout.order + "H", count) + b"".join(entries) + pointer
     data[table.at : table.end] = body.ljust(table.end - table.at, b"\0")

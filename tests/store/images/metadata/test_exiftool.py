@@ -45,7 +45,7 @@ OURS = {
 def written(folder: Path, format: str, blocks: Blocks) -> Path:  # noqa: A002
     """Write a small picture with metadata."""
     path = folder / f"picture.{format}"
-    options = {"icc_profile": blocks.icc} if format == "avif" else {}
+    options: dict[str, Any] = {"icc_profile": blocks.icc} if format == "avif" else {}
     path.write_bytes(embed(plain(format, **options), format, blocks))
     return path
 
@@ -125,6 +125,11 @@ def described(tags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def faults(path: Path) -> set[str]:
+    """Return warnings without the format that they name."""
+    return {warning.replace(" TIFF ", " ").replace(" JPEG ", " ") for warning in warnings_of(path)}
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_photographs_have_the_same_tags_before_and_after(tmp_path: Path, format: str) -> None:  # noqa: A002
     paths = photographs()
@@ -143,4 +148,4 @@ def test_photographs_have_the_same_tags_before_and_after(tmp_path: Path, format:
         history = [name for name in expected if name.startswith("XMP-xmpMM:History")]
         assert {name for name in expected if name not in found} == set(), path
         assert {n: v for n, v in expected.items() if found[n] != v and n not in history} == {}, path
-        assert set(warnings_of(after)) <= set(warnings_of(path)), path
+        assert faults(after) <= faults(path), path

@@ -81,11 +81,15 @@ def test_thumbnails_and_statements_about_other_pictures_in_the_file_are_removed(
 
 
 GPS = (
-    ('exif:GPSLatitude="48,51.5N" exif:GPSLongitude="2,17.7E" exif:GPSVersionID="2.3.0.0" drone:GpsLongtitude="2.29" '
-    'drone:AbsoluteAltitude="+35"'),
-    ("<ext:LocationCreated><rdf:Bag><rdf:li rdf:parseType='Resource'><ext:City>Paris</ext:City>"
-    "<exif:GPSLatitude>48,51.5N</exif:GPSLatitude></rdf:li></rdf:Bag></ext:LocationCreated>"
-    "<exif:GPSTimeStamp>2019-08-07T04:05:04Z</exif:GPSTimeStamp>"),
+    (
+        'exif:GPSLatitude="48,51.5N" exif:GPSLongitude="2,17.7E" exif:GPSVersionID="2.3.0.0" drone:GpsLongtitude="2" '
+        'drone:AbsoluteAltitude="+35"'
+    ),
+    (
+        "<ext:LocationCreated><rdf:Bag><rdf:li rdf:parseType='Resource'><ext:City>Paris</ext:City>"
+        "<exif:GPSLatitude>48,51.5N</exif:GPSLatitude></rdf:li></rdf:Bag></ext:LocationCreated>"
+        "<exif:GPSTimeStamp>2019-08-07T04:05:04Z</exif:GPSTimeStamp>"
+    ),
 )
 
 
