@@ -153,7 +153,7 @@ def places(data: bytes, iloc: Box, wanted: set[int] | None) -> Places:
         base = reader.number(of_base)
         parts = []
         count = reader.number(2)
-        if count > _MAX_PARTS:
+        if count > _MAX_PARTS or item in found or (wanted is not None and item not in wanted):
             reader.at += count * (of_place + of_length + (of_index if version in (1, 2) else 0))
             continue
         for _ in range(count):
@@ -163,8 +163,7 @@ def places(data: bytes, iloc: Box, wanted: set[int] | None) -> Places:
             parts.append((method, base + place, reader.number(of_length)))
             if reader.cut:
                 return found
-        if wanted is None or item in wanted:
-            found.setdefault(item, parts)
+        found[item] = parts
     return found
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 MAX_ENTRIES = 1024  # of one directory; a camera writes fewer than a hundred
 MAX_VALUES = 1024  # of one list of places or sizes
 
@@ -157,9 +159,7 @@ def turned(value: Value) -> Value:
     width = _NUMBERS.get(value.kind, _SIZES[value.kind])
     if width == 1:
         return value
-    content = value.content
-    parts = (content[at : at + width][::-1] for at in range(0, len(content), width))
-    return Value(value.kind, value.count, b"".join(parts))
+    return Value(value.kind, value.count, np.frombuffer(value.content, f"u{width}").byteswap().tobytes())
 
 
 def narrowed(value: Value, order: str) -> Value | None:

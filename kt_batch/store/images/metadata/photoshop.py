@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 IPTC_RESOURCE = 0x0404
 _SIGNATURE, _MARKER, _EXTENDED = b"8BIM", b"\x1c", 0x8000
 _MAX_RESOURCES = 1024
@@ -35,8 +37,7 @@ def sound_iptc(records: bytes) -> bytes | None:
     Some writers of TIFF turn the 4-byte words of records around.
     """
     if records[:1] != _MARKER and records[3:4] == _MARKER:
-        count = len(records) // 4
-        records = struct.pack(f"<{count}I", *struct.unpack(f">{count}I", records[: 4 * count]))
+        records = np.frombuffer(records, np.uint32, len(records) // 4).byteswap().tobytes()
     at = 0
     while records[at : at + 1] == _MARKER and len(records) >= at + 5:
         (size,) = struct.unpack_from(">H", records, at + 3)

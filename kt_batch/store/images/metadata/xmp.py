@@ -117,13 +117,13 @@ def _short_names(packet: Packet) -> dict[str, str]:
     """Return the prefix and colon of each namespace in use; two namespaces never share one."""
     short = {_XML: "xml:"}
     taken = {"xml:", "x:"}
+    number = 0
     for element in packet.rdf.iter():
         for long in (element.tag, *element.attrib):
             uri = _split(long)[0]
             if not uri or uri in short:
                 continue
             prefix = packet.prefixes.get(uri, "")
-            number = 0
             while not prefix or f"{prefix}:" in taken:
                 number += 1
                 prefix = f"ns{number}"

@@ -95,8 +95,7 @@ def add_what_was_done(packet: Packet, made: Made) -> None:
     """Add our properties, one event of the history and the kind of picture; older ones of ours are replaced."""
     _remove(packet.rdf, lambda long: long.startswith(name(NAMESPACE, "")))
     packet.prefixes.update(_PREFIXES)
-    about = next((d.get(name(RDF, "about"), "") for d in packet.descriptions()), "")
-    ours = Element(name(RDF, "Description"), {name(RDF, "about"): about})
+    ours = Element(name(RDF, "Description"), {name(RDF, "about"): _about(packet)})
     for local, value in made.properties.items():
         ours.set(name(NAMESPACE, local), value)
     if made.source is not None:
@@ -130,7 +129,8 @@ def split(data: bytes, limit: int) -> tuple[bytes, bytes, str]:
     if packet is None:
         return b"", b"", ""
     extension = Packet(Element(name(RDF, "RDF")), packet.prefixes)
-    moved = Element(name(RDF, "Description"), {name(RDF, "about"): ""})
+    about = {name(RDF, "about"): _about(packet)}
+    moved = Element(name(RDF, "Description"), about)
     extension.rdf.append(moved)
     excess = len(xmp.written(packet)) - limit + 1024  # room for the digest and for namespaces
     taken: set[Element] = set()
@@ -148,24 +148,31 @@ def split(data: bytes, limit: int) -> tuple[bytes, bytes, str]:
     rest = xmp.bare(extension)
     digest = hashlib.md5(rest, usedforsecurity=False).hexdigest().upper()
     packet.prefixes[_NOTE] = "xmpNote"
-    packet.rdf.append(
-        Element(name(RDF, "Description"), {name(RDF, "about"): "", name(_NOTE, "HasExtendedXMP"): digest})
-    )
+    packet.rdf.append(Element(name(RDF, "Description"), about | {name(_NOTE, "HasExtendedXMP"): digest}))
     main = xmp.written(packet)
     return (main, rest, digest) if len(main) <= limit else (b"", b"", "")
 
 
 def _sizes(packet: Packet) -> Iterator[tuple[int, Element, str | Element]]:
-    """Yield about how many bytes each property takes, with its description and its key."""
+    """Yield how many bytes each property takes at least, with its description and its key."""
     about = name(RDF, "about")
     for description in packet.descriptions():
         if any(key.startswith(name(NAMESPACE, "")) for key in description.attrib):
             continue
         for key, value in description.attrib.items():
-            if key != about and len(value) > 32:
+            if key != about:
                 yield len(value.encode()), description, key
         for child in description:
-            yield len(xmp.bare(Packet(child, {}))), description, child
+            yield sum(len((part.text or "").encode()) + len(_local(part)) for part in child.iter()), description, child
+
+
+def _local(element: Element) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def _about(packet: Packet) -> str:
+    """Return what the descriptions say they are about; all of a packet say the same."""
+    return next((description.get(name(RDF, "about"), "") for description in packet.descriptions()), "")
 
 
 def _set(description: Element, values: Mapping[str, str]) -> None:

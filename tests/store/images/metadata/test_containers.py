@@ -177,6 +177,12 @@ def test_xmp_that_is_too_long_for_one_segment_is_extended_and_read_again() -> No
     assert blocks_of(embed(plain("png"), "png", Blocks(xmp=found))).xmp == found
 
 
+def test_ten_thousand_short_properties_are_extended_as_well() -> None:
+    packet = xmp(elements="".join(f"<crs:p{number}>{number}</crs:p{number}>" for number in range(10_000)))
+    found = blocks_of(embed(plain("jpg"), "jpg", Blocks(xmp=packet))).xmp or b""
+    assert all(f":p{number}>{number}<".encode() in found for number in (0, 5_000, 9_999))
+
+
 def test_an_extension_that_is_not_whole_is_passed_over() -> None:
     data = embed(plain("jpg"), "jpg", Blocks(xmp=xmp("", f"<crs:a>{'x' * 200_000}</crs:a>")))
     at = data.rindex(MORE) - 4

@@ -250,6 +250,11 @@ def test_two_namespaces_with_one_prefix_stay_apart() -> None:
     assert (value(rdf, "{urn:one}p"), value(rdf, "{urn:two}p")) == ("1", "2")
 
 
+def test_very_many_namespaces_with_one_prefix_stay_apart() -> None:
+    rdf = after(xmp(elements="".join(f'<a:p xmlns:a="urn:{number}">{number}</a:p>' for number in range(50_000))))
+    assert value(rdf, "{urn:49999}p") == "49999"
+
+
 def test_our_description_speaks_of_the_same_resource() -> None:
     assert {description.get(key("rdf:about")) for description in after(xmp(about="uuid:7"))} == {"uuid:7"}
 
