@@ -165,8 +165,9 @@ MORE = b"http://ns.adobe.com/xmp/extension/\0"
 
 
 def test_a_profile_in_several_segments_is_put_together_whatever_their_order() -> None:
-    parts = [(0xE2, b"ICC_PROFILE\0" + bytes([number, 3]) + text) for number, text in ((2, b"b"), (1, b"a"), (3, b"c"))]
-    assert blocks_of(with_segments(plain("jpg"), *parts)).icc == b"abc"
+    texts = ((2, ICC[200:300]), (1, ICC[:200]), (3, ICC[300:]))
+    parts = [(0xE2, b"ICC_PROFILE\0" + bytes([number, 3]) + text) for number, text in texts]
+    assert blocks_of(with_segments(plain("jpg"), *parts)).icc == ICC
     assert blocks_of(with_segments(plain("jpg"), *parts[:2])).icc is None
 
 
@@ -220,6 +221,23 @@ def test_the_first_exif_counts_and_blocks_behind_the_pixels_do_not() -> None:
     one, two = b"Exif\0\0" + BLOCK, b"Exif\0\0" + Exif(">").block()
     assert blocks_of(with_segments(plain("jpg"), (0xE1, one), (0xE1, two))).exif == BLOCK
     assert blocks_of(plain("jpg") + with_segments(plain("jpg"), (0xE1, one))) == Blocks()
+
+
+def test_bytes_between_segments_are_skipped() -> None:
+    data = with_segments(plain("jpg"), (0xE1, b"Exif\0\0" + BLOCK))
+    assert blocks_of(data[:20] + b"between" + data[20:]).exif == BLOCK
+
+
+def test_exif_in_several_segments_is_put_together() -> None:
+    block = Exif(note=8000, thumbnail=False).block()
+    parts = [(0xE1, b"Exif\0\0" + block[at : at + 60_000]) for at in range(0, len(block), 60_000)]
+    assert blocks_of(with_segments(plain("jpg"), *parts)).exif == block
+
+
+@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("profile", [b"profile", ICC[:-1], ICC[:36] + b"none" + ICC[40:]])
+def test_a_profile_that_is_cut_or_none_is_damaged(format: str, profile: bytes) -> None:  # noqa: A002
+    assert blocks_of(embed(plain(format), format, Blocks(icc=profile))).icc is None
 
 
 def test_metadata_stands_behind_the_header_of_jfif() -> None:
