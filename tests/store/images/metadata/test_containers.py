@@ -99,6 +99,14 @@ def test_maker_notes_that_count_from_their_own_start_may_move(beginning: bytes) 
     assert tags(blocks_of(embed(plain("tif"), "tif", Blocks(exif=block))).exif) == tags(block)
 
 
+def test_text_of_exif_3_in_utf_8_is_carried_to_tiff() -> None:
+    block = BLOCK.replace(struct.pack("<HH", 0x8298, 2), struct.pack("<HH", 0x8298, 129))
+    assert block != BLOCK
+    found = blocks_of(embed(plain("tif"), "tif", Blocks(exif=block))).exif or b""
+    assert struct.pack("<HHI", 0x8298, 129, 7) in found
+    assert b"Author\0" in found
+
+
 def test_tags_of_the_exposure_in_the_directory_of_the_image_are_carried() -> None:
     block = bytearray(BLOCK)
     block[10:22] = struct.pack("<HHII", 0xA402, 3, 1, 1)  # exposure mode, in place of the maker
