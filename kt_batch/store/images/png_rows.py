@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.store.images.headers import PNG
-from kt_batch.store.images.png import chunk_of, chunks
+from kt_batch.store.images.png import chunk, chunks_of
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of the colour types with 16 bits
 _BAND_BYTES = 2**22  # unpacked at a time while rows are skipped
@@ -20,7 +20,7 @@ _BAND_BYTES = 2**22  # unpacked at a time while rows are skipped
 
 def rows_of(data: bytes) -> PngRows | NDArray[Any]:
     """Return the samples of a PNG of 16 bits: its rows, or all of them where rows do not follow one another."""
-    names = {name for name, _, _ in chunks(data)}
+    names = {name for name, _, _ in chunks_of(data)}
     if data[28] == 0 and data[25] in _CHANNELS and b"tRNS" not in names:
         return PngRows(data)
     samples = imagecodecs.png_decode(data)
@@ -59,7 +59,7 @@ class PngRows:
 
     def _pieces(self) -> Iterator[memoryview]:
         view = memoryview(self._data)
-        return (view[at + 8 : min(end, len(view))] for name, at, end in chunks(self._data) if name == b"IDAT")
+        return (view[at + 8 : min(end, len(view))] for name, at, end in chunks_of(self._data) if name == b"IDAT")
 
     def _rows(self, top: int, bottom: int) -> NDArray[Any]:
         if top < self._next:
@@ -79,8 +79,8 @@ class PngRows:
         before = b"\0" + self._before if self._before else b""  # without a filter
         filtered = before + self._unpacked(count * self._row_bytes)
         header = struct.pack(">II", self.shape[1], count + bool(before)) + self._data[24:29]
-        pixels = chunk_of(b"IDAT", zlib.compress(filtered, 0))
-        decoded = imagecodecs.png_decode(b"".join([PNG, chunk_of(b"IHDR", header), pixels, chunk_of(b"IEND", b"")]))
+        pixels = chunk(b"IDAT", zlib.compress(filtered, 0))
+        decoded = imagecodecs.png_decode(b"".join([PNG, chunk(b"IHDR", header), pixels, chunk(b"IEND", b"")]))
         rows = decoded.reshape(-1, *self.shape[1:])[-count:]
         self._next += count
         self._before = rows[-1].astype(">u2").tobytes()

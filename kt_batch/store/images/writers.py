@@ -21,7 +21,7 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
 from kt_batch.store.images.files import encode
 from kt_batch.store.images.headers import PNG
 from kt_batch.store.images.originals import Original
-from kt_batch.store.images.png import chunk_of
+from kt_batch.store.images.png import chunk
 from kt_batch.store.images.png_filters import filtered
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
@@ -126,9 +126,9 @@ def _write_png(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -
     colours = _COLOUR_TYPES[image.channels, image.alpha]
     file.write(PNG)
     header = struct.pack(">IIBBBBB", image.width, image.height, 8 * image.dtype.itemsize, colours, 0, 0, 0)
-    file.write(chunk_of(b"IHDR", header))
+    file.write(chunk(b"IHDR", header))
     if image.profile:
-        file.write(chunk_of(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.profile)))
+        file.write(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.profile)))
     packer = zlib.compressobj(6)
     before: NDArray[np.uint8] | None = None
     for rows in regrouped(bands, _PNG_ROWS):
@@ -136,12 +136,12 @@ def _write_png(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -
         _write_pixels(file, packer.compress(filtered(raw, before, image.samples * image.dtype.itemsize)))
         before = raw[-1]
     _write_pixels(file, packer.flush())
-    file.write(chunk_of(b"IEND", b""))
+    file.write(chunk(b"IEND", b""))
 
 
 def _write_pixels(file: BinaryIO, packed: bytes) -> None:
     if packed:
-        file.write(chunk_of(b"IDAT", packed))
+        file.write(chunk(b"IDAT", packed))
 
 
 def _write_whole(file: BinaryIO, image: Original, samples: NDArray[Any], format: str, quality: int) -> None:  # noqa: A002
