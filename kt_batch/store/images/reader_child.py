@@ -54,9 +54,9 @@ def main(decode: Decode | None = None, declared_bytes: Callable[[bytes], int] | 
     _leave_network()
     _limit_resources()
     if decode is None:
-        from kt_batch.store.images import files, headers
+        from kt_batch.store.images import declared, files
 
-        decode, declared_bytes = files.decode, headers.declared_bytes
+        decode, declared_bytes = files.decode, declared.declared_bytes
     with open(0, "rb", closefd=False) as requests, answers:
         answers.write(HELLO)
         answers.flush()
