@@ -142,7 +142,7 @@ def _read_hevc(data: bytes, found: Declared) -> Raster:
     file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
     picture = file[file.primary_index]
     name, _, bits = picture.mode.partition(";")
-    samples = np.asarray(picture)
+    samples = np.array(picture)  # a copy: the array of pi-heif points into memory that ends with `picture`
     height, width = samples.shape[:2]
     return Raster(
         samples=samples.reshape(height, width, -1),
