@@ -8,6 +8,7 @@ of a sequence.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ _FIRST_BYTES = 4096  # of an AV1 picture, in which its sequence header stands
 _CHANNELS = {"L": 1, "I": 1, "LA": 1, "La": 1, "RGB": 3, "RGBA": 3, "RGBa": 3}  # modes of pi-heif
 _SEQUENCE_OR_PICTURE = slice(8, 12)  # the major brand, by which libavif chooses
 
-# The reader's process may start no threads, and nothing but the picture is wanted.
+# One thread beside this one is enough, and nothing but the picture is wanted.
 pi_heif.options.DECODE_THREADS = 0
 pi_heif.options.THUMBNAILS = False
 pi_heif.options.DEPTH_IMAGES = False
@@ -139,6 +140,7 @@ def read(data: bytes) -> Raster:
 
 
 def _read_hevc(data: bytes, found: Declared) -> Raster:
+    _check_threads()
     file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
     picture = file[file.primary_index]
     name, _, bits = picture.mode.partition(";")
@@ -154,6 +156,18 @@ def _read_hevc(data: bytes, found: Declared) -> Raster:
         premultiplied=name[-1] == "a",
         space=space(found, _CHANNELS[name]),  # libheif turns and cuts the picture
     )
+
+
+def _check_threads() -> None:
+    """Reject where no thread can be started: libde265 needs one, and would end the process without it."""
+    try:
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+    except RuntimeError as error:
+        raise RejectError(
+            Reason.UNSUPPORTED, "HEIC is decoded in a thread, and this system lets the image reader start none"
+        ) from error
+    thread.join()
 
 
 def _read_av1(data: bytes, found: Declared) -> Raster:

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from kt_batch.errors import Reason, RejectError
 from kt_batch.memory import memory_limit
 from kt_batch.process import tune_process
+from kt_batch.store.images.seccomp import forbid_processes
 
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
@@ -89,9 +90,10 @@ def _limit_resources() -> None:
         resource.RLIMIT_AS: min(MAX_ADDRESS_SPACE, memory_limit()),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
     }
+    if not forbid_processes():
+        limits[resource.RLIMIT_NPROC] = 0  # forbids threads too, and binds no root
     for kind, most in limits.items():
         already = resource.getrlimit(kind)[1]
         lower = most if already == resource.RLIM_INFINITY else min(most, already)
