@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 16  # samples a side of a coded block
+ESSENTIAL = 0x80  # of a property: a reader that does not know it must not show the picture
+_ESSENTIAL_KINDS = (b"hvcC", b"av1C", b"irot", b"imir", b"clap")
 
 
 class BitWriter:
@@ -274,7 +276,10 @@ def heif(items: Sequence[Item], primary: int = 1, brand: bytes = b"heic", brands
         kinds += full_box(b"infe", struct.pack(">HH4s", number, 0, item.kind), named, version=2)
         start = len(properties)
         properties += item.properties
-        indexes = bytes(range(start + 1, len(properties) + 1))
+        indexes = bytes(
+            start + place | (ESSENTIAL if given[4:8] in _ESSENTIAL_KINDS else 0)
+            for place, given in enumerate(item.properties, start=1)
+        )
         associations += struct.pack(">HB", number, len(indexes)) + indexes
         for kind, to in item.references.items():
             references += box(kind, struct.pack(f">HH{len(to)}H", number, len(to), *to))

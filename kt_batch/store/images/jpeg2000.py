@@ -100,7 +100,7 @@ def description_of(data: bytes) -> Description:
     """Read the boxes around the codestream."""
     if data[:4] == CODESTREAM:
         return Description()
-    parts = next((box.children() for box in boxes(data, 0, len(data)) if box.kind == b"jp2h"), [])
+    parts = _header_boxes(data)
     enumerated, profile, code_points, channels = None, None, None, ()
     for box in parts:
         content = box.content()
@@ -137,7 +137,7 @@ def read(data: bytes) -> Raster:
     _check_samples(header)
     channels = _colour_channels(header, description)
     space = _space(channels, description)
-    samples: Samples = imagecodecs.jpeg2k_decode(data, numthreads=1)
+    samples: Samples = imagecodecs.jpeg2k_decode(_without_profile(data, description), numthreads=1)
     if samples.ndim not in (2, 3) or samples.shape[:2] != (header.height, header.width):
         raise HeaderError(f"the samples are {samples.shape}, and the header declares {header.width} x {header.height}")
     samples = samples.reshape(header.height, header.width, -1)
@@ -152,6 +152,21 @@ def read(data: bytes) -> Raster:
         premultiplied=kind == _PREMULTIPLIED,
         space=space,
     )
+
+
+def _without_profile(data: bytes, description: Description) -> bytes:
+    """Return a file whose profile the decoder does not find; it would convert the samples by it, to 8 bits."""
+    if description.profile is None:
+        return data
+    hidden = bytearray(data)
+    for box in _header_boxes(data):
+        if box.kind == b"colr":
+            hidden[box.start - 4 : box.start] = b"free"
+    return bytes(hidden)
+
+
+def _header_boxes(data: bytes) -> list[Box]:
+    return next((box.children() for box in boxes(data, 0, len(data)) if box.kind == b"jp2h"), [])
 
 
 def _check_samples(header: Header) -> None:
