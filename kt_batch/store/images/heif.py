@@ -102,7 +102,7 @@ def _without_items(data: bytes) -> Exception:
 def _headers(items: Items, tiles: list[int]) -> Iterator[VideoHeader]:
     """Yield the headers of coded items; one that several items share is read once."""
     seen: set[int] = set()
-    for tile in tiles:
+    for tile in dict.fromkeys(tiles):
         item = items.item(tile)
         if item.kind == b"av01":
             yield av1_header(items.content(tile, _FIRST_BYTES))

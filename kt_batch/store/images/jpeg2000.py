@@ -27,6 +27,7 @@ _ENUMERATED, _RESTRICTED_PROFILE, _PROFILE, _CODE_POINTS = 1, 2, 3, 5
 _CHANNELS_OF_PROFILE = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}
 _OPACITY, _PREMULTIPLIED = 1, 2
 _MAX_TILES = 2**16
+_CINEMA = (3, 4)  # profiles of the codestream: 2K and 4K
 
 
 class HeaderError(ValueError):
@@ -35,13 +36,19 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a codestream. bits: Of each component. parts: Whether components are smaller than the picture."""
+    """The header of a codestream.
+
+    bits: Of each component. parts: Whether components are smaller than the picture. cinema: Whether it is a frame of
+    digital cinema, whose colours are XYZ.
+    """
 
     width: int
     height: int
     bits: tuple[int, ...]
     signed: bool
     parts: bool
+    tiles: int
+    cinema: bool
 
     @property
     def bytes(self) -> int:
@@ -75,8 +82,6 @@ def header_of(data: bytes) -> Header:
     if right <= left or bottom <= top or 0 in (tile_wide, tile_high):
         raise HeaderError(f"the header declares {right - left} x {bottom - top} pixels")
     tiles = -(-(right - tile_left) // tile_wide) * -(-(bottom - tile_top) // tile_high)
-    if tiles > _MAX_TILES:
-        raise HeaderError(f"the header declares {tiles} tiles")
     components = [stream[42 + 3 * at : 45 + 3 * at] for at in range(count)]
     return Header(
         width=right - left,
@@ -84,6 +89,8 @@ def header_of(data: bytes) -> Header:
         bits=tuple(1 + (component[0] & 127) for component in components),
         signed=any(component[0] & 128 for component in components),
         parts=any(component[1:] != b"\1\1" for component in components),
+        tiles=tiles,
+        cinema=int.from_bytes(stream[6:8], "big") in _CINEMA,
     )
 
 
@@ -134,6 +141,8 @@ def read(data: bytes) -> Raster:
     header, description = header_of(data), description_of(data)
     check_pixels(header.width, header.height, len(data))
     check_bytes(header.bytes, len(data))
+    if header.tiles > _MAX_TILES:
+        raise HeaderError(f"the header declares {header.tiles} tiles")
     _check_samples(header)
     channels = _colour_channels(header, description)
     space = _space(channels, description)
@@ -176,6 +185,8 @@ def _check_samples(header: Header) -> None:
             f"the JPEG 2000 has components of {', '.join(map(str, header.bits[:8]))} bits"
             f"{', signed' if header.signed else ''}; allowed are unsigned ones of the same 1 to 16 bits",
         )
+    if header.cinema:
+        raise RejectError(Reason.UNSUPPORTED, "the JPEG 2000 is a frame of digital cinema, whose colours are XYZ")
     if header.parts:
         raise RejectError(
             Reason.UNSUPPORTED, "the JPEG 2000 has components that are smaller than the picture; allowed are full ones"

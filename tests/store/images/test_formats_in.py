@@ -17,6 +17,7 @@ from PIL import Image
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.files import WorkingImage, decode
 from kt_batch.store.images.rasters import read_raster
+from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.images.samples import Raster
 from tests.support.charts import CHARTS, Values, chart_colours, in_bits, light_to_srgb, srgb_to_light
 from tests.support.format_files import (
@@ -35,6 +36,7 @@ from tests.support.format_files import (
 )
 from tests.support.heif_files import Item, alpha_box, box, full_box, heic, heif, icc_box, nclx, picture_item, size_box
 from tests.support.hostile import exif, saved
+from tests.support.hostile_codecs import codecs
 
 LEVEL = 1 / 255
 GREY, RGB, GREY_ALPHA, RGBA = (12, 20), (12, 20, 3), (12, 20, 2), (12, 20, 4)
@@ -528,3 +530,24 @@ def test_a_file_that_is_no_picture_is_called_what_it_is(kind: str) -> None:
     assert rejection.message == (
         f"the file is {kind}; allowed are JPEG, PNG, TIFF, WEBP, GIF, BMP, PPM, HEIC, AVIF, JPEG XL, JPEG 2000, camera raw"
     )
+
+
+# ---- the corpus
+
+
+def verdict_of(read: Callable[[bytes, int], WorkingImage], data: bytes) -> str:
+    try:
+        read(data, 64)
+    except RejectError as error:
+        return error.reason
+    return "good"
+
+
+def test_every_whole_cut_false_and_inflating_file_meets_its_verdict_in_the_child_too() -> None:
+    made = {name: (content, verdict) for name, verdict, _, content in codecs()}
+    assert len(made) > 100
+    with ImageReaderProcess() as reader:
+        first = reader.decode(heic(corners()), 64), reader.pid
+        met = {name: verdict_of(reader.decode, content) for name, (content, _) in made.items()}
+        assert reader.pid == first[1]  # no file has ended the process
+    assert met == {name: verdict for name, (_, verdict) in made.items()}
