@@ -35,7 +35,7 @@ _FILLINGS += [b"".join(restart + pattern for restart in _RESTARTS) * 8 for patte
 
 def other_kind(data: bytes) -> str | None:
     """Name the kind of an unsupported JPEG by its first frame header; None otherwise."""
-    for marker, at, _ in _segments(data):
+    for marker, at, _ in segments_of(data):
         if not _is_frame(marker) or len(data) < at + 5:
             continue
         bits = data[at + 4]
@@ -100,7 +100,7 @@ def _digest(data: bytes) -> bytes:
 def _has_all_scans(data: bytes) -> bool:
     """Tell whether scans have been begun for every bit of every coefficient that the frame declares."""
     missing: dict[int, list[int]] = {}
-    for marker, at, end in _segments(data):
+    for marker, at, end in segments_of(data):
         content = data[at + 4 : end]
         if _is_frame(marker) and len(content) >= 6:
             parts = range(6, min(len(content), 6 + 3 * content[5]), 3)
@@ -113,7 +113,7 @@ def _has_all_scans(data: bytes) -> bool:
     return bool(missing) and not any(any(bits) for bits in missing.values())
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def segments_of(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield marker, place and end of each segment, up to the end marker; coded pixels are passed over."""
     at = 2
     while data[at : at + 1] == b"\xff" and len(data) >= at + 4:

@@ -26,15 +26,15 @@ def check_sums(data: bytes) -> None:
     missing.
     """
     view = memoryview(data)
-    for name, at, end in _chunks(data):
-        if name == b"IDAT" and len(data) >= end + 4 and not _is_sound(view, at, end):
+    for name, at, end in chunks_of(data):
+        if name == b"IDAT" and len(data) >= end + 4 and not is_sound(view, at, end):
             raise RejectError(Reason.TRUNCATED, f"the image is damaged: wrong checksum of the pixels at byte {at}")
 
 
 def colour_chunks(data: bytes) -> dict[bytes, bytes]:
     """Return the content of the chunks that say something about colour; they stand before the pixels."""
     found: dict[bytes, bytes] = {}
-    for name, at, end in _chunks(data):
+    for name, at, end in chunks_of(data):
         if name in (b"IDAT", b"PLTE"):
             break
         if name in _OF_COLOUR:
@@ -51,21 +51,21 @@ def metadata_of(data: bytes) -> Image.Exif:
     view = memoryview(data)
     plain: list[bytes] = []
     texts: list[tuple[bytes, bytes]] = []
-    for name, at, end in _chunks(data):
-        if name not in _OF_METADATA or end + 4 > len(data) or not _is_sound(view, at, end):
+    for name, at, end in chunks_of(data):
+        if name not in _OF_METADATA or end + 4 > len(data) or not is_sound(view, at, end):
             continue
         content = data[at + 8 : end]
         if content.startswith(_RAW_PROFILE):
             texts.append((name, content))
         else:
             plain.append(data[at : end + 4])
-    wrapped = [chunk for name, content in texts[:_MAX_WRAPPED] for chunk in _unwrapped(name, content)]
+    wrapped = [made for name, content in texts[:_MAX_WRAPPED] for made in _unwrapped(name, content)]
     if not 0 < sum(map(len, wrapped + plain)) <= _MAX_METADATA:
         return Image.Exif()
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
-    pixel = _chunk(b"IDAT", zlib.compress(b"\0\0"))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    pixel = chunk(b"IDAT", zlib.compress(b"\0\0"))
     # The last one of two counts, and a chunk of its own counts more than a wrapped one.
-    small = b"".join([PNG, header, *wrapped, *plain, pixel, _chunk(b"IEND", b"")])
+    small = b"".join([PNG, header, *wrapped, *plain, pixel, chunk(b"IEND", b"")])
     with Image.open(io.BytesIO(small), formats=("PNG",)) as image:
         return image.getexif()
 
@@ -84,13 +84,13 @@ def _unwrapped(name: bytes, content: bytes) -> list[bytes]:
         return []
     block = block.removeprefix(b"Exif\0\0")
     if block[:4] in (b"II*\0", b"MM\0*"):
-        return [_chunk(b"eXIf", block)]
+        return [chunk(b"eXIf", block)]
     if keyword == _RAW_PROFILE + b"xmp" or block.startswith(_XMP_OF_APP1):
-        return [_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + block.removeprefix(_XMP_OF_APP1))]
+        return [chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + block.removeprefix(_XMP_OF_APP1))]
     return []
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks_of(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, place and end (without checksum) of each chunk; the last one may be cut."""
     at = len(PNG)
     while len(data) >= at + 12:
@@ -99,10 +99,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
-def _is_sound(view: memoryview, at: int, end: int) -> bool:
+def is_sound(view: memoryview, at: int, end: int) -> bool:
+    """Tell whether the checksum of a whole chunk is right."""
     (checksum,) = struct.unpack_from(">I", view, end)
     return bool(zlib.crc32(view[at + 4 : end]) == checksum)
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk with its checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
