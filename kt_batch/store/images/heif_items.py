@@ -99,6 +99,19 @@ class Items:
         kinds = (box.content()[4:] for item in self.items.values() for box in item.named(b"auxC"))
         return any(item.kind == b"tmap" for item in self.items.values()) or any(b"gainmap" in kind for kind in kinds)
 
+    def has_more(self) -> bool:
+        """Tell whether there are a sequence, or further pictures beside the primary one and what belongs to others."""
+        if any(box.kind == b"moov" for box in boxes(self.data, 0, len(self.data))):
+            return True
+        parts = {part for kind, _, to in self.references if kind == b"dimg" for part in to}
+        parts |= {start for kind, start, _ in self.references if kind in (b"auxl", b"thmb")}
+        kinds = {*CODINGS, *DERIVED}
+        return any(
+            number != self.primary and number not in parts
+            for number, item in self.items.items()
+            if item.kind in kinds
+        )
+
     def size(self, number: int) -> tuple[int, int]:
         """Return width and height of a picture as it is stored.
 

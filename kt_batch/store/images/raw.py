@@ -134,6 +134,16 @@ def read(data: bytes, kind: str, long_side: int) -> Raster:
     )
 
 
+def stored_size(data: bytes) -> tuple[int, int, int]:
+    """Return width and height as stored, and how the picture is turned, as LibRaw numbers it.
+
+    Raises:
+        RejectError: As `read`.
+    """
+    with _opened(data) as file:
+        return file.sizes.width, file.sizes.height, file.sizes.flip
+
+
 def _turned_size(sizes: Any) -> tuple[int, int]:
     """Return the size of the developed picture, whose pixels are square and which is turned."""
     width, height = sizes.width, sizes.height

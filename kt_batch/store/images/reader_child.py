@@ -10,6 +10,7 @@ neither torch nor Arrow nor Ray.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -31,7 +32,9 @@ HELLO = b"kt-batch image reader 1\n"
 REQUEST = struct.Struct("<QQd")  # bytes of the file, which follow; the wanted long side; the time limit in seconds
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text
-MAX_REFUSAL = 2**16
+FACTS = 3  # or FACTS, bytes of a JSON object, three zeros, then that text
+FACTS_WANTED = 0  # in place of the long side: what is understood of the file is wanted, and not its pixels
+MAX_REFUSAL = MAX_FACTS = 2**16
 
 # An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
 # float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine or a container with less memory sets a
@@ -116,7 +119,8 @@ def _serve(requests: IO[bytes], answers: IO[bytes], decode: Decode, declared_byt
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length)
         data = requests.read(length)
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared_bytes(data))
-        for part in _answer(data, size, decode):
+        parts = _answer(data, size, decode) if size != FACTS_WANTED else _facts(data)
+        for part in parts:
             answers.write(part)
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -133,6 +137,18 @@ def _answer(data: bytes, size: int, decode: Decode) -> tuple[bytes, bytes | memo
         return _refusal(Reason.DECODER_DIED, f"the decoder failed with {type(error).__name__}: {str(error)[:200]}")
     sizes = (image.height, image.width, image.original_height, image.original_width)
     return REPLY.pack(IMAGE, *sizes), image.pixels.data.cast("B")
+
+
+def _facts(data: bytes) -> tuple[bytes, bytes]:
+    from kt_batch.store.images.facts import facts_of
+
+    try:
+        text = json.dumps(facts_of(data)).encode()
+    except MemoryError:
+        return _refusal(Reason.TOO_MANY_PIXELS, "the image takes more memory than its decoder may have")
+    except Exception as error:  # noqa: BLE001 - one image costs one reject
+        return _refusal(Reason.DECODER_DIED, f"the decoder failed with {type(error).__name__}: {str(error)[:200]}")
+    return REPLY.pack(FACTS, len(text), 0, 0, 0), text
 
 
 def _refusal(reason: Reason, message: str) -> tuple[bytes, bytes]:

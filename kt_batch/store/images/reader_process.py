@@ -7,6 +7,7 @@ limits. This module starts it, enforces its deadline and replaces it. Its answer
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -25,7 +26,17 @@ from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.headers import MAX_PIXELS
 from kt_batch.store.images.rasters import fit
-from kt_batch.store.images.reader_child import HELLO, IMAGE, MAX_REFUSAL, REFUSAL, REPLY, REQUEST
+from kt_batch.store.images.reader_child import (
+    FACTS,
+    FACTS_WANTED,
+    HELLO,
+    IMAGE,
+    MAX_FACTS,
+    MAX_REFUSAL,
+    REFUSAL,
+    REPLY,
+    REQUEST,
+)
 
 # The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,
 # since a busy machine must not cause a reject. Two children in a row stay within a runner's own limit.
@@ -36,6 +47,9 @@ _MODULE = "kt_batch.store.images.reader_child"
 _COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # no modules of the current folder, no .pyc files
 _PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")  # the only inherited variables
 _PIPE_BYTES = 2**20  # every user's maximum; more than the usual 2^16 saves context switches
+
+
+_Answer: TypeAlias = WorkingImage | dict[str, Any]
 
 
 class ImageReaderProcess:
@@ -78,6 +92,17 @@ class ImageReaderProcess:
                 died of it; one alone may have been ended from outside.
             KtBatchError: no child can be started, which is no fault of the image.
         """
+        return cast("WorkingImage", self._answer(data, size))
+
+    def facts(self, data: bytes) -> dict[str, Any]:
+        """Return what is understood of a file, as `images.facts.facts_of` does. Texts in it come from the file.
+
+        Raises:
+            RejectError, KtBatchError: As `decode`.
+        """
+        return cast("dict[str, Any]", self._answer(data, FACTS_WANTED))
+
+    def _answer(self, data: bytes, size: int) -> _Answer:
         try:
             answer = self._ask(data, size)
         except _DiedError:
@@ -86,13 +111,13 @@ class ImageReaderProcess:
             raise answer
         return answer
 
-    def _ask_again(self, data: bytes, size: int) -> WorkingImage | RejectError:
+    def _ask_again(self, data: bytes, size: int) -> _Answer | RejectError:
         try:
             return self._ask(data, size)
         except _DiedError as error:
             return RejectError(Reason.DECODER_DIED, f"decoding it ended the process that did so: {error}")
 
-    def _ask(self, data: bytes, size: int) -> WorkingImage | RejectError:
+    def _ask(self, data: bytes, size: int) -> _Answer | RejectError:
         child = self._ready()
         try:
             return child.ask(data, size, self._seconds)
@@ -185,19 +210,31 @@ class _Child:
         if self._receive(len(HELLO), _Deadline(START_SECONDS)) != HELLO:
             raise _DiedError("it is another program")
 
-    def ask(self, data: bytes, size: int, seconds: float) -> WorkingImage | RejectError:
+    def ask(self, data: bytes, size: int, seconds: float) -> _Answer | RejectError:
         """Have one image decoded; raise TimeoutError or _DiedError."""
         deadline = _Deadline(seconds)
         self._send(REQUEST.pack(len(data), size, seconds), deadline)
         self._send(data, deadline)
         kind, *numbers = REPLY.unpack(self._receive(REPLY.size, deadline))
-        if kind == IMAGE:
+        if kind == FACTS and size == FACTS_WANTED and numbers[0] <= MAX_FACTS:
+            return self._receive_facts(deadline, numbers[0])
+        if kind == IMAGE and size != FACTS_WANTED:
             return self._receive_image(deadline, size, *numbers)
         if kind == REFUSAL and numbers[0] <= MAX_REFUSAL:
             reason, _, message = self._receive(numbers[0], deadline).decode(errors="replace").partition("\n")
             if reason in tuple(Reason):
                 return RejectError(Reason(reason), message)
         raise _DiedError("it gave an answer that makes no sense")
+
+    def _receive_facts(self, deadline: _Deadline, length: int) -> dict[str, Any]:
+        text = self._receive(length, deadline)
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _DiedError("it gave facts that cannot be read") from error
+        if not isinstance(facts, dict):
+            raise _DiedError("it gave facts that are none")
+        return facts
 
     def _receive_image(
         self, deadline: _Deadline, size: int, height: int, width: int, original_height: int, original_width: int
