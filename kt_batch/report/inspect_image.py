@@ -15,10 +15,8 @@ from kt_batch.store.places import clean_place, scheme_of
 
 def image_at(place: str) -> str | None:
     """Return the URI of the image file at a place; None for a folder, and for a place that holds nothing."""
-    if scheme_of(place) is None:
-        is_file = Path(clean_place(place)).is_file()
-    else:
-        is_file = place.lower().endswith(IMAGE_SUFFIXES)
+    is_local = scheme_of(place) is None
+    is_file = Path(clean_place(place)).is_file() if is_local else place.lower().endswith(IMAGE_SUFFIXES)
     return list_inputs([place])[0].uri if is_file else None
 
 
@@ -42,14 +40,21 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"{facts['place']}"]
     if facts["reject"]:
         lines.append(_line("rejected", f"{facts['reject']['reason']}: {facts['reject']['message']}"))
-    lines.append(_line("file", f"{facts.get('format') or 'unknown format'}, {facts.get('bytes', 0)} bytes, image {facts.get('image_id')}"))
+    lines.append(
+        _line(
+            "file",
+            f"{facts.get('format') or 'unknown format'}, {facts.get('bytes', 0)} bytes, image {facts.get('image_id')}",
+        )
+    )
     if "width" in facts:
         lines += _picture_lines(facts)
     if developed := facts.get("developed"):
         lines.append(_line("developed", developed))
     if profile := facts.get("profile"):
         said = profile["description"] or "without a description"
-        lines.append(_line("profile", f"{said}, {profile['colours']}, version {profile['version']}, {profile['bytes']} bytes"))
+        lines.append(
+            _line("profile", f"{said}, {profile['colours']}, version {profile['version']}, {profile['bytes']} bytes")
+        )
     if "metadata" in facts:
         blocks = [f"{name.upper()} {size} bytes" for name, size in facts["metadata"].items()]
         lines.append(_line("metadata", ", ".join(blocks) or "none"))

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ FILES: dict[str, tuple[bytes, dict[str, Any]]] = {
         tiff((deep() / 65535).astype(np.float32), photometric="rgb"),
         {"format": "TIFF", "bits": 32, "samples": "float"},
     ),
-    "pages.tif": (tiff(np.stack([deep()] * 2), photometric="rgb"), {"format": "TIFF", "bits": 16, "more_pictures": True}),
+    "pages.tif": (
+        tiff(np.stack([deep()] * 2), photometric="rgb"),
+        {"format": "TIFF", "bits": 16, "more_pictures": True},
+    ),
     "ten.heic": (heic(deep() >> 6, 10), {"format": "HEIC", "bits": 10}),
     "turned.heic": (
         heic(picture_values(), 8, box(b"irot", b"\3")),
@@ -119,7 +123,9 @@ def test_the_statement_that_decided_about_colours_is_named(tmp_path: Path) -> No
 
 
 def test_high_dynamic_range_and_a_gain_map_are_told(tmp_path: Path) -> None:
-    gain = picture_item(picture_values()[..., 0].copy(), 8, full_box(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0"))
+    gain = picture_item(
+        picture_values()[..., 0].copy(), 8, full_box(b"auxC", b"urn:com:apple:photo:2020:aux:hdrgainmap\0")
+    )
     gain.references = {b"auxl": (1,)}
     bright = picture_item(deep() >> 6, 10, nclx(9, 16, 0))
     facts = facts_of(tmp_path, "bright.heic", heif([bright, gain]))
@@ -147,7 +153,9 @@ def test_what_is_no_picture_is_called_what_it_is(tmp_path: Path) -> None:
     assert facts["format"] is None
 
 
-def test_one_screen_for_a_person_and_one_object_for_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_screen_for_a_person_and_one_object_for_a_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "photo.avif"
     file.write_bytes(avif(picture_values(), 8, icc_box(CHARTS["Display P3"].profile("Display P3"))))
     assert run_app(app, ["inspect", str(file)]) == 0
@@ -221,10 +229,11 @@ def test_facts_that_make_no_sense_end_the_child_and_are_a_reject(text: bytes) ->
 
 
 def test_pixels_in_place_of_facts_are_refused_and_facts_in_place_of_pixels() -> None:
-    for answer, ask in (
+    cases: list[tuple[bytes, Callable[[ImageReaderProcess], object]]] = [
         (struct.pack("<B4Q", 1, 1, 1, 1, 1) + bytes(12), lambda reader: reader.facts(b"data")),
         (struct.pack("<B4Q", 3, 2, 0, 0, 0) + b"{}", lambda reader: reader.decode(b"data", 64)),
-    ):
+    ]
+    for answer, ask in cases:
         with ImageReaderProcess(command=(sys.executable, "-c", FALSE.format(answer=answer))) as reader:
             with pytest.raises(RejectError) as caught:
                 ask(reader)

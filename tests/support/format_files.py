@@ -64,7 +64,9 @@ class JxlBits:
     def coordinate(self, value: float) -> JxlBits:
         """Append a chromaticity."""
         folded = 2 * round(value * 1e6)
-        choice, bits, start = (0, 19, 0) if folded < 524288 else (1, 19, 524288) if folded < 1048576 else (2, 20, 1048576)
+        choice, bits, start = (
+            (0, 19, 0) if folded < 524288 else (1, 19, 524288) if folded < 1048576 else (2, 20, 1048576)
+        )
         return self.number(choice, 2).number(folded - start, bits)
 
     def bytes(self) -> bytes:
@@ -181,7 +183,9 @@ def dng(samples: Samples, *, orientation: int = 1, white: int = 65535, neutral: 
 
     samples: (H, W) uint16 under the filters red, green, green, blue. neutral: What the camera saw of white.
     """
-    to_d65 = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.119192, 0.9503041]])
+    to_d65 = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.119192, 0.9503041]]
+    )
 
     def rationals(values: Any) -> tuple[int, ...]:
         return tuple(number for value in values for number in (round(value * 10000), 10000))

@@ -1,7 +1,8 @@
 """HEIC files made by hand: an HEVC encoder without loss, and the boxes around its pictures.
 
 No free encoder of HEVC is among the dependencies. Samples that are stored as they are (pulse code modulation, ITU-T
-H.265, 7.3.8.7) need none: of the arithmetic coder two kinds of bins are left, one with a context and the terminating one.
+H.265, 7.3.8.7) need none: of the arithmetic coder two kinds of bins are left, one with a context, and the terminating
+one.
 """
 
 from __future__ import annotations
@@ -262,8 +263,8 @@ def picture_item(samples: NDArray[Any], bits: int = 8, *properties: bytes, size:
     head += bytes([0xFC | (3 if channels == 3 else 0), 0xF8 | bits - 8, 0xF8 | bits - 8, 0, 0, 0x0F, len(sets)])
     colours = [] if any(b"colrnclx" in given for given in properties) or channels == 1 else [nclx(2, 2, 0)]
     depth = full_box(b"pixi", bytes([channels]) + bytes([bits]) * channels)
-    return Item(b"hvc1", coded(samples, bits), [box(b"hvcC", head + arrays), size_box(*(size or (width, height))), depth,
-                                               *colours, *properties])  # fmt: skip
+    boxes = [box(b"hvcC", head + arrays), size_box(*(size or (width, height))), depth, *colours, *properties]
+    return Item(b"hvc1", coded(samples, bits), boxes)
 
 
 def heif(items: Sequence[Item], primary: int = 1, brand: bytes = b"heic", brands: bytes = b"mif1heic") -> bytes:

@@ -80,7 +80,9 @@ def declared(data: bytes) -> Declared:
     if coding is None or codings or (coding == "AVIF" and items.item(primary).kind not in _KINDS_OF_AVIF):
         kinds |= {items.item(primary).kind}
         names = ", ".join(repr(kind.decode("latin-1")) for kind in sorted(kinds))
-        raise RejectError(Reason.UNSUPPORTED, f"the picture is coded as {names}; allowed are HEVC (hvc1) and AV1 (av01)")
+        raise RejectError(
+            Reason.UNSUPPORTED, f"the picture is coded as {names}; allowed are HEVC (hvc1) and AV1 (av01)"
+        )
     for number in (primary, alpha):
         if number is not None:
             items.check_places(items.coded(number))

@@ -107,9 +107,7 @@ class Items:
         parts |= {start for kind, start, _ in self.references if kind in (b"auxl", b"thmb")}
         kinds = {*CODINGS, *DERIVED}
         return any(
-            number != self.primary and number not in parts
-            for number, item in self.items.items()
-            if item.kind in kinds
+            number != self.primary and number not in parts for number, item in self.items.items() if item.kind in kinds
         )
 
     def size(self, number: int) -> tuple[int, int]:
@@ -299,4 +297,3 @@ def cut_of(item: Item, width: int, height: int) -> tuple[int, int, int, int] | N
             raise BoxError("the part that is shown lies outside the picture")
         return left, top, right, bottom
     return None
-

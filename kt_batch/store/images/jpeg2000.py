@@ -108,7 +108,8 @@ def description_of(data: bytes) -> Description:
     if data[:4] == CODESTREAM:
         return Description()
     parts = _header_boxes(data)
-    enumerated, profile, code_points, channels = None, None, None, ()
+    enumerated, profile, code_points = None, None, None
+    channels: tuple[int, ...] = ()
     for box in parts:
         content = box.content()
         if box.kind == b"colr" and len(content) >= 3 and (enumerated, profile, code_points) == (None, None, None):
@@ -148,7 +149,7 @@ def read(data: bytes) -> Raster:
     space = _space(channels, description)
     samples: Samples = imagecodecs.jpeg2k_decode(_without_profile(data, description), numthreads=1)
     if samples.ndim not in (2, 3) or samples.shape[:2] != (header.height, header.width):
-        raise HeaderError(f"the samples are {samples.shape}, and the header declares {header.width} x {header.height}")
+        raise HeaderError(f"the samples are {samples.shape}, the header says {header.width} x {header.height}")
     samples = samples.reshape(header.height, header.width, -1)
     kind = next((kind for kind in description.channels if kind in (_OPACITY, _PREMULTIPLIED)), 0)
     return Raster(
@@ -200,8 +201,8 @@ def _colour_channels(header: Header, description: Description) -> int:
         name = _NAMES.get(description.enumerated, "another kind")
         raise RejectError(
             Reason.UNSUPPORTED,
-            f"the JPEG 2000 has colours of {name} (number {description.enumerated}); allowed are grey, sRGB, sYCC, CMYK "
-            "and an ICC profile",
+            f"the JPEG 2000 has colours of {name} (number {description.enumerated}); allowed are grey, sRGB, sYCC, "
+            "CMYK and an ICC profile",
         )
     if description.enumerated is not None:
         channels = _CHANNELS[description.enumerated]

@@ -1,7 +1,8 @@
 """JPEG XL: the header of its codestream, and its first frame as samples.
 
 libjxl (imagecodecs) decodes. It turns the picture by the orientation in the header, and gives the colours that the
-header names, but it does not hand over what the header says: that is read here. Source: ISO/IEC 18181-1, annexes B to E.
+header names, but it does not hand over what the header says: that is read here. Source: ISO/IEC 18181-1, annexes B to
+E.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import imagecodecs
-import numpy as np
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images import spaces
@@ -52,7 +52,10 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a codestream. width, height: As stored. orientation: Of EXIF; the decoder turns the picture by it."""
+    """The header of a codestream.
+
+    width, height: As stored. orientation: As EXIF numbers it; the decoder turns the picture by it.
+    """
 
     width: int
     height: int
@@ -279,13 +282,17 @@ def space(header: Header) -> Space:
             "the JPEG XL has a packed ICC profile, which is not read; allowed are its own colour encodings",
         )
     if encoding.kind not in (_RGB, _GREY):
-        raise RejectError(Reason.UNSUPPORTED, f"the JPEG XL has colours of kind {encoding.kind}; allowed are grey and RGB")
+        raise RejectError(
+            Reason.UNSUPPORTED, f"the JPEG XL has colours of kind {encoding.kind}; allowed are grey and RGB"
+        )
     if encoding.gamma is None and encoding.transfer == _UNKNOWN_TRANSFER:
         return SRGB
     code = _CODES_WITH_D65.get(encoding.primaries, 0) if encoding.white == 1 else 0
     if (encoding.white, encoding.primaries) == (_DCI_WHITE, _P3):
         code = _CODE_OF_DCI
-    if encoding.gamma is None and (encoding.transfer in (spaces.PQ, spaces.HLG) or encoding.transfer in spaces.NOT_CONVERTED):
+    if encoding.gamma is None and (
+        encoding.transfer in (spaces.PQ, spaces.HLG) or encoding.transfer in spaces.NOT_CONVERTED
+    ):
         return space_of(channels, None, {b"cICP": bytes((code, encoding.transfer, 0, 1))}, lambda: False, SOURCE)
     if encoding.gamma is None:
         curve = spaces.CURVES_BY_CODE.get(encoding.transfer)

@@ -54,8 +54,10 @@ def kind_of(data: bytes) -> str | None:
             return kind
     if data[4:12] == _CR3:
         return "CR3"
-    if data[:4] not in TIFF[:2]:
-        return None
+    return _kind_of_tiff(data) if data[:4] in TIFF[:2] else None
+
+
+def _kind_of_tiff(data: bytes) -> str | None:
     if data[8:11] == _CR2:
         return "CR2"
     for number, tags in enumerate(_directories(data)):
@@ -103,7 +105,7 @@ def declared_bytes(data: bytes) -> int:
     """Return the bytes of the developed samples, by the headers; 0 without LibRaw."""
     try:
         with _opened(data) as file:
-            return file.sizes.raw_width * file.sizes.raw_height * _BYTES_A_PIXEL
+            return int(file.sizes.raw_width * file.sizes.raw_height * _BYTES_A_PIXEL)
     except (RejectError, ValueError):  # decoding finds it again, and says it
         return 0
 

@@ -1,6 +1,6 @@
 """Forbid this process to start others, by a filter of system calls. Threads stay allowed.
 
-A limit of processes (`RLIMIT_NPROC`) forbids threads too, and libde265 decodes no HEIC without one; and it does not bind
+A limit of processes (`RLIMIT_NPROC`) forbids threads too, and libde265 decodes no HEIC without one. Nor does it bind
 root. Sources: seccomp(2), the kernel's include/uapi/linux/seccomp.h, filter.h and audit.h.
 """
 

@@ -7,6 +7,9 @@ ISO/IEC 14496-15, 8.3.3.1; AV1 Bitstream & Decoding Process Specification, 5.3 t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Colours: TypeAlias = tuple[int, int, int, bool]  # primaries, transfer function, matrix, full range
 
 _SPS = 33  # the kind of unit that holds a sequence parameter set
 _SEQUENCE_HEADER = 1
@@ -19,13 +22,13 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """A header. channels: 1 or 3. colours: primaries, transfer function, matrix, full range; None where it says none."""
+    """A header. channels: 1 or 3. colours: None where it says none."""
 
     width: int
     height: int
     bits: int
     channels: int
-    colours: tuple[int, int, int, bool] | None = None
+    colours: Colours | None = None
 
 
 class Bits:
@@ -112,21 +115,17 @@ def _hevc_parameters(unit: bytes) -> VideoHeader:
     return VideoHeader(width, height, depth, header.channels, colours)
 
 
-def _hevc_colours(bits: Bits, layers: int) -> tuple[int, int, int, bool] | None:
+def _hevc_colours(bits: Bits, layers: int) -> Colours | None:
     """Read what follows the depth, up to the colours; None where they are not said, or stand behind long tables."""
     counter = bits.golomb() + 4
-    for _ in range(layers + 1 if bits.flag() else 1):
-        for _ in range(3):
-            bits.golomb()
-    for _ in range(6):
-        bits.golomb()
+    _pass_numbers(bits, 3 * (layers + 1 if bits.flag() else 1))
+    _pass_numbers(bits, 6)
     if bits.flag() and bits.flag():  # scaling lists
         return None
     bits.number(2)
     if bits.flag():  # samples without coding
         bits.number(8)
-        bits.golomb()
-        bits.golomb()
+        _pass_numbers(bits, 2)
         bits.flag()
     if bits.golomb():  # sets of reference pictures
         return None
@@ -134,8 +133,16 @@ def _hevc_colours(bits: Bits, layers: int) -> tuple[int, int, int, bool] | None:
         for _ in range(min(bits.golomb(), 32)):
             bits.number(counter + 1)
     bits.number(2)
-    if not bits.flag():
-        return None
+    return _hevc_usability(bits) if bits.flag() else None
+
+
+def _pass_numbers(bits: Bits, count: int) -> None:
+    for _ in range(count):
+        bits.golomb()
+
+
+def _hevc_usability(bits: Bits) -> Colours | None:
+    """Read the colours in what H.265 calls video usability information."""
     if bits.flag() and bits.number(8) == 255:  # the shape of a pixel
         bits.number(32)
     if bits.flag():  # overscan

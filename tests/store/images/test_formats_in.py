@@ -107,7 +107,9 @@ def test_a_jpeg_xl_of_floats_is_read_as_values_from_0_to_1() -> None:
 def over_white(samples: NDArray[Any], bits: int, premultiplied: bool = False) -> Values:
     values = samples / (2**bits - 1)
     colours, alpha = values[..., :-1], values[..., -1:]
-    return np.broadcast_to(np.clip((colours if premultiplied else colours * alpha) + 1 - alpha, 0, 1), (*samples.shape[:2], 3))
+    return np.broadcast_to(
+        np.clip((colours if premultiplied else colours * alpha) + 1 - alpha, 0, 1), (*samples.shape[:2], 3)
+    )
 
 
 def with_alpha(samples: NDArray[Any], bits: int, made: Callable[..., Item], premultiplied: bool = False) -> list[Item]:
@@ -135,7 +137,9 @@ TRANSPARENT: Mapping[str, Callable[[NDArray[Any], int], bytes]] = {
 def test_transparency_is_blended_over_white(name: str, shape: tuple[int, ...], bits: int) -> None:
     samples = noise(shape, bits)
     assert raster_of(TRANSPARENT[name](samples, bits)).alpha
-    np.testing.assert_allclose(pixels_of(TRANSPARENT[name](samples, bits)), over_white(samples, bits), atol=0.01 * LEVEL)
+    np.testing.assert_allclose(
+        pixels_of(TRANSPARENT[name](samples, bits)), over_white(samples, bits), atol=0.01 * LEVEL
+    )
 
 
 PREMULTIPLIED: Mapping[str, Callable[[NDArray[Any], int], bytes]] = {
@@ -176,7 +180,7 @@ def corners_of(image: WorkingImage) -> str:
     names = {colour: name for name, colour in COLOURS.items()}
     pixels = np.round(image.pixels * 255).astype(int)
     places = [(0, 0), (0, -1), (-1, 0), (-1, -1)]
-    return "".join(names[tuple(int(value) for value in pixels[place])] for place in places)
+    return "".join(names[pixels[place][0], pixels[place][1], pixels[place][2]] for place in places)
 
 
 def turned(quarters: int, mirror: int | None = None) -> list[bytes]:
@@ -241,9 +245,7 @@ class TestItems:
     def test_tiles_are_put_together(self, made: Callable[..., Item], brand: bytes) -> None:
         samples = noise((128, 192, 3), 8)
         tiles = [made(samples[top : top + 64, left : left + 64].copy()) for top in (0, 64) for left in (0, 64, 128)]
-        grid = Item(
-            b"grid", struct.pack(">BBBBHH", 0, 0, 1, 2, 190, 120), [size_box(190, 120)], {b"dimg": range(2, 8)}
-        )
+        grid = Item(b"grid", struct.pack(">BBBBHH", 0, 0, 1, 2, 190, 120), [size_box(190, 120)], {b"dimg": range(2, 8)})
         data = heif([grid, *tiles], brand=brand)
         np.testing.assert_array_equal(raster_of(data).samples, samples[:120, :190])
 
@@ -388,7 +390,9 @@ def test_without_code_points_in_the_file_those_of_the_coded_picture_count() -> N
     item = picture_item(samples)
     plain = heif_files.parameters(48, 32, 8, 3)
     said = heif_files.parameters(48, 32, 8, 3, (9, 16, 0, 1))
-    configuration = item.properties[0].replace(struct.pack(">H", len(plain)) + plain, struct.pack(">H", len(said)) + said)
+    configuration = item.properties[0].replace(
+        struct.pack(">H", len(plain)) + plain, struct.pack(">H", len(said)) + said
+    )
     item.properties = [struct.pack(">I", len(configuration)) + configuration[4:], *item.properties[1:3]]
     raster = raster_of(heif([item]))
     assert raster.space.transfer == "PQ"
@@ -486,7 +490,10 @@ def inverted_profile() -> bytes:
 
 UNSUPPORTED: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "Lab in JPEG 2000": (lambda: jp2(noise(RGB, 8), 8, enumerated(14)), "colours of Lab (number 14)"),
-    "a Lab profile in JPEG 2000": (lambda: jp2(noise(RGB, 8), 8, jp2_profile(inverted_profile())), "3 components for 0"),
+    "a Lab profile in JPEG 2000": (
+        lambda: jp2(noise(RGB, 8), 8, jp2_profile(inverted_profile())),
+        "3 components for 0",
+    ),
     "six components": (lambda: jp2(noise((12, 20, 6), 8), 8, enumerated(16)), "6 components for 3 channels"),
     "a packed profile in JPEG XL": (lambda: jxl_with(noise(RGB, 8), 8, JxlColours(icc=True)), "packed ICC profile"),
     "the curve of digital cinema": (lambda: jxl_with(noise(RGB, 8), 8, JxlColours(transfer=17)), "not converted"),
@@ -528,7 +535,8 @@ def test_a_file_that_is_no_picture_is_called_what_it_is(kind: str) -> None:
     rejection = rejection_of(FOREIGN[kind])
     assert rejection.reason == Reason.NOT_AN_IMAGE
     assert rejection.message == (
-        f"the file is {kind}; allowed are JPEG, PNG, TIFF, WEBP, GIF, BMP, PPM, HEIC, AVIF, JPEG XL, JPEG 2000, camera raw"
+        f"the file is {kind}; allowed are JPEG, PNG, TIFF, WEBP, GIF, BMP, PPM, HEIC, AVIF, JPEG XL, JPEG 2000, "
+        "camera raw"
     )
 
 

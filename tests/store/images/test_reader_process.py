@@ -320,7 +320,9 @@ def test_the_child_has_its_limits(reader: ImageReaderProcess) -> None:
     assert found["Max open files"] == [str(MAX_OPEN_FILES)] * 2
 
 
-@pytest.mark.parametrize("attempt", ["os.fork()", "os.posix_spawn('/bin/true', ['true'], {})", "os.execv('/bin/true', ['true'])"])
+@pytest.mark.parametrize(
+    "attempt", ["os.fork()", "os.posix_spawn('/bin/true', ['true'], {})", "os.execv('/bin/true', ['true'])"]
+)
 def test_the_child_starts_no_process_and_becomes_no_program(attempt: str) -> None:
     with ImageReaderProcess(command=spoilt(attempt)) as reader:
         assert "PermissionError" in rejected(reader).message
