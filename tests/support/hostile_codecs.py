@@ -9,7 +9,7 @@ import imagecodecs
 import numpy as np
 
 from kt_batch.errors import Reason
-from tests.support.format_files import JxlBits, avif, avif_item, dng, j2k, jp2, jxl
+from tests.support.format_files import JxlBits, JxlColours, avif, avif_item, dng, j2k, jp2, jxl, jxl_with
 from tests.support.heif_files import Item, box, full_box, heic, heif, picture_item, size_box
 from tests.support.hostile import Made, Verdict, deep, picture, picture_values, saved
 
@@ -160,6 +160,7 @@ def _lying_streams() -> Iterator[Made]:
         "channels.jxl": (Reason.UNSUPPORTED, _jxl_of(16, 16, further=4096)),
         "header_alone.jxl": (Reason.TRUNCATED, _jxl_of(16, 16)),
     }
+    files["no_profile.jxl"] = (Reason.UNSUPPORTED, jxl_with(picture_values(), 8, JxlColours(icc=True)))
     for name, (verdict, content) in files.items():
         yield f"codec_lie_{name}", verdict, "a header that lies", content
     raw = dng(deep(1)[..., 0])

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from kt_batch.errors import RejectError
-from kt_batch.store.images import heif, heif_items, icc, jpegxl, kinds, raw
+from kt_batch.store.images import heif, heif_items, icc, jpeg2000, jpegxl, jxl_profile, kinds, raw
 from kt_batch.store.images.headers import FORMATS, TIFF
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.metadata.read import blocks_of
@@ -131,9 +131,14 @@ def _stored(data: bytes, kind: str | None, raster: Raster) -> tuple[int, int, in
 
 
 def _boxed_profile(data: bytes, kind: str | None) -> bytes | None:
-    if kind != kinds.HEIF:
-        return None
+    """Return the profile of a format whose metadata does not hold it."""
     try:
+        if kind == kinds.JPEG_XL and jpegxl.header_of(data).encoding.icc:
+            return jxl_profile.profile_of(data)
+        if kind == kinds.JPEG_2000:
+            return jpeg2000.description_of(data).profile
+        if kind != kinds.HEIF:
+            return None
         items = heif.declared(data).items
         return heif_items.colours_of(items.item(items.primary))[1]
     except (RejectError, ValueError):

@@ -16,6 +16,7 @@ from kt_batch.store.images import spaces
 from kt_batch.store.images.boxes import boxes
 from kt_batch.store.images.colour import SRGB, Space, named, space_of
 from kt_batch.store.images.headers import check_bytes, check_pixels
+from kt_batch.store.images.jxl_profile import profile_of
 from kt_batch.store.images.samples import Raster, Samples
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -252,7 +253,7 @@ def read(data: bytes) -> Raster:
     check_bytes(header.bytes, len(data))
     if header.black:
         raise RejectError(Reason.UNSUPPORTED, "the JPEG XL has a channel of black ink; allowed are grey and RGB")
-    decided = space(header)
+    decided = space(header, data)
     samples: Samples = imagecodecs.jpegxl_decode(data, index=0, numthreads=1)
     width, height = (header.height, header.width) if header.orientation > 4 else (header.width, header.height)
     if samples.ndim not in (2, 3) or samples.shape[:2] != (height, width):
@@ -269,18 +270,20 @@ def read(data: bytes) -> Raster:
     )
 
 
-def space(header: Header) -> Space:
-    """Decide the colour space of the samples.
+def space(header: Header, data: bytes) -> Space:
+    """Decide the colour space of the samples of a file.
 
     Raises:
         RejectError: The colours are of a kind that is not converted.
     """
     encoding, channels = header.encoding, header.channels
     if encoding.icc:
-        raise RejectError(
-            Reason.UNSUPPORTED,
-            "the JPEG XL has a packed ICC profile, which is not read; allowed are its own colour encodings",
-        )
+        if (profile := profile_of(data)) is None:
+            raise RejectError(
+                Reason.UNSUPPORTED,
+                "the JPEG XL has a packed ICC profile that cannot be had from libjxl; allowed are its own encodings",
+            )
+        return space_of(channels, profile, {}, lambda: False)
     if encoding.kind not in (_RGB, _GREY):
         raise RejectError(
             Reason.UNSUPPORTED, f"the JPEG XL has colours of kind {encoding.kind}; allowed are grey and RGB"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.store.images import jxl_profile, raw
 from kt_batch.store.images.files import WorkingImage, decode
 from kt_batch.store.images.rasters import read_raster
 from kt_batch.store.images.reader_process import ImageReaderProcess
@@ -35,8 +36,9 @@ from tests.support.format_files import (
     mosaic,
 )
 from tests.support.heif_files import Item, alpha_box, box, full_box, heic, heif, icc_box, nclx, picture_item, size_box
-from tests.support.hostile import exif, saved
+from tests.support.hostile import exif, saved, tiff
 from tests.support.hostile_codecs import codecs
+from tests.support.jxl_encoder import jxl_with_profile
 
 LEVEL = 1 / 255
 GREY, RGB, GREY_ALPHA, RGBA = (12, 20), (12, 20, 3), (12, 20, 2), (12, 20, 4)
@@ -331,6 +333,30 @@ def test_a_chart_comes_back_through_the_colour_encoding_of_jpeg_xl(space: str) -
     np.testing.assert_allclose(pixels_of(data), CHARTS[space].to_srgb(values), atol=2 * LEVEL)
 
 
+@pytest.mark.parametrize("space", CHARTS)
+def test_a_chart_comes_back_through_an_icc_profile_in_a_jpeg_xl(space: str) -> None:
+    values = CHARTS[space].from_srgb(chart_colours())
+    data = jxl_with_profile(as_16_bits(values), CHARTS[space].profile())
+    np.testing.assert_allclose(pixels_of(data), CHARTS[space].to_srgb(values), atol=2 * LEVEL)
+    assert raster_of(data).space.source == "the ICC profile"
+
+
+@pytest.mark.parametrize("space", ["Display P3", "Adobe RGB", "gamma 1.8", "grey of gamma 2.2"])
+def test_a_lossy_jpeg_xl_is_not_converted_by_the_profile_that_it_was_made_with(space: str) -> None:
+    # libjxl gives its samples in another space than that of the profile, and says in which.
+    values = CHARTS[space].from_srgb(chart_colours())
+    found = pixels_of(jxl_with_profile(as_16_bits(values), CHARTS[space].profile(), lossless=False))
+    np.testing.assert_allclose(found[4::8, 4::8], CHARTS[space].to_srgb(values)[4::8, 4::8], atol=3 * LEVEL)
+
+
+def test_without_libjxl_at_hand_a_packed_profile_is_a_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = jxl_with_profile(as_16_bits(chart_colours()), CHARTS["Adobe RGB"].profile())
+    monkeypatch.setattr(jxl_profile, "_library", lambda: None)
+    rejection = rejection_of(data)
+    assert rejection.reason == Reason.UNSUPPORTED
+    assert "packed ICC profile" in rejection.message
+
+
 def test_a_lossy_jpeg_xl_says_its_colours_too() -> None:
     light = srgb_to_light(chart_colours())
     data = bytes(imagecodecs.jpegxl_encode(as_16_bits(light), distance=0.1, numthreads=1))
@@ -444,8 +470,7 @@ def test_a_raw_file_whose_first_picture_is_a_thumbnail_is_no_thumbnail() -> None
     import tifffile
 
     light = srgb_to_light(chart_colours())
-    raw = dng(mosaic(light))
-    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+    with tifffile.TiffFile(io.BytesIO(dng(mosaic(light)))) as file:
         tags = [
             (tag.code, tag.dtype, tag.count, tag.value, True)
             for tag in file.pages.first.tags.values()
@@ -464,6 +489,42 @@ def test_a_raw_file_whose_first_picture_is_a_thumbnail_is_no_thumbnail() -> None
     image = decode(made.getvalue(), 512)
     assert (image.width, image.height) == (64, 48)
     np.testing.assert_allclose(image.pixels[4::8, 4::8], chart_colours()[4::8, 4::8], atol=2 * LEVEL)
+
+
+def tiff_with(make: bytes, *tags: tuple[int, int, int]) -> bytes:
+    """Return a TIFF of one small grey picture by a camera, with a sub-directory of (tag, type, value)."""
+    below = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags
+    )
+    first = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 400), (277, 3, 1), (278, 4, 8)]
+    first += [(279, 4, 64), (330, 4, 300)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in first)
+    head = b"II*\0" + struct.pack("<IH", 8, len(first)) + entries + bytes(4) + make
+    return head.ljust(300, b"\0") + (below + bytes(4)).ljust(100, b"\0") + bytes(64)
+
+
+RAW_HEADS = {
+    "RAF": b"FUJIFILMCCD-RAW 0201FF",
+    "ORF": b"IIRO\x08\0\0\0",
+    "RW2": b"IIU\0\x18\0\0\0",
+    "CR2": b"II*\0\x10\0\0\0CR\2\0" + bytes(40),
+    "CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+    "CRW": b"II\x1a\0\0\0HEAPCCDR",
+    "MRW": b"\0MRM\0\0\1\0",
+    "X3F": b"FOVb\1\0\2\0",
+    "camera raw in a TIFF": tiff_with(b"NIKON CORPORATION", (259, 3, 34713), (262, 3, 32803)),
+}
+
+
+@pytest.mark.parametrize("kind", RAW_HEADS)
+def test_a_raw_file_is_known_by_its_content(kind: str) -> None:
+    assert raw.kind_of(RAW_HEADS[kind]) == kind
+    assert rejection_of(RAW_HEADS[kind] + bytes(500)).reason in (Reason.UNSUPPORTED, Reason.TRUNCATED)
+
+
+def test_a_tiff_that_a_camera_has_written_is_no_raw_file() -> None:
+    assert raw.kind_of(tiff_with(b"NIKON CORPORATION", (259, 3, 1), (262, 3, 2))) is None
+    assert raw.kind_of(tiff(noise(RGB, 8), photometric="rgb", metadata=None)) is None
 
 
 def test_without_the_extra_a_raw_file_is_a_reject_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,7 +556,6 @@ UNSUPPORTED: Mapping[str, tuple[Callable[[], bytes], str]] = {
         "3 components for 0",
     ),
     "six components": (lambda: jp2(noise((12, 20, 6), 8), 8, enumerated(16)), "6 components for 3 channels"),
-    "a packed profile in JPEG XL": (lambda: jxl_with(noise(RGB, 8), 8, JxlColours(icc=True)), "packed ICC profile"),
     "the curve of digital cinema": (lambda: jxl_with(noise(RGB, 8), 8, JxlColours(transfer=17)), "not converted"),
     "logarithmic HEIC": (lambda: heic(noise(RGB, 8), 8, nclx(1, 9, 0)), "nclx"),
     "PQ of unknown primaries": (lambda: avif(noise(RGB, 10), 10, nclx(2, 16, 0)), "high dynamic range"),
