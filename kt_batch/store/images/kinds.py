@@ -47,27 +47,28 @@ _SVG, _HTML = re.compile(rb"<svg[\s>:]", re.IGNORECASE), re.compile(rb"<(!doctyp
 
 def kind_of(data: bytes) -> str | None:
     """Name the kind of a file of `HEIF`, `JPEG_XL`, `JPEG_2000`, or of camera raw; None for all others."""
-    if data[:2] == jpegxl.CODESTREAM or data.startswith(jpegxl.CONTAINER):
+    head = data[:16]
+    if head.startswith((jpegxl.CODESTREAM, jpegxl.CONTAINER)):
         return JPEG_XL
-    if data.startswith((jpeg2000.FILE, jpeg2000.CODESTREAM)):
+    if head.startswith((jpeg2000.FILE, jpeg2000.CODESTREAM)):
         return JPEG_2000
-    if data[4:8] == b"ftyp" and _brands(data) & _BRANDS_OF_PICTURES:
+    if head[4:8] == b"ftyp" and _brands(data[:_MAX_BRANDS]) & _BRANDS_OF_PICTURES:
         return HEIF
     return raw.kind_of(data)
 
 
 def _brands(data: bytes) -> set[bytes]:
-    end = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS, len(data))
+    end = min(int.from_bytes(data[:4], "big"), len(data))
     return {data[at : at + 4] for at in (8, *range(16, end - 3, 4))}
 
 
 def foreign_kind(data: bytes) -> str | None:
     """Say what a file is that is no picture, or a picture of a format that is not read; None where it is unknown."""
+    start = data[:_TEXT]
     for signature, kind in _FOREIGN:
-        if signature.match(data):
+        if signature.match(start):
             return kind
-    if _XML.match(data):
-        start = data[:_TEXT]
+    if _XML.match(start):
         if _SVG.search(start):
             return "an SVG drawing"
         if _HTML.search(start):

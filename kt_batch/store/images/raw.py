@@ -7,9 +7,8 @@ the camera's orientation, in 16 bits with the primaries of Rec. 2020 and the cur
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images import spaces
@@ -19,6 +18,8 @@ from kt_batch.store.images.samples import Raster, Samples
 
 if TYPE_CHECKING:
     import rawpy
+
+Order: TypeAlias = Literal["little", "big"]
 
 SOURCE = "the camera's colour matrix"
 
@@ -38,6 +39,7 @@ _RAW_COLOURS = (32803, 34892)  # colour filter array, linear raw
 # Of Sony, Nikon, Kodak, Pentax, Samsung and Panasonic: no other TIFF is packed so.
 _RAW_COMPRESSIONS = (32767, 32769, 32770, 32772, 34713, 34316, 34826, 65000, 65535)
 _MAX_DIRECTORIES, _MAX_ENTRIES = 32, 4096
+_ENTRY, _OFFSET = 12, 4  # bytes of an entry of a directory, and of a place in the file
 _TYPE_SIZES = {1: 1, 3: 2, 4: 4, 13: 4}
 
 _CURVE_OF_SRGB = (2.4, 12.92)  # as LibRaw takes it: power, and slope at black
@@ -49,10 +51,11 @@ def kind_of(data: bytes) -> str | None:
 
     A TIFF is raw when one of its directories holds the samples of a sensor, or it says that it is a DNG.
     """
+    head = data[:16]
     for signature, kind in _SIGNATURES:
-        if data.startswith(signature):
+        if head.startswith(signature):
             return kind
-    if data[4:12] == _CR3:
+    if head[4:12] == _CR3:
         return "CR3"
     return _kind_of_tiff(data) if data[:4] in TIFF[:2] else None
 
@@ -69,36 +72,41 @@ def _kind_of_tiff(data: bytes) -> str | None:
 
 
 def _directories(data: bytes) -> Iterator[dict[int, int]]:
-    """Yield the tags of the directories of a TIFF, each with its first value, and of their sub-directories."""
-    order = "<" if data[:2] == b"II" else ">"
-    waiting, seen = list(struct.unpack_from(f"{order}I", data[:8].ljust(8, b"\0"), 4)), set[int]()
+    """Yield the tags of the directories of a TIFF, each with its first value, and of their sub-directories.
+
+    Only small parts of the file are looked at.
+    """
+    order: Order = "little" if data[:2] == b"II" else "big"
+    waiting, seen = [int.from_bytes(data[4:8], order)], set[int]()
     while waiting and len(seen) < _MAX_DIRECTORIES:
         start = waiting.pop(0)
         if start in seen or not 8 <= start <= len(data) - 2:
             continue
         seen.add(start)
+        count = int.from_bytes(data[start : start + 2], order)
+        end = start + 2 + _ENTRY * count
+        entries, following = data[start + 2 : min(end, start + 2 + _ENTRY * _MAX_ENTRIES)], data[end : end + 4]
         tags: dict[int, int] = {}
-        (count,) = struct.unpack_from(f"{order}H", data, start)
-        end = start + 2 + 12 * count
-        for at in range(start + 2, min(end, start + 2 + 12 * _MAX_ENTRIES, len(data) - 11), 12):
-            tag, kind, number = struct.unpack_from(f"{order}HHI", data, at)
-            tags.setdefault(tag, _first_value(data, at, order, kind))
+        for at in range(0, len(entries) - _ENTRY + 1, _ENTRY):
+            entry = entries[at : at + _ENTRY]
+            tag, kind = int.from_bytes(entry[:2], order), int.from_bytes(entry[2:4], order)
+            tags.setdefault(tag, int.from_bytes(entry[8 : 8 + _TYPE_SIZES.get(kind, 0)], order))
             if tag == _SUB_DIRECTORIES:
-                waiting += _offsets(data, at, order, number)
-        if end + 4 <= len(data):
-            waiting += struct.unpack_from(f"{order}I", data, end)
+                waiting += _offsets(data, entry, order)
+        if len(following) == _OFFSET:
+            waiting.append(int.from_bytes(following, order))
         yield tags
 
 
-def _first_value(data: bytes, at: int, order: str, kind: int) -> int:
-    size = _TYPE_SIZES.get(kind, 0)
-    return int.from_bytes(data[at + 8 : at + 8 + size], "little" if order == "<" else "big")
-
-
-def _offsets(data: bytes, at: int, order: str, number: int) -> list[int]:
-    number = min(number, _MAX_DIRECTORIES)
-    place = at + 8 if number == 1 else struct.unpack_from(f"{order}I", data, at + 8)[0]
-    return list(struct.unpack_from(f"{order}{number}I", data, place)) if place + 4 * number <= len(data) else []
+def _offsets(data: bytes, entry: bytes, order: Order) -> list[int]:
+    """Return the places of sub-directories: of one in the entry, of several where the entry points to."""
+    number = min(int.from_bytes(entry[4:8], order), _MAX_DIRECTORIES)
+    place = int.from_bytes(entry[8:12], order)
+    list_of_places = entry[8:12] if number == 1 else data[place : place + _OFFSET * number]
+    return [
+        int.from_bytes(list_of_places[at : at + _OFFSET], order)
+        for at in range(0, len(list_of_places) - _OFFSET + 1, _OFFSET)
+    ]
 
 
 def declared_bytes(data: bytes) -> int:
