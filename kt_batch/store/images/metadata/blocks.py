@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kt_batch.store.images.metadata import exif
 
 MAX_BLOCK = 2**24  # bytes; a longer block is dropped
+_ICC_HEADER = 128
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Blocks:
 def bounded(block: bytes | None) -> bytes | None:
     """Return a block; None for an empty or too long one."""
     return block if block and len(block) <= MAX_BLOCK else None
+
+
+def sound_icc(block: bytes | None) -> bytes | None:
+    """Return a profile; None where it is shorter than it says, or no profile."""
+    if block is None or len(block) < _ICC_HEADER or block[36:40] != b"acsp":
+        return None
+    return bounded(block) if _ICC_HEADER <= int.from_bytes(block[:4], "big") <= len(block) else None
 
 
 def sound_exif(block: bytes | None) -> bytes | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif
+from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif, sound_icc
 
 JPEG_XL = b"\0\0\0\x0cJXL \r\n\x87\n"
 MIME_OF_XMP = b"application/rdf+xml"
@@ -75,7 +75,7 @@ def read(data: bytes) -> Blocks:
     idat = names.get(b"idat")
     blocks = {kind: _item(data, found.get(item, []), idat) for kind, item in kinds.items()}
     profile = _profile(data, names[b"iprp"]) if b"iprp" in names else None
-    return Blocks(_exif(blocks.get(b"Exif")), bounded(blocks.get(MIME_OF_XMP)), None, bounded(profile))
+    return Blocks(_exif(blocks.get(b"Exif")), bounded(blocks.get(MIME_OF_XMP)), None, sound_icc(profile))
 
 
 def boxes(data: bytes, at: int, end: int) -> Iterator[Box]:

@@ -18,7 +18,16 @@ MAX_VALUES = 1024  # of one list of places or sizes
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD = 1, 2, 3, 4, 5, 7, 13
 _LONG8, _IFD8 = 16, 18
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_NUMBERS = {1: 1, 2: 1, 5: 4, 6: 1, 7: 1, 10: 4}  # bytes that turn around together, where that is not the whole value
+_SIZES[129] = 1  # text in UTF-8, of Exif 3.0
+_NUMBERS = {
+    1: 1,
+    2: 1,
+    5: 4,
+    6: 1,
+    7: 1,
+    10: 4,
+    129: 1,
+}  # bytes that turn around together, where that is not the whole value
 _UNSIGNED = {BYTE: "B", SHORT: "H", LONG: "I", IFD: "I", _LONG8: "Q", _IFD8: "Q"}
 
 

@@ -75,15 +75,18 @@ def corrected(block: bytes, corrections: Corrections, gps: bool) -> bytes | None
     kept = [entry for table in tables for entry in table.entries if entry.tag not in dropped]
     if not any(tables[0].at < entry.at < tables[0].end for entry in kept):
         return None
-    places = [range_ for entry in removed if entry.tag == GPS_IFD for range_ in _gps(block, layout, entry)]
+    pointers = [entry for table in tables for entry in table.entries if entry.tag == GPS_IFD]
+    places = [range_ for entry in pointers for range_ in _gps(block, layout, entry)]
     structure = [(0, 8), *((table.at, table.end) for table in tables)]
-    if _overlap(places, structure):
+    if not gps and _overlap(places, structure):
         return None
     data = bytearray(block)
     _zero(data, [*_thumbnails(block, layout, tables[0], removed), *_values(removed)])
-    for start, end in _merged([*structure, *_values(kept)], len(block)):  # a thumbnail may share values with the image
+    # A thumbnail may share values with the image.
+    for start, end in _merged([*structure, *_values(kept), *(places if gps else [])], len(block)):
         data[start:end] = block[start:end]
-    _zero(data, places)
+    if not gps:
+        _zero(data, places)
     for table in tables:
         _rewrite(data, layout, table, dropped, corrections, last=table is tables[0])
     return bytes(data)
@@ -147,7 +150,7 @@ def _directory(block: bytes, layout: Layout, at: int) -> list[Range]:
 
 
 def _thumbnails(block: bytes, layout: Layout, main: Table, removed: Iterable[Entry]) -> list[Range]:
-    """Return where the directories behind the first one and below it lie, with their images."""
+    """Return where the directories behind the first one and below it lie, with all that they point to."""
     waiting = [main.following] if main.following else []
     waiting += [at for entry in removed if entry.tag == _SUB_IFDS for at in numbers_of(block, layout, entry)]
     ranges: list[Range] = []
@@ -163,6 +166,7 @@ def _thumbnails(block: bytes, layout: Layout, main: Table, removed: Iterable[Ent
             ranges += [(s, s + n) for s, n in zip(lists.get(offsets, ()), lists.get(lengths, ()), strict=False)]
         ranges += _directory(block, layout, at)
         waiting += [table.following] if table.following else []
+        waiting += [at for tag in (EXIF_IFD, GPS_IFD, INTEROP_IFD) for at in lists.get(tag, ())]
     return ranges
 
 

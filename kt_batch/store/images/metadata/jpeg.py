@@ -5,12 +5,13 @@ Sources: CIPA DC-008 (Exif), ISO 16684-3 (XMP, with extensions), ICC.1:2022 anne
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
 from kt_batch.store.images.jpeg import segments_of
 from kt_batch.store.images.metadata import photoshop, xmp, xmp_edit
-from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif
+from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif, sound_icc
 from kt_batch.store.images.metadata.rebuilt import shortened
 
 _APP0, _APP1, _APP2, _APP13, _SCAN = 0xE0, 0xE1, 0xE2, 0xED, 0xDA
@@ -20,6 +21,7 @@ _LONGEST = 65533  # bytes of a segment without its length
 _DIGEST, _PLACE = 32, 8  # of a part of XMP: whose it is, then the length of the whole and the place of the part
 _PART = 65000
 _MAX_SEGMENTS = 8192
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")  # of a segment with a length
 
 
 def read(data: bytes) -> Blocks:
@@ -28,10 +30,14 @@ def read(data: bytes) -> Blocks:
     profile: dict[int, bytes] = {}
     resources: list[bytes] = []
     more: list[bytes] = []
+    long_exif: list[bytes] = []
     parts = 0
     for marker, content in _headers(data):
         if marker == _APP1 and content.startswith(_EXIF[:5]):
-            exif = exif or sound_exif(content)
+            if exif is None:
+                exif = sound_exif(content)
+            elif sound_exif(content) is None:  # what did not fit into the first segment
+                long_exif.append(content[len(_EXIF) :])
         elif marker == _APP1 and content.startswith(_XMP):
             packet = packet or content[len(_XMP) :]
         elif marker == _APP1 and content.startswith(_MORE_XMP):
@@ -42,7 +48,8 @@ def read(data: bytes) -> Blocks:
         elif marker == _APP13 and content.startswith(_IPTC):
             resources.append(content[len(_IPTC) :])
     icc = b"".join(profile[number] for number in sorted(profile)) if set(profile) == {*range(1, parts + 1)} else None
-    return Blocks(exif, _whole_xmp(packet, more), bounded(photoshop.iptc_of(b"".join(resources))), bounded(icc))
+    exif = bounded(b"".join([exif or b"", *long_exif]))
+    return Blocks(exif, _whole_xmp(packet, more), bounded(photoshop.iptc_of(b"".join(resources))), sound_icc(icc))
 
 
 def embed(data: bytes, blocks: Blocks) -> bytes:
@@ -65,12 +72,16 @@ def embed(data: bytes, blocks: Blocks) -> bytes:
 
 
 def _headers(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of each segment of applications before the pixels."""
-    for number, (marker, at, end) in enumerate(segments_of(data)):
-        if marker == _SCAN or number > _MAX_SEGMENTS:
+    """Yield marker and content of each segment of applications before the pixels; bytes between them are skipped."""
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found[0][1] == _SCAN or len(data) < found.end() + 2:
             return
-        if _APP1 <= marker <= _APP13 and end <= len(data):
-            yield marker, data[at + 4 : end]
+        (length,) = struct.unpack_from(">H", data, found.end())
+        at = found.end() + max(2, length)
+        if _APP1 <= found[0][1] <= _APP13 and at <= len(data):
+            yield found[0][1], data[found.end() + 2 : at]
 
 
 def _whole_xmp(packet: bytes | None, more: list[bytes]) -> bytes | None:

@@ -9,7 +9,7 @@ import zlib
 
 from kt_batch.store.images.headers import PNG
 from kt_batch.store.images.metadata import photoshop
-from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif
+from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_exif, sound_icc
 from kt_batch.store.images.png import chunk, chunks_of, is_sound
 
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
@@ -74,7 +74,7 @@ def _read_packed(name: bytes, content: bytes, found: dict[str, bytes], wrapped: 
     """Read a profile or a text."""
     keyword, _, rest = content.partition(b"\0")
     if name == b"iCCP":
-        _put(found, "icc", _inflated(rest[1:]))
+        _put(found, "icc", sound_icc(_inflated(rest[1:])))
     elif keyword == _XMP:
         _put(found, "xmp", _text(name, rest))
     else:
@@ -94,7 +94,7 @@ def _read_wrapped(kind: bytes, text: bytes | None, wrapped: dict[str, bytes]) ->
     elif kind == b"iptc":
         _put(wrapped, "iptc", photoshop.iptc_of(block.removeprefix(b"Photoshop 3.0\0")) or photoshop.sound_iptc(block))
     elif kind in (b"icc", b"icm"):
-        _put(wrapped, "icc", block)
+        _put(wrapped, "icc", sound_icc(block))
 
 
 def _text(name: bytes, rest: bytes) -> bytes | None:

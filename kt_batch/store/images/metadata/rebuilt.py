@@ -1,7 +1,7 @@
 """EXIF as values instead of bytes: a block made from the tags of a TIFF file, and tags for one made from a block.
 
-Offsets move here. Maker notes are copied, but offsets inside of them that count from the start of the file are then
-wrong.
+Offsets move here. Most maker notes hold offsets that count from the start of EXIF and would then lead to other bytes,
+so only those are kept that count from their own start.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ DESCRIPTIVE = frozenset(
     }
     | {0x4746, 0x4749, 0x8298, 0xC4A5, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F}
 )
+# Tags of the exposure, which some cameras write into the first directory.
+OF_EXPOSURE = frozenset({0x829A, 0x829D, *range(0x8822, 0x8834), *range(0x9000, 0x9300), *range(0xA000, 0xA501)})
 _MAKER_NOTE = 0x927C
+# How the notes of Apple, Fujifilm, Nikon (since 1999), Olympus, OM System and Pentax (since 2009) begin.
+_OF_THEIR_OWN = (b"Apple iOS\0", b"FUJIFILM", b"Nikon\0\2", b"OLYMPUS\0", b"OM SYSTEM\0", b"PENTAX \0")
 _SMALL = 4096  # bytes of a value that is kept in a block that was too large
 
 
@@ -82,10 +86,15 @@ def tags_of(data: bytes, limit: int, all_of_image: bool = False) -> Tags | None:
         return _narrow(values_of(data, table, limit // 4), layout.order) if table else {}
 
     values = values_of(data, main, limit // 4)
-    exif, gps = child(EXIF_IFD, values), child(GPS_IFD, values)
-    gps = gps or child(GPS_IFD, exif)
-    interop = child(INTEROP_IFD, exif)
-    image = {tag: value for tag, value in _narrow(values, layout.order).items() if tag in DESCRIPTIVE or all_of_image}
+    exif = child(EXIF_IFD, values)
+    # A camera may link the two others from the wrong directory.
+    gps = child(GPS_IFD, exif) | child(GPS_IFD, values)
+    interop = child(INTEROP_IFD, values) | child(INTEROP_IFD, exif)
+    kept = DESCRIPTIVE | OF_EXPOSURE
+    image = {tag: value for tag, value in _narrow(values, layout.order).items() if tag in kept or all_of_image}
+    for part in (image, exif):
+        if _MAKER_NOTE in part and not part[_MAKER_NOTE].content.startswith(_OF_THEIR_OWN):
+            del part[_MAKER_NOTE]
     if _IMAGE_DESCRIPTION in image and _is_of_software(image[_IMAGE_DESCRIPTION].content):
         del image[_IMAGE_DESCRIPTION]
     return Tags(layout.order, image, exif, gps, interop)

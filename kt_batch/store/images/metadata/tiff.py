@@ -11,7 +11,7 @@ import io
 from typing import BinaryIO
 
 from kt_batch.store.images.metadata import photoshop
-from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded
+from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, bounded, sound_icc
 from kt_batch.store.images.metadata.directories import (
     BYTE,
     LONG,
@@ -47,7 +47,7 @@ def read(data: bytes) -> Blocks:
     iptc = photoshop.sound_iptc(block(IPTC) or b"") or photoshop.iptc_of(block(PHOTOSHOP) or b"")
     tags = tags_of(data, MAX_BLOCK)
     exif = block_of(tags) if tags else None
-    return Blocks(bounded(exif), bounded(block(XMP)), bounded(iptc), bounded(block(ICC)))
+    return Blocks(bounded(exif), bounded(block(XMP)), bounded(iptc), sound_icc(block(ICC)))
 
 
 def embed(data: bytes, blocks: Blocks) -> bytes:

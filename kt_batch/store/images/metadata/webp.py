@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 from kt_batch.store.images.headers import size_of_webp
-from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, sound_exif
+from kt_batch.store.images.metadata.blocks import MAX_BLOCK, Blocks, sound_exif, sound_icc
 
 _HEADER, _EXTENDED, _EXIF, _XMP, _ICC = 12, b"VP8X", b"EXIF", b"XMP ", b"ICCP"
 _HAS_ICC, _HAS_ALPHA, _HAS_EXIF, _HAS_XMP = 0x20, 0x10, 0x08, 0x04
@@ -21,7 +21,7 @@ def read(data: bytes) -> Blocks:
     for name, content in _chunks(data):
         if name in (_EXIF, _XMP, _ICC) and 0 < len(content) <= MAX_BLOCK:
             found.setdefault(name, bytes(content))
-    return Blocks(sound_exif(found.get(_EXIF)), found.get(_XMP), None, found.get(_ICC))
+    return Blocks(sound_exif(found.get(_EXIF)), found.get(_XMP), None, sound_icc(found.get(_ICC)))
 
 
 def embed(data: bytes, blocks: Blocks) -> bytes:

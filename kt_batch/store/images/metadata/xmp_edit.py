@@ -35,8 +35,10 @@ _COORDINATES = ("latitude", "longitude", "longtitude", "altitude")  # the third 
 
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 # Terms that stay although the picture was only edited: generated pictures do not become photographs.
-_GENERATED = frozenset({"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic"})
-_OTHERS_KEPT = _GENERATED | {"algorithmicMedia", "composite", "dataDrivenMedia", "digitalArt", "digitalCreation"}
+_STAY = frozenset(
+    {"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "composite"}
+    | {"algorithmicMedia", "dataDrivenMedia", "digitalArt", "digitalCreation", "virtualRecording", "softwareImage"}
+)
 
 
 class SourceType(StrEnum):
@@ -209,7 +211,7 @@ def _texts(packet: Packet, key: str) -> list[str]:
 
 
 def _stays(value: str) -> bool:
-    return value.rpartition("/")[2] in _OTHERS_KEPT
+    return value.rpartition("/")[2] in _STAY
 
 
 def _history(packet: Packet, ours: Element) -> Element:

@@ -118,6 +118,26 @@ def test_a_value_that_thumbnail_and_image_share_stays() -> None:
     assert parsed(changed(bytes(block)))[0x8298] == "Author"
 
 
+def test_a_place_that_only_the_thumbnail_has_is_gone_as_well() -> None:
+    made = Exif()
+    block = bytearray(made.block())
+    image = made.parts["image"][0] + 2 + 9 * 12
+    second = made.parts["second"][0] + 2
+    block[second : second + 12] = block[image : image + 12]
+    block[image : image + 2] = made.short(0x9999)  # the image has no place any more
+    after = changed(bytes(block), gps=False)
+    assert made.part("gps 0x0002", after) == bytes(24)
+
+
+def test_a_place_that_image_and_thumbnail_share_is_kept_when_it_is_wanted() -> None:
+    made = Exif()
+    block = bytearray(made.block())
+    image = made.parts["image"][0] + 2 + 9 * 12
+    second = made.parts["second"][0] + 2
+    block[second : second + 12] = block[image : image + 12]
+    assert parsed(changed(bytes(block))).get_ifd(GPS)[2] == (48.0, 51.0, 29.0)
+
+
 @ORDERS
 def test_after_a_conversion_to_srgb_exif_no_longer_says_adobe_rgb(order: str) -> None:
     exif = parsed(changed(Exif(order).block(), space=1))
