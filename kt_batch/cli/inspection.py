@@ -1,4 +1,4 @@
-"""The commands that read a library or a run: `explain` and `inspect`."""
+"""The commands that read a library, a run or an image: `explain` and `inspect`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import typer
 import yaml
 
 from kt_batch.cli import options
+from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary, print_text
 from kt_batch.errors import UsageError
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
+from kt_batch.report.inspect_image import image_at, inspect_image, lines_of
 from kt_batch.report.views import sql as view_sql
 
 
@@ -56,17 +58,28 @@ def parse_pixel(text: str) -> tuple[int, int]:
 
 
 def inspect_command(
-    place: options.Place,
+    place: Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix. Or an image.")],
     sql: Annotated[bool, typer.Option("--sql", help="Print DuckDB views of its tables, to paste.")] = False,
     json: options.Json = False,
 ) -> int:
-    """Show what a library or a run holds.
+    """Show what a library or a run holds, or what is understood of an image.
 
     kt-batch inspect monet.lib
+    kt-batch inspect photo.heic
     """
+    if (image := image_at(place)) is not None:
+        return _inspect_image(image, sql, json)
     if sql:
         print_text(view_sql(place))
         return 0
     facts = inspect(place)
     print_summary(facts, yaml.safe_dump(facts, sort_keys=False, allow_unicode=True).splitlines(), json)
     return 0
+
+
+def _inspect_image(uri: str, sql: bool, json: bool) -> int:
+    if sql:
+        raise UsageError(f"--sql is for a library or a run, and {uri} is a file; leave the option out.")
+    facts = inspect_image(uri)
+    print_summary(facts, lines_of(facts), json)
+    return STRICT.exit_code(int(facts["reject"] is not None), 1)

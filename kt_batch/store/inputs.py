@@ -38,6 +38,10 @@ from kt_batch.store.places import S3, clean_place, refuse_unpacked, scheme_of
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
+    ".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs", ".jxl",
+    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jph", ".jhc",
+    ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw",
+    ".3fr", ".fff", ".iiq", ".mrw", ".x3f", ".rwl", ".dcr", ".kdc", ".erf", ".mef", ".mos",
 )  # fmt: skip
 MAX_BYTES = 2**32  # larger than any image within the pixel limit, even uncompressed
 LARGE_BYTES = 2**26  # a file of this size on, and on this machine, is not read into memory

@@ -12,6 +12,7 @@ from urllib.parse import quote_from_bytes
 from kt_batch.errors import Reason
 from kt_batch.store.inputs import IMAGE_SUFFIXES
 from tests.support.hostile import Verdict, make_corpus, picture, saved
+from tests.support.hostile_codecs import codecs
 from tests.support.hostile_damage import damage
 from tests.support.hostile_formats import formats
 from tests.support.hostile_samples import samples
@@ -43,7 +44,7 @@ def make_whole(folder: Path) -> Whole:
     (folder / "plain").mkdir()
     for case in make_corpus(folder / "plain"):
         verdicts[folder / "plain" / case.name] = case.verdict
-    for name, verdict, _, content in (*formats(), *damage(), *samples()):
+    for name, verdict, _, content in (*formats(), *damage(), *samples(), *codecs()):
         verdicts[folder / name] = verdict
         (folder / name).write_bytes(content)
     for number, (path, verdict) in enumerate((*_names(folder / "names"), *_places(folder / "places"))):

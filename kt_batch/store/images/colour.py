@@ -60,22 +60,27 @@ SRGB = Space()
 
 
 def space_of(
-    channels: int, profile: bytes | None, chunks: Mapping[bytes, bytes], says_adobe: Callable[[], bool]
+    channels: int,
+    profile: bytes | None,
+    chunks: Mapping[bytes, bytes],
+    says_adobe: Callable[[], bool],
+    code_points: str = "the chunk cICP",
 ) -> Space:
     """Decide the colour space of an image.
 
     Args:
         channels: 1 grey, 3 RGB, 4 CMYK.
         profile: The embedded ICC profile.
-        chunks: The chunks of a PNG before its pixels; empty for other formats.
+        chunks: The chunks of a PNG before its pixels; of other formats at most `cICP`, for their code points.
         says_adobe: Whether EXIF says Adobe RGB; called when nothing else says anything.
+        code_points: What the statement `cICP` is called in the format.
 
     Raises:
         RejectError: The colours are of a kind that is not converted.
     """
     space = None
     if channels < 4:
-        space = _from_cicp(chunks.get(b"cICP"), channels)
+        space = _from_cicp(chunks.get(b"cICP"), channels, code_points)
     if space is None and profile:
         space = _from_profile(profile, channels)
     if space is not None or channels == 4:
@@ -89,12 +94,11 @@ def space_of(
     return SRGB
 
 
-def _from_cicp(chunk: bytes | None, channels: int) -> Space | None:
+def _from_cicp(chunk: bytes | None, channels: int, source: str) -> Space | None:
     """Return the space that code points name; None where they are unspecified or not allowed."""
     if chunk is None or len(chunk) != 4:
         return None
     primaries, transfer, matrix, full = chunk
-    source = "the chunk cICP"
     if transfer in spaces.NOT_CONVERTED or primaries == spaces.XYZ_PRIMARIES:
         raise RejectError(
             Reason.UNSUPPORTED,
@@ -205,6 +209,15 @@ def _primaries(chunk: bytes) -> Primaries | None:
     except ValueError:
         return None
     return primaries
+
+
+def named(source: str, primaries: Primaries, curve: Curve, channels: int) -> Space:
+    """Return the space that a format names by primaries and curve.
+
+    Raises:
+        ValueError: The primaries span no space.
+    """
+    return _made(source, primaries, curve, channels)
 
 
 def _made(source: str, primaries: Primaries, curve: Curve, channels: int) -> Space:

@@ -1,9 +1,9 @@
 """Read image files as samples.
 
-This module chooses the reader, refuses what is unsupported, and turns every fault into a reject. Three readers are
-behind `read_raster`, chosen from the bytes and never from a name: imagecodecs for 16-bit PNG, tifffile for TIFF with
-more than 8 bits, Pillow for the rest (Pillow silently reads 16-bit RGB as 8-bit). Each returns the samples as they are
-in the file; `images.files` makes colours of them.
+This module chooses the reader, refuses what is unsupported, and turns every fault into a reject. The readers behind
+`read_raster` are chosen from the bytes and never from a name: `heif`, `jpegxl`, `jpeg2000` and `raw` have modules of
+their own; imagecodecs reads 16-bit PNG, tifffile TIFF with more than 8 bits, and Pillow the rest (Pillow silently reads
+16-bit RGB as 8-bit). Each returns the samples as they are in the file; `images.files` makes colours of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images import bmp, jpeg, png, tiff
+from kt_batch.store.images import bmp, heif, jpeg, jpeg2000, jpegxl, kinds, png, raw, tiff
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, says_adobe_rgb
 from kt_batch.store.images.file_bytes import Data, opened
@@ -111,14 +111,30 @@ def _rejection(data: Data, error: Exception) -> RejectError:
         return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
     if data[:3] == b"\xff\xd8\xff" and (kind := jpeg.other_kind(data[:])):
         return RejectError(Reason.UNSUPPORTED, f"the file is {kind}; allowed is JPEG of 8 bits a sample")
-    if data[:4] in TIFF or _SIGNATURE.match(data[:]):
+    if data[:4] in TIFF or kinds.kind_of(data) or _SIGNATURE.match(data[:]):
         # Pillow's "cannot identify" names a memory address; a reject must read the same in every run.
         why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
         return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
+    if kind := kinds.foreign_kind(data):
+        return RejectError(Reason.NOT_AN_IMAGE, f"the file is {kind}; allowed are {', '.join(kinds.ALLOWED)}")
     return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
 
 
 def _read(data: Data, long_side: int) -> Raster:
+    match kinds.kind_of(data):
+        case None:
+            return _read_by_signature(data, long_side)
+        case kinds.HEIF:
+            return heif.read(data[:])
+        case kinds.JPEG_XL:
+            return jpegxl.read(data[:])
+        case kinds.JPEG_2000:
+            return jpeg2000.read(data[:])
+        case kind:
+            return raw.read(data[:], kind, long_side)
+
+
+def _read_by_signature(data: Data, long_side: int) -> Raster:
     if data[:4] in TIFF:
         return _read_tiff(data, long_side)
     data = data[:]

@@ -11,6 +11,7 @@ neither torch nor Arrow nor Ray.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -25,6 +26,7 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.memory import memory_limit
 from kt_batch.process import tune_process
 from kt_batch.store.images.file_bytes import Data, FileBytes
+from kt_batch.store.images.seccomp import forbid_processes
 
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
@@ -38,8 +40,10 @@ INK, SRGB = 1, 2  # options of an original
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
 DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
-FORM = struct.Struct("<B???")  # channels, alpha, deep, deep_file;
-MAX_REFUSAL = 2**16  # then for each band BAND, its rows, three zeros, its samples
+FORM = struct.Struct("<B???")  # channels, alpha, deep, deep_file, and for each band BAND, rows, three zeros, samples;
+FACTS = 5  # or FACTS, bytes of a JSON object, three zeros, then that text
+FACTS_WANTED = 0  # in place of the long side: what is understood of the file is wanted, and not its pixels
+MAX_REFUSAL = MAX_FACTS = 2**16
 MAX_PROFILE = 2**24
 
 # An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
@@ -65,9 +69,9 @@ def main(decode: Decode | None = None, declared_bytes: Callable[[Any], int] | No
     _leave_network()
     _limit_resources()
     if decode is None:
-        from kt_batch.store.images import files, headers
+        from kt_batch.store.images import declared, files
 
-        decode, declared_bytes = files.decode, headers.declared_bytes
+        decode, declared_bytes = files.decode, declared.declared_bytes
     with socket.socket(fileno=0) as requests, answers:
         answers.write(HELLO)
         answers.flush()
@@ -100,9 +104,10 @@ def _limit_resources() -> None:
         resource.RLIMIT_AS: min(MAX_ADDRESS_SPACE, memory_limit()),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
     }
+    if not forbid_processes():
+        limits[resource.RLIMIT_NPROC] = 0  # forbids threads too, and binds no root
     for kind, most in limits.items():
         already = resource.getrlimit(kind)[1]
         lower = most if already == resource.RLIM_INFINITY else min(most, already)
@@ -125,8 +130,7 @@ def _serve(requests: socket.socket, answers: IO[bytes], decode: Decode, declared
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length)
         data = _received(requests, length) if file is None else FileBytes(file)
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared_bytes(data))
-        parts = _working(data, option, decode) if kind == WORKING else _original(data, option)
-        for part in _guarded(parts):
+        for part in _guarded(_parts(kind, data, option, decode)):
             answers.write(part)
         answers.flush()
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -171,6 +175,12 @@ def _guarded(parts: Iterator[Answer]) -> Iterator[Answer]:
         yield from _refusal(Reason.DECODER_DIED, why)
 
 
+def _parts(kind: int, data: Data, option: int, decode: Decode) -> Iterator[Answer]:
+    if kind == ORIGINAL:
+        return _original(data, option)
+    return _facts(data) if option == FACTS_WANTED else _working(data, option, decode)
+
+
 def _working(data: Data, size: int, decode: Decode) -> Iterator[Answer]:
     image = decode(data, size)
     yield REPLY.pack(IMAGE, image.height, image.width, image.original_height, image.original_width)
@@ -192,6 +202,14 @@ def _original(data: Data, options: int) -> Iterator[Answer]:
         samples = np.ascontiguousarray(band).data.cast("B")
         yield REPLY.pack(BAND, len(band), 0, 0, 0)
         yield samples
+
+
+def _facts(data: Data) -> Iterator[Answer]:
+    from kt_batch.store.images.facts import facts_of
+
+    text = json.dumps(facts_of(data[:])).encode()
+    yield REPLY.pack(FACTS, len(text), 0, 0, 0)
+    yield text
 
 
 def _refusal(reason: Reason, message: str) -> tuple[bytes, bytes]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from PIL import Image
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.memory import memory_limit
 from kt_batch.store.images import files as images
+from kt_batch.store.images.reader_channel import Deadline
 from kt_batch.store.images.reader_child import MAX_ADDRESS_SPACE, MAX_OPEN_FILES
-from kt_batch.store.images.reader_process import ImageReaderProcess, _Deadline
+from kt_batch.store.images.reader_process import ImageReaderProcess
 from tests.support.hostile import Case, deep, exif, make_corpus, picture, saved, tiff
 
 BAD = b"bad"
@@ -277,7 +279,7 @@ def test_a_pause_costs_an_image_one_second_at_most(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    deadline = _Deadline(5.0)
+    deadline = Deadline(5.0)
     deadline.wait(reading, 1)
     assert deadline.left == 4.0
     os.close(reading)
@@ -314,9 +316,31 @@ def test_the_child_has_its_limits(reader: ImageReaderProcess) -> None:
     now, most = map(int, found["Max address space"])
     assert most <= min(MAX_ADDRESS_SPACE, memory_limit())
     assert now < 2 << 30  # what a small image may take; a larger one gets more
-    for kind in ("Max core file size", "Max file size", "Max processes"):
+    for kind in ("Max core file size", "Max file size"):
         assert found[kind] == ["0", "0"]
     assert found["Max open files"] == [str(MAX_OPEN_FILES)] * 2
+
+
+@pytest.mark.parametrize(
+    "attempt", ["os.fork()", "os.posix_spawn('/bin/true', ['true'], {})", "os.execv('/bin/true', ['true'])"]
+)
+def test_the_child_starts_no_process_and_becomes_no_program(attempt: str) -> None:
+    with ImageReaderProcess(command=spoilt(attempt)) as reader:
+        assert "PermissionError" in rejected(reader).message
+
+
+def test_the_child_may_start_threads_which_a_decoder_of_heic_needs() -> None:
+    attempt = "threading.Thread(target=lambda: None).start()\nraise RejectError(Reason.EMPTY, 'started')"
+    with ImageReaderProcess(command=spoilt(attempt, before="import threading")) as reader:
+        assert rejected(reader).message == "started"
+
+
+def test_where_the_kernel_filters_no_system_calls_the_child_may_start_nothing() -> None:
+    refused = "from kt_batch.store.images import seccomp\nseccomp._CALLS.clear()"
+    with ImageReaderProcess(command=spoilt(before=refused)) as reader:
+        assert outcome(reader.decode, GOOD) == outcome(images.decode, GOOD)
+        limits = about(reader, "limits").read_text()
+        assert re.search(r"Max processes +0 +0 ", limits)
 
 
 def test_the_child_cannot_write_to_a_file(tmp_path: Path) -> None:
