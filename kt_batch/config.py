@@ -136,6 +136,7 @@ class SearchConfig(Config):
 
 ImageFormat = Literal["png", "jpg", "webp", "tiff", "avif"]
 Depth = Literal[8, 16]
+MetadataPolicy = Literal["keep", "strip", "keep-no-gps"]
 OutputSpace = Literal["srgb", "p3"]
 
 
@@ -163,6 +164,12 @@ class MethodConfig(Config):
         None, description="Colour space of the outputs, which then say so; default: sRGB, without saying so."
     )
 
+    metadata: MetadataPolicy = Field(
+        "keep",
+        description="What outputs keep of their photograph's EXIF, XMP and IPTC: all, nothing, or all but the place. "
+        "Their XMP says how they were made in any case.",
+    )
+
     @model_validator(mode="after")
     def _check_depth(self) -> Self:
         if self.depth == 16 and self.format not in ("png", "tiff"):
@@ -187,7 +194,13 @@ class MethodConfig(Config):
         return content
 
 
-COMMON_SETTINGS = ("format", "quality", "depth", "output_space")  # those fields of MethodConfig that a caller sets
+COMMON_SETTINGS = (
+    "format",
+    "quality",
+    "depth",
+    "output_space",
+    "metadata",
+)  # those fields of MethodConfig that a caller sets
 
 
 class RunOptions(Config):

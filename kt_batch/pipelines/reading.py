@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 from kt_batch.errors import Reason, RejectError
@@ -14,6 +14,7 @@ from kt_batch.events import set_context
 from kt_batch.pipelines.inputs import read_image
 from kt_batch.pipelines.units import by_image, check_quarantined
 from kt_batch.runners.base import Heartbeat
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.units import Item, Unit
@@ -63,7 +64,12 @@ class Reader:
         self._background = BackgroundExecutor()
 
     def images(
-        self, unit: Unit, size: int, beat: Heartbeat, other_uris: Mapping[str, Sequence[str]] | None = None
+        self,
+        unit: Unit,
+        size: int,
+        beat: Heartbeat,
+        other_uris: Mapping[str, Sequence[str]] | None = None,
+        metadata: bool = False,
     ) -> Iterator[Read]:
         """Yield the images of a unit in id order.
 
@@ -74,12 +80,17 @@ class Reader:
             size: Long side of the working images.
             beat: Called for each image.
             other_uris: Image id -> more URIs where the image may be.
+            metadata: Whether the working images are to have the metadata of their files.
         """
+
+        def decode(data: Data) -> WorkingImage:
+            working = self._decoder.decode(data, size)
+            return replace(working, blocks=self._decoder.metadata(data)) if metadata else working
 
         def read(items: Sequence[Item]) -> WorkingImage:
             image = items[0].image_id
             check_quarantined(unit, image)
-            return read_image(items, lambda data: self._decoder.decode(data, size), (other_uris or {}).get(image, ()))
+            return read_image(items, decode, (other_uris or {}).get(image, ()))
 
         def begin(items: Sequence[Item]) -> Future[WorkingImage]:
             return self._background.submit(items[0].image_id, read, items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -27,6 +27,7 @@ from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
+from kt_batch.store.images.metadata.read import blocks_of
 from kt_batch.store.inputs import Input, find_inputs, read_input
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
@@ -76,7 +77,7 @@ def translate_one(
     """
     started = time.perf_counter()
     fix_numerics(threads)
-    _, working = _read_image(photo, config.encoder.size)
+    _, working = _read_image(photo, config.encoder.size, metadata=True)
     seconds: dict[str, float] = {}
     with timed(seconds, "extract"):
         found = find_inputs(paintings)
@@ -120,10 +121,11 @@ def _index(library: pa.Table, channels: int, config: IndexConfig) -> Index:
     return build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), config)
 
 
-def _read_image(uri: str, size: int) -> tuple[str, WorkingImage]:
+def _read_image(uri: str, size: int, metadata: bool = False) -> tuple[str, WorkingImage]:
     """Return image id and working image. Raises RejectError, which names the file."""
     data = read_input(uri)
     try:
-        return image_id(data), decode(data, size)
+        working = decode(data, size)
+        return image_id(data), replace(working, blocks=blocks_of(data)) if metadata else working
     except RejectError as error:
         raise RejectError(error.reason, f"'{uri}' cannot be used: {error.message}") from error

@@ -20,14 +20,14 @@ from tests.support.metadata import IPTC, Exif, plain
 from tests.support.metadata import xmp as packet
 
 MADE = Made("m", "l", "c", SourceType.EDIT)
-FORMATS = ["jpg", "png", "webp", "tif", "big", "avif"]
+FORMATS = ["jpg", "png", "webp", "tiff", "big", "avif"]
 BLOCKS = Blocks(Exif(orientation=1).block(), packet('exif:GPSLatitude="48,51.5N"'), IPTC, None)
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
 
 
 @cache
 def picture(format: str) -> bytes:  # noqa: A002
-    return embed(plain(format), "tif" if format == "big" else format, BLOCKS)
+    return embed(plain(format), "tiff" if format == "big" else format, BLOCKS)
 
 
 def damaged(data: bytes, edits: list[tuple[float, bytes]], start: int = 0) -> bytes:
@@ -48,10 +48,10 @@ def check(data: bytes) -> None:
         assert out.xmp is not None
         assert xmp.parsed(out.xmp) is not None
         assert out.exif is None or len(out.exif) == len(blocks.exif or b"")
-        for format in ("jpg", "png", "webp", "tif"):  # noqa: A001
+        for format in ("jpg", "png", "webp", "tiff"):  # noqa: A001
             found = blocks_of(embed(plain(format), format, out))
             assert found.xmp is not None
-            assert found.exif == out.exif or format in ("jpg", "tif")
+            assert found.exif == out.exif or format in ("jpg", "tiff")
 
 
 @pytest.mark.parametrize("format", FORMATS)

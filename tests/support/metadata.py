@@ -188,7 +188,7 @@ def plain(format: str, alpha: bool = False, **options: Any) -> bytes:  # noqa: A
     values = pixels()
     if alpha:
         values = np.concatenate([values, values[..., :1]], axis=-1)
-    if format in ("tif", "big"):
+    if format in ("tiff", "big"):
         extra: dict[str, Any] = {"extrasamples": ["unassalpha"]} if alpha else {}
         tifffile.imwrite(
             file, values, photometric="rgb", metadata=None, software=False, bigtiff=format == "big", **extra, **options

@@ -15,6 +15,7 @@ from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
 from kt_batch.methods.base import Edit, Unchanged
 from kt_batch.pipelines.inputs import read_image
+from kt_batch.pipelines.translate.metadata import of_edit, space_of_edit
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.originals import Bands, Original
@@ -59,6 +60,7 @@ class FullSizeWriter:
     def _write(self, data: Data, edit: Edit | Unchanged) -> FullSize:
         config = self._config
         as_it_is = isinstance(edit, Unchanged) and config.output_space is None
+        blocks = self._reader.metadata(data)
         original, bands = self._reader.original(data, ink=as_it_is and config.format == "tiff", srgb=not as_it_is)
         image, edited = (original, bands) if as_it_is else self._edited(original, bands, edit)
         if image.deep and (config.depth == 8 or config.format not in ("png", "tiff")):
@@ -67,7 +69,10 @@ class FullSizeWriter:
             image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
         check_format(config.format, image.width, image.height)
         file = _temporary_file()
-        write_image(file, image, edited, config.format, config.quality)
+        converted = not as_it_is or image.profile == OUTPUT_PROFILES["srgb"]
+        space = space_of_edit(config) if converted else "input"
+        blocks = of_edit(blocks, config, image.width, image.height, space, isinstance(edit, Unchanged))
+        write_image(file, image, edited, config.format, config.quality, blocks)
         return FullSize(file, image.width, image.height)
 
     def _edited(self, original: Original, bands: Bands, edit: Edit | Unchanged) -> tuple[Original, Bands]:

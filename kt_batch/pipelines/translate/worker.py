@@ -20,6 +20,7 @@ from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSize, FullSizeWriter
+from kt_batch.pipelines.translate.metadata import of_picture
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.sources import load_resources
@@ -63,7 +64,7 @@ class TranslateWorker:
         log = UnitLog.of_stages(("read", *self.method.stages, "write"))
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
-        for read in self.reader.images(unit, self.job.config.working_size, beat):
+        for read in self.reader.images(unit, self.job.config.working_size, beat, metadata=True):
             log.add({"read": read.seconds})
             if isinstance(read.result, RejectError):
                 log.reject(read.items, read.result)
@@ -237,4 +238,5 @@ def _content(file: BinaryIO) -> Output:
 def encoded(output: Tensor, working: WorkingImage, config: MethodConfig) -> bytes:
     """Return the file of the image that a method made of a working image, without its padding."""
     pixels = to_pixels(output)[: working.height, : working.width]
-    return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth)
+    blocks = of_picture(working.blocks, config, working.width, working.height)
+    return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth, blocks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
+from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.rasters import fit, read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
@@ -38,12 +39,13 @@ class WorkingImage:
     """An image as it is encoded, before padding.
 
     pixels: (height, width, 3) float32, sRGB in [0, 1], all finite, C-contiguous. original_width, original_height: size
-    of the file's image after orientation.
+    of the file's image after orientation. blocks: metadata of the file, where somebody asked for it.
     """
 
     pixels: Floats
     original_width: int
     original_height: int
+    blocks: Blocks = field(default_factory=Blocks)
 
     @property
     def width(self) -> int:

@@ -26,19 +26,23 @@ from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.headers import MAX_PIXELS
+from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.rasters import fit
 from kt_batch.store.images.reader_child import (
     BAND,
+    BLOCKS,
     DESCRIPTION,
     FACTS,
     FACTS_WANTED,
     FORM,
     HELLO,
     IMAGE,
+    MAX_BLOCK,
     MAX_FACTS,
     MAX_PROFILE,
     MAX_REFUSAL,
+    METADATA,
     ORIGINAL,
     REFUSAL,
     REPLY,
@@ -151,6 +155,18 @@ class Child:
         if (channels, alpha) not in _FORMS or channels + alpha != samples:
             raise DiedError("it gave channels that no image has")
         return Original(height, width, channels, alpha, deep, self._receive(profile, deadline), deep_file)
+
+    def metadata(self, data: Data, seconds: float) -> Blocks | RejectError:
+        """Have the metadata of a file read; raise TimeoutError or DiedError."""
+        deadline = Deadline(seconds)
+        self._request(METADATA, data, 0, seconds, deadline)
+        kind, *sizes = self._reply(deadline)
+        if kind != BLOCKS:
+            return self._refusal(kind, sizes[0], deadline)
+        if max(sizes) > MAX_BLOCK:
+            raise DiedError("it gave a block that is too long")
+        exif, xmp, iptc, icc = (self._receive(size, deadline) or None for size in sizes)
+        return Blocks(exif, xmp, iptc, icc)
 
     def band(self, original: Original, left: int, deadline: Deadline) -> NDArray[Any] | RejectError:
         """Receive the next rows of an image, of which `left` are left; raise TimeoutError or DiedError."""

@@ -12,6 +12,7 @@ neither torch nor Arrow nor Ray.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.memory import memory_limit
@@ -35,16 +36,17 @@ HELLO = b"kt-batch image reader 2\n"
 # What is wanted; whether the file is open and comes along; its bytes, which follow otherwise; the long side of a
 # working image, or the options of an original; the time limit in seconds.
 REQUEST = struct.Struct("<B?QQd")
-WORKING, ORIGINAL = 1, 2
+WORKING, ORIGINAL, METADATA = 1, 2, 3
 INK, SRGB = 1, 2  # options of an original
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
 DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
 FORM = struct.Struct("<B???")  # channels, alpha, deep, deep_file, and for each band BAND, rows, three zeros, samples;
-FACTS = 5  # or FACTS, bytes of a JSON object, three zeros, then that text
+FACTS = 5  # or FACTS, bytes of a JSON object, three zeros, then that text;
+BLOCKS = 6  # or BLOCKS, bytes of EXIF, XMP, IPTC and the profile, then these four; 0 where there is none
 FACTS_WANTED = 0  # in place of the long side: what is understood of the file is wanted, and not its pixels
 MAX_REFUSAL = MAX_FACTS = 2**16
-MAX_PROFILE = 2**24
+MAX_PROFILE = MAX_BLOCK = 2**24
 
 # An ordinary image of 2^28 pixels takes up to 7 GiB (8 bits) or 9 GiB (16 bits). The costliest allowed image, RGBA in
 # float64 with a predictor, takes 24 GiB, and its file may have 4 GiB. A machine or a container with less memory sets a
@@ -178,6 +180,8 @@ def _guarded(parts: Iterator[Answer]) -> Iterator[Answer]:
 def _parts(kind: int, data: Data, option: int, decode: Decode) -> Iterator[Answer]:
     if kind == ORIGINAL:
         return _original(data, option)
+    if kind == METADATA:
+        return _metadata(data)
     return _facts(data) if option == FACTS_WANTED else _working(data, option, decode)
 
 
@@ -202,6 +206,19 @@ def _original(data: Data, options: int) -> Iterator[Answer]:
         samples = np.ascontiguousarray(band).data.cast("B")
         yield REPLY.pack(BAND, len(band), 0, 0, 0)
         yield samples
+
+
+def _metadata(data: Data) -> Iterator[Answer]:
+    from kt_batch.store.images.headers import TIFF
+    from kt_batch.store.images.metadata.read import blocks_of
+
+    if isinstance(data, FileBytes) and data[:4] in TIFF:  # of which only directories are looked at
+        blocks = blocks_of(cast("bytes", mmap.mmap(data.descriptor, 0, access=mmap.ACCESS_READ)))
+    else:
+        blocks = blocks_of(data[:])
+    parts = [bytes(block or b"") for block in (blocks.exif, blocks.xmp, blocks.iptc, blocks.icc)]
+    yield REPLY.pack(BLOCKS, *map(len, parts))
+    yield b"".join(parts)
 
 
 def _facts(data: Data) -> Iterator[Answer]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage
+from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Bands, Original
 from kt_batch.store.images.reader_channel import Answer, Child, Deadline, DiedError
 from kt_batch.store.images.reader_child import FACTS_WANTED, INK, SRGB
@@ -103,6 +104,20 @@ class ImageReaderProcess:
         if isinstance(original, RejectError):
             raise original
         return original, self._bands(child, original, deadline)
+
+    def metadata(self, data: Data) -> Blocks:
+        """Return the metadata of a file, as `images.metadata.read.blocks_of` does.
+
+        Raises:
+            RejectError: Reading it takes too long, or ended the child.
+            KtBatchError: No child can be started.
+        """
+        child = self._ready()
+        with self._in_step():
+            blocks = child.metadata(data, self._seconds)
+        if isinstance(blocks, RejectError):
+            raise blocks
+        return blocks
 
     def _bands(self, child: Child, original: Original, deadline: Deadline) -> Bands:
         left = original.height

@@ -9,6 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +21,9 @@ from kt_batch.errors import UsageError
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
 from kt_batch.store.images.files import encode
 from kt_batch.store.images.headers import PNG
+from kt_batch.store.images.metadata import png, tiff
+from kt_batch.store.images.metadata.blocks import Blocks
+from kt_batch.store.images.metadata.embed import embed
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.png import chunk
 from kt_batch.store.images.png_filters import filtered
@@ -27,6 +31,8 @@ from kt_batch.store.images.png_filters import filtered
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
 PLAIN_FORMATS = frozenset({"png", "jpg", "webp"})  # of `files.encode`
+
+NO_METADATA = Blocks()
 
 _TILE = 512
 _BIGTIFF_BYTES = 2**32 - 2**25  # of samples; a TIFF has places of 32 bits
@@ -42,8 +48,9 @@ def write_image(
     bands: Iterable[NDArray[Any]],
     format: str,  # noqa: A002
     quality: int,
+    blocks: Blocks = NO_METADATA,
 ) -> None:
-    """Write an image with the profile of its samples.
+    """Write an image with the profile of its samples, and with metadata.
 
     Samples of 16 bits become 8 bits in formats that have no more. Transparency is kept, but blended over white in JPEG.
     Ink is written to TIFF alone. Equal samples give equal bytes with equal versions of the codecs.
@@ -54,17 +61,21 @@ def write_image(
         bands: (rows, width, channels [+ alpha]), from the top to the bottom.
         format: `png`, `tiff`, `jpg`, `webp` or `avif`.
         quality: 1..100; png and tiff ignore it.
+        blocks: Metadata. Its profile does not count.
 
     Raises:
         UsageError: Another format, or a side longer than the format can hold.
     """
     check_format(format, image.width, image.height)
+    blocks = replace(blocks, icc=None)
     if format == "tiff":
         _write_tiff(file, image, bands)
+        tiff.embed_in_file(file, blocks)
     elif format == "png":
-        _write_png(file, image, bands)
+        _write_png(file, image, bands, png.chunks(blocks))
     else:
-        _write_whole(file, image, np.concatenate(list(bands)), format, quality)
+        encoded = _encoded(image, np.concatenate(list(bands)), format, quality)
+        file.write(embed(encoded, format, blocks))
 
 
 def check_format(format: str, width: int, height: int) -> None:  # noqa: A002
@@ -122,13 +133,14 @@ def _write_tiff(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) 
         )
 
 
-def _write_png(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -> None:
+def _write_png(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]], chunks: bytes) -> None:
     colours = _COLOUR_TYPES[image.channels, image.alpha]
     file.write(PNG)
     header = struct.pack(">IIBBBBB", image.width, image.height, 8 * image.dtype.itemsize, colours, 0, 0, 0)
     file.write(chunk(b"IHDR", header))
     if image.profile:
         file.write(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(image.profile)))
+    file.write(chunks)
     packer = zlib.compressobj(6)
     before: NDArray[np.uint8] | None = None
     for rows in regrouped(bands, _PNG_ROWS):
@@ -144,7 +156,7 @@ def _write_pixels(file: BinaryIO, packed: bytes) -> None:
         file.write(chunk(b"IDAT", packed))
 
 
-def _write_whole(file: BinaryIO, image: Original, samples: NDArray[Any], format: str, quality: int) -> None:  # noqa: A002
+def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) -> bytes:  # noqa: A002
     if image.deep:
         samples = to_eight_bits(samples)
     if image.alpha and format == "jpg":
@@ -153,7 +165,9 @@ def _write_whole(file: BinaryIO, image: Original, samples: NDArray[Any], format:
         samples = np.concatenate([samples[..., :1].repeat(3, axis=2), samples[..., 1:]], axis=2)
     picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     options: dict[str, Any] = {"method": 4} if format == "webp" else {"subsampling": "4:4:4"}
+    file = io.BytesIO()
     picture.save(file, _PIL[format], quality=quality, icc_profile=image.profile or None, **options)
+    return file.getvalue()
 
 
 def _over_white(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -167,6 +181,7 @@ def encode_picture(
     quality: int,
     space: str | None = None,
     depth: int | None = None,
+    blocks: Blocks = NO_METADATA,
 ) -> bytes:
     """Encode the picture that a method made: as `files.encode` does, and in the formats and depths that it lacks.
 
@@ -176,17 +191,18 @@ def encode_picture(
         quality: 1..100; png and tiff ignore it.
         space: `srgb` or `p3`; None: sRGB, which png, jpg and webp of 8 bits do not name.
         depth: 16 for 16 bits.
+        blocks: Metadata. Its profile does not count.
 
     Raises:
         UsageError: The format is not written, or cannot hold the image.
     """
     if depth != 16 and format in PLAIN_FORMATS:
-        return encode(pixels, format, quality, space)
+        return embed(encode(pixels, format, quality, space), format, replace(blocks, icc=None))
     height, width, _ = pixels.shape
     image = Original(height, width, 3, alpha=False, deep=depth == 16, profile=OUTPUT_PROFILES[space or "srgb"])
     colours = from_srgb(np.clip(pixels, 0.0, 1.0), space or "srgb")
     file = io.BytesIO()
-    write_image(file, image, [to_samples(colours, image)], format, quality)
+    write_image(file, image, [to_samples(colours, image)], format, quality, blocks)
     return file.getvalue()
 
 

@@ -6,7 +6,7 @@ from kt_batch.errors import UsageError
 from kt_batch.store.images.metadata import avif, jpeg, png, tiff, webp
 from kt_batch.store.images.metadata.blocks import Blocks
 
-_WRITERS = {"jpg": jpeg.embed, "png": png.embed, "webp": webp.embed, "tif": tiff.embed, "avif": avif.embed}
+_WRITERS = {"jpg": jpeg.embed, "png": png.embed, "webp": webp.embed, "tiff": tiff.embed, "avif": avif.embed}
 
 
 def embed(data: bytes, format: str, blocks: Blocks) -> bytes:  # noqa: A002
@@ -14,7 +14,7 @@ def embed(data: bytes, format: str, blocks: Blocks) -> bytes:  # noqa: A002
 
     Args:
         data: A file that an encoder of ours has finished.
-        format: `jpg`, `png`, `webp`, `tif` or `avif`. WebP and AVIF have no place for IPTC.
+        format: `jpg`, `png`, `webp`, `tiff` or `avif`. WebP and AVIF have no place for IPTC.
         blocks: What to embed. A profile replaces the statements about colour that the file holds; that of an AVIF is
             written by its encoder.
 

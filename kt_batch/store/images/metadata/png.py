@@ -43,15 +43,7 @@ def embed(data: bytes, blocks: Blocks) -> bytes:
 
     IPTC has no chunk: it is written as text, as ImageMagick does and as exiftool reads it.
     """
-    made = b""
-    if blocks.icc:
-        made += chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(blocks.icc))
-    if blocks.exif:
-        made += chunk(b"eXIf", blocks.exif)
-    if blocks.xmp:
-        made += chunk(b"iTXt", _XMP + b"\0\0\0\0\0" + blocks.xmp)
-    if blocks.iptc:
-        made += chunk(b"zTXt", _RAW + b"iptc\0\0" + zlib.compress(_hexadecimal("iptc", photoshop.wrapped(blocks.iptc))))
+    made = chunks(blocks)
     if not made:
         return data
     parts = [data[: len(PNG)]]
@@ -63,6 +55,20 @@ def embed(data: bytes, blocks: Blocks) -> bytes:
             parts.append(made)
         at = end + 4
     return b"".join(parts) + data[at:]
+
+
+def chunks(blocks: Blocks) -> bytes:
+    """Return the chunks that hold metadata; they stand before the pixels."""
+    made = b""
+    if blocks.icc:
+        made += chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(blocks.icc))
+    if blocks.exif:
+        made += chunk(b"eXIf", blocks.exif)
+    if blocks.xmp:
+        made += chunk(b"iTXt", _XMP + b"\0\0\0\0\0" + blocks.xmp)
+    if blocks.iptc:
+        made += chunk(b"zTXt", _RAW + b"iptc\0\0" + zlib.compress(_hexadecimal("iptc", photoshop.wrapped(blocks.iptc))))
+    return made
 
 
 def _put(found: dict[str, bytes], kind: str, block: bytes | None) -> None:

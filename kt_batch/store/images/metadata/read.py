@@ -31,7 +31,7 @@ def blocks_of(data: bytes) -> Blocks:
 def _reader(data: bytes) -> Callable[[bytes], Blocks] | None:
     if data[:3] == b"\xff\xd8\xff":
         return jpeg.read
-    if data.startswith(PNG):
+    if data[: len(PNG)] == PNG:
         return png.read
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return webp.read

@@ -29,7 +29,7 @@ BLOCK = Exif(thumbnail=False, orientation=1).block()
 ICC = profile_of("made", ADOBE_PRIMARIES, ADOBE_CURVE, 3)
 XMP = xmp('crs:Exposure2012="+0.50"')
 FULL = Blocks(BLOCK, XMP, IPTC, ICC)
-FORMATS = ["jpg", "png", "webp", "tif", "big", "avif"]
+FORMATS = ["jpg", "png", "webp", "tiff", "big", "avif"]
 WITHOUT_IPTC = {"webp", "avif"}
 
 
@@ -37,7 +37,7 @@ def holding(format: str, blocks: Blocks, alpha: bool = False) -> bytes:  # noqa:
     """Return a picture of a format with metadata."""
     if format == "avif":
         return embed(plain("avif", alpha, icc_profile=blocks.icc), "avif", blocks)
-    return embed(plain(format, alpha), "tif" if format == "big" else format, blocks)
+    return embed(plain(format, alpha), "tiff" if format == "big" else format, blocks)
 
 
 def tags(block: bytes | None) -> dict[str, dict[int, object]]:
@@ -73,7 +73,7 @@ def test_every_format_hands_its_metadata_to_every_other(source: str, target: str
     assert found.xmp == XMP
     assert found.icc == ICC
     assert found.iptc == (None if {source, target} & WITHOUT_IPTC else IPTC)
-    assert tags(found.exif) == expected_of(BLOCK, moved=bool({source, target} & {"tif", "big"}))
+    assert tags(found.exif) == expected_of(BLOCK, moved=bool({source, target} & {"tiff", "big"}))
     assert found.capture_time == "2019-08-07T06:05:04.120+02:00"
 
 
@@ -88,7 +88,7 @@ def test_exif_comes_back_byte_for_byte(format: str) -> None:  # noqa: A002
 def test_tiff_takes_exif_of_any_byte_order(order: str, of_file: str, big: bool) -> None:
     block = Exif(order, thumbnail=False).block()
     data = embed(
-        plain("tif", byteorder=of_file) if not big else plain("big", byteorder=of_file), "tif", Blocks(exif=block)
+        plain("tiff", byteorder=of_file) if not big else plain("big", byteorder=of_file), "tiff", Blocks(exif=block)
     )
     assert tags(blocks_of(data).exif) == expected_of(block)
 
@@ -96,13 +96,13 @@ def test_tiff_takes_exif_of_any_byte_order(order: str, of_file: str, big: bool) 
 @pytest.mark.parametrize("beginning", [b"Apple iOS\0", b"FUJIFILM\0\0", b"Nikon\0\2\0\0\0", b"OLYMPUS\0\0\0"])
 def test_maker_notes_that_count_from_their_own_start_may_move(beginning: bytes) -> None:
     block = BLOCK.replace(b"MAKERNOTE ", beginning)
-    assert tags(blocks_of(embed(plain("tif"), "tif", Blocks(exif=block))).exif) == tags(block)
+    assert tags(blocks_of(embed(plain("tiff"), "tiff", Blocks(exif=block))).exif) == tags(block)
 
 
 def test_text_of_exif_3_in_utf_8_is_carried_to_tiff() -> None:
     block = BLOCK.replace(struct.pack("<HH", 0x8298, 2), struct.pack("<HH", 0x8298, 129))
     assert block != BLOCK
-    found = blocks_of(embed(plain("tif"), "tif", Blocks(exif=block))).exif or b""
+    found = blocks_of(embed(plain("tiff"), "tiff", Blocks(exif=block))).exif or b""
     assert struct.pack("<HHI", 0x8298, 129, 7) in found
     assert b"Author\0" in found
 
@@ -110,26 +110,26 @@ def test_text_of_exif_3_in_utf_8_is_carried_to_tiff() -> None:
 def test_tags_of_the_exposure_in_the_directory_of_the_image_are_carried() -> None:
     block = bytearray(BLOCK)
     block[10:22] = struct.pack("<HHII", 0xA402, 3, 1, 1)  # exposure mode, in place of the maker
-    data = embed(plain("tif"), "tif", Blocks(exif=bytes(block)))
+    data = embed(plain("tiff"), "tiff", Blocks(exif=bytes(block)))
     assert tags(blocks_of(data).exif)["image"][0xA402] == 1
 
 
 @pytest.mark.parametrize(("format", "alpha"), [*product(FORMATS[1:], (False, True)), ("jpg", False)])
 def test_the_pixels_are_untouched(format: str, alpha: bool) -> None:  # noqa: A002
     before, after = plain(format, alpha), holding(format, FULL, alpha)
-    if format in ("tif", "big"):
+    if format in ("tiff", "big"):
         assert np.array_equal(tifffile.imread(io.BytesIO(before)), tifffile.imread(io.BytesIO(after)))
     with Image.open(io.BytesIO(before)) as one, Image.open(io.BytesIO(after)) as other:
         assert (one.mode, one.size) == (other.mode, other.size)
         assert one.tobytes() == other.tobytes()
 
 
-@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tif", "avif"])
+@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tiff", "avif"])
 def test_without_a_block_the_file_is_the_same(format: str) -> None:  # noqa: A002
     assert embed(plain(format), format, Blocks()) == plain(format)
 
 
-@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tiff"])
 def test_a_second_block_replaces_the_first(format: str) -> None:  # noqa: A002
     other = Blocks(
         Exif(">", gps=False, thumbnail=False).block(), xmp('crs:Exposure2012="-1"'), made.record(5, b"b"), ICC
@@ -152,14 +152,14 @@ def test_pillow_reads_all_of_it(format: str) -> None:  # noqa: A002
         assert exif.get_ifd(0x8769)[0x9003] == "2019:08:07 06:05:04"
         assert exif.get_ifd(0x8825)[1] == "N"
         assert image.info.get("icc_profile") == ICC
-        packet = image.tag_v2[700] if format in ("tif", "big") else image.info.get("xmp")  # type: ignore[attr-defined]
+        packet = image.tag_v2[700] if format in ("tiff", "big") else image.info.get("xmp")  # type: ignore[attr-defined]
         assert packet == XMP
-        if format in ("jpg", "tif"):
+        if format in ("jpg", "tiff"):
             records = cast("dict[tuple[int, int], bytes]", IptcImagePlugin.getiptcinfo(image))
             assert records[2, 90] == b"Paris"
 
 
-@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tif", "big"])
+@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tiff", "big"])
 def test_an_output_with_metadata_is_an_input(format: str) -> None:  # noqa: A002
     blocks = replace(FULL, icc=None)
     image = decode(holding(format, blocks), 64)
@@ -242,7 +242,7 @@ def test_exif_in_several_segments_is_put_together() -> None:
     assert blocks_of(with_segments(plain("jpg"), *parts)).exif == block
 
 
-@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("format", ["jpg", "png", "webp", "tiff"])
 @pytest.mark.parametrize("profile", [b"profile", ICC[:-1], ICC[:36] + b"none" + ICC[40:]])
 def test_a_profile_that_is_cut_or_none_is_damaged(format: str, profile: bytes) -> None:  # noqa: A002
     assert blocks_of(embed(plain(format), format, Blocks(icc=profile))).icc is None
@@ -343,20 +343,20 @@ def test_exif_of_a_webp_may_have_the_name_of_exif_before_it() -> None:
 
 def test_iptc_in_a_resource_of_photoshop_is_read() -> None:
     resources = made.OTHER_RESOURCE + made.RESOURCE
-    data = plain("tif", extratags=[(34377, 7, len(resources), resources, True)])
+    data = plain("tiff", extratags=[(34377, 7, len(resources), resources, True)])
     assert blocks_of(data).iptc == IPTC
 
 
 def test_iptc_whose_words_were_turned_around_is_read() -> None:
     padded = IPTC + bytes(-len(IPTC) % 4)
     words = struct.unpack(f">{len(padded) // 4}I", padded)
-    data = plain("tif", byteorder="<", extratags=[(33723, 4, len(words), words, True)])
+    data = plain("tiff", byteorder="<", extratags=[(33723, 4, len(words), words, True)])
     assert blocks_of(data).iptc == IPTC
 
 
 def test_descriptive_tags_of_a_tiff_become_exif() -> None:
     data = plain(
-        "tif",
+        "tiff",
         description="A bridge",
         datetime="2020:01:02 03:04:05",
         resolution=(300, 300),
@@ -380,7 +380,7 @@ def test_further_pages_of_a_tiff_stay() -> None:
     with tifffile.TiffWriter(file) as writer:
         for _ in range(3):
             writer.write(made.pixels(), photometric="rgb", metadata=None)
-    with tifffile.TiffFile(io.BytesIO(embed(file.getvalue(), "tif", FULL))) as read:
+    with tifffile.TiffFile(io.BytesIO(embed(file.getvalue(), "tiff", FULL))) as read:
         assert [page.shape for page in read.pages] == [(16, 24, 3)] * 3
 
 
@@ -393,7 +393,7 @@ def test_a_tiff_on_disk_is_finished_without_reading_its_pixels() -> None:
             self.most = max(self.most, len(content))
             return content
 
-    file = Watched(plain("tif") + bytes(2**20))
+    file = Watched(plain("tiff") + bytes(2**20))
     tiff.embed_in_file(file, FULL)
     assert file.most < 2**16
     assert blocks_of(file.getvalue()).xmp == XMP

@@ -19,7 +19,7 @@ from tests.support.metadata import IPTC, Exif, exiftool, plain, warnings_of, xmp
 
 MADE = Made("transfer", "0123456789abcdef", "fedcba9876543210", SourceType.TRANSFER)
 ICC = profile_of("made", ADOBE_PRIMARIES, ADOBE_CURVE, 3)
-FORMATS = ["jpg", "png", "webp", "tif", "avif"]
+FORMATS = ["jpg", "png", "webp", "tiff", "avif"]
 ROOT = Path(__file__).parents[4]
 PLACES = [folder / "shared" / "data" / "images" for folder in ROOT.parents]
 PHOTOGRAPHS = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -63,7 +63,7 @@ def test_exiftool_reads_all_of_it_without_a_warning(tmp_path: Path, format: str,
     assert (tags["ExifIFD:ExifImageWidth"], tags["ExifIFD:ExifImageHeight"]) == (24, 16)
     assert "IFD1:ThumbnailLength" not in tags
     assert tags["ICC_Profile:ProfileDescription"]
-    if format in ("jpg", "png", "tif"):
+    if format in ("jpg", "png", "tiff"):
         assert (tags["IPTC:ObjectName"], tags["IPTC:City"]) == ("A title", "Paris")
     assert warnings_of(path) == []
 

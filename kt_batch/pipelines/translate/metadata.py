@@ -1,0 +1,39 @@
+"""The metadata of outputs: what is carried over from the photograph, and what was done to it."""
+
+from __future__ import annotations
+
+from kt_batch.config import MethodConfig
+from kt_batch.store.images.metadata.blocks import Blocks
+from kt_batch.store.images.metadata.carry import Space, carried
+from kt_batch.store.images.metadata.xmp_edit import Made, SourceType
+
+_SPACES: dict[str | None, Space] = {None: "srgb", "srgb": "srgb", "p3": "other"}
+
+
+def of_picture(blocks: Blocks, config: MethodConfig, width: int, height: int) -> Blocks:
+    """Return the metadata of a picture that a method made after a photograph with `blocks`."""
+    made = _made(config, SourceType.TRANSFER)
+    return carried(blocks, config.metadata, width, height, made, _SPACES[config.output_space])
+
+
+def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space: Space, unchanged: bool) -> Blocks:
+    """Return the metadata of a photograph at its full size, edited or unchanged.
+
+    Args:
+        blocks: Of the photograph.
+        config: What was done.
+        width: Of the output.
+        height: Of the output.
+        space: Of the output: `input` where the samples are those of the photograph.
+        unchanged: Whether nothing was edited.
+    """
+    return carried(blocks, config.metadata, width, height, _made(config, None if unchanged else SourceType.EDIT), space)
+
+
+def space_of_edit(config: MethodConfig) -> Space:
+    """Return the colour space of an edited photograph."""
+    return _SPACES[config.output_space]
+
+
+def _made(config: MethodConfig, source: SourceType | None) -> Made:
+    return Made(config.method, config.index_digest or "", config.digest(), source)
