@@ -402,6 +402,14 @@ def test_a_pq_chart_with_white_at_203_comes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("made", [heic, avif], ids=["HEIC", "AVIF"])
+def test_hlg_is_tone_mapped_and_white_at_three_quarters_is_nearly_white(made: Callable[..., bytes]) -> None:
+    samples = np.full((32, 48, 3), 767, np.uint16)  # 75 % of 1023: 203 cd/m2 on a display of 1000
+    data = made(samples, 10, nclx(9, 18, 0))
+    assert raster_of(data).space.transfer == "HLG"
+    np.testing.assert_allclose(pixels_of(data), 1.0, atol=LEVEL)
+
+
+@pytest.mark.parametrize("made", [heic, avif], ids=["HEIC", "AVIF"])
 def test_an_icc_profile_counts_more_than_code_points(made: Callable[..., bytes]) -> None:
     samples = noise(RGB, 8)
     profile = CHARTS["Adobe RGB"].profile()
