@@ -85,6 +85,10 @@ def _lying_heif() -> Iterator[Made]:
             "size_0": (Reason.TRUNCATED, lie(b"ispe", size_box(0, 0))),
             "no_primary": (Reason.TRUNCATED, heif([item], primary=9, brand=brand)),
             "no_content": (Reason.TRUNCATED, heif([Item(item.kind, b"", item.properties)], brand=brand)),
+            "another_is_whole": (
+                Reason.TRUNCATED,
+                heif([item, Item(item.kind, b"\x12\0" * 99, item.properties)], primary=2, brand=brand),
+            ),
             "rubbish": (Reason.TRUNCATED, heif([Item(item.kind, b"\x12\0" * 99, item.properties)], brand=brand)),
             "items_far": (Reason.TRUNCATED, whole.replace(places, places[:-2] + b"\x7f\xff")),
             "box_0": (Reason.TRUNCATED, whole[:24] + b"\0\0\0\4meta" + whole[32:]),

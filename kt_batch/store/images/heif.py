@@ -145,9 +145,15 @@ def _read_hevc(data: bytes, found: Declared) -> Raster:
     _check_threads()
     file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
     picture = file[file.primary_index]
+    if not picture.info["primary"]:
+        raise BoxError("the primary picture cannot be decoded")
     name, _, bits = picture.mode.partition(";")
     samples = np.array(picture)  # a copy: the array of pi-heif points into memory that ends with `picture`
     height, width = samples.shape[:2]
+    if (width, height) != _shown_size(found):
+        raise BoxError(
+            f"the picture is {width} x {height}, and the file declares {found.width} x {found.height} pixels"
+        )
     return Raster(
         samples=samples.reshape(height, width, -1),
         channels=_CHANNELS[name],
@@ -158,6 +164,14 @@ def _read_hevc(data: bytes, found: Declared) -> Raster:
         premultiplied=name[-1] == "a",
         space=space(found, _CHANNELS[name]),  # libheif turns and cuts the picture
     )
+
+
+def _shown_size(found: Declared) -> tuple[int, int]:
+    """Return the size of the picture as libheif gives it: cut and turned."""
+    item = found.items.item(found.items.primary)
+    left, top, right, bottom = cut_of(item, found.width, found.height) or (0, 0, found.width, found.height)
+    size = right - left, bottom - top
+    return (size[1], size[0]) if orientation_of(item) > 4 else size
 
 
 def _check_threads() -> None:

@@ -260,6 +260,23 @@ class TestItems:
         assert not raster.alpha
 
 
+def overlay(made: Callable[..., Item]) -> list[Item]:
+    """Return a canvas of 64 x 48 pixels in blue with 32 x 16 red ones, 8 from the left and 4 from above."""
+    red = np.full((16, 32, 3), (255, 0, 0), np.uint8)
+    content = struct.pack(">BB4HHHhh", 0, 0, 0, 0, 65535, 65535, 64, 48, 8, 4)
+    return [Item(b"iovl", content, [size_box(64, 48)], {b"dimg": (2,)}), made(red)]
+
+
+def test_an_overlay_in_a_heic_is_put_together_and_one_in_an_avif_is_rejected() -> None:
+    expected = np.zeros((48, 64, 3), np.uint8)
+    expected[...] = (0, 0, 255)
+    expected[4:20, 8:40] = (255, 0, 0)
+    np.testing.assert_array_equal(raster_of(heif(overlay(picture_item))).samples, expected)
+    rejection = rejection_of(heif(overlay(avif_item), brand=b"avif"))
+    assert rejection.reason == Reason.UNSUPPORTED
+    assert "'av01', 'iovl'" in rejection.message
+
+
 def test_of_an_animated_avif_the_primary_picture_is_read() -> None:
     frames = [Image.fromarray(noise((32, 48, 3), 8) // 2 + 100 * number) for number in range(2)]
     data = saved(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=100, subsampling="4:4:4")
@@ -399,6 +416,14 @@ def test_a_pq_chart_with_white_at_203_comes_back(name: str) -> None:
         "JPEG XL": lambda: jxl_with(as_16_bits(signal), 16, JxlColours(transfer=16)),
     }
     np.testing.assert_allclose(pixels_of(made[name]()), chart_colours(), atol=2 * LEVEL)
+
+
+@pytest.mark.parametrize("made", [heic, avif], ids=["HEIC", "AVIF"])
+def test_hlg_is_tone_mapped_and_white_at_three_quarters_is_nearly_white(made: Callable[..., bytes]) -> None:
+    samples = np.full((32, 48, 3), 767, np.uint16)  # 75 % of 1023: 203 cd/m2 on a display of 1000
+    data = made(samples, 10, nclx(9, 18, 0))
+    assert raster_of(data).space.transfer == "HLG"
+    np.testing.assert_allclose(pixels_of(data), 1.0, atol=LEVEL)
 
 
 @pytest.mark.parametrize("made", [heic, avif], ids=["HEIC", "AVIF"])
