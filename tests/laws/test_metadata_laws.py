@@ -19,7 +19,7 @@ from kt_batch.store.images.metadata.xmp_edit import Made, SourceType
 from tests.support.metadata import IPTC, Exif, plain
 from tests.support.metadata import xmp as packet
 
-MADE = Made("m", "l", "c", SourceType.EDIT)
+MADE = Made("m", "l", SourceType.EDIT)
 FORMATS = ["jpg", "png", "webp", "tiff", "big", "avif"]
 BLOCKS = Blocks(Exif(orientation=1).block(), packet('exif:GPSLatitude="48,51.5N"'), IPTC, None)
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
@@ -105,7 +105,7 @@ def test_bytes_that_only_begin_like_boxes_raise_nothing(text: bytes) -> None:
 @given(text=st.text(max_size=50), edits=EDITS)
 @settings(deadline=None, max_examples=200)
 def test_what_is_written_of_a_packet_is_read_the_same(text: str, edits: list[tuple[float, bytes]]) -> None:
-    made = Made(text, text, text, None)
+    made = Made(text, text, None)
     for before in (None, damaged(packet('exif:GPSLatitude="1"', "<a:b xmlns:a='urn:a'>c</a:b>"), edits)):
         written = carried(Blocks(xmp=before), "keep", 1, 1, made).xmp or b""
         tree = xmp.parsed(written)

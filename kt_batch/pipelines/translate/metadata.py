@@ -36,4 +36,4 @@ def space_of_edit(config: MethodConfig) -> Space:
 
 
 def _made(config: MethodConfig, source: SourceType | None) -> Made:
-    return Made(config.method, config.index_digest or "", config.digest(), source)
+    return Made(config.method, config.index_digest or "", source)

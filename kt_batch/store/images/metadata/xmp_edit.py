@@ -52,19 +52,18 @@ class SourceType(StrEnum):
 class Made:
     """How an output was made.
 
-    method: its name. library: the digest of the index, empty without one. config: the digest of the configuration.
-    source: the kind of picture; None where nothing was done to it.
+    method: its name. library: the digest of the index, empty without one. source: the kind of picture; None where
+    nothing was done to it.
     """
 
     method: str
     library: str
-    config: str
     source: SourceType | None
 
     @property
     def properties(self) -> dict[str, str]:
         """Return the properties of our namespace."""
-        every = {"Method": self.method, "Library": self.library, "Config": self.config}
+        every = {"Method": self.method, "Library": self.library}
         return {local: value for local, value in every.items() if value}
 
 

@@ -140,7 +140,7 @@ def test_a_second_block_replaces_the_first(format: str) -> None:  # noqa: A002
 
 
 def test_another_format_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"cannot write metadata into 'gif'; allowed are jpg, png, webp, tif, avif"):
+    with pytest.raises(UsageError, match=r"cannot write metadata into 'gif'; allowed are jpg, png, webp, tiff, avif"):
         embed(b"", "gif", FULL)
 
 

@@ -17,7 +17,7 @@ from kt_batch.store.images.metadata.xmp_edit import Made, SourceType
 from kt_batch.store.images.spaces import ADOBE_CURVE, ADOBE_PRIMARIES, profile_of
 from tests.support.metadata import IPTC, Exif, exiftool, plain, warnings_of, xmp
 
-MADE = Made("transfer", "0123456789abcdef", "fedcba9876543210", SourceType.TRANSFER)
+MADE = Made("transfer", "0123456789abcdef", SourceType.TRANSFER)
 ICC = profile_of("made", ADOBE_PRIMARIES, ADOBE_CURVE, 3)
 FORMATS = ["jpg", "png", "webp", "tiff", "avif"]
 ROOT = Path(__file__).parents[4]
@@ -36,7 +36,6 @@ OF_PICTURES = {
 OURS = {
     "XMP-kt:Method": "transfer",
     "XMP-kt:Library": "0123456789abcdef",
-    "XMP-kt:Config": "fedcba9876543210",
     "XMP-iptcExt:DigitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia",
     "XMP-xmpMM:HistoryAction": "edited",
 }
