@@ -72,7 +72,7 @@ class TranslateWorker:
             for item in missing:
                 rows.add(item.output_path(self.job.config.format), result.provenance)
             pixels = output_pixels(result, read.result)
-            log.pictures(read.result, pixels, len(missing))
+            log.pictures(read.result, pixels, missing)
             self._store_soon(stored, missing, pixels, beat, read.isolated)
             log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
