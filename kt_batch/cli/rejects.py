@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 
 from kt_batch.config import RunOptions
+from kt_batch.errors import UsageError
 from kt_batch.events import STANDARD_ERROR
 from kt_batch.store import layout
 from kt_batch.store.attempts import Reject, find_rejects
@@ -30,14 +32,20 @@ def reject_lines(rejects: Sequence[Reject], count: int) -> list[str]:
 
 
 def rejects_target(how: RunOptions, images: Sequence[str], place: str) -> Target | None:
-    """Return the file of `--rejects-csv`; None without one. Raises UsageError when it, or the log, is an input."""
+    """Return the file of `--rejects-csv`; None without one.
+
+    Raises:
+        UsageError: it, or the log, is an input, or both are one file.
+    """
     if how.log_file not in (None, STANDARD_ERROR):
         refuse_input("--log-file", how.log_file, Inputs(images))  # an empty input could pass for an empty log
     if how.rejects_csv is None:
         return None
     start = ",".join(_HEADER).encode()
-    target = Target("--rejects-csv", Path(how.rejects_csv), Inputs(images, places=[place]), begins=start)
-    target.check()
+    target = Target("--rejects-csv", Path(how.rejects_csv), Inputs(images, places=[place]), force=None, begins=start)
+    path = target.check()
+    if how.log_file not in (None, STANDARD_ERROR) and os.path.realpath(how.log_file) == str(path):
+        raise UsageError(f"--rejects-csv and --log-file both name '{how.log_file}'; name two files.")
     return target
 
 

@@ -61,11 +61,12 @@ class UnitLog:
     """The record of one unit while a worker does it: seconds by stage and by image, and rejects.
 
     seconds: Stage -> seconds. item_seconds: Image id -> seconds from reading it to its result.
+    sizes: Name of an item -> sizes of its output and its input.
     """
 
     seconds: dict[str, float]
     item_seconds: dict[str, float] = field(default_factory=dict)
-    sizes: PictureSizes | None = None
+    sizes: dict[str, PictureSizes] = field(default_factory=dict)
     rejects: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
@@ -78,12 +79,14 @@ class UnitLog:
         for stage, spent in seconds.items():
             self.seconds[stage] += spent
 
-    def pictures(self, working: WorkingImage, size: tuple[int, int], count: int) -> None:
-        """Record the size (width, height) of `count` outputs of one image."""
-        self.sizes = join_sizes([self.sizes, picture_sizes(working, size, count)])
+    def pictures(self, working: WorkingImage, size: tuple[int, int], items: Sequence[Item]) -> None:
+        """Record the size (width, height) of the outputs of one image."""
+        self.sizes.update({item.name: picture_sizes(working, size) for item in items})
 
     def reject(self, items: Sequence[Item], error: RejectError) -> None:
-        """Add one reject row per item."""
+        """Add one reject row per item, which then has no output."""
+        for item in items:
+            self.sizes.pop(item.name, None)
         self.rejects += [reject_row(item, "decode", error) for item in items]
 
     def receipt(
@@ -100,17 +103,17 @@ class UnitLog:
             timings=self.seconds,
             finished=time.time(),
             worker=this_worker(),
-            sizes=self.sizes,
+            sizes=join_sizes(self.sizes.values()),
             item_seconds=tuple(self.item_seconds.get(item.image_id) for item in unit.items),
             **counts,
         )
 
 
-def picture_sizes(working: WorkingImage, size: tuple[int, int], count: int = 1) -> PictureSizes:
-    """Return the sizes of `count` outputs, each (width, height), and of the image that they were made from."""
+def picture_sizes(working: WorkingImage, size: tuple[int, int]) -> PictureSizes:
+    """Return the sizes of an output (width, height) and of the image that it was made from."""
     width, height = size
     original = (working.original_width, working.original_height)
-    reduced = count if width * height < original[0] * original[1] else 0
+    reduced = 1 if width * height < original[0] * original[1] else 0
     return PictureSizes(smallest=(width, height), largest=(width, height), input=original, reduced=reduced)
 
 

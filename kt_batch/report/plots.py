@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from kt_batch.report.rendering import new_environment
 
 COLOURS = (
     "#aab7b8", "#85929e", "#5d6d7e", "#283747", "#935116", "#c0392b", "#e67e22", "#b7950b", "#2471a3", "#148f77",
@@ -94,5 +94,4 @@ def round_times(seconds: float) -> list[float]:
 
 
 def _render(template: str, **values: Any) -> str:
-    templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
-    return templates.get_template(template).render(**values)
+    return new_environment().get_template(template).render(**values)

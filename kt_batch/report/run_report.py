@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kt_batch.report.plots import throughput_plot
+from kt_batch.report.rendering import new_environment
 from kt_batch.store import attempts
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
@@ -279,7 +279,7 @@ def workers(receipts: Iterable[Receipt]) -> tuple[WorkerShare, ...]:
 
 def report_page(report: RunReport) -> str:
     """Render the report as one self-contained HTML page without scripts."""
-    templates = Environment(loader=PackageLoader("kt_batch.report"), autoescape=True, undefined=StrictUndefined)
+    templates = new_environment()
     templates.filters.update(clock=clock, duration=duration)
     return templates.get_template(TEMPLATE).render(
         report=report, plot=_plot(report.throughput) if report.throughput else None, shown_workers=SHOWN_WORKERS

@@ -29,6 +29,7 @@ from kt_batch.report.pictures import ncc_cells
 from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.images.headers import MAX_PIXELS, declared_size
+from kt_batch.store.input_names import input_name
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_run
 from kt_batch.store.run import Output, Run, provenance_of
@@ -231,10 +232,11 @@ def find_output(run: Run, wanted: str) -> Output:
     for name in (wanted, layout.output_path(wanted)):
         if name in outputs:
             return outputs[name]
-    named = [output for output in outputs.values() if output.input_name == wanted]
+    names = (wanted, input_name(wanted))  # as it is printed, and as its file is called
+    named = [output for output in outputs.values() if output.input_name in names]
     if len(named) == 1:
         return named[0]
-    rejected = next((each for each in run.committed.rejects.listed() if wanted in (each.name, each.uri)), None)
+    rejected = next((each for each in run.committed.rejects.listed() if each.name in names or each.uri == wanted), None)
     if rejected is not None:
         raise UsageError(
             f"There is no picture of '{rejected.name}' in '{run.location.uri}': it was rejected ({rejected.reason}, "

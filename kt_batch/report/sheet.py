@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
@@ -20,6 +19,7 @@ from kt_batch.errors import RejectError, UnreachableError, UsageError
 from kt_batch.report.inspect import inspect_run, own_settings
 from kt_batch.report.page_files import PageFolder, Picture, page_start
 from kt_batch.report.pictures import legend, ncc_map
+from kt_batch.report.rendering import new_environment
 from kt_batch.report.session import Session
 from kt_batch.report.sheet_lines import draw_lines
 from kt_batch.report.sources import follows
@@ -125,16 +125,22 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
     first, names = shown[0], list(shown[0].outputs)[:inputs_shown]
     low = _scale_start(shown, names)
     with PageFolder(out) as folder:
-        page = _template().render(
-            facts=[{"title": each.title, "settings": _settings(each), **inspect_run(each.session)} for each in shown],
-            libraries=_libraries(shown),
-            entries=[_entry(name, shown, low, folder) for name in names],
-            total=len(first.outputs),
-            legend=folder.put(legend()) if low is not None else None,
-            low=low,
-            lines=draw_lines(first.session, first.outputs[names[0]], folder),
-            lines_of=names[0],
-            lines_title=first.title,
+        page = (
+            new_environment(trim_blocks=True)
+            .get_template(TEMPLATE)
+            .render(
+                facts=[
+                    {"title": each.title, "settings": _settings(each), **inspect_run(each.session)} for each in shown
+                ],
+                libraries=_libraries(shown),
+                entries=[_entry(name, shown, low, folder) for name in names],
+                total=len(first.outputs),
+                legend=folder.put(legend()) if low is not None else None,
+                low=low,
+                lines=draw_lines(first.session, first.outputs[names[0]], folder),
+                lines_of=names[0],
+                lines_title=first.title,
+            )
         )
     target = sheet_target(out, list(runs.values()))
     target.write(page.encode(errors="backslashreplace"))
@@ -147,18 +153,6 @@ def sheet_target(out: Path, runs: Sequence[str] = ()) -> Target:
     runs: places that the page shows.
     """
     return Target("The page", out / "index.html", Inputs(places=runs), begins=page_start(TEMPLATE))
-
-
-def _template() -> jinja2.Template:
-    """Return the page's template.
-
-    It escapes all that it prints, since file names and titles can be anything.
-    """
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(TEMPLATE)
 
 
 def _open(title: str, place: str) -> _Shown:

@@ -23,6 +23,11 @@ def input_component(part: str) -> str:
     return "%2E" + text[1:] if text.startswith(TEMP_PREFIX) else text
 
 
+def input_name(path: str) -> str:
+    """Return a relative path with each component as `input_component` returns it."""
+    return "/".join(map(input_component, path.split("/")))
+
+
 def percent_code(character: str) -> str:
     """Return the percent codes of a character, or of a byte that is not UTF-8."""
     return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))

@@ -18,6 +18,7 @@ from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.schemas import missing_columns
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger, Unit
 
@@ -135,6 +136,8 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
         DamagedError: the part is not readable, or holds numbers that no match has.
     """
     table = read_table(run.location, output.part, groups=[output.row_group])
+    if missing := missing_columns(layout.PROVENANCE, table.column_names):
+        raise DamagedError(f"{run.location.uri}/{output.part.name} lacks the column {missing[0]!r}")
     check_provenance(table, f"{run.location.uri}/{output.part.name}")
     return table
 

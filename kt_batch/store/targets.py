@@ -44,15 +44,15 @@ class Inputs:
 class Target:
     """A file that a command writes as a whole.
 
-    option: The option that names it. inputs: What the command reads. force: Replace a file of others. begins: The bytes
-    with which an earlier result of the same kind begins; such a file is replaced unasked. Empty where results cannot be
-    told from other files.
+    option: The option that names it. inputs: What the command reads. force: Replace a file of others; None where no
+    option asks for that. begins: The bytes with which an earlier result of the same kind begins; such a file is
+    replaced unasked. Empty where results cannot be told from other files.
     """
 
     option: str
     path: Path
     inputs: Inputs = field(default_factory=Inputs)
-    force: bool = False
+    force: bool | None = False
     begins: bytes = b""
 
     def check(self) -> Path:
@@ -67,8 +67,10 @@ class Target:
         if not os.path.lexists(self.path) or self.force or (self.begins and _begins(target, self.begins)):
             return target
         if not target.exists():
-            raise UsageError(f"{named} is a link to nothing; remove it, name another file, or give --force.")
-        raise UsageError(f"{named} exists already; name another file, or give --force to replace it.")
+            forced = "" if self.force is None else ", or give --force"
+            raise UsageError(f"{named} is a link to nothing; remove it, or name another file{forced}.")
+        forced = "" if self.force is None else ", or give --force to replace it"
+        raise UsageError(f"{named} exists already; name another file{forced}.")
 
     def write(self, data: bytes) -> None:
         """Check the target once more and write it. Raises UsageError and StorageError; nothing is changed then."""
@@ -115,7 +117,7 @@ def refuse_input(option: str, target: Named, inputs: Inputs) -> None:
 
 
 def check_place(option: str, place: str, images: Sequence[str]) -> None:
-    """Refuse a library or a run that is a file, or a folder whose files are inputs.
+    """Refuse a library or a run that is a file, a folder whose files are inputs, or among the files of another one.
 
     Args:
         option: The option that names it.
@@ -129,6 +131,8 @@ def check_place(option: str, place: str, images: Sequence[str]) -> None:
     if folder is not None and os.path.lexists(folder) and not folder.is_dir():
         kind = "a link to nothing" if not folder.exists() else "a file" if folder.is_file() else "no folder"
         raise UsageError(f"{option} '{place}' is {kind}; name a folder, which may be new.")
+    if folder is not None:
+        _refuse_own_folder(option, folder)
     for image in images:
         root = local_path(image)
         if root is None or folder is None:
@@ -147,6 +151,16 @@ def refuse_inputs_inside(option: str, folder: Path, inputs: Inputs) -> None:
     for parent, path in first.items():
         if any(_same(each, folder) for each in (parent, *parent.parents)):
             raise UsageError(f"{option} '{folder}' holds the input '{path}'; name another folder.")
+
+
+def _refuse_own_folder(option: str, folder: Path) -> None:
+    """Raise UsageError for a place in a folder where a library or a run keeps its own files."""
+    path = Path(os.path.realpath(folder))
+    for parent in path.parents:
+        if (parent / layout.plan_path(0)).is_file() and layout.is_reserved(path.relative_to(parent).as_posix()):
+            raise UsageError(
+                f"{option} '{folder}' lies among the files of the library or run '{parent}'; name another folder."
+            )
 
 
 def local_path(named: Named | None) -> Path | None:

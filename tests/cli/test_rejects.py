@@ -70,6 +70,26 @@ def test_a_table_of_rejects_replaces_no_other_file(
     assert not (tmp_path / "lib").exists()
 
 
+def test_the_log_and_the_table_of_rejects_are_two_files(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both, link = tmp_path / "both", tmp_path / "link"
+    link.symlink_to("both")
+    for name in (both, link):
+        words = ("extract", mixed, "--library", tmp_path / "lib", "--rejects-csv", both, "--log-file", name)
+        assert kt(*words) == 2
+        assert f"--rejects-csv and --log-file both name '{name}'" in capsys.readouterr().err
+        assert not both.exists()
+
+
+def test_a_table_of_rejects_that_cannot_be_forced_names_no_force(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.csv").write_text("dear")
+    assert kt("extract", mixed, "--library", tmp_path / "lib", "--rejects-csv", tmp_path / "mine.csv") == 2
+    assert "--force" not in capsys.readouterr().err
+
+
 def test_a_spreadsheet_computes_no_cell_of_a_table_of_rejects() -> None:
     data = rejects_csv([Reject("=1+1.png", "@x", "decode", "empty", "-1")]).decode()
     assert data.splitlines()[1] == "'=1+1.png,'@x,decode,empty,'-1"
@@ -92,6 +112,21 @@ def test_explaining_a_reject_says_why_there_is_no_picture(
     assert f"There is no picture of 'bad03.png' in '{run.as_uri()}': it was rejected (not_an_image, at the" in said
 
 
+@pytest.mark.parametrize("name", ["new\nline.png", "\x1b[31m.png", "back\\slash.png", "\udcff.png"])
+def test_an_input_may_be_named_as_its_file_is_called(
+    name: str, collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in/bad").mkdir(parents=True)
+    draw(tmp_path / "in" / name, 21)
+    (tmp_path / "in/bad" / name).write_bytes(b"no image")
+    run = tmp_path / "run"
+    assert kt("translate", tmp_path / "in", "--library", collection.library, "--out", run, "--threads", 1) == 3
+    assert kt("explain", run, name, "--at", "1,1") == 0
+    capsys.readouterr()
+    assert kt("explain", run, f"bad/{name}", "--at", "1,1") == 2
+    assert "it was rejected (not_an_image" in capsys.readouterr().err
+
+
 def test_pictures_smaller_than_their_photographs_are_pointed_out(
     collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +139,21 @@ def test_pictures_smaller_than_their_photographs_are_pointed_out(
     sizes = json.loads(capsys.readouterr().out)["sizes"]
     assert (sizes["input"], sizes["reduced"]) == ([300, 200], 1)
     assert max(sizes["largest"]) < 300
+
+
+def test_a_picture_that_became_a_reject_has_no_size(
+    collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, run = draw(tmp_path / "in/a.png", 21, 300, 200), tmp_path / "run"
+    words = ("translate", tmp_path / "in", "--library", collection.library, "--out", run, "--threads", 1, "--json")
+    assert kt(*words) == 0
+    for receipt in (run / "receipts").iterdir():  # as after a kill between output and receipt
+        receipt.unlink()
+    draw(photo, 22, 300, 200)
+    capsys.readouterr()
+    assert kt(*words) == 3
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["images"], summary["sizes"]) == (0, None)
 
 
 def test_a_library_named_as_a_run_is_one_sentence(

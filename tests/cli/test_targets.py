@@ -98,6 +98,19 @@ def test_a_run_or_a_library_is_no_input_folder_and_no_file(
     assert "name another folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("below", ["images", "index/0123456789abcdef/build", "plan", "rejects/deep"])
+def test_no_run_or_library_lies_among_the_files_of_another_one(
+    below: str, collection: Collection, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "library").symlink_to(collection.library)
+    inside = folder / "library" / below
+    before = sorted(Path(collection.library).rglob("*"))
+    assert kt("translate", folder / "photo.png", "--library", collection.library, "--out", inside) == 2
+    assert kt("extract", folder / "photo.png", "--library", inside) == 2
+    assert capsys.readouterr().err.count("lies among the files of the library or run") == 2
+    assert sorted(Path(collection.library).rglob("*")) == before
+
+
 def test_a_log_is_appended_to_no_input(folder: Path, collection: Collection) -> None:
     before = (folder / "photo.png").read_bytes()
     words = ("translate", folder / "photo.png", "--library", collection.library, "--out", folder / "run")

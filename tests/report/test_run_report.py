@@ -252,6 +252,17 @@ def test_a_hostile_name_is_text_on_the_page(tmp_path: Path, made: Made) -> None:
     assert HOSTILE not in report_page(run_report(str(made.blended)))
 
 
+def test_a_hostile_name_steers_no_terminal_that_shows_the_page(tmp_path: Path) -> None:
+    hostile = "/in/\x1b]0;title\x07\x9b31m\u202egnp.jpg"
+    ledger = Ledger(LocalLocation(tmp_path))
+    items = [Item("0" * 16, hostile, "a.jpg")]
+    units = ledger.plan(items, 1, CONFIG.model_dump(mode="json"), CONFIG.digest())
+    committed(ledger, units[0], ((hostile, "not_an_image"),), finished=5, worker="a:1")
+    page = report_page(run_report(str(tmp_path)))
+    assert r"/in/\x1b]0;title\x07\x9b31m\u202egnp.jpg!" in page
+    assert page.replace("\n", "").isprintable()
+
+
 def test_a_page_names_the_workers_with_the_most_units_and_counts_the_others(place: Path) -> None:
     found = run_report(str(place))
     many = tuple(WorkerShare(f"node:{number}", 1, 1, 1.0, 1.0) for number in range(45))

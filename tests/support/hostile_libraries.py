@@ -528,6 +528,8 @@ IMAGES: dict[str, Damage] = {
 
 PROVENANCES: dict[str, Damage] = {
     "provenance without rows": part_with("provenance", lambda table: table.drop_columns(["row"])),
+    "provenance without sources": part_with("provenance", lambda table: table.drop_columns(["source_image_id"])),
+    "provenance without weights": part_with("provenance", lambda table: table.drop_columns(["weight"])),
     "provenance of text": part_with("provenance", cast("row", pa.string())),
     "provenance whose rows are wide": part_with("provenance", cast("row", pa.int64())),
     "provenance without values in its rows": part_with("provenance", nulls("row")),

@@ -62,6 +62,7 @@ def _right(index: Index, shard: int, rows: Tensor, dtype: torch.dtype) -> Tensor
         length = keys.square().sum(1).sqrt()
         rest = (length.square() - along.square().sum(1)).clamp(min=0).add(error).sqrt()
         moved = (along - coordinates).square().sum(1).sqrt()
-    is_unit = ((length - 1).abs() <= slack) | (length == 0)
+    has_norm = index.shards[shard].norms.index_select(0, rows) > 0  # the key of a patch is zero where its norm is
+    is_unit = torch.where(has_norm, (length - 1).abs() <= slack, length == 0)
     missing = moved + (rest - stored_rest).clamp(min=0)
     return is_unit & (missing <= COORDINATES + DIRECTIONS) & (stored_rest >= 0)

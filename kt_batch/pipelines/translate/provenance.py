@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
 from kt_batch.methods.base import PatchProvenance, SourceProvenance
 from kt_batch.store.schemas import PROVENANCE, SHARES
@@ -59,7 +60,16 @@ class PatchRows:
     _parts: list[_PatchPart] = field(default_factory=list)
 
     def add(self, item: Item, name: str, provenance: PatchProvenance) -> None:  # noqa: ARG002 - patches have sources
-        """Add the provenance of the output `name` of an input."""
+        """Add the provenance of the output `name` of an input.
+
+        Raises:
+            DamagedError: a score is NaN or infinite.
+        """
+        if not provenance.ncc.isfinite().all():
+            raise DamagedError(
+                f"A match of '{name}' has a score that is not finite: the index in '{self.library}' holds patches of "
+                "values that no patch has; make the index again."
+            )
         n, k = provenance.ncc.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
         ncc = provenance.ncc.flatten().numpy().astype(np.float16)

@@ -129,9 +129,9 @@ class TranslateWorker:
         """Return what encodes the picture of a result, or edits the photograph at its full size."""
         working = cast(WorkingImage, read.result)
         if not isinstance(result.output, Tensor):
-            log.pictures(working, (working.original_width, working.original_height), len(items))
+            log.pictures(working, (working.original_width, working.original_height), items)
             return partial(self.full_size.write, items, result.output)
-        log.pictures(working, (working.width, working.height), len(items))
+        log.pictures(working, (working.width, working.height), items)
         return partial(encoded, result.output, working, self.job.config)
 
     def _store_soon(

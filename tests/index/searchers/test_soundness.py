@@ -74,6 +74,7 @@ FALSE_CODES = {
     "patches are longer than their coordinates say": gains(1.01),
     "the gains are not numbers": gains(torch.nan),
     "no patch has a rest": gains(0.0),
+    "no patch has a norm": norms(0.0),
 }
 FALSE_BANDS = {
     "the coordinates are in another order": level(lambda x: x[:, :-1].copy_(x[:, :-1].flip(1))),
