@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -23,10 +23,13 @@ from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract.worker import image_patches
+from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import output_pixels
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to
-from kt_batch.store.inputs import Input, find_inputs, read_input
+from kt_batch.store.inputs import Input, read_input
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
 MAX_PAINTINGS = 16
@@ -35,7 +38,7 @@ MAX_PAINTINGS = 16
 @dataclass(frozen=True)
 class SingleSummary:
     """The summary of `try`. shares: URI of a painting -> share of the photograph's patches that it gave. passed_over:
-    Libraries and runs below the named folders.
+    Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
     """
 
     ncc_mean: float
@@ -44,6 +47,7 @@ class SingleSummary:
     seconds: float
     stage_seconds: dict[str, float]
     passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
 
 
 def translate_one(
@@ -78,7 +82,7 @@ def translate_one(
     _, working = _read_image(photo, config.encoder.size)
     seconds: dict[str, float] = {}
     with timed(seconds, "extract"):
-        found = find_inputs(paintings)
+        found = find_images(paintings, (), no_progress)
         names, library = _extract(found.inputs, encoder.network, config)
     with timed(seconds, "index"):
         index = _index(library, encoder.network.channels_at(config.encoder.layer), index_config)
@@ -94,6 +98,7 @@ def translate_one(
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
+        passed_over_files=found.passed_over,
     )
     return encode(output_pixels(result, working), config.format, config.quality), summary
 

@@ -16,6 +16,8 @@ PATCH_ID = pa.binary(12)
 # `unit` is the 8 bytes of the unit's id.
 PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 PLAN_OUTPUT = pa.field("output", pa.string())  # where it is not the plain path; null elsewhere
+PLAN_TAGS = pa.field("tags", pa.string())  # of a manifest, as a JSON list; null elsewhere
+ALL_PLAN_COLUMNS = (*PLAN.names, PLAN_OUTPUT.name, PLAN_TAGS.name)
 
 IMAGES = pa.schema(
     [

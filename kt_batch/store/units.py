@@ -23,19 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
-from kt_batch.store import layout
+from kt_batch.store import layout, plan_columns
 from kt_batch.store.locations import Location, exists
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
 from kt_batch.store.parquet import check_types, open_parquet
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
-from kt_batch.store.schemas import PLAN, PLAN_OUTPUT
+from kt_batch.store.schemas import ALL_PLAN_COLUMNS, PLAN
 from kt_batch.store.tables import read_table
 
-PLAN_FORMAT = "kt-batch-plan/1"
-RETRY_FORMAT = "kt-batch-plan/2"  # with the number of the retry in the metadata
-NAMES_FORMAT = "kt-batch-plan/3"  # with a column of outputs whose path is not the plain one, and perhaps a retry
 READERS = 16  # files read at a time; they are small, and may be far away
 
 _IMAGE_ID = re.compile(r"[0-9a-f]{16}")
@@ -46,13 +43,14 @@ class Item:
     """One input.
 
     image_id: 16 hex digits. uri: where it was listed. name: what its output is named after. output: path of the output
-    in the run where the plan states one; empty for the plain path.
+    in the run where the plan states one; empty for the plain path. tags: what a manifest says about it.
     """
 
     image_id: str
     uri: str
     name: str
     output: str = field(default="", compare=False)
+    tags: tuple[str, ...] = field(default=(), compare=False)
 
     def output_path(self, format: str) -> str:  # noqa: A002
         """Return the path of the output in the run."""
@@ -141,15 +139,15 @@ def encode_plan(plan: Plan) -> bytes:
     rows = [(unit.id, item) for unit in plan.units for item in unit.items]
     ids = [[bytes.fromhex(unit) for unit, _ in rows], [bytes.fromhex(item.image_id) for _, item in rows]]
     columns: list[list[Any]] = [*ids, [item.uri for _, item in rows], [item.name for _, item in rows]]
-    named = any(item.output for _, item in rows)
-    schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
-    columns += [[item.output or None for _, item in rows]] if named else []
+    optional = plan_columns.optional_columns([item for _, item in rows])
+    schema = pa.schema([*PLAN, *(column for column, _ in optional)])
+    columns += [values for _, values in optional]
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, schema, **options) as writer:
         writer.write_table(pa.table(columns, schema=schema))
         retry = {"retry": str(plan.retry)} if plan.retry else {}
-        kind = NAMES_FORMAT if named else RETRY_FORMAT if plan.retry else PLAN_FORMAT
+        kind = plan_columns.plan_format([column for column, _ in optional], plan.retry)
         config = {"config": _canonical(plan.config), "config_digest": plan.config_digest}
         writer.add_key_value_metadata({"format": kind, **retry, **config})
     return bytes(sink.getvalue())
@@ -164,17 +162,17 @@ def decode_plan(data: bytes, name: str) -> Plan:
     try:
         file = open_parquet(pa.BufferReader(data), len(data), name)
         metadata = {key.decode(): value.decode() for key, value in (file.file.metadata.metadata or {}).items()}
-        if (kind := metadata.get("format")) not in (PLAN_FORMAT, RETRY_FORMAT, NAMES_FORMAT):
-            raise DamagedError(f"{name} has the format {kind!r}; allowed are {PLAN_FORMAT!r} to {NAMES_FORMAT!r}")
-        retry = int(metadata["retry"]) if kind == RETRY_FORMAT or "retry" in metadata else 0
-        if (kind == RETRY_FORMAT or "retry" in metadata) and retry < 1:
+        if (kind := metadata.get("format")) not in plan_columns.PLAN_FORMATS:
+            raise DamagedError(f"{name} has the format {kind!r}; allowed are {plan_columns.ALLOWED}")
+        retry = int(metadata["retry"]) if kind == plan_columns.RETRY_FORMAT or "retry" in metadata else 0
+        if (kind == plan_columns.RETRY_FORMAT or "retry" in metadata) and retry < 1:
             raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
-        schema = PLAN.append(PLAN_OUTPUT) if kind == NAMES_FORMAT else PLAN
+        schema = plan_columns.plan_schema(str(kind), file.schema.names)
         table = file.read(schema.names)
         check_types(table, PLAN, name)
         columns = table.cast(schema).to_pydict()
-        columns.setdefault(PLAN_OUTPUT.name, [None] * table.num_rows)
-        rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
+        none = [None] * table.num_rows
+        rows = zip(*(columns.get(column, none) for column in ALL_PLAN_COLUMNS), strict=True)
         units = tuple(_checked_units(rows, retry, name))
         return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -375,9 +373,11 @@ class Ledger:
                 raise mismatch(self._location, (plan.config, plan.config_digest), (config, config_digest))
 
 
-def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str, str | None]], retry: int, name: str) -> Iterator[Unit]:
+def _checked_units(rows: Iterable[tuple[Any, ...]], retry: int, name: str) -> Iterator[Unit]:
     for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit([Item(image.hex(), uri, path, output or "") for _, image, uri, path, output in members], retry)
+        unit = _unit(
+            [Item(row[1].hex(), row[2], row[3], row[4] or "", plan_columns.read_tags(row[5])) for row in members], retry
+        )
         for item in unit.items:
             if item.output and not (is_safe_name(item.output) and layout.is_output(item.output)):
                 raise DamagedError(f"{name} names the output {item.output!r}; allowed is one in {layout.OUTPUTS}/")
