@@ -81,7 +81,7 @@ def enter_all(found: Found, entered: Sequence[Entered]) -> Found:
     inputs = {source.uri: source for source in [*plain, *(each for one in entered for each in one.inputs)]}
     passed_over = add_kinds([found.passed_over, *(one.passed_over for one in entered)])
     if not inputs:
-        raise no_images("the archives", passed_over)
+        raise no_images("what was named", passed_over)
     names = distinct({uri: source.name for uri, source in inputs.items()})
     named = [replace(source, name=names[uri]) for uri, source in inputs.items()]
     return replace(found, inputs=sorted(named, key=lambda item: item.name), passed_over=passed_over)

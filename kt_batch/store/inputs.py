@@ -339,7 +339,7 @@ def _listing_of_row(place: str) -> _Listing:
             return _listing(place)
     except UnreachableError:
         raise
-    except (UsageError, StorageError):  # it names nothing, or what cannot be listed: the row becomes a reject
+    except (OSError, UsageError, StorageError):  # it names nothing, or what cannot be listed: the row becomes a reject
         return _Listing(uri, ((uri, ""),))
     return _Listing(uri, ((uri, ""),))
 

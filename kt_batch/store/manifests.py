@@ -50,12 +50,12 @@ def path_in_manifest(uri: str, folder: str) -> str:
 
     It depends on the two places alone, so another row changes no name.
     """
+    if uri.startswith(FILE_SCHEME):
+        uri = str(path_of_file_uri(uri) or uri)
     if uri.startswith(f"{folder.rstrip('/')}/"):
         return uri[len(folder.rstrip("/")) + 1 :]
     scheme = scheme_of(uri)
     if scheme is None:
         return uri
-    if uri.startswith(FILE_SCHEME):
-        return str(path_of_file_uri(uri) or uri)
     place = uri.partition("://")[2]
     return place.partition("?")[0].partition("#")[0] if scheme in ("http", "https") else place

@@ -124,7 +124,7 @@ def member_chunks(member: Member) -> Iterator[bytes]:
     if not member.path and not member.fault:
         raise UsageError(f"{member.uri!r} names no member of the archive")
     stored = member.size if member.packed is None else member.packed
-    with open_ranges(local_or_object(member.archive), None if member.fault else member.at + stored) as source:
+    with open_ranges(local_or_object(member.archive), 1 if member.fault else member.at + stored) as source:
         if member.fault:
             source.read(0, 1)  # an archive that cannot be read at all has its own reason
             raise member.rejected()
