@@ -61,7 +61,7 @@ def parquet(path: Path, columns: dict[str, Any]) -> Path:
             "a.jsonl",
             '{"uri": "/data/a.png", "season": "winter", "year": 1890}\n\n{"season": "summer", "uri": "/data/b.png"}',
         ),
-        ("a.NDJSON", '{"uri": "/data/a.png", "season": ["winter"], "year": "1890"}\n{"uri":"/data/b.png","season":"summer"}'),
+        ("a.ndjson", '{"uri":"/data/a.png","season":"winter","year":"1890"}\n{"uri":"/data/b.png","season":"summer"}'),
     ],
 )  # fmt: skip
 def test_columns_beside_the_place_are_tags(tmp_path: Path, name: str, content: str) -> None:
