@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kt_batch.store.passed_over import LINK, SPECIAL
-from kt_batch.store.ranges import Ranges
+from kt_batch.store.byte_ranges import Ranges
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of an extended header

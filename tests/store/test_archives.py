@@ -10,7 +10,7 @@ import pytest
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.store import ranges
+from kt_batch.store import byte_ranges
 from kt_batch.store.inputs import Found, find_inputs, input_id, input_size, read_input
 from kt_batch.store.members import FAULTS, Member, parse_member
 from kt_batch.store.names import is_safe_name
@@ -245,7 +245,7 @@ def test_shards_in_a_bucket_are_read_by_ranges_once_for_all_and_once_for_each_me
         requests.append((start, length))
         return real(uri, start, length)
 
-    monkeypatch.setattr(ranges, "object_range", counted)
+    monkeypatch.setattr(byte_ranges, "object_range", counted)
     found = found_in(f"{place}/shards/*.tar", f"{place}/photos #1.zip")
     assert len(requests) <= 5  # one for each tar; the zip's end, its directory, its members
     assert found.passed_over == {".cls": 20}
