@@ -135,6 +135,7 @@ class SearchConfig(Config):
 
 
 ImageFormat = Literal["png", "jpg", "webp"]
+OutputSpace = Literal["srgb", "p3"]
 
 
 class MethodConfig(Config):
@@ -154,6 +155,9 @@ class MethodConfig(Config):
     )
     format: ImageFormat = Field("png", description="File format of the outputs.")
     quality: int = Field(95, ge=1, le=100, description="Quality of jpg and webp files, 1 to 100.")
+    output_space: OutputSpace | None = Field(
+        None, description="Colour space of the outputs, which then say so; default: sRGB, without saying so."
+    )
 
     @property
     def working_size(self) -> int:
@@ -171,6 +175,9 @@ class MethodConfig(Config):
         if self.method == "knowledge":
             del content["method"]
         return content
+
+
+COMMON_SETTINGS = ("format", "quality", "output_space")  # those fields of MethodConfig that a caller sets
 
 
 class RunOptions(Config):

@@ -7,8 +7,6 @@ only with `--trust-config`.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +14,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from kt_batch.errors import DamagedError
 from kt_batch.store.layout import options_path
 from kt_batch.store.locations import open_location
 from kt_batch.store.places import expand_home
+from kt_batch.store.regular import read_regular
 
 # Options that do not affect the output.
 NOT_SAVED = (
@@ -177,17 +177,10 @@ def _items(value: object) -> list[object]:
 
 def _read_text(path: Path) -> str:
     """Return the text of a regular file of bounded size. Raises OSError, UnicodeDecodeError, BadParameter."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer must not hang
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise typer.BadParameter(f"'{path}' is no regular file; give options in one.")
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_BYTES:
-        raise typer.BadParameter(f"'{path}' has more than {MAX_BYTES:,} bytes, the limit of a file of options.")
-    return data.decode("utf-8")
+        return read_regular(path, MAX_BYTES, f"'{path}'").decode("utf-8")
+    except DamagedError as error:
+        raise typer.BadParameter(f"{error}; give options in a small file.") from error
 
 
 ConfigFile = Annotated[
@@ -212,7 +205,8 @@ def save_options(place: str, command: str, values: Mapping[str, object]) -> None
         command: The name of the command.
         values: Option -> value; None for an option that was not given.
     """
-    kept = {name: value for name, value in values.items() if value is not None and name not in NOT_SAVED}
+    absent = {name for name, value in values.items() if value is None or (name == "manifest" and not value)}
+    kept = {name: value for name, value in values.items() if name not in absent and name not in NOT_SAVED}
     text = yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     open_location(place).put_if_absent(options_path(command, digest), text.encode())

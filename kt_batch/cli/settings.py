@@ -16,7 +16,7 @@ from typer.models import OptionInfo
 
 from kt_batch.cli.arguments import same
 from kt_batch.cli.options import Options
-from kt_batch.config import ImageFormat, MethodConfig, Searcher
+from kt_batch.config import COMMON_SETTINGS, ImageFormat, MethodConfig, OutputSpace, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.methods.base import Method
 from kt_batch.methods.presets import PRESETS, preset_named
@@ -62,6 +62,7 @@ class MethodOptions(Options):
     preset: str | None = None
     format: ImageFormat = same(MethodConfig, "format")
     quality: int = same(MethodConfig, "quality")
+    output_space: OutputSpace | None = same(MethodConfig, "output_space")
 
     def resolve(self) -> Settings:
         """Return the method with all its settings.
@@ -82,7 +83,7 @@ class MethodOptions(Options):
             has = f"it has {', '.join(map(_flag, known))}" if known else "it has none"
             raise UsageError(f"The method {name} has no option {_flag(unknown[0])}; {has}.")
         options: dict[str, object] = {}
-        values: dict[str, object] = {"format": self.format, "quality": self.quality}
+        values: dict[str, object] = {option: getattr(self, option) for option in COMMON_SETTINGS}
         for option, setting in known.items():
             value = given.get(option, _find(preset, setting.path) if preset else setting.default)
             if value is not PydanticUndefined:

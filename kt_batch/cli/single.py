@@ -38,7 +38,7 @@ def try_command(
     ] = None,
     settings: Annotated[
         MethodOptions,
-        Fields(only=("swap", "alpha", "top_k", "probes", "query_stride", "preserve_colour", "quality")),
+        Fields(only=("swap", "alpha", "top_k", "probes", "query_stride", "preserve_colour", "quality", "output_space")),
     ],
     cut: options.CutOptions,
     weights: options.EncoderOptions,

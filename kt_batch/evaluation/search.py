@@ -32,7 +32,7 @@ from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
-from kt_batch.store.tables import read_table
+from kt_batch.store.tables import read_patches
 
 SAMPLE = 2048  # queries whose exact match is known; recall and NCC ratio are measured on these
 REPEATS = 3  # timings, of which the median counts
@@ -178,7 +178,7 @@ def library_patches(library_uri: str) -> tuple[Tensor, NDArray[np.uint8], IndexC
     summary = find_index(library, None)
     packets, ids = [], []
     for part in library.committed.parts("patches").values():
-        table = read_table(library.location, part, ["patch_id", "vector"])
+        table = read_patches(library.location, part, library.channels)
         ids.append(from_fixed_binary(table["patch_id"], "u1", (12,)))
         cells = torch.from_numpy(patch_vectors(table, summary.channels).copy())
         packets += [haar(some.float()).half() for some in cells.split(16384)]

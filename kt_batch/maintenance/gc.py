@@ -9,7 +9,6 @@ Only files with names that kt_batch writes are removed. All others are foreign, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
+from kt_batch.store.documents import read_document
 from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -26,6 +26,7 @@ from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run
 from kt_batch.store.units import Unit
 
+MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
 
 
@@ -194,10 +195,10 @@ def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
 def _is_strange(location: Location, name: str) -> bool:
     """Tell whether an unreadable `index.json` states another format."""
     try:
-        content = json.loads(location.read_bytes(name))
-    except (MissingError, ValueError, RecursionError):
+        content = read_document(location, name, MOST_SUMMARY)
+    except (MissingError, DamagedError):
         return False
-    return isinstance(content, dict) and content.get("format") not in (None, INDEX_FORMAT)
+    return content.get("format") not in (None, INDEX_FORMAT)
 
 
 def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], image_format: str) -> tuple[set[str], set[str]]:

@@ -30,7 +30,7 @@ from kt_batch.report.sources import follows, library_of, named_library
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import MOST_IMAGE_BYTES, open_location, read_bounded
 from kt_batch.store.opening import open_place
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, provenance_of
@@ -159,9 +159,9 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         provenance = read_table(again.location, part), provenance_of(run, there)
         if receipt.numerics == numerics[item.image_id, item.name]:
             return made[0] == there.sha256 and _same_rows(*provenance)
-        pictures = again.location.read_bytes(there.name), run.location.read_bytes(there.name)
-        close = _close(*pictures, job.config.working_size) and _agreement(*provenance) >= SAME_MATCHES
-        return None if close else False
+        theirs = read_bounded(run.location, there.name, MOST_IMAGE_BYTES)
+        close = _close(again.location.read_bytes(there.name), theirs, job.config.working_size)
+        return None if close and _agreement(*provenance) >= SAME_MATCHES else False
 
     return items, compare
 

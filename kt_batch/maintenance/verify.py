@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from kt_batch.errors import StorageError, UnreachableError
+from kt_batch.errors import DamagedError, StorageError, UnreachableError
 from kt_batch.maintenance.consistency import receipt_faults, table_faults, unplanned
 from kt_batch.maintenance.gc import survey
 from kt_batch.pipelines.progress import Progress, Step
@@ -28,7 +28,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import from_fixed_binary
+from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Unit
 
@@ -84,11 +84,12 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     image_format = opened.header.format if isinstance(opened, Run) else None
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
+    sizes = _output_sizes(opened) if isinstance(opened, Run) else _index_sizes(location)
     blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
     check = _Check(location, len(tables) + len(blobs), progress)
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
-    _check_files(check, blobs)
+    _check_files(check, blobs, sizes)
     digest = check.digest
     digest += rows_digest(layout.REJECTS, resolve(opened.committed.attempts, rejects).rows)
     for name, sha256 in outputs:
@@ -142,7 +143,9 @@ def _check_tables(
     rejects: dict[str, pa.Table] = {}
     for unit, ref in tables:
         with check.next_file():
-            table = read_table(check.location, ref, verify=True)
+            table = read_table(check.location, ref, REJECTS.names if ref.kind == layout.REJECTS else None, verify=True)
+            if missing := missing_columns(ref.kind, table.column_names):
+                raise DamagedError(f"'{ref.name}' at '{check.location.uri}' has no column '{missing[0]}'.")
             check.bytes += ref.bytes
             receipt = opened.committed.receipts[unit]
             check.faults += table_faults(ref.kind, table, units[unit], receipt, image_format)
@@ -153,10 +156,13 @@ def _check_tables(
     return rejects
 
 
-def _check_files(check: _Check, files: Sequence[tuple[str, str]]) -> None:
-    """Compare files, given by name and SHA-256, with their content."""
+def _check_files(check: _Check, files: Sequence[tuple[str, str]], sizes: Mapping[str, int]) -> None:
+    """Compare files, given by name and SHA-256, with their content; first with their size where it is recorded."""
     for name, sha256 in files:
         with check.next_file():
+            size = check.location.size(name)
+            if size != sizes.get(name, size):
+                raise DamagedError(f"'{name}' at '{check.location.uri}' has {size} bytes, not {sizes[name]}.")
             actual, length = _hash(check.location, name)
             check.bytes += length
             if actual != sha256:
@@ -181,7 +187,7 @@ def rows_digest(kind: str, table: pa.Table) -> int:
 def _cells(column: pa.ChunkedArray) -> Iterator[bytes]:
     """Return every value of a column as bytes that are unique to it."""
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        return _cells_of_dictionary(column)
     if pa.types.is_fixed_size_binary(column.type) and column.null_count == 0:
         width = column.type.byte_width
         raw = from_fixed_binary(column, "u1", (width,)).tobytes() if len(column) else b""
@@ -191,6 +197,14 @@ def _cells(column: pa.ChunkedArray) -> Iterator[bytes]:
         raw = values.tobytes()
         return (raw[start : start + values.itemsize] for start in range(0, len(raw), values.itemsize))
     return (_value_bytes(value) for value in column.to_pylist())
+
+
+def _cells_of_dictionary(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """Yield every value as `_cells` does; equal values share their bytes, however often a row names them."""
+    for chunk in column.chunks:
+        values = list(_cells(pa.chunked_array([chunk.dictionary])))
+        for index in chunk.indices.to_pylist():
+            yield values[index]
 
 
 def _value_bytes(value: object) -> bytes:
@@ -211,6 +225,23 @@ def _index_files(location: Location) -> list[tuple[str, str]]:
         hashes[layout.members_path(summary.digest)] = summary.members_sha256
         hashes |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
     return sorted(hashes.items())
+
+
+def _index_sizes(location: Location) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for summary in read_index_summaries(location):
+        sizes[layout.tree_path(summary.digest)] = summary.tree_bytes
+        sizes |= {layout.shard_path(shard.sha256): shard.bytes for shard in summary.shards}
+    return sizes
+
+
+def _output_sizes(run: Run) -> dict[str, int]:
+    return {
+        item.output_path(run.header.format): output[1]
+        for unit, receipt in run.committed.attempts
+        for item, output in zip(unit.items, receipt.outputs if receipt else (), strict=False)
+        if output
+    }
 
 
 def _hash(location: Location, name: str) -> tuple[str, int]:

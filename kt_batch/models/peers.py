@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from kt_batch.models.decoder import Decoder
@@ -26,7 +27,10 @@ def peer_decoder(tensors: Mapping[str, Tensor], layer: str) -> Decoder | None:
     blocks = PEERS.get(layer)
     if blocks is None or "conv1.weight" not in tensors:
         return None
-    decoder = Decoder(tensors["conv1.weight"].shape[1], blocks)
+    if tensors["conv1.weight"].ndim != 4:
+        return None
+    with torch.device("meta"):  # without memory for its weights
+        decoder = Decoder(tensors["conv1.weight"].shape[1], blocks)
     numbers = [number for number, block in enumerate(blocks) if block != "up"]
     names = {
         f"block{number}.{part}": f"conv{order}.{part}"
@@ -38,5 +42,5 @@ def peer_decoder(tensors: Mapping[str, Tensor], layer: str) -> Decoder | None:
     state = decoder.state_dict()
     if any(state[own].shape != tensors[published].shape for own, published in names.items()):
         return None
-    decoder.load_state_dict({own: tensors[published] for own, published in names.items()})
+    decoder.load_state_dict({own: tensors[published] for own, published in names.items()}, assign=True)
     return decoder

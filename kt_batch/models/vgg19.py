@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import cast
 
-from torch import Tensor, hub
+import torch
+from torch import Tensor
 
-from kt_batch.errors import WeightsError
+from kt_batch.errors import DamagedError, WeightsError
 from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import CUT_POINTS, VGG19_LAYERS, kind, layers_up_to
+from kt_batch.store.regular import open_regular
 
 # Index of each convolution in torchvision's `vgg19().features`.
 FEATURES = {
     "conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10,
     "conv3_2": 12, "conv3_3": 14, "conv3_4": 16, "conv4_1": 19,
 }  # fmt: skip
-TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"  # named by the head of its SHA-256
+TORCHVISION_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+TORCHVISION_SHA256 = "dcbb9e9d"  # its beginning, which the name of the file gives
 TORCHVISION = Preprocess("rgb", 1.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = Preprocess("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
 
@@ -45,44 +51,63 @@ def vgg19_from_state(state: Mapping[str, Tensor], metadata: Mapping[str, str], w
     widths = {name: (state[f"features.{FEATURES[name]}.weight"].shape[0],) for name in _convolutions(layers)}
     preprocess = CAFFE if metadata.get("preprocess", "").startswith("caffe") else TORCHVISION
     padding = "reflect" if metadata.get("padding", "").startswith("reflection") else "zeros"
-    encoder = Encoder(layers, widths, preprocess, padding)
+    with torch.device("meta"):  # without memory for its weights
+        encoder = Encoder(layers, widths, preprocess, padding)
     weights = {
         f"{name}.0.{part}": state[f"features.{FEATURES[name]}.{part}"] for name in widths for part in ("weight", "bias")
     }
     try:
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"'{where}' does not fit VGG-19: {str(error).splitlines()[-1].strip()}") from error
     return encoder
 
 
-def is_downloaded() -> bool:
-    """Tell whether torchvision's file of VGG-19 is on this machine, from an earlier download."""
-    return (Path(hub.get_dir()) / "checkpoints" / TORCHVISION_FILE).is_file()
+def vgg19_from_torchvision(*, download: bool = True) -> tuple[Encoder, dict[str, Tensor]]:
+    """Return torchvision's VGG-19 (IMAGENET1K_V1) and its state dict up to relu4_1.
 
+    The file is the one that torchvision keeps. Its hash is compared first, and its pickle may hold tensors alone.
 
-def vgg19_from_torchvision() -> tuple[Encoder, dict[str, Tensor]]:
-    """Return torchvision's IMAGENET1K_V1 and its state dict up to relu4_1; torchvision downloads it on first use.
+    Args:
+        download: Download it when it is not on this machine.
 
     Raises:
-        WeightsError: If torchvision is absent, does not fit this torch, or cannot download.
+        WeightsError: The file is not on this machine and cannot or must not be downloaded, or is another file.
     """
-    try:
-        from torchvision.models import VGG19_Weights
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a CUDA torchvision with a CPU torch
+    kept = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(TORCHVISION_URL).name)
+    if kept.exists():
+        _check_hash(kept)
+    elif not download:
         raise WeightsError(
-            f"torchvision cannot be used here ({error}); give the weights with --encoder-weights FILE."
-        ) from error
+            "the weights of VGG-19 are not on this machine, and no file may start their download; give them with "
+            "--encoder-weights FILE, or run kt-batch try --encoder vgg19, which downloads them."
+        )
     try:
-        full = VGG19_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True)
-    except Exception as error:  # no network, another hash, or a file with code in it, for which torch has its own error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        full = torch.hub.load_state_dict_from_url(
+            TORCHVISION_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
+        )
+    except Exception as error:  # the network, the disk and the unpickler have no common base
+        reason = (str(error).splitlines() or ["no reason given"])[0]
         raise WeightsError(
-            f"torchvision could not download VGG-19 ({reason}); give the weights with --encoder-weights FILE."
+            f"VGG-19 could not be downloaded or read ({type(error).__name__}: {reason}); give the weights with "
+            "--encoder-weights FILE."
         ) from error
     wanted = {f"features.{number}.{part}" for number in FEATURES.values() for part in ("weight", "bias")}
     state = {name: tensor.contiguous() for name, tensor in full.items() if name in wanted}
     return vgg19_from_state(state, {}, "torchvision"), state
+
+
+def _check_hash(path: Path) -> None:
+    try:
+        with open_regular(path) as file:
+            sha256 = hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
+    except (OSError, DamagedError) as error:
+        raise WeightsError(f"The weight file '{path}' cannot be read: {error}.") from error
+    if not sha256.startswith(TORCHVISION_SHA256):
+        raise WeightsError(
+            f"The weight file '{path}' has the SHA-256 {sha256}, which should begin with {TORCHVISION_SHA256}; "
+            "remove it."
+        )
 
 
 def _convolutions(layers: tuple[str, ...]) -> list[str]:

@@ -9,22 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from kt_batch.errors import MismatchError, UsageError, WeightsError
-from kt_batch.models.decoder import Decoder
+from kt_batch.errors import DamagedError, MismatchError, UsageError, WeightsError
+from kt_batch.models.decoder import ACTIVATIONS, Decoder
 from kt_batch.models.encoder import Encoder, Preprocess, Widths
-from kt_batch.models.layers import kind
+from kt_batch.models.layers import VGG19_LAYERS, kind
 from kt_batch.models.peers import peer_decoder
 from kt_batch.models.vgg19 import vgg19_from_state, vgg19_from_torchvision
+from kt_batch.store.documents import parse_document
+from kt_batch.store.regular import read_regular
 
 ENCODER_FORMAT = "kt-batch-encoder/2"
 DECODER_FORMAT = "kt-batch-decoder/1"
+MOST_BYTES = 1 << 30  # of a weight file: twice a whole VGG-19
+MOST_BLOCKS, MOST_SCALE = 64, 16  # of a decoder; relu4_1 needs a scale of 8
 ENCODERS = ("kt-vgg", "vgg19")
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -32,10 +36,15 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """The origin of an encoder; small enough to send to a worker. `path` None: the shipped or downloaded weights."""
+    """The origin of an encoder; small enough to send to a worker.
+
+    path: A weight file; None: the shipped or downloaded weights. download: They may be downloaded; False where a
+    library names the encoder, not its user.
+    """
 
     name: str = "kt-vgg"
     path: str | None = None
+    download: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
         data = _read_shipped(source.name, "encoder")
         return LoadedEncoder(_encoder_from(data, source.name), _sha256(data))
     if source.name == "vgg19":
-        network, state = vgg19_from_torchvision()
+        network, state = vgg19_from_torchvision(download=source.download)
         return LoadedEncoder(_ready(network), _sha256(save(state)))
     raise UsageError(f"There is no encoder '{source.name}'; choose one of {', '.join(ENCODERS)}.")
 
@@ -153,16 +162,30 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
                 f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
                 f"not for {encoder.sha256[:16]} at {layer}."
             )
+        decoder = _decoder_from(tensors, metadata)
+    _fill(decoder, tensors, where)
+    decoder.check_details(f"of '{where}'")
+    return LoadedDecoder(_ready(decoder), _sha256(data))
+
+
+def _decoder_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Decoder:
+    """Return a decoder without memory for its weights, as a file describes it."""
+    if metadata["activation"] not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {metadata['activation'][:32]!r}")
+    blocks = tuple(metadata["blocks"].split())
+    if len(blocks) > MOST_BLOCKS:
+        raise ValueError(f"{len(blocks)} blocks; allowed are {MOST_BLOCKS}")
+    with torch.device("meta"):
         decoder = Decoder(
             int(metadata["channels"]),
-            tuple(metadata["blocks"].split()),
+            blocks,
             metadata["activation"],
             direct="direct.weight" in tensors,
             details=len(tensors.get("detail.weight", ())),
         )
-    _fill(decoder, tensors, where)
-    decoder.check_details(f"of '{where}'")
-    return LoadedDecoder(_ready(decoder), _sha256(data))
+    if decoder.scale > MOST_SCALE:
+        raise ValueError(f"a scale of {decoder.scale}; allowed are at most {MOST_SCALE}")
+    return decoder
 
 
 def encoder_bytes(encoder: Encoder, name: str) -> bytes:
@@ -218,8 +241,12 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
         raise WeightsError(
             f"'{where}' is not a safetensors file ({error}); pickled weights such as .pth are refused, convert them."
         ) from error
-    length = int.from_bytes(data[:8], "little")  # `load` has checked the header: texts only
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    length = int.from_bytes(data[:8], "little")
+    with _described(where):
+        header = parse_document(data[8 : 8 + length], f"the header of '{where}'")
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
+        raise WeightsError(f"'{where}' holds the tensor {empty[0][:64]!r} without a value.")
     if expected is not None:
         _check_format(metadata, expected, where)
     return tensors, metadata
@@ -245,14 +272,28 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
         raise WeightsError(f"'{where}' is neither of format {ENCODER_FORMAT} nor a VGG-19 with keys 'features.N.*'.")
     with _described(where):
         layers = tuple(metadata["layers"].split())
+        if len(layers) > len(VGG19_LAYERS):
+            raise ValueError(f"{len(layers)} layers; allowed are {len(VGG19_LAYERS)}")
         widths = {layer: _widths(tensors, layer, where) for layer in layers if kind(layer) == "conv"}
         details = {cut: tensors[f"detail_{cut}.weight"].shape[0] for cut in layers if f"detail_{cut}.weight" in tensors}
         codes = {cut: tensors[f"code_{cut}.weight"].shape[0] for cut in layers if f"code_{cut}.weight" in tensors}
-        preprocess = dict(json.loads(metadata["preprocess"]))
-        preprocess |= {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
-        encoder = Encoder(layers, widths, Preprocess(**preprocess), metadata["padding"], codes, details)
+        preprocess = _preprocess(parse_document(metadata["preprocess"], f"'preprocess' in '{where}'"))
+        with torch.device("meta"):
+            encoder = Encoder(layers, widths, preprocess, metadata["padding"], codes, details)
     _fill(encoder, tensors, where)
     return _ready(encoder)
+
+
+def _preprocess(content: dict[str, Any]) -> Preprocess:
+    """Return the input transform that a file describes; raise ValueError or KeyError for another content."""
+    mean, std = (tuple[Any, ...](content[name]) for name in ("mean", "std"))
+    given = Preprocess(**content | {"mean": mean, "std": std})
+    numbers: tuple[Any, ...] = (given.scale, *mean, *std)
+    if given.order not in ("rgb", "bgr") or len(mean) != 3 or len(std) != 3:
+        raise ValueError("preprocess: allowed are the orders rgb and bgr, and three values each of mean and std")
+    if not all(isinstance(number, int | float) and abs(number) < 2**31 for number in numbers) or 0 in std:
+        raise ValueError("preprocess: scale, mean and std are numbers, and std is not 0")
+    return given
 
 
 def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
@@ -269,14 +310,16 @@ def _described(where: str) -> Iterator[None]:
     """Turn errors in building a network from a file's description into WeightsError."""
     try:
         yield
+    except DamagedError as error:
+        raise WeightsError(f"{error}.") from error
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        what = str(error).splitlines()[0]
+        what = (str(error).splitlines() or [""])[0]
         raise WeightsError(f"'{where}' does not describe a network ({type(error).__name__}: {what}).") from error
 
 
 def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=True)  # the network was built without memory for its weights
     except RuntimeError as error:
         raise WeightsError(f"'{where}' does not fit its network: {str(error).splitlines()[-1].strip()}") from error
 
@@ -300,7 +343,9 @@ def _read_shipped(name: str, part: str) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
+    except DamagedError as error:
+        raise WeightsError(f"The weight file '{path}' cannot be read: {error}.") from error
     except OSError as error:
         raise WeightsError(f"The weight file '{path}' cannot be read: {error.strerror}.") from error
 

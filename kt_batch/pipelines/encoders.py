@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kt_batch.config import EncoderConfig
 from kt_batch.errors import MismatchError, UsageError, WeightsError
-from kt_batch.models.vgg19 import is_downloaded
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_encoder
 from kt_batch.store.library import Library
 
@@ -38,16 +37,14 @@ def library_encoder(library: Library, weights: str | None) -> tuple[EncoderSourc
 
     Raises:
         MismatchError: These weights are not those of the library.
+        WeightsError: They are not on this machine: a library starts no download.
     """
     wanted = library.config.encoder
-    source = EncoderSource(wanted.encoder, weights)
-    if wanted.encoder == "vgg19" and weights is None and not is_downloaded():
-        raise WeightsError(
-            f"'{library.location.uri}' was made with VGG-19 of torchvision, which is not on this machine and is not "
-            "downloaded for a library; give a file with --encoder-weights, or run kt-batch try --encoder vgg19, which "
-            "downloads it."
-        )
-    loaded = load_encoder(source)
+    source = EncoderSource(wanted.encoder, weights, download=False)
+    try:
+        loaded = load_encoder(source)
+    except (UsageError, WeightsError) as error:
+        raise WeightsError(f"The encoder of '{library.location.uri}' cannot be loaded: {error}") from error
     if loaded.sha256 != wanted.weights_sha256:
         raise MismatchError(
             f"'{library.location.uri}' was made with encoder '{wanted.encoder}' {wanted.weights_sha256[:16]}, "

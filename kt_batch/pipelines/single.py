@@ -89,18 +89,17 @@ def translate_one(
     method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
     result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
     sources = cast("PatchProvenance", result.provenance)
-    best = unpack_ids(sources.patch_ids[:, 0].numpy())[0]
-    counts = Counter(bytes(image).hex() for image in best)
+    counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
         ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6),
-        shares={names[identity]: round(n / len(best), 4) for identity, n in counts.most_common()},
-        patches=len(best),
+        shares={names[identity]: round(n / counts.total(), 4) for identity, n in counts.most_common()},
+        patches=counts.total(),
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
         passed_over_files=found.passed_over,
     )
-    return encode(output_pixels(result, working), config.format, config.quality), summary
+    return encode(output_pixels(result, working), config.format, config.quality, config.output_space), summary
 
 
 def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:

@@ -121,7 +121,7 @@ def patch_contributions(
             row=row["row"],
             col=row["col"],
             rank=row["rank"],
-            weight=row["weight"] / totals[row["row"], row["col"]] / patches,
+            weight=row["weight"] / (totals[row["row"], row["col"]] or 1.0) / patches,
             ncc=float(row["ncc"]),
             certified=row["certified"],
             image_id=image_id,

@@ -14,7 +14,7 @@ from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import IndexSummary, read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_place
-from kt_batch.store.run import Run, RunHeader
+from kt_batch.store.run import Run, RunHeader, check_provenance
 from kt_batch.store.tables import read_table
 
 TOP_SOURCES = 10
@@ -64,7 +64,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "leaves": summary.leaves,
         "patches": summary.patches,
         "kept": summary.kept,
-        "merged_share": round(1 - summary.kept / summary.patches, 6),
+        "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
         "bytes": shards + summary.tree_bytes + _members_bytes(library, summary),
     }
 
@@ -121,7 +121,9 @@ def _usage(session: Session) -> Matches | Shares:
     kind = session.provenance_kind
     usage = new_usage(kind)
     for part in session.run.committed.parts(layout.PROVENANCE).values():
-        usage.add(read_table(session.run.location, part, USAGE_COLUMNS[kind]))
+        table = read_table(session.run.location, part, USAGE_COLUMNS[kind])
+        check_provenance(table, f"{session.run.location.uri}/{part.name}")
+        usage.add(table)
     return usage
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from kt_batch.errors import DamagedError
 from kt_batch.report.sources import Box
 
 # Matplotlib's viridis at nine equal steps: perceptually uniform, and readable without colour vision.
@@ -49,14 +50,28 @@ def legend(steps: int = 256) -> Image.Image:
     return Image.fromarray(heat(np.linspace(0.0, 1.0, steps)[None], 0.0, 1.0))
 
 
-def ncc_cells(provenance: pa.Table) -> NDArray[np.float64]:
+def ncc_cells(provenance: pa.Table, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Return the NCC of the best matches of one output on its cells, (h, w) float64.
 
     The value of a cell is the mean over the patches that cover it.
+
+    Args:
+        provenance: The matches, per patch.
+        shape: Cells of the output, rows and columns.
+
+    Raises:
+        DamagedError: there is no match, or one lies outside the output.
     """
     first = provenance["rank"].to_numpy() == 0
     rows, cols = (provenance[name].to_numpy()[first].astype(np.int64) for name in ("row", "col"))
     ncc = provenance["ncc"].to_numpy()[first].astype(np.float64)
+    if not len(rows):
+        raise DamagedError("The provenance of an output holds no best match.")
+    if rows.max() + 2 > shape[0] or cols.max() + 2 > shape[1]:
+        raise DamagedError(
+            f"The provenance of an output names the patch at cell {rows.max()}, {cols.max()}; the output has "
+            f"{shape[0]} x {shape[1]} cells."
+        )
     total = np.zeros((rows.max() + 2, cols.max() + 2))
     count = np.zeros_like(total)
     for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -6,12 +6,16 @@ Each file of the run and of its library is read once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image
 
+from kt_batch.config import LARGEST_SIZE
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
@@ -22,6 +26,7 @@ from kt_batch.report.contributions import (
     patch_contributions,
     source_shares,
 )
+from kt_batch.report.pictures import ncc_cells
 from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.library import Library
@@ -141,6 +146,29 @@ class Session:
             self._sizes[output.name] = _image_size(self.run, output)
         return self._sizes[output.name]
 
+    def cell_shape(self, output: Output) -> tuple[int, int]:
+        """Return the rows and the columns of an output's cells; the last ones may lie in its padding."""
+        width, height = self.image_size(output)
+        return -(-height // self.cells.stride), -(-width // self.cells.stride)
+
+    def ncc_cells(self, output: Output) -> NDArray[np.float64]:
+        """Return the NCC of the best matches of an output on its cells, (h, w) float64.
+
+        Raises:
+            DamagedError: there is no match, or one lies outside the output.
+        """
+        table, shape = self.provenance(output), self.cell_shape(output)
+        with self.naming(output):
+            return ncc_cells(table, shape)
+
+    @contextmanager
+    def naming(self, output: Output) -> Iterator[None]:
+        """Name the file of an output's provenance in errors about its content."""
+        try:
+            yield
+        except DamagedError as error:
+            raise DamagedError(f"'{output.part.name}' at '{self.run.location.uri}' cannot be shown: {error}") from error
+
     def explain(self, output: str, x: int, y: int) -> Explanation:
         """Explain pixel (x, y) of an output.
 
@@ -175,14 +203,16 @@ class Session:
             kind=kind,
             cell_row=row,
             cell_col=col,
-            contributions=() if row is None or col is None else self._matches(table, row, col),
+            contributions=() if row is None or col is None else self._matches(named, row, col),
             sources=() if patches else self._shares(table),
         )
 
-    def _matches(self, provenance: pa.Table, row: int, col: int) -> tuple[Contribution, ...]:
-        rows = covering(provenance, row, col)
+    def _matches(self, output: Output, row: int, col: int) -> tuple[Contribution, ...]:
+        rows = covering(self.provenance(output), row, col)
         images = self.images({entry["source_image_id"].hex() for entry in rows})
-        return tuple(patch_contributions(rows, images, self.cells, self.required_library.location.uri))
+        library = self.required_library.location.uri
+        with self.naming(output):
+            return tuple(patch_contributions(rows, images, self.cells, library))
 
     def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
         images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})
@@ -227,6 +257,12 @@ def _image_size(run: Run, output: Output) -> tuple[int, int]:
     """Read width and height from the header of an output's file."""
     try:
         with run.location.open(output.name) as file, Image.open(file, formats=FORMATS) as image:
-            return image.size
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
+    if not (1 <= width <= LARGEST_SIZE and 1 <= height <= LARGEST_SIZE):
+        raise DamagedError(
+            f"'{output.name}' at '{run.location.uri}' claims {width} x {height} pixels; allowed are at most "
+            f"{LARGEST_SIZE} a side."
+        )
+    return width, height

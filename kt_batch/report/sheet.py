@@ -19,7 +19,7 @@ import pyarrow as pa
 from kt_batch.errors import RejectError, UnreachableError, UsageError
 from kt_batch.report.inspect import inspect_run, own_settings
 from kt_batch.report.page_files import PageFolder, Picture, page_start
-from kt_batch.report.pictures import legend, ncc_cells, ncc_map
+from kt_batch.report.pictures import legend, ncc_map
 from kt_batch.report.session import Session
 from kt_batch.report.sheet_lines import draw_lines
 from kt_batch.report.sources import follows
@@ -27,6 +27,7 @@ from kt_batch.report.usage import Matches, Shares, new_usage
 from kt_batch.store import layout
 from kt_batch.store.images.files import image_id as id_of
 from kt_batch.store.inputs import read_input
+from kt_batch.store.locations import MOST_IMAGE_BYTES, read_bounded
 from kt_batch.store.run import Output
 from kt_batch.store.schemas import provenance_kind
 from kt_batch.store.targets import Inputs, Target
@@ -180,9 +181,11 @@ def _scale_start(shown: Sequence[_Shown], names: Sequence[str]) -> float | None:
 
     It is near the lowest NCC, a multiple of 0.05 under 1.
     """
-    tables = [each.provenance(name) for each in shown for name in names if name in each.outputs]
     lowest = [
-        float(np.percentile(ncc_cells(table), PERCENTILE)) for table in tables if provenance_kind(table) == "patches"
+        float(np.percentile(each.session.ncc_cells(each.outputs[name]), PERCENTILE))
+        for each in shown
+        for name in names
+        if name in each.outputs and provenance_kind(each.provenance(name)) == "patches"
     ]
     return min(max(math.floor(min(lowest) * 20) / 20, 0.0), 0.95) if lowest else None
 
@@ -236,15 +239,23 @@ def _equal_provenance(name: str, shown: Sequence[_Shown]) -> list[list[_Shown]]:
     return [members for _, members in groups]
 
 
-def _decoded_columns(table: pa.Table) -> list[pa.ChunkedArray]:
+def _decoded_columns(table: pa.Table) -> list[Any]:
     """Return all columns but the output's name, without dictionaries.
 
     Dictionaries depend on the other outputs of a part.
     """
-    columns = [table[column] for column in table.column_names if column != "output"]
-    return [
-        column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column for column in columns
-    ]
+    return [_in_order_of_use(table[column]) for column in table.column_names if column != "output"]
+
+
+def _in_order_of_use(column: pa.ChunkedArray) -> Any:
+    """Return a column so that equal values compare equal: those of a dictionary once, and which row has which."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    chunk = column.combine_chunks()
+    chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
+    used, first, where = np.unique(chunk.indices.to_numpy(), return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    return chunk.dictionary.take(pa.array(used[order])).to_pylist(), np.argsort(order)[where].tolist()
 
 
 def _photo(session: Session, uri: str, identity: str, folder: PageFolder) -> Picture | None:
@@ -266,7 +277,7 @@ def _result(shown: _Shown, name: str, folder: PageFolder) -> Picture | None:
     """Return the output for an input's name; None when the run has none."""
     if name not in shown.outputs:
         return None
-    return folder.put_photo(shown.session.run.location.read_bytes(shown.outputs[name].name))
+    return folder.put_photo(read_bounded(shown.session.run.location, shown.outputs[name].name, MOST_IMAGE_BYTES))
 
 
 def _origins(group: Sequence[_Shown], name: str, low: float | None, folder: PageFolder) -> Origins:
@@ -283,8 +294,8 @@ def _origins(group: Sequence[_Shown], name: str, low: float | None, folder: Page
 
 
 def _map(shown: _Shown, name: str, low: float, folder: PageFolder) -> Picture:
-    size = shown.session.image_size(shown.outputs[name])
-    return folder.put(ncc_map(ncc_cells(shown.provenance(name)), shown.session.cells.stride, size, low))
+    session, output = shown.session, shown.outputs[name]
+    return folder.put(ncc_map(session.ncc_cells(output), session.cells.stride, session.image_size(output), low))
 
 
 def _sources(session: Session, usage: Matches | Shares, folder: PageFolder) -> list[Source]:

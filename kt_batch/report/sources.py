@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kt_batch.config import Layer
+from kt_batch.config import LARGEST_SIZE, Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
 from kt_batch.redaction import redacted
 from kt_batch.store import layout
+from kt_batch.store.documents import MOST_BYTES, read_document
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -81,12 +82,19 @@ def named_library(run: Run) -> str | None:
         DamagedError: `run.json` is not the summary of a run.
     """
     try:
-        name = json.loads(run.location.read_bytes(layout.RUN_SUMMARY))["library"]
+        summary = read_document(run.location, layout.RUN_SUMMARY, _most_summary_bytes(run))
     except MissingError:
         return _library_in_provenance(run)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.") from error
-    return None if name is None else str(name)
+    name = summary.get("library", 0)
+    if name is not None and not isinstance(name, str):
+        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' is not the summary of a run.")
+    return name
+
+
+def _most_summary_bytes(run: Run) -> int:
+    """Return a bound for the size of `run.json`, which lists every output: six bytes for each character, and more."""
+    items = (item for unit in run.committed.ledger.units() for item in unit.items)
+    return MOST_BYTES + sum(6 * (len(item.uri) + len(item.name) + len(item.output)) + 512 for item in items)
 
 
 def _library_in_provenance(run: Run) -> str | None:
@@ -164,8 +172,13 @@ def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> B
     """Return the pixels that a patch sees of a working image.
 
     row, col: top-left cell of the patch. width, height: pixels of the working image.
+
+    Raises:
+        DamagedError: there is no such patch.
     """
     (x0, x1), (y0, y1) = boxes(np.array([col]), cells, width), boxes(np.array([row]), cells, height)
+    if x0[0] >= x1[0] or y0[0] >= y1[0]:
+        raise DamagedError(f"Provenance names the patch at cell {row}, {col} of an image of {width} x {height} pixels.")
     return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))
 
 
@@ -191,5 +204,14 @@ def source_images(library: Library, ids: Collection[str], *, previews: bool = Fa
         table = read_table(library.location, part, columns)
         for row in table.filter(pc.is_in(table["image_id"], raw)).to_pylist():
             image_id = row.pop("image_id").hex()
+            _check_sizes(row, f"{library.location.uri}/{part.name}")
             images[image_id] = SourceImage(image_id=image_id, uris=tuple(sorted(uris[image_id])), **row)
     return images
+
+
+def _check_sizes(row: Mapping[str, Any], where: str) -> None:
+    """Raise DamagedError when an image has sizes that no working image, or no file, has."""
+    for name in ("width", "height", "original_width", "original_height"):
+        most = 2**31 - 1 if name.startswith("original") else LARGEST_SIZE
+        if not 1 <= row[name] <= most:
+            raise DamagedError(f"{where} holds an image with {name} {row[name]}; allowed is 1 to {most}")

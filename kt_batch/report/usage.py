@@ -97,5 +97,7 @@ def _add_weights(weights: defaultdict[str, float], provenance: pa.Table, column:
 
 
 def _top(weights: dict[str, float], total: int, count: int) -> list[tuple[str, float]]:
+    if not total:
+        return []
     ranked = sorted(weights.items(), key=lambda item: (-item[1], item[0]))
     return [(image_id, weight / total) for image_id, weight in ranked[:count] if weight > 0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from kt_batch.errors import Reason
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.units import Attempt, Item, Ledger, Retry, Unit
 
@@ -56,6 +57,14 @@ class Rejects:
             for row in self.tables[unit].to_pylist():
                 if row["uri"] in counting:
                     yield Reject(counting[row["uri"]], row["uri"], row["stage"], row["reason"], row["message"])
+
+    def of_reason(self, reason: Reason) -> Iterator[tuple[str, Item]]:
+        """Yield (unit id, item) of the standing rejects that have a reason."""
+        for unit, item in sorted(self.standing, key=lambda standing: standing[0]):
+            table = self.tables[unit]
+            rows = zip(table["uri"].to_pylist(), table["reason"].to_pylist(), strict=True)
+            if (item.uri, reason) in rows:
+                yield unit, item
 
     @property
     def count(self) -> int:
@@ -120,14 +129,13 @@ def find_retry(ledger: Ledger, items: Sequence[Item], *, all_rejects: bool) -> R
     failed = {key for _, item in rejects.standing for key in _keys(item)}
     planned = {(item.image_id, item.name) for unit, _ in attempts for item in unit.items}
     made = made_outputs(attempts)
-
-    def outdated(item: Item, rejected: bool) -> bool:
-        holder = made.get(item.name)
-        return holder is not None and rejected == (holder == item.image_id)
+    changed = {key for _, item in rejects.of_reason(Reason.CHANGED) for key in _keys(item)}
 
     def again(item: Item) -> bool:
-        rejected = not failed.isdisjoint(_keys(item))
-        return rejected if all_rejects and rejected else outdated(item, rejected)
+        rejected, holder = not failed.isdisjoint(_keys(item)), made.get(item.name)
+        if holder == item.image_id:
+            return rejected and (all_rejects or not changed.isdisjoint(_keys(item)))
+        return (rejected and all_rejects) or (not rejected and holder is not None)
 
     chosen = tuple(
         item

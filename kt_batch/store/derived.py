@@ -30,7 +30,7 @@ def put_derived(location: Location, name: str, data: bytes) -> None:
     """
     for _ in range(ROUNDS):
         try:
-            if location.read_bytes(name) == data:
+            if location.read_range(name, 0, len(data) + 1) == data:
                 return
             location.delete(name)
         except MissingError:

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
+from kt_batch.store.documents import MOST_BYTES, read_document
 from kt_batch.store.library import Library
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.receipts import Receipt, parse_receipt
-from kt_batch.store.whole_files import read_whole
 
 INDEX_FORMAT = "kt-batch-index/3"
-LARGEST_SUMMARY = 16 << 20  # bytes of an `index.json`; a shard takes 110 of them
+LARGEST_BLOB = 4 << 30  # bytes of the nodes of a cluster, or of all clusters
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -95,11 +95,10 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     """Read the bytes of `folder/<sha256>`.
 
     Raises:
-        DamagedError: the bytes have another hash, or are no file.
+        DamagedError: the bytes have another hash, are too many, or are no file.
     """
     name = layout.blob_path(folder, sha256)
-    local = location.local_path(name)
-    data = read_whole(local, f"'{name}' at '{location.uri}'") if local else location.read_bytes(name)
+    data = read_bounded(location, name, LARGEST_BLOB)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
     return data
@@ -115,7 +114,7 @@ def table_bytes(table: pa.Table) -> bytes:
 def read_build_receipts(build: Location) -> dict[str, Receipt]:
     """Return the receipts of an unfinished build, by unit id."""
     names = build.list(layout.RECEIPTS)
-    receipts = (parse_receipt(build.read_bytes(name), name) for name in names)
+    receipts = (parse_receipt(read_bounded(build, name, MOST_BYTES), f"{build.uri}/{name}") for name in names)
     return {receipt.unit: receipt for receipt in receipts}
 
 
@@ -137,10 +136,7 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
     """
     name = layout.index_summary_path(digest)
     try:
-        data = location.read_range(name, 0, LARGEST_SUMMARY + 1)
-        if len(data) > LARGEST_SUMMARY:
-            raise DamagedError(f"'{name}' at '{location.uri}' is larger than {LARGEST_SUMMARY:,} bytes.")
-        summary = IndexSummary.model_validate_json(data)
+        summary = IndexSummary.model_validate(read_document(location, name))
     except MissingError:
         return None
     except ValidationError as error:

@@ -7,12 +7,13 @@ from functools import cached_property
 from pydantic import ValidationError
 
 from kt_batch.config import ExtractConfig
-from kt_batch.errors import MismatchError, MissingError
+from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.attempts import find_rejects
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
+from kt_batch.store.schemas import VECTOR
 from kt_batch.store.tables import read_schema
 from kt_batch.store.units import Ledger
 
@@ -48,11 +49,15 @@ class Library:
 
         Raises:
             MissingError: the library holds no patches.
+            DamagedError: its first part is no table of patches.
         """
         part = next(iter(self.committed.parts(layout.PATCHES).values()), None)
         if part is None:
             raise MissingError(f"'{self.location.uri}' holds no patches.")
-        return int(read_schema(self.location, part).field("vector").type.byte_width) // 8
+        schema = read_schema(self.location, part)
+        if VECTOR not in schema.names:
+            raise DamagedError(f"{self.location.uri}/{part.name} has no column {VECTOR!r}")
+        return int(schema.field(VECTOR).type.byte_width) // 8
 
 
 def write_library_summary(location: Location, ledger: Ledger, config: ExtractConfig) -> int:

@@ -7,7 +7,6 @@ A file is written next to its target under a name that is never listed, synced, 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import secrets
@@ -20,10 +19,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError, MissingError, NameRefusedError, StorageError
+from kt_batch.errors import DamagedError, NameRefusedError, StorageError
 from kt_batch.store.names import MAX_COMPONENT_BYTES, TEMP_PREFIX, Names, check_range, is_safe_name, safe_name
 from kt_batch.store.publish import Way, publish, sync_directory, way_in
-from kt_batch.store.whole_files import open_whole, read_all
+from kt_batch.store.regular import open_regular, reading, size_of_regular
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
@@ -45,25 +44,22 @@ class LocalLocation:
     def read_bytes(self, name: str) -> bytes:
         """See `Location`."""
         path = self._path(name)
-        with self._opened(path) as file:
-            return read_all(file, str(path))
+        with reading(path), open_regular(path) as file:
+            return file.read()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """See `Location`."""
         check_range(name, start, length)
         path = self._path(name)
-        with self._opened(path) as file, _reading(path):
+        with reading(path), open_regular(path) as file:
             file.seek(start)
-            return file.read(length)
+            return file.read(min(length, max(os.fstat(file.fileno()).st_size - start, 0)))
 
     def size(self, name: str) -> int:
         """See `Location`."""
         path = self._path(name)
-        with _reading(path):
-            status = path.stat()
-        if not path.is_file():
-            raise MissingError(f"nothing lies at {path}")
-        return status.st_size
+        with reading(path):
+            return size_of_regular(path)
 
     def refusal(self, name: str) -> str | None:
         """See `Location`."""
@@ -80,7 +76,7 @@ class LocalLocation:
         Before the location exists, the nearest existing directory above it counts.
         """
         existing = self._nearest_directory()
-        with _reading(existing):
+        with reading(existing):
             longest = os.statvfs(existing).f_namemax
         return longest if longest >= _SHORTEST_LIMIT else MAX_COMPONENT_BYTES
 
@@ -119,7 +115,7 @@ class LocalLocation:
         sizes = {}
         for name in sorted(filter(_is_temporary, self._walk(self.root))):
             path = self.root / name
-            with _reading(path), suppress(FileNotFoundError):  # its writer has finished
+            with reading(path), suppress(FileNotFoundError):  # its writer has finished
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
                     sizes[name] = status.st_size if status.st_nlink == 1 else 0
@@ -128,7 +124,8 @@ class LocalLocation:
     def open(self, name: str) -> BinaryIO:
         """See `Location`."""
         path = self._path(name)
-        return io.BufferedReader(self._opened(path))  # type: ignore[type-var]
+        with reading(path):
+            return open_regular(path)
 
     def local_path(self, name: str) -> Path | None:
         """See `Location`."""
@@ -150,7 +147,7 @@ class LocalLocation:
         Before the location exists, the nearest existing directory above it counts.
         """
         existing = self._nearest_directory()
-        with _reading(existing):
+        with reading(existing):
             return shutil.disk_usage(existing).free
 
     def publishing(self) -> str | None:
@@ -170,12 +167,6 @@ class LocalLocation:
         with _writing(self.root):
             _make_directory(self.root)
         return self.root
-
-    def _opened(self, path: Path) -> BinaryIO:
-        """Open a regular file whose bytes lie on disk, and never wait for a pipe or read a device."""
-        if path.is_dir():
-            raise MissingError(f"nothing lies at {path}")
-        return open_whole(path, str(path))
 
     def _publish_itself(self, source: Path, target: Path) -> bool | None:
         """Give a scratch file its name as `publish` does; return None for a file that has to be copied first."""
@@ -226,16 +217,6 @@ def _is_temporary(name: str) -> bool:
     """Tell whether a name below the root is that of an unfinished file."""
     folder, slash, last = name.rpartition("/")
     return _TEMPORARY.fullmatch(last) is not None and (not slash or is_safe_name(folder))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _ABSENT as error:
-        raise MissingError(f"nothing lies at {path}") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from kt_batch.errors import MissingError, StorageError, UsageError
+from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.redaction import redacted
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.names import FILE_SCHEME, Names, path_of_file_uri, safe_name
@@ -18,6 +18,7 @@ from kt_batch.store.places import absolute_path, clean_place, scheme_of
 from kt_batch.store.publish import kernel_id
 
 __all__ = [
+    "MOST_IMAGE_BYTES",
     "LocalLocation",
     "Location",
     "absolute_place",
@@ -26,10 +27,12 @@ __all__ = [
     "location_contains",
     "one_host_error",
     "open_location",
+    "read_bounded",
     "safe_name",
     "sole_kernel",
 ]
 
+MOST_IMAGE_BYTES = 1 << 28  # of an output: five times the largest working image, uncompressed
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -169,6 +172,19 @@ def exists(location: Location, name: str) -> bool:
     except MissingError:
         return False
     return True
+
+
+def read_bounded(location: Location, name: str, most: int) -> bytes:
+    """Read the whole content of a name.
+
+    Raises:
+        MissingError: nothing is there.
+        DamagedError: it has more than `most` bytes.
+    """
+    data = location.read_range(name, 0, most + 1)
+    if len(data) > most:
+        raise DamagedError(f"{location.uri}/{name} has {location.size(name)} bytes; allowed are {most}")
+    return data
 
 
 def sole_kernel(location: Location) -> str | None:

@@ -20,7 +20,7 @@ from kt_batch.redaction import redacted
 from kt_batch.store.inputs import input_size, read_input
 from kt_batch.store.manifests import STANDARD_INPUT, Manifest, Row
 from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
-from kt_batch.store.parquet import open_parquet
+from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.passed_over import NO_PLACE
 from kt_batch.store.places import absolute_path, clean_place, scheme_of
 
@@ -214,14 +214,15 @@ def _json_records(text: Iterable[str], named: str) -> Iterator[tuple[int, Record
 
 
 def _parquet_records(data: bytes, named: str, ignored: dict[str, None]) -> Iterator[Record]:
-    file = open_parquet(pa.BufferReader(data), len(data), named)
+    file = ParquetReader(io.BytesIO(data), len(data), named, ours=False)
     _check_columns(file.schema.names, named)
     if not _is_text(file.schema.field(URI).type):
         raise UsageError(f"{named} has the column '{URI}' of type {file.schema.field(URI).type}; allowed is text")
-    columns = [field.name for field in file.schema if _is_plain(field.type)]
+    of_pandas = [name for name in file.schema.names if name.startswith("__index_level_")]
+    columns = [field.name for field in file.schema if _is_plain(field.type) and field.name not in of_pandas]
     ignored.update(dict.fromkeys(name for name in file.schema.names if name not in columns))
-    for group in range(file.groups):
-        table = file.read_group(group, columns)
+    for group in range(len(file.rows)):
+        table = file.read(columns, [group], nullable=columns)
         try:
             for batch in table.to_batches(max_chunksize=4096):
                 yield from batch.to_pylist()

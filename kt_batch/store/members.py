@@ -21,9 +21,9 @@ from pathlib import Path
 from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.store.byte_ranges import Ranges, open_ranges
 from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
 from kt_batch.store.places import MEMBER_SCHEMES, scheme_of
-from kt_batch.store.byte_ranges import Ranges, open_ranges
 
 MAX_MEMBER = 2**32  # bytes: larger than any image within the pixel limit, even uncompressed
 

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kt_batch.errors import DamagedError
+from kt_batch.store.documents import parse_document
 from kt_batch.store.layout import part_path
 
 RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
@@ -25,6 +26,7 @@ RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # also of a clock
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]
 HOST_LENGTH = 32
@@ -42,12 +44,12 @@ class TableRef(_Record):
 
     kind: Kind
     name: str
-    rows: NonNegativeInt
-    bytes: NonNegativeInt
+    rows: Count
+    bytes: Count
     sha256: Sha256
 
 
-Pixels = tuple[NonNegativeInt, NonNegativeInt]
+Pixels = tuple[Count, Count]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class PictureSizes:
     smallest: Pixels
     largest: Pixels
     input: Pixels
-    reduced: NonNegativeInt
+    reduced: Count
 
 
 def join_sizes(sizes: Iterable[PictureSizes | None]) -> PictureSizes | None:
@@ -100,12 +102,12 @@ class Receipt(_Record):
     attempt: Hex16
     config_digest: Hex16
     tables: tuple[TableRef, ...] = ()
-    outputs: tuple[tuple[Sha256, NonNegativeInt] | None, ...] = ()
-    rejects: NonNegativeInt = 0
-    images: NonNegativeInt = 0
-    patches: NonNegativeInt = 0
-    ncc_sum: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    certified: NonNegativeInt | None = None
+    outputs: tuple[tuple[Sha256, Count] | None, ...] = ()
+    rejects: Count = 0
+    images: Count = 0
+    patches: Count = 0
+    ncc_sum: Annotated[float, Field(ge=-(2**53), le=2**53)] | None = None
+    certified: Count | None = None
     numerics: dict[str, str] = {}
     timings: dict[str, Seconds] = {}
     finished: Seconds | None = None
@@ -141,9 +143,8 @@ def parse_receipt(data: bytes, name: str) -> Receipt:
         DamagedError: it is not a receipt, or is another unit's.
     """
     try:
-        content = json.loads(data)
-        receipt = Receipt.model_validate(_with_names(content))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        receipt = Receipt.model_validate(_with_names(parse_document(data, name)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(f"{name} is not a receipt of the format {RECEIPT_FORMAT}: {_first_line(error)}") from error
     if not name.endswith(f"{receipt.unit}.json"):
         raise DamagedError(f"{name} is the receipt of another unit, {receipt.unit}")

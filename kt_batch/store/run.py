@@ -12,14 +12,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kt_batch.config import EncoderConfig
-from kt_batch.errors import MismatchError
+from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
-from kt_batch.store.parquet import check_types, open_parquet
 from kt_batch.store.receipts import Receipt, TableRef
-from kt_batch.store.schemas import PROVENANCE, SHARES, provenance_kind
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger, Unit
 
@@ -134,13 +132,20 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
     """Read the provenance of one output.
 
     Raises:
-        DamagedError: the part is not readable as Parquet.
+        DamagedError: the part is not readable, or holds numbers that no match has.
     """
-    name = f"'{output.part.name}' at '{run.location.uri}'"
-    with run.location.open(output.part.name) as source:
-        table = open_parquet(source, run.location.size(output.part.name), name).read_group(output.row_group)
-    check_types(table, PROVENANCE if provenance_kind(table) == "patches" else SHARES, name)
+    table = read_table(run.location, output.part, groups=[output.row_group])
+    check_provenance(table, f"{run.location.uri}/{output.part.name}")
     return table
+
+
+def check_provenance(table: pa.Table, where: str) -> None:
+    """Raise DamagedError unless the weights, shares and scores of provenance are finite, and none is negative."""
+    for name, lowest in (("weight", 0.0), ("share", 0.0), ("ncc", -np.inf)):
+        if name in table.column_names:
+            values = table[name].to_numpy()
+            if not (np.isfinite(values).all() and (values >= lowest).all()):
+                raise DamagedError(f"{where} holds a {name} that is not finite, or is negative")
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,7 @@ PATCH_ID = pa.binary(12)
 # `unit` is the 8 bytes of the unit's id.
 PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 PLAN_OUTPUT = pa.field("output", pa.string())  # where it is not the plain path; null elsewhere
-PLAN_TAGS = pa.field("tags", pa.string())  # of a manifest, as a JSON list; null elsewhere
-ALL_PLAN_COLUMNS = (*PLAN.names, PLAN_OUTPUT.name, PLAN_TAGS.name)
+PLAN_TAGS = pa.field("tags", pa.list_(pa.string()))  # of a manifest
 
 IMAGES = pa.schema(
     [
@@ -64,6 +64,14 @@ SHARES = pa.schema(
     ]
 )
 
+# The schemas below depend on the encoder's channels C in the width of one column.
+VECTOR = "vector"
+
+
+def _columns(*schemas: pa.Schema) -> dict[str, pa.DataType]:
+    return {field.name: field.type for schema in schemas for field in schema}
+
+
 ProvenanceKind = Literal["patches", "sources"]
 
 
@@ -96,7 +104,7 @@ def patches_schema(channels: int) -> pa.Schema:
             ("y0", pa.int32()),
             ("x1", pa.int32()),
             ("y1", pa.int32()),
-            ("vector", pa.binary(2 * 4 * channels)),
+            (VECTOR, pa.binary(2 * 4 * channels)),
         ]
     )
 
@@ -107,7 +115,21 @@ def routed_schema(channels: int) -> pa.Schema:
     Rows are ordered by cluster, with one row group per cluster. `vector` is the Haar packet, `(4, C)` float16;
     `routed_packets` reads it.
     """
-    return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), ("vector", pa.binary(2 * 4 * channels))])
+    return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), (VECTOR, pa.binary(2 * 4 * channels))])
+
+
+def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that a part of a library or a run lacks; none for a kind that has no schema here.
+
+    kind: its table kind. names: the columns that it has.
+    """
+    provenance = PROVENANCE if "row" in names else SHARES
+    schemas = {"images": IMAGES, "patches": patches_schema(1), "rejects": REJECTS, "provenance": provenance}
+    return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
+
+
+# The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
+COLUMN_TYPES = _columns(PLAN, IMAGES, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1))
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:
@@ -128,6 +150,9 @@ def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tup
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     width = array.type.byte_width
+    wanted = np.dtype(dtype).itemsize * int(np.prod(shape))
+    if wanted > 0 and width != wanted:  # -1 stands for what is left
+        raise DamagedError(f"A table holds values of {width} bytes where {wanted} belong.")
     start = array.offset * width
     data = memoryview(array.buffers()[1])[start : start + len(array) * width]
     return np.frombuffer(data, dtype=dtype).reshape(len(array), *shape)

@@ -17,11 +17,11 @@ from kt_batch.events import log_event
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
+from kt_batch.store.regular import open_regular, reading
 from kt_batch.store.verified import hash_of
-from kt_batch.store.whole_files import open_whole, read_all, read_whole
 
 
 class ShardFiles:
@@ -48,8 +48,8 @@ class ShardFiles:
             DamagedError: They are not those of `index.json`.
         """
         local = self._library.local_path(layout.shard_path(shard.sha256))
-        with self._opened(local, shard) if local else self._staged(shard) as file:
-            data = read_all(file, self.name(shard))
+        with reading(self.name(shard)), self._opened(local, shard) if local else self._staged(shard) as file:
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
         return data
@@ -80,7 +80,8 @@ class ShardFiles:
         mapped.check()
 
     def _opened(self, path: Path, shard: ShardRef) -> BinaryIO:
-        return open_whole(path, self.name(shard), shard.bytes)
+        with reading(self.name(shard)):
+            return open_regular(path, self.name(shard), shard.bytes)
 
     def _is_verified(self, file: BinaryIO, shard: ShardRef) -> bool:
         """Tell whether a file of the library has its hash; hash it every time where no record can be kept."""
@@ -102,13 +103,10 @@ class ShardFiles:
 def read_tree(library: Location, summary: IndexSummary) -> bytes:
     """Return the bytes of an index's tree. Raises DamagedError when they are not those of `index.json`."""
     path = layout.tree_path(summary.digest)
-    name, local = f"'{path}' at '{library.uri}'", library.local_path(path)
-    if local is not None:
-        data = read_whole(local, name, summary.tree_bytes)
-    else:
-        if (size := library.size(path)) != summary.tree_bytes:
-            raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
-        data = library.read_bytes(path)
+    name = f"'{path}' at '{library.uri}'"
+    if (size := library.size(path)) != summary.tree_bytes:
+        raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
+    data = read_bounded(library, path, summary.tree_bytes)
     if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
         raise DamagedError(f"{name} does not have the content that index.json says.")
     return data

@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kt_batch.errors import DamagedError, StorageError, UsageError
-from kt_batch.store import layout
+from kt_batch.errors import DamagedError, UsageError
 from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
-from kt_batch.store.parquet import check_types, open_parquet
+from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import TableRef
-from kt_batch.store.schemas import IMAGES, PROVENANCE, REJECTS, SHARES
+from kt_batch.store.schemas import VECTOR
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMN = "vector"
-SCHEMAS = {layout.IMAGES: (IMAGES,), layout.REJECTS: (REJECTS,), layout.PROVENANCE: (PROVENANCE, SHARES)}
 SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row groups
 
 
@@ -60,45 +59,71 @@ def commit_table(
 
 
 def read_table(
-    location: Location, ref: TableRef, columns: Sequence[str] | None = None, *, verify: bool = False
+    location: Location,
+    ref: TableRef,
+    columns: Sequence[str] | None = None,
+    *,
+    groups: Sequence[int] | None = None,
+    verify: bool = False,
 ) -> pa.Table:
-    """Read a part, or some of its columns in the given order.
+    """Read a part, or some of its columns in the given order, or some of its row groups.
 
     The size is always checked, the SHA-256 only with `verify`, which reads the whole file.
 
     Raises:
         MissingError: the part is gone.
-        DamagedError: the part differs from its receipt, or is not readable as Parquet.
-        UsageError: the part has no such column.
+        DamagedError: the part differs from its receipt, is not readable as Parquet, or is no table of ours.
     """
     size = location.size(ref.name)
     if size != ref.bytes:
         raise DamagedError(f"{location.uri}/{ref.name} has {size} bytes, but its receipt says {ref.bytes}")
     if verify:
         _verify(location, ref)
-    path = location.local_path(ref.name)
-    try:
-        with pa.memory_map(str(path)) if path else location.open(ref.name) as source:
-            file = open_parquet(source, size, f"{location.uri}/{ref.name}", pre_buffer=path is None)
-            table = file.read(_known(columns, file.schema.names, ref.name))
-    except OSError as error:
-        raise StorageError(f"cannot read {location.uri}/{ref.name}: {error}") from error
-    for schema in SCHEMAS.get(ref.kind, ()):
-        if set(table.schema.names) <= set(schema.names):
-            check_types(table, schema, f"{location.uri}/{ref.name}")
-    if table.num_rows != ref.rows:
-        raise DamagedError(f"{location.uri}/{ref.name} has {table.num_rows} rows, but its receipt says {ref.rows}")
-    return table if columns is None else table.select(list(columns))
+    with open_table(location, ref.name) as file:
+        if sum(file.rows) != ref.rows:
+            raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
+        return file.read(columns, groups)
+
+
+def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:
+    """Read the ids and the vectors of a part of patches.
+
+    Raises as `read_table` does, and:
+        DamagedError: the vectors are not those of `channels` channels.
+    """
+    table = read_table(location, ref, ["patch_id", VECTOR])
+    check_channels(table.schema, channels, f"{location.uri}/{ref.name}")
+    return table
+
+
+def check_channels(schema: pa.Schema, channels: int, where: str) -> None:
+    """Raise DamagedError unless the vectors of a table have `channels` channels."""
+    width = schema.field(VECTOR).type.byte_width
+    if width != 8 * channels:
+        raise DamagedError(f"{where} holds vectors of {width // 8} channels, where {channels} belong")
 
 
 def read_schema(location: Location, ref: TableRef) -> pa.Schema:
     """Read the schema of a part, and no rows.
 
     Raises:
-        DamagedError: the part is not readable as Parquet.
+        DamagedError: the part is not readable as Parquet, or is no table of ours.
     """
-    with location.open(ref.name) as source:
-        return open_parquet(source, location.size(ref.name), f"{location.uri}/{ref.name}").schema
+    with open_table(location, ref.name) as file:
+        return file.checked_schema()
+
+
+@contextmanager
+def open_table(location: Location, name: str) -> Iterator[ParquetReader]:
+    """Open a Parquet file of a library, a run or an index: the one way to do so.
+
+    Raises:
+        MissingError: it is gone.
+        DamagedError: it is not readable as Parquet, or is no table of ours.
+    """
+    with location.open(name) as source:
+        size = source.seek(0, io.SEEK_END)
+        yield ParquetReader(source, size, f"{location.uri}/{name}", remote=location.local_path(name) is None)
 
 
 def _verify(location: Location, ref: TableRef) -> None:
@@ -106,15 +131,6 @@ def _verify(location: Location, ref: TableRef) -> None:
         sha256 = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
     if sha256 != ref.sha256:
         raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
-
-
-def _known(columns: Sequence[str] | None, present: Sequence[str], name: str) -> list[str] | None:
-    if columns is None:
-        return None
-    unknown = [column for column in columns if column not in present]
-    if unknown:
-        raise UsageError(f"{name} has no column {unknown[0]!r}; it has {', '.join(present)}")
-    return list(columns)
 
 
 def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:

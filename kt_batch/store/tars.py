@@ -9,8 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kt_batch.store.passed_over import LINK, SPECIAL
 from kt_batch.store.byte_ranges import Ranges
+from kt_batch.store.passed_over import LINK, SPECIAL
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 20  # bytes of an extended header

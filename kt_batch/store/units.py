@@ -11,6 +11,7 @@ includes it. A unit's id follows from its items and the number of its retry.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,15 +24,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kt_batch.errors import DamagedError, StorageError, UsageError
-from kt_batch.store import layout, plan_columns
-from kt_batch.store.locations import Location, exists
+from kt_batch.store import layout
+from kt_batch.store.documents import MOST_BYTES
+from kt_batch.store.locations import Location, exists, read_bounded
 from kt_batch.store.mismatch import mismatch
 from kt_batch.store.names import is_safe_name
 from kt_batch.store.output_names import plain_output
-from kt_batch.store.parquet import check_types, open_parquet
+from kt_batch.store.parquet import ParquetReader
+from kt_batch.store.plan_metadata import PlanMetadata, parse_plan_metadata
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
-from kt_batch.store.schemas import ALL_PLAN_COLUMNS, PLAN
-from kt_batch.store.tables import read_table
+from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, PLAN_TAGS, REJECTS
+from kt_batch.store.tables import open_table, read_table
 
 READERS = 16  # files read at a time; they are small, and may be far away
 
@@ -139,17 +142,17 @@ def encode_plan(plan: Plan) -> bytes:
     rows = [(unit.id, item) for unit in plan.units for item in unit.items]
     ids = [[bytes.fromhex(unit) for unit, _ in rows], [bytes.fromhex(item.image_id) for _, item in rows]]
     columns: list[list[Any]] = [*ids, [item.uri for _, item in rows], [item.name for _, item in rows]]
-    optional = plan_columns.optional_columns([item for _, item in rows])
-    schema = pa.schema([*PLAN, *(column for column, _ in optional)])
-    columns += [values for _, values in optional]
+    tagged = any(item.tags for _, item in rows)
+    named = tagged or any(item.output for _, item in rows)
+    schema = pa.schema([*PLAN, *[PLAN_OUTPUT] * named, *[PLAN_TAGS] * tagged])
+    columns += [[item.output or None for _, item in rows]] if named else []
+    columns += [[list(item.tags) for _, item in rows]] if tagged else []
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, schema, **options) as writer:
         writer.write_table(pa.table(columns, schema=schema))
-        retry = {"retry": str(plan.retry)} if plan.retry else {}
-        kind = plan_columns.plan_format([column for column, _ in optional], plan.retry)
-        config = {"config": _canonical(plan.config), "config_digest": plan.config_digest}
-        writer.add_key_value_metadata({"format": kind, **retry, **config})
+        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named, tagged)
+        writer.add_key_value_metadata(stated.encoded())
     return bytes(sink.getvalue())
 
 
@@ -159,24 +162,17 @@ def decode_plan(data: bytes, name: str) -> Plan:
     Raises:
         DamagedError: it is not a plan, or a unit's id does not follow from its items.
     """
-    try:
-        file = open_parquet(pa.BufferReader(data), len(data), name)
-        metadata = {key.decode(): value.decode() for key, value in (file.file.metadata.metadata or {}).items()}
-        if (kind := metadata.get("format")) not in plan_columns.PLAN_FORMATS:
-            raise DamagedError(f"{name} has the format {kind!r}; allowed are {plan_columns.ALLOWED}")
-        retry = int(metadata["retry"]) if kind == plan_columns.RETRY_FORMAT or "retry" in metadata else 0
-        if (kind == plan_columns.RETRY_FORMAT or "retry" in metadata) and retry < 1:
-            raise DamagedError(f"{name} names the retry {retry}; allowed is 1 and more")
-        schema = plan_columns.plan_schema(str(kind), file.schema.names)
-        table = file.read(schema.names)
-        check_types(table, PLAN, name)
-        columns = table.cast(schema).to_pydict()
-        none = [None] * table.num_rows
-        rows = zip(*(columns.get(column, none) for column in ALL_PLAN_COLUMNS), strict=True)
-        units = tuple(_checked_units(rows, retry, name))
-        return Plan(units, dict(json.loads(metadata["config"])), metadata["config_digest"])
-    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise DamagedError(f"{name} is not a readable plan: {error}") from error
+    return _decode_plan(ParquetReader(io.BytesIO(data), len(data), name), name)
+
+
+def _decode_plan(file: ParquetReader, name: str) -> Plan:
+    stated = parse_plan_metadata(file.metadata, name)
+    outputs, tags = [PLAN_OUTPUT.name] * stated.named, [PLAN_TAGS.name] * stated.tagged
+    columns = file.read([*PLAN.names, *outputs, *tags], nullable=outputs).to_pydict()
+    columns.setdefault(PLAN_OUTPUT.name, [None] * sum(file.rows))
+    columns.setdefault(PLAN_TAGS.name, [()] * sum(file.rows))
+    rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name, PLAN_TAGS.name)), strict=True)
+    return Plan(tuple(_checked_units(rows, stated.retry, name)), stated.config, stated.config_digest)
 
 
 class Ledger:
@@ -283,7 +279,7 @@ class Ledger:
         }
         new = [unit for unit in tables if unit not in self._rejects]
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda unit: read_table(self._location, tables[unit]), new)
+            read = pool.map(lambda unit: read_table(self._location, tables[unit], REJECTS.names), new)
             self._rejects.update(zip(new, read, strict=True))
         return {unit: self._rejects[unit] for unit in tables}
 
@@ -349,11 +345,12 @@ class Ledger:
 
     def _read_plan(self, number: int) -> Plan:
         name = layout.plan_path(number)
-        return decode_plan(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+        with open_table(self._location, name) as file:
+            return _decode_plan(file, f"{self._location.uri}/{name}")
 
     def _read_receipt(self, unit: str) -> Receipt:
         name = layout.receipt_path(unit)
-        return parse_receipt(self._location.read_bytes(name), f"{self._location.uri}/{name}")
+        return parse_receipt(read_bounded(self._location, name, MOST_BYTES), f"{self._location.uri}/{name}")
 
     def _checked_receipt(self, unit: Unit) -> Receipt:
         receipt = self._read_receipt(unit.id)
@@ -375,9 +372,7 @@ class Ledger:
 
 def _checked_units(rows: Iterable[tuple[Any, ...]], retry: int, name: str) -> Iterator[Unit]:
     for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit(
-            [Item(row[1].hex(), row[2], row[3], row[4] or "", plan_columns.read_tags(row[5])) for row in members], retry
-        )
+        unit = _unit([Item(row[1].hex(), row[2], row[3], row[4] or "", tuple(row[5])) for row in members], retry)
         for item in unit.items:
             if item.output and not (is_safe_name(item.output) and layout.is_output(item.output)):
                 raise DamagedError(f"{name} names the output {item.output!r}; allowed is one in {layout.OUTPUTS}/")

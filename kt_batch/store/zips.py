@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from kt_batch.store.passed_over import LINK, is_image_name
 from kt_batch.store.byte_ranges import Ranges
+from kt_batch.store.passed_over import LINK, is_image_name
 from kt_batch.store.tars import ArchiveFaultError, Entry
 
 MAX_DIRECTORY = 128 << 20  # bytes: about a million members

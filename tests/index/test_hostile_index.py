@@ -198,7 +198,6 @@ def refused(opening: Callable[[], object]) -> str:
         opening()
     message = str(caught.value)
     assert "\n" not in message
-    assert message.endswith(".")
     assert message.isprintable()
     assert len(message) < 2000
     return message
@@ -401,7 +400,7 @@ def test_a_blob_of_a_build_that_is_a_pipe_or_a_hole_is_refused(tmp_path: Path) -
     assert "nearly all of them are a hole" in refused(lambda: read_blob(build, layout.TOP, "0" * 64))
     path.unlink()
     os.mkfifo(path)
-    assert "is not a regular file" in refused(lambda: read_blob(build, layout.TOP, "0" * 64))
+    assert "is a pipe; allowed is a regular file" in refused(lambda: read_blob(build, layout.TOP, "0" * 64))
 
 
 # ---- libraries opened in place ----

@@ -270,7 +270,7 @@ def reshaped() -> bytes:
         (lambda: with_metadata(good(), layers=None), "'layers'"),
         (lambda: with_metadata(good(), layers="conv1_1 norm1_1"), "norm"),
         (lambda: with_metadata(good(), padding=None), "'padding'"),
-        (lambda: with_metadata(good(), preprocess="{"), "JSONDecodeError"),
+        (lambda: with_metadata(good(), preprocess="{"), "is not readable as JSON"),
         (lambda: with_metadata(good(), preprocess='{"mean": [0,0,0], "std": [1,1,1], "more": 1}'), "more"),
         (lambda: save({"features.3.weight": torch.zeros(1)}), "holds no VGG-19"),
         (lambda: save({"features.0.weight": torch.zeros(64, 3, 3, 3)}), "holds no VGG-19"),
@@ -399,3 +399,45 @@ def test_the_pixel_range_in_the_metadata_of_a_file_is_used(tmp_path: Path) -> No
     blue = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)
     expected = torch.tensor([255 - 103.939, -116.779, -123.68]).view(1, 3, 1, 1)
     torch.testing.assert_close(loaded.preprocess(blue), expected)
+
+
+# ---- files of strangers ----------------------------------------------------------------------------------------------
+
+
+def test_no_file_starts_a_download_of_vgg19(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"not on this machine, .* give them with --encoder-weights FILE"):
+        load_encoder(EncoderSource("vgg19", download=False))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_file_under_the_name_of_vgg19_is_never_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub/checkpoints/vgg19-dcbb9e9d.pth"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"cos\nsystem\n(S'false'\ntR.")  # a pickle that runs a command
+    for download in (True, False):
+        with pytest.raises(WeightsError, match="which should begin with dcbb9e9d; remove it"):
+            load_encoder(EncoderSource("vgg19", download=download))
+
+
+def test_a_weight_file_that_is_a_device_is_refused_at_once() -> None:
+    with pytest.raises(WeightsError, match="'/dev/zero' cannot be read: /dev/zero is a device") as error:
+        load_encoder(EncoderSource(path="/dev/zero"))
+    assert one_sentence(error)
+
+
+def test_a_weight_file_without_blocks_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "hole.safetensors"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(WeightsError, match="claims 1073741824 bytes, and nearly all of them are a hole"):
+        load_encoder(EncoderSource(path=str(path)))
+
+
+def test_a_shape_without_values_allocates_nothing(tmp_path: Path) -> None:
+    data = save({"features.0.weight": torch.zeros(10**6, 0, 3, 3), "features.0.bias": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"holds the tensor 'features\.0\.weight' without a value"):
+        load_encoder(EncoderSource(path=write(tmp_path, data)))

@@ -215,12 +215,12 @@ def test_paintings_of_try_and_style_images_may_lie_in_an_archive(
 def test_a_plan_holds_tags_and_one_without_is_of_the_earlier_format() -> None:
     plain = [Item("0" * 16, "/a.png", "a.png"), Item("1" * 16, "/b.png", "b.png")]
     tagged = [plain[0], replace(plain[1], tags=("n=1", 'q="é"'))]
-    assert b"kt-batch-plan/1" in encode_plan(Plan(tuple(make_units(plain, 2)), {}, "d"))
-    data = encode_plan(Plan(tuple(make_units(tagged, 2)), {}, "d"))
+    assert b"kt-batch-plan/1" in encode_plan(Plan(tuple(make_units(plain, 2)), {}, "0" * 16))
+    data = encode_plan(Plan(tuple(make_units(tagged, 2)), {}, "0" * 16))
     assert b"kt-batch-plan/4" in data
     (unit,) = decode_plan(data, "plan").units
     assert [item.tags for item in unit.items] == [(), ("n=1", 'q="é"')]
     assert unit.id == make_units(plain, 2)[0].id
     both = [replace(tagged[1], output="images/x.png")]
-    (unit,) = decode_plan(encode_plan(Plan(tuple(make_units(both, 2)), {}, "d")), "plan").units
+    (unit,) = decode_plan(encode_plan(Plan(tuple(make_units(both, 2)), {}, "0" * 16)), "plan").units
     assert (unit.items[0].output, unit.items[0].tags) == ("images/x.png", ("n=1", 'q="é"'))

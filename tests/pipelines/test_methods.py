@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -27,6 +28,8 @@ from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import run_report
 from kt_batch.report.sheet import write_sheet
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store.images.conversion import OUTPUT_PROFILES
+from kt_batch.store.images.files import decode
 from kt_batch.store.opening import open_run
 from tests.support.collection import Collection
 from tests.support.tiny import hashes, rows
@@ -83,6 +86,19 @@ def test_an_edit_is_applied_to_the_pixels_of_the_photograph(collection: Collecti
     )
     assert plain.shape == (37, 48, 3)  # 72 x 56 at a long side of 48
     assert np.abs(edited - plain / 2).max() <= 1
+
+
+def test_outputs_are_in_the_wanted_space_and_say_so(collection: Collection, tmp_path: Path) -> None:
+    config, sources = choose("gain", {"gain": 0.5, "output_space": "p3"}, Choice(size=48))
+    wide = TranslateRequest([str(collection.photos)], str(tmp_path / "p3"), config, sources, RunOptions(threads=1))
+    translate(wide, LocalRunner(), no_progress)
+    gained(collection.photos, tmp_path / "plain")
+    tagged, plain = ((tmp_path / name / "images/11.png.png").read_bytes() for name in ("p3", "plain"))
+    assert Image.open(io.BytesIO(tagged)).info["icc_profile"] == OUTPUT_PROFILES["p3"]
+    assert "icc_profile" not in Image.open(io.BytesIO(plain)).info
+    np.testing.assert_allclose(decode(tagged, 48).pixels, decode(plain, 48).pixels, atol=3 / 255)
+    with pytest.raises(MismatchError, match="output_space"):
+        gained(collection.photos, tmp_path / "p3")
 
 
 def test_the_provenance_is_a_share_for_each_source(collection: Collection, tmp_path: Path) -> None:

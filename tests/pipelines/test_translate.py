@@ -387,20 +387,6 @@ def test_a_photograph_that_goes_back_and_forth_is_a_reject_exactly_while_it_diff
     assert column(job.run, "provenance", "output")[:1] == ["images/a.png.png"]
 
 
-def test_a_photograph_that_cannot_be_read_for_a_while_is_no_reject_afterwards(
-    job: TranslateRequest, tmp_path: Path
-) -> None:
-    path = draw(tmp_path / "x/a.png", 21)
-    away = tmp_path / "away.png"
-    assert translated([path], job).rejected == 0
-    path.rename(away)
-    path.symlink_to(tmp_path / "nowhere.png")
-    assert translated([path], job).rejected == 1
-    path.unlink()
-    away.rename(path)
-    assert translated([path], job).rejected == 0
-
-
 def test_another_folder_with_a_file_of_the_same_name_is_rejected_in_the_same_way(
     job: TranslateRequest, tmp_path: Path
 ) -> None:

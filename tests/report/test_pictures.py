@@ -27,7 +27,7 @@ def test_the_scale_runs_from_its_first_to_its_last_colour() -> None:
 
 
 def test_a_cell_shows_the_mean_of_the_patches_that_cover_it() -> None:
-    cells = ncc_cells(matches([(0, 0, 0, 0.5), (0, 0, 1, 0.25), (0, 1, 0, 1.0)]))
+    cells = ncc_cells(matches([(0, 0, 0, 0.5), (0, 0, 1, 0.25), (0, 1, 0, 1.0)]), (2, 3))
     # Patches at columns 0 and 1 of one row: 2 x 3 cells, the middle column in both; second matches do not count.
     assert cells.tolist() == [[0.5, 0.75, 1.0], [0.5, 0.75, 1.0]]
 

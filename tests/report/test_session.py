@@ -24,14 +24,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the reads of each file below each directory of a library or a run."""
     counted: Counter[str] = Counter()
 
-    def counting(method: Callable[[LocalLocation, str], object]) -> Callable[[LocalLocation, str], object]:
-        def read(location: LocalLocation, name: str) -> object:
+    def counting(method: Callable[..., object]) -> Callable[..., object]:
+        def read(location: LocalLocation, name: str, *how: object) -> object:
             counted[f"{location.root.name}/{name}"] += 1
-            return method(location, name)
+            return method(location, name, *how)
 
         return read
 
-    for method in (LocalLocation.read_bytes, LocalLocation.open):
+    for method in (LocalLocation.read_bytes, LocalLocation.read_range, LocalLocation.open):
         monkeypatch.setattr(LocalLocation, method.__name__, counting(method))
     return counted
 

@@ -245,7 +245,7 @@ def test_the_error_for_a_damaged_plan_names_it(ledger: Ledger, location: LocalLo
     planned(ledger, 1)
     path = location.root / "plan/000000.parquet"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DamagedError, match=r"plan/000000\.parquet is not (a readable plan|readable as Parquet)"):
+    with pytest.raises(DamagedError, match=r"plan/000000\.parquet is not readable as Parquet"):
         Ledger(location).units()
 
 
@@ -359,9 +359,7 @@ def test_deleting_a_receipt_makes_its_unit_pending_again(ledger: Ledger, locatio
 def test_the_error_for_a_damaged_receipt_names_it(ledger: Ledger, location: LocalLocation, data: bytes) -> None:
     unit = planned(ledger, 1)[0]
     location.put_if_absent(f"receipts/{unit.id}.json", data)
-    with pytest.raises(
-        DamagedError, match=rf"receipts/{unit.id}\.json is not a receipt of the format kt-batch-receipt/1"
-    ):
+    with pytest.raises(DamagedError, match=rf"receipts/{unit.id}\.json (is not|is nested|holds)"):
         ledger.receipts()
 
 

@@ -34,8 +34,8 @@ def _cut() -> Iterator[Made]:
     """
     noise = Image.fromarray(np.random.default_rng(5).integers(0, 256, (32, 48, 3), dtype=np.uint8))
     whole: dict[str, tuple[bytes, int, int, Verdict]] = {  # content, signature, header, without its last byte
-        "jpg": (saved(noise, "JPEG"), 3, 30, Reason.TRUNCATED),
-        "progressive.jpg": (saved(noise, "JPEG", progressive=True), 3, 30, Reason.TRUNCATED),
+        "jpg": (saved(noise, "JPEG"), 3, 30, "good"),
+        "progressive.jpg": (saved(noise, "JPEG", progressive=True), 3, 30, "good"),
         "png": (saved(noise, "PNG"), 8, 24, "good"),
         "deep.png": (deep_png(deep()), 8, 24, "good"),
         "gif": (saved(noise, "GIF"), 6, 12, "good"),

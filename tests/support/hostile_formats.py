@@ -114,7 +114,7 @@ def _jpeg() -> Iterator[Made]:
     twelve = imagecodecs.jpeg8_encode((values.astype(np.uint16) << 4), bitspersample=12)
     yield "jpeg_12_bits.jpg", Reason.UNSUPPORTED, "12 bits", bytes(twelve)
     yield "jpeg_ls.jpg", Reason.UNSUPPORTED, "JPEG-LS", bytes(imagecodecs.jpegls_encode(values))
-    yield "jpeg_no_end_marker.jpg", Reason.TRUNCATED, "the last two bytes are missing", plain[:-2]
+    yield "jpeg_no_end_marker.jpg", "good", "the last two bytes are missing, and no pixel", plain[:-2]
     start = plain.find(b"\xff\xc0")
     for name, at, field, verdict in (
         ("no_height", 5, b"\0\0", Reason.TRUNCATED),
@@ -322,7 +322,7 @@ def _tiff_samples() -> Iterator[Made]:
     yield "tiff_beyond_1.tif", "good", "brighter than white", tiff(unit * 7, photometric="rgb")
     yield "tiff_negative.tif", "good", "darker than black", tiff(unit - 3, photometric="rgb")
     yield "tiff_uint32.tif", "good", "32 bits", tiff(deep().astype(np.uint32) << 16, photometric="rgb")
-    yield "tiff_12_bits.tif", "good", "12 bits, packed", _packed_tiff()
+    yield "tiff_12_bits.tif", "good", "12 bits, packed", packed_tiff()
     yield "tiff_int8.tif", Reason.UNSUPPORTED, "signed", tiff(grey.astype(np.int8), photometric="minisblack")
     yield "tiff_int32.tif", Reason.UNSUPPORTED, "signed", tiff(grey.astype(np.int32), photometric="minisblack")
     lab = tiff(deep(), photometric="cielab")
@@ -334,7 +334,7 @@ def _tiff_samples() -> Iterator[Made]:
     yield "tiff_6_channels.tif", Reason.UNSUPPORTED, "multispectral", six
 
 
-def _packed_tiff() -> bytes:
+def packed_tiff() -> bytes:
     """Return a grey TIFF of 12 bits per sample, two samples in three bytes."""
     samples = (deep(1)[..., 0] >> 4).astype(np.uint32)
     pairs = samples[:, ::2] << 12 | samples[:, 1::2]

@@ -14,6 +14,7 @@ from kt_batch.store.passed_over import IMAGE_SUFFIXES
 from tests.support.hostile import Verdict, make_corpus, picture, saved
 from tests.support.hostile_damage import damage
 from tests.support.hostile_formats import formats
+from tests.support.hostile_samples import samples
 
 ROOT_READS_ALL = os.geteuid() == 0
 
@@ -42,7 +43,7 @@ def make_whole(folder: Path) -> Whole:
     (folder / "plain").mkdir()
     for case in make_corpus(folder / "plain"):
         verdicts[folder / "plain" / case.name] = case.verdict
-    for name, verdict, _, content in (*formats(), *damage()):
+    for name, verdict, _, content in (*formats(), *damage(), *samples()):
         verdicts[folder / name] = verdict
         (folder / name).write_bytes(content)
     for number, (path, verdict) in enumerate((*_names(folder / "names"), *_places(folder / "places"))):

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,7 +32,7 @@ from kt_batch.store.schemas import (
     routed_schema,
 )
 from kt_batch.store.scratch import scratch_file
-from kt_batch.store.tables import commit_table, read_table
+from kt_batch.store.tables import check_channels, commit_table, open_table, read_patches
 from kt_batch.store.units import Ledger
 
 SAMPLE_MARGIN = 1.1  # 10 % margin for hash variance: a part offers its share of the sample and a little more
@@ -53,7 +52,7 @@ class SampleWorker:
         """
         job = self.job
         beat("")
-        table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        table = read_patches(job.library_location(), unit.part, job.channels)
         beat("")
         if not np.isfinite(patch_vectors(table, job.channels)).all():
             raise DamagedError(
@@ -78,7 +77,7 @@ class RouteWorker:
         """Commit the routed part."""
         job, top = self.job, self.top
         beat("")
-        table = read_table(job.library_location(), unit.part, ["patch_id", "vector"])
+        table = read_patches(job.library_location(), unit.part, job.channels)
         beat("")
         ids = from_fixed_binary(table["patch_id"], "u1", (12,))
         patches = torch.from_numpy(patch_vectors(table, job.channels).copy())
@@ -145,11 +144,11 @@ def _cluster_rows(build: Location, unit: PackUnit, channels: int, beat: Heartbea
     tables = []
     for ref in unit.routed:
         beat("")
-        with build.open(ref.name) as source:
-            file = pq.ParquetFile(source)
-            groups = range(file.num_row_groups)
-            wanted = [g for g in groups if file.metadata.row_group(g).column(0).statistics.min == unit.cluster]
-            tables += [file.read_row_group(group, ["patch_id", "vector"]) for group in wanted]
+        with open_table(build, ref.name) as file:
+            wanted = [group for group, first in enumerate(file.first_values("cluster")) if first == unit.cluster]
+            if wanted:
+                check_channels(file.checked_schema(), channels, f"{build.uri}/{ref.name}")
+                tables.append(file.read(["patch_id", "vector"], wanted))
     if not tables:
         return np.empty((0, 12), np.uint8), torch.empty(0, 4, channels, dtype=torch.float16)
     table = pa.concat_tables(tables)

@@ -10,7 +10,15 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from kt_batch.config import DEFAULT_SIZE, SMALLEST_SIZE, EncoderConfig, Layer, MethodConfig, describe_fault
+from kt_batch.config import (
+    COMMON_SETTINGS,
+    DEFAULT_SIZE,
+    SMALLEST_SIZE,
+    EncoderConfig,
+    Layer,
+    MethodConfig,
+    describe_fault,
+)
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.index import Index
 from kt_batch.index.shards import check_values, open_shard, read_shard
@@ -91,7 +99,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
 
     Args:
         name: The method.
-        settings: Values of the method's own fields, of `format` and of `quality`; the others keep their defaults.
+        settings: Values of the method's own fields and of COMMON_SETTINGS; the others keep their defaults.
         choice: Library, weights and style images.
 
     Raises:
@@ -130,7 +138,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
 
 def _check_settings(name: str, settings: Mapping[str, object]) -> None:
     """Raise UsageError for a setting that follows from the choice of resources."""
-    if chosen := sorted(settings.keys() & (MethodConfig.model_fields.keys() - {"method", "format", "quality"})):
+    if chosen := sorted(settings.keys() & (MethodConfig.model_fields.keys() - {"method", *COMMON_SETTINGS})):
         raise UsageError(f"{chosen[0]} is no setting of the method {name}: it follows from the chosen resources.")
 
 

@@ -24,7 +24,7 @@ from kt_batch.pipelines.translate.sources import load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, encode, pad_to
-from kt_batch.store.locations import check_kernel, open_location
+from kt_batch.store.locations import MOST_IMAGE_BYTES, check_kernel, open_location, read_bounded
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
@@ -135,7 +135,7 @@ class TranslateWorker:
         if stored:
             stored[-1].result()
         image, config = items[0].image_id, self.job.config
-        encoding = self.background.submit(image, encode, pixels, config.format, config.quality)
+        encoding = self.background.submit(image, encode, pixels, config.format, config.quality, config.output_space)
         if isolated:
             encoding.result()
         beat("")  # from here on, a fault of the store is not the image's
@@ -158,7 +158,7 @@ class TranslateWorker:
                 return sha256, len(data)
         except NameRefusedError as error:
             return RejectError(Reason.NAME_REFUSED, f"{error}.")
-        there = self.location.read_bytes(name)
+        there = read_bounded(self.location, name, MOST_IMAGE_BYTES)
         present = hashlib.sha256(there).hexdigest()
         if present != sha256 and item.name in self.job.name_conflicts:
             why = (

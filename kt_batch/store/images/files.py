@@ -11,25 +11,24 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TypeAlias
+from typing import Any
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
-from kt_batch.store.images.rasters import Raster, Samples, fit, read_raster
+from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
+from kt_batch.store.images.lcms import Floats
+from kt_batch.store.images.rasters import fit, read_raster
+from kt_batch.store.images.samples import Raster, Samples
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383}
 
 _GAP = 2  # cheap reductions (JPEG scaling, boxes) stop at this multiple of the wanted size
 _STRIP_SAMPLES = 2**22  # samples converted to float at a time, so no float copy of a huge image exists
-_COLOUR_SPACES = {1: "gray", 3: "rgb", 4: "cmyk"}
-
-Floats: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def decode(data: bytes, size: int) -> WorkingImage:
     """
     raster = read_raster(data, _GAP * size)
     small = _shrink(raster, *fit(raster.width, raster.height, size))
-    pixels = _oriented(_to_srgb(small, raster.profile), raster.orientation)
+    pixels = _oriented(to_srgb(small, raster.space), raster.orientation)
     turned = raster.orientation > 4
     width, height = (raster.height, raster.width) if turned else (raster.width, raster.height)
     return WorkingImage(np.ascontiguousarray(pixels), width, height)
@@ -101,34 +100,52 @@ def _reflected(side: int, length: int) -> NDArray[np.int64]:
     return np.minimum(place, period - place)
 
 
-def encode(pixels: Floats, format: str, quality: int) -> bytes:  # noqa: A002
+def encode(pixels: Floats, format: str, quality: int, space: str | None = None) -> bytes:  # noqa: A002
     """Encode pixels as an 8-bit `png`, `jpg` or `webp` file without metadata.
 
     Equal pixels give equal bytes with equal versions of the codecs.
 
     Args:
-        pixels: (H, W, 3) float32, clipped to [0, 1].
+        pixels: (H, W, 3) float32 sRGB, clipped to [0, 1].
         format: `png`, `jpg` or `webp`.
         quality: 1..100; png ignores it.
+        space: `srgb` or `p3`, the colour space of the file, which it then names; None: sRGB, which it does not name.
 
     Raises:
-        UsageError: another format, or a side longer than the format can hold.
+        UsageError: another format or space, or a side longer than the format can hold.
     """
     longest = LONGEST_SIDE.get(format)
     if longest is None:
         raise UsageError(f"cannot write images as {format!r}; allowed are {', '.join(LONGEST_SIDE)}")
+    if space is not None and space not in OUTPUT_PROFILES:
+        raise UsageError(f"cannot write images in the space {space!r}; allowed are {', '.join(OUTPUT_PROFILES)}")
     height, width = pixels.shape[:2]
     if max(height, width) > longest:
         raise UsageError(f"{format} holds at most {longest} pixels a side, and the image is {width} x {height}")
-    image = Image.fromarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+    pixels = np.clip(pixels, 0.0, 1.0)
+    if space is not None:
+        pixels = from_srgb(pixels, space)
+    image = Image.fromarray((pixels * 255.0 + 0.5).astype(np.uint8))
     file = io.BytesIO()
     if format == "png":
-        image.save(file, "PNG", compress_level=6)
+        image.save(file, "PNG", compress_level=6, **_tags_of_png(space))
     elif format == "jpg":
-        image.save(file, "JPEG", quality=quality, subsampling=0)  # full colour resolution
+        image.save(file, "JPEG", quality=quality, subsampling=0, **_tags(space))  # full colour resolution
     else:
-        image.save(file, "WEBP", quality=quality, method=4)
+        image.save(file, "WEBP", quality=quality, method=4, **_tags(space))
     return file.getvalue()
+
+
+def _tags(space: str | None) -> dict[str, Any]:
+    return {"icc_profile": OUTPUT_PROFILES[space]} if space else {}
+
+
+def _tags_of_png(space: str | None) -> dict[str, Any]:
+    if space != "srgb":
+        return _tags(space)
+    chunks = PngInfo()
+    chunks.add(b"sRGB", b"\0")
+    return {"pnginfo": chunks}
 
 
 def preview(pixels: Floats, long_side: int = 512) -> bytes:
@@ -148,12 +165,21 @@ def _colours(strip: Samples, raster: Raster) -> Floats:
         raise RejectError(Reason.NON_FINITE, "the image holds NaN or infinity; allowed are finite values")
     values = np.clip(values / np.float32(raster.white), 0.0, 1.0)
     colours = values[..., : raster.channels]
+    if raster.space.narrow:
+        colours = _full_range(colours, raster.white)
     if raster.inverted:
         colours = 1.0 - colours
     if raster.alpha and raster.channels < 4:
         alpha = values[..., raster.channels : raster.channels + 1]
-        colours = (colours if raster.premultiplied else colours * alpha) + (1.0 - alpha)
+        colours = (colours if raster.premultiplied else colours * alpha) + (1.0 - alpha) * raster.space.white
     return np.clip(colours, 0.0, 1.0)
+
+
+def _full_range(colours: Floats, white: float) -> Floats:
+    """Stretch a signal in the range of video, 16 to 235 in 8 bits, to [0, 1]."""
+    step = (white + 1) / 256 / white
+    stretched: Floats = (colours - np.float32(16 * step)) / np.float32(219 * step)
+    return np.clip(stretched, 0.0, 1.0)
 
 
 def _shrink(raster: Raster, width: int, height: int) -> Floats:
@@ -187,59 +213,6 @@ def _by_channel(pixels: Floats, change: Callable[[Image.Image], Image.Image]) ->
     """Apply a Pillow filter to each channel; on floats it takes one at a time."""
     planes = (Image.fromarray(np.ascontiguousarray(pixels[..., c])) for c in range(pixels.shape[2]))
     return np.stack([np.asarray(change(plane), np.float32) for plane in planes], axis=-1)
-
-
-def _to_srgb(colours: Floats, profile: bytes | None) -> Floats:
-    """Convert (h, w, 1 | 3 | 4) grey, RGB or CMYK ink in [0, 1] to (h, w, 3) sRGB."""
-    if profile and not _is_srgb(profile):
-        try:
-            return _through_profile(colours, profile)
-        except imagecodecs.CmsError:
-            pass  # ignore a profile that is broken or for other channels
-    if colours.shape[2] == 4:
-        return (1.0 - colours[..., :3]) * (1.0 - colours[..., 3:])
-    return np.broadcast_to(colours, (*colours.shape[:2], 3))
-
-
-def _through_profile(colours: Floats, profile: bytes) -> Floats:
-    """Convert colours through an embedded profile, in 16 bits.
-
-    The colour engine's floats measure ink in percent and leave [0, 1], so 16-bit integers are used. Every pixel goes
-    through the profile itself: the engine's optimisation for 16 bits, a table of 33^3 colours, is off by up to 0.08 in
-    deep saturated shadows (Adobe RGB).
-
-    Raises:
-        imagecodecs.CmsError: the profile cannot be read, or describes another number of channels.
-    """
-    samples = (colours * 65535.0 + 0.5).astype(np.uint16)
-    space = _COLOUR_SPACES[colours.shape[2]]
-    if space == "gray":
-        samples = samples[..., 0]
-    converted = imagecodecs.cms_transform(
-        samples,
-        profile,
-        _srgb_profile(),
-        colorspace=space,
-        outcolorspace="rgb",
-        flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
-    )
-    return converted.reshape(*colours.shape[:2], 3).astype(np.float32) / np.float32(65535.0)
-
-
-@cache
-def _srgb_profile() -> bytes:
-    return imagecodecs.cms_profile("srgb")
-
-
-def _is_srgb(profile: bytes) -> bool:
-    """Tell by its description whether a profile is sRGB.
-
-    An image with sRGB embedded must equal one without.
-    """
-    try:
-        return "sRGB" in (ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description or "")
-    except (OSError, ValueError):  # no profile, or its description is not text
-        return False
 
 
 def _oriented(pixels: Floats, orientation: int) -> Floats:

@@ -18,8 +18,10 @@ from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.store.images import headers
-from kt_batch.store.images.files import Floats, WorkingImage, decode, encode, image_id, pad_to, preview
+from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to, preview
+from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.rasters import fit, read_raster
+from tests.support import charts
 from tests.support.hostile import (
     Case,
     chunk,
@@ -391,6 +393,22 @@ VALID = {
     "webp": saved(picture(9, 7), "WEBP"),
     "bmp": saved(picture(9, 7), "BMP"),
     "ppm": saved(picture(9, 7), "PPM"),
+    "bmp with a profile": charts.as_bmp(np.full((7, 9, 3), 0.5), charts.CHARTS["Display P3"].profile()),
+    "webp in tiff": tiff(np.asarray(picture(9, 7)), photometric="rgb", compression="webp"),
+    "planes in tiff": tiff(
+        np.moveaxis(deep(2)[:7, :9].astype(np.uint8), -1, 0).copy(),
+        photometric="minisblack",
+        planarconfig="separate",
+        extrasamples=["unassalpha"],
+        compression="deflate",
+    ),
+    "jpeg without end": saved(picture(9, 7), "JPEG", progressive=True)[:-2],
+    "png with chunks": deep_png(
+        deep()[:7, :9],
+        *(chunk(b"cICP", bytes((9, 16, 0, 1))), chunk(b"gAMA", bytes((0, 1, 0, 0))), chunk(b"cHRM", bytes(range(32)))),
+        chunk(b"eXIf", exif(6)[6:]),
+    ),
+    "tiff with a profile": tiff(deep()[:7, :9], photometric="rgb", iccprofile=charts.CHARTS["ProPhoto RGB"].profile()),
     "mpo": saved(picture(9, 7), "MPO", save_all=True, append_images=[picture(9, 7)]),
 }
 

@@ -7,29 +7,28 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.headers import (
+    MAX_BYTES_OF_ANY_FILE,
     MAX_PIXELS_OF_ANY_FILE,
     MAX_PIXELS_PER_BYTE,
+    bytes_of_segment,
+    check_bytes,
     check_pixels,
     declared_bytes,
     size_of_webp,
 )
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from tests.support.hostile import picture, png, saved, tiff
+from tests.support.hostile_formats import packed_tiff
+from tests.support.hostile_samples import samples, webp_of_one_colour
 
 MIB = 1 << 20
-
-
-def webp_of_one_colour(side: int) -> bytes:
-    """Return a lossless WebP of one colour: 34 bytes whatever its size."""
-    head = b"\x2f" + struct.pack("<I", (side - 1) | (side - 1) << 14)
-    body = head + saved(Image.new("RGB", (8, 8)), "WEBP", lossless=True)[25:]
-    return b"RIFF" + struct.pack("<I", 12 + len(body)) + b"WEBPVP8L" + struct.pack("<I", len(body)) + body
 
 
 def tiff_of_one_strip(side: int, compression: int, samples: int = 3, bits: int = 8) -> bytes:
@@ -86,6 +85,7 @@ SMALL_FILES = {
     **{f"short_{side}.ppm": b"P6 %d %d 255\n" % (side, side) + b"x" * 200 for side in (5000, 16384)},
     **{f"short_{side}.pbm": b"P4 %d %d\n" % (side, side) + b"x" * 200 for side in (5000, 16384)},
     **{f"short_{side}.pgm": b"P5 %d %d 65535\n" % (side, side) + b"x" * 200 for side in (5000, 16384)},
+    **{name: content for name, verdict, _, content in samples() if verdict != "good"},
 }  # fmt: skip
 
 
@@ -132,6 +132,70 @@ def test_blank_pages_that_compress_best_are_allowed() -> None:
     check_pixels(10000, 10000, len(blank))
 
 
+def test_the_largest_samples_of_a_small_file_are_read(small_reader: ImageReaderProcess) -> None:
+    (within,) = (content for _, verdict, _, content in samples() if verdict == "good")
+    assert declared_bytes(within) == 2047 * 2048 * 16
+    assert small_reader.decode(within, 64).pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(("declared", "length"), [(2**26, 0), (2**14 * 5000, 5000), (0, 0)])
+def test_samples_that_the_bytes_can_hold_are_allowed(declared: int, length: int) -> None:
+    check_bytes(declared, length)
+
+
+@pytest.mark.parametrize(("declared", "length"), [(2**26 + 1, 0), (2**14 * 5000 + 1, 5000)])
+def test_samples_that_the_bytes_cannot_hold_are_refused(declared: int, length: int) -> None:
+    with pytest.raises(RejectError, match=f"declares samples of {declared} bytes in {length} bytes") as caught:
+        check_bytes(declared, length)
+    assert caught.value.reason == Reason.TOO_MANY_PIXELS
+
+
+def blank_images() -> dict[str, bytes]:
+    """Return blank images of more than 64 MiB of samples in each format that compresses."""
+    rgb, bilevel = Image.new("RGB", (5000, 5000), "white"), Image.new("1", (9000, 9000), 1)
+    deep = np.zeros((3500, 3500, 3), np.uint16)
+    images = {
+        "PNG": saved(rgb, "PNG", compress_level=9),
+        "PNG of 1 bit": saved(bilevel, "PNG", compress_level=9),
+        "PNG of a palette": saved(bilevel.convert("P"), "PNG", compress_level=9, bits=1),
+        "PNG of 16 bits": png(3500, 3500, 16, 2, bytes(3500 * (1 + 3500 * 6))),
+        "GIF": saved(bilevel.convert("L"), "GIF"),
+        "JPEG": saved(rgb, "JPEG", progressive=True, quality=1),
+        "WebP": saved(Image.new("RGB", (4200, 4200)), "WEBP", quality=1),
+        "fax": saved(bilevel, "TIFF", compression="group4"),
+    }
+    for compression in ("deflate", "lzw", "packbits", "lzma", "zstd", "lerc"):
+        images[f"TIFF, {compression}"] = tiff(deep, photometric="rgb", compression=compression)
+    images["TIFF, deflate in tiles"] = tiff(deep, photometric="rgb", compression="deflate", tile=(512, 512))
+    return images
+
+
+def test_blank_images_that_compress_best_are_allowed() -> None:
+    for name, data in blank_images().items():
+        declared = declared_bytes(data)
+        assert declared > MAX_BYTES_OF_ANY_FILE, name
+        check_bytes(declared, len(data))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"])
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6])
+def test_the_bytes_of_a_lerc_follow_from_its_header(dtype: str, version: int) -> None:
+    grey = np.zeros((5, 7), dtype)
+    assert bytes_of_segment(bytes(imagecodecs.lerc_encode(grey, version=version))) == grey.nbytes
+    bands = np.zeros((2, 5, 7), dtype)
+    assert bytes_of_segment(bytes(imagecodecs.lerc_encode(bands, version=version, planar=True))) == bands.nbytes
+    if version >= 4:
+        rgba = np.zeros((5, 7, 4), dtype)
+        assert bytes_of_segment(bytes(imagecodecs.lerc_encode(rgba, version=version))) == rgba.nbytes
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "JPEG2000"])
+def test_the_bytes_of_a_segment_follow_from_its_header(format_: str) -> None:
+    channels = 4 if format_ == "WEBP" else 3  # its decoder writes four
+    assert bytes_of_segment(saved(picture(20, 10), format_)) == 20 * 10 * channels
+    assert bytes_of_segment(b"something else") == 0
+
+
 @pytest.mark.parametrize(
     ("data", "declared"),
     [
@@ -141,6 +205,8 @@ def test_blank_pages_that_compress_best_are_allowed() -> None:
         (saved(picture(20, 10), "WEBP"), 20 * 10 * 4),
         (saved(picture(20, 10).convert("L"), "BMP"), 20 * 10),
         (tiff(np.zeros((10, 20, 4), np.float64), photometric="rgb"), 20 * 10 * 32),
+        (packed_tiff(), 48 * 32 * 2),
+        (b"P5 20 10 65535\n" + bytes(400), 20 * 10 * 4),
         (b"", 0),
         (b"no image", 0),
         (b"II*\0" + b"\xff" * 20, 0),
