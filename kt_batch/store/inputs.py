@@ -305,7 +305,7 @@ def no_images(place: str, passed_over: Kinds, ours: Sequence[str] = ()) -> Usage
     """Return the error of a place without images, which says what is there."""
     beside = f" outside of {', '.join(map(repr, ours))}" if ours else ""
     there = f"; it holds {in_words(passed_over)}" if passed_over else ""
-    hint = " (name archives themselves, such as 'shards/*.tar')" if passed_over.keys() & set(ARCHIVE_SUFFIXES) else ""
+    hint = " (name archives themselves, such as 'data/*.tar')" if passed_over.keys() & set(ARCHIVE_SUFFIXES) else ""
     suffixes = ", ".join(IMAGE_SUFFIXES)
     return UsageError(f"{place} holds no images{beside}{there}{hint}; looked for files that end in {suffixes}")
 

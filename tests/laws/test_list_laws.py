@@ -6,13 +6,18 @@ import random
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kt_batch.errors import RejectError
 from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.store.archives import enter
+from kt_batch.store.images.files import image_id
+from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.manifests import Manifest, Row
-from tests.support.hostile_archives import END, A, tar_entry
+from tests.support.hostile_archives import END, A, picture, tar_entry, zipped
 
 PARTS = st.sampled_from(["a", "b", "A", "..", ".", "%2E", "é", "a\nb", "c\\d", "~", "x y"])
 PATHS = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "/".join([*parts, "p.png"]))
@@ -56,3 +61,31 @@ def test_members_of_archives_have_unique_names_that_depend_on_no_order_of_argume
         found = find_images(places, (), no_progress).inputs
         assert len({source.name for source in found}) == len(found) == 2 * len(paths)
         assert found == find_images(places[::-1], (), no_progress).inputs
+
+
+SOUND = {
+    "tar": b"".join(tar_entry(f"{n}.png", picture(n)) for n in range(3)) + END,
+    "zip": zipped({f"{n}.png": picture(n) for n in range(3)}),
+}
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+@given(st.data())
+def test_whatever_changes_in_an_archive_costs_rejects_and_what_is_left_is_what_was_identified(
+    form: str, data: st.DataObject
+) -> None:
+    content = bytearray(SOUND[form])
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    length = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / f"a.{form}"
+        archive.write_bytes(content[:length])
+        entered = enter(Input(str(archive), archive.name))
+        assert entered.inputs or entered.passed_over
+        for source in entered.inputs:
+            if source.image_id:
+                assert image_id(read_input(source.uri)) == source.image_id
+            else:
+                with pytest.raises(RejectError):
+                    read_input(source.uri)

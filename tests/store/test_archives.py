@@ -125,7 +125,7 @@ def test_a_folder_says_what_it_passes_over_and_leaves_archives_closed(tmp_path: 
 
 def test_a_folder_of_archives_alone_says_how_to_name_them(tmp_path: Path) -> None:
     (tmp_path / "000.tar").write_bytes(tar_entry("a.png", A) + END)
-    message = r"holds no images; it holds 1 \.tar \(name archives themselves, such as 'shards/\*\.tar'\); looked for"
+    message = r"holds no images; it holds 1 \.tar \(name archives themselves, such as 'data/\*\.tar'\); looked for"
     with pytest.raises(UsageError, match=message):
         found_in(tmp_path)
     assert [source.name for source in found_in(tmp_path / "*.tar").inputs] == ["000.tar/a.png"]
