@@ -3,7 +3,10 @@ from __future__ import annotations
 import hashlib
 import random
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -222,6 +225,17 @@ def test_a_member_uri_of_a_stranger_cannot_unpack_to_more_than_it_states(tmp_pat
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     server: S3Server = request.getfixturevalue(request.param)
     return server.new_location(monkeypatch).uri
+
+
+def test_an_archive_on_a_web_server_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_entry("a.png", A) + END)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (source,) = found_in(f"http://127.0.0.1:{server.server_port}/a.tar").inputs
+        with pytest.raises(RejectError, match="is not read in parts; copy the archive to a file or to object storage"):
+            read_input(source.uri)
+        server.shutdown()
 
 
 def put(place: str, name: str, data: bytes) -> None:
