@@ -29,6 +29,7 @@ from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import opening
 from kt_batch.store.library import Library
+from kt_batch.store.manifest_files import read_manifests
 from kt_batch.store.run import Run
 
 KT_VGG = EncoderSource()
@@ -47,12 +48,13 @@ def extract(
     options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
+    manifest: Place | Sequence[Place] = (),
     **fields: object,
 ) -> ExtractSummary:
     """Extract images into a knowledge library, or continue where an earlier call stopped.
 
     Args:
-        images: Paths, globs or URIs.
+        images: Paths, globs, archives or URIs; may be empty with a manifest.
         library: A path or an s3:// URI.
         encoder: Where the encoder comes from.
         layer: Where the encoder is cut.
@@ -60,6 +62,7 @@ def extract(
         options: How the work is run: threads, unit size, retries.
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
+        manifest: Lists of further images: text, .csv, .jsonl or .parquet with a column `uri`.
         **fields: Further fields of ExtractConfig: stride, max_patches, seed, tags, license, attribution.
 
     Returns:
@@ -72,7 +75,8 @@ def extract(
     with _usage_errors():
         _, config = new_encoder(source, layer, size)
         extraction = ExtractConfig.model_validate({"encoder": config, **fields})
-    request = ExtractRequest(places(images), fspath(library), extraction, source, options)
+    lists = read_manifests(places(manifest))
+    request = ExtractRequest(places(images), fspath(library), extraction, source, options, lists)
     return extracting.extract(request, _runner(runner, options), progress)
 
 
@@ -113,18 +117,20 @@ def translate(
     options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
+    manifest: Place | Sequence[Place] = (),
     **settings: object,
 ) -> TranslateSummary:
     """Translate images into a run, or continue where an earlier call stopped.
 
     Args:
-        images: Paths, globs or URIs.
+        images: Paths, globs, archives or URIs; may be empty with a manifest.
         out: The run, a path or an s3:// URI.
         choice: Library, style images and weights.
         method: The method's name.
         options: How the work is run.
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
+        manifest: Lists of further images, as for `extract`.
         **settings: Fields of the method's configuration, such as swap, alpha, search and format of `knowledge`.
 
     Returns:
@@ -134,7 +140,8 @@ def translate(
         KtBatchError: In one sentence, what was wrong.
     """
     config, sources = choose(method, settings, choice)
-    request = TranslateRequest(places(images), fspath(out), config, sources, options)
+    lists = read_manifests(places(manifest))
+    request = TranslateRequest(places(images), fspath(out), config, sources, options, lists)
     return translating.translate(request, _runner(runner, options), progress)
 
 

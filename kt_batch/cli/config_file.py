@@ -205,7 +205,8 @@ def save_options(place: str, command: str, values: Mapping[str, object]) -> None
         command: The name of the command.
         values: Option -> value; None for an option that was not given.
     """
-    kept = {name: value for name, value in values.items() if value is not None and name not in NOT_SAVED}
+    absent = {name for name, value in values.items() if value is None or (name == "manifest" and not value)}
+    kept = {name: value for name, value in values.items() if name not in absent and name not in NOT_SAVED}
     text = yaml.safe_dump(kept, sort_keys=True, allow_unicode=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     open_location(place).put_if_absent(options_path(command, digest), text.encode())

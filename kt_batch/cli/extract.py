@@ -19,6 +19,7 @@ from kt_batch.cli.runner import make_runner
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
+from kt_batch.store.manifest_files import read_manifests
 
 
 def add_extract(app: typer.Typer) -> None:
@@ -28,7 +29,9 @@ def add_extract(app: typer.Typer) -> None:
 
 def extract_command(
     context: typer.Context,
-    images: options.Images,
+    *,
+    images: options.Images = None,
+    manifest: options.Manifests = None,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -45,12 +48,14 @@ def extract_command(
     """
     estimate_request = dry_run.request()
     source, encoder = options.new_encoder(weights, cut)
-    request = ExtractRequest(images, library, content.config(encoder), source, how)
+    request = ExtractRequest(
+        images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
+    )
     if estimate_request:
         estimate = estimate_here(partial(estimate_extract, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, how.runner), json)
         return estimate_code(estimate, STRICT)
-    target = rejects_target(how, images, library)
+    target = rejects_target(how, request.images, library, request.manifests)
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = extract(request, running, display)
     save_options(library, "extract", context.params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -43,10 +44,16 @@ def explain_command(
         box = part.file_box
         lines.append(
             f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
+            f"{tags_shown(part.tags)}"
         )
-    lines += [f"  {source.share:5.1%}  {source.uri}" for source in explanation.sources]
+    lines += [f"  {source.share:5.1%}  {source.uri}{tags_shown(source.tags)}" for source in explanation.sources]
     print_summary(explanation.to_dict(), lines, json)
     return 0
+
+
+def tags_shown(tags: Sequence[str]) -> str:
+    """Return the tags of a source in brackets; nothing without any."""
+    return f"  [{', '.join(tags)}]" if tags else ""
 
 
 def parse_pixel(text: str) -> tuple[int, int]:

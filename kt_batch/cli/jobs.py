@@ -5,7 +5,7 @@ They run on Ray by default, and the caller decides how many rejected inputs a su
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import typer
@@ -27,6 +27,7 @@ from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.finish import build_index
+from kt_batch.store.manifest_files import read_manifests
 
 
 def job_app(command: Command) -> typer.Typer:
@@ -48,7 +49,9 @@ def translate_app() -> typer.Typer:
 
 def build_library(
     context: typer.Context,
-    images: options.Images,
+    *,
+    images: options.Images = None,
+    manifest: options.Manifests = None,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -67,13 +70,15 @@ def build_library(
     """
     estimate_request = dry_run.request()
     source, encoder = options.new_encoder(weights, cut)
-    request = ExtractRequest(images, library, content.config(encoder), source, how)
+    request = ExtractRequest(
+        images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
+    )
     if estimate_request:
         estimate = estimate_here(partial(estimate_extract, request), estimate_request)
         lines = [*estimate_lines(estimate, how.runner), "  the index that is built afterwards is not estimated"]
         print_summary({"extract": asdict(estimate)}, lines, json)
         return estimate_code(estimate, bounds)
-    target = rejects_target(how, images, library)
+    target = rejects_target(how, request.images, library, request.manifests)
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(request, running, display)
         write_rejects(target, library)
@@ -87,7 +92,9 @@ def build_library(
 
 def translate_images(
     context: typer.Context,
-    images: options.Images,
+    *,
+    images: options.Images = None,
+    manifest: options.Manifests = None,
     out: options.RunPlace,
     settings: MethodOptions,
     chosen: ChoiceOptions,
@@ -103,5 +110,6 @@ def translate_images(
     Exits with 0 while rejects stay within --max-rejects.
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
-    request = translate_request(images, out, chosen, resolved, how)
+    request = translate_request(images or [], out, chosen, resolved, how)
+    request = replace(request, manifests=read_manifests(manifest or []))
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

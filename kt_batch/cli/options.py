@@ -23,7 +23,18 @@ from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 RUN_PANEL = "How the work is run"
 
-Images = Annotated[list[str], typer.Argument(help="Paths, directories, globs or URIs (s3://bucket/prefix).")]
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(help="Paths, directories, globs, archives (.tar, .zip) or URIs (s3://bucket/prefix)."),
+]
+Manifests = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--manifest",
+        help="A list of images: text with one place per line, or .csv, .jsonl or .parquet with a column `uri`, whose "
+        "other columns become tags; - reads lines of standard input. May be repeated.",
+    ),
+]
 Place = Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
 Library = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
 RunPlace = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]

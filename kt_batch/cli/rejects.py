@@ -15,6 +15,7 @@ from kt_batch.events import STANDARD_ERROR
 from kt_batch.store import layout
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.locations import open_location
+from kt_batch.store.manifests import Manifest
 from kt_batch.store.targets import Inputs, Target, refuse_input
 from kt_batch.store.units import Ledger
 
@@ -31,18 +32,23 @@ def reject_lines(rejects: Sequence[Reject], count: int) -> list[str]:
     return [*lines, "  --retry-rejected tries them once more"] if count else []
 
 
-def rejects_target(how: RunOptions, images: Sequence[str], place: str) -> Target | None:
+def rejects_target(
+    how: RunOptions, images: Sequence[str], place: str, manifests: Sequence[Manifest] = ()
+) -> Target | None:
     """Return the file of `--rejects-csv`; None without one.
 
     Raises:
         UsageError: it, or the log, is an input, or both are one file.
     """
     if how.log_file not in (None, STANDARD_ERROR):
-        refuse_input("--log-file", how.log_file, Inputs(images))  # an empty input could pass for an empty log
+        refuse_input(
+            "--log-file", how.log_file, Inputs(images, manifests=manifests)
+        )  # an empty input could pass for an empty log
     if how.rejects_csv is None:
         return None
     start = ",".join(_HEADER).encode()
-    target = Target("--rejects-csv", Path(how.rejects_csv), Inputs(images, places=[place]), force=None, begins=start)
+    inputs = Inputs(images, places=[place], manifests=manifests)
+    target = Target("--rejects-csv", Path(how.rejects_csv), inputs, force=None, begins=start)
     path = target.check()
     if how.log_file not in (None, STANDARD_ERROR) and os.path.realpath(how.log_file) == str(path):
         raise UsageError(f"--rejects-csv and --log-file both name '{how.log_file}'; name two files.")

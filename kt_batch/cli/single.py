@@ -18,6 +18,7 @@ from kt_batch.errors import UsageError
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.weights import load_decoder, load_encoder
 from kt_batch.pipelines.single import translate_one
+from kt_batch.store.passed_over import in_words
 from kt_batch.store.targets import Inputs, Target
 
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}
@@ -69,5 +70,6 @@ def try_command(
     lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     lines += [f"Passed over, as libraries and runs are no paintings: '{place}'" for place in summary.passed_over]
+    lines += [f"Passed over: {in_words(summary.passed_over_files)}"] if summary.passed_over_files else []
     print_summary({"out": str(path), **asdict(summary)}, lines, json)
     return 0

@@ -17,6 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.models.layers import CUT_POINTS
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.inputs import absolute_file
+from kt_batch.store.manifest_files import read_manifests
 from kt_batch.training.autoencoder import TrainJob, train_autoencoder
 from kt_batch.training.metrics import Metrics
 
@@ -40,9 +41,10 @@ def train_app() -> typer.Typer:
 
 
 def train(
-    images: options.Images,
-    out: Annotated[Path, typer.Option("--out", help="State, metrics and the finished weights; all workers see it.")],
     *,
+    images: options.Images = None,
+    manifest: options.Manifests = None,
+    out: Annotated[Path, typer.Option("--out", help="State, metrics and the finished weights; all workers see it.")],
     teacher_weights: Annotated[
         str | None, typer.Option("--teacher-weights", help="VGG-19 as safetensors; default: torchvision's.")
     ] = None,
@@ -68,7 +70,7 @@ def train(
     """
     weights = absolute_file(encoder_weights)
     job = TrainJob(
-        images=tuple(images),
+        images=tuple(images or ()),
         teacher=EncoderSource("vgg19", absolute_file(teacher_weights)),
         encoder=EncoderSource(encoder or "kt-vgg", weights) if encoder or weights else None,
         out=out.absolute(),
@@ -77,6 +79,7 @@ def train(
         batch=batch,
         threads=how.threads,
         seed=seed,
+        manifests=read_manifests(manifest or []),
     )
     with make_members(how, gpu, out) as run_members:
         trained = train_autoencoder(job, Metrics(job.out, print_progress), run_members)

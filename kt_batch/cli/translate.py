@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import typer
@@ -25,6 +25,7 @@ from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.cache import DEFAULT_BYTES
+from kt_batch.store.manifest_files import read_manifests
 from kt_batch.store.receipts import PictureSizes
 
 
@@ -78,7 +79,9 @@ def add_translate(app: typer.Typer) -> None:
 
 def translate_command(
     context: typer.Context,
-    images: options.Images,
+    *,
+    images: options.Images = None,
+    manifest: options.Manifests = None,
     out: options.RunPlace,
     settings: MethodOptions,
     chosen: ChoiceOptions,
@@ -95,7 +98,8 @@ def translate_command(
     kt-batch translate photos/ --method adain --style irises.jpg --out run
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
-    request = translate_request(images, out, chosen, resolved, how)
+    request = translate_request(images or [], out, chosen, resolved, how)
+    request = replace(request, manifests=read_manifests(manifest or []))
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)
 
 
@@ -130,7 +134,7 @@ def run_translate(
         estimate = estimate_here(partial(estimate_translate, request), estimate_request)
         print_summary(asdict(estimate), estimate_lines(estimate, request.options.runner), json)
         return estimate_code(estimate, bounds)
-    target = rejects_target(request.options, request.images, request.run)
+    target = rejects_target(request.options, request.images, request.run, request.manifests)
     with make_runner(request.options) as running, ProgressDisplay() as display:
         summary = translate(request, running, display)
     save_options(request.run, "translate", saved)

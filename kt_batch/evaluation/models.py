@@ -17,11 +17,11 @@ from kt_batch.kernels.tiles import normalise
 from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.inputs import find_images, plan_items
 from kt_batch.pipelines.progress import Progress, Step, no_progress
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.files import decode as decode_image
-from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.inputs import read_input
 from kt_batch.training.recipes import HELD_OUT
 
 LIBRARY_IMAGES = 8  # paintings, evenly spaced, whose patches form the library
@@ -135,7 +135,7 @@ def working_images(
         UsageError: If no image is left.
         RejectError: If one cannot be read.
     """
-    items = plan_items(list_inputs(images), no_progress)
+    items = plan_items(find_images(images, (), no_progress).inputs, no_progress)
     chosen = [item for item in items if not held_out or item.image_id.startswith(HELD_OUT)]
     if not chosen:
         raise UsageError(f"{', '.join(images)}: none of the {len(items)} images is held out of training.")

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from statistics import fmean, median
@@ -30,6 +30,7 @@ from kt_batch.runners.base import Heartbeat, Runner
 from kt_batch.store.attempts import find_rejects
 from kt_batch.store.inputs import input_size
 from kt_batch.store.locations import open_location
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
@@ -86,6 +87,7 @@ class Estimate:
     disk estimate of an extract, which refuses to start when it exceeds free_bytes. publishing: How files get their
     names where there are no hard links (`store.locations.Location.publishing`). changed: Names of pending inputs that
     will be rejected, because other bytes have their outputs.
+    passed_over, passed_over_files: Libraries and runs below the named folders, and files that are no images, by kind.
     The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
     """
 
@@ -106,6 +108,8 @@ class Estimate:
     workers: int
     publishing: str | None = None
     changed: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
     pilot: Pilot | None = None
     estimated_output_bytes: int | None = None
     estimated_seconds: float | None = None
@@ -136,7 +140,11 @@ def estimate_extract(request: ExtractRequest, dry_run: DryRunRequest, runner: Ru
         return ExtractWorker(replace(plan.job, library=folder, numerics=None, owned_by_other_unit=frozenset()))
 
     estimate = replace(
-        work.estimate(request.options, len(images)), output_bytes_at_most=at_most, estimated_output_bytes=at_most
+        work.estimate(request.options, len(images)),
+        output_bytes_at_most=at_most,
+        estimated_output_bytes=at_most,
+        passed_over=plan.passed_over,
+        passed_over_files=plan.passed_over_files,
     )
     chosen = spread([group for _, group in images], dry_run.pilot)
     pilot = run_pilot(chosen, request.config.digest(), request.options, worker, runner, progress)
@@ -161,7 +169,12 @@ def estimate_translate(
         return TranslateWorker(job)
 
     changed = tuple(sorted({name for _, name in plan.job.changed}))
-    estimate = replace(work.estimate(request.options, len(images)), changed=changed)
+    estimate = replace(
+        work.estimate(request.options, len(images)),
+        changed=changed,
+        passed_over=plan.passed_over,
+        passed_over_files=plan.passed_over_files,
+    )
     chosen = spread(images, dry_run.pilot)
     pilot = run_pilot(chosen, request.config.digest(), request.options, worker, runner, progress)
     return projected(estimate, pilot, dry_run.price)

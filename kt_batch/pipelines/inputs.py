@@ -11,10 +11,13 @@ from typing import TypeVar
 from kt_batch.errors import Reason, RejectError, UnreachableError, UsageError
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.redaction import redacted
+from kt_batch.store.archives import archives_of, enter, enter_all
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.files import image_id
-from kt_batch.store.inputs import Input, input_id, open_input
+from kt_batch.store.inputs import Found, Input, find_inputs, input_id, open_input
 from kt_batch.store.locations import Location, open_location
+from kt_batch.store.manifests import Manifest
+from kt_batch.store.passed_over import Kinds, in_words
 from kt_batch.store.places import absolute_path, clean_place, origin_of
 from kt_batch.store.units import Item, Unit
 
@@ -35,6 +38,42 @@ def absolute_file(path: Place | None) -> str | None:
     return None if path is None else absolute_path(fspath(path))
 
 
+def find_images(images: Sequence[str], manifests: Sequence[Manifest], progress: Progress) -> Found:
+    """Find all images that places and the rows of manifests stand for, those in archives included.
+
+    Raises as `find_inputs` does.
+    """
+    return enter_archives(find_inputs(images, manifests), progress)
+
+
+def enter_archives(found: Found, progress: Progress) -> Found:
+    """Return what was found with the images of its archives in their place. An archive is read once, in order."""
+    archives = list(archives_of(found))
+    if not archives:
+        return found
+    entered = []
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        for content in pool.map(enter, archives):
+            entered.append(content)
+            progress(Step("archives", len(entered), len(archives)))
+    return enter_all(found, entered)
+
+
+def say_kinds(kinds: Kinds, progress: Progress) -> Kinds:
+    """Say how many files that are no images were passed over, by kind, and return the counts."""
+    if kinds:
+        progress(Step("plan", 0, 0, note=f"Passed over: {in_words(kinds)}."))
+    return kinds
+
+
+def say_columns(manifests: Sequence[Manifest], progress: Progress) -> None:
+    """Say which columns of manifests cannot be tags."""
+    for manifest in manifests:
+        if manifest.columns:
+            shown = ", ".join(f"'{column}'" for column in manifest.columns)
+            progress(Step("plan", 0, 0, note=f"Columns of '{manifest.place}' that are no tags: {shown}."))
+
+
 def say_passed_over(ours: Sequence[str], location: Location, progress: Progress) -> tuple[str, ...]:
     """Say which libraries and runs below the named folders were passed over, other than `location`, and return them."""
     others = tuple(dict.fromkeys(place for place in ours if open_location(place).uri != location.uri))
@@ -44,15 +83,19 @@ def say_passed_over(ours: Sequence[str], location: Location, progress: Progress)
     return others
 
 
-def check_origins(named: Sequence[str], location: Location, pending: Iterable[Unit]) -> None:
+def check_origins(
+    named: Sequence[str], location: Location, pending: Iterable[Unit], manifests: Sequence[Manifest] = ()
+) -> None:
     """Refuse planned images in stores that the caller named neither for inputs nor for the library or the run.
 
-    A plan may come from a stranger, and a store learns from a request who asks.
+    A plan may come from a stranger, and a store learns from a request who asks. Who names a manifest names the stores
+    in it.
 
     Raises:
         UsageError: there is such an image; nothing was sent.
     """
     allowed = {None, origin_of(location.uri), *(origin_of(clean_place(place)) for place in named)}
+    allowed.update(*(manifest.origins() for manifest in manifests))
     for unit in pending:
         for item in unit.items:
             if origin_of(item.uri) not in allowed:
@@ -79,10 +122,10 @@ def plan_items(inputs: Sequence[Input], progress: Progress) -> list[Item]:
 
 def _identify(source: Input) -> Item:
     try:
-        identity = input_id(source.uri)
+        identity = source.image_id or input_id(source.uri)
     except RejectError:
         identity = unreadable_id(source.uri)
-    return Item(identity, source.uri, source.name)
+    return Item(identity, source.uri, source.name, tags=source.tags)
 
 
 def unreadable_id(uri: str) -> str:

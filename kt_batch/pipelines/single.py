@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -24,11 +24,14 @@ from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
 from kt_batch.pipelines.extract.worker import image_patches
+from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.images.metadata.read import blocks_of
-from kt_batch.store.inputs import Input, find_inputs, read_input
+from kt_batch.store.inputs import Input, read_input
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
 MAX_PAINTINGS = 16
@@ -37,7 +40,7 @@ MAX_PAINTINGS = 16
 @dataclass(frozen=True)
 class SingleSummary:
     """The summary of `try`. shares: URI of a painting -> share of the photograph's patches that it gave. passed_over:
-    Libraries and runs below the named folders.
+    Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
     """
 
     ncc_mean: float
@@ -46,6 +49,7 @@ class SingleSummary:
     seconds: float
     stage_seconds: dict[str, float]
     passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
 
 
 def translate_one(
@@ -80,22 +84,22 @@ def translate_one(
     _, working = _read_image(photo, config.encoder.size, metadata=True)
     seconds: dict[str, float] = {}
     with timed(seconds, "extract"):
-        found = find_inputs(paintings)
+        found = find_images(paintings, (), no_progress)
         names, library = _extract(found.inputs, encoder.network, config)
     with timed(seconds, "index"):
         index = _index(library, encoder.network.channels_at(config.encoder.layer), index_config)
     method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
     result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
     sources = cast("PatchProvenance", result.provenance)
-    best = unpack_ids(sources.patch_ids[:, 0].numpy())[0]
-    counts = Counter(bytes(image).hex() for image in best)
+    counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
         ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6),
-        shares={names[identity]: round(n / len(best), 4) for identity, n in counts.most_common()},
-        patches=len(best),
+        shares={names[identity]: round(n / counts.total(), 4) for identity, n in counts.most_common()},
+        patches=counts.total(),
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
+        passed_over_files=found.passed_over,
     )
     return encoded(cast("Tensor", result.output), working, config), summary
 

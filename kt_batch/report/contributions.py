@@ -41,6 +41,7 @@ class Contribution:
     file_box: Box
     license: str
     attribution: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SourceShare:
     share: float
     license: str
     attribution: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def patch_contributions(
             file_box=image.in_file(box),
             license=image.license,
             attribution=image.attribution,
+            tags=tuple(image.tags),
         )
 
 
@@ -149,6 +152,7 @@ def source_shares(provenance: pa.Table, images: Mapping[str, SourceImage]) -> tu
                 share=row["share"],
                 license=image.license if image else "",
                 attribution=image.attribution if image else "",
+                tags=tuple(image.tags) if image else (),
             )
         )
     return tuple(sorted(shares, key=lambda share: (-share.share, share.image_id)))

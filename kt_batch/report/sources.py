@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from kt_batch.store.schemas import IMAGE_ID
 from kt_batch.store.tables import read_schema, read_table
 
 PLAIN_COLUMNS = (
-    "image_id", "original_width", "original_height", "width", "height", "license", "attribution",
+    "image_id", "original_width", "original_height", "width", "height", "license", "attribution", "tags",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class SourceImage:
     license: str
     attribution: str
     preview: bytes = b""
+    tags: Sequence[str] = ()
 
     def in_file(self, box: Box) -> Box:
         """Map a box of the working image to the file's own pixels.

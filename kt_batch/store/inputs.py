@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import quote_from_bytes
 
 from kt_batch.errors import Reason, RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store import layout
+from kt_batch.store.folders import Below, among, walk
 from kt_batch.store.images.file_bytes import Data, large_file
 from kt_batch.store.input_names import distinct, input_component
+from kt_batch.store.manifests import Manifest, path_in_manifest
+from kt_batch.store.members import is_member, member_chunks, parse_member
 from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
 from kt_batch.store.objects import (
     READ_ONLY_SCHEMES,
@@ -32,96 +33,114 @@ from kt_batch.store.objects import (
     object_chunks,
     object_size,
 )
-from kt_batch.store.patterns import matches, split_pattern
+from kt_batch.store.passed_over import (
+    ARCHIVE_SUFFIXES,
+    IMAGE_SUFFIXES,
+    Kinds,
+    add_kinds,
+    count_kinds,
+    in_words,
+    is_archive_name,
+    is_hidden,
+    is_image_name,
+)
+from kt_batch.store.patterns import MAGIC, matches, split_pattern
 from kt_batch.store.places import S3, clean_place, refuse_unpacked, scheme_of
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
-    ".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs", ".jxl",
-    ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jph", ".jhc",
-    ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef", ".srw",
-    ".3fr", ".fff", ".iiq", ".mrw", ".x3f", ".rwl", ".dcr", ".kdc", ".erf", ".mef", ".mos",
-)  # fmt: skip
 MAX_BYTES = 2**32  # larger than any image within the pixel limit, even uncompressed
 LARGE_BYTES = 2**26  # a file of this size on, and on this machine, is not read into memory
 CHUNK = 8 << 20  # bytes in memory at a time while hashing
 
-_ALLOWED = "name a file, a directory, a pattern or s3://bucket/prefix"
+_ALLOWED = "name a file, a directory, a pattern, an archive, s3://bucket/prefix or --manifest FILE"
 
 
 @dataclass(frozen=True)
 class Input:
     """One image to read.
 
-    uri: an absolute path as plain text, s3://bucket/key, or file:/// with percent codes for a path that is not UTF-8.
-    name: relative path that its outputs are named after.
+    uri: an absolute path as plain text, s3://bucket/key, file:/// with percent codes for a path that is not UTF-8, or
+    that of a member of an archive (`store/members.py`). name: relative path that its outputs are named after. tags:
+    what a manifest says about it. image_id: where it is known already; empty elsewhere.
     """
 
     uri: str
     name: str
+    tags: tuple[str, ...] = ()
+    image_id: str = ""
 
 
 @dataclass(frozen=True)
 class _Listing:
     """The images of one argument, as (URI, path below `root`).
 
-    A file is its own root, with an empty path. ours: The libraries and runs below `root`.
+    A file is its own root, with an empty path. ours: The libraries and runs below `root`. others: What else was passed
+    over, by kind. tags: URI -> what a manifest says about it.
     """
 
     root: str
     images: tuple[tuple[str, str], ...]
     ours: tuple[str, ...] = ()
+    others: Kinds = field(default_factory=dict)
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The inputs of a command, sorted by name, and the libraries and runs below its folders, which were passed over."""
+    """The inputs of a command, sorted by name, and what was passed over.
+
+    ours: The libraries and runs below its folders. passed_over: Files that are no images, by kind.
+    """
 
     inputs: list[Input]
     ours: list[str]
+    passed_over: Kinds = field(default_factory=dict)
 
 
-def list_inputs(arguments: Sequence[str]) -> list[Input]:
+def list_inputs(arguments: Sequence[str], manifests: Sequence[Manifest] = ()) -> list[Input]:
     """List all images that the arguments stand for, as `find_inputs` does, without what was passed over."""
-    return find_inputs(arguments).inputs
+    return find_inputs(arguments, manifests).inputs
 
 
-def find_inputs(arguments: Sequence[str]) -> Found:
-    """Find all images that the arguments stand for.
+def find_inputs(arguments: Sequence[str], manifests: Sequence[Manifest] = ()) -> Found:
+    """Find all images and archives that the arguments and the rows of manifests stand for.
 
     Each URI occurs once, and names are unique. With one argument, names are relative to the directory, or to the part
-    of a pattern before its first `*`, `?` or `[`; a file has its own name. With several arguments, the names of each
-    directory go under its last component; names that several inputs would share hold a hash of their place. The order
-    of the arguments has no effect. Directories and patterns yield only files with an image suffix, no hidden ones, and
-    none from the libraries and runs below them. A file that is named in full always counts, and so does a library or a
-    run that is named alone.
+    of a pattern before its first `*`, `?` or `[`; a file has its own name. Names of a manifest are relative to its
+    folder, or else whole places. With several arguments, the names of each directory or manifest go under its last
+    component; names that several inputs would share hold a hash of their place. The order of the arguments has no
+    effect. Directories and patterns yield only files with an image suffix, no hidden ones, and none from the libraries
+    and runs below them; a pattern that ends in the suffix of an archive yields archives. A file that is named in full
+    always counts, and so does a library or a run that is named alone.
 
     Raises:
         UsageError: there is nothing to do.
         StorageError: a place cannot be listed.
     """
-    if not arguments:
+    if not arguments and not manifests:
         raise UsageError(f"no images were given; {_ALLOWED}")
-    expanded = [argument for argument in arguments if len(arguments) > 1 and _is_ours(argument)]  # a shell's `photos/*`
-    listings = sorted(
-        (_listing(argument) for argument in arguments if argument not in expanded),
-        key=lambda listing: (listing.root, listing.images),
-    )
+    alone = len(arguments) + len(manifests) == 1
+    expanded = [argument for argument in arguments if not alone and _is_ours(argument)]  # a shell's `photos/*`
+    listings = [_listing(argument) for argument in arguments if argument not in expanded]
+    listings += map(_manifest_listing, manifests)
+    listings.sort(key=lambda listing: (listing.root, listing.images))
     if not listings:
         raise UsageError(f"all {len(arguments)} arguments are libraries or runs; name one alone to use its pictures")
     roots = {listing.root: listing.root.rstrip("/").rpartition("/")[2] or "root" for listing in listings}
     labels = distinct({root: input_component(last) for root, last in roots.items()})
     names: dict[str, str] = {}
+    tags: dict[str, set[str]] = {}
     for listing in listings:
         for uri, path in listing.images:
             below = [input_component(part) for part in path.split("/") if part]
             parts = [labels[listing.root], *below] if len(labels) > 1 or not below else below
             names.setdefault(uri, "/".join(parts))
-    inputs = [Input(uri, name) for uri, name in distinct(names).items()]
+        for uri, some in listing.tags.items():
+            tags.setdefault(uri, set()).update(some)
+    inputs = [Input(uri, name, tuple(sorted(tags.get(uri, ())))) for uri, name in distinct(names).items()]
     return Found(
         sorted(inputs, key=lambda item: item.name),
         sorted({*expanded, *(place for each in listings for place in each.ours)}),
+        add_kinds(each.others for each in listings),
     )
 
 
@@ -140,7 +159,7 @@ def read_input(uri: str) -> bytes:
 def open_input(uri: str) -> Data:
     """Return the bytes of an input as `read_input` does, or the open file where it is large and on this machine."""
     with _reading(uri):
-        file = None if is_object(uri) else large_file(_local_path(uri), LARGE_BYTES, MAX_BYTES)
+        file = None if is_object(uri) or is_member(uri) else large_file(_local_path(uri), LARGE_BYTES, MAX_BYTES)
     return file or read_input(uri)
 
 
@@ -159,6 +178,9 @@ def input_id(uri: str) -> str:
 def input_size(uri: str) -> int | None:
     """Return the size of an unread input in bytes; None where it is unknown."""
     try:
+        if is_member(uri):
+            member = parse_member(uri)
+            return None if member.fault or input_size(member.archive) is None else member.size
         if is_object(uri):
             return object_size(uri)
         status = _local_path(uri).stat()
@@ -181,7 +203,9 @@ def _reading(uri: str) -> Iterator[None]:
 
 
 def _chunks(uri: str, most: int) -> Iterator[bytes]:
-    """Yield the bytes of an input, at most `most` at a time."""
+    """Yield the bytes of an input, at most `most` at a time, or a member of an archive block by block."""
+    if is_member(uri):
+        return member_chunks(parse_member(uri))
     return _chunks_of_object(uri, most) if is_object(uri) else _chunks_of_file(_local_path(uri), most)
 
 
@@ -232,7 +256,7 @@ def _listing(argument: str) -> _Listing:
         raise UsageError(f"{argument!r} has the unknown scheme {scheme}://; {_ALLOWED}")
     path = _local_path(argument)
     if path.is_dir():
-        return _listed(argument, str(path), *_walk(path))
+        return _listed(argument, str(path), walk(path))
     if path.is_file() or path.is_symlink():  # a dangling link becomes a reject, as in a directory
         return _Listing(str(path), ((_uri(str(path)), ""),))
     if path.exists():
@@ -241,8 +265,7 @@ def _listing(argument: str) -> _Listing:
     root = Path(prefix or "/")
     if not pattern or not root.is_dir():
         raise UsageError(f"{argument!r} does not exist; {_ALLOWED}")
-    below, ours = _walk(root, depth=None if "**" in pattern else len(pattern))
-    return _listed(argument, str(root), (path for path in below if matches(path.split("/"), pattern)), ours)
+    return _listed(argument, str(root), walk(root, depth=None if "**" in pattern else len(pattern)), pattern)
 
 
 def _list_s3(argument: str) -> _Listing:
@@ -254,14 +277,12 @@ def _list_s3(argument: str) -> _Listing:
     if not key.endswith("/") and next(keys(bucket, key), None) == key:  # keys are sorted, so the name itself is first
         uri = f"{S3}{bucket}/{key}"
         return _Listing(uri, ((uri, ""),))
-    folder = key.rstrip("/")
-    below, ours = _inputs_among(_keys_below(bucket, folder))
-    prefix, pattern = split_pattern(folder)
-    if not below and pattern:
-        folder = prefix
-        below, ours = _inputs_among(_keys_below(bucket, prefix))
-        below = [path for path in below if matches(path.split("/"), pattern)]
-    return _listed(argument, f"{S3}{bucket}/{folder}".rstrip("/"), below, ours)
+    folder, pattern = key.rstrip("/"), list[str]()
+    below = among(_keys_below(bucket, folder))
+    prefix, parts = split_pattern(folder)
+    if parts and not below.images:
+        folder, pattern, below = prefix, parts, among(_keys_below(bucket, prefix))
+    return _listed(argument, f"{S3}{bucket}/{folder}".rstrip("/"), below, pattern)
 
 
 def _list_remote(argument: str) -> _Listing:
@@ -269,85 +290,67 @@ def _list_remote(argument: str) -> _Listing:
     if not paths:
         name = argument.partition("?")[0].partition("#")[0].rstrip("/")
         return _Listing(name, ((argument, ""),))
-    return _listed(argument, root, *_inputs_among(paths))
+    return _listed(argument, root, among(paths))
 
 
-def _listed(argument: str, root: str, below: Iterable[str], ours: Iterable[str]) -> _Listing:
-    places = tuple(f"{root.rstrip('/')}/{path}" for path in sorted(ours))
-    images = tuple(sorted((_uri(f"{root.rstrip('/')}/{path}"), path) for path in below))
-    if not images:
-        beside = f" outside of {', '.join(map(repr, places))}" if places else ""
-        raise UsageError(
-            f"{argument!r} holds no images{beside}; looked for files that end in {', '.join(IMAGE_SUFFIXES)}"
-        )
-    return _Listing(root, images, places)
+def _listed(argument: str, root: str, below: Below, pattern: Sequence[str] = ()) -> _Listing:
+    """Return the listing of what lies below `root`, or of what matches a pattern there."""
+    images, others = below.images, below.others
+    if pattern:
+        images = [path for path in images if matches(path.split("/"), pattern)]
+        others = [path for path in others if matches(path.split("/"), pattern)]
+    if pattern and is_archive_name(pattern[-1]):
+        images = images + [path for path in others if is_archive_name(path) and not is_hidden(path)]
+        others = [path for path in others if not is_archive_name(path) or is_hidden(path)]
+    places = tuple(f"{root.rstrip('/')}/{path}" for path in sorted(below.ours))
+    kinds = count_kinds(others)
+    found = tuple(sorted((_uri(f"{root.rstrip('/')}/{path}"), path) for path in images))
+    if not found:
+        raise no_images(repr(argument), kinds, places)
+    return _Listing(root, found, places, kinds)
 
 
-def _inputs_among(paths: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the paths that count, and the libraries and runs of ours among all paths below a prefix."""
-    counting, ours = [], []
-    first = f"/{layout.plan_path(0)}"
-    for path in paths:
-        if path.endswith(first) and path != first:
-            ours.append(path.removesuffix(first))
-        elif _counts(path):
-            counting.append(path)
-    if not ours:
-        return counting, ours
-    inside = tuple(f"{place}/" for place in ours)
-    return [path for path in counting if not path.startswith(inside)], ours
+def no_images(place: str, passed_over: Kinds, ours: Sequence[str] = ()) -> UsageError:
+    """Return the error of a place without images, which says what is there."""
+    beside = f" outside of {', '.join(map(repr, ours))}" if ours else ""
+    there = f"; it holds {in_words(passed_over)}" if passed_over else ""
+    hint = " (name archives themselves, such as 'data/*.tar')" if passed_over.keys() & set(ARCHIVE_SUFFIXES) else ""
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    return UsageError(f"{place} holds no images{beside}{there}{hint}; looked for files that end in {suffixes}")
 
 
-def _walk(root: Path, depth: int | None = None) -> tuple[list[str], list[str]]:
-    """Return the paths below `root` of the files that count, and of the libraries and runs, which are not entered.
-
-    Each directory is entered once, through a link only when it was not met otherwise, so cycles end.
-
-    Args:
-        root: the directory.
-        depth: most components of a path; None for any number.
-    """
-    pending, seen = deque([root]), set[tuple[int, int]]()
-    counting: list[str] = []
+def _manifest_listing(manifest: Manifest) -> _Listing:
+    """Return the inputs that the rows of a manifest stand for, each under its place below the manifest's folder."""
+    images: dict[str, str] = {}
+    tags: dict[str, set[str]] = {}
     ours: list[str] = []
-    while pending:
-        for text, directories, files in os.walk(pending.popleft(), onerror=_cannot_list):
-            folder = Path(text)
-            identity = _identity(folder)
-            if identity in seen:
-                directories.clear()
-                continue
-            seen.add(identity)
-            start = folder.relative_to(root)
-            if folder != root and layout.PLAN in directories and (folder / layout.plan_path(0)).is_file():
-                ours.append(start.as_posix())
-                directories.clear()
-                continue
-            deeper = depth is None or len(start.parts) + 1 < depth
-            visible = sorted(name for name in directories if deeper and not name.startswith("."))
-            elsewhere = [name for name in visible if _leads_into_ours(folder / name, root)]
-            ours += [(start / name).as_posix() for name in elsewhere]
-            directories[:] = [name for name in visible if name not in elsewhere]
-            pending.extend(folder / name for name in directories if (folder / name).is_symlink())
-            counting += [(start / name).as_posix() for name in files if _counts(name)]
-    return counting, ours
+    others = [manifest.passed_over]
+    for row in manifest.rows:
+        listing = _listing_of_row(row.place)
+        for uri, _ in listing.images:
+            images.setdefault(uri, path_in_manifest(uri, manifest.folder))
+            if row.tags:
+                tags.setdefault(uri, set()).update(row.tags)
+        ours += listing.ours
+        others += [listing.others] if listing.others else []
+    listed = tuple(sorted(images.items()))
+    return _Listing(manifest.root, listed, tuple(ours), add_kinds(others), {uri: tuple(t) for uri, t in tags.items()})
 
 
-def _leads_into_ours(path: Path, root: Path) -> bool:
-    """Tell whether a directory is a link into a library or a run that does not hold `root` as well."""
-    if not path.is_symlink():
-        return False
-    real, start = path.resolve(), root.resolve()
-    holders = [folder for folder in real.parents if (folder / layout.plan_path(0)).is_file()]
-    return any(not start.is_relative_to(folder) for folder in holders)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
+def _listing_of_row(place: str) -> _Listing:
+    """Return what a row stands for: a file, whether it is there or not, or what a folder or a pattern holds."""
+    remote = scheme_of(place) not in (None, "file")
+    uri = place
     try:
-        status = folder.stat()
-    except OSError as error:
-        _cannot_list(error)
-    return status.st_dev, status.st_ino
+        uri = place if remote else _uri(str(_local_path(place)))
+        several = bool(MAGIC.search(place)) or (place.endswith("/") if remote else not is_image_name(place))
+        if several and scheme_of(place) in (None, "file", "s3"):
+            return _listing(place)
+    except UnreachableError:
+        raise
+    except (OSError, UsageError, StorageError):  # it names nothing, or what cannot be listed: the row becomes a reject
+        return _Listing(uri, ((uri, ""),))
+    return _Listing(uri, ((uri, ""),))
 
 
 def _is_ours(argument: str) -> bool:
@@ -356,23 +359,9 @@ def _is_ours(argument: str) -> bool:
     return scheme_of(place) in (None, "file") and (_local_path(place) / layout.plan_path(0)).is_file()
 
 
-def _cannot_list(error: OSError) -> NoReturn:
-    raise StorageError(f"cannot list the directory {error.filename!r}: {error.strerror}") from error
-
-
-def _keys_below(bucket: str, folder: str) -> Iterator[str]:
+def _keys_below(bucket: str, folder: str) -> list[str]:
     start = f"{folder}/" if folder else ""
-    return (key[len(start) :] for key in keys(bucket, start))
-
-
-def _counts(path: str) -> bool:
-    """Tell whether a listed file is an input.
-
-    It has an image suffix, and nothing on its path is hidden.
-    """
-    return path.lower().endswith(IMAGE_SUFFIXES) and not any(
-        part.startswith(".") and part not in (".", "..") for part in path.split("/")
-    )
+    return [key[len(start) :] for key in keys(bucket, start)]
 
 
 # ---- paths and names -------------------------------------------------------------------------------------------------

@@ -68,6 +68,21 @@ def object_chunks(uri: str, size: int | None, most: int) -> Iterator[bytes]:
         yield location.read_key(key, start, most)
 
 
+def object_range(uri: str, start: int, length: int) -> bytes:
+    """Return bytes of an object; fewer where it ends, and none beyond it.
+
+    Raises as `object_size` does, and:
+        UsageError: the object lies on a web server, which may not send ranges.
+    """
+    if uri.startswith(S3):
+        bucket, key = bucket_and_key(uri)
+        return bytes(_bucket(bucket).read_key(key, start, length))
+    if scheme_of(uri) in WEB:
+        raise UsageError(f"{uri!r} is not read in parts; copy the archive to a file or to object storage")
+    with _explained(uri):
+        return bytes(_filesystem(uri).cat_file(uri, start=start, end=start + length))
+
+
 def keys(bucket: str, start: str) -> Iterator[str]:
     """Yield all keys of a bucket that begin with `start`, in the store's order."""
     return _bucket(bucket).list_keys(start)  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ MOST_TEXT, MOST_BINARY = 64 << 10, 4 << 20  # bytes of one value
 class ParquetReader:
     """An opened Parquet file whose footer has been checked."""
 
-    def __init__(self, source: BinaryIO, size: int, where: str, *, remote: bool = False) -> None:
+    def __init__(self, source: BinaryIO, size: int, where: str, *, remote: bool = False, ours: bool = True) -> None:
         """Read the footer.
 
         Args:
@@ -40,13 +40,14 @@ class ParquetReader:
             size: Its bytes.
             where: Its name in error messages.
             remote: Each read of the source is a request, so the wanted parts are read in one piece.
+            ours: Its columns are those of our tables. Otherwise they may be any without parts.
 
         Raises:
             DamagedError: the footer is damaged, or describes what no file of ours holds.
         """
-        self._source, self._size, self._where, self._remote = source, size, where, remote
+        self._source, self._size, self._where, self._remote, self._ours = source, size, where, remote, ours
         with self._explained():
-            self._footer, self._data_end = read_footer(source, size)
+            self._footer, self._data_end = read_footer(source, size, entries=ours)
             file = pq.ParquetFile(source, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
             self.schema: pa.Schema = file.schema_arrow
             self.rows = [self._footer.row_group(group).num_rows for group in range(self._footer.num_row_groups)]
@@ -58,7 +59,7 @@ class ParquetReader:
         names = self.schema.names
         if not len(names) == len(set(names)) == self._footer.num_columns:
             raise self._damaged("a column stands there twice, or has parts")
-        for name in names if columns is None else columns:
+        for name in (names if columns is None else columns) if self._ours else ():
             kind, expected = self.schema.field(self._column(name)).type, COLUMN_TYPES.get(name)
             if expected is None:
                 raise self._damaged(f"it has a column {name[:64]!r}, which no table of ours has")
@@ -193,7 +194,8 @@ class ParquetReader:
     # ---- errors ------------------------------------------------------------------------------------------------------
 
     def _damaged(self, what: str) -> DamagedError:
-        return DamagedError(f"{self._where} is not a table of ours: {what}")
+        table = "a table of ours" if self._ours else "a plain table"
+        return DamagedError(f"{self._where} is not {table}: {what}")
 
     def _too_large(self, what: str, allowed: int) -> DamagedError:
         return DamagedError(f"{self._where} would take {what} from a file of {self._size} bytes; allowed are {allowed}")

@@ -47,8 +47,10 @@ class FooterError(ValueError):
     """A footer is damaged, or describes what no file of ours holds."""
 
 
-def read_footer(source: BinaryIO, size: int) -> tuple[pq.FileMetaData, int]:
+def read_footer(source: BinaryIO, size: int, *, entries: bool = True) -> tuple[pq.FileMetaData, int]:
     """Return the footer of a file of `size` bytes, checked, and where its data end.
+
+    Without `entries`, its key-value metadata is left out, and columns have the types that Parquet itself gives them.
 
     Raises:
         FooterError, ThriftError, ArrowException: it is damaged, or no file of ours has it.
@@ -61,12 +63,12 @@ def read_footer(source: BinaryIO, size: int) -> tuple[pq.FileMetaData, int]:
     if length > most:
         raise FooterError(f"its footer has {length} bytes; allowed are {most}")
     source.seek(size - 8 - length)
-    footer = rebuilt(source.read(length))
+    footer = rebuilt(source.read(length), entries=entries)
     file = END + footer + len(footer).to_bytes(4, "little") + END
     return pq.read_metadata(pa.BufferReader(file)), size - 8 - length
 
 
-def rebuilt(data: bytes) -> bytes:
+def rebuilt(data: bytes, *, entries: bool = True) -> bytes:
     """Return a footer of the same columns with the fields that are needed. Raises as `read_footer` does."""
     try:
         footer, _ = read_struct(data)
@@ -79,6 +81,8 @@ def rebuilt(data: bytes) -> bytes:
     leaves = _leaves(elements)
     groups = [_group(each, leaves) for each in _structs(kept[4])]
     kept |= {2: _list(elements), 4: _list(groups)}
+    if not entries:
+        kept.pop(5, None)
     if 5 in kept:
         pairs = [_kept(each, {1: BINARY, 2: BINARY}, required=(1,)) for each in _structs(kept[5])]
         kept[5] = _list(pairs)

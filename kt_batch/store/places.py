@@ -16,6 +16,11 @@ S3 = "s3://"
 ANONYMOUS = "AWS_NO_SIGN_REQUEST"  # environment: requests to S3 without credentials; GDAL has both names, too
 REQUESTER_PAYS = "AWS_REQUEST_PAYER"  # environment: the reader of a bucket pays for the requests
 
+ARCHIVE_FORMS = ("tar", "zip")
+MEMBER_SCHEMES = frozenset(
+    f"{form}+{scheme}" for form in ARCHIVE_FORMS for scheme in ("file", "s3", "gs", "az", "http", "https")
+)  # of members of archives: `store/members.py`
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://")
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 
@@ -86,6 +91,8 @@ def refuse_unpacked(path: str) -> None:
 def origin_of(uri: str) -> str | None:
     """Return the store that a request for a URI goes to, as scheme://bucket or scheme://host; None for a file."""
     scheme = scheme_of(uri)
+    if scheme in MEMBER_SCHEMES:
+        return origin_of(uri.partition("+")[2])
     if scheme in (None, "file"):
         return None
     return f"{scheme}://{re.split(r'[/?#]', uri.partition('://')[2], maxsplit=1)[0]}"

@@ -17,6 +17,7 @@ PATCH_ID = pa.binary(12)
 # `unit` is the 8 bytes of the unit's id.
 PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 PLAN_OUTPUT = pa.field("output", pa.string())  # where it is not the plain path; null elsewhere
+PLAN_TAGS = pa.field("tags", pa.list_(pa.string()))  # of a manifest
 
 IMAGES = pa.schema(
     [

@@ -19,6 +19,7 @@ from pathlib import Path
 from kt_batch.errors import StorageError, UsageError
 from kt_batch.store import layout
 from kt_batch.store.inputs import list_inputs
+from kt_batch.store.manifests import STANDARD_INPUT, Manifest
 from kt_batch.store.names import FILE_SCHEME, TEMP_PREFIX, path_of_file_uri
 from kt_batch.store.patterns import split_pattern
 
@@ -32,12 +33,13 @@ class Inputs:
     """What a command reads.
 
     images: Paths, folders, patterns or URIs, as for `list_inputs`. files: Single files; None counts as absent.
-    places: Libraries and runs.
+    places: Libraries and runs. manifests: Lists of images that were read.
     """
 
     images: Sequence[Named] = ()
     files: Sequence[Named | None] = ()
     places: Sequence[Named | None] = ()
+    manifests: Sequence[Manifest] = ()
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,14 @@ def refuse_input(option: str, target: Named, inputs: Inputs) -> None:
             raise UsageError(f"{option} '{target}' lies among the files of the library or run '{place}'.")
 
 
-def check_place(option: str, place: str, images: Sequence[str]) -> None:
+def check_place(option: str, place: str, images: Sequence[str], manifests: Sequence[Manifest] = ()) -> None:
     """Refuse a library or a run that is a file, a folder whose files are inputs, or among the files of another one.
 
     Args:
         option: The option that names it.
         place: A path or URI.
         images: The inputs, as for `list_inputs`.
+        manifests: Lists of further inputs.
 
     Raises:
         UsageError: it is one of these.
@@ -133,7 +136,8 @@ def check_place(option: str, place: str, images: Sequence[str]) -> None:
         raise UsageError(f"{option} '{place}' is {kind}; name a folder, which may be new.")
     if folder is not None:
         _refuse_own_folder(option, folder)
-    for image in images:
+    rows = [path.parent for manifest in manifests for path in _row_files(manifest)]
+    for image in (*images, *dict.fromkeys(map(str, rows))):
         root = local_path(image)
         if root is None or folder is None:
             same = image.rstrip("/") == place.rstrip("/")
@@ -188,9 +192,17 @@ def _resolved(named: str, path: Path) -> Path:
 def _input_files(inputs: Inputs) -> Iterator[Path]:
     """Yield the local files that a command reads as they are named."""
     yield from filter(None, map(local_path, inputs.files))
+    for manifest in inputs.manifests:
+        yield from filter(None, [local_path(manifest.place) if manifest.place != STANDARD_INPUT else None])
+        yield from _row_files(manifest)
     arguments = [fspath(image) for image in inputs.images if local_path(image) is not None]
     if arguments:
         yield from filter(None, (local_path(source.uri) for source in list_inputs(arguments)))
+
+
+def _row_files(manifest: Manifest) -> Iterator[Path]:
+    """Yield the local files that a manifest names."""
+    return filter(None, (local_path(row.place) for row in manifest.rows))
 
 
 def _folder_of(root: Path) -> Path:

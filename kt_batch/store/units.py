@@ -33,7 +33,7 @@ from kt_batch.store.output_names import plain_output
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.plan_metadata import PlanMetadata, parse_plan_metadata
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
-from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, REJECTS
+from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, PLAN_TAGS, REJECTS
 from kt_batch.store.tables import open_table, read_table
 
 READERS = 16  # files read at a time; they are small, and may be far away
@@ -46,13 +46,14 @@ class Item:
     """One input.
 
     image_id: 16 hex digits. uri: where it was listed. name: what its output is named after. output: path of the output
-    in the run where the plan states one; empty for the plain path.
+    in the run where the plan states one; empty for the plain path. tags: what a manifest says about it.
     """
 
     image_id: str
     uri: str
     name: str
     output: str = field(default="", compare=False)
+    tags: tuple[str, ...] = field(default=(), compare=False)
 
     def output_path(self, format: str) -> str:  # noqa: A002
         """Return the path of the output in the run."""
@@ -141,14 +142,16 @@ def encode_plan(plan: Plan) -> bytes:
     rows = [(unit.id, item) for unit in plan.units for item in unit.items]
     ids = [[bytes.fromhex(unit) for unit, _ in rows], [bytes.fromhex(item.image_id) for _, item in rows]]
     columns: list[list[Any]] = [*ids, [item.uri for _, item in rows], [item.name for _, item in rows]]
-    named = any(item.output for _, item in rows)
-    schema = PLAN.append(PLAN_OUTPUT) if named else PLAN
+    tagged = any(item.tags for _, item in rows)
+    named = tagged or any(item.output for _, item in rows)
+    schema = pa.schema([*PLAN, *[PLAN_OUTPUT] * named, *[PLAN_TAGS] * tagged])
     columns += [[item.output or None for _, item in rows]] if named else []
+    columns += [[list(item.tags) for _, item in rows]] if tagged else []
     sink = pa.BufferOutputStream()
     options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, schema, **options) as writer:
         writer.write_table(pa.table(columns, schema=schema))
-        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named)
+        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named, tagged)
         writer.add_key_value_metadata(stated.encoded())
     return bytes(sink.getvalue())
 
@@ -164,10 +167,11 @@ def decode_plan(data: bytes, name: str) -> Plan:
 
 def _decode_plan(file: ParquetReader, name: str) -> Plan:
     stated = parse_plan_metadata(file.metadata, name)
-    outputs = [PLAN_OUTPUT.name] if stated.named else []
-    columns = file.read([*PLAN.names, *outputs], nullable=outputs).to_pydict()
+    outputs, tags = [PLAN_OUTPUT.name] * stated.named, [PLAN_TAGS.name] * stated.tagged
+    columns = file.read([*PLAN.names, *outputs, *tags], nullable=outputs).to_pydict()
     columns.setdefault(PLAN_OUTPUT.name, [None] * sum(file.rows))
-    rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name)), strict=True)
+    columns.setdefault(PLAN_TAGS.name, [()] * sum(file.rows))
+    rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name, PLAN_TAGS.name)), strict=True)
     return Plan(tuple(_checked_units(rows, stated.retry, name)), stated.config, stated.config_digest)
 
 
@@ -366,9 +370,9 @@ class Ledger:
                 raise mismatch(self._location, (plan.config, plan.config_digest), (config, config_digest))
 
 
-def _checked_units(rows: Iterable[tuple[bytes, bytes, str, str, str | None]], retry: int, name: str) -> Iterator[Unit]:
+def _checked_units(rows: Iterable[tuple[Any, ...]], retry: int, name: str) -> Iterator[Unit]:
     for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit([Item(image.hex(), uri, path, output or "") for _, image, uri, path, output in members], retry)
+        unit = _unit([Item(row[1].hex(), row[2], row[3], row[4] or "", tuple(row[5])) for row in members], retry)
         for item in unit.items:
             if item.output and not (is_safe_name(item.output) and layout.is_output(item.output)):
                 raise DamagedError(f"{name} names the output {item.output!r}; allowed is one in {layout.OUTPUTS}/")

@@ -18,9 +18,9 @@ from kt_batch.models.encoder import Encoder, Preprocess
 from kt_batch.models.layers import VGG19_LAYERS
 from kt_batch.models.precision import bfloat16_is_fast
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, encoder_bytes, load_encoder
-from kt_batch.pipelines.inputs import plan_items
+from kt_batch.pipelines.inputs import find_images, plan_items
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.store.inputs import list_inputs
+from kt_batch.store.manifests import Manifest
 from kt_batch.store.targets import Inputs, refuse_inputs_inside, write_file
 from kt_batch.training.crops import crops
 from kt_batch.training.export import export
@@ -60,6 +60,7 @@ class TrainJob:
         recipe: A name in RECIPES.
         steps: Steps of the first stage, for each cut that gets a decoder.
         batch: Crops per step and worker.
+        manifests: Lists of further images.
     """
 
     images: tuple[str, ...]
@@ -71,6 +72,7 @@ class TrainJob:
     batch: int
     threads: int
     seed: int
+    manifests: Sequence[Manifest] = ()
 
     def stages(self, encoder: LoadedEncoder, cut: str) -> list[Stage]:
         """Return the stages of one decoder: those of the recipe, with this job's steps and seed."""
@@ -117,7 +119,8 @@ def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Memb
     torch.set_num_threads(job.threads)
     weights = [source.path for source in (job.teacher, job.encoder) if source]
     refuse_inputs_inside("--out", job.out, Inputs(job.images, weights))
-    uris = training_uris(job.images)
+    uris = training_uris(job.images, job.manifests)
+    job = replace(job, manifests=())  # every worker gets the URIs
     encoder = job_encoder(job, uris)
     missing = [cut for cut in job.steps if cut not in encoder.network.layers]
     if missing:
@@ -127,12 +130,13 @@ def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Memb
     return export(encoder, decoders, job.out / "weights")
 
 
-def training_uris(images: Sequence[str]) -> list[str]:
+def training_uris(images: Sequence[str], manifests: Sequence[Manifest] = ()) -> list[str]:
     """Return the URIs of all images outside the held-out set. Raises UsageError if there are none."""
-    items = plan_items(list_inputs(images), no_progress)
+    items = plan_items(find_images(images, manifests, no_progress).inputs, no_progress)
     uris = sorted({item.image_id: item.uri for item in items if not item.image_id.startswith(HELD_OUT)}.values())
     if not uris:
-        raise UsageError(f"None of {', '.join(images)} can be trained on: all are in the held-out sixteenth.")
+        named = ", ".join([*images, *(manifest.place for manifest in manifests)])
+        raise UsageError(f"None of {named} can be trained on: all are in the held-out sixteenth.")
     return uris
 
 

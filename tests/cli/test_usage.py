@@ -36,7 +36,8 @@ def test_rejects_end_with_3_and_are_counted(kt: Say, library: Path, photos: Path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["extract"], "Missing argument 'images'."),
+        (["extract"], "Missing option '--library'."),
+        (["extract", "--library", "{new}"], "no images were given"),
         (["extract", "{photos}/a.png"], "Missing option '--library'."),
         (["nonsense"], "No such command 'nonsense'."),
         (["extract", "{photos}", "--library", "{new}", "--size", "banana"], "--size"),

@@ -15,6 +15,7 @@ from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
 from tests.e2e.conftest import Small
+from tests.support.hostile_archives import zipped
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.support.tiny import SIZE, draw_all, extracted, hashes, indexed, translate_request, translated
 
@@ -49,6 +50,20 @@ def test_ray_gives_the_same_bytes_for_a_method_with_style_images(
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert verify(str(tmp_path / "ray"), no_progress).digest == verify(str(tmp_path / "local"), no_progress).digest
+
+
+def test_workers_of_ray_read_members_of_archives_by_their_uris(
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    photos = {path.name: path.read_bytes() for path in small.photos.iterdir()}
+    (tmp_path / "photos.zip").write_bytes(zipped(photos))
+    for runner, place in ((None, "local"), (ray_runner, "ray")):
+        request = translate_request(small.library, tmp_path / place, small.index)
+        assert translated([tmp_path / "photos.zip"], request, runner, unit_size=1).images == 3
+    for folder in ("plan", "images", "provenance"):
+        assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
 
 
 @pytest.mark.slow

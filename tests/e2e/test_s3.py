@@ -10,8 +10,10 @@ import pytest
 from kt_batch.errors import StorageError
 from kt_batch.store.images.files import image_id
 from kt_batch.store.indexes import find_index
+from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library
-from tests.e2e.conftest import Small
+from tests.e2e.conftest import Small, kt
+from tests.support.hostile_archives import END, tar_entry, zipped
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
 from tests.support.tiny import extracted, hashes, indexed, patches, rows, translate_request, translated
 
@@ -80,3 +82,26 @@ def test_a_missing_bucket_is_one_sentence(small: Small, place: str) -> None:
         extracted([small.paintings], "s3://kt-none/library")
     with pytest.raises(StorageError, match="there is no bucket 'kt-none'"):
         extracted(["s3://kt-none/photos"], f"{place}/library")
+
+
+def test_shards_and_a_manifest_in_a_bucket_give_the_library_of_their_files(small: Small, place: str) -> None:
+    location = open_location(place)
+    shards = {
+        "shards/000.tar": tar_entry("1.png", (small.paintings / "1.png").read_bytes()) + END,
+        "shards/001.tar": tar_entry("2.png", (small.paintings / "2.png").read_bytes()) + bytes(100),  # cut
+        "more.zip": zipped({"3.png": (small.paintings / "3.png").read_bytes()}),
+        "all.csv": b"uri,painter\nshards/*.tar,Monet\nmore.zip,Sisley\n",
+    }
+    for name, data in shards.items():
+        assert location.put_if_absent(name, data)
+    summary = kt(
+        *("extract", "--manifest", f"{place}/all.csv", "--library", f"{place}/library"),
+        *("--size", 64, "--threads", 1, "--unit-size", 2, "--json"),
+    )
+    assert (summary.code, summary.json["images"], summary.json["rejected"]) == (3, 3, 1)
+    assert [reject["name"] for reject in summary.json["rejects"]] == ["shards/001.tar"]
+    assert patches(f"{place}/library") == patches(small.library)
+    images = rows(f"{place}/library", "images")
+    assert without(images, "uris", "tags") == without(rows(small.library, "images"), "uris", "tags")
+    assert sorted(tag for row in images for tag in row["tags"]) == ["painter=Monet", "painter=Monet", "painter=Sisley"]
+    assert all(uri.startswith((f"tar+{place}/shards/", f"zip+{place}/more.zip#")) for r in images for uri in r["uris"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 from kt_batch.errors import Reason
-from kt_batch.store.inputs import IMAGE_SUFFIXES
+from kt_batch.store.passed_over import IMAGE_SUFFIXES
 from tests.support.hostile import Verdict, make_corpus, picture, saved
 from tests.support.hostile_codecs import codecs
 from tests.support.hostile_damage import damage

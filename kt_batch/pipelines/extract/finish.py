@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
@@ -13,13 +13,15 @@ from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, lo
 from kt_batch.runners.base import Runner
 from kt_batch.store.attempts import Reject, find_rejects
 from kt_batch.store.library import write_library_summary
+from kt_batch.store.passed_over import Kinds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary(Throughput):
     """The summary of an extract. `images`, `rejected` and `patches` are of the library, the rest is of this call.
 
-    passed_over: Libraries and runs below the named folders. rejects: The first hundred rejects that count, by name.
+    passed_over: Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
+    rejects: The first hundred rejects that count, by name.
     """
 
     library: str
@@ -27,6 +29,7 @@ class ExtractSummary(Throughput):
     rejected: int
     patches: int
     passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
     rejects: tuple[Reject, ...] = ()
 
 
@@ -51,6 +54,7 @@ def extract(request: ExtractRequest, runner: Runner, progress: Progress) -> Extr
             rejected=rejected,
             patches=sum(r.patches for r in receipts),
             passed_over=plan.passed_over,
+            passed_over_files=plan.passed_over_files,
             rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
             **asdict(throughput(fresh, time.perf_counter() - started)),
         )

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import StorageError
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.inputs import check_origins, plan_items, say_passed_over
+from kt_batch.pipelines.inputs import (
+    check_origins,
+    find_images,
+    plan_items,
+    say_columns,
+    say_kinds,
+    say_passed_over,
+)
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step, readable_size
-from kt_batch.store.inputs import find_inputs
 from kt_batch.store.locations import Location, absolute_place, open_location, sole_kernel
+from kt_batch.store.manifests import Manifest
 from kt_batch.store.opening import refuse_other_kind
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.targets import check_place
 from kt_batch.store.units import Item, Ledger, Unit, owners
 
@@ -25,7 +33,7 @@ class ExtractRequest:
     """The request of a caller.
 
     images: Paths, globs or URIs. library: A path or URI. config: What the library holds. encoder: Where the encoder
-    comes from. options: How the work is run.
+    comes from. options: How the work is run. manifests: Lists of images that were read.
     """
 
     images: Sequence[str]
@@ -33,6 +41,7 @@ class ExtractRequest:
     config: ExtractConfig
     encoder: EncoderSource
     options: RunOptions
+    manifests: Sequence[Manifest] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class ExtractPlan:
     """The work of an extract.
 
     items: The inputs that were named. bytes_at_most: By how much the library may grow. passed_over: Libraries and runs
-    below the named folders.
+    below the named folders. passed_over_files: Files that are no images, by kind.
     """
 
     ledger: Ledger
@@ -70,6 +79,7 @@ class ExtractPlan:
     job: ExtractJob
     bytes_at_most: int
     passed_over: tuple[str, ...]
+    passed_over_files: Kinds
 
 
 def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool = False) -> ExtractPlan:
@@ -86,18 +96,20 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         StorageError: There is too little space, or no such place.
     """
     place, config = absolute_place(request.library), request.config
-    check_place("--library", request.library, request.images)
+    check_place("--library", request.library, request.images, request.manifests)
     location = open_location(place)
     ledger = Ledger(location)
     refuse_other_kind(ledger, "library")
-    found = find_inputs(request.images)
+    say_columns(request.manifests, progress)
+    found = find_images(request.images, request.manifests, progress)
     passed_over = say_passed_over(found.ours, location, progress)
+    kinds = say_kinds(found.passed_over, progress)
     items = plan_items(found.inputs, progress)
     size = disk_estimate(images_to_do(ledger, items), config, request.encoder)
     if not dry_run:
         check_space(location, size, progress)
     planned = plan_units(ledger, items, request.options, config, dry_run=dry_run)
-    check_origins(request.images, location, planned.pending)
+    check_origins(request.images, location, planned.pending, request.manifests)
     job = ExtractJob(
         library=place,
         config=config,
@@ -109,7 +121,7 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         other_uris=find_other_uris(planned.pending, planned.units),
         kernel=sole_kernel(location),
     )
-    return ExtractPlan(ledger, items, planned, job, size, passed_over)
+    return ExtractPlan(ledger, items, planned, job, size, passed_over, kinds)
 
 
 def images_to_do(ledger: Ledger, items: Sequence[Item]) -> int:

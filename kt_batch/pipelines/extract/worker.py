@@ -136,7 +136,7 @@ def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConf
         "original_height": working.original_height,
         "width": working.width,
         "height": working.height,
-        "tags": list(config.tags),
+        "tags": [*config.tags, *sorted({tag for item in items for tag in item.tags} - set(config.tags))],
         "license": config.license,
         "attribution": config.attribution,
         "preview": preview(working.pixels),

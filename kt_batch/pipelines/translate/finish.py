@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from kt_batch.pipelines.progress import Progress
@@ -12,6 +12,7 @@ from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
 from kt_batch.store.attempts import Reject, find_rejects
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.receipts import PictureSizes, join_sizes
 from kt_batch.store.run import write_run_summary
 
@@ -19,7 +20,8 @@ from kt_batch.store.run import write_run_summary
 @dataclass(frozen=True, kw_only=True)
 class TranslateSummary(Throughput):
     """The summary of a translation. Counts are of the whole run; `new_images`, rates and seconds are of this call.
-    passed_over: Libraries and runs below the named folders. rejects: The first hundred rejects that count, by name.
+    passed_over: Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
+    rejects: The first hundred rejects that count, by name.
     sizes: Of the pictures and of their photographs.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
@@ -33,6 +35,7 @@ class TranslateSummary(Throughput):
     rejected: int
     patches: int
     passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
     rejects: tuple[Reject, ...] = ()
     sizes: PictureSizes | None = None
     ncc_mean: float | None
@@ -64,6 +67,7 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
             rejected=totals.rejects,
             patches=sum(r.patches for r in receipts),
             passed_over=plan.passed_over,
+            passed_over_files=plan.passed_over_files,
             rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
             sizes=join_sizes(receipt.sizes for receipt in receipts),
             ncc_mean=totals.ncc_mean,

@@ -8,16 +8,25 @@ from functools import partial
 
 from kt_batch.config import MethodConfig, RunOptions
 from kt_batch.errors import UsageError
-from kt_batch.pipelines.inputs import check_origins, plan_items, say_passed_over
+from kt_batch.pipelines.inputs import (
+    check_origins,
+    find_images,
+    plan_items,
+    say_columns,
+    say_kinds,
+    say_passed_over,
+)
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.attempts import made_outputs
-from kt_batch.store.inputs import Input, find_inputs
+from kt_batch.store.inputs import Input
 from kt_batch.store.locations import Location, absolute_place, location_contains, open_location, sole_kernel
+from kt_batch.store.manifests import Manifest
 from kt_batch.store.names import MAX_COMPONENT_BYTES
 from kt_batch.store.opening import refuse_other_kind
 from kt_batch.store.output_names import name_outputs, plain_output
+from kt_batch.store.passed_over import Kinds, add_kinds
 from kt_batch.store.targets import check_place
 from kt_batch.store.units import Attempt, Item, Ledger, Unit
 
@@ -29,7 +38,7 @@ class TranslateRequest:
     """The request of a caller.
 
     images: Paths, globs or URIs. run: A path or URI. config: The method and its settings. sources: Where weights,
-    library and style images come from. options: How the work is run.
+    library and style images come from. options: How the work is run. manifests: Lists of images that were read.
     """
 
     images: Sequence[str]
@@ -37,6 +46,7 @@ class TranslateRequest:
     config: MethodConfig
     sources: Sources
     options: RunOptions
+    manifests: Sequence[Manifest] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ class TranslateJob:
 class TranslatePlan:
     """The work of a translation.
 
-    items: The inputs that were named. passed_over: Libraries and runs below the named folders.
+    items: The inputs that were named. passed_over: Libraries and runs below the named folders. passed_over_files: Files
+    that are no images, by kind.
     """
 
     ledger: Ledger
@@ -74,6 +85,7 @@ class TranslatePlan:
     planned: PlannedUnits
     job: TranslateJob
     passed_over: tuple[str, ...]
+    passed_over_files: Kinds
 
 
 def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bool = False) -> TranslatePlan:
@@ -89,16 +101,19 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         MismatchError: The run has another configuration.
     """
     run, options = absolute_place(request.run), request.options
-    check_place("--out", request.run, [*request.images, *(style.uri for style in request.sources.styles)])
+    read = [*request.images, *(style.uri for style in request.sources.styles)]
+    check_place("--out", request.run, read, request.manifests)
     location = open_location(run)
     limit = min(MAX_COMPONENT_BYTES, location.longest_component())
     ledger = Ledger(location, partial(with_outputs, image_format=request.config.format, limit=limit))
     refuse_other_kind(ledger, "run")
-    found = find_inputs(request.images)
+    say_columns(request.manifests, progress)
+    found = find_images(request.images, request.manifests, progress)
     passed_over = say_passed_over([*found.ours, *request.sources.passed_over], location, progress)
+    kinds = say_kinds(add_kinds([found.passed_over, request.sources.passed_over_files]), progress)
     items = plan_items(exclude_outputs(found.inputs, location), progress)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
-    check_origins(request.images, location, planned.pending)
+    check_origins(request.images, location, planned.pending, request.manifests)
     changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)])
     report_changed(changed, planned.pending, progress)
     job = TranslateJob(
@@ -113,7 +128,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         changed=changed,
         kernel=sole_kernel(location),
     )
-    return TranslatePlan(ledger, items, planned, job, passed_over)
+    return TranslatePlan(ledger, items, planned, job, passed_over, kinds)
 
 
 def report_changed(changed: frozenset[tuple[str, str]], pending: Sequence[Unit], progress: Progress) -> None:

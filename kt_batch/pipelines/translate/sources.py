@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,14 +29,16 @@ from kt_batch.methods.features import to_tensor
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
-from kt_batch.pipelines.inputs import Place, absolute_file, places
+from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
-from kt_batch.store.inputs import Input, find_inputs, read_input
+from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
 from kt_batch.store.opening import open_library
+from kt_batch.store.passed_over import Kinds
 from kt_batch.store.shard_files import ShardFiles, read_tree
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
@@ -56,7 +58,8 @@ class Sources:
 
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
-    passed_over: Libraries and runs below the folders of the style images.
+    passed_over: Libraries and runs below the folders of the style images. passed_over_files: Files there that are no
+    images, by kind.
     """
 
     library: str | None = None
@@ -66,6 +69,7 @@ class Sources:
     cache: str | None = None
     cache_bytes: int = DEFAULT_BYTES
     passed_over: tuple[str, ...] = ()
+    passed_over_files: Kinds = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,9 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.size is not None:
         content["size"] = choice.size
     if choice.styles:
-        found = find_inputs(places(choice.styles))
+        found = find_images(places(choice.styles), (), no_progress)
         styles = _identify_styles(found.inputs)
-        sources = replace(sources, styles=styles, passed_over=tuple(found.ours))
+        sources = replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
         content["styles"] = tuple(style.image_id for style in styles)
     try:
         return parse_config(content), sources
