@@ -9,7 +9,8 @@ from typing import Any
 from kt_batch.errors import RejectError
 from kt_batch.store.images.files import image_id
 from kt_batch.store.images.reader_process import ImageReaderProcess
-from kt_batch.store.passed_over import IMAGE_SUFFIXES, list_inputs, read_input
+from kt_batch.store.inputs import list_inputs, read_input
+from kt_batch.store.passed_over import IMAGE_SUFFIXES
 from kt_batch.store.places import clean_place, scheme_of
 
 
