@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.config import MethodConfig
-from kt_batch.errors import Reason, RejectError
+from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.methods.base import Edit, Unchanged
 from kt_batch.pipelines.inputs import read_image
 from kt_batch.pipelines.translate.metadata import of_edit, space_of_edit
@@ -67,7 +67,7 @@ class FullSizeWriter:
             image, edited = replace(image, deep=False), map(to_eight_bits, edited)
         elif not image.deep and config.depth == 16:
             image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
-        check_format(config.format, image.width, image.height)
+        _check_fits(config.format, image)
         file = _temporary_file()
         converted = not as_it_is or image.profile == OUTPUT_PROFILES["srgb"]
         space = space_of_edit(config) if converted else "input"
@@ -88,6 +88,14 @@ class FullSizeWriter:
                 yield np.concatenate([samples, _alpha(band, image)], axis=2)
 
         return image, edited()
+
+
+def _check_fits(format: str, image: Original) -> None:  # noqa: A002
+    """Raise RejectError for an image that is too large for the format."""
+    try:
+        check_format(format, image.width, image.height)
+    except UsageError as error:
+        raise RejectError(Reason.UNSUPPORTED, f"{error}; use another --format.") from error
 
 
 def _temporary_file() -> BinaryIO:
