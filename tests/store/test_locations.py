@@ -290,6 +290,16 @@ def test_storing_the_same_content_twice_succeeds_and_stores_it_once(place: Locat
     assert place.list() == ["parts/c0ffee"]
 
 
+@everywhere
+def test_an_open_file_is_stored_whole_unless_something_is_there(place: Location) -> None:
+    file = io.BytesIO(os.urandom(9 << 20))
+    file.seek(17)  # its position makes no difference
+    assert place.put_file_if_absent("images/a", file)
+    assert not place.put_file_if_absent("images/a", io.BytesIO(b"other"))
+    assert place.read_bytes("images/a") == file.getvalue()
+    assert place.list() == ["images/a"]
+
+
 @in_buckets
 def test_large_content_is_uploaded_in_parts(place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the least that S3 allows
