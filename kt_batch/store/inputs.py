@@ -189,6 +189,16 @@ def input_size(uri: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def file_time(uri: str) -> int | None:
+    """Return when the file of an input was last written to, in nanoseconds; None for no file of this machine."""
+    if is_member(uri) or is_object(uri):
+        return None
+    try:
+        return _local_path(uri).stat().st_mtime_ns
+    except (OSError, ValueError, UsageError):
+        return None
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 

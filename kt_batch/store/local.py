@@ -91,7 +91,7 @@ class LocalLocation:
                 os.fsync(file.fileno())
             return publish(temporary, target, self.root)
 
-    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
+    def put_file_if_absent(self, name: str, file: BinaryIO, time: int | None = None) -> bool:
         """See `Location`."""
         target = self._writable_path(name)
         with _writing(target), _temporary_next_to(target) as temporary:
@@ -99,6 +99,8 @@ class LocalLocation:
             with temporary.open("xb") as copy:
                 shutil.copyfileobj(file, copy, _COPIED_BYTES)
                 copy.flush()
+                if time is not None:
+                    os.utime(copy.fileno(), ns=(time, time))
                 os.fsync(copy.fileno())
             return publish(temporary, target, self.root)
 

@@ -75,8 +75,11 @@ class Location(Protocol):
         back.
         """
 
-    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
-        """Store the content of an open file as `put_if_absent` does, without all of it in memory."""
+    def put_file_if_absent(self, name: str, file: BinaryIO, time: int | None = None) -> bool:
+        """Store the content of an open file as `put_if_absent` does, without all of it in memory.
+
+        `time` is that of the last change, in nanoseconds, which a file shall have; object stores have their own.
+        """
 
     def put_content(self, name: str, source: Path) -> None:
         """Store a local file under a name that holds its own hash, unless it is there.

@@ -94,7 +94,7 @@ class S3Location:
         """See `Location`."""
         return self._put_if_absent(name, lambda: data)
 
-    def put_file_if_absent(self, name: str, file: BinaryIO) -> bool:
+    def put_file_if_absent(self, name: str, file: BinaryIO, time: int | None = None) -> bool:  # noqa: ARG002
         """See `Location`."""
 
         def body() -> BinaryIO:

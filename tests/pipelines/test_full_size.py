@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,3 +229,11 @@ def test_pictures_of_other_methods_say_how_they_were_made(collection: Collection
     shutil.rmtree(tmp_path / "run")
     translated([tmp_path / "in"], job)
     assert said(tmp_path / "run", "a.jpg.png")[1] == xmp
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("keep", True), ("keep-no-gps", True), ("strip", False)])
+def test_the_time_of_the_file_is_kept(tmp_path: Path, policy: str, kept: bool) -> None:
+    photo = photograph(tmp_path / "in/a.jpg")
+    os.utime(photo, ns=(10**18, 10**18 + 5))
+    edited(tmp_path / "in", tmp_path / "run", metadata=policy)
+    assert ((tmp_path / "run/images/a.jpg.png").stat().st_mtime_ns == 10**18 + 5) == kept

@@ -28,6 +28,7 @@ from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.writers import encode_picture
+from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
@@ -175,7 +176,8 @@ class TranslateWorker:
         name = item.output_path(self.job.config.format)
         sha256, size = _content(file)
         try:
-            if self.location.put_file_if_absent(name, file):
+            time_of_photograph = None if self.job.config.metadata == "strip" else file_time(item.uri)
+            if self.location.put_file_if_absent(name, file, time_of_photograph):
                 return sha256, size
         except NameRefusedError as error:
             return RejectError(Reason.NAME_REFUSED, f"{error}.")
