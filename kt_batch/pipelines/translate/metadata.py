@@ -10,9 +10,12 @@ from kt_batch.store.images.metadata.xmp_edit import Made, SourceType
 _SPACES: dict[str | None, Space] = {None: "srgb", "srgb": "srgb", "p3": "other"}
 
 
-def of_picture(blocks: Blocks, config: MethodConfig, width: int, height: int) -> Blocks:
-    """Return the metadata of a picture that a method made after a photograph with `blocks`."""
-    made = _made(config, SourceType.TRANSFER)
+def of_picture(blocks: Blocks, config: MethodConfig, width: int, height: int, library: str) -> Blocks:
+    """Return the metadata of a picture that a method made after a photograph with `blocks`.
+
+    `library` names the library by its content; it is empty without one.
+    """
+    made = Made(config.method, library, SourceType.TRANSFER)
     return carried(blocks, config.metadata, width, height, made, _SPACES[config.output_space])
 
 
@@ -27,13 +30,10 @@ def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space
         space: Of the output: `input` where the samples are those of the photograph.
         unchanged: Whether nothing was edited.
     """
-    return carried(blocks, config.metadata, width, height, _made(config, None if unchanged else SourceType.EDIT), space)
+    made = Made(config.method, "", None if unchanged else SourceType.EDIT)
+    return carried(blocks, config.metadata, width, height, made, space)
 
 
 def space_of_edit(config: MethodConfig) -> Space:
     """Return the colour space of an edited photograph."""
     return _SPACES[config.output_space]
-
-
-def _made(config: MethodConfig, source: SourceType | None) -> Made:
-    return Made(config.method, config.index_digest or "", source)

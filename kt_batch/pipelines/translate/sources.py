@@ -59,7 +59,8 @@ class Sources:
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     passed_over: Libraries and runs below the folders of the style images. passed_over_files: Files there that are no
-    images, by kind.
+    images, by kind. tree: The head of the SHA-256 of the index's tree, by which outputs name their library: equal
+    images give equal trees, wherever they lie.
     """
 
     library: str | None = None
@@ -70,6 +71,7 @@ class Sources:
     cache_bytes: int = DEFAULT_BYTES
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
+    tree: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     library = open_library(str(choice.library)) if choice.library is not None else None
     if library is not None:
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        content["index_digest"] = find_index(library, choice.index).digest
+        index = find_index(library, choice.index)
+        sources, content["index_digest"] = replace(sources, tree=index.tree_sha256[:16]), index.digest
     if Need.ENCODER in method.needs:
         source, encoder, config = _choose_encoder(method, choice, library)
         sources, content["encoder"] = replace(sources, encoder=source), config

@@ -133,7 +133,7 @@ class TranslateWorker:
             log.pictures(working, (working.original_width, working.original_height), items)
             return partial(self.full_size.write, items, result.output)
         log.pictures(working, (working.width, working.height), items)
-        return partial(encoded, result.output, working, self.job.config)
+        return partial(encoded, result.output, working, self.job.config, self.job.sources.tree)
 
     def _store_soon(
         self,
@@ -237,8 +237,11 @@ def _content(file: BinaryIO) -> Output:
     return digest.hexdigest(), size
 
 
-def encoded(output: Tensor, working: WorkingImage, config: MethodConfig) -> bytes:
-    """Return the file of the image that a method made of a working image, without its padding."""
+def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, library: str = "") -> bytes:
+    """Return the file of the image that a method made of a working image, without its padding.
+
+    `library` names the library by its content, for the metadata.
+    """
     pixels = to_pixels(output)[: working.height, : working.width]
-    blocks = of_picture(working.blocks, config, working.width, working.height)
+    blocks = of_picture(working.blocks, config, working.width, working.height, library)
     return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth, blocks)

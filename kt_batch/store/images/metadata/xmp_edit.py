@@ -52,7 +52,7 @@ class SourceType(StrEnum):
 class Made:
     """How an output was made.
 
-    method: its name. library: the digest of the index, empty without one. source: the kind of picture; None where
+    method: its name. library: a digest of its content, empty without one. source: the kind of picture; None where
     nothing was done to it.
     """
 
