@@ -59,8 +59,7 @@ class Sources:
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     passed_over: Libraries and runs below the folders of the style images. passed_over_files: Files there that are no
-    images, by kind. tree: The head of the SHA-256 of the index's tree, by which outputs name their library: equal
-    images give equal trees, wherever they lie.
+    images, by kind.
     """
 
     library: str | None = None
@@ -71,7 +70,6 @@ class Sources:
     cache_bytes: int = DEFAULT_BYTES
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
-    tree: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     library = open_library(str(choice.library)) if choice.library is not None else None
     if library is not None:
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        index = find_index(library, choice.index)
-        sources, content["index_digest"] = replace(sources, tree=index.tree_sha256[:16]), index.digest
+        content["index_digest"] = find_index(library, choice.index).digest
     if Need.ENCODER in method.needs:
         source, encoder, config = _choose_encoder(method, choice, library)
         sources, content["encoder"] = replace(sources, encoder=source), config
@@ -230,6 +227,17 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         index=index,
         styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
     )
+
+
+def content_of_library(config: MethodConfig, sources: Sources) -> str:
+    """Return 16 hex digits that name a library by its content, of the SHA-256 of its index's tree; empty without one.
+
+    Equal images give equal trees, wherever they lie.
+    """
+    if sources.library is None or config.index_digest is None:
+        return ""
+    summary = read_index_summary(open_location(sources.library), config.index_digest)
+    return summary.tree_sha256[:16] if summary else ""
 
 
 class StyleImages(Mapping[str, Tensor]):

@@ -23,7 +23,7 @@ from kt_batch.pipelines.translate.full_size import FullSize, FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
-from kt_batch.pipelines.translate.sources import load_resources
+from kt_batch.pipelines.translate.sources import content_of_library, load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, pad_to
@@ -55,6 +55,7 @@ class TranslateWorker:
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
         self.full_size = FullSizeWriter(job.config)
+        self.library = content_of_library(job.config, job.sources)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Translate one unit and commit it.
@@ -133,7 +134,7 @@ class TranslateWorker:
             log.pictures(working, (working.original_width, working.original_height), items)
             return partial(self.full_size.write, items, result.output)
         log.pictures(working, (working.width, working.height), items)
-        return partial(encoded, result.output, working, self.job.config, self.job.sources.tree)
+        return partial(encoded, result.output, working, self.job.config, self.library)
 
     def _store_soon(
         self,
