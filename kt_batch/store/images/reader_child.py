@@ -57,6 +57,7 @@ MAX_ADDRESS_SPACE = 32 * 2**30
 BASE_BYTES = 768 << 20
 PER_FILE_BYTE = 4
 PER_SAMPLE_BYTE = 12
+_MOST_RECEIVED = 2**30  # bytes at a time
 MAX_OPEN_FILES = 32  # imports need two or three at a time
 
 
@@ -154,14 +155,14 @@ def _next_request(requests: socket.socket) -> tuple[int, int, int, float, Binary
 
 def _received(requests: socket.socket, length: int) -> bytes:
     """Return the bytes of a file. Raises EOFError when the parent is gone."""
-    data = bytearray(length)
-    rest = memoryview(data)
-    while rest:
-        count = requests.recv_into(rest)
-        if count == 0:
+    pieces, left = [], length
+    while left:
+        piece = requests.recv(min(left, _MOST_RECEIVED), socket.MSG_WAITALL)
+        if not piece:
             raise EOFError("the parent is gone")
-        rest = rest[count:]
-    return bytes(data)
+        pieces.append(piece)
+        left -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _guarded(parts: Iterator[Answer]) -> Iterator[Answer]:
