@@ -217,6 +217,8 @@ def test_metadata_is_carried_over(tmp_path: Path, format: str, policy: str) -> N
     assert bool(exif.get_ifd(0x8825)) == (policy == "keep")
     assert b"kt_batch" in xmp
     assert b"identity" in xmp
+    assert b"converted" in xmp
+    assert b"edited" not in xmp
 
 
 def test_pictures_of_other_methods_say_how_they_were_made(collection: Collection, tmp_path: Path) -> None:

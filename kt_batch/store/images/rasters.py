@@ -117,7 +117,9 @@ def _rejection(data: Data, error: Exception) -> RejectError:
         return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
     if kind := kinds.foreign_kind(data):
         return RejectError(Reason.NOT_AN_IMAGE, f"the file is {kind}; allowed are {', '.join(kinds.ALLOWED)}")
-    return RejectError(Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(FORMATS)}")
+    return RejectError(
+        Reason.NOT_AN_IMAGE, f"the file begins with {data[:8]!r}; allowed are {', '.join(kinds.ALLOWED)}"
+    )
 
 
 def _read(data: Data, long_side: int) -> Raster:

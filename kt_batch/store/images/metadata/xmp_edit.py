@@ -229,7 +229,7 @@ def _append(events: Element, made: Made) -> None:
     event = _child(events, name(RDF, "li"))
     event.set(name(RDF, "parseType"), "Resource")
     for local, value in (
-        ("action", "edited"),
+        ("action", "edited" if made.source else "converted"),
         ("softwareAgent", f"kt_batch {__version__}"),
         ("parameters", parameters),
     ):
