@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,15 @@ from kt_batch.cli.interrupt import MESSAGE
 from tests.e2e.conftest import ROOT, Small
 from tests.support.ray_local import ray_environment
 from tests.support.tiny import draw_all, results, translate_request, translated
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Let commands have Ctrl-C as on a terminal, also where these tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 # Sends this process Ctrl-C as soon as it imports a module.
 WHILE_IMPORTING = """
