@@ -97,7 +97,9 @@ class Cluster:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Start a head node as its users do, on its own ports."""
-    with ray_environment() as (environment, folder):
+    with ray_environment() as (plain, folder):
+        # In the environment it counts more than a file does, also more than the token of a Ray of another test.
+        environment = {**plain, "RAY_AUTH_TOKEN": (folder / "token").read_text()}
         gcs, dashboard, client, agent = free_ports(4)
         command = [
             str(RAY),
@@ -198,8 +200,7 @@ def test_submitted_jobs_build_a_library_and_translate(small: Small, cluster: Clu
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_without_the_token_no_job_is_accepted(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("0" * 64)
-    other = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    other = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
     line = [RAY, "job", "submit", "--address", cluster.address, "--", "touch", tmp_path / "owned"]
     assert run(*line, environment=other).code != 0
     assert not (tmp_path / "owned").exists()

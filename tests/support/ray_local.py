@@ -46,8 +46,6 @@ def ray_here() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS")
         patch.delenv("RAY_AUTH_MODE")  # Ray has read it at its import; unset, it looks for a token and finds ours
         runner = RayRunner(None, None, 1)
-        # Ray has read the token. A command that a later test starts would prefer it to the token of its own cluster.
-        patch.delenv("RAY_AUTH_TOKEN", raising=False)
         yield
         runner.close()
 
