@@ -31,7 +31,8 @@ from kt_batch.report.explain import explain
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import inputs
 from kt_batch.store.images.conversion import OUTPUT_PROFILES
-from kt_batch.store.images.files import image_id
+from kt_batch.store.images.files import decode, image_id
+from kt_batch.store.images.icc import grey_profile
 from kt_batch.store.images.metadata.read import blocks_of
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
@@ -191,6 +192,44 @@ def test_a_file_that_changes_before_it_is_read_at_full_size_costs_one_reject(
     summary = edited(tmp_path / "in", tmp_path / "run")
     assert (summary.images, summary.rejected, column(tmp_path / "run", "rejects", "reason")) == (0, 1, ["changed"])
     assert hashes(tmp_path / "run", "images") == {}
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "jpg", "webp", "avif"])
+@pytest.mark.parametrize("profile", [None, "gamma 1.0"])
+def test_grey_has_its_tones_and_a_profile_for_its_channels(tmp_path: Path, format: str, profile: str | None) -> None:  # noqa: A002
+    (tmp_path / "in").mkdir()
+    options: dict[str, Any] = {"icc_profile": grey_profile("linear", (1.0,))} if profile else {}
+    Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (40, 1))).save(tmp_path / "in/a.png", **options)
+    edited(tmp_path / "in", tmp_path / "run", format=format)
+    data = (tmp_path / f"run/images/a.png.{format}").read_bytes()
+    before = decode((tmp_path / "in/a.png").read_bytes(), 64).pixels
+    np.testing.assert_allclose(
+        decode(data, 64).pixels, before, atol=4 / 255 if format in ("jpg", "webp", "avif") else 0
+    )
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.info["icc_profile"][16:20] == (b"GRAY" if image.mode == "L" else b"RGB ")
+
+
+def test_ink_of_eight_bits_becomes_srgb_of_eight_bits(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("CMYK", (30, 20), (0, 255, 0, 0)).save(tmp_path / "in/a.tif")
+    for depth, bits in ((None, 8), (16, 16)):
+        edited(tmp_path / "in", tmp_path / f"run {depth}", depth=depth)
+        assert (tmp_path / f"run {depth}/images/a.tif.png").read_bytes()[24] == bits
+
+
+def test_an_image_that_is_refused_before_its_rows_does_not_disturb_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's process has begun to send rows; none of them may pass for the answer about the next image."""
+    monkeypatch.setattr("kt_batch.pipelines.translate.full_size._ATTEMPTS", 1)
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        Image.new("RGB", (16384, 2), (number, 0, 0)).save(tmp_path / f"in/wide {number}.png")
+        photograph(tmp_path / f"in/{number}.jpg", quality=90 + number)
+    summary = edited(tmp_path / "in", tmp_path / "run", format="webp")
+    assert (summary.images, summary.rejected) == (4, 4)
+    assert set(column(tmp_path / "run", "rejects", "reason")) == {"unsupported"}
 
 
 # ---- metadata --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -20,20 +20,19 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.originals import Bands, Original
 from kt_batch.store.images.reader_process import ImageReaderProcess
-from kt_batch.store.images.writers import check_format, to_eight_bits, to_samples, write_image
+from kt_batch.store.images.writers import (
+    DEEP_FORMATS,
+    FORMATS_WITH_GREY,
+    FORMATS_WITH_INK,
+    check_format,
+    to_eight_bits,
+    to_samples,
+    write_image,
+)
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.units import Item
 
 _ATTEMPTS = 2  # a reader's process may be ended from outside once
-
-
-@dataclass(frozen=True)
-class FullSize:
-    """A finished image in an open temporary file, and its size in pixels."""
-
-    file: BinaryIO
-    width: int
-    height: int
 
 
 class FullSizeWriter:
@@ -43,8 +42,8 @@ class FullSizeWriter:
         self._config = config
         self._reader = ImageReaderProcess()
 
-    def write(self, items: Sequence[Item], edit: Edit | Unchanged) -> FullSize:
-        """Read an image anew, edit it and write it.
+    def write(self, items: Sequence[Item], edit: Edit | Unchanged) -> BinaryIO:
+        """Read an image anew, edit it, and write it to a temporary file, which is returned open.
 
         Raises:
             RejectError: The image cannot be read, or the format cannot hold it.
@@ -57,23 +56,29 @@ class FullSizeWriter:
                     raise
         return read_image(items, lambda data: self._write(data, edit))
 
-    def _write(self, data: Data, edit: Edit | Unchanged) -> FullSize:
+    def _write(self, data: Data, edit: Edit | Unchanged) -> BinaryIO:
         config = self._config
         as_it_is = isinstance(edit, Unchanged) and config.output_space is None
         blocks = self._reader.metadata(data)
-        original, bands = self._reader.original(data, ink=as_it_is and config.format == "tiff", srgb=not as_it_is)
+        channels = {"ink": config.format in FORMATS_WITH_INK, "grey": config.format in FORMATS_WITH_GREY}
+        original, bands = self._reader.original(data, **channels, srgb=not as_it_is)
         image, edited = (original, bands) if as_it_is else self._edited(original, bands, edit)
-        if image.deep and (config.depth == 8 or config.format not in ("png", "tiff")):
+        deep = config.format in DEEP_FORMATS and (config.depth == 16 if config.depth else original.deep_file)
+        if image.deep and not deep:
             image, edited = replace(image, deep=False), map(to_eight_bits, edited)
-        elif not image.deep and config.depth == 16:
+        elif deep and not image.deep:
             image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
         _check_fits(config.format, image)
-        file = _temporary_file()
         converted = not as_it_is or image.profile == OUTPUT_PROFILES["srgb"]
         space = space_of_edit(config) if converted else "input"
         blocks = of_edit(blocks, config, image.width, image.height, space, isinstance(edit, Unchanged))
-        write_image(file, image, edited, config.format, config.quality, blocks)
-        return FullSize(file, image.width, image.height)
+        file = _temporary_file()
+        try:
+            write_image(file, image, edited, config.format, config.quality, blocks)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _edited(self, original: Original, bands: Bands, edit: Edit | Unchanged) -> tuple[Original, Bands]:
         space = self._config.output_space or "srgb"

@@ -19,7 +19,7 @@ from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
-from kt_batch.pipelines.translate.full_size import FullSize, FullSizeWriter
+from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
@@ -36,7 +36,7 @@ from kt_batch.store.units import Item, Ledger, Unit
 
 HASHED_BYTES = 2**22  # of a file at a time
 
-Encoded: TypeAlias = bytes | FullSize
+Encoded: TypeAlias = bytes | BinaryIO
 Output: TypeAlias = tuple[str, int]  # SHA-256 and bytes
 Stored: TypeAlias = dict[str, Output | RejectError]  # an item's name -> its output, or why it has none
 
@@ -165,8 +165,7 @@ class TranslateWorker:
             encoded = encoding.result()
         except RejectError as error:
             return dict.fromkeys((item.name for item in items), error.with_traceback(None))
-        file = encoded.file if isinstance(encoded, FullSize) else io.BytesIO(encoded)
-        with file:
+        with io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded as file:
             return {item.name: self._put_image(item, file) for item in items}
 
     def _put_image(self, item: Item, file: BinaryIO) -> Output | RejectError:

@@ -54,7 +54,7 @@ class Original:
 Bands = Iterator[NDArray[Any]]
 
 
-def read_original(data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands]:
+def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: bool = False) -> tuple[Original, Bands]:
     """Read an image at its full size.
 
     Samples of 8 and 16 bits come as they are. Others are scaled: 10 and 12 bits to 16, as well as float, whose values
@@ -63,6 +63,7 @@ def read_original(data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands
     Args:
         data: The bytes of a file.
         ink: Whether CMYK is wanted as it is; else it becomes sRGB.
+        grey: Whether grey is wanted as it is; else it becomes sRGB.
         srgb: Whether all colours are wanted as sRGB, in 16 bits.
 
     Returns:
@@ -75,7 +76,8 @@ def read_original(data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands
     if raster.orientation != 1:
         with rejecting(data):
             raster = _upright(raster)
-    as_srgb = srgb or (raster.channels == 4 and not ink) or not _has_profile(raster)
+    refused = {1: not grey, 3: False, 4: not ink}[raster.channels]
+    as_srgb = srgb or refused or not _has_profile(raster)
     height, width, _ = raster.samples.shape
     original = Original(
         height=height,

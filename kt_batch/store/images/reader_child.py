@@ -37,7 +37,7 @@ HELLO = b"kt-batch image reader 2\n"
 # working image, or the options of an original; the time limit in seconds.
 REQUEST = struct.Struct("<B?QQd")
 WORKING, ORIGINAL, METADATA = 1, 2, 3
-INK, SRGB = 1, 2  # options of an original
+INK, SRGB, GREY = 1, 2, 4  # options of an original
 REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
 DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
@@ -197,7 +197,7 @@ def _original(data: Data, options: int) -> Iterator[Answer]:
 
     from kt_batch.store.images.originals import read_original
 
-    original, bands = read_original(data, ink=bool(options & INK), srgb=bool(options & SRGB))
+    original, bands = read_original(data, ink=bool(options & INK), grey=bool(options & GREY), srgb=bool(options & SRGB))
     profile = original.profile[: MAX_PROFILE + 1]
     if len(profile) > MAX_PROFILE:
         raise RejectError(Reason.UNSUPPORTED, f"the colour profile is over {MAX_PROFILE} bytes")

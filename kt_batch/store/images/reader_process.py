@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Bands, Original
-from kt_batch.store.images.reader_channel import Answer, Child, Deadline, DiedError
-from kt_batch.store.images.reader_child import FACTS_WANTED, INK, SRGB
+from kt_batch.store.images.reader_channel import Child, Deadline, DiedError
+from kt_batch.store.images.reader_child import FACTS_WANTED, GREY, INK, SRGB
 
 # The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,
 # since a busy machine must not cause a reject. Two children in a row stay within a runner's own limit.
@@ -26,6 +26,9 @@ SECONDS = 280.0
 
 _MODULE = "kt_batch.store.images.reader_child"
 _COMMAND = (sys.executable, "-P", "-B", "-m", _MODULE)  # no modules of the current folder, no .pyc files
+
+
+T = TypeVar("T")
 
 
 class ImageReaderProcess:
@@ -42,6 +45,7 @@ class ImageReaderProcess:
         self._command = tuple(command)
         self._child: Child | None = None
         self._end: weakref.finalize[[], ImageReaderProcess] | None = None
+        self._bands_left = False  # of an original, in the way of the next answer
 
     def __enter__(self) -> ImageReaderProcess:
         return self
@@ -59,6 +63,7 @@ class ImageReaderProcess:
         if self._end is not None:
             self._end()
         self._child = self._end = None
+        self._bands_left = False
 
     def decode(self, data: Data, size: int) -> WorkingImage:
         """Decode an image as `images.files.decode` does.
@@ -68,7 +73,7 @@ class ImageReaderProcess:
                 died of it; one alone may have been ended from outside.
             KtBatchError: no child can be started, which is no fault of the image.
         """
-        return cast("WorkingImage", self._answer(data, size))
+        return cast("WorkingImage", self._answer(lambda child: child.ask(data, size, self._seconds)))
 
     def facts(self, data: Data) -> dict[str, Any]:
         """Return what is understood of a file, as `images.facts.facts_of` does. Texts in it come from the file.
@@ -76,102 +81,76 @@ class ImageReaderProcess:
         Raises:
             RejectError, KtBatchError: As `decode`.
         """
-        return cast("dict[str, Any]", self._answer(data, FACTS_WANTED))
-
-    def _answer(self, data: Data, size: int) -> Answer:
-        try:
-            answer = self._ask(data, size)
-        except DiedError:
-            answer = self._ask_again(data, size)
-        if isinstance(answer, RejectError):
-            raise answer
-        return answer
-
-    def original(self, data: Data, *, ink: bool, srgb: bool) -> tuple[Original, Bands]:
-        """Read an image at its full size as `images.originals.read_original` does.
-
-        The bands have to be taken before the next image is asked for. A child that dies is not asked again, since the
-        caller may have used bands already.
-
-        Raises:
-            RejectError: As `decode` does; also while bands are taken.
-            KtBatchError: No child can be started.
-        """
-        child = self._ready()
-        deadline = Deadline(self._seconds)
-        with self._in_step():
-            original = child.describe(data, INK * ink | SRGB * srgb, self._seconds, deadline)
-        if isinstance(original, RejectError):
-            raise original
-        return original, self._bands(child, original, deadline)
+        return cast("dict[str, Any]", self._answer(lambda child: child.ask(data, FACTS_WANTED, self._seconds)))
 
     def metadata(self, data: Data) -> Blocks:
         """Return the metadata of a file, as `images.metadata.read.blocks_of` does.
 
         Raises:
-            RejectError: Reading it takes too long, or ended the child.
+            RejectError, KtBatchError: As `decode`.
+        """
+        return self._answer(lambda child: child.metadata(data, self._seconds))
+
+    def original(
+        self, data: Data, *, ink: bool = False, grey: bool = True, srgb: bool = False
+    ) -> tuple[Original, Bands]:
+        """Read an image at its full size as `images.originals.read_original` does.
+
+        Bands that are not taken before the next call cost the child.
+
+        Raises:
+            RejectError: As `decode`. While bands are taken, also for one child that died, since the caller may have
+                used bands already.
             KtBatchError: No child can be started.
         """
-        child = self._ready()
-        with self._in_step():
-            blocks = child.metadata(data, self._seconds)
-        if isinstance(blocks, RejectError):
-            raise blocks
-        return blocks
+        deadline = Deadline(self._seconds)
+        options = INK * ink | GREY * grey | SRGB * srgb
+        original = self._answer(lambda child: child.describe(data, options, self._seconds, deadline))
+        self._bands_left = True
+        return original, self._bands(original, deadline)
 
-    def _bands(self, child: Child, original: Original, deadline: Deadline) -> Bands:
+    def _bands(self, original: Original, deadline: Deadline) -> Bands:
         left = original.height
-        finished = False
-        try:
-            while left:
-                with self._in_step():
-                    band = child.band(original, left, deadline)
-                if isinstance(band, RejectError):
-                    finished = True
-                    raise band
-                left -= len(band)
-                yield band
-            finished = True
-        finally:
-            if not finished:  # bands that nobody took would be in the way of the next answer
-                self.close()
+        while left:
+            try:
+                band = self._once(partial(Child.band, original=original, left=left, deadline=deadline), ready=False)
+            except DiedError as error:
+                raise _died_of_it(error) from error
+            if isinstance(band, RejectError):
+                self._bands_left = False
+                raise band
+            left -= len(band)
+            self._bands_left = left > 0
+            yield band
 
-    @contextmanager
-    def _in_step(self) -> Iterator[None]:
-        """Turn what happens to a child into a reject; a child that is out of step ends."""
+    def _answer(self, ask: Callable[[Child], T | RejectError]) -> T:
+        """Return what a child answers, or a second one where the first died."""
         try:
-            yield
-        except TimeoutError as error:
+            answer = self._once(ask)
+        except DiedError:
+            try:
+                answer = self._once(ask)
+            except DiedError as error:
+                raise _died_of_it(error) from error
+        if isinstance(answer, RejectError):
+            raise answer
+        return answer
+
+    def _once(self, ask: Callable[[Child], T | RejectError], ready: bool = True) -> T | RejectError:
+        """Return what a child answers; one that is slow, gone or out of step with the protocol ends."""
+        child = self._ready() if ready else cast("Child", self._child)
+        try:
+            return ask(child)
+        except TimeoutError:
             self.close()
-            raise self._too_slow() from error
-        except DiedError as error:
-            self.close()
-            raise _died_of_it(error) from error
+            return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
         except BaseException:
             self.close()
             raise
 
-    def _too_slow(self) -> RejectError:
-        return RejectError(Reason.DECODER_SLOW, f"decoding it takes over {self._seconds:g} seconds")
-
-    def _ask_again(self, data: Data, size: int) -> Answer | RejectError:
-        try:
-            return self._ask(data, size)
-        except DiedError as error:
-            return _died_of_it(error)
-
-    def _ask(self, data: Data, size: int) -> Answer | RejectError:
-        child = self._ready()
-        try:
-            return child.ask(data, size, self._seconds)
-        except TimeoutError:
-            self.close()
-            return self._too_slow()
-        except BaseException:  # the child is gone, or out of step with the protocol
-            self.close()
-            raise
-
     def _ready(self) -> Child:
+        if self._bands_left:
+            self.close()
         if self._child is not None and self._child.process.poll() is None:
             return self._child
         self.close()

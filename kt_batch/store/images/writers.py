@@ -30,6 +30,8 @@ from kt_batch.store.images.png_filters import filtered
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
+DEEP_FORMATS = frozenset({"png", "tiff"})  # with 16 bits a sample
+FORMATS_WITH_INK, FORMATS_WITH_GREY = frozenset({"tiff"}), frozenset({"png", "tiff", "jpg"})
 PLAIN_FORMATS = frozenset({"png", "jpg", "webp"})  # of `files.encode`
 
 NO_METADATA = Blocks()
@@ -53,7 +55,8 @@ def write_image(
     """Write an image with the profile of its samples, and with metadata.
 
     Samples of 16 bits become 8 bits in formats that have no more. Transparency is kept, but blended over white in JPEG.
-    Ink is written to TIFF alone. Equal samples give equal bytes with equal versions of the codecs.
+    Ink and grey are for FORMATS_WITH_INK and FORMATS_WITH_GREY alone. Equal samples give equal bytes with equal
+    versions of the codecs.
 
     Args:
         file: Open for writing, empty.
@@ -161,8 +164,6 @@ def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) 
         samples = to_eight_bits(samples)
     if image.alpha and format == "jpg":
         samples = _over_white(samples)
-    if samples.shape[2] in (1, 2) and format != "jpg":  # grey, with transparency or without
-        samples = np.concatenate([samples[..., :1].repeat(3, axis=2), samples[..., 1:]], axis=2)
     picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     options: dict[str, Any] = {"method": 4} if format == "webp" else {"subsampling": "4:4:4"}
     file = io.BytesIO()
