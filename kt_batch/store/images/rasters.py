@@ -51,6 +51,7 @@ _SIGNATURE = re.compile(
     rb"|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|P[1-6fF]\s+(?:#[^\n]*\n\s*)*(?:#[^\n]*\s)?-?\d",
     re.DOTALL,
 )
+_SIGNATURE_BYTES = 2**16  # comments of a PPM stand before what tells it
 
 _BOMB = re.compile(r"too large|too much memory", re.IGNORECASE)  # Pillow on endless PNG chunks
 
@@ -111,7 +112,7 @@ def _rejection(data: Data, error: Exception) -> RejectError:
         return RejectError(Reason.TOO_MANY_PIXELS, f"a compressed part of the file is a bomb: {error}")
     if data[:3] == b"\xff\xd8\xff" and (kind := jpeg.other_kind(data[:])):
         return RejectError(Reason.UNSUPPORTED, f"the file is {kind}; allowed is JPEG of 8 bits a sample")
-    if data[:4] in TIFF or kinds.kind_of(data) or _SIGNATURE.match(data[:]):
+    if data[:4] in TIFF or kinds.kind_of(data) or _SIGNATURE.match(data[:_SIGNATURE_BYTES]):
         # Pillow's "cannot identify" names a memory address; a reject must read the same in every run.
         why = "not even its header is whole" if isinstance(error, UnidentifiedImageError) else str(error)[:200]
         return RejectError(Reason.TRUNCATED, f"the image is cut or damaged ({len(data)} bytes): {why}")
