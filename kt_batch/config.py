@@ -70,6 +70,24 @@ class ExtractConfig(Config):
     attribution: str = Field("", description="Whom to credit for all images of this library.")
 
 
+class PairsConfig(Config):
+    """The content of a paired library: photographs before and after somebody's edit."""
+
+    kind: Literal["pairs"] = "pairs"
+    size: int = Field(
+        DEFAULT_SIZE,
+        ge=SMALLEST_SIZE,
+        le=LARGEST_SIZE,
+        description="Long side at which a pair is read, in pixels; images are never enlarged.",
+    )
+    tags: tuple[str, ...] = Field((), description="A tag of all pairs of this library; may be repeated.")
+    license: str = Field("", description="Licence of all pairs of this library, kept with each.")
+    attribution: str = Field("", description="Whom to credit for all pairs of this library.")
+
+    def _digested(self) -> dict[str, Any]:
+        return super()._digested() | {"kind": self.kind}
+
+
 class IndexConfig(Config):
     """The settings of an index."""
 
@@ -151,6 +169,7 @@ class MethodConfig(Config):
     encoder: EncoderConfig | None = None
     decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file.")
     index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
+    fit_digest: str | None = Field(None, description="The fit of a paired library, and so the library's snapshot.")
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
     size: int | None = Field(
         None, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="Long side of the working image, without an encoder."

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     NAME_REFUSED = "name_refused"  # the run's file system takes no output of that name
     DECODER_DIED = "decoder_died"  # decoding ends the reader process every time
     DECODER_SLOW = "decoder_slow"  # decoding exceeds its deadline
+    NOT_A_PAIR = "not_a_pair"  # before and after are not one picture: cropped, turned, shifted, or equal
     FATAL = "fatal"  # quarantined: every worker that processed it died or fell silent
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from kt_batch.store import layout
+from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.units import Attempt, Unit
+from kt_batch.store.units import Attempt
 
 SHOWN = 3  # ids or names in a sentence
 
@@ -60,11 +61,12 @@ def table_faults(kind: str, table: pa.Table, unit: Unit, receipt: Receipt, image
         faults = [] if names == expected else [f"{what} is of {_some(names)}, not of {_some(expected)}."]
         matched = int(np.count_nonzero(table["rank"].to_numpy() == 0)) if "rank" in table.column_names else 0
         return faults + _count_faults(what, matched, receipt.patches)
-    if kind in (layout.IMAGES, layout.PATCHES):
+    if kind in (layout.IMAGES, layout.PATCHES, layout.PAIRS):
         ids = {value.hex() for value in table["image_id"].unique().to_pylist()}
         strange = ids - {item.image_id for item in unit.items}
         faults = [f"{what} name images of no such unit: {_some(sorted(strange))}."] if strange else []
-        counted = (table.num_rows, receipt.patches) if kind == layout.PATCHES else (_uris(table), receipt.images)
+        there = _uris(table) if kind == layout.IMAGES else table.num_rows
+        counted = (there, receipt.patches if kind == layout.PATCHES else receipt.images)
         return faults + _count_faults(what, *counted)
     return []
 

@@ -21,10 +21,11 @@ from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
-from kt_batch.store.opening import kind_of, open_place
+from kt_batch.store.paired import PairedLibrary
+from kt_batch.store.opening import Opened, kind_of, open_place
+from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run
-from kt_batch.store.units import Unit
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
@@ -117,7 +118,7 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
     )
 
 
-def survey(opened: Library | Run) -> Survey:
+def survey(opened: Opened) -> Survey:
     """Compare the names on disk with those that plan, receipts and indexes refer to; contents are not read.
 
     Raises:
@@ -140,6 +141,8 @@ def survey(opened: Library | Run) -> Survey:
     foreign: list[str] = []
     for name in names:
         if name in kept or layout.is_plan(name) or layout.is_options(name):
+            continue
+        if layout.is_fit_file(name) and isinstance(opened, PairedLibrary):
             continue
         if layout.parse_receipt_path(name) in planned:
             continue

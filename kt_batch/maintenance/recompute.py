@@ -32,12 +32,13 @@ from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
 from kt_batch.store.locations import MOST_IMAGE_BYTES, open_location, read_bounded
 from kt_batch.store.opening import open_place
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, provenance_of
 from kt_batch.store.schemas import IMAGE_ID, patch_vectors
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 
 GONE = (Reason.UNREADABLE, Reason.CHANGED)  # an input that nobody can do again; any other reject is a difference
 SAME_MATCHES = 0.999  # share of best matches that another numerics class finds too
@@ -100,6 +101,8 @@ def recompute(place: str, request: Recompute, progress: Progress) -> RecomputeSu
     with tempfile.TemporaryDirectory(prefix="kt-batch-verify-", dir=temporary_directory()) as folder:
         if isinstance(opened, Run):
             items, compare = _of_run(opened, request, folder)
+        elif isinstance(opened, PairedLibrary):
+            items, compare = _of_pairs(opened, folder)
         else:
             items, compare = _of_library(opened, request, folder)
         progress(Step("recompute", 0, request.count))
@@ -275,6 +278,26 @@ def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list
 
     rejected = {item.image_id for _, item in library.committed.rejects.standing}
     return [item for image, item in items.items() if image not in rejected], compare
+
+
+def _of_pairs(library: PairedLibrary, folder: str) -> tuple[list[Item], Compare]:
+    threads = _threads(library.committed.receipts.values())
+    worker = PairsWorker(PairsJob(folder, library.config, threads))
+    again = Ledger(open_location(folder))
+    items = {item.image_id: item for unit in library.committed.ledger.units() for item in unit.items}
+    there = library.table(PAIRS.names)
+
+    def compare(item: Item) -> bool | None:
+        receipt = _do(again, worker, item, library.config)
+        if receipt.rejects:
+            return _rejected_now(again, receipt)
+        (made,) = (table for table in receipt.tables if table.kind == layout.PAIRS)
+        pair = pa.scalar(bytes.fromhex(item.image_id), IMAGE_ID)
+        rows, now = there.filter(pc.equal(there["image_id"], pair)), read_table(again.location, made)
+        return rows_digest(layout.PAIRS, rows) == rows_digest(layout.PAIRS, now)
+
+    rejected = {item.image_id for _, item in library.committed.rejects.standing}
+    return [item for pair, item in items.items() if pair not in rejected], compare
 
 
 def _close_patches(one: pa.Table, other: pa.Table, channels: int) -> bool:

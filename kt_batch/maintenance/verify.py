@@ -25,12 +25,13 @@ from kt_batch.store.attempts import resolve
 from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
-from kt_batch.store.opening import kind_of, open_place
+from kt_batch.store.opening import Opened, kind_of, open_place
+from kt_batch.store.plans import Unit
+from kt_batch.store.paired import PairedLibrary, read_fit_summaries
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Unit
 
 MODULUS = 1 << 256
 ROWS = 65536  # rows of a table that are digested at a time
@@ -85,7 +86,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     sizes = _output_sizes(opened) if isinstance(opened, Run) else _index_sizes(location)
-    blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
+    blobs = [*outputs, *_derived_files(opened)]
     check = _Check(location, len(tables) + len(blobs), progress)
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
@@ -136,7 +137,7 @@ class _Check:
 
 
 def _check_tables(
-    check: _Check, tables: Sequence[tuple[str, TableRef]], units: Mapping[str, Unit], opened: Library | Run
+    check: _Check, tables: Sequence[tuple[str, TableRef]], units: Mapping[str, Unit], opened: Opened
 ) -> dict[str, pa.Table]:
     """Read and digest the tables of all units; return the reject tables by unit, which are not digested yet."""
     image_format = opened.header.format if isinstance(opened, Run) else None
@@ -215,6 +216,14 @@ def _value_bytes(value: object) -> bytes:
 
 def _number(content: bytes) -> int:
     return int.from_bytes(hashlib.sha256(content).digest(), "little")
+
+
+def _derived_files(opened: Opened) -> list[tuple[str, str]]:
+    """Return name and SHA-256 of every file of an index or a fit."""
+    if isinstance(opened, PairedLibrary):
+        fits = read_fit_summaries(opened.location)
+        return [(layout.blob_path(layout.FITS, fit.arrays_sha256), fit.arrays_sha256) for fit in fits]
+    return _index_files(opened.location) if isinstance(opened, Library) else []
 
 
 def _index_files(location: Location) -> list[tuple[str, str]]:

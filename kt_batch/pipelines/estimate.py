@@ -31,10 +31,11 @@ from kt_batch.store.attempts import find_rejects
 from kt_batch.store.inputs import input_size
 from kt_batch.store.locations import open_location
 from kt_batch.store.passed_over import Kinds
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 
 Worker = Callable[[Unit, Heartbeat], Receipt]
 WARM_UP = "warm-up"

@@ -17,9 +17,10 @@ from kt_batch.store.images.files import image_id
 from kt_batch.store.inputs import Found, Input, find_inputs, input_id, open_input
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.manifests import Manifest
+from kt_batch.store.paired import pair_id
 from kt_batch.store.passed_over import Kinds, in_words
 from kt_batch.store.places import absolute_path, clean_place, origin_of
-from kt_batch.store.units import Item, Unit
+from kt_batch.store.plans import Item, Unit
 
 HASH_THREADS = 8
 MAX_INPUTS_PER_TASK = 16  # handing a small file to a thread costs more than hashing it
@@ -98,10 +99,11 @@ def check_origins(
     allowed.update(*(manifest.origins() for manifest in manifests))
     for unit in pending:
         for item in unit.items:
-            if origin_of(item.uri) not in allowed:
+            strange = [uri for uri in (item.uri, item.after) if origin_of(uri) not in allowed]
+            if strange:
                 raise UsageError(
-                    f"'{location.uri}' plans the image '{redacted(item.uri)}', in a store that you did not name; name "
-                    "its place among the inputs if you trust it."
+                    f"'{location.uri}' plans the image '{redacted(strange[0])}', in a store that you did not name; "
+                    "name its place among the inputs if you trust it."
                 )
 
 
@@ -181,6 +183,29 @@ def read_image(items: Sequence[Item], decode: Callable[[Data], T], other_uris: S
                 raise
             raise first from error.with_traceback(None)  # the traceback holds the bytes of the file
     raise unreachable or first or RejectError(Reason.UNREADABLE, f"The image {image} has no URI.")
+
+
+def read_pair(items: Sequence[Item], decode: Callable[[Data], T]) -> tuple[T, T]:
+    """Read the two pictures of a pair, from the first of its names that still has both.
+
+    Raises:
+        RejectError: One of them cannot be read or decoded, or the two are not those that were planned.
+        UnreachableError: A store fails.
+    """
+    first: RejectError | None = None
+    for item in items:
+        try:
+            before, after = open_input(item.uri), open_input(item.after)
+            if pair_id(image_id(before), image_id(after)) != item.image_id:
+                why = f"'{item.uri}' or '{item.after}' has changed since they were planned; run the command again."
+                raise RejectError(Reason.CHANGED, why)
+            decoded = decode(before), decode(after)
+            for data, uri in ((before, item.uri), (after, item.after)):
+                _check_unchanged(data, uri)
+            return decoded
+        except RejectError as error:
+            first = first or error.with_traceback(None)  # the traceback holds the bytes of the files
+    raise first or RejectError(Reason.UNREADABLE, "The pair has no name.")
 
 
 def _check_unchanged(data: Data, uri: str) -> None:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from kt_batch.config import Config, RunOptions
 from kt_batch.store.attempts import find_retry
 from kt_batch.store.mismatch import mismatch
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.plans import Item, Unit
+from kt_batch.store.units import Ledger
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kt_batch.runners.base import Heartbeat
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.reader_process import ImageReaderProcess
-from kt_batch.store.units import Item, Unit
+from kt_batch.store.plans import Item, Unit
 
 # An image fails for these reasons also when memory is short. It is read once more while nothing is computed.
 RETRIED_ALONE = frozenset({Reason.DECODER_DIED, Reason.DECODER_SLOW})

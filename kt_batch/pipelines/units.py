@@ -17,9 +17,9 @@ from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.runners.base import Heartbeat, ReportsParts, Runner
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.locations import Location, one_host_error
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import PictureSizes, Receipt, TableRef, join_sizes, new_attempt, this_worker
 from kt_batch.store.schemas import REJECTS
-from kt_batch.store.units import Item, Unit
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

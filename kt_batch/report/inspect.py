@@ -14,6 +14,7 @@ from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import IndexSummary, read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_place
+from kt_batch.store.paired import PairedLibrary, read_fit_summaries
 from kt_batch.store.run import Run, RunHeader, check_provenance
 from kt_batch.store.tables import read_table
 
@@ -23,12 +24,14 @@ TOP_SOURCES = 10
 def inspect(place: str) -> dict[str, Any]:
     """Return what lies at a path or URI as JSON-able values.
 
-    The value of `kind` is `library` or `run`.
+    The value of `kind` is `library`, `pairs` or `run`.
 
     Raises:
         MissingError: it is neither.
     """
     opened = open_place(place)
+    if isinstance(opened, PairedLibrary):
+        return _inspect_pairs(opened)
     return _inspect_library(opened) if isinstance(opened, Library) else inspect_run(Session(opened))
 
 
@@ -52,6 +55,33 @@ def _inspect_library(library: Library) -> dict[str, Any]:
         "units": _units(library.committed),
         "bytes": {"tables": parts, "indexes": sum(shards.values()) + trees},
         "indexes": [_index(library, summary) for summary in summaries],
+    }
+
+
+def _inspect_pairs(library: PairedLibrary) -> dict[str, Any]:
+    receipts = library.committed.receipts.values()
+    fits = read_fit_summaries(library.location)
+    return {
+        "kind": "pairs",
+        "place": library.location.uri,
+        "size": library.config.size,
+        "snapshot": library.committed.snapshot,
+        "pairs": sum(receipt.images for receipt in receipts),
+        "rejects": _rejects(library.committed),
+        "units": _units(library.committed),
+        "bytes": {
+            "tables": sum(table.bytes for receipt in receipts for table in receipt.tables),
+            "fits": sum(fit.arrays_bytes for fit in fits),
+        },
+        "fits": [
+            {
+                "digest": fit.digest,
+                "state": "current" if fit.snapshot == library.committed.snapshot else "stale",
+                "pairs": fit.pairs,
+                "bytes": fit.arrays_bytes,
+            }
+            for fit in fits
+        ],
     }
 
 

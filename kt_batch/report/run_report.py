@@ -18,8 +18,8 @@ from kt_batch.report.plots import throughput_plot
 from kt_batch.report.rendering import new_environment
 from kt_batch.store import attempts
 from kt_batch.store.opening import kind_of, open_place
+from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.units import Unit
 
 REJECTED = 100  # rejects in a report, by name
 TEMPLATE = "run_report.html.j2"

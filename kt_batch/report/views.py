@@ -19,7 +19,7 @@ from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
-from kt_batch.store.opening import open_place
+from kt_batch.store.opening import Opened, open_place
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 from kt_batch.text import is_visible
@@ -118,9 +118,19 @@ def _no_pattern(path: str) -> str:
     return re.sub(r"[*?\[]", r"[\g<0>]", path)
 
 
-def _statements(place: Library | Run, naming: Naming) -> list[str]:
-    views = _library_views(place, naming) if isinstance(place, Library) else _run_views(place, naming)
+def _statements(place: Opened, naming: Naming) -> list[str]:
+    if isinstance(place, PairedLibrary):
+        views = _paired_views(place, naming)
+    else:
+        views = _library_views(place, naming) if isinstance(place, Library) else _run_views(place, naming)
     return [f"CREATE OR REPLACE VIEW {name} AS\n{query};" for name, query in views.items()]
+
+
+def _paired_views(library: PairedLibrary, naming: Naming) -> dict[str, str]:
+    return {
+        "pairs": _parts(library.committed, layout.PAIRS, PAIRS, naming),
+        "rejects": _rejects(library.committed, naming),
+    }
 
 
 # ---- libraries -------------------------------------------------------------------------------------------------------

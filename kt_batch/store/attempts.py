@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from kt_batch.errors import Reason
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.schemas import REJECTS
-from kt_batch.store.units import Attempt, Item, Ledger, Retry, Unit
+from kt_batch.store.units import Attempt, Ledger, Retry
 
 Key = tuple[str, str]
 

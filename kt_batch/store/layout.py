@@ -5,6 +5,7 @@ those that begin with `parse_` read one and return None when the path is of anot
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
     RUN/      plan/  receipts/  run.json  images/  provenance/  rejects/  options/
+    fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
 
@@ -23,17 +24,20 @@ PLAN = "plan"
 RECEIPTS = "receipts"
 OPTIONS = "options"
 INDEX = "index"
+FITS = "fits"  # of a paired library
 
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
 PATCHES = "patches"
 REJECTS = "rejects"
 PROVENANCE = "provenance"
-LIBRARY_KINDS = frozenset({IMAGES, PATCHES, REJECTS})
-RUN_KINDS = frozenset({PROVENANCE, REJECTS})
+PAIRS = "pairs"
+EDITS = "edits"
+LIBRARY_KINDS = frozenset({IMAGES, PATCHES, PAIRS, REJECTS})
+RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, OUTPUTS}
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS}
 
 SHARDS = f"{INDEX}/shards"
 
@@ -54,6 +58,8 @@ _RECEIPT = re.compile(_RECEIPT_PATTERN)
 _PART = re.compile(_PART_PATTERN)
 _OPTIONS = re.compile(rf"{OPTIONS}/[a-z_-]+-[0-9a-f]{{8}}\.yaml")
 _SHARD = re.compile(rf"{SHARDS}/({_SHA256})")
+_FIT = re.compile(rf"{FITS}/({_HEX16})\.json")
+_FIT_FILE = re.compile(rf"{FITS}/(?:{_HEX16}\.json|{_SHA256})")
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
 _INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
@@ -139,6 +145,25 @@ def is_options(path: str) -> bool:
 def is_reserved(path: str) -> bool:
     """Tell whether a path is one where a library or a run keeps its own files, or may keep them."""
     return path in (LIBRARY_SUMMARY, RUN_SUMMARY) or path.partition("/")[0] in _FOLDERS
+
+
+# ---- fits of a paired library ----------------------------------------------------------------------------------------
+
+
+def fit_path(digest: str) -> str:
+    """Return the path of the summary of a fit, whose presence commits the fit."""
+    return f"{FITS}/{digest}.json"
+
+
+def parse_fit_path(path: str) -> str | None:
+    """Return the digest in the path of the summary of a fit."""
+    match = _FIT.fullmatch(path)
+    return match[1] if match else None
+
+
+def is_fit_file(path: str) -> bool:
+    """Tell whether `path` is that of a file of a fit."""
+    return _FIT_FILE.fullmatch(path) is not None
 
 
 # ---- indexes ---------------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
+from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.schemas import missing_columns
 from kt_batch.store.tables import read_table
-from kt_batch.store.units import Ledger, Unit
+from kt_batch.store.units import Ledger
 
 RUN_FORMAT = "kt-batch-run/1"
 

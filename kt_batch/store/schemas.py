@@ -17,6 +17,7 @@ PATCH_ID = pa.binary(12)
 # `unit` is the 8 bytes of the unit's id.
 PLAN = pa.schema([("unit", pa.binary(8)), ("image_id", IMAGE_ID), ("uri", pa.string()), ("name", pa.string())])
 PLAN_OUTPUT = pa.field("output", pa.string())  # where it is not the plain path; null elsewhere
+PLAN_AFTER = pa.field("after", pa.string())  # where the edited picture of a pair was listed
 PLAN_TAGS = pa.field("tags", pa.list_(pa.string()))  # of a manifest
 
 IMAGES = pa.schema(
@@ -31,6 +32,42 @@ IMAGES = pa.schema(
         ("license", pa.string()),
         ("attribution", pa.string()),
         ("preview", pa.binary()),  # JPEG, long side <= 512
+    ]
+)
+
+# One row for each pair; `image_id` is that of the pair. Numbers are little-endian float64.
+PAIRS = pa.schema(
+    [
+        ("image_id", IMAGE_ID),
+        ("name", pa.string()),
+        ("before_id", IMAGE_ID),
+        ("after_id", IMAGE_ID),
+        ("before", pa.string()),  # URIs
+        ("after", pa.string()),
+        ("original_width", pa.uint32()),  # of the file before, EXIF-oriented
+        ("original_height", pa.uint32()),
+        ("width", pa.uint32()),  # at which the pair was read
+        ("height", pa.uint32()),
+        ("tags", pa.list_(pa.string())),
+        ("license", pa.string()),
+        ("attribution", pa.string()),
+        ("descriptors", pa.binary(8 * 33)),  # of the picture before
+        ("gram", pa.binary(8 * 10 * 10)),  # mean of phi phi^T over all pixels
+        ("cross", pa.binary(8 * 10 * 3)),  # mean of phi y^T
+        ("power", pa.binary(8 * 3)),  # mean of y^2
+        ("preview_before", pa.binary()),  # JPEG, long side <= 192
+        ("preview_after", pa.binary()),
+    ]
+)
+
+# The edit of each output of a method that edits photographs.
+EDITS = pa.schema(
+    [
+        ("output", pa.string()),
+        ("map", pa.list_(pa.float64())),  # (10, 3): the colour map that was applied
+        ("confidence", pa.float32()),  # 1: like the pairs; 0: unlike all of them
+        ("guard", pa.float32()),  # 1: the predicted map; 0: the mean map in its place
+        ("strength", pa.float32()),
     ]
 )
 
@@ -124,12 +161,15 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     kind: its table kind. names: the columns that it has.
     """
     provenance = PROVENANCE if "row" in names else SHARES
-    schemas = {"images": IMAGES, "patches": patches_schema(1), "rejects": REJECTS, "provenance": provenance}
+    schemas = {
+        "images": IMAGES, "patches": patches_schema(1), "pairs": PAIRS, "rejects": REJECTS, "provenance": provenance,
+        "edits": EDITS,
+    }  # fmt: skip
     return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
-COLUMN_TYPES = _columns(PLAN, IMAGES, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1))
+COLUMN_TYPES = _columns(PLAN, IMAGES, PAIRS, EDITS, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1))
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:

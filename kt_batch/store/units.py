@@ -1,4 +1,4 @@
-"""Units of work: divide items into units, plan them, and commit them.
+"""The ledger of units: plan them, and commit them.
 
 A plan is a sequence of files, each put if absent under the next number. A driver that loses a number reads the winner's
 file and plans only what is still missing. Any number of drivers therefore end with the same units, and no unit ever
@@ -11,68 +11,25 @@ includes it. A unit's id follows from its items and the number of its retry.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain, groupby
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kt_batch.errors import DamagedError, StorageError, UsageError
+from kt_batch.errors import DamagedError, StorageError
 from kt_batch.store import layout
 from kt_batch.store.documents import MOST_BYTES
 from kt_batch.store.locations import Location, exists, read_bounded
 from kt_batch.store.mismatch import mismatch
-from kt_batch.store.names import is_safe_name
-from kt_batch.store.output_names import plain_output
-from kt_batch.store.parquet import ParquetReader
-from kt_batch.store.plan_metadata import PlanMetadata, parse_plan_metadata
+from kt_batch.store.plans import Item, Plan, Unit, canonical, encode_plan, make_units, read_plan
 from kt_batch.store.receipts import Receipt, check_adopted, parse_receipt
-from kt_batch.store.schemas import PLAN, PLAN_OUTPUT, PLAN_TAGS, REJECTS
+from kt_batch.store.schemas import REJECTS
 from kt_batch.store.tables import open_table, read_table
 
 READERS = 16  # files read at a time; they are small, and may be far away
-
-_IMAGE_ID = re.compile(r"[0-9a-f]{16}")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One input.
-
-    image_id: 16 hex digits. uri: where it was listed. name: what its output is named after. output: path of the output
-    in the run where the plan states one; empty for the plain path. tags: what a manifest says about it.
-    """
-
-    image_id: str
-    uri: str
-    name: str
-    output: str = field(default="", compare=False)
-    tags: tuple[str, ...] = field(default=(), compare=False)
-
-    def output_path(self, format: str) -> str:  # noqa: A002
-        """Return the path of the output in the run."""
-        return self.output or plain_output(self.name, format)
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """Items that are done, retried and committed as one.
-
-    id: 16 hex digits over the items. quarantined: image id -> why the image must not be touched again; a driver finds
-    this out while it runs, no plan holds it. retry: 0 for the first attempt at its items, else the number of the retry.
-    """
-
-    id: str
-    items: tuple[Item, ...]
-    quarantined: Mapping[str, str] = field(default_factory=dict, compare=False)
-    retry: int = 0
-
 
 Attempt = tuple[Unit, Receipt | None]  # None: not committed yet
 Naming = Callable[[Sequence[Unit], Sequence[Item]], list[Item]]  # gives new items their outputs, after the units so far
@@ -84,95 +41,6 @@ class Retry:
 
     number: int
     items: tuple[Item, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One plan file. Its units all belong to one retry, or to none."""
-
-    units: tuple[Unit, ...]
-    config: dict[str, Any]
-    config_digest: str
-
-    @property
-    def retry(self) -> int:
-        """Return the number of the retry; 0 for first attempts."""
-        return self.units[0].retry if self.units else 0
-
-
-def make_units(items: Iterable[Item], unit_size: int, retry: int = 0) -> list[Unit]:
-    """Divide items into units of at most `unit_size`, independently of their order.
-
-    Items are sorted by (image id, name, URI). All names of one image are in one unit, which may be larger only for that
-    reason. An item that is listed twice, from two URIs, counts once. `retry` is the number of the retry of all units.
-
-    Raises:
-        UsageError: the unit size is under 1, or an image id is malformed.
-    """
-    if unit_size < 1:
-        raise UsageError(f"the unit size is {unit_size}; allowed is 1 and more")
-    ordered = sorted(items, key=lambda item: (item.image_id, item.name, item.uri))
-    units: list[Unit] = []
-    batch: list[Item] = []
-    for image_id, same_image in groupby(ordered, key=lambda item: item.image_id):
-        if not _IMAGE_ID.fullmatch(image_id):
-            raise UsageError(f"the image id {image_id!r} is malformed; allowed are 16 lower-case hex digits")
-        group = [next(same_name) for _, same_name in groupby(same_image, key=lambda item: item.name)]
-        if batch and len(batch) + len(group) > unit_size:
-            units.append(_unit(batch, retry))
-            batch = []
-        batch += group
-    return [*units, _unit(batch, retry)] if batch else units
-
-
-def owners(units: Iterable[Unit]) -> dict[str, str]:
-    """Return for each image id the first unit, in plan order, that holds it.
-
-    An image that appears under another name after it was planned is in two units. Its patches belong to the owner.
-    """
-    first: dict[str, str] = {}
-    for unit in units:
-        for item in unit.items:
-            first.setdefault(item.image_id, unit.id)
-    return first
-
-
-def encode_plan(plan: Plan) -> bytes:
-    """Encode a plan as Parquet bytes that depend on the plan alone."""
-    rows = [(unit.id, item) for unit in plan.units for item in unit.items]
-    ids = [[bytes.fromhex(unit) for unit, _ in rows], [bytes.fromhex(item.image_id) for _, item in rows]]
-    columns: list[list[Any]] = [*ids, [item.uri for _, item in rows], [item.name for _, item in rows]]
-    tagged = any(item.tags for _, item in rows)
-    named = tagged or any(item.output for _, item in rows)
-    schema = pa.schema([*PLAN, *[PLAN_OUTPUT] * named, *[PLAN_TAGS] * tagged])
-    columns += [[item.output or None for _, item in rows]] if named else []
-    columns += [[list(item.tags) for _, item in rows]] if tagged else []
-    sink = pa.BufferOutputStream()
-    options = {"compression": "zstd", "use_dictionary": ["unit"], "write_statistics": False, "store_schema": False}
-    with pq.ParquetWriter(sink, schema, **options) as writer:
-        writer.write_table(pa.table(columns, schema=schema))
-        stated = PlanMetadata(plan.config, plan.config_digest, plan.retry, named, tagged)
-        writer.add_key_value_metadata(stated.encoded())
-    return bytes(sink.getvalue())
-
-
-def decode_plan(data: bytes, name: str) -> Plan:
-    """Decode the plan read from `name`.
-
-    Raises:
-        DamagedError: it is not a plan, or a unit's id does not follow from its items.
-    """
-    return _decode_plan(ParquetReader(io.BytesIO(data), len(data), name), name)
-
-
-def _decode_plan(file: ParquetReader, name: str) -> Plan:
-    stated = parse_plan_metadata(file.metadata, name)
-    outputs, tags = [PLAN_OUTPUT.name] * stated.named, [PLAN_TAGS.name] * stated.tagged
-    columns = file.read([*PLAN.names, *outputs, *tags], nullable=outputs).to_pydict()
-    columns.setdefault(PLAN_OUTPUT.name, [None] * sum(file.rows))
-    columns.setdefault(PLAN_TAGS.name, [()] * sum(file.rows))
-    rows = zip(*(columns[column] for column in (*PLAN.names, PLAN_OUTPUT.name, PLAN_TAGS.name)), strict=True)
-    return Plan(tuple(_checked_units(rows, stated.retry, name)), stated.config, stated.config_digest)
 
 
 class Ledger:
@@ -313,7 +181,7 @@ class Ledger:
                 continue
             tables = sorted((table.kind, table.sha256) for table in receipt.tables)
             outputs = [output and output[0] for output in receipt.outputs]
-            digest.update(_canonical([unit.id, tables, outputs]).encode())
+            digest.update(canonical([unit.id, tables, outputs]).encode())
         return digest.hexdigest()[:16]
 
     def _units(self) -> list[Unit]:
@@ -346,7 +214,7 @@ class Ledger:
     def _read_plan(self, number: int) -> Plan:
         name = layout.plan_path(number)
         with open_table(self._location, name) as file:
-            return _decode_plan(file, f"{self._location.uri}/{name}")
+            return read_plan(file, f"{self._location.uri}/{name}")
 
     def _read_receipt(self, unit: str) -> Receipt:
         name = layout.receipt_path(unit)
@@ -370,26 +238,5 @@ class Ledger:
                 raise mismatch(self._location, (plan.config, plan.config_digest), (config, config_digest))
 
 
-def _checked_units(rows: Iterable[tuple[Any, ...]], retry: int, name: str) -> Iterator[Unit]:
-    for unit_id, members in groupby(rows, key=lambda row: row[0]):
-        unit = _unit([Item(row[1].hex(), row[2], row[3], row[4] or "", tuple(row[5])) for row in members], retry)
-        for item in unit.items:
-            if item.output and not (is_safe_name(item.output) and layout.is_output(item.output)):
-                raise DamagedError(f"{name} names the output {item.output!r}; allowed is one in {layout.OUTPUTS}/")
-        if unit.id != unit_id.hex():
-            raise DamagedError(f"{name} holds a unit {unit_id.hex()} whose items make {unit.id}")
-        yield unit
-
-
-def _unit(items: Sequence[Item], retry: int) -> Unit:
-    members = [[item.image_id, item.name, item.uri] for item in items]
-    content = _canonical({"retry": retry, "items": members} if retry else members)
-    return Unit(hashlib.sha256(content.encode()).hexdigest()[:16], tuple(items), retry=retry)
-
-
 def _brought_something(receipt: Receipt) -> bool:
     return any(receipt.outputs) or any(table.kind != layout.REJECTS for table in receipt.tables)
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))

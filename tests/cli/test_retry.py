@@ -12,7 +12,7 @@ import yaml
 from jobs import build_library, translate
 from kt_batch.errors import Reason, RejectError
 from kt_batch.pipelines import inputs
-from kt_batch.store.units import Item
+from kt_batch.store.plans import Item
 from tests.cli.conftest import QUICK, Say
 from tests.support.tiny import draw_all
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Attempt, Item, Ledger, Unit
+from kt_batch.store.units import Attempt, Ledger
 
 DIGEST = "0" * 16
 

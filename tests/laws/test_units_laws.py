@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units
+from kt_batch.store.plans import Item, Plan, Unit, decode_plan, encode_plan, make_units
+from kt_batch.store.units import Ledger
 
 # Few images and names, so that duplicates of every sort come up.
 image_ids = st.integers(0, 9).map("{:016x}".format)

@@ -16,7 +16,7 @@ from kt_batch.pipelines.inputs import read_image
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage, image_id
 from kt_batch.store.images.reader_process import ImageReaderProcess
-from kt_batch.store.units import Item
+from kt_batch.store.plans import Item
 from tests.support.collection import Collection
 from tests.support.tiny import draw, extracted, hashes, patches, rows, translate_request, translated
 

@@ -32,7 +32,7 @@ from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.locations import LocalLocation
-from kt_batch.store.units import Item
+from kt_batch.store.plans import Item
 from tests.support.collection import Collection, Recorder
 from tests.support.tiny import draw, draw_all, encoder_config, extracted, hashes, translate_request, translated
 

@@ -19,8 +19,9 @@ from kt_batch.pipelines.extract.plan import disk_estimate, find_owned_by_other_u
 from kt_batch.pipelines.progress import Step
 from kt_batch.store.images.files import decode, image_id, pad_to
 from kt_batch.store.local import LocalLocation
+from kt_batch.store.plans import Item
 from kt_batch.store.schemas import from_fixed_binary
-from kt_batch.store.units import Item, Ledger
+from kt_batch.store.units import Ledger
 from tests.support.collection import PATCHES, Collection, Meddler, Recorder
 from tests.support.tiny import SIZE, column, draw, draw_all, encoder_config, extracted, hashes, parts, patches, rows
 

@@ -22,7 +22,8 @@ from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import image_id
 from kt_batch.store.locations import open_location
 from kt_batch.store.manifest_files import read_manifest
-from kt_batch.store.units import Item, Ledger, Plan, decode_plan, encode_plan, make_units
+from kt_batch.store.plans import Item, Plan, decode_plan, encode_plan, make_units
+from kt_batch.store.units import Ledger
 from tests.support.collection import Collection
 from tests.support.hostile_archives import END, tar_entry, zipped
 from tests.support.tiny import draw, encoder_config, extracted, hashes, indexed, rows, translate_request, translated

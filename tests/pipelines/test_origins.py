@@ -11,7 +11,7 @@ from kt_batch.pipelines.inputs import check_origins
 from kt_batch.report.sources import follows
 from kt_batch.store.locations import open_location
 from kt_batch.store.places import origin_of
-from kt_batch.store.units import Item, make_units
+from kt_batch.store.plans import Item, make_units
 from tests.support.collection import Collection
 from tests.support.tiny import draw, translate_request, translated
 

@@ -15,7 +15,7 @@ from kt_batch.pipelines import reading
 from kt_batch.pipelines.reading import Reader
 from kt_batch.pipelines.units import quarantine
 from kt_batch.store.images.files import WorkingImage
-from kt_batch.store.units import Item, Unit
+from kt_batch.store.plans import Item, Unit
 
 UNIT = Unit("0" * 16, tuple(Item(letter * 16, f"/photos/{letter}.png", f"{letter}.png") for letter in "abc"))
 

@@ -31,10 +31,11 @@ from kt_batch.store.images.files import decode, pad_to
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library, open_run
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.publish import publish
 from kt_batch.store.run import provenance_of
 from kt_batch.store.schemas import from_fixed_binary
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 from tests.support.collection import PATCHES, Collection, Meddler, Recorder
 from tests.support.tiny import (
     SIZE,

@@ -34,10 +34,11 @@ from kt_batch.report.run_report import (
     throughput,
 )
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 from tests.report.conftest import HOSTILE, Made, draw, make_library
 
 CONFIG = ExtractConfig.model_validate({"encoder": {"weights_sha256": "ab" * 32}})

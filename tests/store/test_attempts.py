@@ -13,10 +13,11 @@ import pytest
 from kt_batch.errors import DamagedError
 from kt_batch.store.attempts import find_rejects, find_retry
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.plans import Item, Unit, decode_plan, encode_plan, make_units
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.schemas import REJECTS
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Retry, Unit, decode_plan, encode_plan, make_units
+from kt_batch.store.units import Ledger, Retry
 
 DIGEST = "00000000000000aa"
 A, B, C = (Item(f"{number:016x}", f"/in/{name}", name) for number, name in enumerate("abc"))

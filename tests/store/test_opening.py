@@ -12,8 +12,9 @@ from kt_batch.errors import MismatchError, MissingError, UsageError
 from kt_batch.store.library import Library
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.opening import kind_of, open_library, open_place, open_run
+from kt_batch.store.plans import Item
 from kt_batch.store.run import Run
-from kt_batch.store.units import Item, Ledger
+from kt_batch.store.units import Ledger
 
 LIBRARY = ExtractConfig(encoder=EncoderConfig(weights_sha256="0" * 64)).model_dump(mode="json")
 GAIN = {"method": "gain", "format": "png", "quality": 95, "gain": 1.2}

@@ -19,8 +19,9 @@ from kt_batch.config import ExtractConfig
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
 from kt_batch.store.layout import part_path
 from kt_batch.store.locations import LocalLocation
+from kt_batch.store.plans import Item, Plan, Unit, decode_plan, encode_plan, make_units, owners
 from kt_batch.store.receipts import HOST_LENGTH, Receipt, TableRef, new_attempt, parse_receipt, this_worker
-from kt_batch.store.units import Item, Ledger, Plan, Unit, decode_plan, encode_plan, make_units, owners
+from kt_batch.store.units import Ledger
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
 CONFIG: dict[str, Any] = {"encoder": {"layer": "relu3_1", "size": 512}, "stride": 1}

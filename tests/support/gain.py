@@ -14,11 +14,12 @@ from kt_batch.store import layout
 from kt_batch.store.images.files import encode, image_id
 from kt_batch.store.locations import LocalLocation
 from kt_batch.store.output_names import plain_output
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, new_attempt
 from kt_batch.store.run import Totals, write_run_summary
 from kt_batch.store.schemas import SHARES
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 
 SHARE_OF_FIRST = {"a.jpg": 0.75, "park/b.jpg": 0.5, "c.jpg": 0.25}  # of the two sources of each output
 SIZE = (40, 32)

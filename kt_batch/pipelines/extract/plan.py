@@ -22,8 +22,9 @@ from kt_batch.store.locations import Location, absolute_place, open_location, so
 from kt_batch.store.manifests import Manifest
 from kt_batch.store.opening import refuse_other_kind
 from kt_batch.store.passed_over import Kinds
+from kt_batch.store.plans import Item, Unit, owners
 from kt_batch.store.targets import check_place
-from kt_batch.store.units import Item, Ledger, Unit, owners
+from kt_batch.store.units import Ledger
 
 BYTES_BESIDE_VECTORS = 100_000  # of an image: its preview, its rows and what Parquet adds
 

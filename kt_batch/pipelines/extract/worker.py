@@ -25,10 +25,11 @@ from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, pad_to, preview
 from kt_batch.store.locations import check_kernel, open_location
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 
 LARGEST_HALF = 65504.0 / 2  # a Haar band of a patch can be twice its largest cell, and is a float16 as well
 STAGES = ("read", "encode", "write")

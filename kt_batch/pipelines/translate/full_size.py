@@ -29,8 +29,8 @@ from kt_batch.store.images.writers import (
     to_samples,
     write_image,
 )
+from kt_batch.store.plans import Item
 from kt_batch.store.scratch import temporary_directory
-from kt_batch.store.units import Item
 
 _ATTEMPTS = 2  # a reader's process may be ended from outside once
 

@@ -27,8 +27,9 @@ from kt_batch.store.names import MAX_COMPONENT_BYTES
 from kt_batch.store.opening import refuse_other_kind
 from kt_batch.store.output_names import name_outputs, plain_output
 from kt_batch.store.passed_over import Kinds, add_kinds
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.targets import check_place
-from kt_batch.store.units import Attempt, Item, Ledger, Unit
+from kt_batch.store.units import Attempt, Ledger
 
 CHANGED_SHOWN = 10
 

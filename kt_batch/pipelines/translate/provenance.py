@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
 from kt_batch.methods.base import PatchProvenance, SourceProvenance
+from kt_batch.store.plans import Item
 from kt_batch.store.schemas import PROVENANCE, SHARES
-from kt_batch.store.units import Item
 
 T = TypeVar("T")
 

@@ -30,9 +30,10 @@ from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import check_kernel, open_location
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, TableRef
 from kt_batch.store.tables import commit_table
-from kt_batch.store.units import Item, Ledger, Unit
+from kt_batch.store.units import Ledger
 
 HASHED_BYTES = 2**22  # of a file at a time
 

@@ -168,6 +168,11 @@ def preview(pixels: Floats, long_side: int = 512) -> bytes:
     return encode(_resized(pixels, *fit(width, height, long_side), box=(width, height)), "jpg", 85)
 
 
+def resized(pixels: Floats, width: int, height: int) -> Floats:
+    """Resize pixels (H, W, C) in [0, 1] to (height, width, C) by Lanczos."""
+    return _resized(pixels, width, height, box=(pixels.shape[1], pixels.shape[0]))
+
+
 def colours_of(strip: Samples, raster: Raster) -> Floats:
     """Convert samples (h, w, samples) to (h, w, channels) in [0, 1], over white."""
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is rejected below
