@@ -86,6 +86,7 @@ def translate_command(
     settings: MethodOptions,
     chosen: ChoiceOptions,
     how: options.Run,
+    shard_size: options.ShardSize = None,
     dry_run: DryRun,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
@@ -99,7 +100,7 @@ def translate_command(
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images or [], out, chosen, resolved, how)
-    request = replace(request, manifests=read_manifests(manifest or []))
+    request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)
 
 
@@ -153,6 +154,10 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was translated already")
+    if summary.shards:
+        lines.append(
+            f"  {summary.shards} {'shard' if summary.shards == 1 else 'shards'}, listed in run.json as `shards`"
+        )
     lines += size_lines(summary.sizes) + reject_lines(summary.rejects, summary.rejected)
     return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"] if summary.images else lines
 
