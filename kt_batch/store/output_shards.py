@@ -80,7 +80,7 @@ ROWS = pa.schema(
 
 
 def sample_key(output: str) -> str:
-    """Return the key of an output in a shard: `images/park/a.jpg.png` -> `park_a_jpg-8d0f41c25ae0b733`.
+    """Return the key of an output in a shard: `images/park/a.jpg.png` -> `park_a_jpg-3245aedb594e9167`.
 
     It has no dots, where WebDataset would end it. It follows from the output's name alone, and the hash at its end
     keeps the keys of a run apart.
@@ -95,8 +95,11 @@ class _Pictures(Protocol):
     def add(self, sample: Sample, picture: BinaryIO, size: int) -> None:
         """Add a picture of `size` bytes."""
 
-    def close(self) -> list[int]:
-        """Finish the file, which stays open, and return where the bytes of each picture begin."""
+    def end(self) -> None:
+        """Complete the file, which stays open."""
+
+    def offsets(self) -> list[int]:
+        """Return where the bytes of each picture begin, of a complete file."""
 
 
 class ShardWriter:
@@ -110,15 +113,21 @@ class ShardWriter:
         self.form: Form = form
         self._file: BinaryIO | None = None
         self._pictures: _Pictures | None = None
+        self._ended = False
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended = True
         with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
-            if self._file:
-                self._file.close()
-            self.path.unlink(missing_ok=True)
+            try:
+                if self._pictures:
+                    self._pictures.end()  # also of a shard that failed: Arrow would do it later, and complain
+            finally:
+                if self._file:
+                    self._file.close()
+                self.path.unlink(missing_ok=True)
 
     def add(self, sample: Sample, picture: BinaryIO, size: int) -> None:
         """Add a picture of `size` bytes, and what is known of it.
@@ -142,14 +151,18 @@ class ShardWriter:
         if self._file is None or self._pictures is None:
             return None
         try:
-            offsets = self._pictures.close()
+            self._pictures.end()
+            offsets = self._pictures.offsets()
             self._file.close()
+            self._pictures = None
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest(), file.seek(0, io.SEEK_END), offsets
         except OSError as error:
             raise self._failed(error) from error
 
     def _opened(self) -> _Pictures:
+        if self._ended:  # a thread may come late with a picture
+            raise StorageError(f"{self.path} is closed: its unit has failed")
         if self._pictures is None:
             self._file = self.path.open("xb+")
             self._pictures = _TarPictures(self._file) if self.form == "tar" else _ParquetPictures(self._file)
@@ -173,8 +186,10 @@ class _TarPictures:
         content = text.encode(errors="replace")
         self._member(f"{key}.json", io.BytesIO(content), len(content))
 
-    def close(self) -> list[int]:
+    def end(self) -> None:
         self._tar.close()
+
+    def offsets(self) -> list[int]:
         return self._offsets
 
     def _member(self, name: str, content: BinaryIO, size: int) -> int:
@@ -217,12 +232,16 @@ class _ParquetPictures:
         self._rows.append({"key": key, "image": image, **asdict(sample)})
         self._waiting += size
 
-    def close(self) -> list[int]:
-        self._flush()
-        self._writer.close()
+    def end(self) -> None:
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
+
+    def offsets(self) -> list[int]:
         described = pq.read_metadata(self._file)
-        column = described.row_group(0).to_dict()["columns"]
-        number = next(index for index, each in enumerate(column) if each["path_in_schema"] == "image.bytes")
+        columns = (described.schema.column(number).path for number in range(len(described.schema)))
+        number = list(columns).index("image.bytes")
         return [
             offset
             for group, sizes in enumerate(self._groups)

@@ -90,6 +90,7 @@ class TranslateWorker:
         beat("")
         started = time.perf_counter()
         made = self._settle(unit, stored, rows, log)
+        beat("")
         shard = outputs.finish()
         tables = self._write(unit.id, rows, log.rejects)
         log.add({"write": time.perf_counter() - started})
