@@ -11,6 +11,8 @@ from itertools import groupby
 import duckdb
 import pyarrow as pa
 
+from kt_batch.store.paired import PairedLibrary
+from kt_batch.store.schemas import PAIRS
 from kt_batch.errors import StorageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.session import Session
