@@ -21,16 +21,11 @@ from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
-from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.opening import Opened, kind_of, open_place
+from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
-<<<<<<< HEAD
-from kt_batch.store.run import Run
-=======
 from kt_batch.store.run import Run, RunHeader
-from kt_batch.store.plans import Unit
->>>>>>> i16-shards
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time

@@ -16,16 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kt_batch.store.paired import PairedLibrary
-from kt_batch.store.schemas import PAIRS
-from kt_batch.pipelines.pairs.plan import PairsJob
-from kt_batch.pipelines.pairs.worker import PairsWorker
 from kt_batch.config import Config
 from kt_batch.errors import MismatchError, MissingError, Reason
 from kt_batch.maintenance.verify import rows_digest
 from kt_batch.pipelines.encoders import library_encoder
 from kt_batch.pipelines.extract.plan import ExtractJob, image_owners
 from kt_batch.pipelines.extract.worker import ExtractWorker
+from kt_batch.pipelines.pairs.plan import PairsJob
+from kt_batch.pipelines.pairs.worker import PairsWorker
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.sources import Choice, choose
@@ -34,17 +32,13 @@ from kt_batch.report.sources import follows, library_of, named_library
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
-<<<<<<< HEAD
-from kt_batch.store.locations import MOST_IMAGE_BYTES, open_location, read_bounded
-from kt_batch.store.opening import open_place
-from kt_batch.store.plans import Item, Unit
-=======
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_place, open_run
->>>>>>> i16-shards
+from kt_batch.store.paired import PairedLibrary
+from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, provenance_of, read_output
-from kt_batch.store.schemas import IMAGE_ID, patch_vectors
+from kt_batch.store.schemas import IMAGE_ID, PAIRS, patch_vectors
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger

@@ -27,8 +27,8 @@ from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, kind_of, open_place
-from kt_batch.store.plans import Unit
 from kt_batch.store.paired import PairedLibrary, read_fit_summaries
+from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
@@ -87,14 +87,9 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     sizes = _output_sizes(opened) if isinstance(opened, Run) else _index_sizes(location)
-<<<<<<< HEAD
-    blobs = [*outputs, *_derived_files(opened)]
-    check = _Check(location, len(tables) + len(blobs), progress)
-=======
     shards = opened.shards if isinstance(opened, Run) else {}
-    blobs = _index_files(location) if isinstance(opened, Library) else [] if shards else outputs
+    blobs = [] if shards else [*outputs, *_derived_files(opened)]
     check = _Check(location, len(tables) + len(blobs) + len(shards), progress)
->>>>>>> i16-shards
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs, sizes)

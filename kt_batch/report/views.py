@@ -11,8 +11,6 @@ from itertools import groupby
 import duckdb
 import pyarrow as pa
 
-from kt_batch.store.paired import PairedLibrary
-from kt_batch.store.schemas import PAIRS
 from kt_batch.errors import StorageError
 from kt_batch.models.layers import Geometry
 from kt_batch.report.session import Session
@@ -22,8 +20,9 @@ from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, open_place
+from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import IMAGES, MEMBERS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.store.schemas import IMAGES, MEMBERS, PAIRS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 from kt_batch.text import is_visible
 
 # DuckDB must not load or fetch extensions because a name looks like an address.

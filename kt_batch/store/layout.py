@@ -4,12 +4,8 @@ A path is relative to the library or the run and separated by slashes. The funct
 those that begin with `parse_` read one and return None when the path is of another kind.
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
-<<<<<<< HEAD
-    RUN/      plan/  receipts/  run.json  images/  provenance/  rejects/  options/
-    fits/     <digest>.json  <sha256>              of a paired library
-=======
     RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
->>>>>>> i16-shards
+    fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
 
@@ -41,12 +37,8 @@ LIBRARY_KINDS = frozenset({IMAGES, PATCHES, PAIRS, REJECTS})
 RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
-<<<<<<< HEAD
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS}
-=======
 OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, OUTPUTS, OUTPUT_SHARDS}
->>>>>>> i16-shards
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS, OUTPUT_SHARDS}
 
 SHARDS = f"{INDEX}/shards"
 

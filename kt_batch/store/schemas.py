@@ -169,7 +169,9 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
-COLUMN_TYPES = _columns(PLAN, IMAGES, PAIRS, EDITS, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1))
+COLUMN_TYPES = _columns(
+    PLAN, IMAGES, PAIRS, EDITS, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1)
+)
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
@@ -26,8 +27,6 @@ from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import PAIRS
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
-
-import pyarrow as pa
 
 STAGES = ("read", "measure", "write")
 PREVIEW = 192  # pixels of the long side
@@ -110,9 +109,10 @@ def check_pair(before: WorkingImage, after: WorkingImage) -> tuple[NDArray[np.fl
             turned or shifted, or it was not changed at all.
     """
     ratios = [image.original_width / image.original_height for image in (before, after)]
-    if abs(np.log(ratios[0] / ratios[1])) > MOST_ASPECT and abs(before.width - after.width) + abs(
-        before.height - after.height
-    ) > 2:
+    if (
+        abs(np.log(ratios[0] / ratios[1])) > MOST_ASPECT
+        and abs(before.width - after.width) + abs(before.height - after.height) > 2
+    ):
         raise RejectError(
             Reason.NOT_A_PAIR,
             f"the picture before has {before.original_width} x {before.original_height} pixels, the one after "

@@ -17,8 +17,8 @@ from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.output_shards import Sample, ShardWriter, SourceShare
-from kt_batch.store.receipts import ShardRef
 from kt_batch.store.plans import Item, Unit
+from kt_batch.store.receipts import ShardRef
 
 HASHED_BYTES = 2**22  # of a file at a time
 

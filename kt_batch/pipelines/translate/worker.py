@@ -29,12 +29,8 @@ from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.locations import check_kernel, open_location
-<<<<<<< HEAD
 from kt_batch.store.plans import Item, Unit
-from kt_batch.store.receipts import Receipt, TableRef
-=======
 from kt_batch.store.receipts import Receipt, ShardRef, TableRef
->>>>>>> i16-shards
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
 
