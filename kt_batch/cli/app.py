@@ -14,6 +14,7 @@ from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
 from kt_batch.cli.maintenance import add_maintenance
 from kt_batch.cli.models import models_command
+from kt_batch.cli.pairs import add_pairs
 from kt_batch.cli.single import add_try
 from kt_batch.cli.translate import add_translate
 
@@ -31,6 +32,7 @@ def make_app() -> typer.Typer:
     )
     add_try(made)
     add_extract(made)
+    add_pairs(made)
     add_index(made)
     add_translate(made)
     add_inspection(made)

@@ -13,12 +13,15 @@ from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary
+from kt_batch.cli.pairs import pairs_config, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
+from kt_batch.errors import UsageError
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
+from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -32,6 +35,8 @@ def extract_command(
     *,
     images: options.Images = None,
     manifest: options.Manifests = None,
+    before: options.Before = None,
+    after: options.After = None,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -45,8 +50,15 @@ def extract_command(
     """Extract images into a knowledge library. Run it again to continue or to add images.
 
     kt-batch extract paintings/ --library monet.lib
+
+    kt-batch extract --before originals/ --after edited/ --library mine.pairs
     """
     estimate_request = dry_run.request()
+    if before or after:
+        if images or manifest or estimate_request or not (before and after):
+            raise UsageError("--before and --after go together, without other images, --manifest or --dry-run.")
+        pairs = PairsRequest(before, after, library, pairs_config(weights, cut, content), how)
+        return run_pairs(pairs, context.params, json)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])

@@ -15,6 +15,7 @@ from kt_batch.errors import UsageError
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.inspect_image import image_at, inspect_image, lines_of
+from kt_batch.report.recorded_edits import RecordedEdit
 from kt_batch.report.views import sql as view_sql
 
 
@@ -46,9 +47,20 @@ def explain_command(
             f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
             f"{tags_shown(part.tags)}"
         )
+    lines += edit_lines(explanation.edit)
     lines += [f"  {source.share:5.1%}  {source.uri}{tags_shown(source.tags)}" for source in explanation.sources]
     print_summary(explanation.to_dict(), lines, json)
     return 0
+
+
+def edit_lines(edit: RecordedEdit | None) -> list[str]:
+    """Return what is recorded of an edit, for a person."""
+    if edit is None:
+        return []
+    return [
+        f"  edited after the pairs of {edit.library}: confidence {edit.confidence:.2f}, guard {edit.guard:.2f}, "
+        f"strength {edit.strength:g}"
+    ]
 
 
 def tags_shown(tags: Sequence[str]) -> str:

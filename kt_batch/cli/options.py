@@ -27,6 +27,14 @@ Images = Annotated[
     list[str] | None,
     typer.Argument(help="Paths, directories, globs, archives (.tar, .zip) or URIs (s3://bucket/prefix)."),
 ]
+Before = Annotated[
+    list[str] | None,
+    typer.Option("--before", help="Photographs before an edit, as a folder or another place, for a paired library."),
+]
+After = Annotated[
+    list[str] | None,
+    typer.Option("--after", help="The same photographs after it, under the same names; suffixes may differ."),
+]
 Manifests = Annotated[
     list[str] | None,
     typer.Option(

@@ -187,7 +187,8 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
         layer=encoder.layer if encoder and not library else None,
         encoder_weights=request.encoder_weights,
         decoder_weights=request.decoder_weights,
-        size=encoder.size if encoder else config.get("size"),
+        size=encoder.size if encoder else None if config.get("fit_digest") else config.get("size"),
+        fit=config.get("fit_digest"),
     )
     settings = {name: value for name, value in config.items() if name not in shared}
     made, sources = choose(run.header.method, settings, choice)

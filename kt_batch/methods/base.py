@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.index.index import Index
+from kt_batch.methods.retouch.fit import Fit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
@@ -40,6 +41,7 @@ class Resources:
     decoder: Decoder | None = None
     index: Index | None = None
     styles: Mapping[str, Tensor] | None = None
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,21 @@ class Edit(Protocol):
         """Return the edited pixels of some rows of the photograph. Both are `(rows, W, 3)` sRGB in [0, 1]."""
 
 
+@dataclass(frozen=True)
+class EditFacts:
+    """What is recorded of an edit.
+
+    coefficients: `(10, 3)` float64, the colour map (`kernels/quadratic.py`). confidence: How much the photograph is
+    like those that the edit was learned from, 0..1. guard: 1 for the predicted map, 0 for the mean map in its place.
+    strength: 0 for no edit, 1 for all of it.
+    """
+
+    coefficients: NDArray[np.float64]
+    confidence: float
+    guard: float
+    strength: float
+
+
 class Unchanged:
     """The edit that changes nothing: samples are written as they are, in their own colour space."""
 
@@ -85,12 +102,13 @@ class Result:
 
     output: An image `(3, H, W)` float32 RGB in [0, 1], as large as the image that went in, or an edit of the
     photograph's own pixels at their full size. provenance: Without any share, the photograph is its own source.
-    seconds: Stage -> seconds.
+    seconds: Stage -> seconds. edit: What a run records of an edit.
     """
 
     output: Tensor | Edit | Unchanged
     provenance: PatchProvenance | SourceProvenance
     seconds: dict[str, float]
+    edit: EditFacts | None = None
 
 
 class Method(Protocol):

@@ -10,12 +10,14 @@ from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
 from kt_batch.methods.identity import Identity
 from kt_batch.methods.knowledge import KnowledgeTransfer
+from kt_batch.methods.retouch.method import Retouch
 
 DEFAULT = "knowledge"
 METHODS: dict[str, type[Method]] = {
     "knowledge": KnowledgeTransfer,
     "adain": Adain,
     "identity": Identity,
+    "retouch": Retouch,
 }
 
 

@@ -195,17 +195,21 @@ def read_pair(items: Sequence[Item], decode: Callable[[Data], T]) -> tuple[T, T]
     first: RejectError | None = None
     for item in items:
         try:
-            before, after = open_input(item.uri), open_input(item.after)
-            if pair_id(image_id(before), image_id(after)) != item.image_id:
-                why = f"'{item.uri}' or '{item.after}' has changed since they were planned; run the command again."
-                raise RejectError(Reason.CHANGED, why)
-            decoded = decode(before), decode(after)
-            for data, uri in ((before, item.uri), (after, item.after)):
-                _check_unchanged(data, uri)
-            return decoded
+            return _read_pair(item, decode)
         except RejectError as error:
             first = first or error.with_traceback(None)  # the traceback holds the bytes of the files
     raise first or RejectError(Reason.UNREADABLE, "The pair has no name.")
+
+
+def _read_pair(item: Item, decode: Callable[[Data], T]) -> tuple[T, T]:
+    before, after = open_input(item.uri), open_input(item.after)
+    if pair_id(image_id(before), image_id(after)) != item.image_id:
+        why = f"'{item.uri}' or '{item.after}' has changed since they were planned; run the command again."
+        raise RejectError(Reason.CHANGED, why)
+    decoded = decode(before), decode(after)
+    _check_unchanged(before, item.uri)
+    _check_unchanged(after, item.after)
+    return decoded
 
 
 def _check_unchanged(data: Data, uri: str) -> None:

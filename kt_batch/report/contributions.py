@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from kt_batch.errors import MismatchError
 from kt_batch.models.layers import Geometry
+from kt_batch.report.recorded_edits import RecordedEdit
 from kt_batch.report.sources import Box, SourceImage, patch_box
 from kt_batch.store.schemas import ProvenanceKind
 
@@ -46,7 +47,10 @@ class Contribution:
 
 @dataclass(frozen=True)
 class SourceShare:
-    """The share of one source image in a whole output; all shares sum to 1."""
+    """The share of one source image in a whole output; all shares sum to 1.
+
+    The source of an edit is a pair, named by its photograph before. A pair with a negative share pulls away from it.
+    """
 
     image_id: str
     uri: str
@@ -62,7 +66,7 @@ class Explanation:
 
     With kind `patches`, `contributions` are sorted by row, col and rank, and (cell_row, cell_col) is the pixel's cell.
     With kind `sources`, `sources` hold for the whole output, the largest share first, and there is no cell.
-    library: None where the run names none.
+    library: None where the run names none. edit: The colour map that was applied; None for methods that edit nothing.
     """
 
     run: str
@@ -79,6 +83,7 @@ class Explanation:
     cell_col: int | None
     contributions: tuple[Contribution, ...]
     sources: tuple[SourceShare, ...]
+    edit: RecordedEdit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
@@ -155,4 +160,4 @@ def source_shares(provenance: pa.Table, images: Mapping[str, SourceImage]) -> tu
                 tags=tuple(image.tags) if image else (),
             )
         )
-    return tuple(sorted(shares, key=lambda share: (-share.share, share.image_id)))
+    return tuple(sorted(shares, key=lambda share: (-abs(share.share), share.image_id)))

@@ -26,6 +26,7 @@ from kt_batch.report.contributions import (
     source_shares,
 )
 from kt_batch.report.pictures import ncc_cells
+from kt_batch.report.recorded_edits import read_edit
 from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.images.headers import MAX_PIXELS, declared_size
@@ -191,12 +192,13 @@ class Session:
         kind = provenance_kind(table)
         patches = kind == "patches"
         row, col = (y // self.cells.stride, x // self.cells.stride) if patches else (None, None)
+        edit = None if patches else read_edit(self.run, named)
         return Explanation(
             run=self.run.location.uri,
             method=self.run.header.method,
             output=named.name,
             input=named.uri,
-            library=self.required_library.location.uri if patches else self.named_library,
+            library=self.required_library.location.uri if patches else edit.library if edit else self.named_library,
             x=x,
             y=y,
             width=width,
@@ -206,6 +208,7 @@ class Session:
             cell_col=col,
             contributions=() if row is None or col is None else self._matches(named, row, col),
             sources=() if patches else self._shares(table),
+            edit=edit,
         )
 
     def _matches(self, output: Output, row: int, col: int) -> tuple[Contribution, ...]:

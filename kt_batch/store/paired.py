@@ -77,7 +77,7 @@ class PairedLibrary:
     @cached_property
     def pairs(self) -> int:
         """Return the number of pairs, each once."""
-        return self.table(["image_id"]).num_rows
+        return len(self.table(["image_id"]))
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Return some columns of all pairs by ascending id; a pair that two units hold counts once.

@@ -63,7 +63,8 @@ PAIRS = pa.schema(
 # The edit of each output of a method that edits photographs.
 EDITS = pa.schema(
     [
-        ("output", pa.string()),
+        ("output", pa.dictionary(pa.int32(), pa.string())),
+        ("library", pa.dictionary(pa.int32(), pa.string())),
         ("map", pa.list_(pa.float64())),  # (10, 3): the colour map that was applied
         ("confidence", pa.float32()),  # 1: like the pairs; 0: unlike all of them
         ("guard", pa.float32()),  # 1: the predicted map; 0: the mean map in its place

@@ -109,10 +109,8 @@ def match_names(before: Sequence[Input], after: Sequence[Input]) -> tuple[list[t
     Names are compared with their folders. Equal names go first; then names that differ in their suffix or in case, as
     an edit of `a.CR2` may be `a.jpg`, where that leaves one file on either side.
     """
-    pairs: list[tuple[Input, Input]] = []
     left, right = {each.name: each for each in before}, {each.name: each for each in after}
-    for name in sorted(left.keys() & right.keys()):
-        pairs.append((left.pop(name), right.pop(name)))
+    pairs = [(left.pop(name), right.pop(name)) for name in sorted(left.keys() & right.keys())]
     groups: dict[str, tuple[list[Input], list[Input]]] = defaultdict(lambda: ([], []))
     for side, inputs in enumerate((left.values(), right.values())):
         for each in inputs:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
-from kt_batch.methods.base import PatchProvenance, SourceProvenance
+from kt_batch.methods.base import EditFacts, PatchProvenance, SourceProvenance
 from kt_batch.store.plans import Item
-from kt_batch.store.schemas import PROVENANCE, SHARES
+from kt_batch.store.schemas import EDITS, PROVENANCE, SHARES
 
 T = TypeVar("T")
 
@@ -150,7 +150,10 @@ class PatchRows:
 
 @dataclass
 class SourceRows:
-    """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows."""
+    """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows.
+
+    Shares of an edit learned from pairs may be negative: such a pair pulls the edit away from its own.
+    """
 
     uris: dict[str, str]
     names: list[str] = field(default_factory=list)
@@ -181,6 +184,36 @@ class SourceRows:
             pa.array([share for _, share in rows], pa.float32()),
         ]
         return pa.Table.from_arrays(columns, schema=SHARES)
+
+
+@dataclass
+class EditRows:
+    """Rows of outputs that an edit made; empty for other methods."""
+
+    library: str
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def add(self, name: str, edit: EditFacts | None) -> None:
+        """Add the edit of the output `name`, where there is one."""
+        if edit is not None:
+            self.rows.append(
+                {
+                    "output": name,
+                    "library": self.library,
+                    "map": edit.coefficients.ravel().tolist(),
+                    "confidence": edit.confidence,
+                    "guard": edit.guard,
+                    "strength": edit.strength,
+                }
+            )
+
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+        self.rows = [row for row in self.rows if row["output"] not in names]
+
+    def table(self) -> pa.Table:
+        """Return one row per output."""
+        return pa.Table.from_pylist(self.rows, schema=EDITS)
 
 
 def _without(

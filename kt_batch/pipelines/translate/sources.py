@@ -26,10 +26,12 @@ from kt_batch.index.tree import Tree
 from kt_batch.index.validation import check_fit
 from kt_batch.methods.base import Method, Need, Resources
 from kt_batch.methods.features import to_tensor
+from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
+from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
@@ -37,7 +39,8 @@ from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
 from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, open_location
-from kt_batch.store.opening import open_library
+from kt_batch.store.opening import open_library, open_paired
+from kt_batch.store.paired import find_fit, read_fit_summary
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.shard_files import ShardFiles, read_tree
 
@@ -76,7 +79,8 @@ class Sources:
 class Choice:
     """The resources that a caller chooses for a method, by name or place.
 
-    library: A path or URI. index: A digest or the head of one, where a library has several. styles: Paths, globs or
+    library: A path or URI. index: A digest or the head of one, where a library has several. fit: The digest of
+    a fit; None takes that of what a paired library holds now. styles: Paths, globs or
     URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
     encoder is cut, without a library; None takes the method's own. size: Long side of the working images; None takes
     that of the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
@@ -84,6 +88,7 @@ class Choice:
 
     library: Place | None = None
     index: str | None = None
+    fit: str | None = None
     styles: Place | Sequence[Place] = ()
     encoder: str | None = None
     encoder_weights: Place | None = None
@@ -112,8 +117,14 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
     sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
-    library = open_library(str(choice.library)) if choice.library is not None else None
-    if library is not None:
+    library = None
+    if Need.PAIRS in method.needs:
+        paired = open_paired(str(choice.library))
+        sources = replace(sources, library=absolute_place(str(choice.library)))
+        content["fit_digest"] = choice.fit or find_fit(paired, FitConfig().digest()).digest
+        content["size"] = paired.config.size
+    elif choice.library is not None:
+        library = open_library(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
         content["index_digest"] = find_index(library, choice.index).digest
     if Need.ENCODER in method.needs:
@@ -123,7 +134,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
             weights = absolute_file(choice.decoder_weights)
             content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
             sources = replace(sources, decoder=weights)
-    elif choice.size is not None:
+    elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
     if choice.styles:
         found = find_images(places(choice.styles), (), no_progress)
@@ -144,9 +155,12 @@ def _check_settings(name: str, settings: Mapping[str, object]) -> None:
 
 def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     """Raise UsageError unless the choice has what the method needs, and nothing without effect."""
-    if missing := method.needs & {Need.STATISTICS, Need.PAIRS}:
+    if missing := method.needs & {Need.STATISTICS}:
         raise UsageError(f"The method {name} needs {', '.join(sorted(missing))}, which no library holds yet.")
-    required = ((Need.INDEX, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
+    if Need.PAIRS in method.needs and choice.size is not None:
+        raise UsageError(f"--size {choice.size} has no effect with {name}, which edits photographs at their own size.")
+    library = Need.PAIRS if Need.PAIRS in method.needs else Need.INDEX
+    required = ((library, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
     optional = (
         (Need.INDEX, "--index", choice.index is not None),
         (Need.ENCODER, "--encoder", choice.encoder is not None),
@@ -226,6 +240,7 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         decoder=decoder,
         index=index,
         styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
+        fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
     )
 
 
@@ -234,10 +249,20 @@ def content_of_library(config: MethodConfig, sources: Sources) -> str:
 
     Equal images give equal trees, wherever they lie.
     """
+    if sources.library is not None and config.fit_digest is not None:
+        return read_fit_summary(open_location(sources.library), config.fit_digest).arrays_sha256[:16]
     if sources.library is None or config.index_digest is None:
         return ""
     summary = read_index_summary(open_location(sources.library), config.index_digest)
     return summary.tree_sha256[:16] if summary else ""
+
+
+def source_uris(config: MethodConfig, sources: Sources) -> dict[str, str]:
+    """Return where the sources of a method's outputs are, by id: style images, or photographs before an edit."""
+    if config.fit_digest is None:
+        return {style.image_id: style.uri for style in sources.styles}
+    table = open_paired(sources.library or "").table(["before"])
+    return dict(zip((value.hex() for value in table["image_id"].to_pylist()), table["before"].to_pylist(), strict=True))
 
 
 class StyleImages(Mapping[str, Tensor]):

@@ -22,10 +22,11 @@ from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
-from kt_batch.pipelines.translate.sources import content_of_library, load_resources
+from kt_batch.pipelines.translate.provenance import EditRows, PatchRows, ProvenanceRows, SourceRows
+from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
+from kt_batch.store import layout
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.writers import encode_picture
 from kt_batch.store.locations import check_kernel, open_location
@@ -36,6 +37,8 @@ from kt_batch.store.units import Ledger
 
 Encoded: TypeAlias = bytes | BinaryIO
 Stored: TypeAlias = dict[str, Output | RejectError]  # an item's name -> its output, or why it has none
+
+Tables: TypeAlias = "tuple[ProvenanceRows | None, EditRows]"
 
 
 class TranslateWorker:
@@ -53,6 +56,7 @@ class TranslateWorker:
         self.background = BackgroundExecutor()
         self.full_size = FullSizeWriter(job.config)
         self.library = content_of_library(job.config, job.sources)
+        self.uris = source_uris(job.config, job.sources)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Translate one unit and commit it.
@@ -67,6 +71,7 @@ class TranslateWorker:
     def _do(self, unit: Unit, outputs: Outputs, log: UnitLog, beat: Heartbeat) -> Receipt:
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
+        edits = EditRows(self.job.sources.library or "")
         for read in self.reader.images(unit, self.job.config.working_size, beat, metadata=True):
             log.add({"read": read.seconds})
             if isinstance(read.result, RejectError):
@@ -82,6 +87,7 @@ class TranslateWorker:
             rows = rows or self._new_rows(result)
             for item in missing:
                 rows.add(item, item.output_path(self.job.config.format), result.provenance)
+                edits.add(item.output_path(self.job.config.format), result.edit)
             encode, size = self._encoding(result, read, missing)
             log.pictures(read.result, size, missing)
             put = partial(_put_images, outputs, missing, About(size, result.provenance))
@@ -90,10 +96,10 @@ class TranslateWorker:
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
-        made = self._settle(unit, stored, rows, log)
+        made = self._settle(unit, stored, (rows, edits), log)
         beat("")
         shard = outputs.finish()
-        tables = self._write(unit.id, rows, log.rejects)
+        tables = self._write(unit.id, rows, edits, log.rejects)
         log.add({"write": time.perf_counter() - started})
         return self.ledger.commit(self._receipt(unit, log, (tables, shard), made, rows))
 
@@ -122,24 +128,23 @@ class TranslateWorker:
             "run, or use --retry-rejected where it was not made."
         )
 
-    def _settle(
-        self, unit: Unit, stored: Sequence[Future[Stored]], rows: ProvenanceRows | None, log: UnitLog
-    ) -> dict[str, Output]:
+    def _settle(self, unit: Unit, stored: Sequence[Future[Stored]], tables: Tables, log: UnitLog) -> dict[str, Output]:
         """Wait for all outputs and return them; reject those that could not be stored."""
         results = {name: result for images in stored for name, result in images.result().items()}
         refused = {name: result for name, result in results.items() if isinstance(result, RejectError)}
         items = [item for item in unit.items if item.name in refused]
         for item in items:
             log.reject([item], refused[item.name])
-        if rows:
-            rows.remove({item.output_path(self.job.config.format) for item in items})
+        names = {item.output_path(self.job.config.format) for item in items}
+        for rows in tables:
+            if rows:
+                rows.remove(names)
         return {name: result for name, result in results.items() if not isinstance(result, RejectError)}
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
-        sources = self.job.sources
         if isinstance(result.provenance, PatchProvenance):
-            return PatchRows(sources.library or "")
-        return SourceRows({style.image_id: style.uri for style in sources.styles})
+            return PatchRows(self.job.sources.library or "")
+        return SourceRows(dict(self.uris))
 
     def _encoding(
         self, result: Result, read: Read, items: Sequence[Item]
@@ -176,10 +181,14 @@ class TranslateWorker:
         if isolated:
             stored[-1].result()
 
-    def _write(self, unit: str, rows: ProvenanceRows | None, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
+    def _write(
+        self, unit: str, rows: ProvenanceRows | None, edits: EditRows, rejects: list[dict[str, str]]
+    ) -> tuple[TableRef, ...]:
         tables = []
         if rows and rows.names:
             tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups))
+        if edits.rows:
+            tables.append(commit_table(self.location, layout.EDITS, unit, edits.table()))
         if rejects:
             tables.append(commit_table(self.location, "rejects", unit, rejects_table(rejects)))
         return tuple(tables)

@@ -1,0 +1,75 @@
+"""The edit that a photographer's pairs teach, predicted for each photograph and applied to its own pixels."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar, Literal
+
+import numpy as np
+from kt_batch.kernels.descriptors import describe
+from kt_batch.kernels.quadratic import IDENTITY, apply_map
+from kt_batch.methods.retouch.predict import Prediction, predict
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from kt_batch.config import Layer, MethodConfig
+from kt_batch.errors import UsageError
+from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
+from kt_batch.methods.features import to_pixels
+
+COLOURS = 4096  # of a photograph, at even steps, that the guard looks at
+MOST_SHARES = 64  # pairs that are recorded for a photograph, those with the largest shares
+
+
+class RetouchConfig(MethodConfig):
+    """The settings of `retouch`."""
+
+    method: Literal["retouch"] = "retouch"
+    strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the edit is applied: 0 none, 1 all of it.")
+
+
+class ColourMap:
+    """An edit that maps the colour of each pixel, wherever it lies: nothing moves, no halo can arise."""
+
+    def __init__(self, coefficients: NDArray[np.float64]) -> None:
+        self.coefficients = coefficients
+
+    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Edit`."""
+        return apply_map(pixels, self.coefficients)
+
+
+class Retouch:
+    """Edits photographs like the pairs of a paired library, at their full size."""
+
+    config_type: ClassVar[type[MethodConfig]] = RetouchConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+    stages: ClassVar[tuple[str, ...]] = ("predict",)
+    layer: ClassVar[Layer | None] = None
+    stride = 1
+
+    def __init__(self, config: RetouchConfig, resources: Resources) -> None:
+        if resources.fit is None:
+            raise UsageError("The method retouch needs the fit of a paired library.")
+        self.config, self.fit = config, resources.fit
+
+    def translate(self, image: Tensor) -> Result:
+        """Return the edit of one photograph, and the share of each pair in it."""
+        started = time.perf_counter()
+        pixels = to_pixels(image)
+        colours = pixels.reshape(-1, 3)
+        made = predict(self.fit, describe(pixels), colours[:: max(1, len(colours) // COLOURS)])
+        strength = self.config.strength
+        coefficients = IDENTITY + strength * (made.coefficients - IDENTITY)
+        facts = EditFacts(coefficients, made.confidence, made.blend, strength)
+        seconds = {"predict": time.perf_counter() - started}
+        return Result(ColourMap(coefficients), SourceProvenance(largest_shares(self.fit.ids, made)), seconds, facts)
+
+
+def largest_shares(ids: tuple[str, ...], made: Prediction) -> dict[str, float]:
+    """Return pair id -> share of the MOST_SHARES pairs with the largest shares, scaled so that they sum to 1."""
+    order = np.argsort(-np.abs(made.shares), kind="stable")[:MOST_SHARES]
+    total = float(made.shares[order].sum())
+    scale = 1.0 / total if abs(total) > 0.1 else 1.0
+    return {ids[place]: float(made.shares[place]) * scale for place in sorted(order)}
