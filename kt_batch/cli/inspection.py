@@ -57,10 +57,8 @@ def edit_lines(edit: RecordedEdit | None) -> list[str]:
     """Return what is recorded of an edit, for a person."""
     if edit is None:
         return []
-    return [
-        f"  edited after the pairs of {edit.library}: confidence {edit.confidence:.2f}, guard {edit.guard:.2f}, "
-        f"strength {edit.strength:g}"
-    ]
+    facts = f"confidence {edit.confidence:.2f}, guard {edit.guard:.2f}, strength {edit.strength:g}"
+    return [f"  edited after the pairs of {edit.library}: {facts}"]
 
 
 def tags_shown(tags: Sequence[str]) -> str:

@@ -32,10 +32,10 @@ def pairs_config(
     weights: options.EncoderOptions, cut: options.CutOptions, content: options.ExtractOptions
 ) -> PairsConfig:
     """Return the configuration of a paired library. Raises UsageError for an option without effect on pairs."""
-    fields = {"stride": ExtractConfig, "max_patches": ExtractConfig, "seed": ExtractConfig, "layer": EncoderConfig}
     given = {"layer": cut.layer, **content.model_dump(include={"stride", "max_patches", "seed"})}
-    for name, model in fields.items():
-        if given[name] != model.model_fields[name].default:
+    fields = {**ExtractConfig.model_fields, "layer": EncoderConfig.model_fields["layer"]}
+    for name in given:
+        if given[name] != fields[name].default:
             raise UsageError(f"--{name.replace('_', '-')} {given[name]} has no effect on pairs; leave it out.")
     if weights != options.EncoderOptions():
         raise UsageError("--encoder and --encoder-weights have no effect on pairs; leave them out.")
@@ -59,9 +59,8 @@ def pairs_lines(summary: PairsSummary) -> list[str]:
     if summary.unmatched:
         lines.append(f"  {len(summary.unmatched)} files without a partner of their name were left out")
     if summary.new_images:
-        lines.append(
-            f"  {summary.new_images} pairs in {summary.seconds:.1f} s ({summary.images_per_second:.2f} pairs/s)"
-        )
+        rate = f"{summary.images_per_second:.2f} pairs/s"
+        lines.append(f"  {summary.new_images} pairs in {summary.seconds:.1f} s ({rate})")
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was extracted already")
     lines += reject_lines(summary.rejects, summary.rejected)

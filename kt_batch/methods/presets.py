@@ -21,6 +21,8 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "query_stride": 1,
         "preserve_colour": False,
     },
+    # Edits learned from a photographer's pairs, in full.
+    "hdr": {"method": "retouch", "strength": 1.0},
 }
 
 
