@@ -23,6 +23,7 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.metadata.blocks import Blocks
+from kt_batch.store.images.own_space import OwnSpace, own_space
 from kt_batch.store.images.rasters import fit, read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
@@ -39,13 +40,15 @@ class WorkingImage:
     """An image as it is encoded, before padding.
 
     pixels: (height, width, 3) float32, sRGB in [0, 1], all finite, C-contiguous. original_width, original_height: size
-    of the file's image after orientation. blocks: metadata of the file, where somebody asked for it.
+    of the file's image after orientation. blocks: metadata of the file, where somebody asked for it. own: the space of
+    the file's samples, where outputs can be written in it.
     """
 
     pixels: Floats
     original_width: int
     original_height: int
     blocks: Blocks = field(default_factory=Blocks)
+    own: OwnSpace | None = None
 
     @property
     def width(self) -> int:
@@ -89,7 +92,7 @@ def decode(data: Data, size: int) -> WorkingImage:
     pixels = oriented(to_srgb(small, raster.space), raster.orientation)
     turned = raster.orientation > 4
     width, height = (raster.height, raster.width) if turned else (raster.width, raster.height)
-    return WorkingImage(np.ascontiguousarray(pixels), width, height)
+    return WorkingImage(np.ascontiguousarray(pixels), width, height, own=own_space(raster))
 
 
 def pad_to(pixels: Floats, stride: int) -> Floats:

@@ -27,6 +27,7 @@ from kt_batch.store.images.metadata.embed import embed
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.png import chunk
 from kt_batch.store.images.png_filters import filtered
+from kt_batch.store.images.rgb_spaces import RgbSpace
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
@@ -108,6 +109,20 @@ def regrouped(bands: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]
         yield np.concatenate(kept)
 
 
+def blocks_of_rows(bands: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
+    """Yield the same rows in views of at most `rows` rows."""
+    for band in bands:
+        for top in range(0, len(band), rows):
+            yield band[top : top + rows]
+
+
+def in_depth(samples: NDArray[Any], deep: bool) -> NDArray[Any]:
+    """Return samples of 8 or 16 bits with 16 bits, or with 8."""
+    if deep == (samples.dtype == np.uint16):
+        return samples
+    return samples.astype(np.uint16) * np.uint16(257) if deep else to_eight_bits(samples)
+
+
 def _write_tiff(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -> None:
     def tiles() -> Iterator[NDArray[Any]]:
         for rows in regrouped(bands, _TILE):
@@ -174,6 +189,22 @@ def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) 
 def _over_white(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
     alpha = samples[..., -1:].astype(np.uint32)
     return ((samples[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def encode_in(
+    pixels: NDArray[np.float32],
+    space: RgbSpace,
+    format: str,  # noqa: A002
+    quality: int,
+    depth: int | None = None,
+    blocks: Blocks = NO_METADATA,
+) -> bytes:
+    """Encode the picture that a method made, in any space, with its profile; arguments as of `encode_picture`."""
+    height, width, _ = pixels.shape
+    image = Original(height, width, 3, alpha=False, deep=depth == 16, profile=space.profile)
+    file = io.BytesIO()
+    write_image(file, image, [to_samples(space.from_srgb(pixels), image)], format, quality, blocks)
+    return file.getvalue()
 
 
 def encode_picture(
