@@ -14,10 +14,12 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES, to_srgb
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import colours_of, oriented
 from kt_batch.store.images.own_space import has_profile, profile_of
+from kt_batch.store.images.pillow_rows import PillowRows
 from kt_batch.store.images.rasters import read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
 BAND_BYTES = 2**24  # of the samples of a band, where rows can be read one by one
+DECODED_BYTES = 2**20  # the same, where the pixels are in memory: the next band is packed while this one is used
 _EVERY_SIZE = 2**31  # a JPEG is then decoded whole
 
 
@@ -95,7 +97,8 @@ def read_original(data: Data, *, ink: bool = False, grey: bool = True) -> tuple[
 
 def _bands(data: Data, raster: Raster, convert: Callable[[Samples, Raster], NDArray[Any]]) -> Bands:
     height, width, samples = raster.samples.shape
-    rows = max(1, BAND_BYTES // max(1, width * samples * raster.samples.dtype.itemsize))
+    most = DECODED_BYTES if isinstance(raster.samples, PillowRows) else BAND_BYTES
+    rows = max(1, most // max(1, width * samples * raster.samples.dtype.itemsize))
     if raster.space.transfer is not None:
         rows = height  # the brightest sample of the whole image decides
     for top in range(0, height, rows):

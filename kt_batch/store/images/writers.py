@@ -42,6 +42,7 @@ _BIGTIFF_BYTES = 2**32 - 2**25  # of samples; a TIFF has places of 32 bits
 _PNG_ROWS = 64  # filtered at a time
 _COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
 _PHOTOMETRIC = {1: "minisblack", 3: "rgb", 4: "separated"}
+_MODES = {(1, False): "L", (3, False): "RGB", (1, True): "LA", (3, True): "RGBA"}
 _PIL = {"jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 
 
@@ -78,7 +79,7 @@ def write_image(
     elif format == "png":
         _write_png(file, image, bands, png.chunks(blocks))
     else:
-        encoded = _encoded(image, np.concatenate(list(bands)), format, quality)
+        encoded = _encoded(image, bands, format, quality)
         file.write(embed(encoded, format, blocks))
 
 
@@ -174,12 +175,17 @@ def _write_pixels(file: BinaryIO, packed: bytes) -> None:
         file.write(chunk(b"IDAT", packed))
 
 
-def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) -> bytes:  # noqa: A002
-    if image.deep:
-        samples = to_eight_bits(samples)
-    if image.alpha and format == "jpg":
-        samples = _over_white(samples)
-    picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+def _encoded(image: Original, bands: Iterable[NDArray[Any]], format: str, quality: int) -> bytes:  # noqa: A002
+    """Encode with Pillow, whose own copy of the pixels is the only one."""
+    opaque = format == "jpg" or not image.alpha
+    picture = Image.new(_MODES[image.channels, not opaque], (image.width, image.height))
+    top = 0
+    for band in bands:
+        samples = to_eight_bits(band) if image.deep else band
+        if image.alpha and opaque:
+            samples = _over_white(samples)
+        picture.paste(Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples), (0, top))
+        top += len(band)
     options: dict[str, Any] = {"method": 4} if format == "webp" else {"subsampling": "4:4:4"}
     file = io.BytesIO()
     picture.save(file, _PIL[format], quality=quality, icc_profile=image.profile or None, **options)
