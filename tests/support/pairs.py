@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from kt_batch.methods.retouch.config import FitConfig
 from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.config import PairsConfig, RunOptions
-from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest

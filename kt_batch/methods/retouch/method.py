@@ -6,8 +6,6 @@ import time
 from typing import ClassVar, Literal
 
 import numpy as np
-from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.quadratic import IDENTITY, apply_map
 from kt_batch.methods.retouch.predict import Prediction, predict
 from numpy.typing import NDArray
 from pydantic import Field
@@ -15,6 +13,8 @@ from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.errors import UsageError
+from kt_batch.kernels.descriptors import describe
+from kt_batch.kernels.quadratic import IDENTITY, apply_map
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 
@@ -35,9 +35,12 @@ class ColourMap:
     def __init__(self, coefficients: NDArray[np.float64]) -> None:
         self.coefficients = coefficients
 
-    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Edit`."""
-        return apply_map(pixels, self.coefficients)
+    def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:  # noqa: ARG002
+        """See `Edit`. The map was learned in sRGB: what a colour lies outside of it is added to the mapped colour."""
+        inside = np.clip(pixels, 0.0, 1.0)
+        mapped = apply_map(inside, self.coefficients)
+        mapped += pixels - inside
+        return mapped
 
 
 class Retouch:

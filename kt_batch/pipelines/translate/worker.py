@@ -19,7 +19,7 @@ from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
-from kt_batch.pipelines.translate.metadata import of_picture
+from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import EditRows, PatchRows, ProvenanceRows, SourceRows
@@ -27,8 +27,10 @@ from kt_batch.pipelines.translate.sources import content_of_library, load_resour
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
+from kt_batch.store.images.conversion import OUTPUT_PROFILES
 from kt_batch.store.images.files import WorkingImage, pad_to
-from kt_batch.store.images.writers import encode_picture
+from kt_batch.store.images.rgb_spaces import RgbSpaces
+from kt_batch.store.images.writers import encode_in, encode_picture
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, ShardRef, TableRef
@@ -54,7 +56,8 @@ class TranslateWorker:
         self.reader = Reader()
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
-        self.full_size = FullSizeWriter(job.config)
+        self.spaces = RgbSpaces()
+        self.full_size = FullSizeWriter(job.config, self.spaces)
         self.library = content_of_library(job.config, job.sources)
         self.uris = source_uris(job.config, job.sources)
 
@@ -154,7 +157,7 @@ class TranslateWorker:
         if not isinstance(result.output, Tensor):
             size = working.original_width, working.original_height
             return partial(self.full_size.write, items, result.output), size
-        encode = partial(encoded, result.output, working, self.job.config, self.library)
+        encode = partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
         return encode, (working.width, working.height)
 
     def _store_soon(
@@ -227,11 +230,16 @@ def _put_images(outputs: Outputs, items: Sequence[Item], about: About, encoding:
         return {item.name: outputs.put(item, file, about) for item in items}
 
 
-def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, library: str = "") -> bytes:
+def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, spaces: RgbSpaces, library: str = "") -> bytes:
     """Return the file of the image that a method made of a working image, without its padding.
 
     `library` names the library by its content, for the metadata.
     """
     pixels = to_pixels(output)[: working.height, : working.width]
-    blocks = of_picture(working.blocks, config, working.width, working.height, library)
+    space = None if config.output_space != "input" else spaces.for_output("input", working.own)
+    profile = space.profile if space else OUTPUT_PROFILES[config.output_space or "srgb"]
+    said = space_of_profile(config, profile)
+    blocks = of_picture(working.blocks, config, working.width, working.height, said, library)
+    if space:
+        return encode_in(pixels, space, config.format, config.quality, config.depth, blocks)
     return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth, blocks)
