@@ -19,6 +19,7 @@ from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import EncoderConfig, ExtractConfig, PairsConfig
 from kt_batch.errors import UsageError
+from kt_batch.kernels.cube import CubeSize
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import fit
@@ -26,6 +27,9 @@ from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.report.lut import write_lut
 
 PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")]
+
+
+SIZES: dict[str, CubeSize] = {"17": 17, "33": 33, "65": 65}
 
 
 def pairs_config(
@@ -100,6 +104,6 @@ def lut_command(
 
     kt-batch lut run photo.jpg --to photo.cube
     """
-    written = write_lut(place, output, to, int(size), force=force)
+    written = write_lut(place, output, to, SIZES[size], force=force)
     print_summary(written, [f"{to}: the edit of {written['of']}"], json)
     return 0

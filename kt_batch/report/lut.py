@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.errors import UsageError
-from kt_batch.kernels.cube import cube
+from kt_batch.kernels.cube import CubeSize, cube
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.report.recorded_edits import read_edit
@@ -23,7 +23,7 @@ from kt_batch.store.targets import Inputs, Target
 BASIS = ("1", "r", "g", "b", "r*r", "g*g", "b*b", "r*g", "r*b", "g*b")
 
 
-def write_lut(place: str, output: str | None, to: Path, size: int, *, force: bool = False) -> dict[str, object]:
+def write_lut(place: str, output: str | None, to: Path, size: CubeSize, *, force: bool = False) -> dict[str, object]:
     """Write an edit to a file: a lookup table (.cube), or the colour map itself (.json).
 
     Args:
@@ -58,7 +58,7 @@ def _edit_at(place: str, output: str | None) -> tuple[str, NDArray[np.float64]]:
         if output is not None:
             raise UsageError(f"'{place}' is a paired library, whose edit is one for all; leave out '{output}'.")
         digest = find_fit(opened, FitConfig().digest()).digest
-        return opened.location.uri, load_fit(opened.location.uri, digest).mean_map
+        return opened.location.uri, load_fit(opened.location.uri, digest).common_map
     if not isinstance(opened, Run) or not opened.committed.parts(layout.EDITS):
         raise UsageError(f"'{place}' holds no edits; name a run of the method retouch, or a paired library.")
     if output is None:

@@ -27,7 +27,7 @@ def scene(seed: int = 3) -> Image.Image:
 
 
 def pixels(image: Image.Image) -> Pixels:
-    return np.asarray(image.convert("RGB").resize(SIZE), np.float32) / 255
+    return np.asarray(image.convert("RGB").resize(SIZE), np.float32) / np.float32(255)
 
 
 def edited(image: Image.Image) -> Image.Image:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from kt_batch.methods.retouch.config import FitConfig
 from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.config import PairsConfig, RunOptions
+from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
@@ -24,7 +24,8 @@ Hand = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 def warm(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Warm and brighten colours in [0, 1]: a quadratic edit, the same for every picture."""
-    return np.clip(values * (1.3 - 0.3 * values) * np.array([1.0, 0.97, 0.85]) + np.array([0.03, 0.01, 0.0]), 0, 1)
+    warmed: NDArray[np.float64] = values * (1.3 - 0.3 * values) * [1.0, 0.97, 0.85] + [0.03, 0.01, 0.0]
+    return warmed.clip(0, 1)
 
 
 def edit_file(before: Path, after: Path, hand: Hand = warm) -> Path:

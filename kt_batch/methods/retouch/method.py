@@ -6,7 +6,6 @@ import time
 from typing import ClassVar, Literal
 
 import numpy as np
-from kt_batch.methods.retouch.predict import Prediction, predict
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +16,7 @@ from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.quadratic import IDENTITY, apply_map
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
+from kt_batch.methods.retouch.predict import Prediction, predict
 
 COLOURS = 4096  # of a photograph, at even steps, that the guard looks at
 MOST_SHARES = 64  # pairs that are recorded for a photograph, those with the largest shares
@@ -67,11 +67,16 @@ class Retouch:
         coefficients = IDENTITY + strength * (made.coefficients - IDENTITY)
         facts = EditFacts(coefficients, made.confidence, made.blend, strength)
         seconds = {"predict": time.perf_counter() - started}
-        return Result(ColourMap(coefficients), SourceProvenance(largest_shares(self.fit.ids, made)), seconds, facts)
+        return Result(
+            ColourMap(coefficients), SourceProvenance(largest_shares(self.fit.landmark_ids, made)), seconds, facts
+        )
 
 
 def largest_shares(ids: tuple[str, ...], made: Prediction) -> dict[str, float]:
-    """Return pair id -> share of the MOST_SHARES pairs with the largest shares, scaled so that they sum to 1."""
+    """Return pair id -> share of the MOST_SHARES pairs with the largest shares, scaled so that they sum to 1.
+
+    Of a fit with more pairs than landmarks, a landmark stands for the pairs nearest to it.
+    """
     order = np.argsort(-np.abs(made.shares), kind="stable")[:MOST_SHARES]
     total = float(made.shares[order].sum())
     scale = 1.0 / total if abs(total) > 0.1 else 1.0

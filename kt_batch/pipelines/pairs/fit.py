@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.retouch.fit import Fit, PairTable, fit_pairs
 from kt_batch.pipelines.numerics import fix_numerics
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import absolute_place, open_location
 from kt_batch.store.opening import open_paired
 from kt_batch.store.paired import (
     NUMBERS,
@@ -49,7 +49,7 @@ def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
         library.location, digest, made.to_arrays(), content, library.committed.snapshot, len(made.ids), numerics
     )
     return FitResult(
-        library.location.uri, digest, summary.pairs, summary.arrays_bytes, round(time.perf_counter() - started, 3)
+        absolute_place(place), digest, summary.pairs, summary.arrays_bytes, round(time.perf_counter() - started, 3)
     )
 
 
