@@ -1,0 +1,130 @@
+"""Quadratic colour maps: every output channel is a polynomial of degree 2 of red, green and blue.
+
+The basis is phi(x) = [1, r, g, b, r^2, g^2, b^2, rg, rb, gb] of an sRGB pixel in [0, 1]; a map is a matrix `(10, 3)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SIZE = 10  # functions of the basis
+IDENTITY = np.zeros((SIZE, 3))
+IDENTITY[1:4] = np.eye(3)
+CHUNK = 1 << 16  # pixels whose basis is in memory at a time
+BLOCK = 1 << 12  # pixels that are mapped at a time: their planes fit the second-level cache
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means over the pixels of a pair: all that least squares needs to know of it.
+
+    gram: of phi(before) phi(before)^T, `(10, 10)`.
+    cross: of phi(before) after^T, `(10, 3)`.
+    power: of after^2, `(3,)`.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+
+
+def basis(pixels: np.ndarray) -> np.ndarray:
+    """Return phi `(..., 10)` of pixels `(..., 3)`, in their type."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    squares_and_products = (red * red, green * green, blue * blue, red * green, red * blue, green * blue)
+    return np.stack([np.ones_like(red), red, green, blue, *squares_and_products], axis=-1)
+
+
+def moments(before: np.ndarray, after: np.ndarray) -> Moments:
+    """Return the moments of a pair of pictures `(H, W, 3)` of one size, over all pixels, in float64."""
+    if before.shape != after.shape:
+        raise ValueError(f"The pictures of a pair differ in size: {before.shape} and {after.shape}.")
+    inputs, targets = before.reshape(-1, 3), after.reshape(-1, 3)
+    gram, cross, power = np.zeros((SIZE, SIZE)), np.zeros((SIZE, 3)), np.zeros(3)
+    for start in range(0, len(inputs), CHUNK):
+        features = basis(inputs[start : start + CHUNK].astype(np.float64))
+        wanted = targets[start : start + CHUNK].astype(np.float64)
+        gram += features.T @ features
+        cross += features.T @ wanted
+        power += (wanted * wanted).sum(0)
+    return Moments(gram / len(inputs), cross / len(inputs), power / len(inputs))
+
+
+def reference_map(pixels: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Return the mapped pixels `(..., 3)` float64, clipped to [0, 1]: the definition of `apply_map`."""
+    mapped: np.ndarray = np.clip(basis(np.asarray(pixels, np.float64)) @ coefficients, 0, 1)
+    return mapped
+
+
+def apply_map(pixels: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Return the mapped pixels of a band, clipped to [0, 1].
+
+    A pixel's result depends on that pixel alone, to the last bit: no operation sums over pixels.
+
+    Args:
+        pixels: `(rows, W, 3)` float32 sRGB in [0, 1].
+        coefficients: `(10, 3)`.
+
+    Returns:
+        `(rows, W, 3)` float32.
+    """
+    source = np.ascontiguousarray(pixels, np.float32).reshape(-1, 3)
+    mapped = np.empty_like(source)
+    channels = [tuple(np.float32(value) for value in column) for column in np.asarray(coefficients).T]
+    planes = np.empty((6, BLOCK), np.float32)
+    for start in range(0, len(source), BLOCK):
+        block = source[start : start + BLOCK]
+        red, green, blue, total, inner, product = planes[:, : len(block)]
+        red[:], green[:], blue[:] = block.T
+        for channel, column in enumerate(channels):
+            _horner(red, green, blue, column, total, inner, product)
+            mapped[start : start + BLOCK, channel] = total
+    return mapped.reshape(pixels.shape)
+
+
+def _horner(
+    red: np.ndarray,
+    green: np.ndarray,
+    blue: np.ndarray,
+    column: tuple[np.float32, ...],
+    total: np.ndarray,
+    inner: np.ndarray,
+    product: np.ndarray,
+) -> None:
+    """Write c0 + b (c3 + c6 b) + g (c2 + c5 g + c9 b) + r (c1 + c4 r + c7 g + c8 b), clipped, into `total`."""
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 = column
+    np.multiply(blue, c6, out=total)
+    total += c3
+    total *= blue
+    total += c0
+    np.multiply(green, c5, out=inner)
+    inner += np.multiply(blue, c9, out=product)
+    inner += c2
+    inner *= green
+    total += inner
+    np.multiply(red, c4, out=inner)
+    inner += np.multiply(green, c7, out=product)
+    inner += np.multiply(blue, c8, out=product)
+    inner += c1
+    inner *= red
+    total += inner
+    np.clip(total, 0, 1, out=total)
+
+
+def slopes(coefficients: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the derivatives `(n, 3, 3)` of a map at pixels `(n, 3)`: [., i, c] is d output c / d input i."""
+    red, green, blue = np.asarray(pixels, np.float64).T
+    none, one = np.zeros_like(red), np.ones_like(red)
+    derivatives = (
+        (none, one, none, none, 2 * red, none, none, green, blue, none),
+        (none, none, one, none, none, 2 * green, none, red, none, blue),
+        (none, none, none, one, none, none, 2 * blue, none, red, green),
+    )
+    return np.stack([np.stack(row, axis=-1) @ coefficients for row in derivatives], axis=1)
+
+
+def towards_identity(coefficients: np.ndarray, strength: float) -> np.ndarray:
+    """Return the map between no edit (strength 0) and `coefficients` (strength 1)."""
+    return IDENTITY + strength * (np.asarray(coefficients) - IDENTITY)

@@ -1,0 +1,118 @@
+"""Predict the colour map of one photograph, with how far it can be trusted and which pairs shaped it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kt_batch.kernels.descriptors import LUMA
+from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
+from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
+
+CAUTION = 0.1  # share of no edit in every map
+NOVELTY_POWER = 2
+BLENDS = 21  # steps from the predicted map to the common map
+FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as flattened
+FLATTENED_SHARE = 0.002  # of the pixels, allowed
+INVERTED_SHARE = 0.005  # of the pixels, allowed to have a channel that falls as it rises
+CLIPPED = 0.02  # distance from black or white within which a result is not judged
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The edit of one photograph.
+
+    coefficients: the map, `(10, 3)`.
+    confidence: 1 for a photograph as near the pairs as they are to each other, towards 0 for one unlike all of them;
+        the map is drawn to no edit by the rest.
+    blend: share of the predicted map against the map common to all pairs: below 1 where the predicted map would
+        flatten or invert tones.
+    shares: what each group of pairs contributed, `(L,)`, in the order of `Fit.landmark_ids`; signed, sums to 1.
+    """
+
+    coefficients: np.ndarray
+    confidence: float
+    blend: float
+    shares: np.ndarray
+
+
+def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Prediction:
+    """Predict the edit of a photograph.
+
+    Args:
+        fit: What the pairs teach.
+        descriptors: Of the photograph, `(33,)`.
+        colours: Its pixels, or an even sample of them, `(n, 3)` sRGB in [0, 1], n >= 1.
+    """
+    pixels = np.asarray(colours, np.float64)
+    own = contributions(fit, descriptors)
+    common_map = fit.common_map
+    blend = _blend(IDENTITY + own.sum(0), common_map, pixels)
+    mixed = blend * own + (1 - blend) * fit.common
+    trust = confidence(fit, descriptors)
+    coefficients = IDENTITY + (1 - CAUTION) * trust * mixed.sum(0)
+    return Prediction(coefficients, trust, blend, shares(mixed, pixels))
+
+
+def contributions(fit: Fit, descriptors: np.ndarray) -> np.ndarray:
+    """Return what each group of pairs adds to the identity, `(L, 10, 3)`: the mean over all members."""
+    standardised = fit.scale.standardise(descriptors)[None]
+    parts = [np.einsum("d,ldkc->lkc", member.features(standardised)[0], member.influence) for member in fit.members]
+    mean: np.ndarray = np.mean(parts, axis=0)
+    return mean
+
+
+def confidence(fit: Fit, descriptors: np.ndarray) -> float:
+    """Return how much a photograph is like the pairs, in (0, 1]: 1 within their own spacing, then falling with novelty.
+
+    Novelty is the squared distance to the nearest pair over the spacing of the pairs.
+    """
+    pairs = fit.scale.standardise(fit.descriptors, NOVELTY_CLIP)
+    nearest = ((pairs - fit.scale.standardise(descriptors, NOVELTY_CLIP)) ** 2).mean(1).min()
+    return float(max(1.0, nearest / fit.spacing) ** -NOVELTY_POWER)
+
+
+def shares(contributed: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the signed shares `(L,)` of contributions `(L, 10, 3)` in their sum; they add up to 1.
+
+    The edit is a sum over pairs (representer theorem; Schölkopf, Herbrich & Smola 2001). The share of one is
+    <its contribution, the edit> / <the edit, the edit>, where <a, b> is the mean over the photograph's pixels of the
+    product of two changes of colour. Where the edit is nothing, all shares are equal.
+
+    Args:
+        contributed: What each group adds to the identity.
+        pixels: `(n, 3)`.
+    """
+    seen = basis(pixels)
+    total = contributed.sum(0)
+    weighted = seen.T @ (seen @ total)
+    energy = (total * weighted).sum()
+    if energy <= 1e-18 * len(pixels):
+        return np.full(len(contributed), 1 / len(contributed))
+    split: np.ndarray = np.einsum("lkc,kc->l", contributed, weighted) / energy
+    return split
+
+
+def _blend(own: np.ndarray, common: np.ndarray, pixels: np.ndarray) -> float:
+    """Return the largest tried share of `own`, mixed with `common`, that keeps tones apart on these pixels; or 0."""
+    for share in np.linspace(1, 0, BLENDS):
+        if keeps_tones(share * own + (1 - share) * common, pixels):
+            return float(share)
+    return 0.0
+
+
+def keeps_tones(coefficients: np.ndarray, pixels: np.ndarray) -> bool:
+    """Return whether a map flattens and inverts hardly any tone of these pixels `(n, 3)`.
+
+    Luminance must rise along grey, and each channel with itself, wherever the result is not clipped.
+    """
+    mapped, rises = basis(pixels) @ coefficients, slopes(coefficients, pixels)
+    luminance = mapped @ LUMA
+    tones = (rises.sum(1) @ LUMA)[(luminance > CLIPPED) & (luminance < 1 - CLIPPED)]
+    channels = np.diagonal(rises, axis1=1, axis2=2)[(mapped > CLIPPED) & (mapped < 1 - CLIPPED)]
+    return _share(tones < FLATTEST) < FLATTENED_SHARE and _share(channels < 0) < INVERTED_SHARE
+
+
+def _share(flags: np.ndarray) -> float:
+    return float(flags.mean()) if flags.size else 0.0
