@@ -137,7 +137,7 @@ class SearchConfig(Config):
 ImageFormat = Literal["png", "jpg", "webp", "tiff", "avif"]
 Depth = Literal[8, 16]
 MetadataPolicy = Literal["keep", "strip", "keep-no-gps"]
-OutputSpace = Literal["srgb", "p3"]
+OutputSpace = Literal["input", "srgb", "p3"]
 
 
 class MethodConfig(Config):
@@ -161,7 +161,9 @@ class MethodConfig(Config):
         None, description="Bits of a sample, 8 or 16 (png and tiff); default: 8, and those of the photograph for edits."
     )
     output_space: OutputSpace | None = Field(
-        None, description="Colour space of the outputs, which then say so; default: sRGB, without saying so."
+        None,
+        description="Colour space of the outputs, which then say so: that of the photograph, sRGB or Display P3; "
+        "default: that of the photograph for edits, and for other methods sRGB, without saying so.",
     )
 
     metadata: MetadataPolicy = Field(

@@ -68,8 +68,21 @@ class SourceProvenance:
 class Edit(Protocol):
     """A colour map for the pixels of the photograph itself, at any size."""
 
-    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the edited pixels of some rows of the photograph. Both are `(rows, W, 3)` sRGB in [0, 1]."""
+    def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:
+        """Return the edited pixels of some rows of the photograph.
+
+        Rows come from the top to the bottom, in blocks of any number. Values are sRGB. They are in [0, 1], and may be
+        below 0 and above 1 where the photograph has a larger space and a colour lies outside sRGB. What is returned is
+        clipped to the space of the output, not to sRGB: an edit that limits values to [0, 1] takes colours away.
+
+        Args:
+            pixels: `(rows, width, 3)`; they are the edit's to change.
+            top: The row of the upright photograph that the first one is.
+            height: The rows of the photograph.
+
+        Returns:
+            An array of the same shape, which may be `pixels`.
+        """
 
 
 class Unchanged:

@@ -30,6 +30,7 @@ from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.images.metadata.read import blocks_of
+from kt_batch.store.images.rgb_spaces import RgbSpaces
 from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
@@ -101,7 +102,7 @@ def translate_one(
         passed_over=tuple(found.ours),
         passed_over_files=found.passed_over,
     )
-    return encoded(cast("Tensor", result.output), working, config), summary
+    return encoded(cast("Tensor", result.output), working, config, RgbSpaces()), summary
 
 
 def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:

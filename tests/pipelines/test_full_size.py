@@ -36,6 +36,7 @@ from kt_batch.store.images.icc import grey_profile
 from kt_batch.store.images.metadata.read import blocks_of
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library
+from tests.support.charts import CHARTS, chart_colours, table_profile
 from tests.support.collection import Collection
 from tests.support.tiny import column, hashes, translate_request, translated
 
@@ -84,7 +85,7 @@ class Half:
     def translate(self, image: Tensor) -> Result:
         return Result(self, SourceProvenance({}), {})
 
-    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:
         return pixels * np.float32(0.5)
 
 
@@ -137,6 +138,101 @@ def test_a_photograph_is_its_own_source_and_verify_and_explain_say_so(tmp_path: 
     assert list(verify(str(tmp_path / "run"), no_progress).faults) == []
     (source,) = explain(str(tmp_path / "run"), "a.jpg", 49, 69, None).sources
     assert (source.image_id, source.share) == (image_id(photo.read_bytes()), 1.0)
+
+
+class SameConfig(MethodConfig):
+    """The settings of `same`."""
+
+    method: Literal["same"] = "same"
+
+
+@dataclass
+class Same(Half):
+    """Edits, and changes no value. It sees rows from the top to the bottom."""
+
+    config_type: ClassVar[type[MethodConfig]] = SameConfig
+    next_row = 0
+
+    def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:
+        assert top == self.next_row
+        assert pixels.dtype == np.float32
+        self.next_row = (top + len(pixels)) % height
+        return pixels
+
+
+@pytest.fixture
+def same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "same", Same)
+
+
+def shown(path: Path) -> tuple[NDArray[Any], bytes | None]:
+    """Return the samples of a TIFF and its profile."""
+    with tifffile.TiffFile(path) as file:
+        return file.pages.first.asarray(), file.pages.first.iccprofile
+
+
+@pytest.mark.usefixtures("same")
+@pytest.mark.parametrize("space", [None, "input"])
+@pytest.mark.parametrize("name", ["Adobe RGB", "ProPhoto RGB", "Display P3", "Rec. 2020", "linear sRGB", "sRGB"])
+def test_an_edit_keeps_the_space_of_the_photograph_and_colours_outside_srgb(
+    tmp_path: Path, name: str, space: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kt_batch.pipelines.translate.full_size._BLOCK_PIXELS", 130 * 7)
+    profile = CHARTS[name].profile("any name")
+    (tmp_path / "in").mkdir()
+    shallow, deep = noise(90, 130, 3, dtype=np.uint8), np.maximum(noise(90, 130, 3), 4096)
+    tifffile.imwrite(tmp_path / "in/8.tif", shallow, photometric="rgb", iccprofile=profile)
+    tifffile.imwrite(tmp_path / "in/16.tif", deep, photometric="rgb", iccprofile=profile)
+    edited(tmp_path / "in", tmp_path / "run", "same", format="tiff", output_space=space)
+    for samples, most in ((shallow, 1), (deep, 64)):
+        read, icc = shown(tmp_path / f"run/images/{8 * samples.itemsize}.tif.tiff")
+        assert icc == profile
+        assert read.dtype == samples.dtype
+        assert np.abs(read.astype(int) - samples).max() <= most
+
+
+@pytest.mark.usefixtures("half")
+def test_half_of_the_green_of_adobe_rgb_is_still_outside_srgb(tmp_path: Path) -> None:
+    """In sRGB the green is (-0.664, 1, -0.229). Half of that has the light (-0.0907, 0.2140, -0.0123).
+
+    In Adobe RGB that is (0.715 * -0.0907 + 0.285 * 0.2140, 0.2140, 0.041 * 0.2140 + 0.911 * -0.0123), or (-0.004,
+    0.214, -0.002): no red, no blue, and 255 * 0.214 ** (1 / 2.2) = 127 of green.
+    Clipped to sRGB it would have a light of 0.061 of red.
+    """
+    (tmp_path / "in").mkdir()
+    green = np.full((20, 30, 3), (0, 255, 0), np.uint8)
+    Image.fromarray(green).save(tmp_path / "in/a.png", icc_profile=CHARTS["Adobe RGB"].profile())
+    edited(tmp_path / "in", tmp_path / "run", "half")
+    with Image.open(tmp_path / "run/images/a.png.png") as image:
+        np.testing.assert_allclose(np.asarray(image)[0, 0], (0, 127, 0), atol=2)
+
+
+@pytest.mark.usefixtures("same")
+@pytest.mark.parametrize("kind", ["grey", "ink", "tables in one direction"])
+def test_an_edit_of_what_has_no_rgb_space_is_srgb(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    one_way = table_profile(CHARTS["Adobe RGB"], both_ways=False)
+    options: dict[str, Any] = {"icc_profile": one_way} if kind == "tables in one direction" else {}
+    mode = {"grey": "L", "ink": "CMYK"}.get(kind, "RGB")
+    Image.fromarray(noise(20, 30, 3, dtype=np.uint8)).convert(mode).save(tmp_path / "in/a.tif", **options)
+    edited(tmp_path / "in", tmp_path / "run", "same", format="tiff", output_space="input")
+    read, icc = shown(tmp_path / "run/images/a.tif.tiff")
+    assert (icc, read.shape) == (OUTPUT_PROFILES["srgb"], (20, 30, 3))
+    assert read.dtype == np.uint8
+    seen = decode((tmp_path / "in/a.tif").read_bytes(), 64).pixels
+    np.testing.assert_allclose(read / 255, seen, atol=1 / 255)
+
+
+@pytest.mark.usefixtures("same")
+def test_an_edit_keeps_a_space_of_tables_and_clips_colours_to_srgb(tmp_path: Path) -> None:
+    profile = table_profile(CHARTS["Adobe RGB"])
+    (tmp_path / "in").mkdir()
+    samples: NDArray[Any] = np.round(CHARTS["Adobe RGB"].from_srgb(chart_colours()) * 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in/a.tif", samples, photometric="rgb", iccprofile=profile)
+    edited(tmp_path / "in", tmp_path / "run", "same", format="tiff")
+    read, icc = shown(tmp_path / "run/images/a.tif.tiff")
+    assert icc == profile
+    assert np.abs(read.astype(int) - samples).max() <= 1
 
 
 @pytest.mark.usefixtures("half", "any_size")
@@ -272,6 +368,27 @@ def test_pictures_of_other_methods_say_how_they_were_made(collection: Collection
     shutil.rmtree(tmp_path / "run")
     translated([tmp_path / "in"], job)
     assert said(tmp_path / "run", "a.jpg.png")[1] == xmp
+
+
+@pytest.mark.parametrize("kind", ["primaries", "tables", "grey"])
+def test_pictures_of_other_methods_can_be_in_the_space_of_their_photograph(
+    collection: Collection, tmp_path: Path, kind: str
+) -> None:
+    adobe = CHARTS["Adobe RGB"]
+    profile = {"primaries": adobe.profile(), "tables": table_profile(adobe), "grey": CHARTS["linear grey"].profile()}[
+        kind
+    ]
+    (tmp_path / "in").mkdir()
+    with Image.open(collection.photos / "11.png") as photo:
+        photo.convert("L" if kind == "grey" else "RGB").save(tmp_path / "in/a.png", icc_profile=profile)
+    for space in ("srgb", "input"):
+        job = translate_request(collection.library, tmp_path / space, collection.index, output_space=space)
+        translated([tmp_path / "in"], job)
+    data = {space: (tmp_path / space / "images/a.png.png").read_bytes() for space in ("srgb", "input")}
+    with Image.open(io.BytesIO(data["input"])) as image:
+        assert image.info["icc_profile"] == (OUTPUT_PROFILES["srgb"] if kind == "grey" else profile)
+        assert image.mode == "RGB"
+    np.testing.assert_allclose(decode(data["input"], 64).pixels, decode(data["srgb"], 64).pixels, atol=3 / 255)
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("keep", True), ("keep-no-gps", True), ("strip", False)])

@@ -58,7 +58,7 @@ class Gain:
     def translate(self, image: Tensor) -> Result:
         return Result(self, SourceProvenance({"0123456789abcdef": 0.75, "fedcba9876543210": 0.25}), {"fit": 0.25})
 
-    def apply(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:
         edited: NDArray[np.float32] = np.clip(pixels * np.float32(self.gain), 0, 1)
         return edited
 

@@ -131,6 +131,28 @@ def matrix_profile(name: str, colorants: Values | None, curve: Callable[[Values]
     return profile(name, b"GRAY" if colorants is None else b"RGB ", tags)
 
 
+def table_profile(chart: Chart, both_ways: bool = True) -> bytes:
+    """Return an RGB profile of version 2 that describes a space by tables, to XYZ and, with `both_ways`, back."""
+    assert chart.colorants is not None
+    ramp = np.linspace(0, 1, 4096)
+    corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3)
+    inverse = np.interp(np.minimum(2 * ramp, 1), chart.curve(np.linspace(0, 1, 2**16)), np.linspace(0, 1, 2**16))
+    tags = {b"A2B0": _table(np.eye(3), chart.curve(ramp), corners @ chart.colorants.T / 2, ramp)}
+    if both_ways:
+        tags[b"B2A0"] = _table(np.asarray(np.linalg.inv(chart.colorants)), ramp, corners, inverse)
+    return profile("tables", b"RGB ", {b"wtpt": xyz(np.array([0.9642, 1.0, 0.8249])), **tags})
+
+
+def _table(matrix: Values, before: Values, grid: Values, after: Values) -> bytes:
+    """Return a matrix, a curve for each channel, a grid of 2 x 2 x 2, and a curve for each channel, in 16 bits."""
+
+    def whole(values: Values) -> bytes:
+        return np.round(np.clip(values, 0, 1) * 65535).astype(">u2").tobytes()
+
+    head = bytes((3, 3, 2, 0)) + np.round(matrix * 65536).astype(">i4").tobytes() + struct.pack(">2H", 4096, 4096)
+    return b"mft2\0\0\0\0" + head + whole(before) * 3 + whole(grid) + whole(after) * 3
+
+
 def profile(name: str, space: bytes, tags: Mapping[bytes, bytes], version: int = 0x02400000) -> bytes:
     """Return an ICC profile with a description and more tags."""
     text = name.encode() + b"\0"

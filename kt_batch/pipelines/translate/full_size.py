@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.methods.base import Edit, Unchanged
 from kt_batch.pipelines.inputs import read_image
-from kt_batch.pipelines.translate.metadata import of_edit, space_of_edit
-from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb
+from kt_batch.pipelines.translate.metadata import of_edit, space_of_profile
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.originals import Bands, Original
+from kt_batch.store.images.own_space import OwnSpace
 from kt_batch.store.images.reader_process import ImageReaderProcess
+from kt_batch.store.images.rgb_spaces import RgbSpaces
 from kt_batch.store.images.writers import (
     DEEP_FORMATS,
     FORMATS_WITH_GREY,
     FORMATS_WITH_INK,
+    blocks_of_rows,
     check_format,
-    to_eight_bits,
+    in_depth,
     to_samples,
     write_image,
 )
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.units import Item
 
+_BLOCK_PIXELS = 2**18  # edited at a time: their floats stay in the cache of a core
 _ATTEMPTS = 2  # a reader's process may be ended from outside once
 
 
 class FullSizeWriter:
     """Makes output files of photographs at their full size. It has a reader's process of its own."""
 
-    def __init__(self, config: MethodConfig) -> None:
+    def __init__(self, config: MethodConfig, spaces: RgbSpaces) -> None:
         self._config = config
         self._reader = ImageReaderProcess()
+        self._spaces = spaces
 
     def write(self, items: Sequence[Item], edit: Edit | Unchanged) -> BinaryIO:
         """Read an image anew, edit it, and write it to a temporary file, which is returned open.
@@ -58,39 +61,42 @@ class FullSizeWriter:
 
     def _write(self, data: Data, edit: Edit | Unchanged) -> BinaryIO:
         config = self._config
-        as_it_is = isinstance(edit, Unchanged) and config.output_space is None
+        as_it_is = isinstance(edit, Unchanged) and config.output_space in (None, "input")
         blocks = self._reader.metadata(data)
-        channels = {"ink": config.format in FORMATS_WITH_INK, "grey": config.format in FORMATS_WITH_GREY}
-        original, bands = self._reader.original(data, **channels, srgb=not as_it_is)
-        image, edited = (original, bands) if as_it_is else self._edited(original, bands, edit)
+        ink, grey = as_it_is and config.format in FORMATS_WITH_INK, as_it_is and config.format in FORMATS_WITH_GREY
+        original, bands = self._reader.original(data, ink=ink, grey=grey)
         deep = config.format in DEEP_FORMATS and (config.depth == 16 if config.depth else original.deep_file)
-        if image.deep and not deep:
-            image, edited = replace(image, deep=False), map(to_eight_bits, edited)
-        elif deep and not image.deep:
-            image, edited = replace(image, deep=True), (band.astype(np.uint16) * 257 for band in edited)
+        image = replace(original, deep=deep)
+        if as_it_is:
+            rows: Bands = (in_depth(band, deep) for band in bands)
+        else:
+            image, rows = self._edited(image, bands, edit)
         _check_fits(config.format, image)
-        converted = not as_it_is or image.profile == OUTPUT_PROFILES["srgb"]
-        space = space_of_edit(config) if converted else "input"
+        space = space_of_profile(config, image.profile)
         blocks = of_edit(blocks, config, image.width, image.height, space, isinstance(edit, Unchanged))
         file = _temporary_file()
         try:
-            write_image(file, image, edited, config.format, config.quality, blocks)
+            write_image(file, image, rows, config.format, config.quality, blocks)
         except BaseException:
             file.close()
             raise
         return file
 
-    def _edited(self, original: Original, bands: Bands, edit: Edit | Unchanged) -> tuple[Original, Bands]:
-        space = self._config.output_space or "srgb"
-        image = replace(original, profile=OUTPUT_PROFILES[space], deep=original.deep_file)
+    def _edited(self, image: Original, bands: Bands, edit: Edit | Unchanged) -> tuple[Original, Bands]:
+        own = OwnSpace(image.profile, image.is_srgb)
+        before, after = self._spaces.own(own), self._spaces.for_output(self._config.output_space or "input", own)
+        image = replace(image, profile=after.profile)
 
-        def edited() -> Iterator[NDArray[Any]]:
-            for band in bands:
-                colours = band[..., :3].astype(np.float32) / np.float32(65535.0)
+        def edited() -> Bands:
+            top = 0
+            for band in blocks_of_rows(bands, max(1, _BLOCK_PIXELS // image.width)):
+                colours = before.to_srgb(band[..., :3])
                 if not isinstance(edit, Unchanged):
-                    colours = np.clip(edit.apply(colours), 0.0, 1.0)
-                samples = to_samples(from_srgb(colours, space), image)
-                yield np.concatenate([samples, _alpha(band, image)], axis=2)
+                    colours = edit.apply(colours, top, image.height)
+                samples = to_samples(after.from_srgb(colours), image)
+                alpha = in_depth(band[..., 3:], image.deep)
+                yield np.concatenate([samples, alpha], axis=2) if image.alpha else samples
+                top += len(band)
 
         return image, edited()
 
@@ -108,7 +114,3 @@ def _temporary_file() -> BinaryIO:
     file = tempfile.NamedTemporaryFile(dir=temporary_directory(), delete=False)  # noqa: SIM115 - the caller reads it
     Path(file.name).unlink()
     return cast(BinaryIO, file)
-
-
-def _alpha(band: NDArray[np.uint16], image: Original) -> NDArray[Any]:
-    return band[..., 3:] if image.deep else to_eight_bits(band[..., 3:])

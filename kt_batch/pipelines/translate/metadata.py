@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from kt_batch.config import MethodConfig
+from kt_batch.store.images.conversion import OUTPUT_PROFILES
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.metadata.carry import Space, carried
 from kt_batch.store.images.metadata.xmp_edit import Made, SourceType
 
-_SPACES: dict[str | None, Space] = {None: "srgb", "srgb": "srgb", "p3": "other"}
 
+def of_picture(
+    blocks: Blocks, config: MethodConfig, width: int, height: int, space: Space, library: str = ""
+) -> Blocks:
+    """Return the metadata of a picture that a method made after a photograph.
 
-def of_picture(blocks: Blocks, config: MethodConfig, width: int, height: int, library: str) -> Blocks:
-    """Return the metadata of a picture that a method made after a photograph with `blocks`.
-
-    `library` names the library by its content; it is empty without one.
+    Args:
+        blocks: Of the photograph.
+        config: What was done.
+        width: Of the picture.
+        height: Of the picture.
+        space: Of the picture: `input` where it is that of the photograph.
+        library: Names the library by its content; empty without one.
     """
     made = Made(config.method, library, SourceType.TRANSFER)
-    return carried(blocks, config.metadata, width, height, made, _SPACES[config.output_space])
+    return carried(blocks, config.metadata, width, height, made, space)
 
 
 def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space: Space, unchanged: bool) -> Blocks:
@@ -34,6 +41,8 @@ def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space
     return carried(blocks, config.metadata, width, height, made, space)
 
 
-def space_of_edit(config: MethodConfig) -> Space:
-    """Return the colour space of an edited photograph."""
-    return _SPACES[config.output_space]
+def space_of_profile(config: MethodConfig, profile: bytes) -> Space:
+    """Return the colour space of an output by its profile."""
+    if profile == OUTPUT_PROFILES["srgb"]:
+        return "srgb"
+    return "other" if config.output_space == "p3" else "input"

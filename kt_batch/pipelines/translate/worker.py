@@ -20,14 +20,16 @@ from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
-from kt_batch.pipelines.translate.metadata import of_picture
+from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
+from kt_batch.store.images.conversion import OUTPUT_PROFILES
 from kt_batch.store.images.files import WorkingImage, pad_to
-from kt_batch.store.images.writers import encode_picture
+from kt_batch.store.images.rgb_spaces import RgbSpaces
+from kt_batch.store.images.writers import encode_in, encode_picture
 from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.receipts import Receipt, TableRef
@@ -54,7 +56,8 @@ class TranslateWorker:
         self.reader = Reader()
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
-        self.full_size = FullSizeWriter(job.config)
+        self.spaces = RgbSpaces()
+        self.full_size = FullSizeWriter(job.config, self.spaces)
         self.library = content_of_library(job.config, job.sources)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
@@ -134,7 +137,7 @@ class TranslateWorker:
             log.pictures(working, (working.original_width, working.original_height), items)
             return partial(self.full_size.write, items, result.output)
         log.pictures(working, (working.width, working.height), items)
-        return partial(encoded, result.output, working, self.job.config, self.library)
+        return partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
 
     def _store_soon(
         self,
@@ -237,11 +240,16 @@ def _content(file: BinaryIO) -> Output:
     return digest.hexdigest(), size
 
 
-def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, library: str = "") -> bytes:
+def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, spaces: RgbSpaces, library: str = "") -> bytes:
     """Return the file of the image that a method made of a working image, without its padding.
 
     `library` names the library by its content, for the metadata.
     """
     pixels = to_pixels(output)[: working.height, : working.width]
-    blocks = of_picture(working.blocks, config, working.width, working.height, library)
+    space = None if config.output_space != "input" else spaces.for_output("input", working.own)
+    profile = space.profile if space else OUTPUT_PROFILES[config.output_space or "srgb"]
+    said = space_of_profile(config, profile)
+    blocks = of_picture(working.blocks, config, working.width, working.height, said, library)
+    if space:
+        return encode_in(pixels, space, config.format, config.quality, config.depth, blocks)
     return encode_picture(pixels, config.format, config.quality, config.output_space, config.depth, blocks)

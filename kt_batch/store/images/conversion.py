@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kt_batch.errors import Reason, RejectError
 from kt_batch.store.images.colour import Space
 from kt_batch.store.images.hdr import to_standard_light
 from kt_batch.store.images.icc import data_space
-from kt_batch.store.images.lcms import Floats, convert
+from kt_batch.store.images.lcms import Floats, ProfileError, convert
 from kt_batch.store.images.spaces import P3_PRIMARIES, SRGB_CURVE, SRGB_PRIMARIES, profile_of
 
 # The spaces of outputs, as the profiles that outputs carry.
@@ -34,6 +36,22 @@ def to_srgb(colours: Floats, space: Space) -> Floats:
 def from_srgb(pixels: Floats, space: str) -> Floats:
     """Convert (h, w, 3) sRGB in [0, 1] to the space of an output."""
     return pixels if space == "srgb" else convert(pixels, OUTPUT_PROFILES["srgb"], OUTPUT_PROFILES[space])
+
+
+def converted(samples: bytes, profile: bytes, to_srgb: bool) -> NDArray[np.uint16]:
+    """Convert 16-bit RGB samples from a profile to sRGB, or from sRGB to the profile; return them as (n, 3).
+
+    Raises:
+        RejectError: The profile does not convert in this direction.
+    """
+    colours = np.frombuffer(samples, np.uint16).reshape(1, -1, 3).astype(np.float32) / np.float32(65535.0)
+    srgb = OUTPUT_PROFILES["srgb"]
+    try:
+        result = convert(colours, profile) if to_srgb else convert(colours, srgb, profile)
+    except ProfileError as error:
+        raise RejectError(Reason.UNSUPPORTED, f"its colour profile does not convert: {error}") from error
+    deep: NDArray[np.uint16] = (result[0] * 65535.0 + 0.5).astype(np.uint16)
+    return deep
 
 
 def _as_rgb(grey_or_rgb: Floats) -> Floats:

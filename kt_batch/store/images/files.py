@@ -23,6 +23,7 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.metadata.blocks import Blocks
+from kt_batch.store.images.own_space import OwnSpace, own_space
 from kt_batch.store.images.rasters import fit, read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
@@ -39,13 +40,15 @@ class WorkingImage:
     """An image as it is encoded, before padding.
 
     pixels: (height, width, 3) float32, sRGB in [0, 1], all finite, C-contiguous. original_width, original_height: size
-    of the file's image after orientation. blocks: metadata of the file, where somebody asked for it.
+    of the file's image after orientation. blocks: metadata of the file, where somebody asked for it. own: the space of
+    the file's samples, where outputs can be written in it.
     """
 
     pixels: Floats
     original_width: int
     original_height: int
     blocks: Blocks = field(default_factory=Blocks)
+    own: OwnSpace | None = None
 
     @property
     def width(self) -> int:
@@ -89,7 +92,7 @@ def decode(data: Data, size: int) -> WorkingImage:
     pixels = oriented(to_srgb(small, raster.space), raster.orientation)
     turned = raster.orientation > 4
     width, height = (raster.height, raster.width) if turned else (raster.width, raster.height)
-    return WorkingImage(np.ascontiguousarray(pixels), width, height)
+    return WorkingImage(np.ascontiguousarray(pixels), width, height, own=own_space(raster))
 
 
 def pad_to(pixels: Floats, stride: int) -> Floats:
@@ -172,9 +175,10 @@ def colours_of(strip: Samples, raster: Raster) -> Floats:
     """Convert samples (h, w, samples) to (h, w, channels) in [0, 1], over white."""
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is rejected below
         values: Floats = strip.astype(np.float32)
-    if not np.isfinite(values).all():
+    if strip.dtype.kind == "f" and not np.isfinite(values).all():
         raise RejectError(Reason.NON_FINITE, "the image holds NaN or infinity; allowed are finite values")
-    values = np.clip(values / np.float32(raster.white), 0.0, 1.0)
+    values /= np.float32(raster.white)
+    np.clip(values, 0.0, 1.0, out=values)
     colours = values[..., : raster.channels]
     if raster.space.narrow:
         colours = _full_range(colours, raster.white)
@@ -183,7 +187,8 @@ def colours_of(strip: Samples, raster: Raster) -> Floats:
     if raster.alpha and raster.channels < 4:
         alpha = values[..., raster.channels : raster.channels + 1]
         colours = (colours if raster.premultiplied else colours * alpha) + (1.0 - alpha) * raster.space.white
-    return np.clip(colours, 0.0, 1.0)
+        colours = np.clip(colours, 0.0, 1.0)
+    return colours
 
 
 def _full_range(colours: Floats, white: float) -> Floats:
@@ -202,10 +207,16 @@ def _shrink(raster: Raster, width: int, height: int) -> Floats:
     across, down = max(1, columns // (_GAP * width)), max(1, rows // (_GAP * height))
     step = max(1, _STRIP_SAMPLES // (down * columns * samples)) * down
     strips = [
-        _by_channel(colours_of(raster.samples[top : top + step], raster), lambda plane: plane.reduce((across, down)))
-        for top in range(0, rows, step)
+        _reduced(colours_of(raster.samples[top : top + step], raster), across, down) for top in range(0, rows, step)
     ]
     return _resized(np.concatenate(strips), width, height, box=(columns / across, rows / down))
+
+
+def _reduced(pixels: Floats, across: int, down: int) -> Floats:
+    """Average boxes of pixels."""
+    if across == down == 1:
+        return pixels
+    return _by_channel(pixels, lambda plane: plane.reduce((across, down)))
 
 
 def _resized(pixels: Floats, width: int, height: int, box: tuple[float, float]) -> Floats:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ MAX_TAGS, MAX_TAG = 256, 2**18  # more tags, and more bytes of one, are not look
 D50 = (0.9642, 1.0, 0.8249)
 
 _HEADER = 128
+_PARAMETERS = (1, 3, 4, 5, 7)  # of the kinds of parametric curves
 _LARGEST = 32767.0  # of a signed 15.16 number
 
 
@@ -54,7 +56,7 @@ def colorants_of(tags: Mapping[bytes, bytes]) -> NDArray[np.float64] | None:
     return np.array(columns).T
 
 
-def sampled_curve(tag: bytes, at: NDArray[np.float32]) -> NDArray[np.float64] | None:
+def sampled_curve(tag: bytes, at: NDArray[Any]) -> NDArray[np.float64] | None:
     """Evaluate a curve that is a table at places in [0, 1]; None for a curve of another kind."""
     if tag[:4] != b"curv" or len(tag) < 12:
         return None
@@ -63,6 +65,40 @@ def sampled_curve(tag: bytes, at: NDArray[np.float32]) -> NDArray[np.float64] | 
         return None
     table = np.frombuffer(tag, ">u2", count, 12) / 65535
     return np.asarray(np.interp(at * (count - 1), np.arange(count), table))
+
+
+def curve(tag: bytes, at: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Evaluate a curve of any kind at places in [0, 1], clipped to [0, 1]; None for a damaged one."""
+    values = sampled_curve(tag, at)
+    if values is None and tag[:4] == b"curv" and len(tag) >= 12:
+        (count,) = struct.unpack_from(">I", tag, 8)
+        if count == 1 and len(tag) >= 14:
+            values = at ** (struct.unpack_from(">H", tag, 12)[0] / 256)
+        elif count == 0:
+            values = at
+    elif values is None and tag[:4] == b"para" and len(tag) >= 12:
+        values = _parametric(tag, at)
+    return None if values is None else np.clip(values, 0.0, 1.0)
+
+
+def _parametric(tag: bytes, x: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Evaluate one of the five functions of ICC.1:2022, 10.18."""
+    (kind,) = struct.unpack_from(">H", tag, 8)
+    if kind > 4 or len(tag) < 12 + 4 * _PARAMETERS[kind]:
+        return None
+    numbers = [value / 65536 for value in struct.unpack_from(f">{_PARAMETERS[kind]}i", tag, 12)]
+    g, a, b, c, d, e, f = numbers[0], 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    if kind in (1, 2):
+        a, b = numbers[1:3]
+        if a == 0:
+            return None
+        e = f = numbers[3] if kind == 2 else 0.0
+        d = -b / a
+    elif kind > 2:
+        a, b, c, d = numbers[1:5]
+        e, f = numbers[5:7] if kind == 4 else (0.0, 0.0)
+    with np.errstate(all="ignore"):  # what is not finite is for the caller to refuse
+        return np.where(x >= d, np.maximum(a * x + b, 0.0) ** g + e, c * x + f)
 
 
 def matrix_profile(name: str, colorants: NDArray[np.float64], curve: Sequence[float]) -> bytes:

@@ -1,4 +1,4 @@
-"""Read an image at its full size and depth, band by band: the samples themselves, or their colours in sRGB."""
+"""Read an image at its full size and depth, band by band: as they are."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
-from kt_batch.store.images.conversion import GREY_PROFILE, OUTPUT_PROFILES, to_srgb
+from kt_batch.store.images.conversion import OUTPUT_PROFILES, to_srgb
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import colours_of, oriented
-from kt_batch.store.images.icc import data_space
+from kt_batch.store.images.own_space import has_profile, profile_of
+from kt_batch.store.images.pillow_rows import PillowRows
 from kt_batch.store.images.rasters import read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
 BAND_BYTES = 2**24  # of the samples of a band, where rows can be read one by one
+DECODED_BYTES = 2**20  # the same, where the pixels are in memory: the next band is packed while this one is used
 _EVERY_SIZE = 2**31  # a JPEG is then decoded whole
 
 
@@ -29,7 +31,7 @@ class Original:
 
     height, width: Of the oriented image. channels: 1, 3 or 4. deep: Whether samples have 16 bits. profile: ICC profile
     of the channels; empty for ink without one. deep_file: Whether the file has more than 8 bits; samples that were
-    converted to sRGB always have 16.
+    converted to sRGB always have 16. is_srgb: Whether the samples are sRGB, whatever their profile is called.
     """
 
     height: int
@@ -39,6 +41,7 @@ class Original:
     deep: bool
     profile: bytes
     deep_file: bool = False
+    is_srgb: bool = False
 
     @property
     def samples(self) -> int:
@@ -54,7 +57,7 @@ class Original:
 Bands = Iterator[NDArray[Any]]
 
 
-def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: bool = False) -> tuple[Original, Bands]:
+def read_original(data: Data, *, ink: bool = False, grey: bool = True) -> tuple[Original, Bands]:
     """Read an image at its full size.
 
     Samples of 8 and 16 bits come as they are. Others are scaled: 10 and 12 bits to 16, as well as float, whose values
@@ -64,7 +67,6 @@ def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: boo
         data: The bytes of a file.
         ink: Whether CMYK is wanted as it is; else it becomes sRGB.
         grey: Whether grey is wanted as it is; else it becomes sRGB.
-        srgb: Whether all colours are wanted as sRGB, in 16 bits.
 
     Returns:
         The description, and the bands from the top to the bottom. Taking a band raises RejectError, too.
@@ -77,7 +79,7 @@ def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: boo
         with rejecting(data):
             raster = _upright(raster)
     refused = {1: not grey, 3: False, 4: not ink}[raster.channels]
-    as_srgb = srgb or refused or not _has_profile(raster)
+    as_srgb = refused or not has_profile(raster)
     height, width, _ = raster.samples.shape
     original = Original(
         height=height,
@@ -85,8 +87,9 @@ def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: boo
         channels=3 if as_srgb else raster.channels,
         alpha=raster.alpha and raster.channels < 4,
         deep=as_srgb or raster.samples.dtype != np.uint8,
-        profile=OUTPUT_PROFILES["srgb"] if as_srgb else _profile_of(raster),
+        profile=OUTPUT_PROFILES["srgb"] if as_srgb else profile_of(raster),
         deep_file=raster.samples.dtype != np.uint8,
+        is_srgb=as_srgb or (raster.channels == 3 and raster.space.profile is None),
     )
     convert = _srgb_samples if as_srgb else _own_samples
     return original, _bands(data, raster, convert)
@@ -94,7 +97,8 @@ def read_original(data: Data, *, ink: bool = False, grey: bool = True, srgb: boo
 
 def _bands(data: Data, raster: Raster, convert: Callable[[Samples, Raster], NDArray[Any]]) -> Bands:
     height, width, samples = raster.samples.shape
-    rows = max(1, BAND_BYTES // max(1, width * samples * raster.samples.dtype.itemsize))
+    most = DECODED_BYTES if isinstance(raster.samples, PillowRows) else BAND_BYTES
+    rows = max(1, most // max(1, width * samples * raster.samples.dtype.itemsize))
     if raster.space.transfer is not None:
         rows = height  # the brightest sample of the whole image decides
     for top in range(0, height, rows):
@@ -147,21 +151,3 @@ def _srgb_samples(band: Samples, raster: Raster) -> NDArray[np.uint16]:
 def _upright(raster: Raster) -> Raster:
     samples = oriented(raster.samples[0 : raster.samples.shape[0]], raster.orientation)
     return replace(raster, samples=samples, orientation=1)
-
-
-def _has_profile(raster: Raster) -> bool:
-    """Tell whether an ICC profile can say what the samples are; it can say nothing of high range and video range."""
-    space = raster.space
-    kind = data_space(space.embedded or space.profile or b"")
-    fits = raster.channels == 4 or not kind or kind == (b"GRAY" if raster.channels == 1 else b"RGB ")
-    return space.transfer is None and not space.narrow and fits
-
-
-def _profile_of(raster: Raster) -> bytes:
-    """Return the profile that tells what the samples are: the embedded one, one made of other statements, or sRGB."""
-    space = raster.space
-    if space.embedded or space.profile:
-        return space.embedded or space.profile or b""
-    if raster.channels == 4:
-        return b""
-    return OUTPUT_PROFILES["srgb"] if raster.channels == 3 else GREY_PROFILE

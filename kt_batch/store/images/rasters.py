@@ -35,8 +35,9 @@ from kt_batch.store.images.headers import (
     is_deep_png,
     size_of_webp,
 )
+from kt_batch.store.images.pillow_rows import PillowRows
 from kt_batch.store.images.png_rows import rows_of
-from kt_batch.store.images.samples import DECODER_ERRORS, Raster, Samples
+from kt_batch.store.images.samples import DECODER_ERRORS, Raster, Rows, Samples
 
 # Pillow's limit guards Image.open in the whole process. It equals ours, so `check_pixels` decides.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -173,7 +174,7 @@ def _read_with_pillow(data: bytes, long_side: int) -> Raster:
     samples, bands, white = _samples_of(image)
     read_tags = (lambda: png.metadata_of(data)) if kind == "PNG" else image.getexif
     return Raster(
-        samples=samples.reshape(*samples.shape[:2], -1),
+        samples=samples,
         channels=_CHANNELS[bands],
         width=width,
         height=height,
@@ -200,16 +201,16 @@ def _check_gain_map(image: Image.Image, data: bytes) -> None:
         )
 
 
-def _samples_of(image: Image.Image) -> tuple[Samples, str, float]:
+def _samples_of(image: Image.Image) -> tuple[Samples | Rows, str, float]:
     """Return samples, bands (L, LA, RGB, RGBA, CMYK) and the value of white."""
     if image.mode in _WHITE_OF_DEEP_GREY:
-        return np.asarray(image), "L", _WHITE_OF_DEEP_GREY[image.mode]
+        return np.asarray(image).reshape(image.height, image.width, 1), "L", _WHITE_OF_DEEP_GREY[image.mode]
     bands = _TAKEN_AS.get(image.mode)
     if bands is None:
         raise RejectError(Reason.UNSUPPORTED, f"samples of kind {image.mode} are not read; use RGB, grey or CMYK")
     if image.has_transparency_data and bands in ("L", "RGB"):  # a transparent colour or palette entry
         bands = {"L": "LA", "RGB": "RGBA"}[bands]
-    return np.asarray(image.convert(bands)), bands, 255.0
+    return PillowRows(image if image.mode == bands else image.convert(bands)), bands, 255.0
 
 
 def _read_deep_png(data: bytes) -> Raster:

@@ -28,6 +28,7 @@ from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.headers import MAX_PIXELS
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Original
+from kt_batch.store.images.own_space import OwnSpace
 from kt_batch.store.images.rasters import fit
 from kt_batch.store.images.reader_child import (
     BAND,
@@ -36,6 +37,7 @@ from kt_batch.store.images.reader_child import (
     FACTS,
     FACTS_WANTED,
     FORM,
+    FROM_SRGB,
     HELLO,
     IMAGE,
     MAX_BLOCK,
@@ -44,9 +46,11 @@ from kt_batch.store.images.reader_child import (
     MAX_REFUSAL,
     METADATA,
     ORIGINAL,
+    OWN,
     REFUSAL,
     REPLY,
     REQUEST,
+    TO_SRGB,
     WORKING,
 )
 
@@ -151,10 +155,11 @@ class Child:
             return self._refusal(kind, height, deadline)
         if not 0 < width * height <= MAX_PIXELS or profile > MAX_PROFILE:
             raise DiedError("it gave an image of a size that cannot be")
-        channels, alpha, deep, deep_file = FORM.unpack(self._receive(FORM.size, deadline))
+        channels, alpha, deep, deep_file, is_srgb = FORM.unpack(self._receive(FORM.size, deadline))
         if (channels, alpha) not in _FORMS or channels + alpha != samples:
             raise DiedError("it gave channels that no image has")
-        return Original(height, width, channels, alpha, deep, self._receive(profile, deadline), deep_file)
+        profile_bytes = self._receive(profile, deadline)
+        return Original(height, width, channels, alpha, deep, profile_bytes, deep_file, is_srgb)
 
     def metadata(self, data: Data, seconds: float) -> Blocks | RejectError:
         """Have the metadata of a file read; raise TimeoutError or DiedError."""
@@ -178,6 +183,22 @@ class Child:
         band = np.empty((rows, original.width, original.samples), original.dtype)
         self._receive_into(band.data.cast("B"), deadline)
         return band
+
+    def converted(
+        self, samples: NDArray[np.uint16], profile: bytes, to_srgb: bool, seconds: float
+    ) -> NDArray[np.uint16] | RejectError:
+        """Have (h, w, 3) samples converted between sRGB and a profile; raise TimeoutError or DiedError."""
+        deadline = Deadline(seconds)
+        data = profile + samples.tobytes()
+        self._request(TO_SRGB if to_srgb else FROM_SRGB, data, len(profile), seconds, deadline)
+        kind, pixels, *_ = self._reply(deadline)
+        if kind != BAND:
+            return self._refusal(kind, pixels, deadline)
+        if 3 * pixels != samples.size:
+            raise DiedError("it gave other samples than were sent")
+        result = np.empty(samples.shape, np.uint16)
+        self._receive_into(result.data.cast("B"), deadline)
+        return result
 
     def _request(self, kind: int, data: Data, option: int, seconds: float, deadline: Deadline) -> None:
         comes_along = isinstance(data, FileBytes)
@@ -227,11 +248,15 @@ class Child:
         pixels_of_file = original_width * original_height
         if not 0 < pixels_of_file <= MAX_PIXELS or (width, height) != fit(original_width, original_height, size):
             raise DiedError("it gave an image of a size that cannot be")
+        is_srgb, length = OWN.unpack(self._receive(OWN.size, deadline))
+        if length > MAX_PROFILE:
+            raise DiedError("it gave a profile that is too long")
+        own = OwnSpace(self._receive(length, deadline), is_srgb) if length else None
         pixels = np.empty((height, width, 3), np.float32)
         self._receive_into(pixels.data.cast("B"), deadline)
         if not (pixels.min() >= 0.0 and pixels.max() <= 1.0):  # also refuses NaN
             raise DiedError("it gave values that no image has")
-        return WorkingImage(pixels, original_width, original_height)
+        return WorkingImage(pixels, original_width, original_height, own=own)
 
     def _send(self, data: bytes, deadline: Deadline) -> None:
         rest = memoryview(data)

@@ -32,16 +32,20 @@ from kt_batch.store.images.seccomp import forbid_processes
 if TYPE_CHECKING:
     from kt_batch.store.images.files import WorkingImage
 
-HELLO = b"kt-batch image reader 2\n"
+HELLO = b"kt-batch image reader 3\n"
 # What is wanted; whether the file is open and comes along; its bytes, which follow otherwise; the long side of a
-# working image, or the options of an original; the time limit in seconds.
+# working image, or the options of an original, or the bytes of a profile, behind which samples are to be converted; the
+# time limit in seconds.
 REQUEST = struct.Struct("<B?QQd")
-WORKING, ORIGINAL, METADATA = 1, 2, 3
-INK, SRGB, GREY = 1, 2, 4  # options of an original
-REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then pixels;
+WORKING, ORIGINAL, METADATA, TO_SRGB, FROM_SRGB = 1, 2, 3, 4, 5
+INK, GREY = 1, 4  # options of an original
+REPLY = struct.Struct("<B4Q")  # IMAGE, height, width, original height, original width, then OWN, profile, pixels;
 IMAGE, REFUSAL = 1, 2  # or REFUSAL, bytes of "reason\nmessage", three zeros, then that text;
 DESCRIPTION, BAND = 3, 4  # or DESCRIPTION, height, width, samples of a pixel, bytes of the profile, then FORM, profile,
-FORM = struct.Struct("<B???")  # channels, alpha, deep, deep_file, and for each band BAND, rows, three zeros, samples;
+FORM = struct.Struct(
+    "<B????"
+)  # channels, alpha, deep, deep_file, is_srgb, and for each band BAND, rows, three zeros, samples;
+OWN = struct.Struct("<?Q")  # is_srgb, bytes of the profile; 0 without one
 FACTS = 5  # or FACTS, bytes of a JSON object, three zeros, then that text;
 BLOCKS = 6  # or BLOCKS, bytes of EXIF, XMP, IPTC and the profile, then these four; 0 where there is none
 FACTS_WANTED = 0  # in place of the long side: what is understood of the file is wanted, and not its pixels
@@ -132,7 +136,8 @@ def _serve(requests: socket.socket, answers: IO[bytes], decode: Decode, declared
         signal.setitimer(signal.ITIMER_PROF, 2 * seconds)
         _limit_memory(BASE_BYTES + PER_FILE_BYTE * length)
         data = _received(requests, length) if file is None else FileBytes(file)
-        _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared_bytes(data))
+        declared = 0 if kind in (TO_SRGB, FROM_SRGB) else declared_bytes(data)
+        _limit_memory(BASE_BYTES + PER_FILE_BYTE * length + PER_SAMPLE_BYTE * declared)
         for part in _guarded(_parts(kind, data, option, decode)):
             answers.write(part)
         answers.flush()
@@ -183,12 +188,16 @@ def _parts(kind: int, data: Data, option: int, decode: Decode) -> Iterator[Answe
         return _original(data, option)
     if kind == METADATA:
         return _metadata(data)
+    if kind in (TO_SRGB, FROM_SRGB):
+        return _converted(data, option, kind == TO_SRGB)
     return _facts(data) if option == FACTS_WANTED else _working(data, option, decode)
 
 
 def _working(data: Data, size: int, decode: Decode) -> Iterator[Answer]:
     image = decode(data, size)
     yield REPLY.pack(IMAGE, image.height, image.width, image.original_height, image.original_width)
+    own = image.own if image.own and len(image.own.profile) <= MAX_PROFILE else None
+    yield OWN.pack(own.is_srgb, len(own.profile)) + own.profile if own else OWN.pack(False, 0)
     yield image.pixels.data.cast("B")
 
 
@@ -197,16 +206,25 @@ def _original(data: Data, options: int) -> Iterator[Answer]:
 
     from kt_batch.store.images.originals import read_original
 
-    original, bands = read_original(data, ink=bool(options & INK), grey=bool(options & GREY), srgb=bool(options & SRGB))
+    original, bands = read_original(data, ink=bool(options & INK), grey=bool(options & GREY))
     profile = original.profile[: MAX_PROFILE + 1]
     if len(profile) > MAX_PROFILE:
         raise RejectError(Reason.UNSUPPORTED, f"the colour profile is over {MAX_PROFILE} bytes")
     yield REPLY.pack(DESCRIPTION, original.height, original.width, original.samples, len(profile))
-    yield FORM.pack(original.channels, original.alpha, original.deep, original.deep_file) + profile
+    yield FORM.pack(original.channels, original.alpha, original.deep, original.deep_file, original.is_srgb) + profile
     for band in bands:
         samples = np.ascontiguousarray(band).data.cast("B")
         yield REPLY.pack(BAND, len(band), 0, 0, 0)
         yield samples
+
+
+def _converted(data: Data, length: int, to_srgb: bool) -> Iterator[Answer]:
+    """Convert 16-bit RGB between sRGB and the profile in the first `length` bytes."""
+    from kt_batch.store.images.conversion import converted
+
+    samples = converted(data[length:], data[:length], to_srgb)
+    yield REPLY.pack(BAND, len(samples), 0, 0, 0)
+    yield samples.data.cast("B")
 
 
 def _metadata(data: Data) -> Iterator[Answer]:

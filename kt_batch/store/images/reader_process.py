@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kt_batch.errors import KtBatchError, Reason, RejectError
 from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Bands, Original
 from kt_batch.store.images.reader_channel import Child, Deadline, DiedError
-from kt_batch.store.images.reader_child import FACTS_WANTED, GREY, INK, SRGB
+from kt_batch.store.images.reader_child import FACTS_WANTED, GREY, INK
 
 # The costliest allowed image takes about 50 s of one core, an ordinary one of the same size 15 s. The limit is higher,
 # since a busy machine must not cause a reject. Two children in a row stay within a runner's own limit.
@@ -91,9 +94,15 @@ class ImageReaderProcess:
         """
         return self._answer(lambda child: child.metadata(data, self._seconds))
 
-    def original(
-        self, data: Data, *, ink: bool = False, grey: bool = True, srgb: bool = False
-    ) -> tuple[Original, Bands]:
+    def converted(self, samples: NDArray[np.uint16], profile: bytes, to_srgb: bool) -> NDArray[np.uint16]:
+        """Convert (h, w, 3) samples from a profile to sRGB, or from sRGB to the profile.
+
+        Raises:
+            RejectError, KtBatchError: As `decode`; also for a profile that does not convert in this direction.
+        """
+        return self._answer(lambda child: child.converted(samples, profile, to_srgb, self._seconds))
+
+    def original(self, data: Data, *, ink: bool = False, grey: bool = True) -> tuple[Original, Bands]:
         """Read an image at its full size as `images.originals.read_original` does.
 
         Bands that are not taken before the next call cost the child.
@@ -104,7 +113,7 @@ class ImageReaderProcess:
             KtBatchError: No child can be started.
         """
         deadline = Deadline(self._seconds)
-        options = INK * ink | GREY * grey | SRGB * srgb
+        options = INK * ink | GREY * grey
         original = self._answer(lambda child: child.describe(data, options, self._seconds, deadline))
         self._bands_left = True
         return original, self._bands(original, deadline)

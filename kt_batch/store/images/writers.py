@@ -27,6 +27,7 @@ from kt_batch.store.images.metadata.embed import embed
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.png import chunk
 from kt_batch.store.images.png_filters import filtered
+from kt_batch.store.images.rgb_spaces import RgbSpace
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383, "tiff": 2**31 - 1, "avif": 65535}
@@ -41,6 +42,7 @@ _BIGTIFF_BYTES = 2**32 - 2**25  # of samples; a TIFF has places of 32 bits
 _PNG_ROWS = 64  # filtered at a time
 _COLOUR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
 _PHOTOMETRIC = {1: "minisblack", 3: "rgb", 4: "separated"}
+_MODES = {(1, False): "L", (3, False): "RGB", (1, True): "LA", (3, True): "RGBA"}
 _PIL = {"jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 
 
@@ -77,7 +79,7 @@ def write_image(
     elif format == "png":
         _write_png(file, image, bands, png.chunks(blocks))
     else:
-        encoded = _encoded(image, np.concatenate(list(bands)), format, quality)
+        encoded = _encoded(image, bands, format, quality)
         file.write(embed(encoded, format, blocks))
 
 
@@ -106,6 +108,20 @@ def regrouped(bands: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]
             kept = [joined[rows:]]
     if sum(map(len, kept)):
         yield np.concatenate(kept)
+
+
+def blocks_of_rows(bands: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
+    """Yield the same rows in views of at most `rows` rows."""
+    for band in bands:
+        for top in range(0, len(band), rows):
+            yield band[top : top + rows]
+
+
+def in_depth(samples: NDArray[Any], deep: bool) -> NDArray[Any]:
+    """Return samples of 8 or 16 bits with 16 bits, or with 8."""
+    if deep == (samples.dtype == np.uint16):
+        return samples
+    return samples.astype(np.uint16) * np.uint16(257) if deep else to_eight_bits(samples)
 
 
 def _write_tiff(file: BinaryIO, image: Original, bands: Iterable[NDArray[Any]]) -> None:
@@ -159,12 +175,17 @@ def _write_pixels(file: BinaryIO, packed: bytes) -> None:
         file.write(chunk(b"IDAT", packed))
 
 
-def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) -> bytes:  # noqa: A002
-    if image.deep:
-        samples = to_eight_bits(samples)
-    if image.alpha and format == "jpg":
-        samples = _over_white(samples)
-    picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+def _encoded(image: Original, bands: Iterable[NDArray[Any]], format: str, quality: int) -> bytes:  # noqa: A002
+    """Encode with Pillow, whose own copy of the pixels is the only one."""
+    opaque = format == "jpg" or not image.alpha
+    picture = Image.new(_MODES[image.channels, not opaque], (image.width, image.height))
+    top = 0
+    for band in bands:
+        samples = to_eight_bits(band) if image.deep else band
+        if image.alpha and opaque:
+            samples = _over_white(samples)
+        picture.paste(Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples), (0, top))
+        top += len(band)
     options: dict[str, Any] = {"method": 4} if format == "webp" else {"subsampling": "4:4:4"}
     file = io.BytesIO()
     picture.save(file, _PIL[format], quality=quality, icc_profile=image.profile or None, **options)
@@ -174,6 +195,22 @@ def _encoded(image: Original, samples: NDArray[Any], format: str, quality: int) 
 def _over_white(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
     alpha = samples[..., -1:].astype(np.uint32)
     return ((samples[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def encode_in(
+    pixels: NDArray[np.float32],
+    space: RgbSpace,
+    format: str,  # noqa: A002
+    quality: int,
+    depth: int | None = None,
+    blocks: Blocks = NO_METADATA,
+) -> bytes:
+    """Encode the picture that a method made, in any space, with its profile; arguments as of `encode_picture`."""
+    height, width, _ = pixels.shape
+    image = Original(height, width, 3, alpha=False, deep=depth == 16, profile=space.profile)
+    file = io.BytesIO()
+    write_image(file, image, [to_samples(space.from_srgb(pixels), image)], format, quality, blocks)
+    return file.getvalue()
 
 
 def encode_picture(

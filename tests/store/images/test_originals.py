@@ -44,8 +44,8 @@ def deep_png(samples: NDArray[Any], level: int = 6) -> bytes:
     return bytes(imagecodecs.png_encode(samples, level=level))
 
 
-def whole(data: Data, *, ink: bool = True, srgb: bool = False) -> tuple[Original, NDArray[Any]]:
-    original, bands = read_original(data, ink=ink, srgb=srgb)
+def whole(data: Data, *, ink: bool = True, grey: bool = True) -> tuple[Original, NDArray[Any]]:
+    original, bands = read_original(data, ink=ink, grey=grey)
     return original, np.concatenate(list(bands))
 
 
@@ -183,16 +183,6 @@ def test_ink_is_kept_or_becomes_srgb() -> None:
     assert colours[0, 3].tolist() == [65535] * 3
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_colours_in_srgb_are_those_of_the_working_image(format: str) -> None:  # noqa: A002
-    picture = Image.fromarray(noise(40, 60, 3, dtype=np.uint8)).resize((120, 80))
-    file = io.BytesIO()
-    picture.save(file, format, **({} if format == "BMP" else {"icc_profile": P3}))
-    original, read = whole(file.getvalue(), srgb=True)
-    assert (original.deep, original.deep_file) == (True, False)
-    np.testing.assert_allclose(read / 65535, decode(file.getvalue(), 120).pixels, atol=1 / 65535)
-
-
 # ---- open files ------------------------------------------------------------------------------------------------------
 
 
@@ -263,14 +253,14 @@ def test_the_process_hands_over_the_same_bands(some_file: Path) -> None:
 
 
 def _taken(reader: ImageReaderProcess, data: Data) -> tuple[Original, NDArray[Any]]:
-    original, bands = reader.original(data, ink=True, srgb=False)
+    original, bands = reader.original(data, ink=True)
     return original, np.concatenate(list(bands))
 
 
 def test_bands_that_are_not_taken_do_not_disturb_the_next_image() -> None:
     data = tiff(noise(3000, 2000, 3), rowsperstrip=16)
     with ImageReaderProcess() as reader:
-        _, bands = reader.original(data, ink=True, srgb=False)
+        _, bands = reader.original(data, ink=True)
         next(bands)
         bands.close()  # type: ignore[attr-defined]
         assert reader.decode(data, 32).width == 21
@@ -284,7 +274,7 @@ def test_a_fault_in_the_middle_is_a_reject_and_the_process_goes_on() -> None:
         start = file.pages.first.dataoffsets[-2]
     spoilt[start : start + 40] = bytes(40)
     with ImageReaderProcess() as reader:
-        _, bands = reader.original(bytes(spoilt), ink=True, srgb=False)
+        _, bands = reader.original(bytes(spoilt), ink=True)
         with pytest.raises(RejectError) as rejected:
             list(bands)
         assert rejected.value.reason == Reason.TRUNCATED

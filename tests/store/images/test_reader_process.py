@@ -209,6 +209,7 @@ def test_an_unexpected_error_is_one_reject() -> None:
         "os.write(3, bytes(99)); time.sleep(60)",
         "os.write(3, reader_child.REPLY.pack(2, 2**60, 0, 0, 0)); time.sleep(60)",
         "os.write(3, reader_child.REPLY.pack(1, 2**60, 2**60, 2**60, 2**60)); time.sleep(60)",
+        "os.write(3, reader_child.REPLY.pack(1, 30, 40, 30, 40) + reader_child.OWN.pack(True, 2**60)); time.sleep(60)",
     ],
 )
 def test_a_malformed_reply_is_not_trusted(bad: str) -> None:

@@ -43,14 +43,14 @@ def written(samples: NDArray[Any], channels: int, format: str, bands: int = 3, *
 @pytest.mark.parametrize("format", ["png", "tiff"])
 def test_samples_come_back_bit_for_bit(format: str, channels: int, alpha: bool, deep: bool) -> None:  # noqa: A002
     samples = smooth(700, 600, channels + alpha, deep)
-    original, bands = read_original(written(samples, channels, format), ink=True, srgb=False)
+    original, bands = read_original(written(samples, channels, format), ink=True)
     assert (original.channels, original.alpha, original.deep) == (channels, alpha, deep)
     np.testing.assert_array_equal(np.concatenate(list(bands)), samples)
 
 
 def test_ink_comes_back_from_a_tiff() -> None:
     samples = smooth(60, 50, 4, deep=True)
-    _, bands = read_original(written(samples, 4, "tiff"), ink=True, srgb=False)
+    _, bands = read_original(written(samples, 4, "tiff"), ink=True)
     np.testing.assert_array_equal(np.concatenate(list(bands)), samples)
 
 
@@ -156,7 +156,7 @@ def test_plain_formats_are_encoded_as_before(space: str | None) -> None:
 def test_a_picture_of_sixteen_bits_has_finer_steps() -> None:
     pixels = np.linspace(0.4, 0.402, 300, dtype=np.float32).reshape(10, 10, 3)
     for format in ("png", "tiff"):  # noqa: A001
-        _, bands = read_original(encode_picture(pixels, format, 90, None, 16), ink=True, srgb=False)
+        _, bands = read_original(encode_picture(pixels, format, 90, None, 16), ink=True)
         np.testing.assert_allclose(np.concatenate(list(bands)) / 65535, pixels, atol=0.51 / 65535)
     with tifffile.TiffFile(io.BytesIO(encode_picture(pixels, "tiff", 90))) as file:
         assert file.pages.first.bitspersample == 8
