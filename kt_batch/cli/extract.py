@@ -13,15 +13,13 @@ from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary
-from kt_batch.cli.pairs import pairs_config, run_pairs
+from kt_batch.cli.pairs import pairs_lines, pairs_request, refuse_others, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
-from kt_batch.errors import UsageError
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -54,11 +52,12 @@ def extract_command(
     kt-batch extract --before originals/ --after edited/ --library mine.pairs
     """
     estimate_request = dry_run.request()
-    if before or after:
-        if images or manifest or estimate_request or not (before and after):
-            raise UsageError("--before and --after go together, without other images, --manifest or --dry-run.")
-        pairs = PairsRequest(before, after, library, pairs_config(weights, cut, content), how)
-        return run_pairs(pairs, context.params, json)
+    if pairs := pairs_request((before, after), library, (weights, cut, content), how):
+        refuse_others(images, manifest, estimate_request)
+        paired = run_pairs(pairs)
+        save_options(library, "extract", context.params)
+        print_paired(asdict(paired), pairs_lines(paired), json)
+        return STRICT.exit_code(paired.rejected, paired.pairs + paired.rejected)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])

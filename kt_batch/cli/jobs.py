@@ -18,15 +18,18 @@ from kt_batch.cli.exit_codes import RejectBounds
 from kt_batch.cli.extract import extract_lines
 from kt_batch.cli.index import index_lines
 from kt_batch.cli.output import print_summary
+from kt_batch.cli.pairs import fit_lines, pairs_lines, pairs_request, refuse_others, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner, release_gpus
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
+from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.finish import build_index
+from kt_batch.pipelines.pairs.fit import fit
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -52,6 +55,8 @@ def build_library(
     *,
     images: options.Images = None,
     manifest: options.Manifests = None,
+    before: options.Before = None,
+    after: options.After = None,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -64,11 +69,18 @@ def build_library(
     trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
-    """Extract images into a knowledge library and index it.
+    """Extract images into a knowledge library and index it, or before/after pairs into a paired library and fit them.
 
     Exits with 0 while rejects stay within --max-rejects.
     """
     estimate_request = dry_run.request()
+    if pairs := pairs_request((before, after), library, (weights, cut, content), how):
+        refuse_others(images, manifest, estimate_request)
+        paired, fitted = run_pairs(pairs), fit(library, FitConfig(), how.threads)
+        save_options(library, "build_library", context.params)
+        both = {"extract": asdict(paired), "fit": asdict(fitted)}
+        print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
+        return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])

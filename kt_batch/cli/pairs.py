@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,18 +11,16 @@ import typer
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
-from kt_batch.cli.config_file import save_options
-from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
-from kt_batch.config import EncoderConfig, ExtractConfig, PairsConfig
+from kt_batch.config import EncoderConfig, ExtractConfig, PairsConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.kernels.cube import CubeSize
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
-from kt_batch.pipelines.pairs.fit import fit
+from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.report.lut import write_lut
 
@@ -32,29 +30,52 @@ PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory 
 SIZES: dict[str, CubeSize] = {"17": 17, "33": 33, "65": 65}
 
 
-def pairs_config(
+Described = tuple[options.EncoderOptions, options.CutOptions, options.ExtractOptions]
+
+
+def pairs_request(
+    sides: tuple[list[str] | None, list[str] | None], library: str, described: Described, how: RunOptions
+) -> PairsRequest | None:
+    """Return the request for pairs; None where neither --before nor --after is given.
+
+    Raises:
+        UsageError: only one of them is given, or an option has no effect on pairs.
+    """
+    before, after = sides
+    if not (before or after):
+        return None
+    if not (before and after):
+        raise UsageError("--before and --after go together: name the photographs before an edit, and those after it.")
+    return PairsRequest(before, after, library, _pairs_config(*described), how)
+
+
+def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None, estimate: object) -> None:
+    """Raise UsageError for what has no meaning beside pairs."""
+    for name, given in (("other images", images), ("--manifest", manifests), ("--dry-run", estimate)):
+        if given:
+            raise UsageError(f"{name} cannot go with --before and --after; leave it out.")
+
+
+def _pairs_config(
     weights: options.EncoderOptions, cut: options.CutOptions, content: options.ExtractOptions
 ) -> PairsConfig:
-    """Return the configuration of a paired library. Raises UsageError for an option without effect on pairs."""
     given = {"layer": cut.layer, **content.model_dump(include={"stride", "max_patches", "seed"})}
     fields = {**ExtractConfig.model_fields, "layer": EncoderConfig.model_fields["layer"]}
-    for name in given:
-        if given[name] != fields[name].default:
-            raise UsageError(f"--{name.replace('_', '-')} {given[name]} has no effect on pairs; leave it out.")
+    for name, value in given.items():
+        if value != fields[name].default:
+            raise UsageError(f"--{name.replace('_', '-')} {value} has no effect on pairs; leave it out.")
     if weights != options.EncoderOptions():
         raise UsageError("--encoder and --encoder-weights have no effect on pairs; leave them out.")
     return PairsConfig(size=cut.size, tags=content.tag, license=content.license, attribution=content.attribution)
 
 
-def run_pairs(request: PairsRequest, saved: Mapping[str, object], json: bool) -> int:
-    """Extract pairs and print the summary; return the exit code."""
+def run_pairs(request: PairsRequest) -> PairsSummary:
+    """Extract pairs."""
     target = rejects_target(request.options, [*request.before, *request.after], request.library)
     with make_runner(request.options) as running, ProgressDisplay() as display:
         summary = extract_pairs(request, running, display)
-    save_options(request.library, "extract", saved)
     write_rejects(target, request.library)
-    print_summary(asdict(summary), pairs_lines(summary), json)
-    return STRICT.exit_code(summary.rejected, summary.pairs + summary.rejected)
+    return summary
 
 
 def pairs_lines(summary: PairsSummary) -> list[str]:
@@ -83,12 +104,16 @@ def fit_command(*, library: PairedPlace, how: options.Threads, json: options.Jso
     kt-batch fit mine.pairs
     """
     result = fit(library, FitConfig(), how.threads)
-    lines = [
+    print_summary(asdict(result), fit_lines(result), json)
+    return 0
+
+
+def fit_lines(result: FitResult) -> list[str]:
+    """Return the summary of a fit for a person."""
+    return [
         f"{result.library}: fitted {result.pairs} pairs in {result.seconds:.1f} s",
         f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
     ]
-    print_summary(asdict(result), lines, json)
-    return 0
 
 
 def lut_command(

@@ -177,7 +177,7 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
     """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
     config = run.config
     library = library_of(run, request.library) if run.header.index_digest else None
-    shared = ("method", "encoder", "decoder_sha256", "index_digest", "styles", "size")
+    shared = ("method", "encoder", "decoder_sha256", "index_digest", "fit_digest", "styles", "size")
     encoder = run.header.encoder
     choice = Choice(
         library=library.location.uri if library else None,

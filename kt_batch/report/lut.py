@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from kt_batch.errors import UsageError
 from kt_batch.kernels.cube import CubeSize, cube
 from kt_batch.methods.retouch.config import FitConfig
-from kt_batch.pipelines.pairs.fit import load_fit
+from kt_batch.methods.retouch.fit import Fit
 from kt_batch.report.recorded_edits import read_edit
 from kt_batch.report.session import find_output
 from kt_batch.store import layout
 from kt_batch.store.opening import open_place
-from kt_batch.store.paired import PairedLibrary, find_fit
+from kt_batch.store.paired import PairedLibrary, find_fit, read_fit_arrays
 from kt_batch.store.run import Run
 from kt_batch.store.targets import Inputs, Target
 
@@ -57,8 +57,8 @@ def _edit_at(place: str, output: str | None) -> tuple[str, NDArray[np.float64]]:
     if isinstance(opened, PairedLibrary):
         if output is not None:
             raise UsageError(f"'{place}' is a paired library, whose edit is one for all; leave out '{output}'.")
-        digest = find_fit(opened, FitConfig().digest()).digest
-        return opened.location.uri, load_fit(opened.location.uri, digest).common_map
+        fit = Fit.from_arrays(read_fit_arrays(opened.location, find_fit(opened, FitConfig().digest())))
+        return opened.location.uri, fit.common_map
     if not isinstance(opened, Run) or not opened.committed.parts(layout.EDITS):
         raise UsageError(f"'{place}' holds no edits; name a run of the method retouch, or a paired library.")
     if output is None:

@@ -25,7 +25,7 @@ def open_place(place: str) -> Opened:
         MissingError: nothing was ever planned there.
         MismatchError: its configuration is of another version.
     """
-    committed = _committed(place, "is neither a library nor a run")
+    committed = _committed(place, "is neither a knowledge library nor a run")
     if is_paired(committed.config):
         return PairedLibrary(committed)
     return Run(committed) if is_run(committed.config) else Library(committed)

@@ -24,6 +24,7 @@ from kt_batch.store.schemas import missing_columns
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger
 
+MOST_SHARE = 1000.0  # by which pairs that pull in opposite directions may outweigh the edit
 RUN_FORMAT = "kt-batch-run/1"
 
 
@@ -207,12 +208,15 @@ def provenance_of(run: Run, output: Output) -> pa.Table:
 
 
 def check_provenance(table: pa.Table, where: str) -> None:
-    """Raise DamagedError unless the weights, shares and scores of provenance are finite, and none is negative."""
-    for name, lowest in (("weight", 0.0), ("share", 0.0), ("ncc", -np.inf)):
+    """Raise DamagedError unless the weights, shares and scores of provenance are finite.
+
+    No weight is negative. A share may be, where a pair pulls an edit away from its own.
+    """
+    for name, lowest in (("weight", 0.0), ("share", -MOST_SHARE), ("ncc", -np.inf)):
         if name in table.column_names:
             values = table[name].to_numpy()
             if not (np.isfinite(values).all() and (values >= lowest).all()):
-                raise DamagedError(f"{where} holds a {name} that is not finite, or is negative")
+                raise DamagedError(f"{where} holds a {name} that is not finite, or is below {lowest:g}")
 
 
 def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:

@@ -40,8 +40,6 @@ PAIRS = pa.schema(
     [
         ("image_id", IMAGE_ID),
         ("name", pa.string()),
-        ("before_id", IMAGE_ID),
-        ("after_id", IMAGE_ID),
         ("before", pa.string()),  # URIs
         ("after", pa.string()),
         ("original_width", pa.uint32()),  # of the file before, EXIF-oriented
