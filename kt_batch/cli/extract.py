@@ -56,7 +56,7 @@ def extract_command(
         refuse_others(images, manifest, estimate_request)
         paired = run_pairs(pairs)
         save_options(library, "extract", context.params)
-        print_paired(asdict(paired), pairs_lines(paired), json)
+        print_summary(asdict(paired), pairs_lines(paired), json)
         return STRICT.exit_code(paired.rejected, paired.pairs + paired.rejected)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
