@@ -28,7 +28,7 @@ from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.report.sources import follows, library_of, named_library
+from kt_batch.report.sources import follows, library_of, named_library, trusted_library
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
@@ -177,18 +177,20 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
     """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
     config = run.config
     library = library_of(run, request.library) if run.header.index_digest else None
+    fit = config.get("fit_digest")
+    paired = (request.library or trusted_library(run)) if fit else None
     shared = ("method", "encoder", "decoder_sha256", "index_digest", "fit_digest", "styles", "size")
     encoder = run.header.encoder
     choice = Choice(
-        library=library.location.uri if library else None,
+        library=library.location.uri if library else paired,
         index=run.header.index_digest,
         styles=sorted(_style_places(run)) if config.get("styles") else [],
         encoder=encoder.encoder if encoder and not library else None,
         layer=encoder.layer if encoder and not library else None,
         encoder_weights=request.encoder_weights,
         decoder_weights=request.decoder_weights,
-        size=encoder.size if encoder else None if config.get("fit_digest") else config.get("size"),
-        fit=config.get("fit_digest"),
+        size=encoder.size if encoder else None if fit else config.get("size"),
+        fit=fit,
     )
     settings = {name: value for name, value in config.items() if name not in shared}
     made, sources = choose(run.header.method, settings, choice)

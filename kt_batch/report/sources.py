@@ -117,14 +117,7 @@ def library_of(run: Run, library: str | None = None) -> Library:
         MismatchError: another library is there.
         UsageError: the run names one in a store that the caller did not name.
     """
-    place = library or named_library(run)
-    if place is None:
-        raise MissingError(f"'{run.location.uri}' names no library.")
-    if library is None and not follows(run.location, place):
-        raise UsageError(
-            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "
-            "was sent there; give --library if you trust it."
-        )
+    place = library or trusted_library(run)
     try:
         opened = open_library(place)
     except MissingError as error:
@@ -136,6 +129,24 @@ def library_of(run: Run, library: str | None = None) -> Library:
             f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, only {there}."
         )
     return opened
+
+
+def trusted_library(run: Run) -> str:
+    """Return the library as the run names it, where it may be read without asking.
+
+    Raises:
+        MissingError: the run names no library.
+        UsageError: the run names one in a store that the caller did not name.
+    """
+    place = named_library(run)
+    if place is None:
+        raise MissingError(f"'{run.location.uri}' names no library.")
+    if not follows(run.location, place):
+        raise UsageError(
+            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "
+            "was sent there; give --library if you trust it."
+        )
+    return place
 
 
 def follows(location: Location, uri: str) -> bool:
