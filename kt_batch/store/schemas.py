@@ -65,7 +65,7 @@ EDITS = pa.schema(
         ("library", pa.dictionary(pa.int32(), pa.string())),
         ("map", pa.list_(pa.float64())),  # (10, 3): the colour map that was applied
         ("confidence", pa.float32()),  # 1: like the pairs; 0: unlike all of them
-        ("guard", pa.float32()),  # 1: the predicted map; 0: the mean map in its place
+        ("guard", pa.float32()),  # 1: the predicted map; 0.5: the mean map in its place; 0: no edit
         ("strength", pa.float32()),
     ]
 )

@@ -65,7 +65,7 @@ class Retouch:
         made = predict(self.fit, describe(pixels), colours[:: max(1, len(colours) // COLOURS)])
         strength = self.config.strength
         coefficients = IDENTITY + strength * (made.coefficients - IDENTITY)
-        facts = EditFacts(coefficients, made.confidence, made.blend, strength)
+        facts = EditFacts(coefficients, made.confidence, made.guard, strength)
         seconds = {"predict": time.perf_counter() - started}
         return Result(
             ColourMap(coefficients), SourceProvenance(largest_shares(self.fit.landmark_ids, made)), seconds, facts

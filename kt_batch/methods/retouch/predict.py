@@ -12,11 +12,14 @@ from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
 
 CAUTION = 0.1  # share of no edit in every map
 NOVELTY_POWER = 2
-BLENDS = 21  # steps from the predicted map to the common map
+STEPS = 41  # of the guard: 20 from the predicted map to the common map, 20 from there to no edit
 FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as flattened
 FLATTENED_SHARE = 0.002  # of the pixels, allowed
 INVERTED_SHARE = 0.005  # of the pixels, allowed to have a channel that falls as it rises
-CLIPPED = 0.02  # distance from black or white within which a result is not judged
+CLIPPED = 0.02  # distance from black or white within which a slope is not judged
+NEWLY_CLIPPED = 0.05  # of the pixels, allowed to become black or white that were not
+EDGE = 1 / 255  # distance from black and white below which nothing is left
+SEEN = 0.06  # distance from black and white above which something was seen
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class Prediction:
     coefficients: the map, `(10, 3)`.
     confidence: 1 for a photograph as near the pairs as they are to each other, towards 0 for one unlike all of them;
         the map is drawn to no edit by the rest.
-    blend: share of the predicted map against the map common to all pairs: below 1 where the predicted map would
-        flatten or invert tones.
+    guard: 1 for the predicted map, 0.5 for the map common to all pairs, 0 for no edit, and mixtures in between: below 1
+        where the predicted map would flatten, invert or clip tones.
     shares: what each group of pairs contributed, `(L,)`, in the order of `Fit.landmark_ids`; signed, sums to 1.
     """
 
     coefficients: np.ndarray
     confidence: float
-    blend: float
+    guard: float
     shares: np.ndarray
 
 
@@ -47,12 +50,11 @@ def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Predictio
     """
     pixels = np.asarray(colours, np.float64)
     own = contributions(fit, descriptors)
-    common_map = fit.common_map
-    blend = _blend(IDENTITY + own.sum(0), common_map, pixels)
-    mixed = blend * own + (1 - blend) * fit.common
+    guard = _guard(own, fit.common, pixels)
+    mixed = guarded(own, fit.common, guard)
     trust = confidence(fit, descriptors)
     coefficients = IDENTITY + (1 - CAUTION) * trust * mixed.sum(0)
-    return Prediction(coefficients, trust, blend, shares(mixed, pixels))
+    return Prediction(coefficients, trust, guard, shares(mixed, pixels))
 
 
 def contributions(fit: Fit, descriptors: np.ndarray) -> np.ndarray:
@@ -94,24 +96,38 @@ def shares(contributed: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return split
 
 
-def _blend(own: np.ndarray, common: np.ndarray, pixels: np.ndarray) -> float:
-    """Return the largest tried share of `own`, mixed with `common`, that keeps tones apart on these pixels; or 0."""
-    for share in np.linspace(1, 0, BLENDS):
-        if keeps_tones(share * own + (1 - share) * common, pixels):
-            return float(share)
+def guarded(own: np.ndarray, common: np.ndarray, guard: float) -> np.ndarray:
+    """Return contributions `(L, 10, 3)` on the way from the predicted map (1) over the common one (0.5) to none (0)."""
+    if guard >= 0.5:
+        return (2 * guard - 1) * own + (2 - 2 * guard) * common
+    return 2 * guard * common
+
+
+def _guard(own: np.ndarray, common: np.ndarray, pixels: np.ndarray) -> float:
+    """Return the largest tried guard that keeps tones apart on these pixels; 0 where none does."""
+    for guard in np.linspace(1, 0, STEPS):
+        if keeps_tones(IDENTITY + guarded(own, common, guard).sum(0), pixels):
+            return float(guard)
     return 0.0
 
 
 def keeps_tones(coefficients: np.ndarray, pixels: np.ndarray) -> bool:
-    """Return whether a map flattens and inverts hardly any tone of these pixels `(n, 3)`.
+    """Return whether a map flattens, inverts and clips hardly any tone of these pixels `(n, 3)`.
 
-    Luminance must rise along grey, and each channel with itself, wherever the result is not clipped.
+    Luminance must rise along grey, and each channel with itself, wherever the result is not clipped. Few pixels may
+    become black or white that were visibly neither.
     """
     mapped, rises = basis(pixels) @ coefficients, slopes(coefficients, pixels)
     luminance = mapped @ LUMA
     tones = (rises.sum(1) @ LUMA)[(luminance > CLIPPED) & (luminance < 1 - CLIPPED)]
     channels = np.diagonal(rises, axis1=1, axis2=2)[(mapped > CLIPPED) & (mapped < 1 - CLIPPED)]
-    return _share(tones < FLATTEST) < FLATTENED_SHARE and _share(channels < 0) < INVERTED_SHARE
+    before = pixels @ LUMA
+    black, white = (luminance < EDGE) & (before > SEEN), (luminance > 1 - EDGE) & (before < 1 - SEEN)
+    return (
+        _share(tones < FLATTEST) < FLATTENED_SHARE
+        and _share(channels < 0) < INVERTED_SHARE
+        and max(_share(black), _share(white)) < NEWLY_CLIPPED
+    )
 
 
 def _share(flags: np.ndarray) -> float:
