@@ -76,4 +76,5 @@ def solve(equations: System, ridge: float) -> np.ndarray:
     matrix[np.diag_indices(len(matrix))] += np.repeat([CONSTANT_RIDGE, *[ridge] * (width - 1)], SIZE)
     columns = np.moveaxis(equations.sides.reshape(groups, -1, 3), 0, 1).reshape(-1, groups * 3)
     solved = torch.linalg.solve(torch.tensor(matrix), torch.tensor(columns)).numpy().reshape(width, SIZE, groups, 3)
-    return equations.change @ np.moveaxis(solved, 2, 0)
+    found: np.ndarray = equations.change @ np.moveaxis(solved, 2, 0)
+    return found
