@@ -47,7 +47,8 @@ def describe(pixels: np.ndarray) -> np.ndarray:
     Every value is finite, whatever the picture.
     """
     values = np.clip(np.asarray(pixels, np.float64), 0, 1)
-    return np.array([*_tones(values @ LUMA), *_colours(values), *_places(values @ LUMA)])
+    luminance = np.einsum("hwc,c->hw", values, LUMA)
+    return np.array([*_tones(luminance), *_colours(values), *_places(luminance)])
 
 
 def _tones(luminance: np.ndarray) -> list[float]:

@@ -15,7 +15,7 @@ def lab(pixels: np.ndarray) -> np.ndarray:
     """Return L*a*b* `(..., 3)` float64 of sRGB pixels `(..., 3)` in [0, 1]."""
     values = np.clip(np.asarray(pixels, np.float64), 0, 1)
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    ratios = linear @ XYZ_OF_RGB.T / WHITE
+    ratios = np.einsum("...c,xc->...x", linear, XYZ_OF_RGB) / WHITE
     x, y, z = np.moveaxis(np.where(ratios > LINEAR_BELOW**3, np.cbrt(ratios), _line(ratios)), -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 

@@ -12,7 +12,7 @@ import numpy as np
 SIZE = 10  # functions of the basis
 IDENTITY = np.zeros((SIZE, 3))
 IDENTITY[1:4] = np.eye(3)
-CHUNK = 1 << 16  # pixels whose basis is in memory at a time
+CHUNK = 1 << 13  # pixels whose basis is in memory at a time
 BLOCK = 1 << 12  # pixels that are mapped at a time: their planes fit the second-level cache
 
 
@@ -38,17 +38,20 @@ def basis(pixels: np.ndarray) -> np.ndarray:
 
 
 def moments(before: np.ndarray, after: np.ndarray) -> Moments:
-    """Return the moments of a pair of pictures `(H, W, 3)` of one size, over all pixels, in float64."""
+    """Return the moments of a pair of pictures `(H, W, 3)` of one size, over all pixels, in float64.
+
+    The sums are numpy's own, not those of a matrix library: their bytes do not depend on the number of threads.
+    """
     if before.shape != after.shape:
         raise ValueError(f"The pictures of a pair differ in size: {before.shape} and {after.shape}.")
     inputs, targets = before.reshape(-1, 3), after.reshape(-1, 3)
     gram, cross, power = np.zeros((SIZE, SIZE)), np.zeros((SIZE, 3)), np.zeros(3)
     for start in range(0, len(inputs), CHUNK):
-        features = basis(inputs[start : start + CHUNK].astype(np.float64))
-        wanted = targets[start : start + CHUNK].astype(np.float64)
-        gram += features.T @ features
-        cross += features.T @ wanted
-        power += (wanted * wanted).sum(0)
+        features = np.ascontiguousarray(basis(inputs[start : start + CHUNK].astype(np.float64)).T)
+        wanted = np.ascontiguousarray(targets[start : start + CHUNK].T, np.float64)
+        gram += np.einsum("kn,ln->kl", features, features)
+        cross += np.einsum("kn,cn->kc", features, wanted)
+        power += np.einsum("cn,cn->c", wanted, wanted)
     return Moments(gram / len(inputs), cross / len(inputs), power / len(inputs))
 
 
@@ -122,7 +125,7 @@ def slopes(coefficients: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         (none, none, one, none, none, 2 * green, none, red, none, blue),
         (none, none, none, one, none, none, 2 * blue, none, red, green),
     )
-    return np.stack([np.stack(row, axis=-1) @ coefficients for row in derivatives], axis=1)
+    return np.stack([np.einsum("kn,kc->nc", np.stack(row), coefficients) for row in derivatives], axis=1)
 
 
 def towards_identity(coefficients: np.ndarray, strength: float) -> np.ndarray:

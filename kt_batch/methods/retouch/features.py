@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from kt_batch.kernels.descriptors import DESCRIPTORS
 
@@ -109,7 +110,7 @@ class Features:
 
     def _project(self, standardised: np.ndarray) -> np.ndarray:
         kernel = compare(self.family, standardised, self.landmarks)
-        projected: np.ndarray = _centre(kernel, self.means) @ self.projection
+        projected: np.ndarray = np.einsum("nl,ld->nd", _centre(kernel, self.means), self.projection)
         return projected
 
 
@@ -125,7 +126,7 @@ def features(family: Family, standardised: np.ndarray, landmarks: np.ndarray) ->
     kernel = compare(family, chosen, chosen)
     means = kernel.mean(0)
     centred = _centre(kernel, means)
-    eigenvalues, eigenvectors = np.linalg.eigh((centred + centred.T) / 2)
+    eigenvalues, eigenvectors = (part.numpy() for part in torch.linalg.eigh(torch.tensor((centred + centred.T) / 2)))
     kept = eigenvalues > max(KEPT * eigenvalues.max(), NO_SPREAD)
     projection = eigenvectors[:, kept] / np.sqrt(eigenvalues[kept])
     uncentred = Features(family, chosen, means, projection, np.zeros(projection.shape[1]))
@@ -138,7 +139,7 @@ def compare(family: Family, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     left, right = left[:, columns], right[:, columns]
     kernel: np.ndarray
     if family.kernel == "linear":
-        kernel = left @ right.T / len(columns)
+        kernel = np.einsum("nd,md->nm", left, right) / len(columns)
         return kernel
     squares = (left[:, None] - right[None]) ** 2
     kernel = np.exp(-squares.mean(-1) / 2) if family.kernel == "rbf" else np.exp(-squares / 2).mean(-1)

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from kt_batch.errors import DamagedError
+from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.descriptors import DESCRIPTORS
 from kt_batch.kernels.quadratic import IDENTITY, SIZE
 from kt_batch.methods.retouch.config import FitConfig
@@ -212,24 +213,24 @@ def fit_pairs(table: PairTable, config: FitConfig) -> Fit:
     standardised = scale.standardise(table.descriptors)
     landmarks = choose_landmarks(standardised, config.landmarks)
     groups = nearest_landmarks(standardised, landmarks)
-    members = tuple(
-        _fit_family(family, table, features(family, standardised, landmarks), standardised, groups)
-        for family in FAMILIES
-    )
-    common = solve(
-        system(np.ones((len(table.ids), 1)), table.gram, table.cross, groups, np.eye(SIZE)), ridge=CONSTANT_RIDGE
-    )
+
+    def fit_family(family: Family) -> Member:
+        seen = features(family, standardised, landmarks)
+        return _fit_family(family, table, seen, seen(standardised), groups)
+
+    equations = system(np.ones((len(table.ids), 1)), table.gram, table.cross, groups, np.eye(SIZE))
+    with parallel_map() as each:  # each on one thread: the bytes do not depend on how many there are
+        members = tuple(each(fit_family, FAMILIES))
+        [common] = each(lambda ridge: solve(equations, ridge), [CONSTANT_RIDGE])
     spacing = _spacing(scale.standardise(table.descriptors, NOVELTY_CLIP))
     return Fit(table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing)
 
 
-def _fit_family(
-    family: Family, table: PairTable, seen: Features, standardised: np.ndarray, groups: np.ndarray
-) -> Member:
+def _fit_family(family: Family, table: PairTable, seen: Features, weights: np.ndarray, groups: np.ndarray) -> Member:
     change = np.eye(SIZE)
     if family.whitened:
         change = np.linalg.inv(np.linalg.cholesky(table.gram.mean(0) + JITTER * np.eye(SIZE))).T
-    equations = system(seen(standardised), table.gram, table.cross, groups, change)
+    equations = system(weights, table.gram, table.cross, groups, change)
     influences = [solve(equations, ridge) for ridge in family.ridges]
     return Member(seen, np.mean(influences, axis=0))
 

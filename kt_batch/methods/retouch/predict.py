@@ -88,7 +88,7 @@ def shares(contributed: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """
     seen = basis(pixels)
     total = contributed.sum(0)
-    weighted = seen.T @ (seen @ total)
+    weighted = np.einsum("nk,nc->kc", seen, np.einsum("nk,kc->nc", seen, total))
     energy = (total * weighted).sum()
     if energy <= 1e-18 * len(pixels):
         return np.full(len(contributed), 1 / len(contributed))
@@ -117,9 +117,9 @@ def keeps_tones(coefficients: np.ndarray, pixels: np.ndarray) -> bool:
     Luminance must rise along grey, and each channel with itself, wherever the result is not clipped. Few pixels may
     become black or white that were visibly neither.
     """
-    mapped, rises = basis(pixels) @ coefficients, slopes(coefficients, pixels)
-    luminance = mapped @ LUMA
-    tones = (rises.sum(1) @ LUMA)[(luminance > CLIPPED) & (luminance < 1 - CLIPPED)]
+    mapped, rises = np.einsum("nk,kc->nc", basis(pixels), coefficients), slopes(coefficients, pixels)
+    luminance = np.einsum("nc,c->n", mapped, LUMA)
+    tones = np.einsum("nic,c->n", rises, LUMA)[(luminance > CLIPPED) & (luminance < 1 - CLIPPED)]
     channels = np.diagonal(rises, axis1=1, axis2=2)[(mapped > CLIPPED) & (mapped < 1 - CLIPPED)]
     before = pixels @ LUMA
     black, white = (luminance < EDGE) & (before > SEEN), (luminance > 1 - EDGE) & (before < 1 - SEEN)

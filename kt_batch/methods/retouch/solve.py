@@ -6,6 +6,8 @@ With P the features `[1, psi]` of a pair, and G and B its moments, the coefficie
 
 So (A + R) (c - identity) = sum_j w_j P_j (x) (B_j - G_j identity), with A = sum_j w_j P_j P_j^T (x) G_j. The right-hand
 side is a sum over pairs, hence c - identity is one too.
+
+Large products are torch's, whose number of threads is set by whoever calls; all others are numpy's own loops.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from kt_batch.kernels.quadratic import IDENTITY, SIZE
 
@@ -48,13 +51,13 @@ def system(
         change: The basis of the coefficients, `(10, 10)`.
     """
     count, width = weights.shape
-    total = np.zeros((width * width, len(_ROWS)))
+    total = torch.zeros(width * width, len(_ROWS), dtype=torch.float64)
     for start in range(0, count, CHUNK):
         part = weights[start : start + CHUNK]
         products = (part[:, :, None] * part[:, None, :]).reshape(len(part), -1)
-        total += products.T @ grams[start : start + CHUNK, _ROWS, _COLUMNS]
+        total += torch.tensor(products).T @ torch.tensor(grams[start : start + CHUNK, _ROWS, _COLUMNS])
     gram = np.empty((width, width, SIZE, SIZE))
-    gram[:, :, _ROWS, _COLUMNS] = gram[:, :, _COLUMNS, _ROWS] = total.reshape(width, width, -1) / count
+    gram[:, :, _ROWS, _COLUMNS] = gram[:, :, _COLUMNS, _ROWS] = total.numpy().reshape(width, width, -1) / count
     errors = change.T @ (crosses - grams @ IDENTITY) / count
     sides = np.stack([_side(weights[groups == group], errors[groups == group]) for group in range(groups.max() + 1)])
     changed = np.moveaxis(change.T @ gram @ change, 1, 2)
@@ -62,7 +65,7 @@ def system(
 
 
 def _side(weights: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    side: np.ndarray = (weights.T @ errors.reshape(len(errors), -1)).reshape(weights.shape[1], SIZE, 3)
+    side: np.ndarray = np.einsum("jd,jkc->dkc", weights, errors)
     return side
 
 
@@ -72,5 +75,6 @@ def solve(equations: System, ridge: float) -> np.ndarray:
     matrix = equations.gram.reshape(width * SIZE, width * SIZE).copy()
     matrix[np.diag_indices(len(matrix))] += np.repeat([CONSTANT_RIDGE, *[ridge] * (width - 1)], SIZE)
     columns = np.moveaxis(equations.sides.reshape(groups, -1, 3), 0, 1).reshape(-1, groups * 3)
-    solved = np.linalg.solve(matrix, columns).reshape(width, SIZE, groups, 3)
-    return equations.change @ np.moveaxis(solved, 2, 0)
+    solved = torch.linalg.solve(torch.tensor(matrix), torch.tensor(columns)).numpy().reshape(width, SIZE, groups, 3)
+    found: np.ndarray = equations.change @ np.moveaxis(solved, 2, 0)
+    return found

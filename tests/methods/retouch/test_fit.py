@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kt_batch.errors import DamagedError
@@ -189,6 +190,16 @@ def test_the_order_in_which_pairs_come_changes_no_byte() -> None:
     seeds = list(range(12))
     forward, backward = (fit_pairs(table_of(order), FitConfig()).to_arrays() for order in (seeds, seeds[::-1]))
     assert all(forward[name].tobytes() == backward[name].tobytes() for name in forward)
+
+
+def test_the_number_of_threads_changes_no_byte() -> None:
+    table, before = table_of(list(range(30))), torch.get_num_threads()
+    arrays = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        arrays.append(fit_pairs(table, FitConfig()).to_arrays())
+    torch.set_num_threads(before)
+    assert all(arrays[0][name].tobytes() == arrays[1][name].tobytes() for name in arrays[0])
 
 
 # ---- which pairs shaped it -------------------------------------------------------------------------------------------
