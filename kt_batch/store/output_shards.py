@@ -17,6 +17,7 @@ import tarfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -115,19 +116,21 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._pictures: _Pictures | None = None
         self._ended = False
+        self._lock = Lock()  # the block may end while another thread adds a picture
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ended = True
-        with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
-            try:
-                if self._pictures:
-                    self._pictures.end()  # also of a shard that failed: Arrow would do it later, and complain
-            finally:
-                if self._file:
+        with self._lock:
+            self._ended = True
+            if self._pictures:
+                with suppress(OSError):  # a shard that failed; Arrow would end it later, and complain
+                    self._pictures.end()
+            if self._file:
+                with suppress(OSError):
                     self._file.close()
+            with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
                 self.path.unlink(missing_ok=True)
 
     def add(self, sample: Sample, picture: BinaryIO, size: int) -> None:
@@ -139,7 +142,8 @@ class ShardWriter:
         """
         picture.seek(0)
         try:
-            self._opened().add(sample, picture, size)
+            with self._lock:
+                self._opened().add(sample, picture, size)
         except OSError as error:
             raise self._failed(error) from error
 

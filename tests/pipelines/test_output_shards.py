@@ -360,6 +360,8 @@ def test_a_receipt_that_has_pictures_where_none_can_be_is_a_fault(made: Path, tm
     faults = verify(str(tmp_path / "run"), no_progress).faults
     assert len(faults) == 2
     assert all("where it cannot be" in fault for fault in faults)
+    with pytest.raises(DamagedError, match=r"^'images/11.png.png' at '.*' is not an image.$"):
+        Session.open(str(tmp_path / "run")).explain("11.png", 0, 0)
 
 
 def test_a_receipt_without_the_shard_of_its_run_is_not_used(made: Path, tmp_path: Path) -> None:
