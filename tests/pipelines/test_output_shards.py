@@ -180,6 +180,12 @@ def test_a_shard_size_is_the_size_of_a_unit(collection: Collection, tmp_path: Pa
     assert (summary.shards, len(shards(tmp_path / "run"))) == (1, 1)
 
 
+@pytest.mark.parametrize(("form", "folder"), [("files", "images"), ("tar", "shards"), ("parquet", "shards")])
+def test_the_bytes_that_a_pilot_adds_up_are_those_of_the_files(made: Path, form: str, folder: str) -> None:
+    counted = sum(receipt.output_bytes for receipt in open_run(str(made / form)).committed.receipts.values())
+    assert counted == sum(path.stat().st_size for path in (made / form / folder).iterdir())
+
+
 def test_a_shard_size_beside_files_is_refused(collection: Collection, tmp_path: Path) -> None:
     request = translate_request(collection.library, tmp_path / "run", collection.index)
     with pytest.raises(UsageError, match=r"^--shard-size 3 is for --output tar or parquet; with --output files, each"):
