@@ -133,7 +133,8 @@ def survey(opened: Opened) -> Survey:
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
     if isinstance(opened, Run):
         possible, made = _outputs(units, receipts, opened.header)
-        kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS | {layout.OUTPUT_SHARDS}
+        shards = {layout.OUTPUT_SHARDS} if opened.header.output != "files" else set()
+        kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS | shards
     else:
         possible, named = set(), indexes.named if indexes else set()
         kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS

@@ -17,8 +17,10 @@ import tarfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -114,19 +116,21 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._pictures: _Pictures | None = None
         self._ended = False
+        self._lock = Lock()  # the block may end while another thread adds a picture
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ended = True
-        with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
-            try:
-                if self._pictures:
-                    self._pictures.end()  # also of a shard that failed: Arrow would do it later, and complain
-            finally:
-                if self._file:
+        with self._lock:
+            self._ended = True
+            if self._pictures:
+                with suppress(OSError):  # a shard that failed; Arrow would end it later, and complain
+                    self._pictures.end()
+            if self._file:
+                with suppress(OSError):
                     self._file.close()
+            with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
                 self.path.unlink(missing_ok=True)
 
     def add(self, sample: Sample, picture: BinaryIO, size: int) -> None:
@@ -138,7 +142,8 @@ class ShardWriter:
         """
         picture.seek(0)
         try:
-            self._opened().add(sample, picture, size)
+            with self._lock:
+                self._opened().add(sample, picture, size)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -183,7 +188,7 @@ class _TarPictures:
         key, (_, _, suffix) = sample_key(sample.output), sample.output.rpartition(".")
         self._offsets.append(self._member(f"{key}.{suffix}", picture, size))
         text = json.dumps({"key": key, **asdict(sample)}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        content = text.encode(errors="replace")
+        content = text.encode()
         self._member(f"{key}.json", io.BytesIO(content), len(content))
 
     def end(self) -> None:
@@ -214,8 +219,8 @@ class _ParquetPictures:
             data_page_version="1.0",
             data_page_size=PAGE_BYTES,
         )
-        self._rows: list[dict[str, Any]] = []
-        self._waiting = 0  # bytes of the pictures of those rows
+        self._rows: list[dict[str, Any]] = []  # of the next row group, without the bytes of its pictures
+        self._waiting: list[bytes] = []  # those bytes
         self._groups: list[list[int]] = []  # sizes of the pictures of each row group
 
     def add(self, sample: Sample, picture: BinaryIO, size: int) -> None:
@@ -225,12 +230,11 @@ class _ParquetPictures:
                 f"The picture of '{sample.input_name}' has {size} bytes; a row of Parquet holds {MOST_ROW_BYTES}; use "
                 "--output tar or files.",
             )
-        if self._waiting + size > GROUP_BYTES:
+        if sum(map(len, self._waiting)) + size > GROUP_BYTES:
             self._flush()
         key, (_, _, suffix) = sample_key(sample.output), sample.output.rpartition(".")
-        image = {"bytes": picture.read(size), "path": f"{key}.{suffix}"}
-        self._rows.append({"key": key, "image": image, **asdict(sample)})
-        self._waiting += size
+        self._waiting.append(picture.read(size))
+        self._rows.append({"key": key, "image": {"path": f"{key}.{suffix}"}, **asdict(sample)})
 
     def end(self) -> None:
         try:
@@ -249,10 +253,19 @@ class _ParquetPictures:
         ]
 
     def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._writer.schema))
-            self._groups.append([len(row["image"]["bytes"]) for row in self._rows])
-            self._rows, self._waiting = [], 0
+        if not self._rows:
+            return
+        table = pa.Table.from_pylist(self._rows, schema=self._writer.schema)
+        sizes, pictures = [len(picture) for picture in self._waiting], b"".join(self._waiting)
+        self._rows, self._waiting = [], []
+        ends = np.cumsum([0, *sizes], dtype=np.int32)
+        values = pa.BinaryArray.from_buffers(
+            pa.binary(), len(sizes), [None, pa.py_buffer(ends), pa.py_buffer(pictures)]
+        )
+        paths = table["image"].combine_chunks().field("path")
+        column = pa.StructArray.from_arrays([values, paths], fields=list(ROWS.field("image").type))
+        self._writer.write_table(table.set_column(ROWS.get_field_index("image"), ROWS.field("image"), column))
+        self._groups.append(sizes)
 
     def _offsets(self, chunk: Any, sizes: list[int]) -> list[int]:
         """Return where the pictures of a row group begin: at the end of its only page, each behind its length."""

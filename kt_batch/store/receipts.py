@@ -150,6 +150,11 @@ class Receipt(_Record):
             raise ValueError(f"the shard of unit {self.unit} has offsets of other outputs than the receipt")
         return self
 
+    @property
+    def output_bytes(self) -> int:
+        """Return the bytes of the files that hold the output images."""
+        return self.shard.bytes if self.shard else sum(output[1] for output in self.outputs if output)
+
     def to_json(self) -> bytes:
         """Encode as canonical bytes: sorted keys, no spaces.
 

@@ -32,7 +32,7 @@ class RunHeader(BaseModel):
     """The fields of a run's configuration that every method shares.
 
     `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
-    `index_digest` are None for a method that has none.
+    `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -16,7 +16,8 @@ from kt_batch.runners.ray.runner import RayRunner
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_run
 from kt_batch.store.output_shards import sample_key
-from tests.e2e.conftest import ROOT, Small, kt, run
+from tests.e2e.conftest import COMMAND, ROOT, Small, kt, run
+from tests.e2e.paused import paused
 from tests.e2e.test_resume import DRIVER
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.support.tiny import draw_all, hashes, translate_request, translated
@@ -91,6 +92,31 @@ def test_a_killed_run_into_shards_continues_and_leaves_nothing_behind(
     assert hashes(tmp_path / "run", "shards") == hashes(whole / form, "shards")
     assert open_location(str(tmp_path / "run")).list_temporary() == {}
     assert run_app(app, ["verify", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_drivers_of_one_run_make_each_shard_once(small: Small, whole: Path, tmp_path: Path, form: str) -> None:
+    line = words(small, tmp_path / "run", form, "--shard-size", 2)
+    with paused(4, *line) as first:  # it has written plan, shard and provenance, and is about to write the receipt
+        assert kt(*line).code == 0
+        first.go_on()
+        ended = first.end()
+    assert ended.code == 0, ended.err
+    assert hashes(tmp_path / "run", "shards") == hashes(whole / form, "shards")
+    checked = kt("verify", tmp_path / "run", "--json")
+    assert (checked.code, checked.json["faults"], checked.json["orphans"]) == (0, [], 0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(small: Small, tmp_path: Path, form: str) -> None:
+    limited = ["bash", "-c", 'ulimit -f 8; exec "$@"', "bash", COMMAND]  # no file may have more than 8 KiB
+    ended = run(*limited, *words(small, tmp_path / "run", form, "--shard-size", 3))
+    assert ended.code == 1
+    assert ended.err.splitlines()[-1].startswith(f"kt-batch: cannot write {tmp_path}/run/.tmp-")
+    assert "Traceback" not in ended.err
+    assert "Exception ignored" not in ended.err
+    assert open_location(str(tmp_path / "run")).list_temporary() == {}
+    assert not (tmp_path / "run/shards").exists()
 
 
 @pytest.mark.slow

@@ -180,6 +180,12 @@ def test_a_shard_size_is_the_size_of_a_unit(collection: Collection, tmp_path: Pa
     assert (summary.shards, len(shards(tmp_path / "run"))) == (1, 1)
 
 
+@pytest.mark.parametrize(("form", "folder"), [("files", "images"), ("tar", "shards"), ("parquet", "shards")])
+def test_the_bytes_that_a_pilot_adds_up_are_those_of_the_files(made: Path, form: str, folder: str) -> None:
+    counted = sum(receipt.output_bytes for receipt in open_run(str(made / form)).committed.receipts.values())
+    assert counted == sum(path.stat().st_size for path in (made / form / folder).iterdir())
+
+
 def test_a_shard_size_beside_files_is_refused(collection: Collection, tmp_path: Path) -> None:
     request = translate_request(collection.library, tmp_path / "run", collection.index)
     with pytest.raises(UsageError, match=r"^--shard-size 3 is for --output tar or parquet; with --output files, each"):
@@ -360,6 +366,8 @@ def test_a_receipt_that_has_pictures_where_none_can_be_is_a_fault(made: Path, tm
     faults = verify(str(tmp_path / "run"), no_progress).faults
     assert len(faults) == 2
     assert all("where it cannot be" in fault for fault in faults)
+    with pytest.raises(DamagedError, match=r"^'images/11.png.png' at '.*' is not an image.$"):
+        Session.open(str(tmp_path / "run")).explain("11.png", 0, 0)
 
 
 def test_a_receipt_without_the_shard_of_its_run_is_not_used(made: Path, tmp_path: Path) -> None:
