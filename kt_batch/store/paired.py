@@ -32,7 +32,13 @@ FIT_FORMAT: Final = "kt-batch-fit/1"
 MOST_FIT_SUMMARY = 1 << 20  # bytes
 
 # The columns that hold numbers, with the shape of one value.
-NUMBERS: dict[str, tuple[int, ...]] = {"descriptors": (33,), "gram": (10, 10), "cross": (10, 3), "power": (3,)}
+NUMBERS: dict[str, tuple[int, ...]] = {
+    "descriptors": (33,),
+    "gram": (10, 10),
+    "cross": (10, 3),
+    "power": (3,),
+    "clipped": (),
+}
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]

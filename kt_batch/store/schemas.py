@@ -53,6 +53,7 @@ PAIRS = pa.schema(
         ("gram", pa.binary(8 * 10 * 10)),  # mean of phi phi^T over all pixels
         ("cross", pa.binary(8 * 10 * 3)),  # mean of phi y^T
         ("power", pa.binary(8 * 3)),  # mean of y^2
+        ("clipped", pa.binary(8)),  # share of pixels that became black or white
         ("preview_before", pa.binary()),  # JPEG, long side <= 192
         ("preview_after", pa.binary()),
     ]

@@ -18,6 +18,7 @@ from kt_batch.evaluation.colour_maps import (
 from kt_batch.evaluation.learning_curve import learning_curve, pixel_sample
 from kt_batch.evaluation.likeness import detail_kept, likeness, psnr
 from kt_batch.evaluation.pairs import Observed, PairsReport, evaluate_fold, evaluate_pairs, folds, gain, observe
+from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.lab import lab
 from kt_batch.kernels.quadratic import IDENTITY, apply_map, moments, reference_map
@@ -66,6 +67,7 @@ def table_of(pairs: Pairs) -> PairTable:
         np.array([each.gram for each in measured]),
         np.array([each.cross for each in measured]),
         np.array([each.power for each in measured]),
+        np.array([newly_clipped(before, after) for before, after in pairs.values()]),
     )
 
 

@@ -32,6 +32,7 @@ from kt_batch.methods.retouch.solve import CONSTANT_RIDGE, solve, system
 JITTER = 1e-6  # on the mean Gram matrix, before it is factorised
 NOVELTY_CLIP = 4.0  # deviations at which a descriptor is clipped where novelty is measured
 NOVELTY_QUANTILE = 0.9
+LEAST_CLIPPING, CLIPPING_QUANTILE = 0.05, 0.9  # an edit may clip so much, or what all but the boldest pairs do
 NOVELTY_SAMPLE = 2048  # pairs whose nearest neighbour is looked up; ids are hashes, so the first are a fair sample
 UNKNOWN_SPACING = 1e3  # more than any novelty: of pairs that are all alike
 
@@ -43,6 +44,7 @@ class PairTable:
     ids: 16 hex digits each, `N` of them.
     descriptors: of the photograph before, `(N, 33)`.
     gram, cross, power: the moments of the pair, `(N, 10, 10)`, `(N, 10, 3)`, `(N, 3)`.
+    clipped: the share that the edit turned black or white (`kernels.clipping`), `(N,)`.
     """
 
     ids: tuple[str, ...]
@@ -50,6 +52,7 @@ class PairTable:
     gram: np.ndarray
     cross: np.ndarray
     power: np.ndarray
+    clipped: np.ndarray
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -58,6 +61,7 @@ class PairTable:
             "gram": (count, SIZE, SIZE),
             "cross": (count, SIZE, 3),
             "power": (count, 3),
+            "clipped": (count,),
         }
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -66,18 +70,17 @@ class PairTable:
             raise ValueError("The ids of a table of pairs are not in ascending order.")
 
     @classmethod
-    def sorted_by_id(
-        cls, ids: Sequence[str], descriptors: np.ndarray, gram: np.ndarray, cross: np.ndarray, power: np.ndarray
-    ) -> Self:
-        """Return the table of pairs given in any order; those of one id keep theirs."""
+    def sorted_by_id(cls, ids: Sequence[str], *columns: np.ndarray) -> Self:
+        """Return the table of pairs given in any order; those of one id keep theirs. columns: in the order above."""
         order = sorted(range(len(ids)), key=lambda row: ids[row])
-        return cls(tuple(ids[row] for row in order), descriptors[order], gram[order], cross[order], power[order])
+        return cls(tuple(ids[row] for row in order), *(column[order] for column in columns))
 
     def take(self, positions: Iterable[int]) -> PairTable:
         """Return the table of the pairs at these positions, in ascending order of ids."""
         rows = np.array(sorted(positions), dtype=np.int64)
         ids = tuple(self.ids[row] for row in rows)
-        return PairTable(ids, self.descriptors[rows], self.gram[rows], self.cross[rows], self.power[rows])
+        columns = (self.descriptors, self.gram, self.cross, self.power, self.clipped)
+        return PairTable(ids, *(column[rows] for column in columns))
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Fit:
     members: the fitted families, in the order of FAMILIES.
     common: what each group adds to the one map for all photographs (the ridge quadratic), `(L, 10, 3)`.
     spacing: the 0.9 quantile of the pairs' squared distances to their nearest neighbours.
+    clipping: the share of pixels that an edit may turn black or white.
     """
 
     ids: tuple[str, ...]
@@ -114,6 +118,7 @@ class Fit:
     members: tuple[Member, ...]
     common: np.ndarray
     spacing: float
+    clipping: float
 
     @property
     def landmark_ids(self) -> tuple[str, ...]:
@@ -136,6 +141,7 @@ class Fit:
             "landmarks": self.landmarks,
             "common": self.common,
             "spacing": np.array([self.spacing]),
+            "clipping": np.array([self.clipping]),
         }
         for number, member in enumerate(self.members):
             arrays[f"member{number}.means"] = member.features.means
@@ -164,7 +170,8 @@ class Fit:
         chosen = scale.standardise(descriptors)[landmarks]
         members = tuple(reader.member(number, family, chosen) for number, family in enumerate(FAMILIES))
         common = reader.take("common", (landmark_count, SIZE, 3))
-        return cls(ids, descriptors, scale, landmarks, members, common, float(reader.take("spacing", (1,))[0]))
+        spacing, clipping = (float(reader.take(name, (1,))[0]) for name in ("spacing", "clipping"))
+        return cls(ids, descriptors, scale, landmarks, members, common, spacing, clipping)
 
 
 class _Arrays:
@@ -223,7 +230,8 @@ def fit_pairs(table: PairTable, config: FitConfig) -> Fit:
         members = tuple(each(fit_family, FAMILIES))
         [common] = each(lambda ridge: solve(equations, ridge), [CONSTANT_RIDGE])
     spacing = _spacing(scale.standardise(table.descriptors, NOVELTY_CLIP))
-    return Fit(table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing)
+    clipping = max(LEAST_CLIPPING, float(np.quantile(table.clipped, CLIPPING_QUANTILE)))
+    return Fit(table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing, clipping)
 
 
 def _fit_family(family: Family, table: PairTable, seen: Features, weights: np.ndarray, groups: np.ndarray) -> Member:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import LUMA
 from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
 from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
@@ -17,9 +18,6 @@ FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as fla
 FLATTENED_SHARE = 0.002  # of the pixels, allowed
 INVERTED_SHARE = 0.005  # of the pixels, allowed to have a channel that falls as it rises
 CLIPPED = 0.02  # distance from black or white within which a slope is not judged
-NEWLY_CLIPPED = 0.05  # of the pixels, allowed to become black or white that were not
-EDGE = 1 / 255  # distance from black and white below which nothing is left
-SEEN = 0.06  # distance from black and white above which something was seen
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Predictio
     """
     pixels = np.asarray(colours, np.float64)
     own = contributions(fit, descriptors)
-    guard = _guard(own, fit.common, pixels)
+    guard = _guard(own, fit, pixels)
     mixed = guarded(own, fit.common, guard)
     trust = confidence(fit, descriptors)
     coefficients = IDENTITY + (1 - CAUTION) * trust * mixed.sum(0)
@@ -103,30 +101,28 @@ def guarded(own: np.ndarray, common: np.ndarray, guard: float) -> np.ndarray:
     return 2 * guard * common
 
 
-def _guard(own: np.ndarray, common: np.ndarray, pixels: np.ndarray) -> float:
+def _guard(own: np.ndarray, fit: Fit, pixels: np.ndarray) -> float:
     """Return the largest tried guard that keeps tones apart on these pixels; 0 where none does."""
     for guard in np.linspace(1, 0, STEPS):
-        if keeps_tones(IDENTITY + guarded(own, common, guard).sum(0), pixels):
+        if keeps_tones(IDENTITY + guarded(own, fit.common, guard).sum(0), pixels, fit.clipping):
             return float(guard)
     return 0.0
 
 
-def keeps_tones(coefficients: np.ndarray, pixels: np.ndarray) -> bool:
+def keeps_tones(coefficients: np.ndarray, pixels: np.ndarray, clipping: float) -> bool:
     """Return whether a map flattens, inverts and clips hardly any tone of these pixels `(n, 3)`.
 
-    Luminance must rise along grey, and each channel with itself, wherever the result is not clipped. Few pixels may
-    become black or white that were visibly neither.
+    Luminance must rise along grey, and each channel with itself, wherever the result is not clipped. A share of
+    at most `clipping` may become black or white that was visibly neither.
     """
     mapped, rises = np.einsum("nk,kc->nc", basis(pixels), coefficients), slopes(coefficients, pixels)
     luminance = np.einsum("nc,c->n", mapped, LUMA)
     tones = np.einsum("nic,c->n", rises, LUMA)[(luminance > CLIPPED) & (luminance < 1 - CLIPPED)]
     channels = np.diagonal(rises, axis1=1, axis2=2)[(mapped > CLIPPED) & (mapped < 1 - CLIPPED)]
-    before = pixels @ LUMA
-    black, white = (luminance < EDGE) & (before > SEEN), (luminance > 1 - EDGE) & (before < 1 - SEEN)
     return (
         _share(tones < FLATTEST) < FLATTENED_SHARE
         and _share(channels < 0) < INVERTED_SHARE
-        and max(_share(black), _share(white)) < NEWLY_CLIPPED
+        and newly_clipped(pixels, mapped) <= clipping
     )
 
 

@@ -57,8 +57,7 @@ def pair_table(library: PairedLibrary) -> PairTable:
     """Read what fitting needs of all pairs. Raises MissingError for a library without any."""
     table = library.table(list(NUMBERS))
     ids = tuple(value.as_py().hex() for value in table["image_id"])
-    descriptors, gram, cross, power = (numbers(table, column) for column in NUMBERS)
-    return PairTable(ids, descriptors, gram, cross, power)
+    return PairTable(ids, *(numbers(table, column) for column in NUMBERS))
 
 
 def load_fit(place: str, digest: str) -> Fit:

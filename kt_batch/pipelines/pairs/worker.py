@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
 from kt_batch.kernels.alignment import TOLERANCE, align
+from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.quadratic import moments
 from kt_batch.pipelines.inputs import read_pair
@@ -96,6 +97,7 @@ class PairsWorker:
             "gram": _bytes(found.gram),
             "cross": _bytes(found.cross),
             "power": _bytes(found.power),
+            "clipped": _bytes(np.array(newly_clipped(first, second))),
             "preview_before": preview(first, PREVIEW),
             "preview_after": preview(second, PREVIEW),
         }

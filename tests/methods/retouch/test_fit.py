@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from kt_batch.errors import DamagedError
+from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import DESCRIPTORS, describe
 from kt_batch.kernels.quadratic import IDENTITY, apply_map, basis, moments, reference_map
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.retouch.features import FAMILIES, TONES_AND_COLOUR_CAST, Scale, choose_landmarks
 from kt_batch.methods.retouch.fit import Fit, PairTable, fit_pairs
-from kt_batch.methods.retouch.predict import confidence, contributions, keeps_tones, predict
+from kt_batch.methods.retouch.predict import confidence, contributions, guarded, keeps_tones, predict
 
 ROOT = Path(__file__).parents[3]
 PAIRS = ROOT.parent / "shared" / "data" / "images" / "hdr"
@@ -45,6 +46,7 @@ def table_of(seeds: list[int]) -> PairTable:
         np.array([each.gram for each in measured]),
         np.array([each.cross for each in measured]),
         np.array([each.power for each in measured]),
+        np.array([newly_clipped(picture, towards_middle_grey(picture)) for picture in pictures]),
     )
 
 
@@ -177,7 +179,7 @@ def test_identical_pairs_teach_what_one_of_them_teaches() -> None:
     one = table_of([3])
     many = PairTable.sorted_by_id(
         [f"{number:016x}" for number in range(6)],
-        *(np.repeat(array, 6, axis=0) for array in (one.descriptors, one.gram, one.cross, one.power)),
+        *(np.repeat(array, 6, axis=0) for array in (one.descriptors, one.gram, one.cross, one.power, one.clipped)),
     )
     fit = fit_pairs(many, FitConfig())
     edit = predict(fit, describe(photograph(8)), colours(photograph(8)))
@@ -288,7 +290,21 @@ def test_an_edit_of_a_photograph_unlike_all_pairs_is_drawn_to_no_edit() -> None:
     ],
 )
 def test_maps_that_flatten_or_invert_tones_are_found(name: str, coefficients: np.ndarray, kept: bool) -> None:
-    assert keeps_tones(coefficients, colours(photograph(3))) is kept
+    assert keeps_tones(coefficients, colours(photograph(3)), clipping=1.0) is kept
+
+
+def test_a_map_that_clips_more_than_the_pairs_do_is_drawn_back() -> None:
+    brighter = IDENTITY * 1.6
+    picture = colours(photograph(3))
+    clips = newly_clipped(picture, basis(picture) @ brighter)
+    assert clips > 0.05
+    assert keeps_tones(brighter, picture, clips)
+    assert not keeps_tones(brighter, picture, clips - 0.01)
+
+
+def test_the_guard_leads_from_the_predicted_map_over_the_common_one_to_no_edit() -> None:
+    own, common = np.full((2, 10, 3), 3.0), np.full((2, 10, 3), 1.0)
+    assert [guarded(own, common, guard)[0, 0, 0] for guard in (1, 0.75, 0.5, 0.25, 0)] == [3, 2, 1, 0.5, 0]
 
 
 # ---- as arrays -------------------------------------------------------------------------------------------------------
@@ -340,7 +356,8 @@ def test_left_out_photographs_of_an_expert_come_two_decibels_nearer_than_with_on
     grams, crosses, powers = (
         np.array([getattr(each, name) for each in measured]) for name in ("gram", "cross", "power")
     )
-    table = PairTable(tuple(f"{row:016x}" for row in range(len(pairs))), descriptors, grams, crosses, powers)
+    clipped = np.array([newly_clipped(before, after) for before, after in pairs])
+    table = PairTable(tuple(f"{row:016x}" for row in range(len(pairs))), descriptors, grams, crosses, powers, clipped)
     scores = []
     for row, (before, after) in enumerate(pairs):
         fit = fit_pairs(table.take(other for other in range(len(pairs)) if other != row), FitConfig())
