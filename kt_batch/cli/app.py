@@ -12,6 +12,7 @@ from kt_batch.cli.demo import add_demo
 from kt_batch.cli.extract import add_extract
 from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
+from kt_batch.cli.lut import add_lut
 from kt_batch.cli.maintenance import add_maintenance
 from kt_batch.cli.models import models_command
 from kt_batch.cli.pairs import add_pairs
@@ -33,6 +34,7 @@ def make_app() -> typer.Typer:
     add_try(made)
     add_extract(made)
     add_pairs(made)
+    add_lut(made)
     add_index(made)
     add_translate(made)
     add_inspection(made)

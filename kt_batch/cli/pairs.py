@@ -1,11 +1,10 @@
-"""Paired libraries: what `extract` does with pairs, and the commands `fit` and `lut`."""
+"""Paired libraries: what `extract` does with pairs, and the command `fit`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -17,17 +16,12 @@ from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import EncoderConfig, ExtractConfig, PairsConfig, RunOptions
 from kt_batch.errors import UsageError
-from kt_batch.kernels.cube import CubeSize
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
-from kt_batch.report.lut import write_lut
 
 PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")]
-
-
-SIZES: dict[str, CubeSize] = {"17": 17, "33": 33, "65": 65}
 
 
 Described = tuple[options.EncoderOptions, options.CutOptions, options.ExtractOptions]
@@ -95,7 +89,6 @@ def pairs_lines(summary: PairsSummary) -> list[str]:
 def add_pairs(app: typer.Typer) -> None:
     """Give an app the commands."""
     app.command("fit")(expand(fit_command))
-    app.command("lut")(expand(lut_command))
 
 
 def fit_command(*, library: PairedPlace, how: options.Threads, json: options.Json = False) -> int:
@@ -114,21 +107,3 @@ def fit_lines(result: FitResult) -> list[str]:
         f"{result.library}: fitted {result.pairs} pairs in {result.seconds:.1f} s",
         f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
     ]
-
-
-def lut_command(
-    *,
-    place: options.Place,
-    output: Annotated[str | None, typer.Argument(help="An output of a run, by its name or its photograph's.")] = None,
-    to: Annotated[Path, typer.Option("--to", help="The file: .cube for a lookup table, .json for the map itself.")],
-    size: Annotated[Literal["17", "33", "65"], typer.Option("--size", help="Points of the table to a side.")] = "33",
-    force: options.Force = False,
-    json: options.Json = False,
-) -> int:
-    """Export an edit for other programs: that of one output of a run, or the average hand of a paired library.
-
-    kt-batch lut run photo.jpg --to photo.cube
-    """
-    written = write_lut(place, output, to, SIZES[size], force=force)
-    print_summary(written, [f"{to}: the edit of {written['of']}"], json)
-    return 0

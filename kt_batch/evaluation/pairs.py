@@ -41,13 +41,13 @@ class PairResult:
     """All edits of one photograph that was left out.
 
     id: of the pair.
-    confidence, blend: of its prediction.
+    confidence, guard: of its prediction.
     likeness: of each method's edit.
     """
 
     id: str
     confidence: float
-    blend: float
+    guard: float
     likeness: dict[str, Likeness]
 
 
@@ -201,7 +201,7 @@ def _compare(
     own = predict(fit, descriptors, pixel_sample(before, after).before)
     edits = edits | {RIDGE: apply_map(before, fit.common_map), OURS: apply_map(before, own.coefficients)}
     scores = {name: likeness(before, edited, after) for name, edited in edits.items()}
-    return PairResult(pair_id, own.confidence, own.blend, scores)
+    return PairResult(pair_id, own.confidence, own.guard, scores)
 
 
 def summarise(results: Iterable[PairResult], fold_count: int, curve: tuple[CurvePoint, ...]) -> PairsReport:

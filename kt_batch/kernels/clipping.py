@@ -14,9 +14,10 @@ def newly_clipped(before: np.ndarray, after: np.ndarray) -> float:
     """Return the share of pixels that were visibly not black and are now, or the same of white: the larger one.
 
     Args:
-        before, after: Pixels `(..., 3)` sRGB of one picture; those after may lie outside [0, 1].
+        before: Pixels `(..., 3)` sRGB of a picture.
+        after: The same pixels after the edit; values outside [0, 1] are clipped, as a file clips them.
     """
-    first, second = (np.asarray(pixels, np.float64).reshape(-1, 3) @ LUMA for pixels in (before, after))
+    first, second = (np.clip(pixels, 0, 1).reshape(-1, 3).astype(np.float64) @ LUMA for pixels in (before, after))
     black = (first > SEEN) & (second < EDGE)
     white = (first < 1 - SEEN) & (second > 1 - EDGE)
     return float(max(black.mean(), white.mean())) if len(first) else 0.0

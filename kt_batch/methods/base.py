@@ -92,9 +92,8 @@ class EditFacts:
     """What is recorded of an edit.
 
     coefficients: `(10, 3)` float64, the colour map (`kernels/quadratic.py`). confidence: How much the photograph is
-    like those that the edit was learned from, 0..1. guard: 1 for the predicted map, 0.5 for the mean map in its place, 0 for no
-    edit.
-    strength: 0 for no edit, 1 for all of it.
+    like those that the edit was learned from, 0..1. guard: 1 for the predicted map, 0.5 for the mean map in its place,
+    0 for no edit. strength: 0 for no edit, 1 for all of it.
     """
 
     coefficients: NDArray[np.float64]

@@ -33,12 +33,8 @@ MOST_FIT_SUMMARY = 1 << 20  # bytes
 
 # The columns that hold numbers, with the shape of one value.
 NUMBERS: dict[str, tuple[int, ...]] = {
-    "descriptors": (33,),
-    "gram": (10, 10),
-    "cross": (10, 3),
-    "power": (3,),
-    "clipped": (),
-}
+    "descriptors": (33,), "gram": (10, 10), "cross": (10, 3), "power": (3,), "clipped": (),
+}  # fmt: skip
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
