@@ -9,6 +9,7 @@ import typer
 
 from kt_batch.cli.bench import bench_app
 from kt_batch.cli.demo import add_demo
+from kt_batch.cli.evaluate import evaluate_app
 from kt_batch.cli.extract import add_extract
 from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
@@ -42,6 +43,7 @@ def make_app() -> typer.Typer:
     add_demo(made)
     made.command("models")(models_command)
     made.add_typer(bench_app, name="bench")
+    made.add_typer(evaluate_app, name="evaluate")
     return made
 
 

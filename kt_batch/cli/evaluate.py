@@ -1,0 +1,67 @@
+"""The commands that measure how good results are: `evaluate pairs`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kt_batch.cli import options
+from kt_batch.cli.arguments import expand
+from kt_batch.cli.output import print_summary
+from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.evaluation.paired_library import evaluate_library
+from kt_batch.evaluation.pairs import PairsReport
+from kt_batch.methods.retouch.config import FitConfig
+from kt_batch.pipelines.numerics import fix_numerics
+from kt_batch.report.pairs_page import pairs_page, pairs_page_start
+from kt_batch.store.targets import Inputs, Target
+
+evaluate_app = typer.Typer(help="Measure how good results are.", no_args_is_help=True)
+
+
+@evaluate_app.callback()
+def _evaluate() -> None:
+    """Measure how good results are."""
+
+
+@evaluate_app.command("pairs")
+@expand
+def evaluate_pairs_command(
+    library: Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")],
+    *,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the figures as a page to this file.")] = None,
+    how: options.Threads,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> int:
+    """Measure what the pairs of a paired library teach, on photographs that were left out.
+
+    kt-batch evaluate pairs mine.pairs --html mine.html
+    """
+    target = Target("--html", html, Inputs(places=(library,)), force, pairs_page_start()) if html else None
+    if target:
+        target.check()
+    fix_numerics(how.threads)
+    with ProgressDisplay() as display:
+        report, names = evaluate_library(library, FitConfig(), display)
+    content = asdict(report)
+    if target:
+        target.write(pairs_page(library, content, names).encode())
+    print_summary({"library": library, "names": names, **content}, pairs_lines(report), json)
+    return 0
+
+
+def pairs_lines(report: PairsReport) -> list[str]:
+    """Return the figures for a person."""
+    lines = [report.sentence, f"  {'':28s}   PSNR   SSIM  CIEDE2000  detail  much worse than no edit"]
+    for name, method in sorted(report.methods.items(), key=lambda item: -item[1].psnr):
+        lines.append(
+            f"  {name:28s}  {method.psnr:5.2f}  {method.ssim:5.3f}  {method.ciede2000:9.1f}  {method.detail:6.4f}  "
+            f"{method.much_worse} of {report.pairs}"
+        )
+    for gain in report.gains:
+        lines.append(f"  {gain.mean:+.2f} dB over {gain.over} (95 %: {gain.low:+.2f} to {gain.high:+.2f})")
+    return lines

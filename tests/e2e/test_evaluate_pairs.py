@@ -1,0 +1,52 @@
+"""The real command tells what pairs teach, on photographs that were left out."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import kt
+from tests.support.pairs import draw_pairs, paired
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    before, after = draw_pairs(folder, range(1, 7))
+    paired(before, after, folder / "library")
+    return folder / "library"
+
+
+def test_the_figures_are_printed_and_written_as_a_page(library: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pairs.html"
+    ended = kt("evaluate", "pairs", library, "--html", page, "--json", "--threads", 1)
+    assert ended.code == 0, ended.err
+    report = ended.json
+    assert report["sentence"] == "With 6 pairs, edits are closer to yours than no edit on 6 of 6 photographs."
+    assert report["methods"]["retouch"]["psnr"] > report["methods"]["no edit"]["psnr"] + 5
+    assert {gain["over"] for gain in report["gains"]} == report["methods"].keys() - {"retouch"}
+    content = page.read_text()
+    assert report["sentence"] in content
+    assert all(f"<td>{escape(name)}</td>" in content for name in report["methods"] if name != "retouch")
+    assert all(name in content for name in report["names"].values())
+    assert "<script" not in content
+
+
+def test_the_page_replaces_an_earlier_one_and_no_other_file(library: Path, tmp_path: Path) -> None:
+    page, other = tmp_path / "pairs.html", tmp_path / "other.html"
+    other.write_text("mine")
+    assert kt("evaluate", "pairs", library, "--html", page).code == 0
+    assert kt("evaluate", "pairs", library, "--html", page).code == 0
+    refused = kt("evaluate", "pairs", library, "--html", other)
+    assert (refused.code, other.read_text()) == (2, "mine")
+
+
+def test_a_pair_whose_file_is_gone_is_named(tmp_path: Path) -> None:
+    before, after = draw_pairs(tmp_path, [1, 2, 3])
+    paired(before, after, tmp_path / "library")
+    (after / "2.png").unlink()
+    ended = kt("evaluate", "pairs", tmp_path / "library")
+    assert ended.code == 1
+    assert "2.png" in ended.err
