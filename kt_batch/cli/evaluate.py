@@ -62,6 +62,7 @@ def pairs_lines(report: PairsReport) -> list[str]:
             f"  {name:28s}  {method.psnr:5.2f}  {method.ssim:5.3f}  {method.ciede2000:9.1f}  {method.detail:6.4f}  "
             f"{method.much_worse} of {report.pairs}"
         )
-    for gain in report.gains:
-        lines.append(f"  {gain.mean:+.2f} dB over {gain.over} (95 %: {gain.low:+.2f} to {gain.high:+.2f})")
-    return lines
+    gains = (
+        f"  {gain.mean:+.2f} dB over {gain.over} (95 %: {gain.low:+.2f} to {gain.high:+.2f})" for gain in report.gains
+    )
+    return [*lines, *gains]
