@@ -131,7 +131,8 @@ def translate(
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
         manifest: Lists of further images, as for `extract`.
-        **settings: Fields of the method's configuration, such as swap, alpha, search and format of `knowledge`.
+        **settings: Fields of the method's configuration, such as swap, alpha, search, format and output of
+            `knowledge`. With output `tar` or `parquet`, a shard holds as many photographs as a unit of `options`.
 
     Returns:
         Counts and rates.

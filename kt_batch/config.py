@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SMALLEST_SIZE, DEFAULT_SIZE, LARGEST_SIZE = 8, 512, 4096  # long side of the working image, in pixels
 
+MOST_UNIT = 4096  # images of a unit
+
 Layer = Literal["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
 ImageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
@@ -138,6 +140,7 @@ ImageFormat = Literal["png", "jpg", "webp", "tiff", "avif"]
 Depth = Literal[8, 16]
 MetadataPolicy = Literal["keep", "strip", "keep-no-gps"]
 OutputSpace = Literal["input", "srgb", "p3"]
+OutputForm = Literal["files", "tar", "parquet"]
 
 
 class MethodConfig(Config):
@@ -171,6 +174,11 @@ class MethodConfig(Config):
         description="What outputs keep of their photograph's EXIF, XMP and IPTC: all, nothing, or all but the place. "
         "Their XMP says how they were made in any case.",
     )
+    output: OutputForm = Field(
+        "files",
+        description="One file for each output, or shards of many for training: tar (WebDataset) or parquet.",
+        exclude_if=lambda form: form == "files",  # plans of runs without shards stay as they were
+    )
 
     @model_validator(mode="after")
     def _check_depth(self) -> Self:
@@ -202,6 +210,7 @@ COMMON_SETTINGS = (
     "depth",
     "output_space",
     "metadata",
+    "output",
 )  # those fields of MethodConfig that a caller sets
 
 
@@ -211,7 +220,7 @@ class RunOptions(Config):
     runner: Literal["local", "ray"] = Field("local", description="A plain loop, or a Ray cluster.")
     workers: int | None = Field(None, ge=1, description="Ray workers at once; default: as many as fit.")
     threads: int = Field(2, ge=1, le=256, description="Threads per worker; the same number gives the same bytes.")
-    unit_size: int = Field(8, ge=1, le=4096, description="Images per unit of work, for units planned from now on.")
+    unit_size: int = Field(8, ge=1, le=MOST_UNIT, description="Images per unit of work, for units planned from now on.")
     gpus: float = Field(0.0, description="GPUs of each Ray worker: a share of one, such as 0.5, or a whole number.")
     address: str | None = Field(None, description="Address of a Ray cluster; default: start one here.")
     mix_numerics: bool = Field(False, description="Go on with results of another kind of machine or package version.")

@@ -99,6 +99,7 @@ def translate_images(
     settings: MethodOptions,
     chosen: ChoiceOptions,
     how: options.JobRun,
+    shard_size: options.ShardSize = None,
     bounds: RejectBounds,
     dry_run: DryRun,
     config: ConfigFile = None,
@@ -111,5 +112,5 @@ def translate_images(
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images or [], out, chosen, resolved, how)
-    request = replace(request, manifests=read_manifests(manifest or []))
+    request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

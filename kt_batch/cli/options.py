@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from kt_batch.cli.arguments import Fields, same
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, Layer, RunOptions
+from kt_batch.config import MOST_UNIT, EncoderConfig, ExtractConfig, IndexConfig, Layer, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
@@ -38,6 +38,16 @@ Manifests = Annotated[
 Place = Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
 Library = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
 RunPlace = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size",
+        min=1,
+        max=MOST_UNIT,
+        help="Photographs per shard of --output tar or parquet, which is one unit of work; default: --unit-size.",
+        rich_help_panel=RUN_PANEL,
+    ),
+]
 DecoderWeights = Annotated[str | None, typer.Option("--decoder-weights", help="A decoder trained for this encoder.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Force = Annotated[

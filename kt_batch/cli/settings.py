@@ -16,7 +16,16 @@ from typer.models import OptionInfo
 
 from kt_batch.cli.arguments import same
 from kt_batch.cli.options import Options
-from kt_batch.config import COMMON_SETTINGS, Depth, ImageFormat, MetadataPolicy, MethodConfig, OutputSpace, Searcher
+from kt_batch.config import (
+    COMMON_SETTINGS,
+    Depth,
+    ImageFormat,
+    MetadataPolicy,
+    MethodConfig,
+    OutputForm,
+    OutputSpace,
+    Searcher,
+)
 from kt_batch.errors import UsageError
 from kt_batch.methods.base import Method
 from kt_batch.methods.presets import PRESETS, preset_named
@@ -65,6 +74,7 @@ class MethodOptions(Options):
     depth: Depth | None = same(MethodConfig, "depth")
     output_space: OutputSpace | None = same(MethodConfig, "output_space")
     metadata: MetadataPolicy = same(MethodConfig, "metadata")
+    output: OutputForm = same(MethodConfig, "output")
 
     def resolve(self) -> Settings:
         """Return the method with all its settings.

@@ -25,6 +25,7 @@ from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.cache import DEFAULT_BYTES
+from kt_batch.store.layout import RUN_SUMMARY
 from kt_batch.store.manifest_files import read_manifests
 from kt_batch.store.receipts import PictureSizes
 
@@ -86,6 +87,7 @@ def translate_command(
     settings: MethodOptions,
     chosen: ChoiceOptions,
     how: options.Run,
+    shard_size: options.ShardSize = None,
     dry_run: DryRun,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
@@ -99,7 +101,7 @@ def translate_command(
     """
     estimate_request, resolved = dry_run.request(), settings.resolve()
     request = translate_request(images or [], out, chosen, resolved, how)
-    request = replace(request, manifests=read_manifests(manifest or []))
+    request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)
 
 
@@ -153,6 +155,9 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
         )
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was translated already")
+    if summary.shards:
+        counted = "1 shard" if summary.shards == 1 else f"{summary.shards} shards"
+        lines.append(f"  {counted}, listed in {RUN_SUMMARY} as `shards`")
     lines += size_lines(summary.sizes) + reject_lines(summary.rejects, summary.rejected)
     return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"] if summary.images else lines
 

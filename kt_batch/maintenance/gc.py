@@ -23,7 +23,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.run import Run
+from kt_batch.store.run import Run, RunHeader
 from kt_batch.store.units import Unit
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
@@ -131,8 +131,9 @@ def survey(opened: Library | Run) -> Survey:
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
     if isinstance(opened, Run):
-        possible, made = _outputs(units, receipts, opened.header.format)
-        kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS
+        possible, made = _outputs(units, receipts, opened.header)
+        shards = {layout.OUTPUT_SHARDS} if opened.header.output != "files" else set()
+        kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS | shards
     else:
         possible, named = set(), indexes.named if indexes else set()
         kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS
@@ -201,11 +202,13 @@ def _is_strange(location: Location, name: str) -> bool:
     return content.get("format") not in (None, INDEX_FORMAT)
 
 
-def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], image_format: str) -> tuple[set[str], set[str]]:
-    """Return the names of all planned outputs, and of those that a receipt names."""
+def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], run: RunHeader) -> tuple[set[str], set[str]]:
+    """Return the names of the files of all planned outputs, and of those that a receipt names; shards have no other."""
+    if run.output != "files":
+        return set(), {receipt.shard.name(unit) for unit, receipt in receipts.items() if receipt.shard}
     possible, made = set(), set()
     for unit in units:
-        names = [item.output_path(image_format) for item in unit.items]
+        names = [item.output_path(run.format) for item in unit.items]
         possible |= set(names)
         outputs = receipts[unit.id].outputs if unit.id in receipts else ()
         made |= {name for name, output in zip(names, outputs, strict=False) if output}
@@ -217,7 +220,9 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> bool:
-    """Tell whether a name is that of a part of a planned unit."""
+    """Tell whether a name is that of a part of a planned unit, or of its shard."""
+    if layout.OUTPUT_SHARDS in kinds and layout.parse_output_shard_path(name) in planned:
+        return True
     part = layout.parse_part_path(name)
     return part is not None and part.kind in kinds and part.unit in planned
 

@@ -30,10 +30,10 @@ from kt_batch.report.sources import follows, library_of, named_library
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
-from kt_batch.store.locations import MOST_IMAGE_BYTES, open_location, read_bounded
-from kt_batch.store.opening import open_place
+from kt_batch.store.locations import open_location
+from kt_batch.store.opening import open_place, open_run
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.run import Run, provenance_of
+from kt_batch.store.run import Run, provenance_of, read_output
 from kt_batch.store.schemas import IMAGE_ID, patch_vectors
 from kt_batch.store.scratch import temporary_directory
 from kt_batch.store.tables import read_table
@@ -159,8 +159,9 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         provenance = read_table(again.location, part), provenance_of(run, there)
         if receipt.numerics == numerics[item.image_id, item.name]:
             return made[0] == there.sha256 and _same_rows(*provenance)
-        theirs = read_bounded(run.location, there.name, MOST_IMAGE_BYTES)
-        close = _close(again.location.read_bytes(there.name), theirs, job.config.working_size)
+        here = open_run(folder)
+        pictures = read_output(here, here.outputs[there.name]), read_output(run, there)
+        close = _close(*pictures, job.config.working_size)
         return None if close and _agreement(*provenance) >= SAME_MATCHES else False
 
     return items, compare

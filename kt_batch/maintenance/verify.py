@@ -19,6 +19,7 @@ import pyarrow as pa
 from kt_batch.errors import DamagedError, StorageError, UnreachableError
 from kt_batch.maintenance.consistency import receipt_faults, table_faults, unplanned
 from kt_batch.maintenance.gc import survey
+from kt_batch.maintenance.shards import shard_faults
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
 from kt_batch.store.attempts import resolve
@@ -85,11 +86,16 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     tables = [(unit, table) for unit, receipt in opened.committed.receipts.items() for table in receipt.tables]
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     sizes = _output_sizes(opened) if isinstance(opened, Run) else _index_sizes(location)
-    blobs = [*outputs, *(_index_files(location) if isinstance(opened, Library) else [])]
-    check = _Check(location, len(tables) + len(blobs), progress)
+    shards = opened.shards if isinstance(opened, Run) else {}
+    blobs = _index_files(location) if isinstance(opened, Library) else [] if shards else outputs
+    check = _Check(location, len(tables) + len(blobs) + len(shards), progress)
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs, sizes)
+    for name, (shard, inside) in shards.items():
+        with check.next_file():
+            check.faults += shard_faults(location, name, shard, inside)
+            check.bytes += shard.bytes
     digest = check.digest
     digest += rows_digest(layout.REJECTS, resolve(opened.committed.attempts, rejects).rows)
     for name, sha256 in outputs:

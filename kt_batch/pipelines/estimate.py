@@ -309,7 +309,7 @@ def measured(
     }
     used = [spent for spent in seconds.values() if spent is not None]
     written = sum(table.bytes for receipt in receipts for table in receipt.tables)
-    written += sum(output[1] for receipt in receipts for output in receipt.outputs if output)
+    written += sum(receipt.output_bytes for receipt in receipts)
     return Pilot(
         images=len(seconds),
         rejected=len(seconds) - len(used),

@@ -32,7 +32,8 @@ from kt_batch.store.images.headers import MAX_PIXELS, declared_size
 from kt_batch.store.input_names import input_name
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_run
-from kt_batch.store.run import Output, Run, provenance_of
+from kt_batch.store.output_shards import sample_key
+from kt_batch.store.run import Output, Run, open_output, provenance_of
 from kt_batch.store.schemas import ProvenanceKind, provenance_kind
 from kt_batch.store.tables import read_schema
 
@@ -222,8 +223,8 @@ class Session:
 def find_output(run: Run, wanted: str) -> Output:
     """Return the output that `wanted` names.
 
-    That is the output's path with or without its directory, the input's name, or a suffix of one of them that only
-    one output has.
+    That is the output's path with or without its directory, the input's name, its key in a shard, or a suffix of one of
+    the paths or names that only one output has.
 
     Raises:
         UsageError: `wanted` names no output or several; the message lists candidates.
@@ -233,7 +234,7 @@ def find_output(run: Run, wanted: str) -> Output:
         if name in outputs:
             return outputs[name]
     names = (wanted, input_name(wanted))  # as it is printed, and as its file is called
-    named = [output for output in outputs.values() if output.input_name in names]
+    named = [output for output in outputs.values() if output.input_name in names or _is_sample(output, wanted)]
     if len(named) == 1:
         return named[0]
     rejected = next((each for each in run.committed.rejects.listed() if each.name in names or each.uri == wanted), None)
@@ -254,10 +255,15 @@ def find_output(run: Run, wanted: str) -> Output:
     )
 
 
+def _is_sample(output: Output, wanted: str) -> bool:
+    """Tell whether `wanted` is the key of an output in a shard, with or without what follows the key."""
+    return output.shard is not None and sample_key(output.name) == wanted.partition(".")[0]
+
+
 def _image_size(run: Run, output: Output) -> tuple[int, int]:
     """Read width and height from the header of an output's file."""
     try:
-        with run.location.open(output.name) as file:
+        with open_output(run, output) as file:
             width, height = declared_size(file)
     except (OSError, ValueError) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error

@@ -27,8 +27,7 @@ from kt_batch.report.usage import Matches, Shares, new_usage
 from kt_batch.store import layout
 from kt_batch.store.images.files import image_id as id_of
 from kt_batch.store.inputs import read_input
-from kt_batch.store.locations import MOST_IMAGE_BYTES, read_bounded
-from kt_batch.store.run import Output
+from kt_batch.store.run import Output, read_output
 from kt_batch.store.schemas import provenance_kind
 from kt_batch.store.targets import Inputs, Target
 
@@ -271,7 +270,7 @@ def _result(shown: _Shown, name: str, folder: PageFolder) -> Picture | None:
     """Return the output for an input's name; None when the run has none."""
     if name not in shown.outputs:
         return None
-    return folder.put_photo(read_bounded(shown.session.run.location, shown.outputs[name].name, MOST_IMAGE_BYTES))
+    return folder.put_photo(read_output(shown.session.run, shown.outputs[name]))
 
 
 def _origins(group: Sequence[_Shown], name: str, low: float | None, folder: PageFolder) -> Origins:

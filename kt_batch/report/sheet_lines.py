@@ -16,8 +16,7 @@ from kt_batch.report.pictures import Line, lines_picture, scaled
 from kt_batch.report.session import Session
 from kt_batch.report.sources import SourceImage, patch_box
 from kt_batch.report.usage import Matches
-from kt_batch.store.locations import MOST_IMAGE_BYTES, read_bounded
-from kt_batch.store.run import Output
+from kt_batch.store.run import Output, read_output
 from kt_batch.store.schemas import provenance_kind
 
 REGIONS = (4, 3)  # across and down; a line starts in each
@@ -39,7 +38,7 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
     top = [image_id for image_id, _ in matches.top(SOURCES)]
     images = session.images(top, previews=True)
     pictures = {id_: picture for id_ in top if id_ in images and (picture := folder.decoded(images[id_].preview))}
-    result = folder.decoded(read_bounded(session.run.location, output.name, MOST_IMAGE_BYTES)) if pictures else None
+    result = folder.decoded(read_output(session.run, output)) if pictures else None
     if result is None:
         return None
     size = session.image_size(output)

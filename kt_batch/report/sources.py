@@ -94,7 +94,7 @@ def named_library(run: Run) -> str | None:
 def _most_summary_bytes(run: Run) -> int:
     """Return a bound for the size of `run.json`, which lists every output: six bytes for each character, and more."""
     items = (item for unit in run.committed.ledger.units() for item in unit.items)
-    return MOST_BYTES + sum(6 * (len(item.uri) + len(item.name) + len(item.output)) + 512 for item in items)
+    return MOST_BYTES + sum(6 * (len(item.uri) + len(item.name) + len(item.output)) + 1024 for item in items)
 
 
 def _library_in_provenance(run: Run) -> str | None:

@@ -4,7 +4,7 @@ A path is relative to the library or the run and separated by slashes. The funct
 those that begin with `parse_` read one and return None when the path is of another kind.
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
-    RUN/      plan/  receipts/  run.json  images/  provenance/  rejects/  options/
+    RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
 
@@ -33,7 +33,8 @@ LIBRARY_KINDS = frozenset({IMAGES, PATCHES, REJECTS})
 RUN_KINDS = frozenset({PROVENANCE, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, OUTPUTS}
+OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, OUTPUTS, OUTPUT_SHARDS}
 
 SHARDS = f"{INDEX}/shards"
 
@@ -52,6 +53,7 @@ _RECEIPT_PATTERN = rf"{RECEIPTS}/({_HEX16})\.json"
 _PLAN = re.compile(rf"{PLAN}/(\d{{6}})\.parquet")
 _RECEIPT = re.compile(_RECEIPT_PATTERN)
 _PART = re.compile(_PART_PATTERN)
+_OUTPUT_SHARD = re.compile(rf"{OUTPUT_SHARDS}/part-({_HEX16})-{_HEX16}\.(?:tar|parquet)")
 _OPTIONS = re.compile(rf"{OPTIONS}/[a-z_-]+-[0-9a-f]{{8}}\.yaml")
 _SHARD = re.compile(rf"{SHARDS}/({_SHA256})")
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
@@ -121,6 +123,23 @@ def relative_output(path: str) -> str:
 def is_output(path: str) -> bool:
     """Tell whether a path is that of an output image."""
     return path.startswith(f"{OUTPUTS}/")
+
+
+def output_shard_path(unit: str, sha256: str, form: str) -> str:
+    """Return the path of the shard that holds the output images of a unit.
+
+    Args:
+        unit: Its id.
+        sha256: Of the shard; the path holds its first 16 hex digits.
+        form: `tar` or `parquet`.
+    """
+    return f"{OUTPUT_SHARDS}/part-{unit}-{sha256[:16]}.{form}"
+
+
+def parse_output_shard_path(path: str) -> str | None:
+    """Return the unit id in the path of a shard of output images."""
+    match = _OUTPUT_SHARD.fullmatch(path)
+    return match[1] if match else None
 
 
 def options_path(command: str, digest: str) -> str:

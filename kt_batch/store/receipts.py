@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from kt_batch.errors import DamagedError
 from kt_batch.store.documents import parse_document
-from kt_batch.store.layout import part_path
+from kt_batch.store.layout import output_shard_path, part_path
 
 RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 
@@ -47,6 +47,23 @@ class TableRef(_Record):
     rows: Count
     bytes: Count
     sha256: Sha256
+
+
+class ShardRef(_Record):
+    """The file that holds all output images of a unit.
+
+    `offsets` is aligned with the outputs of the unit: where the bytes of each begin, None for a rejected item. A
+    picture can therefore be read without its neighbours, and without a reader for the form of the file.
+    """
+
+    form: Literal["tar", "parquet"]
+    bytes: Count
+    sha256: Sha256
+    offsets: tuple[Count | None, ...]
+
+    def name(self, unit: str) -> str:
+        """Return the path of the shard of a unit."""
+        return output_shard_path(unit, self.sha256, self.form)
 
 
 Pixels = tuple[Count, Count]
@@ -95,6 +112,8 @@ class Receipt(_Record):
     `item_seconds`, aligned with the unit's items: seconds of working on the item's image and waiting for it, None for a
     rejected item or one of another unit, and `publishing`: how files got their names where there are no hard links. No
     decision uses them. Receipts of earlier versions lack them.
+
+    `shard` is where the output images are, and None where each is a file of its own.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -115,6 +134,7 @@ class Receipt(_Record):
     item_seconds: tuple[Seconds | None, ...] = ()
     publishing: Literal["rename", "lock"] | None = None
     sizes: PictureSizes | None = None
+    shard: ShardRef | None = None
 
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
@@ -124,13 +144,24 @@ class Receipt(_Record):
                 raise ValueError(f"the table {table.name!r} of unit {self.unit} should be called {expected!r}")
         return self
 
+    @model_validator(mode="after")
+    def _offsets_follow(self) -> Self:
+        if self.shard and [at is None for at in self.shard.offsets] != [output is None for output in self.outputs]:
+            raise ValueError(f"the shard of unit {self.unit} has offsets of other outputs than the receipt")
+        return self
+
+    @property
+    def output_bytes(self) -> int:
+        """Return the bytes of the files that hold the output images."""
+        return self.shard.bytes if self.shard else sum(output[1] for output in self.outputs if output)
+
     def to_json(self) -> bytes:
         """Encode as canonical bytes: sorted keys, no spaces.
 
         Table names and values that were not recorded are left out.
         """
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
-        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes"):
+        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes", "shard"):
             if content[field] in (None, []):
                 del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import EncoderConfig
+from kt_batch.config import EncoderConfig, OutputForm
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
-from kt_batch.store.locations import Location
-from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.locations import MOST_IMAGE_BYTES, Location, read_bounded
+from kt_batch.store.output_shards import Section, sample_key
+from kt_batch.store.receipts import Receipt, ShardRef, TableRef
 from kt_batch.store.schemas import missing_columns
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger, Unit
@@ -29,7 +30,7 @@ class RunHeader(BaseModel):
     """The fields of a run's configuration that every method shares.
 
     `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
-    `index_digest` are None for a method that has none.
+    `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,6 +39,7 @@ class RunHeader(BaseModel):
     format: Annotated[str, Field(pattern=r"^[a-z0-9]{1,8}$")]
     encoder: EncoderConfig | None = None
     index_digest: str | None = None
+    output: OutputForm = "files"
 
 
 class MethodSettings(Protocol):
@@ -66,7 +68,9 @@ class Totals:
 class Output:
     """One output image.
 
-    name: its path in the run. uri, image_id, input_name: of its input. part, row_group: where its provenance is.
+    name: its path in the run, also where a shard holds its bytes. uri, image_id, input_name: of its input. part,
+    row_group: where its provenance is. bytes: how many it has. shard, offset: the shard with its bytes, and where they
+    begin; None where it is a file of its own.
     """
 
     name: str
@@ -76,6 +80,9 @@ class Output:
     sha256: str
     part: TableRef
     row_group: int
+    bytes: int
+    shard: str | None = None
+    offset: int = 0
 
 
 class Run:
@@ -105,8 +112,30 @@ class Run:
         outputs: list[Output] = []
         for unit, receipt in self.committed.attempts:
             if receipt is not None:
+                self._check_shard(unit, receipt)
                 outputs += _outputs(unit, receipt, self.header.format)
         return {output.name: output for output in sorted(outputs, key=lambda output: output.name)}
+
+    @cached_property
+    def shards(self) -> dict[str, tuple[ShardRef, list[Output]]]:
+        """Return each shard by its path, with its outputs in the order of their bytes; in plan order."""
+        inside: dict[str, list[Output]] = {}
+        for output in self.outputs.values():
+            inside.setdefault(output.shard or "", []).append(output)
+        return {
+            name: (receipt.shard, sorted(inside[name], key=lambda output: output.offset))
+            for unit, receipt in self.committed.attempts
+            if receipt and receipt.shard and (name := receipt.shard.name(unit.id)) in inside
+        }
+
+    def _check_shard(self, unit: Unit, receipt: Receipt) -> None:
+        """Raise DamagedError unless a receipt with outputs says that they are where those of the run are."""
+        form = receipt.shard.form if receipt.shard else "files"
+        if any(receipt.outputs) and form != self.header.output:
+            raise DamagedError(
+                f"{self.location.uri}/{layout.receipt_path(unit.id)} has outputs as {form}, but the run has them as "
+                f"{self.header.output}"
+            )
 
 
 def is_run(config: Mapping[str, Any]) -> bool:
@@ -119,14 +148,48 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
 
     Row groups of its provenance part follow the items that were not rejected.
     """
-    done = [(item, output) for item, output in zip(unit.items, receipt.outputs, strict=True) if output]
+    shard = receipt.shard
+    places = shard.offsets if shard else [0] * len(receipt.outputs)
+    each = zip(unit.items, receipt.outputs, places, strict=True)
+    done = [(item, output, at or 0) for item, output, at in each if output]
     part = next((table for table in receipt.tables if table.kind == layout.PROVENANCE), None)
     if part is None:
         return []
     return [
-        Output(item.output_path(image_format), item.uri, item.image_id, item.name, output[0], part, group)
-        for group, (item, output) in enumerate(done)
-    ]
+        Output(
+            item.output_path(image_format), item.uri, item.image_id, item.name, output[0], part, group, output[1],
+            shard.name(unit.id) if shard else None, at,
+        )
+        for group, (item, output, at) in enumerate(done)
+    ]  # fmt: skip
+
+
+def open_output(run: Run, output: Output) -> BinaryIO:
+    """Open the bytes of an output, from its file or from within its shard.
+
+    Raises:
+        MissingError: they are gone.
+    """
+    if output.shard is None:
+        return run.location.open(output.name)
+    return cast("BinaryIO", Section(run.location.open(output.shard), output.offset, output.bytes))
+
+
+def read_output(run: Run, output: Output) -> bytes:
+    """Read an output as a whole.
+
+    Raises:
+        MissingError: it is gone.
+        DamagedError: it is larger than any image that is read as a whole.
+    """
+    if output.shard is None:
+        return read_bounded(run.location, output.name, MOST_IMAGE_BYTES)
+    if output.bytes > MOST_IMAGE_BYTES:
+        raise DamagedError(
+            f"'{output.name}' in {run.location.uri}/{output.shard} has {output.bytes} bytes; allowed are "
+            f"{MOST_IMAGE_BYTES}"
+        )
+    return run.location.read_range(output.shard, output.offset, output.bytes)
 
 
 def provenance_of(run: Run, output: Output) -> pa.Table:
@@ -174,13 +237,23 @@ def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings
             "rejects": totals.rejects,
             "ncc_mean": totals.ncc_mean,
             "certified_share": totals.certified_share,
-            "outputs": {
-                output.name: {"uri": output.uri, "provenance": output.part.name, "row_group": output.row_group}
-                for output in run.outputs.values()
-            },
+            "outputs": {output.name: _described(output) for output in run.outputs.values()},
+            **({"shards": _shards(run)} if run.header.output != "files" else {}),
         },
     )
     return totals
+
+
+def _described(output: Output) -> dict[str, Any]:
+    described = {"uri": output.uri, "provenance": output.part.name, "row_group": output.row_group}
+    return described if output.shard is None else described | {"shard": output.shard, "key": sample_key(output.name)}
+
+
+def _shards(run: Run) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "bytes": shard.bytes, "sha256": shard.sha256, "pictures": len(outputs)}
+        for name, (shard, outputs) in run.shards.items()
+    ]
 
 
 def _totals(run: Run) -> Totals:

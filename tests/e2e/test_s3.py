@@ -11,7 +11,8 @@ from kt_batch.errors import StorageError
 from kt_batch.store.images.files import image_id
 from kt_batch.store.indexes import find_index
 from kt_batch.store.locations import open_location
-from kt_batch.store.opening import open_library
+from kt_batch.store.opening import open_library, open_run
+from kt_batch.store.run import read_output
 from tests.e2e.conftest import Small, kt
 from tests.support.hostile_archives import END, tar_entry, zipped
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
@@ -75,6 +76,29 @@ def test_local_photographs_work_with_a_library_on_s3(small: Small, place: str, t
     assert translated([small.photos / "11.png"], job).images == 1
     sources = {row["source_image_id"].hex() for row in rows(tmp_path / "run", "provenance")}
     assert sources == {image_id((small.paintings / "1.png").read_bytes())}
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_shards_of_outputs_in_a_bucket_are_those_on_disk_and_can_be_read_there(
+    small: Small, place: str, tmp_path: Path, form: str
+) -> None:
+    for run in (f"{place}/run", str(tmp_path / "run")):
+        request = translate_request(small.library, run, small.index, output=form)
+        assert translated([small.photos], request).shards == 2
+    assert hashes(f"{place}/run", "shards") == hashes(tmp_path / "run", "shards")
+    there, here = open_run(f"{place}/run"), open_run(str(tmp_path / "run"))
+    for name, output in there.outputs.items():
+        assert read_output(there, output) == read_output(here, here.outputs[name])
+    told = kt("explain", f"{place}/run", "11.png", "--at", "10,20", "--json")
+    assert (told.code, told.json["width"], told.json["height"]) == (0, 64, 50)
+    checked = kt("verify", f"{place}/run", "--recompute", 1, "--json")
+    assert (checked.code, checked.json["faults"], checked.json["orphans"]) == (0, [], 0)
+    assert (
+        translated(
+            [small.photos], translate_request(small.library, f"{place}/run", small.index, output=form)
+        ).new_images
+        == 0
+    )
 
 
 def test_a_missing_bucket_is_one_sentence(small: Small, place: str) -> None:

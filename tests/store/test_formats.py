@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from kt_batch.store import layout, schemas
+from kt_batch.store import layout, output_shards, schemas
 from kt_batch.store.receipts import Receipt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +17,7 @@ SCHEMAS = {
     **{name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)},
     "patches_schema": schemas.patches_schema(64),
     "routed_schema": schemas.routed_schema(64),
+    "output_shards": output_shards.ROWS,
 }
 ELSEWHERE = ("kt-batch-encoder/", "kt-batch-decoder/")  # weight files: docs/models.md
 
@@ -47,6 +48,7 @@ def test_no_obsolete_format_version_is_described() -> None:
 def test_every_kind_of_file_and_every_receipt_field_is_described() -> None:
     kinds = {*layout.LIBRARY_KINDS, *layout.RUN_KINDS, layout.SAMPLE, layout.ROUTED, layout.MEMBERS}
     folders = {layout.PLAN, layout.RECEIPTS, layout.OPTIONS, layout.OUTPUTS, layout.SHARDS, layout.TOP, layout.SUBTREES}
+    folders.add(layout.OUTPUT_SHARDS)
     assert {folder for folder in kinds | folders if f"{folder}/" not in TEXT} == set()
     files = [layout.LIBRARY_SUMMARY, layout.RUN_SUMMARY, *layout.index_files("<digest>")]
     assert {file for file in files if f"`{file}`" not in TEXT} == set()

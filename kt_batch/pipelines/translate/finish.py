@@ -23,6 +23,7 @@ class TranslateSummary(Throughput):
     passed_over: Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
     rejects: The first hundred rejects that count, by name.
     sizes: Of the pictures and of their photographs.
+    shards: How many hold the pictures; None where each is a file of its own.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
     """
@@ -38,6 +39,7 @@ class TranslateSummary(Throughput):
     passed_over_files: Kinds = field(default_factory=dict)
     rejects: tuple[Reject, ...] = ()
     sizes: PictureSizes | None = None
+    shards: int | None = None
     ncc_mean: float | None
     certified_share: float | None
 
@@ -70,6 +72,7 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
             passed_over_files=plan.passed_over_files,
             rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
             sizes=join_sizes(receipt.sizes for receipt in receipts),
+            shards=None if job.config.output == "files" else sum(receipt.shard is not None for receipt in receipts),
             ncc_mean=totals.ncc_mean,
             certified_share=totals.certified_share,
             **asdict(throughput(fresh, time.perf_counter() - started)),

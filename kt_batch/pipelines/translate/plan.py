@@ -39,6 +39,7 @@ class TranslateRequest:
 
     images: Paths, globs or URIs. run: A path or URI. config: The method and its settings. sources: Where weights,
     library and style images come from. options: How the work is run. manifests: Lists of images that were read.
+    shard_size: Photographs of a shard, which is one unit; None takes the unit size.
     """
 
     images: Sequence[str]
@@ -47,6 +48,7 @@ class TranslateRequest:
     sources: Sources
     options: RunOptions
     manifests: Sequence[Manifest] = ()
+    shard_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         UsageError: There is nothing to translate, or the run would be a file, a library or the folder of the inputs.
         MismatchError: The run has another configuration.
     """
-    run, options = absolute_place(request.run), request.options
+    run, options = absolute_place(request.run), unit_options(request)
     read = [*request.images, *(style.uri for style in request.sources.styles)]
     check_place("--out", request.run, read, request.manifests)
     location = open_location(run)
@@ -114,7 +116,8 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
     items = plan_items(exclude_outputs(found.inputs, location), progress)
     planned = plan_units(ledger, items, options, request.config, dry_run=dry_run)
     check_origins(request.images, location, planned.pending, request.manifests)
-    changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)])
+    in_shards = request.config.output != "files"
+    changed = find_changed([*ledger.attempts(), *((unit, None) for unit in planned.unwritten)], in_shards)
     report_changed(changed, planned.pending, progress)
     job = TranslateJob(
         run=run,
@@ -129,6 +132,18 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         kernel=sole_kernel(location),
     )
     return TranslatePlan(ledger, items, planned, job, passed_over, kinds)
+
+
+def unit_options(request: TranslateRequest) -> RunOptions:
+    """Return how the work is run, with the size of a shard as that of a unit. Raises UsageError without shards."""
+    if request.shard_size is None:
+        return request.options
+    if request.config.output == "files":
+        raise UsageError(
+            f"--shard-size {request.shard_size} is for --output tar or parquet; with --output files, each output is a "
+            "file of its own."
+        )
+    return request.options.model_copy(update={"unit_size": request.shard_size})
 
 
 def report_changed(changed: frozenset[tuple[str, str]], pending: Sequence[Unit], progress: Progress) -> None:
@@ -168,11 +183,12 @@ def with_outputs(units: Sequence[Unit], items: Sequence[Item], image_format: str
     return [replace(item, output=output(item)) for item in items]
 
 
-def find_changed(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
+def find_changed(attempts: Sequence[Attempt], in_shards: bool = False) -> frozenset[tuple[str, str]]:
     """Return (unit id, name) of pending inputs whose output another image has, or will have.
 
     Their files were changed, or other files go by their names. The image that was planned first keeps the name, unless
-    it lay in the same file: it cannot be read there any more.
+    it lay in the same file: it cannot be read there any more. In shards it keeps the name even then, while its unit is
+    pending: no file's name decides there between two workers.
     """
     made = made_outputs(attempts)
     first: dict[str, Item] = {}
@@ -180,7 +196,7 @@ def find_changed(attempts: Sequence[Attempt]) -> frozenset[tuple[str, str]]:
     for unit in (unit for unit, receipt in attempts if receipt is None):
         for item in unit.items:
             holder = first.setdefault(item.name, item)
-            other = holder.image_id != item.image_id and holder.uri != item.uri
+            other = holder.image_id != item.image_id and (in_shards or holder.uri != item.uri)
             if made.get(item.name, item.image_id) != item.image_id or (other and item.name not in made):
                 changed.add((unit.id, item.name))
     return frozenset(changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import BinaryIO, TypeAlias, cast
 from torch import Tensor
 
 from kt_batch.config import MethodConfig
-from kt_batch.errors import DamagedError, NameRefusedError, Reason, RejectError
+from kt_batch.errors import Reason, RejectError
 from kt_batch.methods.base import PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
@@ -21,6 +20,7 @@ from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_dev
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
+from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources
@@ -30,16 +30,12 @@ from kt_batch.store.images.conversion import OUTPUT_PROFILES
 from kt_batch.store.images.files import WorkingImage, pad_to
 from kt_batch.store.images.rgb_spaces import RgbSpaces
 from kt_batch.store.images.writers import encode_in, encode_picture
-from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import check_kernel, open_location
-from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.receipts import Receipt, ShardRef, TableRef
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Item, Ledger, Unit
 
-HASHED_BYTES = 2**22  # of a file at a time
-
 Encoded: TypeAlias = bytes | BinaryIO
-Output: TypeAlias = tuple[str, int]  # SHA-256 and bytes
 Stored: TypeAlias = dict[str, Output | RejectError]  # an item's name -> its output, or why it has none
 
 
@@ -67,6 +63,10 @@ class TranslateWorker:
         all the same, so that a fault of its file is reported.
         """
         log = UnitLog.of_stages(("read", *self.method.stages, "write"))
+        with open_outputs(self.job, self.location, unit, self.library) as outputs:
+            return self._do(unit, outputs, log, beat)
+
+    def _do(self, unit: Unit, outputs: Outputs, log: UnitLog, beat: Heartbeat) -> Receipt:
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
         for read in self.reader.images(unit, self.job.config.working_size, beat, metadata=True):
@@ -74,7 +74,7 @@ class TranslateWorker:
             if isinstance(read.result, RejectError):
                 log.reject(read.items, read.result)
                 continue
-            missing = self._to_make(unit, read.items, log)
+            missing = self._to_make(unit, read.items, outputs, log)
             if not missing:
                 continue
             began = time.perf_counter()
@@ -84,17 +84,22 @@ class TranslateWorker:
             rows = rows or self._new_rows(result)
             for item in missing:
                 rows.add(item, item.output_path(self.job.config.format), result.provenance)
-            self._store_soon(stored, missing, self._encoding(result, read, missing, log), beat, read.isolated)
+            encode, size = self._encoding(result, read, missing)
+            log.pictures(read.result, size, missing)
+            put = partial(_put_images, outputs, missing, About(size, result.provenance))
+            self._store_soon(stored, missing[0].image_id, (encode, put), beat, read.isolated)
             log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
-        outputs = self._settle(unit, stored, rows, log)
+        made = self._settle(unit, stored, rows, log)
+        beat("")
+        shard = outputs.finish()
         tables = self._write(unit.id, rows, log.rejects)
         log.add({"write": time.perf_counter() - started})
-        return self.ledger.commit(self._receipt(unit, log, tables, outputs, rows))
+        return self.ledger.commit(self._receipt(unit, log, (tables, shard), made, rows))
 
-    def _to_make(self, unit: Unit, items: Sequence[Item], log: UnitLog) -> list[Item]:
+    def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""
         missing = []
         for item in items:
@@ -102,14 +107,22 @@ class TranslateWorker:
                 continue
             path = item.output_path(self.job.config.format)
             if (unit.id, item.name) in self.job.changed:
-                why = f"'{path}' was made from other bytes than '{item.uri}' holds: translate it into another run."
-                log.reject([item], RejectError(Reason.CHANGED, why))
-            elif refusal := self.location.refusal(path):
+                log.reject([item], RejectError(Reason.CHANGED, self._why_changed(item)))
+            elif refusal := outputs.refusal(item):
                 why = f"'{self.location.uri}' takes no output called '{path}': {refusal}."
                 log.reject([item], RejectError(Reason.NAME_REFUSED, why))
             else:
                 missing.append(item)
         return missing
+
+    def _why_changed(self, item: Item) -> str:
+        path = item.output_path(self.job.config.format)
+        if self.job.config.output == "files":
+            return f"'{path}' was made from other bytes than '{item.uri}' holds: translate it into another run."
+        return (
+            f"'{path}' was made, or is planned, from other bytes than '{item.uri}' holds: translate it into another "
+            "run, or use --retry-rejected where it was not made."
+        )
 
     def _settle(
         self, unit: Unit, stored: Sequence[Future[Stored]], rows: ProvenanceRows | None, log: UnitLog
@@ -130,74 +143,40 @@ class TranslateWorker:
             return PatchRows(sources.library or "")
         return SourceRows({style.image_id: style.uri for style in sources.styles})
 
-    def _encoding(self, result: Result, read: Read, items: Sequence[Item], log: UnitLog) -> Callable[[], Encoded]:
-        """Return what encodes the picture of a result, or edits the photograph at its full size."""
+    def _encoding(
+        self, result: Result, read: Read, items: Sequence[Item]
+    ) -> tuple[Callable[[], Encoded], tuple[int, int]]:
+        """Return what encodes the picture of a result, or edits the photograph at its full size, and its size."""
         working = cast(WorkingImage, read.result)
         if not isinstance(result.output, Tensor):
-            log.pictures(working, (working.original_width, working.original_height), items)
-            return partial(self.full_size.write, items, result.output)
-        log.pictures(working, (working.width, working.height), items)
-        return partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
+            size = working.original_width, working.original_height
+            return partial(self.full_size.write, items, result.output), size
+        encode = partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
+        return encode, (working.width, working.height)
 
     def _store_soon(
         self,
         stored: list[Future[Stored]],
-        items: Sequence[Item],
-        encode: Callable[[], Encoded],
+        image: str,
+        work: tuple[Callable[[], Encoded], Callable[[Future[Encoded]], Stored]],
         beat: Heartbeat,
         isolated: bool,
     ) -> None:
         """Encode and store an image while the next one is translated: one at a time, so that memory stays bounded.
 
         Re-raises the previous image's error. In isolation mode, run serially: a process that encoding ends must be lost
-        over this image.
+        over this image. `work` encodes it, and stores what was encoded.
         """
         if stored:
             stored[-1].result()
-        image = items[0].image_id
+        encode, put = work
         encoding = self.background.submit(image, encode)
         if isolated:
             encoding.exception()
         beat("")  # from here on, a fault of the store is not the image's
-        stored.append(self.background.submit(image, lambda: self._put_images(items, encoding)))
+        stored.append(self.background.submit(image, put, encoding))
         if isolated:
             stored[-1].result()
-
-    def _put_images(self, items: Sequence[Item], encoding: Future[Encoded]) -> Stored:
-        try:
-            encoded = encoding.result()
-        except RejectError as error:
-            return dict.fromkeys((item.name for item in items), error.with_traceback(None))
-        with io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded as file:
-            return {item.name: self._put_image(item, file) for item in items}
-
-    def _put_image(self, item: Item, file: BinaryIO) -> Output | RejectError:
-        """Put an image if absent at its final name, or adopt the same image that is there.
-
-        With mixed numerics an image of another class is adopted too, unless another image may have had the name.
-        """
-        name = item.output_path(self.job.config.format)
-        sha256, size = _content(file)
-        try:
-            time_of_photograph = None if self.job.config.metadata == "strip" else file_time(item.uri)
-            if self.location.put_file_if_absent(name, file, time_of_photograph):
-                return sha256, size
-        except NameRefusedError as error:
-            return RejectError(Reason.NAME_REFUSED, f"{error}.")
-        with self.location.open(name) as there:
-            present, size = _content(there)
-        if present != sha256 and item.name in self.job.name_conflicts:
-            why = (
-                f"'{name}' at '{self.location.uri}' is there already, in no receipt of this run, and was not made from "
-                f"what '{item.uri}' holds now: remove it and use --retry-rejected."
-            )
-            return RejectError(Reason.CHANGED, why)
-        if present != sha256 and not self.job.mix_numerics:
-            raise DamagedError(
-                f"'{name}' at '{self.location.uri}' is there already with other content, in no receipt of this run; "
-                "remove it and start again."
-            )
-        return present, size
 
     def _write(self, unit: str, rows: ProvenanceRows | None, rejects: list[dict[str, str]]) -> tuple[TableRef, ...]:
         tables = []
@@ -211,12 +190,13 @@ class TranslateWorker:
         self,
         unit: Unit,
         log: UnitLog,
-        tables: tuple[TableRef, ...],
+        files: tuple[tuple[TableRef, ...], ShardRef | None],
         outputs: dict[str, Output],
         rows: ProvenanceRows | None,
     ) -> Receipt:
         # A unit without an output has matched nothing; its sums are those of no patch.
         patches = rows if isinstance(rows, PatchRows) else PatchRows("") if not (rows and rows.names) else None
+        tables, shard = files
         return log.receipt(
             unit,
             self.job.config.digest(),
@@ -227,17 +207,17 @@ class TranslateWorker:
             patches=patches.patches if patches else 0,
             ncc_sum=patches.ncc_sum if patches else None,
             certified=patches.certified if patches else None,
+            shard=shard,
         )
 
 
-def _content(file: BinaryIO) -> Output:
-    """Return SHA-256 and bytes of an open file."""
-    file.seek(0)
-    digest, size = hashlib.sha256(), 0
-    while chunk := file.read(HASHED_BYTES):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
+def _put_images(outputs: Outputs, items: Sequence[Item], about: About, encoding: Future[Encoded]) -> Stored:
+    try:
+        encoded = encoding.result()
+    except RejectError as error:
+        return dict.fromkeys((item.name for item in items), error.with_traceback(None))
+    with io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded as file:
+        return {item.name: outputs.put(item, file, about) for item in items}
 
 
 def encoded(output: Tensor, working: WorkingImage, config: MethodConfig, spaces: RgbSpaces, library: str = "") -> bytes:
