@@ -11,7 +11,8 @@ from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
 from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
 
 CAUTION = 0.1  # share of no edit in every map
-NOVELTY_POWER = 2
+FAMILIAR, FOREIGN = 2.0, 3.0  # novelty up to which nothing, and from which all, of the fall in confidence applies
+NOVELTY_POWER = 2  # of that fall (docs/decisions/0032)
 BLENDS = 21  # steps from the predicted map to the common map
 FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as flattened
 FLATTENED_SHARE = 0.002  # of the pixels, allowed
@@ -24,8 +25,8 @@ class Prediction:
     """The edit of one photograph.
 
     coefficients: the map, `(10, 3)`.
-    confidence: 1 for a photograph as near the pairs as they are to each other, towards 0 for one unlike all of them;
-        the map is drawn to no edit by the rest.
+    confidence: 1 for a photograph about as near the pairs as they are to each other, towards 0 for one unlike all of
+        them; the map is drawn to no edit by the rest.
     blend: share of the predicted map against the map common to all pairs: below 1 where the predicted map would
         flatten or invert tones.
     shares: what each group of pairs contributed, `(L,)`, in the order of `Fit.landmark_ids`; signed, sums to 1.
@@ -64,13 +65,16 @@ def contributions(fit: Fit, descriptors: np.ndarray) -> np.ndarray:
 
 
 def confidence(fit: Fit, descriptors: np.ndarray) -> float:
-    """Return how much a photograph is like the pairs, in (0, 1]: 1 within their own spacing, then falling with novelty.
+    """Return how much a photograph is like the pairs, in (0, 1].
 
-    Novelty is the squared distance to the nearest pair over the spacing of the pairs.
+    Novelty is the squared distance to the nearest pair over the spacing of the pairs. Confidence is 1 up to a novelty
+    of 2, and novelty^-2 from 3 on; between them the exponent grows with the logarithm of novelty.
     """
     pairs = fit.scale.standardise(fit.descriptors, NOVELTY_CLIP)
     nearest = ((pairs - fit.scale.standardise(descriptors, NOVELTY_CLIP)) ** 2).mean(1).min()
-    return float(max(1.0, nearest / fit.spacing) ** -NOVELTY_POWER)
+    novelty = max(1.0, float(nearest / fit.spacing))
+    fall = np.interp(np.log(novelty), np.log([FAMILIAR, FOREIGN]), [0, 1])
+    return float(novelty ** (-NOVELTY_POWER * fall))
 
 
 def shares(contributed: np.ndarray, pixels: np.ndarray) -> np.ndarray:
