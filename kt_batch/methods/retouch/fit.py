@@ -164,7 +164,10 @@ class Fit:
         chosen = scale.standardise(descriptors)[landmarks]
         members = tuple(reader.member(number, family, chosen) for number, family in enumerate(FAMILIES))
         common = reader.take("common", (landmark_count, SIZE, 3))
-        return cls(ids, descriptors, scale, landmarks, members, common, float(reader.take("spacing", (1,))[0]))
+        spacing = float(reader.take("spacing", (1,))[0])
+        if spacing <= 0:
+            raise DamagedError(f"The spacing of a fit is {spacing}; it must be positive.")
+        return cls(ids, descriptors, scale, landmarks, members, common, spacing)
 
 
 class _Arrays:
