@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kt_batch.errors import DamagedError
 from kt_batch.kernels.descriptors import LUMA
 from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
 from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
 
+LARGEST = 1e6  # coefficient
 CAUTION = 0.1  # share of no edit in every map
 FAMILIAR, FOREIGN = 2.0, 3.0  # novelty up to which nothing, and from which all, of the fall in confidence applies
 NOVELTY_POWER = 2  # of that fall (docs/decisions/0032)
@@ -45,10 +47,17 @@ def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Predictio
         fit: What the pairs teach.
         descriptors: Of the photograph, `(33,)`.
         colours: Its pixels, or an even sample of them, `(n, 3)` sRGB in [0, 1], n >= 1.
+
+    Raises:
+        DamagedError: The fit gives coefficients that no fit of pictures gives.
     """
     pixels = np.asarray(colours, np.float64)
-    own = contributions(fit, descriptors)
-    common_map = fit.common_map
+    own, common_map = contributions(fit, descriptors), fit.common_map
+    largest = max(np.abs(own).max(), np.abs(common_map).max())
+    if not largest < LARGEST:
+        raise DamagedError(
+            f"The fit gives a colour map with a coefficient of {largest:.3g}; {LARGEST:.0e} is the limit."
+        )
     blend = _blend(IDENTITY + own.sum(0), common_map, pixels)
     mixed = blend * own + (1 - blend) * fit.common
     trust = confidence(fit, descriptors)

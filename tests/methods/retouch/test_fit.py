@@ -305,8 +305,9 @@ def test_maps_that_flatten_or_invert_tones_are_found(name: str, coefficients: np
 # ---- as arrays -------------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_comes_back_from_its_arrays() -> None:
-    fit = fit_pairs(table_of(list(range(7))), FitConfig(landmarks=5))
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_fit_comes_back_from_its_arrays(count: int) -> None:
+    fit = fit_pairs(table_of(list(range(count))), FitConfig(landmarks=5))
     again = Fit.from_arrays(fit.to_arrays())
     picture = photograph(44)
     first, second = (predict(each, describe(picture), colours(picture)) for each in (fit, again))
@@ -335,6 +336,14 @@ def test_positions_and_distances_that_cannot_be_are_damage(name: str, value: lis
     arrays = fit_pairs(table_of([1, 2, 3]), FitConfig()).to_arrays()
     with pytest.raises(DamagedError, match="of a fit"):
         Fit.from_arrays(arrays | {name: np.array(value, arrays[name].dtype)})
+
+
+def test_a_fit_of_absurd_numbers_gives_no_edit_but_an_error() -> None:
+    arrays = fit_pairs(table_of([1, 2, 3]), FitConfig()).to_arrays()
+    for name in ("common", "member0.influence"):
+        absurd = Fit.from_arrays(arrays | {name: np.full_like(arrays[name], 1e200)})
+        with pytest.raises(DamagedError, match="colour map with a coefficient"):
+            predict(absurd, describe(photograph(1)), colours(photograph(1)))
 
 
 def test_a_deviation_of_zero_and_ids_out_of_order_are_damage() -> None:
