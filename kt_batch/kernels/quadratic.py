@@ -13,7 +13,7 @@ SIZE = 10  # functions of the basis
 IDENTITY = np.zeros((SIZE, 3))
 IDENTITY[1:4] = np.eye(3)
 CHUNK = 1 << 13  # pixels whose basis is in memory at a time
-BLOCK = 1 << 12  # pixels that are mapped at a time: their planes fit the second-level cache
+BLOCK = 1 << 14  # pixels that are mapped at a time: their planes fit the second-level cache
 
 
 @dataclass(frozen=True)

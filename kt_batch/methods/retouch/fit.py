@@ -171,6 +171,8 @@ class Fit:
         members = tuple(reader.member(number, family, chosen) for number, family in enumerate(FAMILIES))
         common = reader.take("common", (landmark_count, SIZE, 3))
         spacing, clipping = (float(reader.take(name, (1,))[0]) for name in ("spacing", "clipping"))
+        if spacing <= 0:
+            raise DamagedError(f"The spacing of a fit is {spacing}; it must be positive.")
         return cls(ids, descriptors, scale, landmarks, members, common, spacing, clipping)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.quadratic import IDENTITY, apply_map
+from kt_batch.kernels.quadratic import apply_map, towards_identity
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.retouch.predict import Prediction, predict
@@ -64,7 +64,7 @@ class Retouch:
         colours = pixels.reshape(-1, 3)
         made = predict(self.fit, describe(pixels), colours[:: max(1, len(colours) // COLOURS)])
         strength = self.config.strength
-        coefficients = IDENTITY + strength * (made.coefficients - IDENTITY)
+        coefficients = towards_identity(made.coefficients, strength)
         facts = EditFacts(coefficients, made.confidence, made.guard, strength)
         seconds = {"predict": time.perf_counter() - started}
         return Result(

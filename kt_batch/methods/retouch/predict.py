@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kt_batch.errors import DamagedError
 from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import LUMA
 from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
 from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
 
+LARGEST = 1e6  # coefficient
 CAUTION = 0.1  # share of no edit in every map
-NOVELTY_POWER = 2
+FAMILIAR, FOREIGN = 2.0, 3.0  # novelty up to which nothing, and from which all, of the fall in confidence applies
+NOVELTY_POWER = 2  # of that fall (docs/decisions/0032)
 STEPS = 41  # of the guard: 20 from the predicted map to the common map, 20 from there to no edit
 FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as flattened
 FLATTENED_SHARE = 0.002  # of the pixels, allowed
@@ -25,8 +28,8 @@ class Prediction:
     """The edit of one photograph.
 
     coefficients: the map, `(10, 3)`.
-    confidence: 1 for a photograph as near the pairs as they are to each other, towards 0 for one unlike all of them;
-        the map is drawn to no edit by the rest.
+    confidence: 1 for a photograph about as near the pairs as they are to each other, towards 0 for one unlike all of
+        them; the map is drawn to no edit by the rest.
     guard: 1 for the predicted map, 0.5 for the map common to all pairs, 0 for no edit, and mixtures in between: below 1
         where the predicted map would flatten, invert or clip tones.
     shares: what each group of pairs contributed, `(L,)`, in the order of `Fit.landmark_ids`; signed, sums to 1.
@@ -45,9 +48,17 @@ def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Predictio
         fit: What the pairs teach.
         descriptors: Of the photograph, `(33,)`.
         colours: Its pixels, or an even sample of them, `(n, 3)` sRGB in [0, 1], n >= 1.
+
+    Raises:
+        DamagedError: The fit gives coefficients that no fit of pictures gives.
     """
     pixels = np.asarray(colours, np.float64)
     own = contributions(fit, descriptors)
+    largest = max(np.abs(own).max(), np.abs(fit.common_map).max())
+    if not largest < LARGEST:
+        raise DamagedError(
+            f"The fit gives a colour map with a coefficient of {largest:.3g}; {LARGEST:.0e} is the limit."
+        )
     guard = _guard(own, fit, pixels)
     mixed = guarded(own, fit.common, guard)
     trust = confidence(fit, descriptors)
@@ -64,13 +75,16 @@ def contributions(fit: Fit, descriptors: np.ndarray) -> np.ndarray:
 
 
 def confidence(fit: Fit, descriptors: np.ndarray) -> float:
-    """Return how much a photograph is like the pairs, in (0, 1]: 1 within their own spacing, then falling with novelty.
+    """Return how much a photograph is like the pairs, in (0, 1].
 
-    Novelty is the squared distance to the nearest pair over the spacing of the pairs.
+    Novelty is the squared distance to the nearest pair over the spacing of the pairs. Confidence is 1 up to a novelty
+    of 2, and novelty^-2 from 3 on; between them the exponent grows with the logarithm of novelty.
     """
     pairs = fit.scale.standardise(fit.descriptors, NOVELTY_CLIP)
     nearest = ((pairs - fit.scale.standardise(descriptors, NOVELTY_CLIP)) ** 2).mean(1).min()
-    return float(max(1.0, nearest / fit.spacing) ** -NOVELTY_POWER)
+    novelty = max(1.0, float(nearest / fit.spacing))
+    fall = np.interp(np.log(novelty), np.log([FAMILIAR, FOREIGN]), [0, 1])
+    return float(novelty ** (-NOVELTY_POWER * fall))
 
 
 def shares(contributed: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -271,6 +271,17 @@ def test_confidence_is_whole_at_a_pair_and_falls_with_distance() -> None:
     assert steps[-1] < 0.5
 
 
+def test_confidence_is_whole_up_to_twice_the_spacing_of_the_pairs_and_a_ninth_at_three_times() -> None:
+    fit = fit_pairs(table_of(list(range(15))), FitConfig())
+    nearest = np.square(fit.scale.standardise(fit.descriptors, 4) - fit.scale.standardise(fit.descriptors[4], 4))
+    assert nearest.mean(1).min() == 0
+    away = fit.descriptors[4].copy()
+    away[0] += fit.scale.deviation[0]
+    distance = np.square(fit.scale.standardise(fit.descriptors, 4) - fit.scale.standardise(away, 4)).mean(1).min()
+    for novelty, expected in ((1, 1), (2, 1), (3, 1 / 9), (10, 1 / 100), (6**0.5, 6 ** (-0.5))):
+        assert confidence(replace(fit, spacing=distance / novelty), away) == pytest.approx(expected)
+
+
 def test_an_edit_of_a_photograph_unlike_all_pairs_is_drawn_to_no_edit() -> None:
     fit = fit_pairs(table_of(list(range(15))), FitConfig())
     negative = np.zeros((20, 20, 3), np.float32)
@@ -310,8 +321,9 @@ def test_the_guard_leads_from_the_predicted_map_over_the_common_one_to_no_edit()
 # ---- as arrays -------------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_comes_back_from_its_arrays() -> None:
-    fit = fit_pairs(table_of(list(range(7))), FitConfig(landmarks=5))
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_fit_comes_back_from_its_arrays(count: int) -> None:
+    fit = fit_pairs(table_of(list(range(count))), FitConfig(landmarks=5))
     again = Fit.from_arrays(fit.to_arrays())
     picture = photograph(44)
     first, second = (predict(each, describe(picture), colours(picture)) for each in (fit, again))
@@ -330,6 +342,31 @@ def test_an_array_that_is_missing_misshapen_or_not_finite_is_damage(name: str) -
     for each in damaged:
         with pytest.raises(DamagedError, match="fit"):
             Fit.from_arrays(each)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("landmarks", [0, 0, 1]), ("landmarks", [0, 1, 3]), ("landmarks", [-1, 0, 1]), ("spacing", [0.0])],
+)
+def test_positions_and_distances_that_cannot_be_are_damage(name: str, value: list[float]) -> None:
+    arrays = fit_pairs(table_of([1, 2, 3]), FitConfig()).to_arrays()
+    with pytest.raises(DamagedError, match="of a fit"):
+        Fit.from_arrays(arrays | {name: np.array(value, arrays[name].dtype)})
+
+
+def test_a_fit_of_absurd_numbers_gives_no_edit_but_an_error() -> None:
+    arrays = fit_pairs(table_of([1, 2, 3]), FitConfig()).to_arrays()
+    for name in ("common", "member0.influence"):
+        absurd = Fit.from_arrays(arrays | {name: np.full_like(arrays[name], 1e200)})
+        with pytest.raises(DamagedError, match="colour map with a coefficient"):
+            predict(absurd, describe(photograph(1)), colours(photograph(1)))
+
+
+def test_a_deviation_of_zero_and_ids_out_of_order_are_damage() -> None:
+    arrays = fit_pairs(table_of([1, 2, 3]), FitConfig()).to_arrays()
+    for damage in ({"deviation": np.zeros(33)}, {"ids": arrays["ids"][::-1].copy()}):
+        with pytest.raises(DamagedError, match="of a fit"):
+            Fit.from_arrays(arrays | damage)
 
 
 def test_a_table_of_pairs_is_sorted_and_of_one_length() -> None:
