@@ -150,3 +150,11 @@ def test_a_library_that_grew_asks_for_a_new_fit(tmp_path: Path, photos: Path) ->
     assert "has no fit of the pairs that it holds now; run: kt-batch fit" in refused.err
     refused = kt("extract", *words, "--stride", 2)
     assert "--stride 2 has no effect on pairs" in refused.err
+
+
+def test_the_metadata_of_an_edit_says_how_it_was_made(run: Path, library: Path) -> None:
+    (fit,) = (path for path in (library / "fits").iterdir() if path.suffix != ".json")
+    content = (run / "images/a.png.png").read_bytes()
+    assert b"algorithmicallyEnhanced" in content
+    assert b"retouch" in content
+    assert fit.name[:16].encode() in content

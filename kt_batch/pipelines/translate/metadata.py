@@ -26,7 +26,9 @@ def of_picture(
     return carried(blocks, config.metadata, width, height, made, space)
 
 
-def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space: Space, unchanged: bool) -> Blocks:
+def of_edit(
+    blocks: Blocks, config: MethodConfig, width: int, height: int, space: Space, unchanged: bool, library: str = ""
+) -> Blocks:
     """Return the metadata of a photograph at its full size, edited or unchanged.
 
     Args:
@@ -36,8 +38,9 @@ def of_edit(blocks: Blocks, config: MethodConfig, width: int, height: int, space
         height: Of the output.
         space: Of the output: `input` where the samples are those of the photograph.
         unchanged: Whether nothing was edited.
+        library: Names the library by its content; empty without one.
     """
-    made = Made(config.method, "", None if unchanged else SourceType.EDIT)
+    made = Made(config.method, library, None if unchanged else SourceType.EDIT)
     return carried(blocks, config.metadata, width, height, made, space)
 
 
