@@ -40,8 +40,9 @@ _ATTEMPTS = 2  # a reader's process may be ended from outside once
 class FullSizeWriter:
     """Makes output files of photographs at their full size. It has a reader's process of its own."""
 
-    def __init__(self, config: MethodConfig, spaces: RgbSpaces) -> None:
-        self._config = config
+    def __init__(self, config: MethodConfig, spaces: RgbSpaces, library: str = "") -> None:
+        """Take the configuration; `library` names the library by its content, where there is one."""
+        self._config, self._library = config, library
         self._reader = ImageReaderProcess()
         self._spaces = spaces
 
@@ -73,7 +74,7 @@ class FullSizeWriter:
             image, rows = self._edited(image, bands, edit)
         _check_fits(config.format, image)
         space = space_of_profile(config, image.profile)
-        blocks = of_edit(blocks, config, image.width, image.height, space, isinstance(edit, Unchanged))
+        blocks = of_edit(blocks, config, image.width, image.height, space, isinstance(edit, Unchanged), self._library)
         file = _temporary_file()
         try:
             write_image(file, image, rows, config.format, config.quality, blocks)

@@ -57,8 +57,8 @@ class TranslateWorker:
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
         self.spaces = RgbSpaces()
-        self.full_size = FullSizeWriter(job.config, self.spaces)
         self.library = content_of_library(job.config, job.sources)
+        self.full_size = FullSizeWriter(job.config, self.spaces, self.library)
         self.uris = source_uris(job.config, job.sources)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
