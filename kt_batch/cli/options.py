@@ -61,6 +61,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 Force = Annotated[
     bool, typer.Option("--force", help="Replace a file that exists and is not known to be ours; never an input.")
 ]
+ReviewBelow = Annotated[
+    float,
+    typer.Option("--review-below", min=0, max=1, help="Confidence below which an edit is marked as one to look at."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
 
