@@ -23,8 +23,8 @@ RECALL_PLOT_START = (  # with which every plot of `recall_plot` begins
 DAY = 86400.0
 CLOCK_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, DAY)
 STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a plot inside a page
-CURVE_SIDE, CURVE_MARGIN, CURVE_STEPS = 220, 14, 64  # of a tone curve, with the letters of its lines to the right
-LETTER = 13  # units between two letters, at least
+CURVE_START, CURVE_SIDE, CURVE_STEPS = 10, 200, 64  # of a tone curve: first coordinate, length of both axes, steps
+LETTER = 13  # units from one line's letter to the next, at least
 CHANNELS = (("R", "red", "#cf3a2c"), ("G", "green", "#2f8f46"), ("B", "blue", "#2f6fc4"))
 
 
@@ -102,7 +102,7 @@ def tone_curve(coefficients: NDArray[np.float64]) -> str:
     greys = np.linspace(0.0, 1.0, CURVE_STEPS + 1)
     with np.errstate(over="ignore", invalid="ignore"):  # a file of strangers may hold any finite numbers
         mapped = np.nan_to_num(reference_map(np.stack([greys] * 3, axis=1), coefficients))
-    low, side = CURVE_MARGIN, CURVE_SIDE - 2 * CURVE_MARGIN
+    low, side = CURVE_START, CURVE_SIDE
 
     def place(grey: float, value: float) -> str:
         return f"{low + grey * side:.1f},{low + (1 - value) * side:.1f}"
@@ -115,9 +115,7 @@ def tone_curve(coefficients: NDArray[np.float64]) -> str:
         }
         for (letter, name, colour), values, at in zip(CHANNELS, mapped.T, _apart(ends, low + side), strict=True)
     ]  # fmt: skip
-    return _render(
-        "tone_curve.svg.j2", lines=lines, low=low, high=low + side, width=CURVE_SIDE + LETTER, height=CURVE_SIDE
-    )
+    return _render("tone_curve.svg.j2", lines=lines, low=low, high=low + side)
 
 
 def _apart(places: Sequence[float], last: float) -> list[float]:
