@@ -40,11 +40,7 @@ def demo_command(
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = demo(out, ExtractConfig(encoder=encoder), source, how, running, display)
     learned = summary.retouching
-    lines = [
-        f"Open {summary.sheet}",
-        f"Open {learned.page}",
-        f"  {learned.pairs} pairs of a scripted hand; {learned.photographs} other photographs are {learned.learned_db:.1f} dB "
-        f"from its edits, {learned.unedited_db:.1f} dB unedited",
-    ]
+    taught = f"{learned.pairs} pairs of a scripted hand taught edits of {learned.learned_db:.1f} dB PSNR against its"
+    lines = [f"Open {summary.sheet}", f"Open {learned.page}", f"  {taught}; unedited: {learned.unedited_db:.1f} dB"]
     print_summary(asdict(summary), lines, json)
     return 0

@@ -115,7 +115,7 @@ def _distances(out: Path, run: str, scripted: Mapping[str, Path]) -> tuple[float
 
 
 def _psnr(picture: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    return float(-10 * np.log10(max(np.mean((picture - wanted) ** 2), 1e-10)))
+    return float(-10 * np.log10(max(float(np.mean((picture - wanted) ** 2)), 1e-10)))
 
 
 def _values(image: Image.Image) -> NDArray[np.float64]:

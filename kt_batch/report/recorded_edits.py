@@ -75,8 +75,8 @@ def read_edit(run: Run, output: Output) -> RecordedEdit | None:
 
 
 def _is_edit(row: Mapping[str, Any]) -> bool:
-    numbers = [*(row["map"] or ()), row["confidence"], row["guard"], row["strength"]]
-    return len(numbers) == 33 and None not in [*numbers, row["library"]] and bool(np.isfinite(numbers).all())
+    numbers = [*row["map"], row["confidence"], row["guard"], row["strength"]]
+    return len(numbers) == 33 and bool(np.isfinite(numbers).all())
 
 
 def read_confidences(run: Run) -> dict[str, float]:
@@ -132,7 +132,7 @@ def _trust(run: Run) -> list[tuple[str, float, float]]:
         table = read_table(run.location, ref, ["output", "confidence", "guard"])
         for row in table.to_pylist():
             numbers = (row["confidence"], row["guard"])
-            if row["output"] is None or not all(value is not None and 0 <= value <= 1 for value in numbers):
+            if not all(0 <= value <= 1 for value in numbers):
                 raise DamagedError(
                     f"'{ref.name}' at '{run.location.uri}' holds an edit with confidence {numbers[0]} and guard "
                     f"{numbers[1]}; allowed is 0 to 1."
