@@ -167,7 +167,7 @@ def _gc_lines(summary: GcSummary) -> list[str]:
 def report_command(
     place: options.Place,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
-    review_below: options.ReviewBelow = REVIEW_BELOW,
+    review_below: options.ReviewBelow = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> int:
@@ -175,7 +175,9 @@ def report_command(
 
     kt-batch report run --html report.html
     """
-    report = run_report(place, review_below)
+    report = run_report(place, REVIEW_BELOW if review_below is None else review_below)
+    if review_below is not None and report.review is None:
+        raise UsageError(f"--review-below has no effect on '{place}', which records no edits; leave it out.")
     lines = report_lines(report)
     if html is not None:
         target = Target("--html", html, Inputs(places=[place]), force, begins=page_start(TEMPLATE))

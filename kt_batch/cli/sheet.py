@@ -11,7 +11,6 @@ import typer
 from kt_batch.cli import options
 from kt_batch.cli.output import print_summary
 from kt_batch.errors import UsageError
-from kt_batch.report.recorded_edits import REVIEW_BELOW
 from kt_batch.report.sheet import Extras, write_sheet
 
 Runs = Annotated[list[str], typer.Argument(help="One run, or several of the same images to compare.")]
@@ -26,7 +25,7 @@ def sheet_command(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", help="The folder for the page, index.html, and its pictures.")],
     images: Annotated[int, typer.Option("--images", min=1, help="Most images on the page.")] = 30,
-    review_below: options.ReviewBelow = REVIEW_BELOW,
+    review_below: options.ReviewBelow = None,
     json: options.Json = False,
 ) -> int:
     """Write a contact sheet: inputs, results, and what they were made of; doubtful edits come first.

@@ -94,14 +94,20 @@ class Entry:
 class Extras:
     """What a page shows beside its runs.
 
-    below: Confidence below which an edit is marked and shown first. heading, note: Of the page; the heading is `Contact
-    sheet` where none is given. pictures: title -> input's name -> file that results are compared with.
+    below: Confidence below which an edit is marked and shown first; None is REVIEW_BELOW. heading, note: Of the page; the
+    heading is `Contact sheet` where none is given. pictures: title -> input's name -> file that results are compared
+    with.
     """
 
-    below: float = REVIEW_BELOW
+    below: float | None = None
     heading: str = ""
     note: str = ""
     pictures: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> float:
+        """Return the confidence below which an edit is doubtful."""
+        return REVIEW_BELOW if self.below is None else self.below
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6, extra
         extras: what else is shown, and which edits are doubtful.
 
     Raises:
-        UsageError: there is nothing to show.
+        UsageError: there is nothing to show, or `extras.below` is given and no run records edits.
         MissingError: a place holds no run.
         StorageError: it cannot be written.
     """
@@ -141,10 +147,13 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6, extra
         raise UsageError(
             f"there is no output to show in {', '.join(repr(place) for place in runs.values()) or 'no run'}"
         )
+    if extras.below is not None and not any(has_edits(each.session) for each in shown):
+        named = ", ".join(repr(place) for place in runs.values())
+        raise UsageError(f"--review-below has no effect on {named}: no edits are recorded there; leave it out.")
     target = sheet_target(out, list(runs.values()))
     if out.exists():
         target.check()  # before pictures are written
-    doubtful = _doubtful(shown, extras.below)
+    doubtful = _doubtful(shown, extras.limit)
     names = [*doubtful, *(name for name in shown[0].outputs if name not in doubtful)][:inputs_shown]
     page = _page(shown, names, len(doubtful), out, extras)
     target.write(page.encode(errors="backslashreplace"))
@@ -259,7 +268,7 @@ def _entry(
 ) -> Entry:
     output = shown[0].outputs[name]
     edits = {
-        each.title: show_edit(each.title, each.session, each.outputs[name], extras.below, sources, folder)
+        each.title: show_edit(each.title, each.session, each.outputs[name], extras.limit, sources, folder)
         for each in shown
         if name in each.outputs
     }

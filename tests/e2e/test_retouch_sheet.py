@@ -87,3 +87,9 @@ def test_inspect_counts_the_edits_and_sql_has_them(run: Path) -> None:
     with closing(connect(str(run))) as connection:
         found = connection.execute("SELECT output FROM edits WHERE confidence < 0.5").fetchall()
     assert found == [(f"images/{UNLIKE}.png",)]
+
+
+def test_a_limit_of_doubt_has_no_effect_on_a_library(run: Path) -> None:
+    ended = kt("report", run.parent / "library", "--review-below", 0.4)
+    assert ended.code == 2
+    assert "--review-below has no effect" in ended.err

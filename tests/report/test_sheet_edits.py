@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kt_batch.config import RunOptions
-from kt_batch.errors import DamagedError
+from kt_batch.errors import DamagedError, UsageError
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
@@ -116,6 +116,12 @@ def test_the_limit_of_doubt_can_be_chosen(place: Path, tmp_path: Path) -> None:
     assert "Look at this one" not in none
     below = max(confidences(place).values()) + 0.001
     assert text_of(write_sheet(run, tmp_path / "all", extras=Extras(below=below))).count("Look at this one") == 3
+
+
+def test_a_limit_of_doubt_without_edits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--review-below has no effect"):
+        write_sheet({"Gain": str(make_gain_run(tmp_path))}, tmp_path / "sheet", extras=Extras(below=0.4))
+    assert not (tmp_path / "sheet").exists()
 
 
 def test_names_of_pairs_are_text(place: Path, tmp_path: Path) -> None:
