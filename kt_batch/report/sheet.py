@@ -94,9 +94,8 @@ class Entry:
 class Extras:
     """What a page shows beside its runs.
 
-    below: Confidence below which an edit is marked and shown first; None is REVIEW_BELOW. heading, note: Of the page; the
-    heading is `Contact sheet` where none is given. pictures: title -> input's name -> file that results are compared
-    with.
+    below: Confidence below which an edit is marked and shown first; None is REVIEW_BELOW. heading: `Contact sheet` if
+    empty. note: Below the heading. pictures: title -> input's name -> file that results are compared with.
     """
 
     below: float | None = None

@@ -161,6 +161,11 @@ def test_a_run_that_edits_shares_a_page_with_one_that_does_not(place: Path, tmp_
     assert words.count("Tone curve") == 3
 
 
+def test_a_page_without_edits_has_nothing_of_them(tmp_path: Path) -> None:
+    page = write_sheet({"Gain": str(make_gain_run(tmp_path))}, tmp_path / "sheet").read_text()
+    assert not [part for part in ("--warn", ".curve", ".pair", "onfidence", "doubtful") if part in page]
+
+
 def test_pictures_to_compare_with_stand_beside_results(place: Path, tmp_path: Path) -> None:
     wanted = {"1.png": place / "photographs" / "2.png"}
     extras = Extras(heading="A heading", note="A note & more.", pictures={"Wanted": wanted})
