@@ -17,6 +17,7 @@ from kt_batch.cli.lut import add_lut
 from kt_batch.cli.maintenance import add_maintenance
 from kt_batch.cli.models import models_command
 from kt_batch.cli.pairs import add_pairs
+from kt_batch.cli.sheet import add_sheet
 from kt_batch.cli.single import add_try
 from kt_batch.cli.translate import add_translate
 
@@ -40,6 +41,7 @@ def make_app() -> typer.Typer:
     add_translate(made)
     add_inspection(made)
     add_maintenance(made)
+    add_sheet(made)
     add_demo(made)
     made.command("models")(models_command)
     made.add_typer(bench_app, name="bench")

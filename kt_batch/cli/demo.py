@@ -32,12 +32,15 @@ def demo_command(
     how: DemoRun,
     json: options.Json = False,
 ) -> int:
-    """Run the main job offline on bundled photographs, and print the page to open.
+    """Run the main job offline on bundled photographs, and print the pages to open.
 
     kt-batch demo --out demo-out
     """
     source, encoder = options.new_encoder(options.EncoderOptions(), options.CutOptions())
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = demo(out, ExtractConfig(encoder=encoder), source, how, running, display)
-    print_summary(asdict(summary), [f"Open {summary.sheet}"], json)
+    learned = summary.retouching
+    taught = f"{learned.pairs} pairs of a scripted hand taught edits of {learned.learned_db:.1f} dB PSNR against its"
+    lines = [f"Open {summary.sheet}", f"Open {learned.page}", f"  {taught}; unedited: {learned.unedited_db:.1f} dB"]
+    print_summary(asdict(summary), lines, json)
     return 0

@@ -20,6 +20,7 @@ from kt_batch.maintenance.recompute import Recompute, RecomputeSummary
 from kt_batch.maintenance.recompute import recompute as recompute_images
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.page_files import page_start
+from kt_batch.report.recorded_edits import REVIEW_BELOW, Review
 from kt_batch.report.run_report import TEMPLATE, RunReport, duration, report_page, run_report
 from kt_batch.store.targets import Inputs, Target
 
@@ -166,14 +167,17 @@ def _gc_lines(summary: GcSummary) -> list[str]:
 def report_command(
     place: options.Place,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
+    review_below: options.ReviewBelow = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> int:
-    """Report progress, rates, slowest images, rejects and workers of a library or a run.
+    """Report progress, doubtful edits, rates, slowest images, rejects and workers of a library or a run.
 
     kt-batch report run --html report.html
     """
-    report = run_report(place)
+    report = run_report(place, REVIEW_BELOW if review_below is None else review_below)
+    if review_below is not None and report.review is None:
+        raise UsageError(f"--review-below has no effect on '{place}', which records no edits; leave it out.")
     lines = report_lines(report)
     if html is not None:
         target = Target("--html", html, Inputs(places=[place]), force, begins=page_start(TEMPLATE))
@@ -191,6 +195,8 @@ def report_lines(report: RunReport) -> list[str]:
         f"{report.place}: {report.kind}, {units.done} of {units.planned} units done",
         f"  {images.done} images done, {images.pending} pending, {images.rejected} rejected{again}",
     ]
+    if report.review:
+        lines.append(review_line(report.review))
     if report.throughput:
         spent = duration(report.throughput.working_seconds)
         lines.append(f"  {report.throughput.images_per_second:.3g} images/s over {spent} of work")
@@ -213,3 +219,9 @@ def report_lines(report: RunReport) -> list[str]:
     for title, rows in tables.items():
         lines += [f"  {title}", *(f"    {row}" for row in rows)] if rows else []
     return lines
+
+
+def review_line(review: Review) -> str:
+    """Return how many edits are doubtful, and the first of them."""
+    line = f"  {review.count} of {counted(review.edits, 'edit')} with a confidence below {review.below:g}"
+    return f"{line}; look at {review.first[0].name} first" if review.first else line

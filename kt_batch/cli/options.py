@@ -19,6 +19,7 @@ from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
 from kt_batch.pipelines.inputs import absolute_file
+from kt_batch.report.recorded_edits import REVIEW_BELOW
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 RUN_PANEL = "How the work is run"
@@ -60,6 +61,15 @@ DecoderWeights = Annotated[str | None, typer.Option("--decoder-weights", help="A
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace a file that exists and is not known to be ours; never an input.")
+]
+ReviewBelow = Annotated[
+    float | None,
+    typer.Option(
+        "--review-below",
+        min=0,
+        max=1,
+        help=f"Confidence below which an edit is marked as one to look at; default: {REVIEW_BELOW}.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 

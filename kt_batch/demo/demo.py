@@ -1,17 +1,17 @@
-"""The main job on bundled photographs: extract, index, translate with both swaps, write a contact sheet."""
+"""The main job on bundled photographs: extract, index, translate with both swaps, write a contact sheet.
+
+A second page shows what is learned of a scripted hand that edits photographs.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
+from kt_batch.demo.bundled import bundled, save_images
 from kt_batch.demo.canvases import canvas
-from kt_batch.errors import StorageError, UsageError
+from kt_batch.demo.retouching import HELD_OUT, LEARNED_FROM, RetouchingSummary, demo_retouching
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
@@ -22,7 +22,6 @@ from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.sheet import sheet_target, write_sheet
 from kt_batch.runners.base import Runner
-from kt_batch.store.targets import write_file
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # from a telescope and a microscope
@@ -32,10 +31,11 @@ SWAPS = ("geometric", "statistics")
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """The path of the contact sheet, and the summary of each run by library and swap."""
+    """The path of the contact sheet, the summary of each run by library and swap, and that of the second page."""
 
     sheet: str
     runs: dict[str, TranslateSummary]
+    retouching: RetouchingSummary
 
 
 def demo(
@@ -46,7 +46,9 @@ def demo(
     runner: Runner,
     progress: Progress,
 ) -> DemoSummary:
-    """Run the main job below `out`: two libraries, each with both swaps. A second call skips finished work.
+    """Run the main job below `out`: two libraries, each with both swaps, and edits learned from pairs.
+
+    A second call skips finished work.
 
     Raises:
         UsageError: If scikit-image is not installed, or another page than ours is in `out`.
@@ -66,35 +68,13 @@ def demo(
             request = TranslateRequest([str(out / "photographs")], run, config, sources, options)
             runs[f"{name}, {swap} swap"] = translate(request, runner, progress)
     sheet = write_sheet({title: summary.run for title, summary in runs.items()}, out)
-    return DemoSummary(str(sheet), runs)
+    learned = demo_retouching(out / "retouch", bundled(LEARNED_FROM), bundled(HELD_OUT), options, runner, progress)
+    return DemoSummary(str(sheet), runs, learned)
 
 
 def write_inputs(out: Path) -> None:
     """Write the demo's photographs, paintings and pictures below `out`; existing files stay."""
     pictures = bundled(PICTURES)
-    _save(out / "photographs", bundled(PHOTOGRAPHS))
+    save_images(out / "photographs", bundled(PHOTOGRAPHS))
     for library, names in LIBRARIES.items():
-        _save(out / "styles" / library, {name: pictures.get(name) or canvas(name) for name in names})
-
-
-def _save(folder: Path, images: Mapping[str, Image.Image]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"The folder '{folder}' cannot be made: {error.strerror}.") from error
-    for name, image in images.items():
-        target = folder / f"{name}.png"
-        if not target.exists():
-            file = io.BytesIO()
-            image.save(file, "PNG")
-            write_file(target, file.getvalue())
-
-
-def bundled(names: tuple[str, ...]) -> dict[str, Image.Image]:
-    """Return images bundled with scikit-image, by the stem of their file name. Raises UsageError without it."""
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise UsageError("The demo's photographs come with scikit-image: pip install 'kt-batch[demo]'.") from error
-    folder = Path(data.__file__).parent
-    return {Path(name).stem: Image.open(folder / name).convert("RGB") for name in names}
+        save_images(out / "styles" / library, {name: pictures.get(name) or canvas(name) for name in names})

@@ -7,6 +7,7 @@ from typing import Any
 
 from kt_batch.config import EncoderConfig
 from kt_batch.errors import MissingError
+from kt_batch.report.recorded_edits import edit_facts
 from kt_batch.report.session import Session
 from kt_batch.report.usage import BINS, USAGE_COLUMNS, Matches, Shares, new_usage
 from kt_batch.store import layout
@@ -102,13 +103,13 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
 def inspect_run(session: Session) -> dict[str, Any]:
     """Return what an opened run holds.
 
-    The method's own settings stand under their own names. A setting whose name is taken by a fact gets the method's
-    name in front.
+    `edits` is there for runs that record edits. The method's own settings stand under their own names. A setting whose
+    name is taken by a fact gets the method's name in front.
     """
     run, usage = session.run, _usage(session)
     receipts = run.committed.receipts.values()
     matches = usage if isinstance(usage, Matches) else None
-    facts = {
+    facts: dict[str, Any] = {
         "images": sum(receipt.images for receipt in receipts),
         "patches": sum(receipt.patches for receipt in receipts),
         "rejects": _rejects(run.committed),
@@ -122,6 +123,8 @@ def inspect_run(session: Session) -> dict[str, Any]:
         "certified_share": matches.certified_share if matches else None,
         "sources": _sources(session, usage),
     }
+    if (edits := edit_facts(run)) is not None:
+        facts["edits"] = edits
     head = {
         "kind": "run",
         "place": run.location.uri,

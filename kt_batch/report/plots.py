@@ -6,6 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kt_batch.kernels.quadratic import reference_map
 from kt_batch.report.rendering import new_environment
 
 COLOURS = (
@@ -19,6 +23,9 @@ RECALL_PLOT_START = (  # with which every plot of `recall_plot` begins
 DAY = 86400.0
 CLOCK_STEPS = (30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0, 43200.0, DAY)
 STRIP_WIDTH, STRIP_HEIGHT = 1000, 220  # of a plot inside a page
+CURVE_START, CURVE_SIDE, CURVE_STEPS = 10, 200, 64  # of a tone curve: first coordinate, length of both axes, steps
+LETTER = 13  # units from one line's letter to the next, at least
+CHANNELS = (("R", "red", "#cf3a2c"), ("G", "green", "#2f8f46"), ("B", "blue", "#2f6fc4"))
 
 
 def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -83,6 +90,45 @@ def throughput_plot(
         marks=[(left + at / seconds * (right - left), text) for at, text in marks],
         left=left, right=right, floor=floor, ceiling=ceiling, width=STRIP_WIDTH, height=STRIP_HEIGHT,
     )  # fmt: skip
+
+
+def tone_curve(coefficients: NDArray[np.float64]) -> str:
+    """Plot what a colour map makes of greys as SVG: one line for each channel, and a broken one for no edit.
+
+    The page that holds it defines the colours `--edge` and `--soft`.
+
+    coefficients: `(10, 3)`, as for `reference_map`.
+    """
+    greys = np.linspace(0.0, 1.0, CURVE_STEPS + 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # a file of strangers may hold any finite numbers
+        mapped = np.nan_to_num(reference_map(np.stack([greys] * 3, axis=1), coefficients))
+    low, side = CURVE_START, CURVE_SIDE
+
+    def place(grey: float, value: float) -> str:
+        return f"{low + grey * side:.1f},{low + (1 - value) * side:.1f}"
+
+    ends = [low + (1 - value) * side for value in mapped[-1]]
+    lines = [
+        {
+            "letter": letter, "name": name, "colour": colour, "at": at,
+            "points": [place(*pair) for pair in zip(greys, values, strict=True)],
+        }
+        for (letter, name, colour), values, at in zip(CHANNELS, mapped.T, _apart(ends, low + side), strict=True)
+    ]  # fmt: skip
+    return _render("tone_curve.svg.j2", lines=lines, low=low, high=low + side)
+
+
+def _apart(places: Sequence[float], last: float) -> list[float]:
+    """Move letters apart, downwards in the order of their places, none of them below `last`."""
+    order = sorted(range(len(places)), key=lambda number: places[number])
+    moved, free = list(places), -math.inf
+    for number in order:
+        moved[number] = max(places[number], free)
+        free = moved[number] + LETTER
+    for number in reversed(order):
+        moved[number] = min(moved[number], last)
+        last = moved[number] - LETTER
+    return moved
 
 
 def round_times(seconds: float) -> list[float]:

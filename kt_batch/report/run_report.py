@@ -1,7 +1,7 @@
 """Report how an extract or a translate went.
 
-Plan, receipts and reject tables are all that is read. Clocks of several machines may differ slightly. The report shows
-them; nothing else uses them.
+Plan, receipts, reject tables and tables of edits are all that is read. Clocks of several machines may differ slightly.
+The report shows them; nothing else uses them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from datetime import UTC, datetime
 import numpy as np
 
 from kt_batch.report.plots import throughput_plot
+from kt_batch.report.recorded_edits import REVIEW_BELOW, Review, review_edits
 from kt_batch.report.rendering import new_environment
 from kt_batch.store import attempts
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
+from kt_batch.store.run import Run
 
 REJECTED = 100  # rejects in a report, by name
 TEMPLATE = "run_report.html.j2"
 SLOWEST = 10
 PAUSE = 60.0  # seconds without a unit in progress that count as a pause
+SHOWN_EDITS = 10  # to review, on the page; JSON lists more
 SHOWN_WORKERS = 40  # on the page; JSON lists all
 BINS = 60  # of the throughput plot
 STAGES = {"read": 0, "encode": 1, "search": 2, "swap": 3, "decode": 5, "write": 6}  # in the order of the work
@@ -133,7 +136,10 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class RunReport:
-    """The progress of a library (`extract`) or a run (`translate`), and its cost."""
+    """The progress of a library (`extract`) or a run (`translate`), and its cost.
+
+    review: None for what records no edits.
+    """
 
     place: str
     kind: str
@@ -146,14 +152,19 @@ class RunReport:
     rejected: tuple[attempts.Reject, ...]
     workers: tuple[WorkerShare, ...]
     unrecorded: Unrecorded
+    review: Review | None = None
 
 
-def run_report(place: str) -> RunReport:
+def run_report(place: str, review_below: float = REVIEW_BELOW) -> RunReport:
     """Report on the library or the run at a path or URI.
+
+    Args:
+        place: The path or URI.
+        review_below: Confidence below which an edit is listed for review.
 
     Raises:
         MissingError: there is neither.
-        DamagedError: a plan, a receipt or a reject table is damaged.
+        DamagedError: a plan, a receipt, a reject table or a table of edits is damaged.
     """
     opened = open_place(place)
     units = opened.committed.ledger.units()
@@ -175,6 +186,7 @@ def run_report(place: str) -> RunReport:
             worker=sum(receipt.worker is None for receipt in receipts),
             item_seconds=sum(not receipt.item_seconds for receipt in receipts),
         ),
+        review=review_edits(opened, review_below) if isinstance(opened, Run) else None,
     )
 
 
@@ -282,7 +294,10 @@ def report_page(report: RunReport) -> str:
     templates = new_environment()
     templates.filters.update(clock=clock, duration=duration)
     return templates.get_template(TEMPLATE).render(
-        report=report, plot=_plot(report.throughput) if report.throughput else None, shown_workers=SHOWN_WORKERS
+        report=report,
+        plot=_plot(report.throughput) if report.throughput else None,
+        shown_workers=SHOWN_WORKERS,
+        shown_edits=SHOWN_EDITS,
     )
 
 

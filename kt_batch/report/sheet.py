@@ -1,6 +1,7 @@
 """A contact sheet as one page.
 
-It shows inputs, results, the sources they were made of, and how well patches matched.
+It shows inputs, results, the sources they were made of, and how well patches matched; of edits, the tone curve, the
+pairs that shaped them most, and first those with a low confidence.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,8 +20,10 @@ from kt_batch.errors import RejectError, UnreachableError, UsageError
 from kt_batch.report.inspect import inspect_run, own_settings
 from kt_batch.report.page_files import PageFolder, Picture, page_start
 from kt_batch.report.pictures import legend, ncc_map
+from kt_batch.report.recorded_edits import REVIEW_BELOW
 from kt_batch.report.rendering import new_environment
 from kt_batch.report.session import Session
+from kt_batch.report.sheet_edits import PairedSources, ShownEdit, has_edits, lowest_confidences, show_edit
 from kt_batch.report.sheet_lines import draw_lines
 from kt_batch.report.sources import follows
 from kt_batch.report.usage import Matches, Shares, new_usage
@@ -56,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Result:
-    """The output of one run for an input; `picture` is None without an output."""
+    """The output of one run for an input, or what it is compared with; `picture` is None without one."""
 
     title: str
     picture: Picture | None
@@ -77,13 +80,33 @@ class Origins:
 
 @dataclass(frozen=True)
 class Entry:
-    """One input."""
+    """One input. origins: of runs that record no edits."""
 
     name: str
     uri: str
     photo: Picture | None
     results: tuple[Result, ...]
     origins: tuple[Origins, ...]
+    edits: tuple[ShownEdit, ...]
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a page shows beside its runs.
+
+    below: Confidence below which an edit is marked and shown first; None is REVIEW_BELOW. heading: `Contact sheet` if
+    empty. note: Below the heading. pictures: title -> input's name -> file that results are compared with.
+    """
+
+    below: float | None = None
+    heading: str = ""
+    note: str = ""
+    pictures: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> float:
+        """Return the confidence below which an edit is doubtful."""
+        return REVIEW_BELOW if self.below is None else self.below
 
 
 @dataclass(frozen=True)
@@ -99,18 +122,20 @@ class _Shown:
         return self.session.provenance(self.outputs[name])
 
 
-def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Path:
+def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6, extras: Extras = Extras()) -> Path:
     """Write `index.html` and its pictures into a directory; return the page's path.
 
     The page needs no network and runs no script.
 
     Args:
-        runs: title -> place of a run. The first run decides which inputs are shown, by name.
+        runs: title -> place of a run. The first run decides which inputs are shown, by name; those with doubtful edits
+            come first.
         out: the directory.
         inputs_shown: most inputs on the page.
+        extras: what else is shown, and which edits are doubtful.
 
     Raises:
-        UsageError: there is nothing to show.
+        UsageError: there is nothing to show, or `extras.below` is given and no run records edits.
         MissingError: a place holds no run.
         StorageError: it cannot be written.
     """
@@ -121,19 +146,38 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
         raise UsageError(
             f"there is no output to show in {', '.join(repr(place) for place in runs.values()) or 'no run'}"
         )
-    first, names = shown[0], list(shown[0].outputs)[:inputs_shown]
-    low = _scale_start(shown, names)
+    if extras.below is not None and not any(has_edits(each.session) for each in shown):
+        named = ", ".join(repr(place) for place in runs.values())
+        raise UsageError(f"--review-below has no effect on {named}: no edits are recorded there; leave it out.")
+    target = sheet_target(out, list(runs.values()))
+    if out.exists():
+        target.check()  # before pictures are written
+    doubtful = _doubtful(shown, extras.limit)
+    names = [*doubtful, *(name for name in shown[0].outputs if name not in doubtful)][:inputs_shown]
+    page = _page(shown, names, len(doubtful), out, extras)
+    target.write(page.encode(errors="backslashreplace"))
+    return target.path
+
+
+def _page(shown: Sequence[_Shown], names: Sequence[str], doubtful: int, out: Path, extras: Extras) -> str:
+    """Return the page, and write its pictures. doubtful: photographs with a doubtful edit, shown or not."""
+    first, low, sources = shown[0], _scale_start(shown, names), PairedSources()
+    edited = [each for each in shown if has_edits(each.session)]
     with PageFolder(out) as folder:
-        page = (
+        return (
             new_environment(trim_blocks=True)
             .get_template(TEMPLATE)
             .render(
                 facts=[
                     {"title": each.title, "settings": _settings(each), **inspect_run(each.session)} for each in shown
                 ],
-                libraries=_libraries(shown),
-                entries=[_entry(name, shown, low, folder) for name in names],
+                libraries=_libraries([each for each in shown if each not in edited]),
+                paired=_paired(edited, sources),
+                entries=[_entry(name, shown, low, folder, sources, extras) for name in names],
                 total=len(first.outputs),
+                doubtful=doubtful,
+                all_edits=len(edited) == len(shown),
+                extras=extras,
                 legend=folder.put(legend()) if low is not None else None,
                 low=low,
                 lines=draw_lines(first.session, first.outputs[names[0]], folder),
@@ -141,9 +185,13 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6) -> Pa
                 lines_title=first.title,
             )
         )
-    target = sheet_target(out, list(runs.values()))
-    target.write(page.encode(errors="backslashreplace"))
-    return target.path
+
+
+def _doubtful(shown: Sequence[_Shown], below: float) -> list[str]:
+    """Return the inputs of the first run that have a doubtful edit, the lowest confidence first."""
+    lowest = lowest_confidences([each.session for each in shown])
+    names = [name for name in shown[0].outputs if lowest.get(name, 1.0) < below]
+    return sorted(names, key=lambda name: (lowest[name], name))
 
 
 def sheet_target(out: Path, runs: Sequence[str] = ()) -> Target:
@@ -151,7 +199,7 @@ def sheet_target(out: Path, runs: Sequence[str] = ()) -> Target:
 
     runs: places that the page shows.
     """
-    return Target("The page", out / "index.html", Inputs(places=runs), begins=page_start(TEMPLATE))
+    return Target("The page", out / "index.html", Inputs(places=runs), force=None, begins=page_start(TEMPLATE))
 
 
 def _open(title: str, place: str) -> _Shown:
@@ -200,17 +248,41 @@ def _libraries(shown: Sequence[_Shown]) -> list[dict[str, Any]] | None:
     ]
 
 
+def _paired(edited: Sequence[_Shown], sources: PairedSources) -> list[dict[str, Any]] | None:
+    """Return each paired library that a run names, once; None when no run records edits."""
+    places = {each.session.named_library: each.session for each in edited}
+    return [
+        {"uri": place, "pairs": library.pairs if library else None}
+        for place, session in places.items()
+        if place is not None
+        for library in [sources.library(session, place)]
+    ] or None
+
+
 # ---- one input -------------------------------------------------------------------------------------------------------
 
 
-def _entry(name: str, shown: Sequence[_Shown], low: float | None, folder: PageFolder) -> Entry:
+def _entry(
+    name: str, shown: Sequence[_Shown], low: float | None, folder: PageFolder, sources: PairedSources, extras: Extras
+) -> Entry:
     output = shown[0].outputs[name]
+    edits = {
+        each.title: show_edit(each.title, each.session, each.outputs[name], extras.limit, sources, folder)
+        for each in shown
+        if name in each.outputs
+    }
+    others = [each for each in shown if edits.get(each.title) is None]
+    compared = ((title, files.get(name)) for title, files in extras.pictures.items())
     return Entry(
         name=name,
         uri=output.uri,
         photo=_photo(shown[0].session, output.uri, output.image_id, folder),
-        results=tuple(Result(each.title, _result(each, name, folder)) for each in shown),
-        origins=tuple(_origins(group, name, low, folder) for group in _equal_provenance(name, shown)),
+        results=(
+            *(Result(each.title, _result(each, name, folder)) for each in shown),
+            *(Result(title, folder.put_photo(file.read_bytes()) if file else None) for title, file in compared),
+        ),
+        origins=tuple(_origins(group, name, low, folder) for group in _equal_provenance(name, others)),
+        edits=tuple(edit for edit in edits.values() if edit is not None),
     )
 
 

@@ -22,7 +22,7 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, open_place
 from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import IMAGES, MEMBERS, PAIRS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.store.schemas import EDITS, IMAGES, MEMBERS, PAIRS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
 from kt_batch.text import is_visible
 
 # DuckDB must not load or fetch extensions because a name looks like an address.
@@ -65,6 +65,7 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
     `ncc_mean` and `certified_share` of an output are NULL for provenance per source. A run with provenance per patch
     and a library at hand also has `sources`: provenance with each source's URIs, licence, and box, both in the working
     image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..).
+    A run that records edits also has `edits`.
 
     Ids are BLOBs, as in the tables: `hex(image_id)` prints one, `unhex('...')` reads one. Parts are read in place;
     close the connection when done.
@@ -177,6 +178,8 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
         "rejects": _rejects(run.committed, naming),
         "outputs": _outputs(run, _SHARED if per_source else _MATCHED, naming),
     }
+    if run.committed.parts(layout.EDITS):
+        views["edits"] = _parts(run.committed, layout.EDITS, EDITS, naming)
     if not per_source and session.library is not None:  # only boxes and URIs need the library
         views["sources"] = _sources(session.library, session.cells, naming)
     return views

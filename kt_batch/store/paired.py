@@ -154,7 +154,9 @@ def write_fit(
     numerics: dict[str, str],
 ) -> FitSummary:
     """Store the numbers of a fit under their own hash, then its summary, which commits it."""
-    sha256, size = put_blob(location, layout.FITS, save({name: arrays[name] for name in sorted(arrays)}))
+    # `save` writes the memory of an array, whatever its strides.
+    rows = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    sha256, size = put_blob(location, layout.FITS, save(rows))
     summary = FitSummary(
         digest=digest, config=dict(config), snapshot=snapshot, pairs=pairs, arrays_sha256=sha256, arrays_bytes=size,
         numerics=numerics,

@@ -9,7 +9,8 @@ from PIL import Image
 
 from kt_batch.config import EncoderConfig, ExtractConfig, RunOptions
 from kt_batch.demo import demo as demo_module
-from kt_batch.demo.demo import LIBRARIES, PHOTOGRAPHS, SWAPS, bundled, demo
+from kt_batch.demo.bundled import bundled
+from kt_batch.demo.demo import LIBRARIES, PHOTOGRAPHS, SWAPS, demo
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.runners.local import LocalRunner
@@ -42,3 +43,5 @@ def test_every_library_is_translated_with_both_swaps_and_shown_on_one_sheet(
     assert all(run.images == len(PHOTOGRAPHS) and run.rejected == 0 for run in summary.runs.values())
     page = Path(summary.sheet).read_text(encoding="utf-8")
     assert all(title in page for title in summary.runs)
+    assert (summary.retouching.pairs, summary.retouching.photographs) == (20, 4)
+    assert Path(summary.retouching.page).is_file()
