@@ -259,7 +259,7 @@ def test_a_plan_whose_items_were_changed_is_damaged() -> None:
 def test_a_plan_of_another_format_is_refused() -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"unit": []}), sink)
-    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1' to 'kt-batch-plan/4'"):
+    with pytest.raises(DamagedError, match=r"format None; allowed are 'kt-batch-plan/1' to 'kt-batch-plan/5'"):
         decode_plan(bytes(sink.getvalue()), "plan/000000.parquet")
 
 

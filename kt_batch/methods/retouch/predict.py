@@ -19,7 +19,7 @@ NOVELTY_POWER = 2  # of that fall (docs/decisions/0032)
 STEPS = 41  # of the guard: 20 from the predicted map to the common map, 20 from there to no edit
 FLATTEST = 0.1  # slope of luminance along grey below which a tone counts as flattened
 FLATTENED_SHARE = 0.002  # of the pixels, allowed
-INVERTED_SHARE = 0.005  # of the pixels, allowed to have a channel that falls as it rises
+INVERTED_SHARE = 0.002  # of the pixels, allowed to have a channel that falls as it rises
 CLIPPED = 0.02  # distance from black or white within which a slope is not judged
 
 
