@@ -85,6 +85,7 @@ class PairsConfig(Config):
     tags: tuple[str, ...] = Field((), description="A tag of all pairs of this library; may be repeated.")
     license: str = Field("", description="Licence of all pairs of this library, kept with each.")
     attribution: str = Field("", description="Whom to credit for all pairs of this library.")
+    synthetic: bool = Field(False, description="The photographs before were made from those after by a computation.")
 
     def _digested(self) -> dict[str, Any]:
         return super()._digested() | {"kind": self.kind}

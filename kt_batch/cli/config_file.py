@@ -38,8 +38,8 @@ GUARDED = frozenset({
 })  # fmt: skip
 # Options of free text that are read, never written to. Every other option of free text is guarded, also a new one.
 READ = frozenset({
-    "images", "photo", "style", "library", "index", "encoder", "encoder_weights", "decoder_weights", "method", "preset",
-    "searcher", "clusters", "tag", "license", "attribution", "max_rejects",
+    "images", "before", "after", "photo", "style", "library", "index", "encoder", "encoder_weights", "decoder_weights",
+    "method", "preset", "searcher", "clusters", "tag", "license", "attribution", "max_rejects",
 })  # fmt: skip
 FREE_TEXT = (str, Path, list[str], list[Path])
 CONNECTING = {("encoder", "vgg19"), ("runner", "ray")}  # values of options that are harmless otherwise

@@ -36,6 +36,22 @@ After = Annotated[
     list[str] | None,
     typer.Option("--after", help="The same photographs after it, under the same names; suffixes may differ."),
 ]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pairs",
+        help="A list of pairs: .csv, .jsonl or .parquet with the columns `before` and `after`, whose other columns "
+        "become tags. May be repeated.",
+    ),
+]
+SyntheticBefores = Annotated[
+    bool,
+    typer.Option(
+        "--synthetic-befores",
+        help="With --after alone: compute three pictures before from each finished photograph. Edits learned from "
+        "such pairs are mild; real pairs teach far more.",
+    ),
+]
 Manifests = Annotated[
     list[str] | None,
     typer.Option(

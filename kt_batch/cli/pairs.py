@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -20,38 +20,60 @@ from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
+from kt_batch.store.manifest_files import read_pair_lists
 
+MILD = "  the pictures before are synthetic: edits learned from them are mild"
 PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")]
 
 
 Described = tuple[options.EncoderOptions, options.CutOptions, options.ExtractOptions]
 
 
-def pairs_request(
-    sides: tuple[list[str] | None, list[str] | None], library: str, described: Described, how: RunOptions
-) -> PairsRequest | None:
-    """Return the request for pairs; None where neither --before nor --after is given.
+@dataclass(frozen=True)
+class PairSources:
+    """The pairs that a command names: as places, as lists, or as finished photographs alone."""
+
+    before: Sequence[str] | None
+    after: Sequence[str] | None
+    pairs: Sequence[str] | None
+    synthetic: bool
+
+    def check(self) -> bool:
+        """Return whether any is named. Raises UsageError for options that exclude or need each other."""
+        if self.pairs and (self.before or self.after or self.synthetic):
+            raise UsageError("--pairs names both sides; leave --before, --after and --synthetic-befores out.")
+        if self.synthetic and (self.before or not self.after):
+            raise UsageError("--synthetic-befores goes with --after alone, the finished photographs.")
+        if not self.synthetic and bool(self.before) != bool(self.after):
+            raise UsageError(
+                "--before and --after go together: name the photographs before an edit, and those after it. For "
+                "finished photographs alone, give --after with --synthetic-befores."
+            )
+        return bool(self.pairs or self.after)
+
+
+def pairs_request(sources: PairSources, library: str, described: Described, how: RunOptions) -> PairsRequest | None:
+    """Return the request for pairs; None where no pairs are named.
 
     Raises:
-        UsageError: only one of them is given, or an option has no effect on pairs.
+        UsageError: options exclude each other, one has no effect on pairs, or a list of pairs is none.
     """
-    before, after = sides
-    if not (before or after):
+    if not sources.check():
         return None
-    if not (before and after):
-        raise UsageError("--before and --after go together: name the photographs before an edit, and those after it.")
-    return PairsRequest(before, after, library, _pairs_config(*described), how)
+    config = _pairs_config(*described, synthetic=sources.synthetic)
+    lists = read_pair_lists(sources.pairs or [])
+    return PairsRequest(sources.before or [], sources.after or [], library, config, how, lists)
 
 
 def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None, estimate: object) -> None:
     """Raise UsageError for what has no meaning beside pairs."""
     for name, given in (("other images", images), ("--manifest", manifests), ("--dry-run", estimate)):
         if given:
-            raise UsageError(f"{name} cannot go with --before and --after; leave it out.")
+            raise UsageError(f"{name} cannot go with --before, --after and --pairs; leave it out.")
 
 
 def _pairs_config(
-    weights: options.EncoderOptions, cut: options.CutOptions, content: options.ExtractOptions
+    weights: options.EncoderOptions, cut: options.CutOptions, content: options.ExtractOptions, *, synthetic: bool
 ) -> PairsConfig:
     given = {"layer": cut.layer, **content.model_dump(include={"stride", "max_patches", "seed"})}
     fields = {**ExtractConfig.model_fields, "layer": EncoderConfig.model_fields["layer"]}
@@ -60,12 +82,18 @@ def _pairs_config(
             raise UsageError(f"--{name.replace('_', '-')} {value} has no effect on pairs; leave it out.")
     if weights != options.EncoderOptions():
         raise UsageError("--encoder and --encoder-weights have no effect on pairs; leave them out.")
-    return PairsConfig(size=cut.size, tags=content.tag, license=content.license, attribution=content.attribution)
+    return PairsConfig(
+        size=cut.size,
+        tags=content.tag,
+        license=content.license,
+        attribution=content.attribution,
+        synthetic=synthetic,
+    )
 
 
 def run_pairs(request: PairsRequest) -> PairsSummary:
     """Extract pairs."""
-    target = rejects_target(request.options, [*request.before, *request.after], request.library)
+    target = rejects_target(request.options, request.named, request.library, request.manifests)
     with make_runner(request.options) as running, ProgressDisplay() as display:
         summary = extract_pairs(request, running, display)
     write_rejects(target, request.library)
@@ -75,6 +103,7 @@ def run_pairs(request: PairsRequest) -> PairsSummary:
 def pairs_lines(summary: PairsSummary) -> list[str]:
     """Return the summary for a person."""
     lines = [f"{summary.library}: {summary.pairs} pairs, {summary.rejected} rejected"]
+    lines += [MILD] if summary.synthetic else []
     if summary.unmatched:
         lines.append(f"  {len(summary.unmatched)} files without a partner of their name were left out")
     if summary.new_images:
@@ -105,5 +134,6 @@ def fit_lines(result: FitResult) -> list[str]:
     """Return the summary of a fit for a person."""
     return [
         f"{result.library}: fitted {result.pairs} pairs in {result.seconds:.1f} s",
+        *([MILD] if result.synthetic else []),
         f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
     ]

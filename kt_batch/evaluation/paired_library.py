@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kt_batch.errors import MissingError, RejectError
+from kt_batch.errors import MissingError, RejectError, UsageError
 from kt_batch.evaluation.pairs import PairsReport, evaluate_pairs
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.inputs import read_pair
@@ -24,9 +24,14 @@ def evaluate_library(place: str, config: FitConfig, progress: Progress) -> tuple
 
     Raises:
         MissingError: There is no paired library, it holds no pairs, or the files of a pair are gone or changed.
-        UsageError: It holds fewer than two pairs, or scikit-image is not installed.
+        UsageError: It holds fewer than two pairs or synthetic ones, or scikit-image is not installed.
     """
     library = open_paired(place)
+    if library.config.synthetic:
+        raise UsageError(
+            f"The pictures before of '{absolute_place(place)}' are synthetic: how near edits of them come to the "
+            "photographs says nothing about real ones; evaluate a library of real pairs (--before and --after)."
+        )
     columns = library.table(["before", "after", "name"]).to_pylist()
     items = {
         row["image_id"].hex(): Item(row["image_id"].hex(), row["before"], row["name"], after=row["after"])

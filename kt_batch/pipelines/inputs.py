@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from typing import TypeVar
 
 from kt_batch.errors import Reason, RejectError, UnreachableError, UsageError
+from kt_batch.kernels.synthetic_befores import VARIATIONS, Variation, variation
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.redaction import redacted
 from kt_batch.store.archives import archives_of, enter, enter_all
@@ -17,7 +18,7 @@ from kt_batch.store.images.files import image_id
 from kt_batch.store.inputs import Found, Input, find_inputs, input_id, open_input
 from kt_batch.store.locations import Location, open_location
 from kt_batch.store.manifests import Manifest
-from kt_batch.store.paired import pair_id
+from kt_batch.store.paired import pair_id, synthetic_id
 from kt_batch.store.passed_over import Kinds, in_words
 from kt_batch.store.places import absolute_path, clean_place, origin_of
 from kt_batch.store.plans import Item, Unit
@@ -210,6 +211,36 @@ def _read_pair(item: Item, decode: Callable[[Data], T]) -> tuple[T, T]:
     _check_unchanged(before, item.uri)
     _check_unchanged(after, item.after)
     return decoded
+
+
+def read_finished(items: Sequence[Item], decode: Callable[[Data], T]) -> tuple[T, Variation]:
+    """Read the photograph of a synthetic pair, from the first of its names that still has it.
+
+    Returns:
+        The photograph, and how its before differs from it.
+
+    Raises:
+        RejectError: It cannot be read or decoded, or is not what was planned.
+        UnreachableError: A store fails.
+    """
+    first: RejectError | None = None
+    for item in items:
+        try:
+            return _read_finished(item, decode)
+        except RejectError as error:
+            first = first or error.with_traceback(None)  # the traceback holds the bytes of the file
+    raise first or RejectError(Reason.UNREADABLE, "The pair has no name.")
+
+
+def _read_finished(item: Item, decode: Callable[[Data], T]) -> tuple[T, Variation]:
+    data = open_input(item.after)
+    image = image_id(data)
+    numbers = [number for number in range(VARIATIONS) if synthetic_id(image, number) == item.image_id]
+    if not numbers:
+        raise RejectError(Reason.CHANGED, f"'{item.after}' has changed since it was planned; run the command again.")
+    decoded = decode(data)
+    _check_unchanged(data, item.after)
+    return decoded, variation(image, numbers[0])
 
 
 def _check_unchanged(data: Data, uri: str) -> None:

@@ -363,6 +363,14 @@ def _listing_of_row(place: str) -> _Listing:
     return _Listing(uri, ((uri, ""),))
 
 
+def uri_of_row(place: str) -> str:
+    """Return the URI of the one file that a row of a manifest names, whether it is there or not."""
+    try:
+        return place if scheme_of(place) not in (None, "file") else _uri(str(_local_path(place)))
+    except (OSError, UsageError):  # it names no file of this machine: the row becomes a reject
+        return place
+
+
 def _is_ours(argument: str) -> bool:
     """Tell whether an argument is a library or a run in a directory."""
     place = clean_place(argument) if argument else ""

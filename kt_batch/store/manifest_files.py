@@ -9,6 +9,7 @@ import os
 import posixpath
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ import pyarrow as pa
 from kt_batch.errors import DamagedError, RejectError, StorageError, UsageError
 from kt_batch.redaction import redacted
 from kt_batch.store.inputs import input_size, read_input
-from kt_batch.store.manifests import STANDARD_INPUT, Manifest, Row
+from kt_batch.store.manifests import STANDARD_INPUT, Manifest, PairList, Row
 from kt_batch.store.names import FILE_SCHEME, path_of_file_uri
 from kt_batch.store.parquet import ParquetReader
-from kt_batch.store.passed_over import NO_PLACE
+from kt_batch.store.passed_over import NO_PLACE, Kinds
 from kt_batch.store.places import absolute_path, clean_place, scheme_of
 
 URI = "uri"  # the column of places
+BEFORE, AFTER = "before", "after"  # the columns of places of a list of pairs
 TAGS = "tags"  # a column whose values are tags as they are; those of any other column are `<column>=<value>`
 
 MAX_BYTES = 2**30  # of a manifest
@@ -33,8 +35,6 @@ MAX_TAGS = 100  # of a row
 MAX_TAG = 1000  # characters
 
 _FORMATS = {".csv": "CSV", ".tsv": "CSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".parquet": "Parquet"}
-_ALLOWED = "allowed are lines of UTF-8 text, .csv, .jsonl and .parquet with a column 'uri'"
-
 Record = Mapping[str, Any]  # column -> value of one row
 
 
@@ -52,6 +52,84 @@ def read_manifest(place: str) -> Manifest:
         UsageError: it is no manifest, has no column of places, or names nothing.
         StorageError: it cannot be read.
     """
+    source = _open(place, (URI,))
+    rows = [Row(places[0], tags) for places, tags in source.rows()]
+    if not rows:
+        raise UsageError(f"{source.named} names no image; {source.allowed}")
+    return Manifest(source.place, source.folder, rows, source.passed_over, tuple(source.ignored))
+
+
+def read_pair_lists(places: Sequence[str]) -> tuple[PairList, ...]:
+    """Read lists of pairs, each named once. Raises as `read_pair_list` does."""
+    return tuple(map(read_pair_list, dict.fromkeys(places)))
+
+
+def read_pair_list(place: str) -> PairList:
+    """Read a list of pairs: a table with the columns `before` and `after`, whose other columns are tags.
+
+    Raises:
+        UsageError: it is no table with these columns, or names no pair.
+        StorageError: it cannot be read.
+    """
+    source = _open(place, (BEFORE, AFTER))
+    if source.kind == "text":
+        raise UsageError(f"{source.named} is no table; {source.allowed}")
+    rows = list(source.rows())
+    if not rows:
+        raise UsageError(f"{source.named} names no pair; {source.allowed}")
+    before = [Row(places[0], tags) for places, tags in rows]
+    after = [Row(places[1]) for places, _ in rows]
+    return PairList(
+        Manifest(source.place, source.folder, before, source.passed_over, tuple(source.ignored)),
+        Manifest(source.place, source.folder, after),
+    )
+
+
+@dataclass
+class _Source:
+    """A list as bytes.
+
+    place: As it was named, absolute. named: What messages call it. columns: Those of places. ignored: Columns that
+    cannot be tags; without: Rows without all of their places. Both are known when the rows were read.
+    """
+
+    place: str
+    named: str
+    folder: str
+    data: bytes
+    kind: str
+    columns: tuple[str, ...]
+    ignored: dict[str, None] = field(default_factory=dict)
+    without: int = 0
+
+    @property
+    def allowed(self) -> str:
+        """Return what a list may be, for messages."""
+        text = "lines of UTF-8 text, " if self.columns == (URI,) else ""
+        names = " and ".join(f"'{column}'" for column in self.columns)
+        return f"allowed are {text}.csv, .jsonl and .parquet with {_counted(self.columns)} {names}"
+
+    @property
+    def passed_over(self) -> Kinds:
+        """Return how many rows were passed over."""
+        return {NO_PLACE: self.without} if self.without else {}
+
+    def rows(self) -> Iterator[tuple[list[str], tuple[str, ...]]]:
+        """Yield the places of each row, absolute, and its tags."""
+        for number, record in _records(self):
+            texts = [record.get(column) for column in self.columns]
+            if any(text is None or text == "" for text in texts):
+                self.without += 1
+                continue
+            where = f"row {number} of {self.named}"
+            for text in texts:
+                if not isinstance(text, str):
+                    raise UsageError(f"{where} has the place {text!r}; allowed is text")
+            places = [_absolute(str(text), self.folder, where) for text in texts]
+            yield places, _tags(record, where, self.columns, self.ignored)
+
+
+def _open(place: str, columns: tuple[str, ...]) -> _Source:
     if place == STANDARD_INPUT:
         named, folder, data = "standard input", absolute_path("."), sys.stdin.buffer.read(MAX_BYTES + 1)
     else:
@@ -61,20 +139,11 @@ def read_manifest(place: str) -> Manifest:
     if len(data) > MAX_BYTES:
         raise UsageError(f"{named} has more than {MAX_BYTES} bytes; divide it")
     kind = _FORMATS.get(Path(place.partition("?")[0]).suffix.lower(), "text")
-    ignored: dict[str, None] = {}
-    rows, without = [], 0
-    for number, record in _records(data, kind, place, named, ignored):
-        text = record.get(URI)
-        if text is None or text == "":
-            without += 1
-            continue
-        where = f"row {number} of {named}"
-        if not isinstance(text, str):
-            raise UsageError(f"{where} has the place {text!r}; allowed is text")
-        rows.append(Row(_absolute(text, folder, where), _tags(record, where, ignored)))
-    if not rows:
-        raise UsageError(f"{named} names no image; {_ALLOWED}")
-    return Manifest(place, folder, rows, {NO_PLACE: without} if without else {}, tuple(ignored))
+    return _Source(place, named, folder, data, kind, columns)
+
+
+def _counted(columns: Sequence[str]) -> str:
+    return "a column" if len(columns) == 1 else "the columns"
 
 
 def _read(place: str) -> bytes:
@@ -118,11 +187,11 @@ def _joined(base: str, path: str) -> str:
 # ---- tags ------------------------------------------------------------------------------------------------------------
 
 
-def _tags(record: Record, where: str, ignored: dict[str, None]) -> tuple[str, ...]:
+def _tags(record: Record, where: str, places: Sequence[str], ignored: dict[str, None]) -> tuple[str, ...]:
     """Return the tags of a row; note the columns whose values are none."""
     tags: set[str] = set()
     for column, value in record.items():
-        if column == URI:
+        if column in places:
             continue
         for each in value if isinstance(value, list) else [value]:
             text = _text(each)
@@ -153,22 +222,23 @@ def _text(value: object) -> str | None:
 # ---- formats ---------------------------------------------------------------------------------------------------------
 
 
-def _records(data: bytes, kind: str, place: str, named: str, ignored: dict[str, None]) -> Iterator[tuple[int, Record]]:
+def _records(source: _Source) -> Iterator[tuple[int, Record]]:
     """Yield the rows with their numbers, from 1 on."""
-    if kind == "Parquet":
-        return enumerate(_parquet_records(data, named, ignored), 1)
+    data, named = source.data, source.named
+    if source.kind == "Parquet":
+        return enumerate(_parquet_records(source), 1)
     if b"\0" in data:
-        raise UsageError(f"{named} is no list of places: it holds NUL bytes; {_ALLOWED}")
+        raise UsageError(f"{named} is no list of places: it holds NUL bytes; {source.allowed}")
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if kind == "text":
+    if source.kind == "text":
         return _lines(data, named)
     try:
         text = io.StringIO(data.decode("utf-8"), newline="")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{named} cannot be read as {kind}: byte {error.start} is not UTF-8") from error
-    if kind == "CSV":
-        return _csv_records(text, "\t" if place.lower().endswith(".tsv") else ",", named)
-    return _json_records(text, named)
+        raise UsageError(f"{named} cannot be read as {source.kind}: byte {error.start} is not UTF-8") from error
+    if source.kind == "CSV":
+        return _csv_records(text, "\t" if source.place.lower().endswith(".tsv") else ",", source)
+    return _json_records(text, source)
 
 
 def _lines(data: bytes, named: str) -> Iterator[tuple[int, Record]]:
@@ -180,11 +250,12 @@ def _lines(data: bytes, named: str) -> Iterator[tuple[int, Record]]:
             yield number, {URI: text}
 
 
-def _csv_records(text: io.StringIO, delimiter: str, named: str) -> Iterator[tuple[int, Record]]:
+def _csv_records(text: io.StringIO, delimiter: str, source: _Source) -> Iterator[tuple[int, Record]]:
+    named = source.named
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])
-        _check_columns(header, named)
+        _check_columns(header, source)
         for number, values in enumerate(rows, 1):
             if not values:
                 continue
@@ -195,8 +266,8 @@ def _csv_records(text: io.StringIO, delimiter: str, named: str) -> Iterator[tupl
         raise UsageError(f"{named} cannot be read as CSV: {error} in line {rows.line_num}") from error
 
 
-def _json_records(text: Iterable[str], named: str) -> Iterator[tuple[int, Record]]:
-    seen = False
+def _json_records(text: Iterable[str], source: _Source) -> Iterator[tuple[int, Record]]:
+    named, missing = source.named, set(source.columns)
     for number, line in enumerate(text, 1):
         if not line.strip():
             continue
@@ -207,20 +278,23 @@ def _json_records(text: Iterable[str], named: str) -> Iterator[tuple[int, Record
             raise UsageError(f"{named} cannot be read as JSON lines: {reason} in line {number}") from error
         if not isinstance(record, dict):
             raise UsageError(f"line {number} of {named} is no JSON object of at most {MAX_LINE} characters")
-        seen = seen or URI in record
+        missing -= record.keys()
         yield number, record
-    if not seen:
-        raise UsageError(f"{named} has no column '{URI}'; {_ALLOWED}")
+    if missing:
+        raise UsageError(f"{named} has no column '{min(missing)}'; {source.allowed}")
 
 
-def _parquet_records(data: bytes, named: str, ignored: dict[str, None]) -> Iterator[Record]:
-    file = ParquetReader(io.BytesIO(data), len(data), named, ours=False)
-    _check_columns(file.schema.names, named)
-    if not _is_text(file.schema.field(URI).type):
-        raise UsageError(f"{named} has the column '{URI}' of type {file.schema.field(URI).type}; allowed is text")
+def _parquet_records(source: _Source) -> Iterator[Record]:
+    named = source.named
+    file = ParquetReader(io.BytesIO(source.data), len(source.data), named, ours=False)
+    _check_columns(file.schema.names, source)
+    for column in source.columns:
+        if not _is_text(file.schema.field(column).type):
+            kind = file.schema.field(column).type
+            raise UsageError(f"{named} has the column '{column}' of type {kind}; allowed is text")
     of_pandas = [name for name in file.schema.names if name.startswith("__index_level_")]
     columns = [field.name for field in file.schema if _is_plain(field.type) and field.name not in of_pandas]
-    ignored.update(dict.fromkeys(name for name in file.schema.names if name not in columns))
+    source.ignored.update(dict.fromkeys(name for name in file.schema.names if name not in columns))
     for group in range(len(file.rows)):
         table = file.read(columns, [group], nullable=columns)
         try:
@@ -230,12 +304,15 @@ def _parquet_records(data: bytes, named: str, ignored: dict[str, None]) -> Itera
             raise DamagedError(f"{named} is not readable as Parquet: {type(error).__name__}") from error
 
 
-def _check_columns(names: Sequence[str], named: str) -> None:
-    if list(names).count(URI) != 1:
-        shown = ", ".join(map(repr, names[:10])) or "none"
-        raise UsageError(f"{named} needs one column '{URI}'; its columns are {shown}")
+def _check_columns(names: Sequence[str], source: _Source) -> None:
+    for column in source.columns:
+        if list(names).count(column) != 1:
+            shown = ", ".join(map(repr, names[:10])) or "none"
+            raise UsageError(f"{source.named} needs one column '{column}'; its columns are {shown}")
     if len(set(names)) < len(names):
-        raise UsageError(f"{named} has two columns of one name; its columns are {', '.join(map(repr, names[:10]))}")
+        raise UsageError(
+            f"{source.named} has two columns of one name; its columns are {', '.join(map(repr, names[:10]))}"
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -45,6 +45,22 @@ class Manifest:
         return {origin_of(row.place) for row in self.rows}
 
 
+@dataclass(frozen=True)
+class PairList:
+    """A list of pairs that was read: each row of `before` and the row of `after` at the same position are a pair.
+
+    The tags of a pair are those of its row of `before`.
+    """
+
+    before: Manifest
+    after: Manifest
+
+    @property
+    def manifests(self) -> tuple[Manifest, Manifest]:
+        """Return both sides as lists of inputs."""
+        return self.before, self.after
+
+
 def path_in_manifest(uri: str, folder: str) -> str:
     """Return the path that an input is called after: below the manifest's folder, or else its whole place.
 

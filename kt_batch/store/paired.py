@@ -115,6 +115,11 @@ def pair_id(before: str, after: str) -> str:
     return hashlib.sha256(bytes.fromhex(before) + bytes.fromhex(after)).hexdigest()[:16]
 
 
+def synthetic_id(image: str, number: int) -> str:
+    """Return the id of a synthetic pair, 16 hex digits: it follows from an image id and the number of a variation."""
+    return hashlib.sha256(b"synthetic:" + bytes.fromhex(image) + bytes([number])).hexdigest()[:16]
+
+
 def write_paired_summary(location: Location, ledger: Ledger, config: PairsConfig) -> int:
     """Write `library.json` from plan, receipts and reject tables, and return the number of rejects."""
     receipts = ledger.receipts()

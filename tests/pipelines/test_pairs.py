@@ -16,7 +16,7 @@ from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.pairs.fit import pair_table
-from kt_batch.pipelines.pairs.plan import match_names
+from kt_batch.pipelines.pairs.sources import match_names
 from kt_batch.pipelines.progress import Step, no_progress
 from kt_batch.report.inspect import inspect
 from kt_batch.report.views import connect

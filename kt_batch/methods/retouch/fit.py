@@ -8,7 +8,7 @@ The solution is a sum over pairs (the representer theorem): the right-hand side 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -45,6 +45,7 @@ class PairTable:
     descriptors: of the photograph before, `(N, 33)`.
     gram, cross, power: the moments of the pair, `(N, 10, 10)`, `(N, 10, 3)`, `(N, 3)`.
     clipped: the share that the edit turned black or white (`kernels.clipping`), `(N,)`.
+    synthetic: whether the pictures before were computed from those after (`kernels.synthetic_befores`).
     """
 
     ids: tuple[str, ...]
@@ -53,6 +54,7 @@ class PairTable:
     cross: np.ndarray
     power: np.ndarray
     clipped: np.ndarray
+    synthetic: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -80,7 +82,7 @@ class PairTable:
         rows = np.array(sorted(positions), dtype=np.int64)
         ids = tuple(self.ids[row] for row in rows)
         columns = (self.descriptors, self.gram, self.cross, self.power, self.clipped)
-        return PairTable(ids, *(column[rows] for column in columns))
+        return PairTable(ids, *(column[rows] for column in columns), synthetic=self.synthetic)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Fit:
     common: what each group adds to the one map for all photographs (the ridge quadratic), `(L, 10, 3)`.
     spacing: the 0.9 quantile of the pairs' squared distances to their nearest neighbours.
     clipping: the share of pixels that an edit may turn black or white.
+    synthetic: as in PairTable. Real photographs are unlike such pictures, so their novelty says nothing.
     """
 
     ids: tuple[str, ...]
@@ -119,6 +122,7 @@ class Fit:
     common: np.ndarray
     spacing: float
     clipping: float
+    synthetic: bool = False
 
     @property
     def landmark_ids(self) -> tuple[str, ...]:
@@ -148,6 +152,8 @@ class Fit:
             arrays[f"member{number}.projection"] = member.features.projection
             arrays[f"member{number}.offset"] = member.features.offset
             arrays[f"member{number}.influence"] = member.influence
+        if self.synthetic:
+            arrays["synthetic"] = np.ones(1)
         return arrays
 
     @classmethod
@@ -173,7 +179,8 @@ class Fit:
         spacing, clipping = (float(reader.take(name, (1,))[0]) for name in ("spacing", "clipping"))
         if spacing <= 0:
             raise DamagedError(f"The spacing of a fit is {spacing}; it must be positive.")
-        return cls(ids, descriptors, scale, landmarks, members, common, spacing, clipping)
+        synthetic = "synthetic" in arrays and bool(reader.take("synthetic", (1,))[0])
+        return cls(ids, descriptors, scale, landmarks, members, common, spacing, clipping, synthetic)
 
 
 class _Arrays:
@@ -233,7 +240,9 @@ def fit_pairs(table: PairTable, config: FitConfig) -> Fit:
         [common] = each(lambda ridge: solve(equations, ridge), [CONSTANT_RIDGE])
     spacing = _spacing(scale.standardise(table.descriptors, NOVELTY_CLIP))
     clipping = max(LEAST_CLIPPING, float(np.quantile(table.clipped, CLIPPING_QUANTILE)))
-    return Fit(table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing, clipping)
+    return Fit(
+        table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing, clipping, table.synthetic
+    )
 
 
 def _fit_family(family: Family, table: PairTable, seen: Features, weights: np.ndarray, groups: np.ndarray) -> Member:

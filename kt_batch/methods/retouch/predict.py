@@ -13,7 +13,7 @@ from kt_batch.kernels.quadratic import IDENTITY, basis, slopes
 from kt_batch.methods.retouch.fit import NOVELTY_CLIP, Fit
 
 LARGEST = 1e6  # coefficient
-CAUTION = 0.1  # share of no edit in every map
+CAUTION = 0.1  # share of no edit in every map, except those of a fit of synthetic pairs
 FAMILIAR, FOREIGN = 2.0, 3.0  # novelty up to which nothing, and from which all, of the fall in confidence applies
 NOVELTY_POWER = 2  # of that fall (docs/decisions/0032)
 STEPS = 41  # of the guard: 20 from the predicted map to the common map, 20 from there to no edit
@@ -29,7 +29,7 @@ class Prediction:
 
     coefficients: the map, `(10, 3)`.
     confidence: 1 for a photograph about as near the pairs as they are to each other, towards 0 for one unlike all of
-        them; the map is drawn to no edit by the rest.
+        them; the map is drawn to no edit by the rest. Always 1 for a fit of synthetic pairs.
     guard: 1 for the predicted map, 0.5 for the map common to all pairs, 0 for no edit, and mixtures in between: below 1
         where the predicted map would flatten, invert or clip tones.
     shares: what each group of pairs contributed, `(L,)`, in the order of `Fit.landmark_ids`; signed, sums to 1.
@@ -61,8 +61,8 @@ def predict(fit: Fit, descriptors: np.ndarray, colours: np.ndarray) -> Predictio
         )
     guard = _guard(own, fit, pixels)
     mixed = guarded(own, fit.common, guard)
-    trust = confidence(fit, descriptors)
-    coefficients = IDENTITY + (1 - CAUTION) * trust * mixed.sum(0)
+    trust, caution = (1.0, 0.0) if fit.synthetic else (confidence(fit, descriptors), CAUTION)
+    coefficients = IDENTITY + (1 - caution) * trust * mixed.sum(0)
     return Prediction(coefficients, trust, guard, shares(mixed, pixels))
 
 

@@ -21,12 +21,13 @@ class PairsSummary(Throughput):
     """The summary of an extraction of pairs. `pairs` and `rejected` are of the library, the rest is of this call.
 
     unmatched: Names that only one of before and after has. passed_over, passed_over_files, rejects: As in
-    ExtractSummary.
+    ExtractSummary. synthetic: As in PairsConfig.
     """
 
     library: str
     pairs: int
     rejected: int
+    synthetic: bool = False
     unmatched: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
@@ -50,6 +51,7 @@ def extract_pairs(request: PairsRequest, runner: Runner, progress: Progress) -> 
             library=plan.job.library,
             pairs=sum(receipt.images for receipt in receipts),
             rejected=rejected,
+            synthetic=request.config.synthetic,
             unmatched=plan.unmatched,
             passed_over=plan.passed_over,
             passed_over_files=plan.passed_over_files,

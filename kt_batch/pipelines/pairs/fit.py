@@ -23,13 +23,14 @@ from kt_batch.store.paired import (
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a fit. bytes: Of its numbers. seconds: It took so long."""
+    """The result of a fit. bytes: Of its numbers. seconds: It took so long. synthetic: As in PairsConfig."""
 
     library: str
     digest: str
     pairs: int
     bytes: int
     seconds: float
+    synthetic: bool
 
 
 def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
@@ -48,8 +49,9 @@ def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
     summary = write_fit(
         library.location, digest, made.to_arrays(), content, library.committed.snapshot, len(made.ids), numerics
     )
+    seconds = round(time.perf_counter() - started, 3)
     return FitResult(
-        absolute_place(place), digest, summary.pairs, summary.arrays_bytes, round(time.perf_counter() - started, 3)
+        absolute_place(place), digest, summary.pairs, summary.arrays_bytes, seconds, library.config.synthetic
     )
 
 
@@ -57,7 +59,8 @@ def pair_table(library: PairedLibrary) -> PairTable:
     """Read what fitting needs of all pairs. Raises MissingError for a library without any."""
     table = library.table(list(NUMBERS))
     ids = tuple(value.as_py().hex() for value in table["image_id"])
-    return PairTable(ids, *(numbers(table, column) for column in NUMBERS))
+    columns = (numbers(table, column) for column in NUMBERS)
+    return PairTable(ids, *columns, synthetic=library.config.synthetic)
 
 
 def load_fit(place: str, digest: str) -> Fit:

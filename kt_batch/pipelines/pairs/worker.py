@@ -14,12 +14,14 @@ from kt_batch.kernels.alignment import TOLERANCE, align
 from kt_batch.kernels.clipping import newly_clipped
 from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.quadratic import moments
-from kt_batch.pipelines.inputs import read_pair
+from kt_batch.kernels.synthetic_befores import Variation, synthetic_before
+from kt_batch.pipelines.inputs import read_finished, read_pair
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.pairs.plan import PairsJob
 from kt_batch.pipelines.units import UnitLog, by_image, check_quarantined, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage, preview, resized
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.locations import check_kernel, open_location
@@ -29,6 +31,7 @@ from kt_batch.store.schemas import PAIRS
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
 
+SYNTHETIC = "synthetic"  # tag of pairs whose picture before was computed
 STAGES = ("read", "measure", "write")
 PREVIEW = 192  # pixels of the long side
 MOST_ASPECT = 0.01  # by which the ratios of the sides may differ; rounding to a few hundred pixels stays below
@@ -56,10 +59,10 @@ class PairsWorker:
             started = time.perf_counter()
             try:
                 check_quarantined(unit, items[0].image_id)
-                before, after = read_pair(items, lambda data: self.decoder.decode(data, self.job.config.size))
+                read = self._read(items)
                 log.add({"read": time.perf_counter() - started})
                 measuring = time.perf_counter()
-                rows.append(self._row(items, before, after))
+                rows.append(self._row(items, read))
                 log.add({"measure": time.perf_counter() - measuring})
             except RejectError as error:
                 log.reject(items, error.with_traceback(None))
@@ -77,10 +80,23 @@ class PairsWorker:
         receipt = log.receipt(unit, self.job.config.digest(), self.numerics, tuple(tables), images=len(rows))
         return self.ledger.commit(receipt)
 
-    def _row(self, items: list[Item], before: WorkingImage, after: WorkingImage) -> dict[str, Any]:
+    def _read(self, items: list[Item]) -> tuple[WorkingImage, WorkingImage | Variation]:
+        """Return the pictures before and after, or the finished picture and the variation that makes a before of it."""
+
+        def decode(data: Data) -> WorkingImage:
+            return self.decoder.decode(data, self.job.config.size)
+
+        return read_finished(items, decode) if self.job.config.synthetic else read_pair(items, decode)
+
+    def _row(self, items: list[Item], read: tuple[WorkingImage, WorkingImage | Variation]) -> dict[str, Any]:
         config, item = self.job.config, items[0]
-        first, second = check_pair(before, after)
+        before, after = read
+        if isinstance(after, Variation):
+            first, second = synthetic_before(before.pixels, after), before.pixels
+        else:
+            first, second = check_pair(before, after)
         found = moments(first, second)
+        own = {tag for each in items for tag in each.tags} | ({SYNTHETIC} if config.synthetic else set())
         return {
             "image_id": bytes.fromhex(item.image_id),
             "name": item.name,
@@ -90,7 +106,7 @@ class PairsWorker:
             "original_height": before.original_height,
             "width": first.shape[1],
             "height": first.shape[0],
-            "tags": list(config.tags),
+            "tags": [*config.tags, *sorted(own - set(config.tags))],
             "license": config.license,
             "attribution": config.attribution,
             "descriptors": _bytes(describe(first)),
