@@ -45,7 +45,7 @@ def measure(before: Path, after: Path, library: Path) -> dict[str, dict[str, flo
     config = PairsConfig(synthetic=True)
     extract_pairs(PairsRequest([], [str(after)], str(library), config, RunOptions()), LocalRunner(), no_progress)
     opened = open_paired(str(library))
-    names = opened.table(["name"])["name"].to_pylist()
+    names = [Path(place).name for place in opened.table(["after"])["after"].to_pylist()]
     table = pair_table(opened)
     scores = {}
     for name in sorted(set(names)):

@@ -13,7 +13,7 @@ from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary
-from kt_batch.cli.pairs import PairSources, pairs_lines, pairs_request, refuse_others, run_pairs
+from kt_batch.cli.pairs import PairOptions, pairs_lines, pairs_request, refuse_others, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
@@ -33,10 +33,7 @@ def extract_command(
     *,
     images: options.Images = None,
     manifest: options.Manifests = None,
-    before: options.Before = None,
-    after: options.After = None,
-    pairs: options.Pairs = None,
-    synthetic_befores: options.SyntheticBefores = False,
+    pairs: PairOptions,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -53,13 +50,10 @@ def extract_command(
 
     kt-batch extract --before originals/ --after edited/ --library mine.pairs
 
-    kt-batch extract --pairs pairs.csv --library mine.pairs
-
     kt-batch extract --after finished/ --synthetic-befores --library mild.pairs
     """
     estimate_request = dry_run.request()
-    sources = PairSources(before, after, pairs, synthetic_befores)
-    if wanted := pairs_request(sources, library, (weights, cut, content), how):
+    if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest, estimate_request)
         paired = run_pairs(wanted)
         save_options(library, "extract", context.params)

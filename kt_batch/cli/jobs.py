@@ -18,7 +18,7 @@ from kt_batch.cli.exit_codes import RejectBounds
 from kt_batch.cli.extract import extract_lines
 from kt_batch.cli.index import index_lines
 from kt_batch.cli.output import print_summary
-from kt_batch.cli.pairs import PairSources, fit_lines, pairs_lines, pairs_request, refuse_others, run_pairs
+from kt_batch.cli.pairs import PairOptions, fit_lines, pairs_lines, pairs_request, refuse_others, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner, release_gpus
@@ -55,10 +55,7 @@ def build_library(
     *,
     images: options.Images = None,
     manifest: options.Manifests = None,
-    before: options.Before = None,
-    after: options.After = None,
-    pairs: options.Pairs = None,
-    synthetic_befores: options.SyntheticBefores = False,
+    pairs: PairOptions,
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
@@ -76,8 +73,7 @@ def build_library(
     Exits with 0 while rejects stay within --max-rejects.
     """
     estimate_request = dry_run.request()
-    sources = PairSources(before, after, pairs, synthetic_befores)
-    if wanted := pairs_request(sources, library, (weights, cut, content), how):
+    if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest, estimate_request)
         paired, fitted = run_pairs(wanted), fit(library, FitConfig(), how.threads)
         save_options(library, "build_library", context.params)

@@ -28,30 +28,6 @@ Images = Annotated[
     list[str] | None,
     typer.Argument(help="Paths, directories, globs, archives (.tar, .zip) or URIs (s3://bucket/prefix)."),
 ]
-Before = Annotated[
-    list[str] | None,
-    typer.Option("--before", help="Photographs before an edit, as a folder or another place, for a paired library."),
-]
-After = Annotated[
-    list[str] | None,
-    typer.Option("--after", help="The same photographs after it, under the same names; suffixes may differ."),
-]
-Pairs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--pairs",
-        help="A list of pairs: .csv, .jsonl or .parquet with the columns `before` and `after`, whose other columns "
-        "become tags. May be repeated.",
-    ),
-]
-SyntheticBefores = Annotated[
-    bool,
-    typer.Option(
-        "--synthetic-befores",
-        help="With --after alone: compute three pictures before from each finished photograph. Edits learned from "
-        "such pairs are mild; real pairs teach far more.",
-    ),
-]
 Manifests = Annotated[
     list[str] | None,
     typer.Option(

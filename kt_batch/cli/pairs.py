@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
@@ -29,22 +30,33 @@ PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory 
 Described = tuple[options.EncoderOptions, options.CutOptions, options.ExtractOptions]
 
 
-@dataclass(frozen=True)
-class PairSources:
+class PairOptions(options.Options):
     """The pairs that a command names: as places, as lists, or as finished photographs alone."""
 
-    before: Sequence[str] | None
-    after: Sequence[str] | None
-    pairs: Sequence[str] | None
-    synthetic: bool
+    before: tuple[str, ...] = Field(
+        (), description="Photographs before an edit, as a folder or another place, for a paired library."
+    )
+    after: tuple[str, ...] = Field(
+        (), description="The same photographs after it, under the same names; suffixes may differ."
+    )
+    pairs: tuple[str, ...] = Field(
+        (),
+        description="A list of pairs: .csv, .jsonl or .parquet with the columns `before` and `after`, whose other "
+        "columns become tags. May be repeated.",
+    )
+    synthetic_befores: bool = Field(
+        False,
+        description="With --after alone: compute three pictures before from each finished photograph. Edits learned "
+        "from such pairs are mild; real pairs teach far more.",
+    )
 
     def check(self) -> bool:
         """Return whether any is named. Raises UsageError for options that exclude or need each other."""
-        if self.pairs and (self.before or self.after or self.synthetic):
+        if self.pairs and (self.before or self.after or self.synthetic_befores):
             raise UsageError("--pairs names both sides; leave --before, --after and --synthetic-befores out.")
-        if self.synthetic and (self.before or not self.after):
+        if self.synthetic_befores and (self.before or not self.after):
             raise UsageError("--synthetic-befores goes with --after alone, the finished photographs.")
-        if not self.synthetic and bool(self.before) != bool(self.after):
+        if not self.synthetic_befores and bool(self.before) != bool(self.after):
             raise UsageError(
                 "--before and --after go together: name the photographs before an edit, and those after it. For "
                 "finished photographs alone, give --after with --synthetic-befores."
@@ -52,17 +64,16 @@ class PairSources:
         return bool(self.pairs or self.after)
 
 
-def pairs_request(sources: PairSources, library: str, described: Described, how: RunOptions) -> PairsRequest | None:
+def pairs_request(named: PairOptions, library: str, described: Described, how: RunOptions) -> PairsRequest | None:
     """Return the request for pairs; None where no pairs are named.
 
     Raises:
         UsageError: options exclude each other, one has no effect on pairs, or a list of pairs is none.
     """
-    if not sources.check():
+    if not named.check():
         return None
-    config = _pairs_config(*described, synthetic=sources.synthetic)
-    lists = read_pair_lists(sources.pairs or [])
-    return PairsRequest(sources.before or [], sources.after or [], library, config, how, lists)
+    config = _pairs_config(*described, synthetic=named.synthetic_befores)
+    return PairsRequest(named.before, named.after, library, config, how, read_pair_lists(named.pairs))
 
 
 def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None, estimate: object) -> None:

@@ -10,10 +10,18 @@ from dataclasses import dataclass, replace
 from kt_batch.errors import RejectError, StorageError, UnreachableError, UsageError
 from kt_batch.store.byte_ranges import Ranges, open_ranges
 from kt_batch.store.input_names import distinct, input_component
-from kt_batch.store.inputs import Found, Input, no_images
+from kt_batch.store.inputs import Found, Input
 from kt_batch.store.members import MAX_MEMBER, Member, archive_of, local_or_object, unpacked
 from kt_batch.store.objects import is_object
-from kt_batch.store.passed_over import COMPRESSED_SUFFIXES, Kinds, add_kinds, is_archive_name, is_image_name, kind_of
+from kt_batch.store.passed_over import (
+    COMPRESSED_SUFFIXES,
+    Kinds,
+    add_kinds,
+    is_archive_name,
+    is_image_name,
+    kind_of,
+    no_images,
+)
 from kt_batch.store.tars import ArchiveFaultError, Entry, tar_entries
 from kt_batch.store.zips import STARTS, zip_entries
 

@@ -34,15 +34,13 @@ from kt_batch.store.objects import (
     object_size,
 )
 from kt_batch.store.passed_over import (
-    ARCHIVE_SUFFIXES,
-    IMAGE_SUFFIXES,
     Kinds,
     add_kinds,
     count_kinds,
-    in_words,
     is_archive_name,
     is_hidden,
     is_image_name,
+    no_images,
 )
 from kt_batch.store.patterns import MAGIC, matches, split_pattern
 from kt_batch.store.places import S3, clean_place, refuse_unpacked, scheme_of
@@ -320,15 +318,6 @@ def _listed(argument: str, root: str, below: Below, pattern: Sequence[str] = ())
     return _Listing(root, found, places, kinds)
 
 
-def no_images(place: str, passed_over: Kinds, ours: Sequence[str] = ()) -> UsageError:
-    """Return the error of a place without images, which says what is there."""
-    beside = f" outside of {', '.join(map(repr, ours))}" if ours else ""
-    there = f"; it holds {in_words(passed_over)}" if passed_over else ""
-    hint = " (name archives themselves, such as 'data/*.tar')" if passed_over.keys() & set(ARCHIVE_SUFFIXES) else ""
-    suffixes = ", ".join(IMAGE_SUFFIXES)
-    return UsageError(f"{place} holds no images{beside}{there}{hint}; looked for files that end in {suffixes}")
-
-
 def _manifest_listing(manifest: Manifest) -> _Listing:
     """Return the inputs that the rows of a manifest stand for, each under its place below the manifest's folder."""
     images: dict[str, str] = {}
@@ -349,10 +338,8 @@ def _manifest_listing(manifest: Manifest) -> _Listing:
 
 def _listing_of_row(place: str) -> _Listing:
     """Return what a row stands for: a file, whether it is there or not, or what a folder or a pattern holds."""
-    remote = scheme_of(place) not in (None, "file")
-    uri = place
+    remote, uri = scheme_of(place) not in (None, "file"), uri_of_row(place)
     try:
-        uri = place if remote else _uri(str(_local_path(place)))
         several = bool(MAGIC.search(place)) or (place.endswith("/") if remote else not is_image_name(place))
         if several and scheme_of(place) in (None, "file", "s3"):
             return _listing(place)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+
+from kt_batch.errors import UsageError
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".dib",
@@ -75,3 +77,12 @@ def in_words(kinds: Mapping[str, int]) -> str:
 
 def _plural(kind: str, count: int) -> str:
     return "s" if count > 1 and kind in (LINK, SPECIAL) else ""
+
+
+def no_images(place: str, passed_over: Kinds, ours: Sequence[str] = ()) -> UsageError:
+    """Return the error of a place without images, which says what is there."""
+    beside = f" outside of {', '.join(map(repr, ours))}" if ours else ""
+    there = f"; it holds {in_words(passed_over)}" if passed_over else ""
+    hint = " (name archives themselves, such as 'data/*.tar')" if passed_over.keys() & set(ARCHIVE_SUFFIXES) else ""
+    suffixes = ", ".join(IMAGE_SUFFIXES)
+    return UsageError(f"{place} holds no images{beside}{there}{hint}; looked for files that end in {suffixes}")

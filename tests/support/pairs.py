@@ -17,6 +17,7 @@ from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store.manifest_files import read_pair_list
 from tests.support.tiny import draw
 
 Hand = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -64,3 +65,18 @@ def paired(
 def fitted(library: Path | str) -> FitResult:
     """Fit a paired library."""
     return fit(str(library), FitConfig())
+
+
+def listed(place: Path | str, library: Path | str, options: RunOptions | None = None, **config: object) -> PairsSummary:
+    """Extract the pairs of a list with one thread in this process; `config` are PairsConfig fields."""
+    settings = PairsConfig.model_validate({"size": 96, **config})
+    options = options or RunOptions(threads=1, unit_size=2)
+    request = PairsRequest([], [], str(library), settings, options, [read_pair_list(str(place))])
+    return extract_pairs(request, LocalRunner(), no_progress)
+
+
+def finished(after: Path | str, library: Path | str, unit_size: int = 2, **config: object) -> PairsSummary:
+    """Extract finished photographs with synthetic befores, with one thread in this process."""
+    settings = PairsConfig.model_validate({"size": 96, "synthetic": True, **config})
+    request = PairsRequest([], [str(after)], str(library), settings, RunOptions(threads=1, unit_size=unit_size))
+    return extract_pairs(request, LocalRunner(), no_progress)

@@ -11,7 +11,7 @@ from kt_batch.errors import UsageError
 from kt_batch.kernels.synthetic_befores import VARIATIONS
 from kt_batch.pipelines.inputs import find_images, plan_items
 from kt_batch.pipelines.progress import Progress
-from kt_batch.store.input_names import input_name
+from kt_batch.store.input_names import input_name, tagged
 from kt_batch.store.inputs import Input, uri_of_row
 from kt_batch.store.manifests import PairList, path_in_manifest
 from kt_batch.store.paired import pair_id, synthetic_id
@@ -47,11 +47,11 @@ def named_pairs(before: Sequence[str], after: Sequence[str], progress: Progress)
 
 
 def listed_pairs(lists: Sequence[PairList], progress: Progress) -> FoundPairs:
-    """Return the pairs that lists name, each called after its picture before."""
+    """Return the pairs that lists name, each called after its edited picture: a photograph may have several edits."""
     pairs = [
         (
-            Input(uri_of_row(before.place), _row_name(before.place, pair_list.before.folder), before.tags),
-            Input(uri_of_row(after.place), _row_name(after.place, pair_list.after.folder)),
+            Input(uri_of_row(before.place), name := _row_name(after.place, pair_list.after.folder), before.tags),
+            Input(uri_of_row(after.place), name),
         )
         for pair_list in lists
         for before, after in zip(pair_list.before.rows, pair_list.after.rows, strict=True)
@@ -64,7 +64,12 @@ def synthetic_pairs(after: Sequence[str], progress: Progress) -> FoundPairs:
     """Find finished photographs; each makes VARIATIONS pairs, whose pictures before are computed from it."""
     found = find_images(after, (), progress)
     items = [
-        replace(item, image_id=synthetic_id(item.image_id, number), after=item.uri)
+        replace(
+            item,
+            image_id=synthetic_id(item.image_id, number),
+            name=tagged(item.name, f"before-{number + 1}"),
+            after=item.uri,
+        )
         for item in plan_items(found.inputs, progress)
         for number in range(VARIATIONS)
     ]

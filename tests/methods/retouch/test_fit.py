@@ -291,6 +291,21 @@ def test_an_edit_of_a_photograph_unlike_all_pairs_is_drawn_to_no_edit() -> None:
     assert np.abs(apply_map(negative, edit.coefficients) - negative).mean() < 0.05
 
 
+def test_an_edit_learnt_from_synthetic_pairs_is_applied_whole_to_any_photograph() -> None:
+    table = table_of(list(range(15)))
+    careful, whole = (fit_pairs(replace(table, synthetic=synthetic), FitConfig()) for synthetic in (False, True))
+    for picture in (photograph(50), np.zeros((20, 20, 3), np.float32)):
+        edit, drawn_back = (predict(fit, describe(picture), colours(picture)) for fit in (whole, careful))
+        assert edit.confidence == 1
+        assert np.allclose(
+            drawn_back.coefficients - IDENTITY, 0.9 * drawn_back.confidence * (edit.coefficients - IDENTITY)
+        )
+    assert "synthetic" not in careful.to_arrays()
+    assert [Fit.from_arrays(fit.to_arrays()).synthetic for fit in (careful, whole)] == [False, True]
+    with pytest.raises(DamagedError, match="'synthetic' of a fit"):
+        Fit.from_arrays(whole.to_arrays() | {"synthetic": np.ones(2)})
+
+
 @pytest.mark.parametrize(
     ("name", "coefficients", "kept"),
     [
