@@ -88,7 +88,7 @@ def _edit_at(place: str, output: str | None) -> tuple[str, NDArray[np.float64]]:
     if isinstance(opened, PairedLibrary):
         if output is not None:
             raise UsageError(f"'{place}' is a paired library, whose edit is one for all; leave out '{output}'.")
-        digest = find_fit(opened, FitConfig().digest()).digest
+        digest = find_fit(opened, FitConfig().model_dump(mode="json")).digest
         return opened.location.uri, load_fit(opened.location.uri, digest).common_map
     if not isinstance(opened, Run) or not opened.committed.parts(layout.EDITS):
         raise UsageError(f"'{place}' holds no edits; name a run of the method retouch, or a paired library.")

@@ -22,8 +22,8 @@ class Alignment(NamedTuple):
     """How two pictures of one size fit.
 
     likeness: Correlation of their structure where the shift of each block is undone, -1..1; 1 for pictures without
-    structure. shifts: Shift of each block with detail, in pixels, the larger of across and down. blocks: How many
-    blocks have detail.
+    structure. shifts: Shift of each block that shows one thing, in pixels, the larger of across and down. blocks: How
+    many blocks have detail before or after.
     """
 
     likeness: float
@@ -59,12 +59,12 @@ def align(before: NDArray[np.float32], after: NDArray[np.float32]) -> Alignment:
                 continue
             part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             one, other = first[part], second[part]
-            if min(np.mean(one * one), np.mean(other * other)) < LEAST_DETAIL:
+            if max(np.mean(one * one), np.mean(other * other)) < LEAST_DETAIL:
                 continue
             down, across = phase_shift(one, other)
             likeness = _correlation(one, other, down, across)
             likenesses.append(likeness)
-            weights.append(float(np.mean(one * one)))
+            weights.append(float(max(np.mean(one * one), np.mean(other * other))))
             if likeness >= LEAST_LIKENESS:
                 shifts.append(max(abs(down), abs(across)))
     whole = float(np.average(likenesses, weights=weights)) if likenesses else 1.0

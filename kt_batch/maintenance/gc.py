@@ -22,7 +22,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
 from kt_batch.store.opening import Opened, kind_of, open_place
-from kt_batch.store.paired import PairedLibrary
+from kt_batch.store.paired import PairedLibrary, fit_digests, read_fit_summaries
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, RunHeader
@@ -138,12 +138,14 @@ def survey(opened: Opened) -> Survey:
     else:
         possible, named = set(), indexes.named if indexes else set()
         kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS
+    fits, left = _fit_files(opened.location, names) if isinstance(opened, PairedLibrary) else (set(), set())
+    possible = possible | left
     orphans: list[str] = []
     foreign: list[str] = []
     for name in names:
         if name in kept or layout.is_plan(name) or layout.is_options(name):
             continue
-        if layout.is_fit_file(name) and isinstance(opened, PairedLibrary):
+        if name in fits:
             continue
         if layout.parse_receipt_path(name) in planned:
             continue
@@ -151,6 +153,19 @@ def survey(opened: Opened) -> Survey:
         (orphans if ours or (indexes and indexes.left(name)) else foreign).append(name)
     unfinished = len(indexes.unfinished) if indexes else 0
     return Survey(tuple(sorted(orphans, key=_removal_order)), tuple(foreign), pending, unfinished)
+
+
+def _fit_files(location: Location, names: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the files of fits that are kept, and the numbers that no summary names.
+
+    While a summary is not readable, it may name any numbers.
+    """
+    files = {name for name in names if layout.is_fit_file(name)}
+    summaries = read_fit_summaries(location)
+    named = {layout.blob_path(layout.FITS, fit.arrays_sha256) for fit in summaries}
+    unnamed = {name for name in files - named if layout.parse_fit_path(name) is None}
+    left = unnamed if len(summaries) == len(fit_digests(location)) else set()
+    return files - left, left
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, kind_of, open_place
-from kt_batch.store.paired import PairedLibrary, read_fit_summaries
+from kt_batch.store.paired import PairedLibrary, fit_digests, read_fit_summaries, read_fit_summary
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
@@ -90,6 +90,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     shards = opened.shards if isinstance(opened, Run) else {}
     blobs = [] if shards else [*outputs, *_derived_files(opened)]
     check = _Check(location, len(tables) + len(blobs) + len(shards), progress)
+    check.faults += _fit_faults(location) if isinstance(opened, PairedLibrary) else []
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs, sizes)
@@ -230,6 +231,17 @@ def _derived_files(opened: Opened) -> list[tuple[str, str]]:
         fits = read_fit_summaries(opened.location)
         return [(layout.blob_path(layout.FITS, fit.arrays_sha256), fit.arrays_sha256) for fit in fits]
     return _index_files(opened.location) if isinstance(opened, Library) else []
+
+
+def _fit_faults(location: Location) -> list[str]:
+    """Return a fault for every summary of a fit that cannot be read."""
+    faults = []
+    for digest in fit_digests(location):
+        try:
+            read_fit_summary(location, digest)
+        except DamagedError as error:
+            faults.append(f"{error}; run kt-batch fit again.")
+    return faults
 
 
 def _index_files(location: Location) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def _inspect_pairs(library: PairedLibrary) -> dict[str, Any]:
         "place": library.location.uri,
         "size": library.config.size,
         "snapshot": library.committed.snapshot,
-        "pairs": sum(receipt.images for receipt in receipts),
+        "pairs": library.pairs if receipts else 0,
         "rejects": _rejects(library.committed),
         "units": _units(library.committed),
         "bytes": {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
@@ -21,7 +24,7 @@ from kt_batch.store.attempts import find_rejects
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import put_derived, write_summary
 from kt_batch.store.documents import read_document
-from kt_batch.store.indexes import put_blob, read_blob
+from kt_batch.store.indexes import read_blob
 from kt_batch.store.locations import Location
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
@@ -41,7 +44,8 @@ Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
 class FitSummary(BaseModel):
-    """The content of `fits/<digest>.json`. arrays_sha256: names the file of the fit's numbers."""
+    """The content of `fits/<digest>.json`. arrays_sha256: names the file of the fit's numbers. made: Unix seconds.
+    Of several fits of one snapshot, the latest is used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +57,7 @@ class FitSummary(BaseModel):
     arrays_sha256: Sha256
     arrays_bytes: Annotated[int, Field(ge=1, lt=2**40)]
     numerics: dict[str, str]
+    made: Annotated[float, Field(ge=0, lt=2**35)]
 
 
 def is_paired(config: Mapping[str, Any]) -> bool:
@@ -120,10 +125,12 @@ def synthetic_id(image: str, number: int) -> str:
     return hashlib.sha256(b"synthetic:" + bytes.fromhex(image) + bytes([number])).hexdigest()[:16]
 
 
-def write_paired_summary(location: Location, ledger: Ledger, config: PairsConfig) -> int:
-    """Write `library.json` from plan, receipts and reject tables, and return the number of rejects."""
+def write_paired_summary(location: Location, ledger: Ledger, config: PairsConfig) -> tuple[int, int]:
+    """Write `library.json` from plan, receipts and tables, and return the numbers of pairs, each once, and rejects."""
     receipts = ledger.receipts()
     rejects = find_rejects(ledger).count
+    library = PairedLibrary(Committed(ledger, config.model_dump(mode="json")))
+    pairs = library.pairs if library.committed.parts(layout.PAIRS) else 0
     write_summary(
         location,
         layout.LIBRARY_SUMMARY,
@@ -133,47 +140,55 @@ def write_paired_summary(location: Location, ledger: Ledger, config: PairsConfig
             "config_digest": config.digest(),
             "snapshot": ledger.snapshot(),
             "units": len(receipts),
-            "pairs": sum(receipt.images for receipt in receipts.values()),
+            "pairs": pairs,
             "rejects": rejects,
             "bytes": sum(table.bytes for receipt in receipts.values() for table in receipt.tables),
         },
     )
-    return rejects
+    return pairs, rejects
 
 
 # ---- fits ------------------------------------------------------------------------------------------------------------
 
 
-def fit_digest(config_digest: str, snapshot: str) -> str:
-    """Return a fit's name: 16 hex digits of format, configuration and snapshot."""
-    return hashlib.sha256(f"{FIT_FORMAT}:{config_digest}:{snapshot}".encode()).hexdigest()[:16]
-
-
 def write_fit(
     location: Location,
-    digest: str,
     arrays: Mapping[str, NDArray[Any]],
     config: Mapping[str, Any],
     snapshot: str,
     pairs: int,
     numerics: dict[str, str],
 ) -> FitSummary:
-    """Store the numbers of a fit under their own hash, then its summary, which commits it."""
+    """Store the numbers of a fit under their own hash, then its summary, which commits it.
+
+    The digest follows from configuration, snapshot and numbers, so that a run which names a fit never gets another one.
+    A file of these names with other content is replaced.
+    """
     # `save` writes the memory of an array, whatever its strides.
-    rows = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    sha256, size = put_blob(location, layout.FITS, save(rows))
+    data = save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    sha256 = hashlib.sha256(data).hexdigest()
+    content = json.dumps([FIT_FORMAT, dict(config), snapshot, sha256], sort_keys=True, separators=(",", ":"))
     summary = FitSummary(
-        digest=digest, config=dict(config), snapshot=snapshot, pairs=pairs, arrays_sha256=sha256, arrays_bytes=size,
-        numerics=numerics,
+        digest=hashlib.sha256(content.encode()).hexdigest()[:16], config=dict(config), snapshot=snapshot, pairs=pairs,
+        arrays_sha256=sha256, arrays_bytes=len(data), numerics=numerics, made=time.time(),
     )  # fmt: skip
-    put_derived(location, layout.fit_path(digest), summary.model_dump_json(indent=1).encode() + b"\n")
+    put_derived(location, layout.blob_path(layout.FITS, sha256), data)
+    put_derived(location, layout.fit_path(summary.digest), summary.model_dump_json(indent=1).encode() + b"\n")
     return summary
 
 
+def fit_digests(location: Location) -> list[str]:
+    """Return the digests of all fits that have a summary."""
+    return sorted(filter(None, map(layout.parse_fit_path, location.list(layout.FITS))))
+
+
 def read_fit_summaries(location: Location) -> list[FitSummary]:
-    """Return the summaries of all fits, by digest. Raises DamagedError when one is not readable."""
-    digests = sorted(filter(None, map(layout.parse_fit_path, location.list(layout.FITS))))
-    return [read_fit_summary(location, digest) for digest in digests]
+    """Return the summaries of all fits, by digest; those that are not readable are left out."""
+    found = []
+    for digest in fit_digests(location):
+        with suppress(DamagedError):
+            found.append(read_fit_summary(location, digest))
+    return found
 
 
 def read_fit_summary(location: Location, digest: str) -> FitSummary:
@@ -202,15 +217,15 @@ def read_fit_arrays(location: Location, summary: FitSummary) -> dict[str, NDArra
         raise DamagedError(f"The fit {summary.digest} at '{location.uri}' cannot be read: {error}.") from error
 
 
-def find_fit(library: PairedLibrary, config_digest: str) -> FitSummary:
-    """Return the fit of what the library holds now.
+def find_fit(library: PairedLibrary, config: Mapping[str, Any]) -> FitSummary:
+    """Return the latest fit of what the library holds now.
 
     Raises:
         MissingError: it has none, or those that it has are of fewer or other pairs.
     """
-    digest = fit_digest(config_digest, library.committed.snapshot)
-    try:
-        return read_fit_summary(library.location, digest)
-    except MissingError as error:
+    summaries = read_fit_summaries(library.location)
+    fits = [fit for fit in summaries if fit.snapshot == library.committed.snapshot and fit.config == dict(config)]
+    if not fits:
         place = library.location.uri
-        raise MissingError(f"'{place}' has no fit of the pairs that it holds now; run: kt-batch fit {place}") from error
+        raise MissingError(f"'{place}' has no fit of the pairs that it holds now; run: kt-batch fit {place}")
+    return max(fits, key=lambda fit: (fit.made, fit.digest))

@@ -49,6 +49,14 @@ def test_equal_names_go_before_names_with_another_suffix() -> None:
     assert pairs_of(before, after) == [("a.CR2", "a.tif"), ("a.jpg", "a.jpg")]
 
 
+def test_the_folder_or_archive_of_each_side_is_left_out_where_no_name_fits() -> None:
+    before, after = named("before.zip/a.jpg", "before.zip/day/b.jpg"), named("after.tar/a.jpg", "after.tar/day/b.jpg")
+    assert pairs_of(before, after) == [
+        ("before.zip/a.jpg", "after.tar/a.jpg"),
+        ("before.zip/day/b.jpg", "after.tar/day/b.jpg"),
+    ]
+
+
 def test_names_without_one_partner_are_left_out() -> None:
     before, after = named("a.jpg", "b.jpg", "c.jpg"), named("a.jpg", "b.tif", "b.png", "d.jpg", "other/c.jpg")
     assert match_names(before, after)[1] == ("b.jpg", "b.png", "b.tif", "c.jpg", "d.jpg", "other/c.jpg")
@@ -186,6 +194,27 @@ def test_a_pair_that_is_not_one_picture_costs_one_reject_with_its_reason(tmp_pat
     assert "before and after are equal" in messages["4.png"]
     assert "do not show one picture" in messages["5.png"]
     assert len(rows(tmp_path / "library", "pairs")) == 3
+
+
+def test_a_picture_that_lost_all_its_detail_and_one_that_had_none_are_no_pairs(tmp_path: Path) -> None:
+    before, after = draw_pairs(tmp_path, [1, 2, 3, 4])
+    Image.new("RGB", (96, 72), (0, 0, 0)).save(after / "1.png")
+    Image.new("RGB", (96, 72), (120, 120, 120)).save(before / "2.png")
+    for folder, grey in ((before, 90), (after, 140)):
+        Image.new("RGB", (96, 72), (grey, grey, grey)).save(folder / "3.png")
+    messages = refused(tmp_path)
+    assert messages.keys() == {"1.png", "2.png", "3.png"}
+    assert "do not show one picture" in messages["1.png"]
+    assert "neither before nor after has detail" in messages["3.png"]
+
+
+def test_a_pair_under_a_second_name_counts_once(tmp_path: Path) -> None:
+    before, after = draw_pairs(tmp_path, [1, 2])
+    paired(before, after, tmp_path / "library")
+    for folder in (before, after):
+        shutil.copy(folder / "1.png", folder / "copy.png")
+    again = paired(before, after, tmp_path / "library")
+    assert (again.pairs, inspect(str(tmp_path / "library"))["pairs"], fitted(tmp_path / "library").pairs) == (2, 2, 2)
 
 
 def test_a_file_that_changed_since_it_was_planned_costs_one_reject(tmp_path: Path) -> None:

@@ -73,11 +73,9 @@ class Retouch:
 
 
 def largest_shares(ids: tuple[str, ...], made: Prediction) -> dict[str, float]:
-    """Return pair id -> share of the MOST_SHARES pairs with the largest shares, scaled so that they sum to 1.
+    """Return pair id -> share of the MOST_SHARES pairs with the largest shares; without more pairs, they sum to 1.
 
     Of a fit with more pairs than landmarks, a landmark stands for the pairs nearest to it.
     """
     order = np.argsort(-np.abs(made.shares), kind="stable")[:MOST_SHARES]
-    total = float(made.shares[order].sum())
-    scale = 1.0 / total if abs(total) > 0.1 else 1.0
-    return {ids[place]: float(made.shares[place]) * scale for place in sorted(order)}
+    return {ids[place]: float(made.shares[place]) for place in sorted(order)}

@@ -44,12 +44,11 @@ def extract_pairs(request: PairsRequest, runner: Runner, progress: Progress) -> 
     plan = plan_pairs(request, progress)
     check_hosts(plan.ledger.location, plan.job.kernel, runner)
     fresh = run_units(runner, partial(PairsWorker, plan.job), plan.planned.pending, "extract", progress)
-    receipts = plan.ledger.receipts().values()
-    rejected = write_paired_summary(plan.ledger.location, plan.ledger, request.config)
+    pairs, rejected = write_paired_summary(plan.ledger.location, plan.ledger, request.config)
     return log_summary(
         PairsSummary(
             library=plan.job.library,
-            pairs=sum(receipt.images for receipt in receipts),
+            pairs=pairs,
             rejected=rejected,
             synthetic=request.config.synthetic,
             unmatched=plan.unmatched,

@@ -13,7 +13,6 @@ from kt_batch.store.opening import open_paired
 from kt_batch.store.paired import (
     NUMBERS,
     PairedLibrary,
-    fit_digest,
     numbers,
     read_fit_arrays,
     read_fit_summary,
@@ -44,14 +43,13 @@ def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
     numerics = fix_numerics(threads)
     library = open_paired(place)
     made = fit_pairs(pair_table(library), config)
-    digest = fit_digest(config.digest(), library.committed.snapshot)
     content = config.model_dump(mode="json")
     summary = write_fit(
-        library.location, digest, made.to_arrays(), content, library.committed.snapshot, len(made.ids), numerics
+        library.location, made.to_arrays(), content, library.committed.snapshot, len(made.ids), numerics
     )
     seconds = round(time.perf_counter() - started, 3)
     return FitResult(
-        absolute_place(place), digest, summary.pairs, summary.arrays_bytes, seconds, library.config.synthetic
+        absolute_place(place), summary.digest, summary.pairs, summary.arrays_bytes, seconds, library.config.synthetic
     )
 
 

@@ -80,14 +80,31 @@ def match_names(before: Sequence[Input], after: Sequence[Input]) -> tuple[list[t
     """Return the pairs of inputs of one name, and the names without a partner.
 
     Names are compared with their folders. Equal names go first; then names that differ in their suffix or in case, as
-    an edit of `a.CR2` may be `a.jpg`, where that leaves one file on either side.
+    an edit of `a.CR2` may be `a.jpg`, where that leaves one file on either side. Where no name fits at all, the folder
+    or archive that all names of a side begin with is left out.
     """
-    left, right = {each.name: each for each in before}, {each.name: each for each in after}
+    pairs, alone = _match(_by_name(before, 0), _by_name(after, 0))
+    if not pairs:
+        pairs, alone = _match(*(_by_name(side, 1 if _common_folder(side) else 0) for side in (before, after)))
+    return pairs, alone
+
+
+def _common_folder(inputs: Sequence[Input]) -> bool:
+    folders = {each.name.partition("/")[0] if "/" in each.name else "" for each in inputs}
+    return len(folders) == 1 and folders != {""}
+
+
+def _by_name(inputs: Sequence[Input], folders: int) -> dict[str, Input]:
+    """Return the inputs by their names without so many folders at the front."""
+    return {"/".join(each.name.split("/")[folders:]): each for each in inputs}
+
+
+def _match(left: dict[str, Input], right: dict[str, Input]) -> tuple[list[tuple[Input, Input]], tuple[str, ...]]:
     pairs = [(left.pop(name), right.pop(name)) for name in sorted(left.keys() & right.keys())]
     groups: dict[str, tuple[list[Input], list[Input]]] = defaultdict(lambda: ([], []))
-    for side, inputs in enumerate((left.values(), right.values())):
-        for each in inputs:
-            groups[_stem(each.name)][side].append(each)
+    for side, inputs in enumerate((left.items(), right.items())):
+        for name, each in inputs:
+            groups[_stem(name)][side].append(each)
     alone: list[str] = []
     for ones, others in groups.values():
         if len(ones) == len(others) == 1:

@@ -139,6 +139,11 @@ def check_pair(before: WorkingImage, after: WorkingImage) -> tuple[NDArray[np.fl
     small = min(before, after, key=lambda image: image.width * image.height)
     first, second = (resized(image.pixels, small.width, small.height) for image in (before, after))
     found = align(first, second)
+    if found.blocks == 0:
+        raise RejectError(
+            Reason.NOT_A_PAIR,
+            "neither before nor after has detail, so nothing shows that they are one picture",
+        )
     if not found.one_picture:
         raise RejectError(
             Reason.NOT_A_PAIR,

@@ -22,8 +22,8 @@ T = TypeVar("T")
 def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) -> list[tuple[str, float]]:
     """Return the source images of a picture with their shares, the largest first, ties by id.
 
-    The share of an image is the mean weight of its patches over the query patches. An input without any other source
-    is its own.
+    The share of an image is the mean weight of its patches over the query patches; that of a pair may be negative. An
+    input without any other source is its own.
     """
     if isinstance(provenance, SourceProvenance):
         shares = dict(provenance.shares) or {item.image_id: 1.0}
@@ -33,7 +33,7 @@ def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) ->
         weights = np.bincount(codes, provenance.weights.flatten().double().numpy()) / len(provenance.weights)
         shares = {f"{image:016x}": float(weight) for image, weight in zip(distinct.tolist(), weights, strict=True)}
     rounded = ((image, round(share, 6)) for image, share in shares.items())
-    return sorted(((image, share) for image, share in rounded if share > 0), key=lambda each: (-each[1], each[0]))
+    return sorted(((image, share) for image, share in rounded if share), key=lambda each: (-abs(each[1]), each[0]))
 
 
 class ProvenanceRows(Protocol):

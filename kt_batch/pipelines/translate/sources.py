@@ -121,7 +121,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     if Need.PAIRS in method.needs:
         paired = open_paired(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        content["fit_digest"] = choice.fit or find_fit(paired, FitConfig().digest()).digest
+        content["fit_digest"] = choice.fit or find_fit(paired, FitConfig().model_dump(mode="json")).digest
         content["size"] = paired.config.size
     elif choice.library is not None:
         library = open_library(str(choice.library))
