@@ -159,7 +159,8 @@ def write_fit(
     numerics: dict[str, str],
 ) -> FitSummary:
     """Store the numbers of a fit under their own hash, then its summary, which commits it."""
-    sha256, size = put_blob(location, layout.FITS, save({name: arrays[name] for name in sorted(arrays)}))
+    in_order = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}  # save ignores strides
+    sha256, size = put_blob(location, layout.FITS, save(in_order))
     summary = FitSummary(
         digest=digest, config=dict(config), snapshot=snapshot, pairs=pairs, arrays_sha256=sha256, arrays_bytes=size,
         numerics=numerics,
