@@ -14,8 +14,10 @@ from kt_batch.cli.training import STEPS, parse_steps
 from kt_batch.errors import UsageError
 from kt_batch.training.recipes import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say
-from tests.support.tiny import draw_all, hashes
+from tests.support.pairs import draw_pairs
+from tests.support.tiny import draw_all, hashes, rows
 
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs/configs"
 APPS: dict[str, typer.Typer] = {"build_library": build_library.load_app(), "translate": translate.load_app()}
 
 
@@ -46,6 +48,21 @@ def test_a_job_ends_with_0_while_rejects_stay_within_the_bound(
     said = kt(*arguments, *bounds, of=build)
     assert said.code == code
     assert (said.json["extract"]["rejected"], said.json["index"]["patches"]) == (1, 90)
+
+
+def test_the_configuration_for_fivek_makes_a_paired_library_and_its_fit(kt: Say, tmp_path: Path) -> None:
+    before, after = draw_pairs(tmp_path, [1, 2, 3])
+    lines = [f"{before}/{seed}.png,{after}/{seed}.png" for seed in (1, 2, 3)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["before,after", *lines]))
+    here = ("--pairs", tmp_path / "pairs.csv", "--library", tmp_path / "library", "--runner", "local", "--json")
+    said = kt("--config", CONFIGS / "fivek.yaml", "--trust-config", *here, of=build_library.load_app())
+    assert said.code == 0, said.err
+    assert (said.json["extract"]["pairs"], said.json["fit"]["pairs"]) == (3, 3)
+    (row, *_) = rows(tmp_path / "library", "pairs")
+    assert row["tags"] == ["fivek", "expert-c"]
+    refused = kt("--config", CONFIGS / "fivek.yaml", of=build_library.load_app())
+    assert (refused.code, refused.out) == (2, "")
+    assert "--trust-config" in refused.err
 
 
 def test_the_jobs_give_the_results_of_the_commands(kt: Say, library: Path, photos: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from kt_batch.kernels.quadratic import moments
 from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.maintenance.verify import verify
-from kt_batch.pipelines.pairs.fit import pair_table
+from kt_batch.methods.retouch.config import FitConfig
+from kt_batch.methods.retouch.fit import fit_pairs
+from kt_batch.pipelines.pairs.fit import load_fit, pair_table
 from kt_batch.pipelines.pairs.sources import match_names
 from kt_batch.pipelines.progress import Step, no_progress
 from kt_batch.report.inspect import inspect
@@ -135,6 +137,15 @@ def test_a_fit_is_the_same_bytes_every_time(tmp_path: Path) -> None:
         fitted(tmp_path / name)
         made.append(sorted(path.name for path in (tmp_path / name / "fits").iterdir() if path.suffix != ".json"))
     assert made[0] == made[1]
+
+
+def test_a_fit_is_read_as_it_was_made(tmp_path: Path) -> None:
+    before, after = draw_pairs(tmp_path, range(1, 7))
+    paired(before, after, tmp_path / "library")
+    read = load_fit(str(tmp_path / "library"), fitted(tmp_path / "library").digest).to_arrays()
+    made = fit_pairs(pair_table(open_paired(str(tmp_path / "library"))), FitConfig()).to_arrays()
+    assert read.keys() == made.keys()
+    assert [name for name in made if not np.array_equal(read[name], made[name])] == []
 
 
 def test_a_damaged_fit_is_found(tmp_path: Path) -> None:
