@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of Rec. 709, here of encoded values
+from kt_batch.kernels.descriptors import LUMA
+
 RADIUS = 6  # pixels; the neighbourhood in which contrast is made even
 LEAST_CONTRAST = 0.02  # contrast below this counts as noise
 BLOCKS = 3  # to a side
@@ -73,7 +74,7 @@ def align(before: NDArray[np.float32], after: NDArray[np.float32]) -> Alignment:
 
 def structure(pixels: NDArray[np.float32]) -> Plane:
     """Return the structure `(H, W)` of a picture `(H, W, 3)`: about -1..1, of unit variance where there is detail."""
-    luminance = pixels.astype(np.float64) @ LUMINANCE
+    luminance = pixels.astype(np.float64) @ LUMA
     mean = _box_mean(luminance)
     spread = np.sqrt(np.maximum(_box_mean(luminance * luminance) - mean * mean, 0.0))
     found: Plane = (luminance - mean) / (spread + LEAST_CONTRAST)

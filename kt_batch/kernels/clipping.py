@@ -17,7 +17,11 @@ def newly_clipped(before: np.ndarray, after: np.ndarray) -> float:
         before: Pixels `(..., 3)` sRGB of a picture.
         after: The same pixels after the edit; values outside [0, 1] are clipped, as a file clips them.
     """
-    first, second = (np.clip(pixels, 0, 1).reshape(-1, 3).astype(np.float64) @ LUMA for pixels in (before, after))
+    # Not a matrix product: its bytes may depend on the number of threads.
+    first, second = (
+        np.einsum("nc,c->n", np.clip(pixels, 0, 1).reshape(-1, 3).astype(np.float64), LUMA)
+        for pixels in (before, after)
+    )
     black = (first > SEEN) & (second < EDGE)
     white = (first < 1 - SEEN) & (second > 1 - EDGE)
     return float(max(black.mean(), white.mean())) if len(first) else 0.0

@@ -193,10 +193,15 @@ def read_pair(items: Sequence[Item], decode: Callable[[Data], T]) -> tuple[T, T]
         RejectError: One of them cannot be read or decoded, or the two are not those that were planned.
         UnreachableError: A store fails.
     """
+    return _of_first(items, lambda item: _read_pair(item, decode))
+
+
+def _of_first(items: Sequence[Item], read: Callable[[Item], T]) -> T:
+    """Return what the first name of a pair gives that can be read. Raises the error of the first name."""
     first: RejectError | None = None
     for item in items:
         try:
-            return _read_pair(item, decode)
+            return read(item)
         except RejectError as error:
             first = first or error.with_traceback(None)  # the traceback holds the bytes of the files
     raise first or RejectError(Reason.UNREADABLE, "The pair has no name.")
@@ -223,13 +228,7 @@ def read_finished(items: Sequence[Item], decode: Callable[[Data], T]) -> tuple[T
         RejectError: It cannot be read or decoded, or is not what was planned.
         UnreachableError: A store fails.
     """
-    first: RejectError | None = None
-    for item in items:
-        try:
-            return _read_finished(item, decode)
-        except RejectError as error:
-            first = first or error.with_traceback(None)  # the traceback holds the bytes of the file
-    raise first or RejectError(Reason.UNREADABLE, "The pair has no name.")
+    return _of_first(items, lambda item: _read_finished(item, decode))
 
 
 def _read_finished(item: Item, decode: Callable[[Data], T]) -> tuple[T, Variation]:
