@@ -97,7 +97,7 @@ class PairsReport:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is kept of all pairs after their pictures were seen once.
+    """The values that are kept of all pairs after their pictures were seen once.
 
     targets: by id.
     samples: pixels of at most 500 pairs, by id.

@@ -1,4 +1,4 @@
-"""Whether two pictures are one picture before and after an edit of its tones: nothing cropped, turned or shifted."""
+"""Compare two pictures: are they one picture before and after an edit of its tones, not cropped, turned or shifted?"""
 
 from __future__ import annotations
 

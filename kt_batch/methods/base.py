@@ -89,7 +89,7 @@ class Edit(Protocol):
 
 @dataclass(frozen=True)
 class EditFacts:
-    """What is recorded of an edit.
+    """The facts that a run records about an edit.
 
     coefficients: `(10, 3)` float64, the colour map (`kernels/quadratic.py`). confidence: How much the photograph is
     like those that the edit was learned from, 0..1. guard: 1 for the predicted map, 0.5 for the mean map in its place,

@@ -39,7 +39,7 @@ UNKNOWN_SPACING = 1e3  # more than any novelty: of pairs that are all alike
 
 @dataclass(frozen=True)
 class PairTable:
-    """What fitting needs of each pair, in ascending order of ids.
+    """The values of each pair that a fit needs, in ascending order of ids.
 
     ids: 16 hex digits each, `N` of them.
     descriptors: of the photograph before, `(N, 33)`.

@@ -1,4 +1,4 @@
-"""Where a unit puts its pictures: each into a file of its own, or all into one shard."""
+"""Store the pictures of a unit: each in a file of its own, or all in one shard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Output: TypeAlias = tuple[str, int]  # SHA-256 and bytes
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a picture before it is encoded: its (width, height), and what it was made of."""
+    """Facts about a picture before it is encoded: its (width, height), and the sources it was made of."""
 
     size: tuple[int, int]
     provenance: PatchProvenance | SourceProvenance
