@@ -23,9 +23,11 @@ class Need(StrEnum):
 
     ENCODER = "encoder"
     DECODER = "decoder"
+    DECODERS = "decoders"  # one for each of the method's levels
     INDEX = "index"
     STATISTICS = "statistics"  # of a library: channel means and second moments
     STYLES = "styles"  # style images
+    IMAGES = "images"  # the working images that a library keeps
     PAIRS = "pairs"  # maps fitted to the before/after pairs of a library
 
 
@@ -35,11 +37,15 @@ class Resources:
 
     styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], at the working size, its sides multiples of the
     encoder's stride. An image is read when it is asked for.
+    decoders: Layer -> decoder, for each level of the method.
+    images: Image id -> working image of the library, as styles.
     """
 
     encoder: Encoder | None = None
     decoder: Decoder | None = None
     index: Index | None = None
+    decoders: Mapping[Layer, Decoder] | None = None
+    images: Mapping[str, Tensor] | None = None
     styles: Mapping[str, Tensor] | None = None
     fit: Fit | None = None
 
@@ -58,6 +64,13 @@ class PatchProvenance:
     ncc: Tensor
     weights: Tensor
     certified: Tensor
+
+
+@dataclass(frozen=True)
+class LevelProvenance:
+    """The library patches behind a result at each of its levels, from coarse to fine."""
+
+    levels: Mapping[Layer, PatchProvenance]
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class Result:
     """
 
     output: Tensor | Edit | Unchanged
-    provenance: PatchProvenance | SourceProvenance
+    provenance: PatchProvenance | LevelProvenance | SourceProvenance
     seconds: dict[str, float]
     edit: EditFacts | None = None
 

@@ -24,7 +24,11 @@ def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
         WeightsError: The features are not finite. Pixels are, so the weights are at fault.
     """
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    features = encoder.encode(batch, layer)[0].contiguous()
+    return check_finite(encoder.encode(batch, layer)[0].contiguous(), layer)
+
+
+def check_finite(features: Tensor, layer: str) -> Tensor:
+    """Return the features at `layer` as they are. Raises WeightsError when they are not finite."""
     if not features.isfinite().all():
         raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
     return features
@@ -55,7 +59,7 @@ def to_pixels(image: Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Record the seconds that the block takes."""
+    """Add the seconds that the block takes."""
     started = time.perf_counter()
     yield
-    seconds[stage] = time.perf_counter() - started
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

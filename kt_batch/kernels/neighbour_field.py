@@ -1,0 +1,214 @@
+"""For every patch of a picture, a like patch in one of a few source images, found near those of its neighbours.
+
+Patches that lie together in a picture have matches that lie together in a source (PatchMatch, Barnes et al. 2009). A
+finer level starts from the places that a coarser one found, so that no index of fine patches is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kt_batch.kernels.patches import CELLS, positions
+
+STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (0, 2), (0, -2), (2, 0), (-2, 0))  # to neighbours, in cells
+QUERIES = 8192  # compared at a time, so that they stay in the cache
+SMALLEST = 1e-8  # length of a patch, below which its direction means nothing
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The feature maps of s source images, cell after cell.
+
+    keys: `(m, C)` float32, what is compared. values: `(m, V)` float32, what is transferred. lengths: `(m,)` float32,
+    of the 2 x 2 patch of keys that begins at a cell; 1 where none begins. starts, heights, widths: `(s,)` int64, the
+    first cell of each image, and its size in cells.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    starts: Tensor
+    heights: Tensor
+    widths: Tensor
+
+    @classmethod
+    def of(cls, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Gallery:
+        """Put the maps `(C, h, w)` and `(V, h, w)` of the source images together."""
+        sizes = torch.tensor([each.shape[1:] for each in keys], device=keys[0].device)
+        counts = sizes.prod(1)
+        return cls(
+            torch.cat([_cells(each).flatten(0, 1) for each in keys]),
+            torch.cat([_cells(each).flatten(0, 1) for each in values]),
+            torch.cat([_padded_lengths(_cells(each)).flatten() for each in keys]),
+            counts.cumsum(0) - counts,
+            sizes[:, 0].contiguous(),
+            sizes[:, 1].contiguous(),
+        )
+
+
+@dataclass(frozen=True)
+class Field:
+    """A patch of a gallery for each patch of a picture. source, row, col: `(h - 1, w - 1)` int64, its first cell."""
+
+    source: Tensor
+    row: Tensor
+    col: Tensor
+
+    def finer(self, height: int, width: int) -> Field:
+        """Return the field of a level with cells of half the size, `height` x `width` cells, at the same places."""
+        rows = torch.arange(height - 1, device=self.row.device)
+        cols = torch.arange(width - 1, device=self.row.device)
+        up, left = (rows // 2).clamp(max=self.row.shape[0] - 1), (cols // 2).clamp(max=self.row.shape[1] - 1)
+        source, row, col = (each[up][:, left] for each in (self.source, self.row, self.col))
+        return Field(source, 2 * row + (rows % 2)[:, None], 2 * col + (cols % 2)[None])
+
+
+def _cells(features: Tensor) -> Tensor:
+    return features.permute(1, 2, 0).contiguous()
+
+
+def patch_lengths(cells: Tensor) -> Tensor:
+    """Return the length of each 2 x 2 patch of cells `(h, w, C)`, as `(h - 1, w - 1)`, at least SMALLEST."""
+    squares = cells.square().sum(2)
+    height, width = squares.shape
+    total = sum(squares[r : height - 1 + r, c : width - 1 + c] for r, c in CELLS)
+    return torch.as_tensor(total).sqrt().clamp(min=SMALLEST)
+
+
+def _padded_lengths(cells: Tensor) -> Tensor:
+    lengths = cells.new_ones(cells.shape[:2])
+    lengths[:-1, :-1] = patch_lengths(cells)
+    return lengths
+
+
+def scores(queries: Tensor, gallery: Gallery, field: Field, wanted: Tensor | None = None) -> Tensor:
+    """Return the cosines of patches of `queries` with their matches, `(n,)` float32.
+
+    Args:
+        queries: Cells `(h, w, C)` to compare with keys.
+        gallery: The source images.
+        field: A match for each patch.
+        wanted: `(n,)` int64, the patches to compare, in reading order; None: all of them.
+    """
+    height, width = field.row.shape
+    if wanted is None:
+        wanted = torch.arange(height * width, device=queries.device)
+    cells, across = queries.flatten(0, 1), queries.shape[1]
+    first, stride = _first_cells(gallery, field)
+    out = []
+    for part in wanted.split(QUERIES):
+        own = part // width * across + part % width
+        theirs, down = first[part], stride[part]
+        total = torch.zeros(len(part), device=queries.device)
+        for r, c in CELLS:
+            matched = gallery.keys.index_select(0, theirs + r * down + c)
+            total += (cells.index_select(0, own + r * across + c) * matched).sum(1)
+        out.append(total / gallery.lengths[theirs])
+    lengths = patch_lengths(queries).flatten()[wanted]
+    return torch.cat(out) / lengths if out else lengths
+
+
+def _first_cells(gallery: Gallery, field: Field) -> tuple[Tensor, Tensor]:
+    """Return the first cell of each match, and the step from it to the cell below, `(n,)` each."""
+    stride = gallery.widths[field.source]
+    return (gallery.starts[field.source] + field.row * stride + field.col).flatten(), stride.flatten()
+
+
+def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes: int) -> tuple[Field, Tensor]:
+    """Return better matches than `field` has, and their scores `(n,)`.
+
+    First the places around each match are tried, up to `radius` cells away; then, `passes` times, the places to which
+    the matches of the neighbours point. A match is replaced by a better one only, so the first of equal ones stays.
+
+    Args:
+        queries: Cells `(h, w, C)`.
+        gallery: The source images.
+        field: The matches to begin with.
+        radius: In cells.
+        passes: How often the neighbours are asked.
+    """
+    start = _inside(gallery, field)
+    best, score = start, scores(queries, gallery, start)
+    window = range(-radius, radius + 1)
+    for down, right in ((d, r) for d in window for r in window if d or r):
+        best, score = _better(queries, gallery, best, score, Field(start.source, start.row + down, start.col + right))
+    for _ in range(passes):
+        for down, right in STEPS:
+            source, row, col = (torch.roll(each, (down, right), (0, 1)) for each in (best.source, best.row, best.col))
+            best, score = _better(queries, gallery, best, score, Field(source, row + down, col + right))
+    return best, score
+
+
+def _inside(gallery: Gallery, field: Field) -> Field:
+    """Return the field with all matches inside their source images."""
+    row = torch.minimum(field.row.clamp(min=0), gallery.heights[field.source] - 2)
+    col = torch.minimum(field.col.clamp(min=0), gallery.widths[field.source] - 2)
+    return Field(field.source, row, col)
+
+
+def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other: Field) -> tuple[Field, Tensor]:
+    """Return the better one of two matches for each patch; where they are the same, nothing is computed."""
+    other = _inside(gallery, other)
+    same = (other.source == best.source) & (other.row == best.row) & (other.col == best.col)
+    wanted = (~same).flatten().nonzero()[:, 0]
+    new = scores(queries, gallery, other, wanted)
+    won = wanted[new > score[wanted]]
+    merged = [each.flatten().clone() for each in (best.source, best.row, best.col)]
+    for ours, theirs in zip(merged, (other.source, other.row, other.col), strict=True):
+        ours[won] = theirs.flatten()[won]
+    score = score.clone()
+    score[wanted] = torch.maximum(score[wanted], new)
+    return Field(*(each.view(best.row.shape) for each in merged)), score
+
+
+def complete(queries: Tensor, gallery: Gallery, field: Field) -> Field:
+    """Return the field with the nearest patch of the whole gallery where the source is -1.
+
+    Args:
+        queries: Cells `(h, w, C)`.
+        gallery: The source images.
+        field: Matches, some of them missing.
+    """
+    missing = (field.source < 0).flatten().nonzero()[:, 0]
+    if not len(missing):
+        return field
+    begins = _patch_begins(gallery)
+    keys = torch.cat([gallery.keys[begins.first + r * begins.stride + c] for r, c in CELLS], dim=1)
+    keys /= gallery.lengths[begins.first][:, None]
+    height, width = field.row.shape
+    wanted = torch.cat([queries[r : height + r, c : width + c].flatten(0, 1)[missing] for r, c in CELLS], dim=1)
+    nearest = torch.cat([(part @ keys.T).argmax(1) for part in wanted.split(1024)])
+    parts = [each.flatten().clone() for each in (field.source, field.row, field.col)]
+    for part, found in zip(parts, (begins.source, begins.row, begins.col), strict=True):
+        part[missing] = found[nearest]
+    return Field(*(part.view(height, width) for part in parts))
+
+
+@dataclass(frozen=True)
+class _Begins:
+    """The patches of a gallery in order. source, row, col, first, stride: `(n,)` int64."""
+
+    source: Tensor
+    row: Tensor
+    col: Tensor
+    first: Tensor
+    stride: Tensor
+
+
+def _patch_begins(gallery: Gallery) -> _Begins:
+    parts = []
+    sizes = zip(gallery.starts.tolist(), gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
+    for number, (start, height, width) in enumerate(sizes):
+        row, col = positions(height, width, 1, cover=True, device=gallery.keys.device)
+        parts.append((torch.full_like(row, number), row, col, start + row * width + col, torch.full_like(row, width)))
+    return _Begins(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def gather(gallery: Gallery, field: Field) -> Tensor:
+    """Return the values of the matched patches, `(n, 4, V)` in reading order."""
+    first, stride = _first_cells(gallery, field)
+    return torch.stack([gallery.values[first + r * stride + c] for r, c in CELLS], dim=1)

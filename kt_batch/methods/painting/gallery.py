@@ -1,0 +1,73 @@
+"""The source images of a painting: encoded when they are needed, and kept while there is room."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kt_batch.config import Layer
+from kt_batch.kernels.moments import Moments, mixture, moments
+from kt_batch.methods.painting.levels import SMALLEST, encode_levels, encode_photograph
+from kt_batch.models.encoder import Encoder
+
+ROOM = 512 << 20  # bytes of codes that a worker keeps
+SAMPLE = 8  # images whose features stand for those of all
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source image: its codes by layer, `(C, h, w)` float32, and their moments."""
+
+    codes: dict[Layer, Tensor]
+    moments: dict[Layer, Moments]
+
+    @property
+    def bytes(self) -> int:
+        """What the codes take in memory."""
+        return sum(code.nbytes for code in self.codes.values())
+
+
+class Sources:
+    """Encodes the images of a library and keeps those that were used last. What is kept changes no result."""
+
+    def __init__(self, encoder: Encoder, images: Mapping[str, Tensor], room: int = ROOM) -> None:
+        self._encoder, self._images, self._room = encoder, images, room
+        self._kept: OrderedDict[str, Source] = OrderedDict()
+
+    def __getitem__(self, image_id: str) -> Source:
+        """Return the source image called `image_id`."""
+        if image_id in self._kept:
+            self._kept.move_to_end(image_id)
+            return self._kept[image_id]
+        codes = encode_levels(self._encoder, self._images[image_id])
+        source = Source(codes, {layer: moments(code) for layer, code in codes.items()})
+        self._kept[image_id] = source
+        while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
+            self._kept.popitem(last=False)
+        return source
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Channel means and deviations of a library's features, `(C, 1, 1)` float32: those of SAMPLE of its images."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, encoder: Encoder, images: Mapping[str, Tensor]) -> Usual:
+        """Measure images at even steps of the order of their ids."""
+        ids = sorted(images)
+        with torch.no_grad():
+            found = [moments(encode_photograph(encoder, images[image])[1]) for image in ids[:: -(-len(ids) // SAMPLE)]]
+        whole = mixture(found, [1 / len(found)] * len(found))
+        return cls(whole.mean.float()[:, None, None], whole.deviation.float()[:, None, None])
+
+    def recolour(self, features: Tensor) -> Tensor:
+        """Return features `(C, h, w)` with these means and deviations, so that a match is alike in form."""
+        deviation, mean = torch.std_mean(features, (1, 2), correction=0, keepdim=True)
+        return (features - mean) / (deviation + SMALLEST) * self.deviation + self.mean

@@ -1,0 +1,207 @@
+"""Coarse to fine: forms from the matches of an index, strokes from the neighbourhood of those matches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field as Setting
+from torch import Tensor
+
+from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
+from kt_batch.errors import UsageError
+from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
+from kt_batch.index.search import Search
+from kt_batch.kernels.colour import preserve_colour
+from kt_batch.kernels.moments import Moments, mixture, transport
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve
+from kt_batch.kernels.patches import fold, positions, unfold
+from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result
+from kt_batch.methods.features import timed
+from kt_batch.methods.painting.gallery import Source, Sources, Usual
+from kt_batch.methods.painting.levels import (
+    LAST,
+    LAYERS,
+    LEVELS,
+    SMALLEST,
+    Level,
+    calm,
+    decode_code,
+    encode_levels,
+    encode_photograph,
+    flatness,
+    window_mean,
+)
+
+TONE = 4  # cells around a cell, over which a match's own tone is taken away where the photograph is flat
+RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
+
+
+class PaintingConfig(MethodConfig):
+    """The settings of `painting`."""
+
+    method: Literal["painting"] = "painting"
+    encoder: EncoderConfig
+    decoders_sha256: tuple[str, ...] = Setting((), description="SHA-256 of the weight files of the levels' decoders.")
+    search: SearchConfig = SearchConfig()
+    strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
+    sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
+    preserve_colour: bool = Setting(False, description="Keep the photograph's own colours.")
+
+    @property
+    def searcher(self) -> Searcher:
+        """The searcher that looks for coarse patches."""
+        return self.search.searcher
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The source images of one picture, and their shares of its coarse matches."""
+
+    ids: tuple[str, ...]
+    images: tuple[Source, ...]
+    shares: tuple[float, ...]
+
+    def wanted(self, layer: Layer) -> Moments:
+        """Return the moments that the picture gets at a layer: those of the sources, by their shares."""
+        return mixture([image.moments[layer] for image in self.images], self.shares)
+
+    def gallery(self, layer: Layer, wanted: Moments) -> Gallery:
+        """Return the codes of the sources at a layer, to be compared after standardising them all alike."""
+        mean = wanted.mean.float()[:, None, None]
+        deviation = wanted.deviation.float()[:, None, None] + SMALLEST
+        codes = [image.codes[layer] for image in self.images]
+        return Gallery.of([(code - mean) / deviation for code in codes], codes)
+
+
+class Painting:
+    """Paints photographs like the pictures of a library."""
+
+    config_type: ClassVar[type[MethodConfig]] = PaintingConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODERS, Need.INDEX, Need.IMAGES})
+    stages: ClassVar[tuple[str, ...]] = ("encode", "search", "sources", "match", "transfer", "decode")
+    layer: ClassVar[Layer | None] = LAYERS[0]
+    levels: ClassVar[tuple[Layer, ...]] = LAYERS
+
+    def __init__(self, config: PaintingConfig, resources: Resources) -> None:
+        if resources.encoder is None or not resources.decoders or resources.index is None or resources.images is None:
+            raise UsageError("The method painting needs an encoder, decoders, an index and its library's images.")
+        self.config = config
+        self.encoder, self.decoders = resources.encoder, resources.decoders
+        self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
+        self.stride = max(self.strides.values())
+        self.search = Search(resources.index, config.search)
+        self.sources = Sources(self.encoder, resources.images)
+        self.usual = Usual.of(self.encoder, resources.images)
+
+    @torch.no_grad()
+    def translate(self, image: Tensor) -> Result:
+        """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does."""
+        seconds = dict.fromkeys(self.stages, 0.0)
+        with timed(seconds, "encode"):
+            own, features = encode_photograph(self.encoder, image)
+        chosen, field, certified = self._choose(features, seconds)
+        picture, traces = image, []
+        for number, level in enumerate(LEVELS):
+            wanted = chosen.wanted(level.layer)
+            gallery = chosen.gallery(level.layer, wanted)
+            flat = flatness(image, self.strides[level.layer])
+            with timed(seconds, "encode"):
+                current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
+            with timed(seconds, "match"):
+                queries = _queries(level, own[level.layer], current[level.layer], flat)
+                start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
+                field, score = improve(queries, gallery, start, RADIUS, PASSES)
+            traces.append((level.layer, field, score))
+            with timed(seconds, "transfer"):
+                code = _transfer(level, own[level.layer], flat, wanted, gather(gallery, field))
+            with timed(seconds, "decode"):
+                picture = self._decode(level.layer, code, own)
+        with timed(seconds, "encode"):
+            last = encode_levels(self.encoder, picture, (LAST,))[LAST]
+        with timed(seconds, "decode"):
+            output = self._decode(LAST, transport(last, chosen.wanted(LAST)), own)
+        if self.config.preserve_colour:
+            output = preserve_colour(output, image)
+        return Result(output, _provenance(chosen.ids, traces, certified), seconds)
+
+    def _choose(self, features: Tensor, seconds: dict[str, float]) -> tuple[Chosen, Field, Tensor]:
+        """Return the source images that have the most matches, the matches in them, and which are proved to be best.
+
+        A patch whose match is in no chosen image has the source -1.
+        """
+        height, width = features.shape[1:]
+        rows, cols = positions(height, width, 1, cover=True, device=features.device)
+        with timed(seconds, "search"):
+            queries = unfold(self.usual.recolour(features), rows, cols)
+            found = self.search.search(queries)
+        images, source_rows, source_cols = unpack_ids(found.patch_ids[:, 0].numpy())
+        ids, codes, counts = np.unique(images.view(">u8")[:, 0], return_inverse=True, return_counts=True)
+        order = np.lexsort((ids, -counts))[: self.config.sources]
+        rank = np.full(len(ids), -1)
+        rank[order] = np.arange(len(order))
+        with timed(seconds, "sources"):
+            names = tuple(f"{ids[place]:016x}" for place in order)
+            loaded = tuple(self.sources[name] for name in names)
+        shares = tuple(float(counts[place] / counts[order].sum()) for place in order)
+        grid = (height - 1, width - 1)
+        parts = (rank[codes], source_rows.astype(np.int64), source_cols.astype(np.int64))
+        field = Field(*(torch.from_numpy(part).view(grid) for part in parts))
+        return Chosen(names, loaded, shares), field, found.certified
+
+    def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
+        weakened = torch.lerp(own[layer], code, self.config.strength)
+        return decode_code(self.decoders[layer], weakened)
+
+
+def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor:
+    """Return the cells `(h, w, C)` that are compared: forms without regard to brightness and colour."""
+    mixed = torch.lerp(standardised(current), standardised(own), level.anchor)
+    return calm(mixed, flat).permute(1, 2, 0).contiguous()
+
+
+def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Moments, matched: Tensor) -> Tensor:
+    """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
+    height, width = own.shape[1:]
+    rows, cols = positions(height, width, 1, cover=True, device=own.device)
+    swapped = fold(matched, rows, cols, height, width)
+    base = transport(own, wanted)
+    # Where the photograph is flat, matches give their strokes, and not their colour: two colours would make blotches.
+    swapped = swapped + flat * (window_mean(base, TONE) - window_mean(swapped, TONE))
+    share = level.share + flat * (level.flat_share - level.share)
+    return transport(torch.lerp(base, swapped, share), wanted)
+
+
+def standardised(code: Tensor) -> Tensor:
+    """Return a code `(C, h, w)` with mean 0 and deviation 1 in each channel."""
+    deviation, mean = torch.std_mean(code, (1, 2), correction=0, keepdim=True)
+    return (code - mean) / (deviation + SMALLEST)
+
+
+def _provenance(
+    ids: Sequence[str], traces: Sequence[tuple[Layer, Field, Tensor]], certified: Tensor
+) -> LevelProvenance:
+    return LevelProvenance(
+        {
+            layer: _patches(ids, field, score, certified if not number else None)
+            for number, (layer, field, score) in enumerate(traces)
+        }
+    )
+
+
+def _patches(ids: Sequence[str], field: Field, score: Tensor, certified: Tensor | None) -> PatchProvenance:
+    height, width = field.row.shape
+    rows, cols = positions(height + 1, width + 1, 1, cover=True)
+    source, row, col = (each.flatten().numpy() for each in (field.source, field.row, field.col))
+    patch_ids = np.empty((len(row), ID_BYTES), np.uint8)
+    for number, identity in enumerate(ids):
+        mine = source == number
+        patch_ids[mine] = pack_ids(identity, row[mine], col[mine])
+    count = len(row)
+    sure = torch.zeros(count, dtype=torch.bool) if certified is None else certified
+    return PatchProvenance(
+        rows, cols, torch.from_numpy(patch_ids)[:, None], score.view(count, 1), torch.ones(count, 1), sure
+    )
