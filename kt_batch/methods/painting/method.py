@@ -36,7 +36,7 @@ from kt_batch.methods.painting.levels import (
     window_mean,
 )
 
-TONE = 4  # cells around a cell, over which a match's own tone is taken away where the photograph is flat
+TONE = 4  # cells around a cell whose mean is its tone
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
 
 
@@ -70,11 +70,15 @@ class Chosen:
         return mixture([image.moments[layer] for image in self.images], self.shares)
 
     def gallery(self, layer: Layer, wanted: Moments) -> Gallery:
-        """Return the codes of the sources at a layer, to be compared after standardising them all alike."""
+        """Return the codes of the sources at a layer, compared after standardising them all alike.
+
+        What is transferred is a code, and its mean around each cell.
+        """
         mean = wanted.mean.float()[:, None, None]
         deviation = wanted.deviation.float()[:, None, None] + SMALLEST
         codes = [image.codes[layer] for image in self.images]
-        return Gallery.of([(code - mean) / deviation for code in codes], codes)
+        keys = [(code - mean) / deviation for code in codes]
+        return Gallery.of(keys, [torch.cat([code, window_mean(code, TONE)]) for code in codes])
 
 
 class Painting:
@@ -167,10 +171,10 @@ def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Moments, matched:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
     height, width = own.shape[1:]
     rows, cols = positions(height, width, 1, cover=True, device=own.device)
-    swapped = fold(matched, rows, cols, height, width)
+    swapped, tone = fold(matched, rows, cols, height, width).chunk(2)
     base = transport(own, wanted)
-    # Where the photograph is flat, matches give their strokes, and not their colour: two colours would make blotches.
-    swapped = swapped + flat * (window_mean(base, TONE) - window_mean(swapped, TONE))
+    # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
+    swapped = swapped + flat * (window_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
     return transport(torch.lerp(base, swapped, share), wanted)
 
