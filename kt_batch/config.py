@@ -70,6 +70,11 @@ class ExtractConfig(Config):
     tags: tuple[str, ...] = Field((), description="A tag of all images of this library; may be repeated.")
     license: str = Field("", description="Licence of all images of this library, kept with each.")
     attribution: str = Field("", description="Whom to credit for all images of this library.")
+    keep_images: bool = Field(
+        False,
+        description="Keep the working image of each source, lossless in 8 bits: methods that look at sources need it.",
+        exclude_if=lambda kept: not kept,  # plans of other libraries stay as they were
+    )
 
 
 class PairsConfig(Config):

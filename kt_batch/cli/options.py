@@ -119,6 +119,7 @@ class ExtractOptions(Options):
     tag: tuple[str, ...] = same(ExtractConfig, "tags")
     license: str = same(ExtractConfig, "license")
     attribution: str = same(ExtractConfig, "attribution")
+    keep_images: bool = same(ExtractConfig, "keep_images")
 
     def config(self, encoder: EncoderConfig) -> ExtractConfig:
         """Return the configuration of a library."""

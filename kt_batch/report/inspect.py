@@ -48,6 +48,7 @@ def _inspect_library(library: Library) -> dict[str, Any]:
         **_encoder(library.config.encoder),
         "stride": library.config.stride,
         "max_patches": library.config.max_patches,
+        "working_images": sum(table.rows for table in library.committed.parts(layout.WORKING).values()),
         "snapshot": library.committed.snapshot,
         "images": sum(receipt.images for receipt in receipts),
         "distinct_images": sum(table.rows for table in library.committed.parts(layout.IMAGES).values()),

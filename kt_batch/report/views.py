@@ -22,7 +22,18 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, open_place
 from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import EDITS, IMAGES, MEMBERS, PAIRS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.store.schemas import (
+    EDITS,
+    IMAGES,
+    MEMBERS,
+    PAIRS,
+    PLAN,
+    PROVENANCE,
+    REJECTS,
+    SHARES,
+    WORKING,
+    patches_schema,
+)
 from kt_batch.text import is_visible
 
 # DuckDB must not load or fetch extensions because a name looks like an address.
@@ -140,13 +151,16 @@ def _paired_views(library: PairedLibrary, naming: Naming) -> dict[str, str]:
 
 def _library_views(library: Library, naming: Naming) -> dict[str, str]:
     channels = library.channels if library.committed.parts(layout.PATCHES) else 1
-    return {
+    views = {
         "images": _images(library, naming),
         "patches": _parts(library.committed, layout.PATCHES, patches_schema(channels), naming),
         "rejects": _rejects(library.committed, naming),
         "members": _members(library, naming),
         "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
+    if library.config.keep_images:
+        views["working"] = _parts(library.committed, layout.WORKING, WORKING, naming)
+    return views
 
 
 def _images(library: Library, naming: Naming) -> str:

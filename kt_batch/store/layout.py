@@ -3,7 +3,7 @@
 A path is relative to the library or the run and separated by slashes. The functions that end in `_path` build a path;
 those that begin with `parse_` read one and return None when the path is of another kind.
 
-    LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
+    LIBRARY/  plan/  receipts/  library.json  images/  patches/  working/  rejects/  options/  index/
     RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
@@ -29,11 +29,12 @@ FITS = "fits"  # of a paired library
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
 PATCHES = "patches"
+WORKING = "working"  # working images of the sources, where a library keeps them
 REJECTS = "rejects"
 PROVENANCE = "provenance"
 PAIRS = "pairs"
 EDITS = "edits"
-LIBRARY_KINDS = frozenset({IMAGES, PATCHES, PAIRS, REJECTS})
+LIBRARY_KINDS = frozenset({IMAGES, PATCHES, WORKING, PAIRS, REJECTS})
 RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images

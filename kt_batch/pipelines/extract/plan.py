@@ -188,4 +188,5 @@ def disk_estimate(images: int, config: ExtractConfig, encoder: EncoderSource) ->
     channels = network.channels_at(config.encoder.layer)
     side = max(2, -(-config.encoder.size // network.geometry(config.encoder.layer).stride)) - 1
     patches = (-(-side // config.stride)) ** 2
-    return images * (min(patches, config.max_patches or patches) * (8 * channels + 40) + BYTES_BESIDE_VECTORS)
+    picture = 3 * config.encoder.size**2 if config.keep_images else 0
+    return images * (min(patches, config.max_patches or patches) * (8 * channels + 40) + picture + BYTES_BESIDE_VECTORS)

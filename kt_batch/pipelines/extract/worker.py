@@ -23,11 +23,12 @@ from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.reading import Reader
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
-from kt_batch.store.images.files import WorkingImage, pad_to, preview
+from kt_batch.store import layout
+from kt_batch.store.images.files import WorkingImage, encode_lossless, pad_to, preview
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, TableRef
-from kt_batch.store.schemas import IMAGES, fixed_binary, patches_schema
+from kt_batch.store.schemas import IMAGES, WORKING, fixed_binary, patches_schema
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
 
@@ -55,7 +56,7 @@ class ExtractWorker:
         that a fault of its file is reported, but not extracted again.
         """
         config, log = self.job.config, UnitLog.of_stages(STAGES)
-        images, patches = [], []
+        images, patches, working = [], [], []
         for read in self.reader.images(unit, config.encoder.size, beat, self.job.other_uris):
             image = read.items[0].image_id
             log.add({"read": read.seconds})
@@ -68,10 +69,12 @@ class ExtractWorker:
             patches.append(image_patches(self.encoder, read.result, image, config))
             log.add({"encode": time.perf_counter() - started})
             images.append(_image_row(read.items, read.result, config))
+            if config.keep_images:
+                working.append(_working_row(image, read.result))
             log.item_seconds[image] = read.seconds + time.perf_counter() - started
         beat("")
         started = time.perf_counter()
-        tables = self._write(unit.id, images, patches, log.rejects)
+        tables = self._write(unit.id, images, patches, working, log.rejects)
         log.add({"write": time.perf_counter() - started})
         receipt = log.receipt(
             unit,
@@ -84,16 +87,24 @@ class ExtractWorker:
         return self.ledger.commit(receipt)
 
     def _write(
-        self, unit: str, images: list[dict[str, Any]], patches: list[pa.Table], rejects: list[dict[str, str]]
+        self,
+        unit: str,
+        images: list[dict[str, Any]],
+        patches: list[pa.Table],
+        working: list[dict[str, Any]],
+        rejects: list[dict[str, str]],
     ) -> tuple[TableRef, ...]:
         location = self.location
         tables = []
         if images:
-            tables.append(commit_table(location, "images", unit, pa.Table.from_pylist(images, schema=IMAGES)))
+            tables.append(commit_table(location, layout.IMAGES, unit, pa.Table.from_pylist(images, schema=IMAGES)))
             groups = [table.num_rows for table in patches]
-            tables.append(commit_table(location, "patches", unit, pa.concat_tables(patches), groups))
+            tables.append(commit_table(location, layout.PATCHES, unit, pa.concat_tables(patches), groups))
+        if working:
+            kept = pa.Table.from_pylist(working, schema=WORKING)
+            tables.append(commit_table(location, layout.WORKING, unit, kept, [1] * len(working)))
         if rejects:
-            tables.append(commit_table(location, "rejects", unit, rejects_table(rejects)))
+            tables.append(commit_table(location, layout.REJECTS, unit, rejects_table(rejects)))
         return tuple(tables)
 
 
@@ -141,4 +152,13 @@ def _image_row(items: Sequence[Item], working: WorkingImage, config: ExtractConf
         "license": config.license,
         "attribution": config.attribution,
         "preview": preview(working.pixels),
+    }
+
+
+def _working_row(identity: str, working: WorkingImage) -> dict[str, Any]:
+    return {
+        "image_id": bytes.fromhex(identity),
+        "width": working.width,
+        "height": working.height,
+        "pixels": encode_lossless(working.pixels),
     }

@@ -150,6 +150,17 @@ def encode(pixels: Floats, format: str, quality: int, space: str | None = None) 
     return file.getvalue()
 
 
+def encode_lossless(pixels: Floats) -> bytes:
+    """Encode pixels (H, W, 3) in [0, 1] as lossless WebP of 8-bit sRGB: each value is rounded to a multiple of 1/255.
+
+    A side has at most 16,383 pixels. The fastest effort is used: it beats PNG in bytes and in time.
+    """
+    file = io.BytesIO()
+    image = Image.fromarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+    image.save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
 def _tags(space: str | None) -> dict[str, Any]:
     return {"icc_profile": OUTPUT_PROFILES[space]} if space else {}
 
