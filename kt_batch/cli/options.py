@@ -120,6 +120,7 @@ class ExtractOptions(Options):
     license: str = same(ExtractConfig, "license")
     attribution: str = same(ExtractConfig, "attribution")
     keep_images: bool = same(ExtractConfig, "keep_images")
+    also: tuple[str, ...] = same(ExtractConfig, "also")
 
     def config(self, encoder: EncoderConfig) -> ExtractConfig:
         """Return the configuration of a library."""

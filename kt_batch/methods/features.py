@@ -23,11 +23,23 @@ def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
     Raises:
         WeightsError: The features are not finite. Pixels are, so the weights are at fault.
     """
+    return encode_layers(encoder, image, (layer,))[layer]
+
+
+def encode_layers(encoder: Encoder, image: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """Encode one image `(3, H, W)` once, to float32 features `(C, h, w)` of each layer.
+
+    Raises:
+        WeightsError: The features are not finite. Pixels are, so the weights are at fault.
+    """
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    features = encoder.encode(batch, layer)[0].contiguous()
-    if not features.isfinite().all():
-        raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
-    return features
+    found = {}
+    for layer, batched in encoder.forward(batch, layers).items():
+        features = batched[0].contiguous()
+        if not features.isfinite().all():
+            raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
+        found[layer] = features
+    return found
 
 
 def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail_weight: float = 1.0) -> Tensor:

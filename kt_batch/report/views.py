@@ -158,6 +158,10 @@ def _library_views(library: Library, naming: Naming) -> dict[str, str]:
         "members": _members(library, naming),
         "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
+    for key in library.config.keys[1:]:
+        width = library.channels_at(key) if library.parts_at(key) else 1
+        parts = [part.name for part in library.parts_at(key).values()]
+        views[f"patches_{key.layer}_{key.scale}"] = _files(library.location, parts, patches_schema(width), naming)
     if library.config.keep_images:
         views["working"] = _parts(library.committed, layout.WORKING, WORKING, naming)
     return views

@@ -176,7 +176,8 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
         "images": IMAGES, "patches": patches_schema(1), "working": WORKING, "pairs": PAIRS, "rejects": REJECTS,
         "provenance": provenance, "edits": EDITS,
     }  # fmt: skip
-    return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
+    table = kind.partition("/")[0]  # patches of any layer@scale have the same columns
+    return [name for name in schemas[table].names if name not in names] if table in schemas else []
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.

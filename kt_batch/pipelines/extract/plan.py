@@ -185,8 +185,10 @@ def disk_estimate(images: int, config: ExtractConfig, encoder: EncoderSource) ->
     if images == 0:
         return 0
     network = load_encoder(encoder).network
-    channels = network.channels_at(config.encoder.layer)
-    side = max(2, -(-config.encoder.size // network.geometry(config.encoder.layer).stride)) - 1
-    patches = (-(-side // config.stride)) ** 2
     picture = 3 * config.encoder.size**2 if config.keep_images else 0
-    return images * (min(patches, config.max_patches or patches) * (8 * channels + 40) + picture + BYTES_BESIDE_VECTORS)
+    vectors = 0
+    for key in config.keys:
+        side = max(2, -(-key.scale // network.geometry(key.layer).stride)) - 1
+        patches = (-(-side // config.stride)) ** 2
+        vectors += min(patches, config.max_patches or patches) * (8 * network.channels_at(key.layer) + 40)
+    return images * (vectors + picture + BYTES_BESIDE_VECTORS)

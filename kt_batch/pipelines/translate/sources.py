@@ -117,7 +117,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
     sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
-    library = None
+    library, base = None, None
     if Need.PAIRS in method.needs:
         paired = open_paired(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
@@ -126,9 +126,11 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.library is not None:
         library = open_library(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        content["index_digest"] = find_index(library, choice.index).digest
+        index = find_index(library, choice.index)
+        content["index_digest"] = index.digest
+        base = library.config.at(index.key(library))
     if Need.ENCODER in method.needs:
-        source, encoder, config = _choose_encoder(method, choice, library)
+        source, encoder, config = _choose_encoder(method, choice, library, base)
         sources, content["encoder"] = replace(sources, encoder=source), config
         if Need.DECODER in method.needs:
             weights = absolute_file(choice.decoder_weights)
@@ -180,13 +182,13 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
 
 
 def _choose_encoder(
-    method: type[Method], choice: Choice, library: Library | None
+    method: type[Method], choice: Choice, library: Library | None, indexed: EncoderConfig | None
 ) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig]:
-    """Return the library's encoder, or the chosen one cut at the method's layer."""
+    """Return the library's encoder, cut where its index is, or the chosen one cut at the method's layer."""
     weights = absolute_file(choice.encoder_weights)
-    if library is not None:
+    if library is not None and indexed is not None:
         source, encoder = library_encoder(library, weights)
-        return source, encoder, resized(library.config.encoder, choice.size)
+        return source, encoder, resized(indexed, choice.size)
     chosen = EncoderSource(path=weights) if choice.encoder is None else EncoderSource(choice.encoder, weights)
     encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
     return chosen, encoder, config

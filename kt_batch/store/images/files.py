@@ -41,7 +41,8 @@ class WorkingImage:
 
     pixels: (height, width, 3) float32, sRGB in [0, 1], all finite, C-contiguous. original_width, original_height: size
     of the file's image after orientation. blocks: metadata of the file, where somebody asked for it. own: the space of
-    the file's samples, where outputs can be written in it.
+    the file's samples, where outputs can be written in it. further: the same image at further sizes, where somebody
+    asked for them.
     """
 
     pixels: Floats
@@ -49,6 +50,7 @@ class WorkingImage:
     original_height: int
     blocks: Blocks = field(default_factory=Blocks)
     own: OwnSpace | None = None
+    further: tuple[WorkingImage, ...] = ()
 
     @property
     def width(self) -> int:
