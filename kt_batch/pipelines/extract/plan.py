@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import StorageError
 from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.encoders import check_cut
 from kt_batch.pipelines.inputs import (
     check_origins,
     find_images,
@@ -98,6 +99,8 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
     """
     place, config = absolute_place(request.library), request.config
     check_place("--library", request.library, request.images, request.manifests)
+    for key in config.keys:
+        check_cut(load_encoder(request.encoder), request.encoder, key.layer)
     location = open_location(place)
     ledger = Ledger(location)
     refuse_other_kind(ledger, "library")
