@@ -22,7 +22,18 @@ from kt_batch.store.locations import Location
 from kt_batch.store.opening import Opened, open_place
 from kt_batch.store.paired import PairedLibrary
 from kt_batch.store.run import Run
-from kt_batch.store.schemas import EDITS, IMAGES, MEMBERS, PAIRS, PLAN, PROVENANCE, REJECTS, SHARES, patches_schema
+from kt_batch.store.schemas import (
+    EDITS,
+    IMAGES,
+    MEMBERS,
+    PAIRS,
+    PLAN,
+    PROVENANCE,
+    REJECTS,
+    SHARES,
+    WORKING,
+    patches_schema,
+)
 from kt_batch.text import is_visible
 
 # DuckDB must not load or fetch extensions because a name looks like an address.
@@ -140,13 +151,20 @@ def _paired_views(library: PairedLibrary, naming: Naming) -> dict[str, str]:
 
 def _library_views(library: Library, naming: Naming) -> dict[str, str]:
     channels = library.channels if library.committed.parts(layout.PATCHES) else 1
-    return {
+    views = {
         "images": _images(library, naming),
         "patches": _parts(library.committed, layout.PATCHES, patches_schema(channels), naming),
         "rejects": _rejects(library.committed, naming),
         "members": _members(library, naming),
         "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
+    for key in library.config.keys[1:]:
+        width = library.channels_at(key) if library.parts_at(key) else 1
+        parts = [part.name for part in library.parts_at(key).values()]
+        views[f"patches_{key.layer}_{key.scale}"] = _files(library.location, parts, patches_schema(width), naming)
+    if library.config.keep_images:
+        views["working"] = _parts(library.committed, layout.WORKING, WORKING, naming)
+    return views
 
 
 def _images(library: Library, naming: Naming) -> str:
@@ -181,7 +199,7 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
     if run.committed.parts(layout.EDITS):
         views["edits"] = _parts(run.committed, layout.EDITS, EDITS, naming)
     if not per_source and session.library is not None:  # only boxes and URIs need the library
-        views["sources"] = _sources(session.library, session.cells, naming)
+        views["sources"] = _sources(session.library, session.cells, session.source_scale, naming)
     return views
 
 
@@ -227,10 +245,10 @@ def _output_name(run: Run) -> str:
     return f"CASE{cases} ELSE {plain} END" if cases else plain
 
 
-def _sources(library: Library, cells: Geometry, naming: Naming) -> str:
+def _sources(library: Library, cells: Geometry, scale: int | None, naming: Naming) -> str:
     return f"""\
 WITH image AS (
-  SELECT image_id AS source_image_id, width, height, original_width, original_height, license, attribution
+  SELECT image_id AS source_image_id, {_working_sizes(scale)}, original_width, original_height, license, attribution
   FROM ({_images(library, naming)})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
@@ -246,6 +264,22 @@ SELECT output, row, col, rank, weight, ncc, certified, source_image_id, source_r
   {_past_pixel("x1", "width")} AS file_x1, {_past_pixel("y1", "height")} AS file_y1,
   license, attribution
 FROM boxed"""
+
+
+def _working_sizes(scale: int | None) -> str:
+    """Select the size of the working images at a scale, as `store.images.rasters.fit` computes it."""
+    if scale is None:
+        return "width, height"
+
+    def side(one: str, other: str, longer: str) -> str:
+        shorter = f"greatest(1, (2 * {one}::BIGINT * {scale} + {other}) // (2 * {other}::BIGINT))"
+        return f"CASE WHEN greatest({one}, {other}) <= {scale} THEN {one} WHEN {longer} THEN {scale} ELSE {shorter} END"
+
+    width, height = "original_width", "original_height"
+    return (
+        f"({side(width, height, f'{width} >= {height}')})::INTEGER AS width, "
+        f"({side(height, width, f'{height} > {width}')})::INTEGER AS height"
+    )
 
 
 def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:

@@ -45,7 +45,6 @@ class PaintingConfig(MethodConfig):
 
     method: Literal["painting"] = "painting"
     encoder: EncoderConfig
-    decoders_sha256: tuple[str, ...] = Setting((), description="SHA-256 of the weight files of the levels' decoders.")
     search: SearchConfig = SearchConfig()
     strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
     sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
