@@ -19,7 +19,8 @@ from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.moments import Moments, mixture, transport
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve
 from kt_batch.kernels.patches import fold, positions, unfold
-from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result
+from kt_batch.kernels.smooth import box_mean
+from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
@@ -33,7 +34,6 @@ from kt_batch.methods.painting.levels import (
     encode_levels,
     encode_photograph,
     flatness,
-    window_mean,
 )
 
 TONE = 4  # cells around a cell whose mean is its tone
@@ -77,7 +77,7 @@ class Chosen:
         deviation = wanted.deviation.float()[:, None, None] + SMALLEST
         codes = [image.codes[layer] for image in self.images]
         keys = [(code - mean) / deviation for code in codes]
-        return Gallery.of(keys, [torch.cat([code, window_mean(code, TONE)]) for code in codes])
+        return Gallery.of(keys, [torch.cat([code, box_mean(code, TONE)]) for code in codes])
 
 
 class Painting:
@@ -104,6 +104,8 @@ class Painting:
     def translate(self, image: Tensor) -> Result:
         """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does."""
         seconds = dict.fromkeys(self.stages, 0.0)
+        if self.config.strength == 0:
+            return Result(image, SourceProvenance({}), seconds)
         with timed(seconds, "encode"):
             own, features = encode_photograph(self.encoder, image)
         chosen, field, certified = self._choose(features, seconds)
@@ -173,7 +175,7 @@ def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Moments, matched:
     swapped, tone = fold(matched, rows, cols, height, width).chunk(2)
     base = transport(own, wanted)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
-    swapped = swapped + flat * (window_mean(base, TONE) - tone)
+    swapped = swapped + flat * (box_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
     return transport(torch.lerp(base, swapped, share), wanted)
 
