@@ -56,7 +56,10 @@ def evaluate_pairs_command(
 
 def pairs_lines(report: PairsReport) -> list[str]:
     """Return the figures for a person."""
-    lines = [report.sentence, f"  {'':28s}   PSNR   SSIM  CIEDE2000  detail  much worse than no edit"]
+    lines = [report.sentence]
+    lines += [f"  warning: {report.warning}"] if report.warning else []
+    lines += ["  pairs of one photograph were left out together"] if report.photographs < report.pairs else []
+    lines.append(f"  {'':28s}   PSNR   SSIM  CIEDE2000  detail  much worse than no edit")
     for name, method in sorted(report.methods.items(), key=lambda item: -item[1].psnr):
         lines.append(
             f"  {name:28s}  {method.psnr:5.2f}  {method.ssim:5.3f}  {method.ciede2000:9.1f}  {method.detail:6.4f}  "

@@ -143,8 +143,10 @@ def fit_command(*, library: PairedPlace, how: options.Threads, json: options.Jso
 
 def fit_lines(result: FitResult) -> list[str]:
     """Return the summary of a fit for a person."""
+    shown = f" of {result.photographs} photographs" if result.photographs < result.pairs else ""
     return [
-        f"{result.library}: fitted {result.pairs} pairs in {result.seconds:.1f} s",
+        f"{result.library}: fitted {result.pairs} pairs{shown} in {result.seconds:.1f} s",
         *([MILD] if result.synthetic else []),
+        *([f"  warning: {result.warning}"] if result.warning else []),
         f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
     ]
