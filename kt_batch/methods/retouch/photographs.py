@@ -44,7 +44,7 @@ def near_rows(values: np.ndarray, reach: float) -> Iterator[tuple[int, int]]:
     Rows are compared where they are near in the two widest columns, which takes seconds for 100,000 of them.
     """
     rows, firsts, places = np.unique(values, axis=0, return_index=True, return_inverse=True)
-    for position, place in enumerate(places.ravel()):
+    for position, place in enumerate(places.ravel().tolist()):
         if firsts[place] != position:
             yield int(firsts[place]), position
     widest = np.argsort(-rows.std(0), kind="stable")[:2]
@@ -52,7 +52,7 @@ def near_rows(values: np.ndarray, reach: float) -> Iterator[tuple[int, int]]:
     rows, firsts = rows[order], firsts[order]
     column, second = rows[:, widest[0]].copy(), rows[:, widest[1]].copy()
     ends = np.searchsorted(column, column + reach, side="right")
-    for place, end in enumerate(ends):
+    for place, end in enumerate(ends.tolist()):
         near = place + 1 + np.flatnonzero(np.abs(second[place + 1 : end] - second[place]) <= reach)
         near = near[((rows[near] - rows[place]) ** 2).sum(1) <= reach**2]
         yield from ((int(firsts[place]), int(firsts[other])) for other in near)
