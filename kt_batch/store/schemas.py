@@ -54,7 +54,7 @@ PAIRS = pa.schema(
         ("cross", pa.binary(8 * 10 * 3)),  # mean of phi y^T
         ("power", pa.binary(8 * 3)),  # mean of y^2
         ("clipped", pa.binary(8)),  # share of pixels that became black or white
-        ("preview_before", pa.binary()),  # JPEG, long side <= 192
+        ("preview_before", pa.binary()),  # JPEG, long side <= 144
         ("preview_after", pa.binary()),
     ]
 )
