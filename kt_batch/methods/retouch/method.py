@@ -13,7 +13,7 @@ from torch import Tensor
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.quadratic import apply_map, towards_identity
+from kt_batch.kernels.quadratic import apply_map, slopes, towards_identity
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.retouch.predict import Prediction, predict
@@ -36,10 +36,16 @@ class ColourMap:
         self.coefficients = coefficients
 
     def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:  # noqa: ARG002
-        """See `Edit`. The map was learned in sRGB: what a colour lies outside of it is added to the mapped colour."""
+        """See `Edit`. The map was learned in sRGB; a colour outside goes on from the border as the map rises there.
+
+        So a gain of the map is one of the colours outside, too, and they lose no saturation.
+        """
         inside = np.clip(pixels, 0.0, 1.0)
         mapped = apply_map(inside, self.coefficients)
-        mapped += pixels - inside
+        outside = (pixels != inside).any(axis=-1)
+        if outside.any():
+            border = inside[outside]
+            mapped[outside] += np.einsum("nic,ni->nc", slopes(self.coefficients, border), pixels[outside] - border)
         return mapped
 
 
