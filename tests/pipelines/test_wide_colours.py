@@ -42,7 +42,8 @@ def edited(folder: Path, gain: float, monkeypatch: pytest.MonkeyPatch) -> NDArra
     request = TranslateRequest([str(folder / "in")], str(folder / "run"), config, sources, RunOptions(threads=1))
     assert translate(request, LocalRunner(), no_progress).images == 1
     made = tifffile.imread(folder / "run/images/a.tif.tiff")
-    assert (made.dtype, made.shape) == (np.uint16, (20, 30, 3))
+    assert made.dtype == np.uint16
+    assert made.shape == (20, 30, 3)
     pixel: NDArray[np.float64] = made[0, 0] / 65535
     return pixel
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.quadratic import apply_map, slopes, towards_identity
+from kt_batch.kernels.quadratic import apply_map, change_along, towards_identity
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.retouch.predict import Prediction, predict
@@ -42,10 +42,10 @@ class ColourMap:
         """
         inside = np.clip(pixels, 0.0, 1.0)
         mapped = apply_map(inside, self.coefficients)
-        outside = (pixels != inside).any(axis=-1)
-        if outside.any():
+        if pixels.min(initial=0) < 0 or pixels.max(initial=1) > 1:
+            outside = np.logical_or.reduce([pixels[..., channel] != inside[..., channel] for channel in range(3)])
             border = inside[outside]
-            mapped[outside] += np.einsum("nic,ni->nc", slopes(self.coefficients, border), pixels[outside] - border)
+            mapped[outside] += change_along(self.coefficients, border, pixels[outside] - border)
         return mapped
 
 
