@@ -202,7 +202,8 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
         )
     named = named_library(run)
     sources = replace(sources, library=request.library or named or sources.library)
-    return TranslateJob(run=folder, config=made, sources=sources, threads=threads)
+    series = run.location.uri if made.shares_edits else None
+    return TranslateJob(run=folder, config=made, sources=sources, threads=threads, series=series)
 
 
 def _style_places(run: Run) -> set[str]:

@@ -210,6 +210,11 @@ def series_build_folder() -> str:
     return f"{SERIES}/build"
 
 
+def described_path(relative: str) -> str:
+    """Return the path in a run of a file in the directory where its photographs are described."""
+    return f"{series_build_folder()}/{relative}"
+
+
 def parse_described_file(path: str) -> str | None:
     """Return the unit id in the path of a receipt or a table of described photographs, below the run."""
     match = _DESCRIBED_FILE.fullmatch(path)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from kt_batch.config import RunOptions
-from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
@@ -58,10 +58,11 @@ def edited(
     runner: Runner | None = None,
     unit_size: int = 2,
     options: RunOptions | None = None,
+    progress: Progress = no_progress,
     **settings: object,
 ) -> TranslateSummary:
     """Edit photographs with one thread in this process; `settings` are those of `retouch` and of all methods."""
     config, sources = choose("retouch", {"series": series, **settings}, Choice(library=str(library)))
     how = options or RunOptions(threads=1, unit_size=unit_size)
     request = TranslateRequest([str(image) for image in images], str(run), config, sources, how)
-    return translate(request, runner or LocalRunner(), no_progress)
+    return translate(request, runner or LocalRunner(), progress)
