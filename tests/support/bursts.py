@@ -32,7 +32,7 @@ def shoot(path: Path, scene: int, taken: str | None, *, stops: float = 0.0, crop
     if grey:
         values = np.repeat(values.mean(2, keepdims=True), 3, axis=2)
     Image.fromarray(values.astype(np.uint8)).save(path, "JPEG", quality=95, exif=_exif(taken) if taken else b"")
-    os.utime(path, (scene, scene))
+    os.utime(path, (2**30 + scene, 2**30 + scene))
     return path
 
 
