@@ -24,7 +24,7 @@ from synthetic_photographers import HANDS, Hand, edit, photographs, rounded, tab
 
 from kt_batch.evaluation.likeness import psnr
 from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.likeness import distance
+from kt_batch.kernels.likeness import ALIKE, distance
 from kt_batch.kernels.quadratic import apply_map
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.retouch.fit import Fit, fit_pairs
@@ -100,8 +100,8 @@ def measure(hand: Hand, pictures: list[np.ndarray], jitter: float, seed: int) ->
     return {way: dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True)) for way, rows in found.items()}
 
 
-def likeness(pictures: list[np.ndarray], seed: int) -> dict[str, list[float]]:
-    """Return the 1, 5, 50, 95 and 99 per cent quantiles of distances between photographs of several kinds."""
+def likeness(pictures: list[np.ndarray], seed: int) -> dict[str, dict[str, float]]:
+    """Return quantiles of the distances between photographs of several kinds, and the share that counts as alike."""
     random = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
     base = [taken(picture, random) for picture in pictures]
@@ -116,7 +116,13 @@ def likeness(pictures: list[np.ndarray], seed: int) -> dict[str, list[float]]:
             other = rounded(to_srgb(to_linear(picture) * 2**stops))
             found.setdefault(f"{stops:+g} stops", []).append(distance(own, describe(other)))
         found.setdefault("another picture", []).append(distance(own, described[number - 1]))
-    return {kind: np.percentile(values, (1, 5, 50, 95, 99)).tolist() for kind, values in found.items()}
+    return {
+        kind: {
+            **{f"percentile_{q}": float(np.percentile(values, q)) for q in (5, 50, 95)},
+            "alike": float((np.array(values) <= ALIKE).mean()),
+        }
+        for kind, values in found.items()
+    }
 
 
 def main() -> None:
@@ -129,7 +135,7 @@ def main() -> None:
     pictures = photographs(options.photos, 2 * PAIRS)
     alike = likeness(pictures, 0)
     for kind, values in alike.items():
-        print(kind, [round(value, 3) for value in values], flush=True)
+        print(kind, {key: round(value, 3) for key, value in values.items()}, flush=True)
     table = {}
     for seed, (name, hand) in enumerate(HANDS.items()):
         for jitter in JITTERS:
@@ -137,7 +143,7 @@ def main() -> None:
             table[f"{name}, {jitter} stops"] = rows
             for way, row in rows.items():
                 print(name, jitter, way, {key: round(value, 2) for key, value in row.items()}, flush=True)
-    content = {"quantiles_of_distances": [1, 5, 50, 95, 99], "distances": alike, "ways": table}
+    content = {"distances": alike, "ways": table}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 
