@@ -13,9 +13,19 @@ DEVIATIONS = np.array(
         *(0.05, 0.20),  # places
     ]
 )
-ALIKE = 0.4  # distance up to which photographs of one moment are alike (docs/decisions/0033)
+TONES, COLOURS = slice(0, 19), slice(19, 31)
+ALIKE = 0.45  # distance up to which photographs of one moment are alike (docs/decisions/0033)
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the root mean square of the differences of descriptors `(33,)`, each in its deviations."""
-    return float(np.sqrt((((one - other) / DEVIATIONS) ** 2).mean()))
+    """Return how far apart two photographs are in their tones or in their colours, whichever is more.
+
+    Each is the root mean square of the differences of the descriptors, in their deviations. Places count for nothing:
+    they change with the crop.
+
+    Args:
+        one: Descriptors `(33,)`.
+        other: Descriptors `(33,)`.
+    """
+    squares = ((one - other) / DEVIATIONS) ** 2
+    return float(np.sqrt(max(squares[TONES].mean(), squares[COLOURS].mean())))

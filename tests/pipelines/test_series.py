@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kt_batch.errors import DamagedError
 from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.maintenance.verify import verify
+from kt_batch.methods.retouch.series import SharedEdit, share_edit
 from kt_batch.pipelines.progress import Step, no_progress
 from kt_batch.store.opening import open_run
 from tests.support.bursts import edited, shoot
@@ -246,6 +248,20 @@ def test_pictures_are_computed_again_and_are_equal(wedding: Path, library: Path,
     edited([wedding], library, tmp_path / "run")
     summary = recompute(str(tmp_path / "run"), Recompute(5), no_progress)
     assert len(summary.equal) == 5
+
+
+def test_a_planted_edit_of_a_series_is_found(
+    wedding: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*arguments: Any) -> SharedEdit:
+        edit = share_edit(*arguments)
+        return replace(edit, coefficients=edit.coefficients * 0.9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kt_batch.pipelines.translate.series.share_edit", planted)
+        edited([wedding], library, tmp_path / "run")
+    assert digest(tmp_path / "run") is not None
+    assert len(recompute(str(tmp_path / "run"), Recompute(5), no_progress).different) == 5
 
 
 def test_gc_keeps_the_files_of_series_and_removes_what_killed_workers_left(

@@ -66,7 +66,7 @@ def with_series(plan: TranslatePlan, runner: Runner, progress: Progress) -> Tran
         job = replace(job, numerics=job.numerics or tuple(described[0].numerics.items()))
         progress(Step("series", number, number + 1))
         _freeze(number, planned, described, job)
-        progress(Step("series", number + 1, number + 1))
+        progress(Step("series", number + 1, number + 1, note=_found(read_series(run, number))))
     return job
 
 
@@ -98,6 +98,13 @@ def _freeze(number: int, planned: Plan, receipts: Sequence[Receipt], job: Transl
     earlier = [row for before in range(number) for row in read_series(run, before)]
     rows = series_rows(planned, receipts, earlier, run, job)
     put_series(run, number, sorted(rows, key=_order), job.config.digest())
+
+
+def _found(rows: Sequence[SeriesRow]) -> str:
+    """Return how many photographs share edits, in a sentence."""
+    sizes = [len(row.members) for row in rows if row.series and len(row.members) > 1]
+    others = sum(len(row.members) for row in rows if row.reject is None) - sum(sizes)
+    return f"Series: {sum(sizes)} photographs share {len(sizes)} edits, {others} are in none with another of these."
 
 
 def _order(row: SeriesRow) -> tuple[str, str, tuple[str, ...]]:
