@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -122,9 +124,18 @@ def read_colours(run: Location, receipts: Sequence[Receipt]) -> dict[str, NDArra
 def _described(row: Mapping[str, Any], where: str) -> Described:
     reject, taken = _reject(row, where), row["taken"] or ""
     descriptors = _descriptors(row, where)
-    if (descriptors is None) != (reject is not None) or not _TIME.fullmatch(taken):
+    if (descriptors is None) != (reject is not None) or not _is_time(taken):
         raise DamagedError(f"{where} holds an image that is neither described nor rejected, or was taken at no time")
     return Described(descriptors, taken, reject)
+
+
+def _is_time(text: str) -> bool:
+    """Tell whether a text is a time in ISO 8601, or empty."""
+    if not _TIME.fullmatch(text):
+        return False
+    with suppress(ValueError):
+        return not text or datetime.fromisoformat(text) is not None
+    return False
 
 
 def _descriptors(row: Mapping[str, Any], where: str) -> NDArray[np.float64] | None:
@@ -262,7 +273,7 @@ def _row(cells: Mapping[str, Any], where: str) -> SeriesRow:
         and len(cells["sources"]) == len(cells["shares"])
         and bool((np.abs(numbers) < LARGEST).all())  # NaN is not
         and all(0 <= cells[name] <= 1 for name in ("confidence", "guard"))
-        and all(_TIME.fullmatch(time) for time in cells["times"])
+        and all(map(_is_time, cells["times"]))
         and edited == (cells["descriptors"] is not None)
         and not (edited and cells["reason"] is not None)
     )
