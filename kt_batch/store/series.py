@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,21 +21,24 @@ from numpy.typing import NDArray
 from kt_batch.errors import DamagedError, Reason, RejectError
 from kt_batch.kernels.quadratic import SIZE
 from kt_batch.store import layout
-from kt_batch.store.indexes import read_build_receipts
-from kt_batch.store.locations import Location, open_location
+from kt_batch.store.documents import MOST_BYTES
+from kt_batch.store.locations import Location, open_location, read_bounded
 from kt_batch.store.members import is_member, parse_member
 from kt_batch.store.parquet import ParquetReader
-from kt_batch.store.receipts import Receipt
+from kt_batch.store.receipts import Receipt, TableRef, parse_receipt
 from kt_batch.store.schemas import SERIES
 from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import open_table, read_table
+from kt_batch.store.units import READERS
 
 SERIES_FORMAT: Final = "kt-batch-series/1"
-ROWS = 64  # of a row group: a worker reads the groups that its unit needs
+ROWS = 256  # of a row group: a worker reads the groups that its unit needs
 LARGEST = 1e6  # coefficient, and share
 _TEXTS = ("reason", "message")
 _NULLABLE = ("series", "descriptors", *_TEXTS)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?([+-][01]\d:[0-5]\d)?|")
+
+T = TypeVar("T")
 
 
 class Key(NamedTuple):
@@ -92,33 +96,53 @@ def described_location(run: Location) -> Location:
 
 def read_described_receipts(run: Location) -> dict[str, Receipt]:
     """Return the receipts of the units whose photographs are described, by unit id."""
-    return read_build_receipts(described_location(run))
+    place = described_location(run)
+    names = [name for name in place.list(layout.RECEIPTS) if layout.parse_receipt_path(name)]
+
+    def read(name: str) -> Receipt:
+        return parse_receipt(read_bounded(place, name, MOST_BYTES), f"{place.uri}/{name}")
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {receipt.unit: receipt for receipt in pool.map(read, names)}
 
 
 def read_described(run: Location, receipts: Sequence[Receipt]) -> dict[str, Described]:
     """Return what is known of the images of some units, by image id. Raises DamagedError."""
     place = described_location(run)
-    found = {}
-    for receipt in receipts:
-        for ref in receipt.tables:
-            columns = ["image_id", "descriptors", "taken", *_TEXTS]
-            for row in read_table(place, ref, columns).to_pylist():
-                found[row["image_id"].hex()] = _described(row, f"{place.uri}/{ref.name}")
-    return found
+
+    def read(ref: TableRef) -> list[tuple[str, Described]]:
+        rows = read_table(place, ref, ["image_id", "descriptors", "taken", *_TEXTS]).to_pylist()
+        return [(row["image_id"].hex(), _described(row, f"{place.uri}/{ref.name}")) for row in rows]
+
+    return dict(_of_tables(receipts, read))
 
 
-def read_colours(run: Location, receipts: Sequence[Receipt]) -> dict[str, NDArray[np.uint8]]:
-    """Return the samples of colours `(n, 3)` of the images of some units, by image id. Raises DamagedError."""
+def read_colours(run: Location, receipts: Sequence[Receipt], step: int = 1) -> dict[str, NDArray[np.uint8]]:
+    """Return samples of colours `(n, 3)` of the images of some units, by image id: every `step`-th colour of each.
+
+    Raises:
+        DamagedError: A table is damaged.
+    """
     place = described_location(run)
-    found = {}
-    for receipt in receipts:
-        for ref in receipt.tables:
-            for row in read_table(place, ref, ["image_id", "colours"]).to_pylist():
-                colours = row["colours"] or b""
-                if len(colours) % 3:
-                    raise DamagedError(f"{place.uri}/{ref.name} holds {len(colours)} bytes of colours; a colour has 3")
-                found[row["image_id"].hex()] = np.frombuffer(colours, np.uint8).reshape(-1, 3)
-    return found
+
+    def read(ref: TableRef) -> list[tuple[str, NDArray[np.uint8]]]:
+        rows = read_table(place, ref, ["image_id", "colours"]).to_pylist()
+        if any(len(row["colours"] or b"") % 3 for row in rows):
+            raise DamagedError(f"{place.uri}/{ref.name} holds colours that are not three bytes each")
+        return [
+            (row["image_id"].hex(), np.frombuffer(row["colours"] or b"", np.uint8).reshape(-1, 3)[::step].copy())
+            for row in rows
+        ]
+
+    return dict(_of_tables(receipts, read))
+
+
+def _of_tables(receipts: Sequence[Receipt], read: Callable[[TableRef], list[T]]) -> Iterator[T]:
+    """Yield what is read of the tables of units, in their order; tables may be far away."""
+    tables = [table for receipt in receipts for table in receipt.tables]
+    with ThreadPoolExecutor(READERS) as pool:
+        for rows in pool.map(read, tables):
+            yield from rows
 
 
 def _described(row: Mapping[str, Any], where: str) -> Described:

@@ -16,7 +16,11 @@ from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.maintenance.verify import verify
 from kt_batch.methods.retouch.series import SharedEdit, share_edit
+from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.progress import Step, no_progress
+from kt_batch.pipelines.translate.plan import TranslateRequest
+from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.runners.local import LocalRunner
 from kt_batch.store.opening import open_run
 from tests.support.bursts import edited, shoot
 from tests.support.pairs import draw_pairs, fitted, paired
@@ -233,6 +237,24 @@ def test_pictures_in_shards_have_the_bytes_of_files(wedding: Path, library: Path
     )
     assert files == shards
     assert digest(tmp_path / "shards") is not None
+
+
+@pytest.mark.parametrize(("suffix", "form"), [("png", "PNG"), ("tif", "TIFF"), ("webp", "WEBP")])
+def test_capture_times_of_other_formats_count(library: Path, tmp_path: Path, suffix: str, form: str) -> None:
+    photos = tmp_path / "photos"
+    for number in range(2):
+        shoot(photos / f"{number}.{suffix}", 21, f"2026:06:01 10:00:0{number}", stops=number / 10, form=form)
+    edited([photos], library, tmp_path / "run")
+    assert len({row["series"] for row in rows(tmp_path / "run", "edits")} - {None}) == 1
+
+
+def test_a_dry_run_with_a_pilot_makes_no_series(wedding: Path, library: Path, tmp_path: Path) -> None:
+    config, sources = choose("retouch", {"series": "time"}, Choice(library=str(library)))
+    run = tmp_path / "run"
+    request = TranslateRequest([str(wedding)], str(run), config, sources, RunOptions(threads=1))
+    estimate = estimate_translate(request, DryRunRequest(pilot=2), LocalRunner(), no_progress)
+    assert estimate.images == 5
+    assert not run.exists()
 
 
 def test_a_series_file_that_is_gone_is_said(wedding: Path, library: Path, tmp_path: Path) -> None:

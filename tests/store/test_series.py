@@ -52,6 +52,7 @@ def test_what_is_put_is_read_and_a_second_file_of_the_number_counts_for_nothing(
         SERIES.series, SERIES.members, SERIES.times, SERIES.shares,
     )  # fmt: skip
     assert (first.confidence, first.guard, first.reject) == (0.5, 1.0, None)
+    assert first.coefficients is not None
     assert np.array_equal(first.coefficients, IDENTITY)
     assert (second.series, second.members, second.coefficients) == ("", (THREE,), None)
     with pytest.raises(MissingError):

@@ -31,7 +31,7 @@ def shoot(path: Path, scene: int, taken: str | None, *, stops: float = 0.0, crop
     values = (values * 2 ** (stops / 2.2)).clip(0, 255)[crop : 90 - crop, crop : 120 - crop]
     if grey:
         values = np.repeat(values.mean(2, keepdims=True), 3, axis=2)
-    Image.fromarray(values.astype(np.uint8)).save(path, "JPEG", quality=95, exif=_exif(taken) if taken else b"")
+    Image.fromarray(values.astype(np.uint8)).save(path, form, quality=95, exif=_exif(taken) if taken else b"")
     os.utime(path, (2**30 + scene, 2**30 + scene))
     return path
 

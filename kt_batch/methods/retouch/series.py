@@ -19,7 +19,7 @@ from kt_batch.methods.retouch.method import ColourMap, largest_shares
 from kt_batch.methods.retouch.predict import predict
 
 NEAR = 5_000_000  # microseconds between two photographs of a series, in order of time
-MOST_COLOURS = 1 << 16  # of a series, that the guard looks at
+COLOURS, MOST_COLOURS = 1 << 10, 1 << 16  # of a photograph and of a series, about, that the guard looks at
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -176,7 +176,6 @@ class _Group:
         return Gathered(name, self.folder, self.reference, self.taken, members, frozen=bool(self.series))
 
 
-def pooled(samples: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Return samples `(n, 3)` of photographs as one sample in [0, 1], of about MOST_COLOURS at most."""
-    step = max(1, -(-sum(len(each) for each in samples) // MOST_COLOURS))
-    return np.concatenate([each[::step] for each in samples]).astype(np.float64) / 255
+def colour_step(members: int) -> int:
+    """Return the step at which the guard looks at the samples of a series: every colour of up to 64 photographs."""
+    return max(1, -(-members * COLOURS // MOST_COLOURS))

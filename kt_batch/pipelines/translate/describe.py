@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from kt_batch.errors import RejectError
 from kt_batch.kernels.descriptors import describe
+from kt_batch.methods.retouch.series import COLOURS
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.reading import Reader
 from kt_batch.pipelines.translate.plan import TranslateJob
@@ -25,7 +26,6 @@ from kt_batch.store.series import described_location
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
 
-COLOURS = 1024  # of a photograph, at even steps
 STAGES = ("read", "describe", "write")
 
 

@@ -16,9 +16,9 @@ from kt_batch.methods.retouch.series import (
     Gathered,
     Photograph,
     SharedEdit,
+    colour_step,
     gather_bursts,
     gather_folders,
-    pooled,
     share_edit,
 )
 from kt_batch.pipelines.pairs.fit import load_fit
@@ -176,11 +176,13 @@ def _edited(
     fit = load_fit(job.sources.library or "", job.config.fit_digest or "") if new else None
     for batch in _batches(new):
         units = sorted({unit_of[member.image_id] for group in batch for member in group.members})
-        colours = read_colours(run, [receipt_of[unit] for unit in units])
+        read_step = colour_step(len(batch[0].members)) if len(batch) == 1 else 1  # a large series is thinned at once
+        colours = read_colours(run, [receipt_of[unit] for unit in units], read_step)
         for group in batch:
             members = sorted(group.members, key=lambda each: each.image_id)
             descriptors = np.array([each.descriptors for each in members])
-            sample = pooled([colours[each.image_id] for each in members])
+            step = colour_step(len(members)) // read_step
+            sample = np.concatenate([colours[each.image_id][::step] for each in members]) / 255
             yield _row(group, share_edit(cast("Fit", fit), group.series, descriptors, sample))
 
 

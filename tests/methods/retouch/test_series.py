@@ -8,13 +8,12 @@ import pytest
 from kt_batch.kernels.descriptors import DESCRIPTORS
 from kt_batch.kernels.likeness import ALIKE, DEVIATIONS, distance
 from kt_batch.methods.retouch.series import (
-    MOST_COLOURS,
     Gathered,
     Photograph,
+    colour_step,
     gather_bursts,
     gather_folders,
     moment,
-    pooled,
     series_name,
 )
 
@@ -129,8 +128,6 @@ def test_a_folder_is_one_series_and_later_photographs_join_it() -> None:
     assert (later.series, later.frozen) == (first[0].series, True)
 
 
-def test_samples_of_many_photographs_are_thinned_evenly() -> None:
-    samples = [np.full((1024, 3), value, np.uint8) for value in (0, 255)] * 128
-    together = pooled(samples)
-    assert len(together) == MOST_COLOURS
-    assert together.mean() == 0.5
+@pytest.mark.parametrize(("members", "step"), [(1, 1), (64, 1), (65, 2), (128, 2), (6400, 100)])
+def test_the_guard_looks_at_fewer_colours_of_each_photograph_in_a_large_series(members: int, step: int) -> None:
+    assert colour_step(members) == step
