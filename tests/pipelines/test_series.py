@@ -253,7 +253,7 @@ def test_a_dry_run_with_a_pilot_makes_no_series(wedding: Path, library: Path, tm
     run = tmp_path / "run"
     request = TranslateRequest([str(wedding)], str(run), config, sources, RunOptions(threads=1))
     estimate = estimate_translate(request, DryRunRequest(pilot=2), LocalRunner(), no_progress)
-    assert estimate.images == 5
+    assert estimate.to_do == 5
     assert not run.exists()
 
 

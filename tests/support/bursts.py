@@ -19,8 +19,17 @@ from kt_batch.runners.local import LocalRunner
 from tests.support.tiny import draw
 
 
-def shoot(path: Path, scene: int, taken: str | None, *, stops: float = 0.0, crop: int = 0, grey: bool = False) -> Path:
-    """Write a JPEG photograph of a scene.
+def shoot(
+    path: Path,
+    scene: int,
+    taken: str | None,
+    *,
+    stops: float = 0.0,
+    crop: int = 0,
+    grey: bool = False,
+    form: str = "JPEG",
+) -> Path:
+    """Write a photograph of a scene.
 
     taken: `2026:06:01 10:00:00.25+02:00`; fraction and offset may be absent. stops: By which it is brighter. crop:
     Pixels that are missing at each side. The time of the file says nothing.
