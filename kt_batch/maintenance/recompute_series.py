@@ -69,9 +69,8 @@ class SeriesCheck:
         wanted = read_described(place, now)[item.image_id], read_colours(place, now)[item.image_id]
         if wanted[0].reject:
             raise MissingError(wanted[0].reject.message)
-        units = [unit.id for unit in self._run.committed.ledger.units() if any(
-            each.image_id == item.image_id for each in unit.items
-        )]  # fmt: skip
+        planned = self._run.committed.ledger.units()
+        units = [unit.id for unit in planned if item.image_id in {each.image_id for each in unit.items}]
         for receipt in (self._receipts[unit] for unit in units if unit in self._receipts):
             there = read_described(self._run.location, [receipt])[item.image_id]
             colours = read_colours(self._run.location, [receipt])[item.image_id]
