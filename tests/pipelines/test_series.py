@@ -184,6 +184,27 @@ def test_a_run_killed_between_series_and_pictures_goes_on_with_the_same_series(
     assert digest(run) == digest(tmp_path / "whole")
 
 
+def test_photographs_that_come_before_a_killed_run_goes_on_do_not_change_its_series(
+    wedding: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = tmp_path / "late.jpg"
+    shoot(late, 21, "2026:06:01 10:00:02.5", stops=0.3)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    edited([wedding], library, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("kt_batch.pipelines.translate.describe.DescribeWorker.__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            edited([wedding], library, tmp_path / "run")
+    shutil.copy(late, wedding / "late.jpg")
+    edited([wedding], library, tmp_path / "run")
+    wanted, made = hashes(tmp_path / "whole", "images"), hashes(tmp_path / "run", "images")
+    assert {name: made[name] for name in wanted} == wanted
+    assert by_name(tmp_path / "run")["late"]["map"] == by_name(tmp_path / "whole")["burst0"]["map"]
+
+
 def test_a_file_that_cannot_be_read_is_one_reject_and_the_same_as_without_series(
     wedding: Path, library: Path, tmp_path: Path
 ) -> None:
