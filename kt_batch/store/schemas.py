@@ -71,6 +71,39 @@ EDITS = pa.schema(
     ]
 )
 
+EDITS_SERIES = pa.field("series", pa.binary(8))  # in runs whose photographs share edits; null for an edit of its own
+
+# What a series is made from: one row for each image of a unit. An image that cannot be used has reason and message.
+DESCRIBED = pa.schema(
+    [
+        ("image_id", IMAGE_ID),
+        ("descriptors", pa.binary(8 * 33)),  # of the working image, little-endian float64
+        ("colours", pa.binary()),  # an even sample of its pixels, three bytes each
+        ("taken", pa.string()),  # ISO 8601, by EXIF
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+# Which photographs of a plan share an edit. Rows without a series hold photographs with edits of their own, or, with a
+# reason and a message, one that cannot be used.
+SERIES = pa.schema(
+    [
+        EDITS_SERIES,
+        ("folder", pa.string()),
+        ("members", pa.list_(IMAGE_ID)),
+        ("times", pa.list_(pa.string())),  # when each member was taken; empty if unknown
+        ("descriptors", pa.binary(8 * 33)),  # of the first photograph
+        ("map", pa.list_(pa.float64())),  # (10, 3): the colour map at full strength
+        ("confidence", pa.float32()),
+        ("guard", pa.float32()),
+        ("sources", pa.list_(IMAGE_ID)),  # pairs
+        ("shares", pa.list_(pa.float64())),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
 REJECTS = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("message", pa.string())])
 
 MEMBERS = pa.schema([("patch_id", PATCH_ID), ("kept_patch_id", PATCH_ID)])
@@ -163,15 +196,22 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     provenance = PROVENANCE if "row" in names else SHARES
     schemas = {
         "images": IMAGES, "patches": patches_schema(1), "pairs": PAIRS, "rejects": REJECTS, "provenance": provenance,
-        "edits": EDITS,
+        "edits": EDITS, "described": DESCRIBED,
     }  # fmt: skip
     return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
 COLUMN_TYPES = _columns(
-    PLAN, IMAGES, PAIRS, EDITS, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1), routed_schema(1)
-)
+    PLAN, IMAGES, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1),
+    routed_schema(1),
+)  # fmt: skip
+
+# The columns that may lack values, by table kind.
+NULLABLE: dict[str, tuple[str, ...]] = {
+    "edits": (EDITS_SERIES.name,),
+    "described": ("descriptors", "colours", "taken", "reason", "message"),
+}
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:

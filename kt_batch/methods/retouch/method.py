@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from kt_batch.config import Layer, MethodConfig
+from kt_batch.config import Layer, MethodConfig, Series
 from kt_batch.errors import UsageError
 from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.quadratic import apply_map, change_along, towards_identity
@@ -27,6 +27,17 @@ class RetouchConfig(MethodConfig):
 
     method: Literal["retouch"] = "retouch"
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the edit is applied: 0 none, 1 all of it.")
+    series: Series = Field(
+        "none",
+        description="Photographs that share one edit: those of a burst (time: taken within seconds of each other, and "
+        "alike), all of a folder, or none.",
+        exclude_if=lambda series: series == "none",  # plans of runs without series stay as they were
+    )
+
+    @property
+    def shares_edits(self) -> bool:
+        """Whether photographs of a series get one edit."""
+        return self.series != "none"
 
 
 class ColourMap:
