@@ -20,6 +20,18 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "temperature": 0.05,
         "query_stride": 1,
         "preserve_colour": False,
+        "full_size": False,
+    },
+    # Photographs in the colours of another season, in their own detail (docs/photographs.md).
+    "season": {
+        "method": "knowledge",
+        "search": {"searcher": "tree", "bands": 4, "probes": 8, "top_k": 1, "certify": False},
+        "swap": "statistics",
+        "alpha": 1.0,
+        "temperature": 0.05,
+        "query_stride": 1,
+        "preserve_colour": False,
+        "full_size": True,
     },
     # Edits learned from a photographer's pairs, in full.
     "hdr": {"method": "retouch", "strength": 1.0},

@@ -33,6 +33,7 @@ class RunHeader(BaseModel):
 
     `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
     `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
+    `full_size` says that a method with an index edits photographs at their full size.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,6 +43,7 @@ class RunHeader(BaseModel):
     encoder: EncoderConfig | None = None
     index_digest: str | None = None
     output: OutputForm = "files"
+    full_size: bool = False
 
 
 class MethodSettings(Protocol):
