@@ -50,23 +50,26 @@ def fit_local_affine(source: Tensor, target: Tensor, radius: int, epsilon: float
     slopes = bounded_slopes(slopes).permute(2, 3, 0, 1)
     offsets = mean_y - (slopes * mean_x).sum(1)
     maps = torch.cat([slopes, offsets[:, None]], dim=1)
-    return window_mean(maps.flatten(0, 1), radius).view_as(maps).float()
+    averaged: Tensor = window_mean(maps.flatten(0, 1), radius).view_as(maps)
+    return averaged.float()
 
 
 def bounded_slopes(slopes: Tensor) -> Tensor:
     """Bound matrices `(..., 3, 3)`: their mean gain, and in proportion to it how far they deviate from a gain."""
-    identity = torch.eye(3).to(slopes)
+    identity = torch.eye(3, dtype=slopes.dtype, device=slopes.device)
     own = slopes.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     gain = own.clamp(1 / MOST_GAIN, MOST_GAIN)
     deviation = slopes - own * identity
-    size = torch.linalg.matrix_norm(deviation)[..., None, None]
-    return gain * identity + deviation * (MOST_DEVIATION * gain / size.clamp(min=1e-12)).clamp(max=1.0)
+    size = deviation.square().sum((-2, -1)).sqrt()[..., None, None]
+    bounded: Tensor = gain * identity + deviation * (MOST_DEVIATION * gain / size.clamp(min=1e-12)).clamp(max=1.0)
+    return bounded
 
 
 def _covariance(one: Tensor, other: Tensor, mean_one: Tensor, mean_other: Tensor, radius: int) -> Tensor:
     """Return the covariance `(h, w, 3, 3)` of the channels of two pictures in the window around each pixel."""
-    products = window_mean((one[:, None] * other).flatten(0, 1), radius).unflatten(0, (3, 3))
-    return (products - mean_one[:, None] * mean_other).permute(2, 3, 0, 1)
+    products: Tensor = window_mean((one[:, None] * other).flatten(0, 1), radius).unflatten(0, (3, 3))
+    covariance: Tensor = products - mean_one[:, None] * mean_other
+    return covariance.permute(2, 3, 0, 1)
 
 
 def apply_local_affine(

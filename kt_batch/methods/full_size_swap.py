@@ -9,7 +9,7 @@ from torch import Tensor
 from kt_batch.kernels.local_affine import apply_local_affine, fit_local_affine
 from kt_batch.kernels.sizes import fit
 
-WINDOW = 1 / 32  # radius of a window, as a share of the long side
+WINDOW = 1 / 16  # radius of a window, as a share of the long side
 EPSILON = 0.003  # squared; contrasts below .055 follow the gain of their window
 
 

@@ -43,8 +43,8 @@ def slow_fit(source: np.ndarray, target: np.ndarray, radius: int, epsilon: float
         single[:, :3, row, col], single[:, 3, row, col] = slopes, mean_y - slopes @ mean_x
     averaged = np.zeros_like(single)
     for row, col in np.ndindex(height, width):
-        part = single[:, :, window(row, height, radius), window(col, width, radius)]
-        averaged[:, :, row, col] = part.mean((2, 3))
+        around = single[:, :, window(row, height, radius), window(col, width, radius)]
+        averaged[:, :, row, col] = around.mean((2, 3))
     return averaged
 
 

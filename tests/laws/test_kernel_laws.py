@@ -86,5 +86,6 @@ def test_a_picture_that_is_one_affine_map_of_another_is_found_exactly(
     offsets = np.array(data.draw(st.lists(small, min_size=3, max_size=3)))
     source = np.random.default_rng(seed).random((height, width, 3), np.float32)
     target = (source @ slopes.T + offsets).astype(np.float32)
-    maps = fit_local_affine(*(torch.from_numpy(each).permute(2, 0, 1) for each in (source, target)), radius, 1e-9)
+    small_source, small_target = (torch.from_numpy(each).permute(2, 0, 1) for each in (source, target))
+    maps = fit_local_affine(small_source, small_target, radius, 1e-9)
     np.testing.assert_allclose(apply_local_affine(source, maps.numpy(), 0, height), target, atol=1e-3)

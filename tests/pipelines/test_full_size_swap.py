@@ -78,7 +78,8 @@ def run(photos: Path, collection: Collection) -> Path:
 def test_photographs_keep_size_depth_space_and_metadata(run: Path) -> None:
     deep = run / "images/deep.tif.tiff"
     samples = tifffile.imread(deep)
-    assert (samples.shape, samples.dtype) == ((150, 230, 3), np.uint16)
+    assert samples.shape == (150, 230, 3)
+    assert samples.dtype == np.uint16
     with tifffile.TiffFile(deep) as file:
         assert file.pages.first.iccprofile == P3
     with Image.open(run / "images/turned.jpg.tiff") as turned:
@@ -89,7 +90,7 @@ def test_photographs_keep_size_depth_space_and_metadata(run: Path) -> None:
 def test_colours_change_and_nothing_moves(run: Path, photos: Path) -> None:
     before, after = tifffile.imread(photos / "deep.tif"), tifffile.imread(run / "images/deep.tif.tiff")
     assert np.abs(before.astype(float) - after).mean() > 0.01 * 65535
-    one, other = before / np.float32(65535), after / np.float32(65535)
+    one, other = ((pixels / 65535).astype(np.float32) for pixels in (before, after))
     assert phase_shift(structure(one), structure(other)) == (0, 0)
     assert detail_kept(one, other) > 0.99
 
