@@ -47,3 +47,10 @@ def test_every_value_of_a_preset_is_allowed(name: str) -> None:
 def test_an_unknown_preset_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"^There is no preset 'nonsense'; there are paper"):
         preset_named("nonsense")
+
+
+def test_the_digest_of_the_papers_preset_stays_as_it_was() -> None:
+    preset = preset_named("paper")
+    config = parse_config({**preset, "encoder": EncoderConfig(weights_sha256="0" * 64)})
+    assert config.digest() == "0027d2943c16bef9"
+    assert "full_size" not in config.model_dump(mode="json")
