@@ -26,6 +26,7 @@ from kt_batch.pipelines.single import index_of_patches
 from kt_batch.store.images.files import WorkingImage, pad_to, resized
 
 SIZE = 512  # long side at which photographs are encoded, in pixels
+INDEX = IndexConfig(max_leaf=4096, merge=1.0, iterations=2, sample=4096)  # used once, so it must be made quickly
 KEPT = 24  # images whose patches are in memory, 13 MB each
 DECODED, APPLIED = "statistics swap, decoded", "statistics swap, at full size"
 
@@ -34,9 +35,9 @@ class StatisticsSwap:
     """Edits a photograph after finished photographs, with the statistics swap of the paper (eq. 7).
 
     The library of a photograph is the *after* images of the five pairs outside its fold whose descriptors are nearest,
-    at a long side of 512 pixels or as they are: relu3_1 of kt-vgg, every patch, indexed in memory with the default
-    settings; one match for each patch, alpha 1. Both forms of an edit come from one search: the decoded picture as
-    published, and what the swap does to colours, applied to the photograph's own pixels.
+    at a long side of 512 pixels or as they are: relu3_1 of kt-vgg, every patch, in a coarse tree in memory of which
+    8 leaves are searched; one match for each patch, alpha 1. Both forms of an edit come from one search: the decoded
+    picture as published, and what the swap does to colours, applied to the photograph's own pixels.
     """
 
     def __init__(self, table: PairTable, after: Callable[[str], np.ndarray]) -> None:
@@ -78,7 +79,7 @@ class StatisticsSwap:
         rest = self._table.take(place for place in range(len(self._table.ids)) if place not in self._fold_of[pair])
         own = self._table.descriptors[self._table.ids.index(pair)]
         library = pa.concat_tables(self._patches(rest.ids[place]) for place in sorted(nearest_pairs(rest, own)))
-        index = index_of_patches(library, self._encoder.network.channels_at(self._encoding.layer), IndexConfig())
+        index = index_of_patches(library, self._encoder.network.channels_at(self._encoding.layer), INDEX)
         config = KnowledgeConfig(encoder=self._encoding, decoder_sha256=self._decoder.sha256, swap="statistics")
         return KnowledgeTransfer(config, Resources(self._encoder.network, self._decoder.network, index))
 

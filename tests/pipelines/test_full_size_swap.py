@@ -112,6 +112,14 @@ def test_a_photograph_of_one_colour_stays_one_of_nearly_one_colour(
     assert np.abs(np.diff(made, axis=1)).max() <= 4
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 300), (300, 3)])
+def test_photographs_of_any_shape_come_back(height: int, width: int, collection: Collection, tmp_path: Path) -> None:
+    Image.fromarray((waves(height, width) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    assert season(tmp_path / "a.png", tmp_path / "run", collection).rejected == 0
+    with Image.open(tmp_path / "run/images/a.png.png") as image:
+        assert image.size == (width, height)
+
+
 def test_colours_outside_of_srgb_are_not_taken_away(collection: Collection, tmp_path: Path) -> None:
     samples = np.zeros((80, 100, 3), np.uint16)
     samples[..., 1] = np.linspace(30000, 65535, 100).astype(np.uint16)  # the greens of Display P3
