@@ -139,6 +139,15 @@ def test_bands_of_any_height_and_other_units_give_the_same_bytes(
     assert rows(tmp_path / "run", "provenance") == rows(run, "provenance")
 
 
+def test_matches_are_those_of_the_decoded_picture(
+    run: Path, photos: Path, collection: Collection, tmp_path: Path
+) -> None:
+    season(photos, tmp_path / "run", collection, format="tiff", full_size=False)
+    assert rows(tmp_path / "run", "provenance") == rows(run, "provenance")
+    with Image.open(tmp_path / "run/images/deep.tif.tiff") as decoded:
+        assert decoded.size == (64, 42)
+
+
 def test_a_run_is_verified_and_computed_again(run: Path) -> None:
     assert list(verify(str(run), no_progress).faults) == []
     again = recompute(str(run), Recompute(2), no_progress)
