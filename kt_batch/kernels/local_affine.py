@@ -7,6 +7,8 @@ map[c, 3]. The fit is the guided filter (He, Sun & Tang 2010) with a colour guid
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,7 +75,11 @@ def _covariance(one: Tensor, other: Tensor, mean_one: Tensor, mean_other: Tensor
 
 
 def apply_local_affine(
-    pixels: NDArray[np.float32], maps: NDArray[np.float32], top: int, height: int
+    pixels: NDArray[np.float32],
+    maps: NDArray[np.float32],
+    top: int,
+    height: int,
+    extent: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
     """Map the colours of some rows of a picture by maps of a smaller one, interpolated between its pixels.
 
@@ -84,32 +90,36 @@ def apply_local_affine(
         maps: `(3, 4, h, w)`, of the whole picture.
         top: The row of the picture that the first one is.
         height: The rows of the picture.
+        extent: The part of (h, w) that the picture covers, from the top left; None: all of it.
 
     Returns:
         An array of the same shape.
     """
     rows, width = pixels.shape[:2]
-    left, right, across = between(np.arange(width), width, maps.shape[3])
-    upper, lower, down = between(np.arange(top, top + rows), height, maps.shape[2])
+    tall, wide = extent or maps.shape[2:]
+    left, right, across = between(np.arange(width), width, wide)
+    upper, lower, down = between(np.arange(top, top + rows), height, tall)
     mapped = np.empty_like(pixels)
     for row in range(rows):
         line = maps[:, :, upper[row]] + down[row] * (maps[:, :, lower[row]] - maps[:, :, upper[row]])
-        wide = np.take(line, left, axis=2)
-        wide += across * (np.take(line, right, axis=2) - wide)
+        stretched = np.take(line, left, axis=2)
+        stretched += across * (np.take(line, right, axis=2) - stretched)
         red, green, blue = pixels[row].T
         for channel in range(3):
-            of_red, of_green, of_blue, offset = wide[channel]
+            of_red, of_green, of_blue, offset = stretched[channel]
             mapped[row, :, channel] = of_red * red + of_green * green + of_blue * blue + offset
     return mapped
 
 
 def between(
-    places: NDArray[np.int64], size: int, small: int
+    places: NDArray[np.int64], size: int, extent: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return the two cells of `small` whose centres are around each of `places` of `size`, and the share of the second.
+    """Return the two cells whose centres are around each of `places`, and the share of the second.
 
-    Beyond the centres of the outer cells, both are the outer one.
+    `size` places cover as much as `extent` cells, the last of which may be covered in part. Beyond the centres of the
+    outer cells, both are the outer one.
     """
-    exact = np.clip((places + 0.5) * (small / size) - 0.5, 0, small - 1)
+    last = ceil(extent) - 1
+    exact = np.clip((places + 0.5) * (extent / size) - 0.5, 0, last)
     first = np.floor(exact).astype(np.int64)
-    return first, np.minimum(first + 1, small - 1), (exact - first).astype(np.float32)
+    return first, np.minimum(first + 1, last), (exact - first).astype(np.float32)

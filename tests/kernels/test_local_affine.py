@@ -150,3 +150,14 @@ def test_bands_of_any_height_give_the_same_bytes(step: int) -> None:
     whole = apply_local_affine(pixels, maps, 0, 40)
     bands = [apply_local_affine(pixels[top : top + step], maps, top, 40) for top in range(0, 40, step)]
     assert np.concatenate(bands).tobytes() == whole.tobytes()
+
+
+def test_a_picture_may_cover_a_part_of_the_maps() -> None:
+    first, second, share = between(np.arange(6), 6, 1.5)
+    # Six pixels over one and a half cells, whose centres lie at pixels 2 and 6: from 2 on, the second takes over.
+    assert (first.tolist(), second.tolist()) == ([0] * 6, [1] * 6)
+    assert share == pytest.approx([0, 0, 0.125, 0.375, 0.625, 0.875])
+    pixels = np.random.default_rng(0).random((12, 10, 3), np.float32)
+    maps = a_map(1, 9, 8)
+    found = apply_local_affine(pixels, maps, 0, 12, (5, 7))
+    assert found.tobytes() == apply_local_affine(pixels, np.ascontiguousarray(maps[:, :, :5, :7]), 0, 12).tobytes()
