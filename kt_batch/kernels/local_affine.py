@@ -45,7 +45,7 @@ def fit_local_affine(source: Tensor, target: Tensor, radius: int, epsilon: float
     luma = torch.from_numpy(LUMA).to(x)
     light_x, light_y = (torch.einsum("chw,c->hw", mean, luma) for mean in (mean_x, mean_y))
     gain = ((light_y + DARK) / (light_x + DARK)).clamp(1 / MOST_GAIN, MOST_GAIN)
-    identity = torch.eye(3).to(x)
+    identity = torch.eye(3, dtype=x.dtype, device=x.device)
     wanted = covariance + epsilon * gain[..., None, None] * identity
     # slopes @ (variance + epsilon) = wanted; the variance is symmetric
     slopes = torch.linalg.solve(variance + epsilon * identity, wanted.mT).mT
