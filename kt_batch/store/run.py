@@ -34,6 +34,7 @@ class RunHeader(BaseModel):
     `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
     `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
     `series` says which photographs share an edit.
+    `full_size` says that a method with an index edits photographs at their full size.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,6 +45,7 @@ class RunHeader(BaseModel):
     index_digest: str | None = None
     output: OutputForm = "files"
     series: Series = "none"
+    full_size: bool = False
 
 
 class MethodSettings(Protocol):

@@ -34,6 +34,15 @@ def test_the_figures_are_printed_and_written_as_a_page(library: Path, tmp_path: 
     assert "<script" not in content
 
 
+def test_the_statistics_swap_of_the_paper_is_measured_when_asked_for(library: Path) -> None:
+    words = ("evaluate", "pairs", library, "--json", "--threads", 1)
+    plain, more = kt(*words), kt(*words, "--statistics-swap")
+    assert (plain.code, more.code) == (0, 0), more.err
+    added = {"statistics swap, decoded", "statistics swap, at full size"}
+    assert more.json["methods"].keys() - plain.json["methods"].keys() == added
+    assert {name: more.json["methods"][name] for name in plain.json["methods"]} == plain.json["methods"]
+
+
 def test_the_page_replaces_an_earlier_one_and_no_other_file(library: Path, tmp_path: Path) -> None:
     page, other = tmp_path / "pairs.html", tmp_path / "other.html"
     other.write_text("mine")

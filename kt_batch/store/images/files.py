@@ -19,12 +19,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.own_space import OwnSpace, own_space
-from kt_batch.store.images.rasters import fit, read_raster, rejecting
+from kt_batch.store.images.rasters import read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images import headers
 from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to, preview, thumbnail
 from kt_batch.store.images.lcms import Floats
-from kt_batch.store.images.rasters import fit, read_raster
+from kt_batch.store.images.rasters import read_raster
 from tests.support import charts
 from tests.support.hostile import (
     Case,
