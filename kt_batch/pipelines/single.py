@@ -174,7 +174,7 @@ def _extract(
 
 
 def index_in_memory(library: pa.Table, channels: int, config: IndexConfig) -> Index:
-    """Return an index of patches of `channels` channels, which is nowhere on disk."""
+    """Index a table of patches in memory."""
     patches = patch_vectors(library, channels)
     packets = haar(torch.from_numpy(np.array(patches)).float()).half()
     return build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), config)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kt_batch.config import LARGEST_SIZE
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
     Contribution,
@@ -158,9 +159,15 @@ class Session:
             self._sizes[output.name] = _image_size(self.run, output)
         return self._sizes[output.name]
 
+    def working_size(self, output: Output) -> tuple[int, int]:
+        """Return the width and the height of an output's working image; an edit's output may be larger."""
+        encoder = self.run.header.encoder
+        width, height = self.image_size(output)
+        return fit(width, height, encoder.size) if encoder else (width, height)
+
     def cell_shape(self, output: Output) -> tuple[int, int]:
         """Return the rows and the columns of an output's cells; the last ones may lie in its padding."""
-        width, height = self.image_size(output)
+        width, height = self.working_size(output)
         return -(-height // self.cells.stride), -(-width // self.cells.stride)
 
     def ncc_cells(self, output: Output) -> NDArray[np.float64]:
@@ -201,7 +208,7 @@ class Session:
         table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
-        row, col = (y // self.cells.stride, x // self.cells.stride) if patches else (None, None)
+        row, col = self._cell(named, x, y) if patches else (None, None)
         edit = None if patches else read_edit(self.run, named)
         return Explanation(
             run=self.run.location.uri,
@@ -220,6 +227,11 @@ class Session:
             sources=() if patches else self._shares(table),
             edit=edit,
         )
+
+    def _cell(self, output: Output, x: int, y: int) -> tuple[int, int]:
+        """Return the row and the column of the cell under a pixel of an output."""
+        (width, height), (across, down) = self.image_size(output), self.working_size(output)
+        return y * down // height // self.cells.stride, x * across // width // self.cells.stride
 
     def _matches(self, output: Output, row: int, col: int) -> tuple[Contribution, ...]:
         rows = covering(self.provenance(output), row, col)
@@ -280,7 +292,8 @@ def _image_size(run: Run, output: Output) -> tuple[int, int]:
             width, height = declared_size(file)
     except (OSError, ValueError) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
-    if run.header.index_digest is None and 1 <= width * height <= MAX_PIXELS:
+    edits = run.header.index_digest is None or run.header.full_size
+    if edits and 1 <= width * height <= MAX_PIXELS:
         return width, height  # perhaps a photograph at its full size
     if not (1 <= width <= LARGEST_SIZE and 1 <= height <= LARGEST_SIZE):
         raise DamagedError(
