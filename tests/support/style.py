@@ -66,7 +66,7 @@ def painting(seed: int = 1) -> Image.Image:
     for _ in range(4000):
         x, y = random.uniform(0, WIDTH), random.uniform(0, HEIGHT)
         warm = 220 - 180 * x / WIDTH
-        colour = np.clip([warm, 110, 240 - warm] + random.normal(0, 35, 3), 0, 255).astype(int)
+        colour = np.clip(np.array([warm, 110, 240 - warm]) + random.normal(0, 35, 3), 0, 255).astype(int)
         draw.line([(x, y), (x + 7, y + random.uniform(-4, 4))], fill=tuple(colour.tolist()), width=2)
     return picture
 

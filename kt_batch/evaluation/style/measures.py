@@ -104,9 +104,7 @@ class StyleMeasures:
             style_distance=None if layers is None else _rounded(fmean(layers.values())),
             structure=None if kept is None else _rounded(kept),
             patch_distance=_rounded(fmean(levels)),
-            patch_realism=_rounded(
-                patch_realism(normal_patches(self._encoder, result, QUERY_STRIDE), painting.patches)
-            ),
+            patch_realism=_rounded(patch_realism(queries, painting.patches)),
             blotchiness=blotches,
             sharpness=_rounded(sharpness(result)),
             painting_sharpness=_rounded(painting.sharpness),

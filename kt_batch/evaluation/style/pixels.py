@@ -100,7 +100,7 @@ def flat_region(photograph: Tensor) -> Tensor | None:
     down, across = torch.gradient(smooth)
     slope = _smooth((down.square() + across.square()).sqrt()[None], everywhere, SLOPE_WINDOW * scale)
     reach = round(COARSE * scale)
-    flat = F.max_pool2d(slope * scale, 2 * reach + 1, stride=1, padding=reach)[0] < FLAT
+    flat: Tensor = F.max_pool2d(slope * scale, 2 * reach + 1, stride=1, padding=reach)[0] < FLAT
     return flat if flat.float().mean() >= LEAST_FLAT else None
 
 
@@ -126,7 +126,8 @@ def _smooth(planes: Tensor, mask: Tensor, deviation: float) -> Tensor:
     """Return the Gaussian mean of planes `(C, H, W)` over the pixels of a mask `(H, W)`; 0 far from all of them."""
     down, across = (_gaussian(length, deviation).to(planes) for length in planes.shape[1:])
     *sums, weight = down @ torch.cat([planes * mask, mask[None]]) @ across
-    return torch.stack(sums) / weight.clamp(min=1e-12)
+    means: Tensor = torch.stack(sums) / weight.clamp(min=1e-12)
+    return means
 
 
 def _gaussian(length: int, deviation: float) -> Tensor:
