@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
@@ -16,12 +18,12 @@ WIDTH, HEIGHT = 192, 128
 CHANNELS = {"conv1": 8, "conv2": 12, "conv3": 16, "conv4": 24}
 
 
-def vgg_state(last: str = "conv4_1") -> dict[str, Tensor]:
-    """Return seeded weights of a narrow VGG-19 up to a convolution, by torchvision's names."""
+def vgg_state(last: str = "conv4_1", channels: Mapping[str, int] = CHANNELS) -> dict[str, Tensor]:
+    """Return seeded weights of a VGG-19 up to a convolution, by torchvision's names; a narrow one by default."""
     generator = torch.Generator().manual_seed(0)
     state, width = {}, 3
     for name in (layer for layer in VGG19_LAYERS if kind(layer) == "conv"):
-        out = CHANNELS[name.partition("_")[0]]
+        out = channels[name.partition("_")[0]]
         weight = torch.randn(out, width, 3, 3, generator=generator) * (2 / (9 * width)) ** 0.5
         state[f"features.{FEATURES[name]}.weight"] = weight
         state[f"features.{FEATURES[name]}.bias"] = torch.zeros(out)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig
+from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, MethodConfig, describe_fault
 from kt_batch.errors import MissingError, UsageError
 from kt_batch.evaluation.style.pictures import StylePicture, in_size_of, read_picture
 from kt_batch.methods.base import UNCHANGED, Need, Resources
@@ -72,10 +73,15 @@ class OwnMethod:
     kind: str = "method"
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a method that follows no painting."""
+        """Raise UsageError for a method that follows no painting, and for a setting that is not allowed."""
         if unmet := method_named(self.method).needs - {Need.ENCODER, Need.DECODER, Need.INDEX, Need.STYLES}:
             needed = ", ".join(sorted(unmet))
             raise UsageError(f"The method {self.method} needs {needed}, and follows no painting; leave it out.")
+        encoder = EncoderConfig.model_validate({"weights_sha256": "", "layer": self._cut, "size": self.size})
+        try:
+            self._config({"encoder": encoder, "decoder_sha256": "", "styles": ("0" * 16,)})
+        except ValidationError as error:
+            raise UsageError(f"The method '{self.name}' cannot be used: {describe_fault(error)}") from error
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -92,13 +98,17 @@ class OwnMethod:
         content, loaded = self._networks(painting, method.needs)
         if Need.STYLES in method.needs:
             content["styles"], loaded["styles"] = (painting.id,), {painting.id: painting.image}
-        ready = method(parse_config({**self.values, "method": self.method, **content}), Resources(**loaded))
+        ready = method(self._config(content), Resources(**loaded))
 
         def translate(photograph: StylePicture) -> Tensor:
             output = ready.translate(photograph.image).output
             return photograph.image if output is UNCHANGED else cast("Tensor", output)
 
         return translate
+
+    def _config(self, resources: Mapping[str, object]) -> MethodConfig:
+        """Return the configuration with the fields that name resources."""
+        return parse_config({**self.values, "method": self.method, **resources})
 
     def _networks(self, painting: StylePicture, needs: Collection[Need]) -> tuple[dict[str, object], dict[str, Any]]:
         """Return the fields of the configuration that name the networks, and the resources that use them."""
