@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 from torch import Tensor
 
 from kt_batch.cli import options
@@ -38,58 +39,53 @@ def add_style(app: typer.Typer) -> None:
     app.command("style")(expand(style_command))
 
 
+class Compared(options.Options):
+    """What is compared, and by what."""
+
+    method: Annotated[tuple[str, ...], typer.Option("--method", metavar="<NAME[:SETTING=VALUE,...]>")] = Field(
+        (),
+        description="A method or a preset with some of its settings, as in knowledge:alpha=0.5; the setting layer says "
+        f"where its encoder is cut. May be repeated. Default: {DEFAULT}, unless --results or --peer-weights is given.",
+    )
+    results: Annotated[tuple[str, ...], typer.Option("--results", metavar="<NAME=DIR>")] = Field(
+        (),
+        description="A folder of finished pictures called PHOTOGRAPH__PAINTING.png, both names without endings; may be "
+        "repeated.",
+    )
+    peer_weights: Path | None = Field(
+        None, description="A folder with the published networks of AdaIN, WCT and style-swap."
+    )
+    vgg_weights: Annotated[str | None, typer.Option("--vgg-weights", metavar="<FILE|torchvision>")] = Field(
+        None, description="VGG-19 for style distance and structure, which are left out without it."
+    )
+    size: int = Field(
+        DEFAULT_SIZE,
+        ge=SMALLEST_SIDE,
+        le=LARGEST_SIZE,
+        description="Long side of all pictures in pixels; none is enlarged.",
+    )
+
+    def contenders(self) -> tuple[list[Contender], dict[str, str]]:
+        """Return those that are compared, the photograph first, and why others are absent."""
+        chosen = self.method or (() if self.results or self.peer_weights else (DEFAULT,))
+        peers, absent = load_peers(self.peer_weights) if self.peer_weights else ([], {})
+        return [Unedited(), *read_contenders(chosen, self.results, self.size), *peers], absent
+
+
+class Written(options.Options):
+    """What is written beside the figures."""
+
+    out: Path | None = Field(None, description="The folder for a page, index.html, and its pictures.")
+    images: int = Field(24, ge=1, description="Most pairs on the page.")
+    pictures: Path | None = Field(None, description="A new folder for all results: METHOD/PHOTOGRAPH__PAINTING.png.")
+
+
 def style_command(
     photographs: Annotated[list[str], typer.Argument(help="Photographs: paths, folders, globs or URIs.")],
-    *,
     style: Annotated[list[str], typer.Option("--style", help="A painting, or a place of paintings; may be repeated.")],
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="<NAME[:SETTING=VALUE,...]>",
-            help=f"A method or a preset with some of its settings, as in knowledge:alpha=0.5; the setting layer says "
-            f"where its encoder is cut. May be repeated. Default: {DEFAULT}, unless --results or --peer-weights is "
-            "given.",
-        ),
-    ] = None,
-    results: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--results",
-            metavar="<NAME=DIR>",
-            help="A folder of finished pictures called PHOTOGRAPH__PAINTING.png, both names without endings; may be "
-            "repeated.",
-        ),
-    ] = None,
-    peer_weights: Annotated[
-        Path | None,
-        typer.Option("--peer-weights", help="A folder with the published networks of AdaIN, WCT and style-swap."),
-    ] = None,
-    vgg_weights: Annotated[
-        str | None,
-        typer.Option(
-            "--vgg-weights",
-            metavar="<FILE|torchvision>",
-            help="VGG-19 for style distance and structure, which are left out without it.",
-        ),
-    ] = None,
-    size: Annotated[
-        int,
-        typer.Option(
-            "--size",
-            min=SMALLEST_SIDE,
-            max=LARGEST_SIZE,
-            help="Long side of all pictures, in pixels; none is enlarged.",
-        ),
-    ] = DEFAULT_SIZE,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The folder for a page, index.html, and its pictures.")
-    ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="Most pairs on the page.")] = 24,
-    pictures: Annotated[
-        Path | None,
-        typer.Option("--pictures", help="A new folder for all results: METHOD/PHOTOGRAPH__PAINTING.png."),
-    ] = None,
+    *,
+    compared: Compared,
+    written: Written,
     how: options.Threads,
     json: options.Json = False,
 ) -> int:
@@ -100,27 +96,24 @@ def style_command(
     kt-batch evaluate style photos --style paintings --method knowledge --method knowledge:alpha=0.5 --out sheet
     """
     numerics = fix_numerics(how.threads)
-    chosen = method or ([] if results or peer_weights else [DEFAULT])
-    contenders = read_contenders(chosen, results or [], size)
-    peers, absent = load_peers(peer_weights) if peer_weights else ([], {})
-    network = load_network(vgg_weights)
-    read = read_pictures(photographs, size, "photographs"), read_pictures(style, size, "paintings")
-    given = StylePictures(*read, size)
-    writer = ResultFolder(pictures) if pictures else None
+    writer = ResultFolder(written.pictures) if written.pictures else None
+    contenders, absent = compared.contenders()
+    network = load_network(compared.vgg_weights)
+    read = read_pictures(photographs, compared.size, "photographs"), read_pictures(style, compared.size, "paintings")
+    given = StylePictures(*read, compared.size)
     with ExitStack() as stack:
         page = None
-        if out:
+        if written.out:
             inputs = Inputs(images=[*photographs, *style])
-            page = stack.enter_context(StylePage(out, inputs, spread_pairs(given, images)))
+            page = stack.enter_context(StylePage(written.out, inputs, spread_pairs(given, written.images)))
             for painting in given.paintings:
                 page.add_painting(painting.id, bytes_of(painting.image))
-        everyone: list[Contender] = [Unedited(), *contenders, *peers]
         display = stack.enter_context(ProgressDisplay())
-        report = evaluate_style(given, everyone, absent, network, numerics, _show(page, writer), display)
+        report = evaluate_style(given, contenders, absent, network, numerics, _show(page, writer), display)
         content = asdict(report)
-        written = str(page.write(content)) if page else None
-    lines = [*style_lines(report), *([f"Open {written}"] if written else [])]
-    print_summary({"page": written, **content}, lines, json)
+        place = str(page.write(content)) if page else None
+    lines = [*style_lines(report), *([f"Open {place}"] if place else [])]
+    print_summary({"page": place, **content}, lines, json)
     return 0
 
 
