@@ -15,6 +15,7 @@ from pathlib import Path
 from kt_batch.cli.contenders import read_results
 from kt_batch.evaluation.style.blind import key_text, write_looks
 from kt_batch.evaluation.style.pictures import read_pictures
+from kt_batch.store.images.reader_process import ImageReaderProcess
 
 
 def main() -> None:
@@ -31,14 +32,15 @@ def main() -> None:
     given = parser.parse_args()
     if given.key.exists() or given.out.resolve() in given.key.resolve().parents:
         parser.error(f"--key '{given.key}' exists already or lies among the pictures; name another file.")
-    key = write_looks(
-        read_pictures(given.photographs, given.size, "photographs"),
-        read_pictures(given.paintings, given.size, "paintings"),
-        [read_results(text, given.size) for text in given.results],
-        given.out,
-        seed=given.seed,
-        both_orders=given.both_orders,
-    )
+    with ImageReaderProcess() as reader:
+        key = write_looks(
+            read_pictures(given.photographs, given.size, "photographs", reader.decode),
+            read_pictures(given.paintings, given.size, "paintings", reader.decode),
+            [read_results(text, given.size, reader.decode) for text in given.results],
+            given.out,
+            seed=given.seed,
+            both_orders=given.both_orders,
+        )
     given.key.write_text(key_text(key))
     print(f"{len(key)} pictures in {given.out}; their key is {given.key}.")
 

@@ -12,6 +12,7 @@ from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.config import Layer, describe_fault
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.style.contenders import Contender, Finished, OwnMethod
+from kt_batch.evaluation.style.pictures import Decode
 from kt_batch.methods.presets import PRESETS
 from kt_batch.methods.table import METHODS
 
@@ -54,16 +55,16 @@ def _setting(text: str, part: str) -> tuple[str, str]:
     return key.replace("-", "_"), value
 
 
-def read_results(text: str, size: int) -> Finished:
+def read_results(text: str, size: int, decode: Decode) -> Finished:
     """Read `NAME=DIR`. Raises UsageError for another form, and MissingError when there is no such folder."""
     name, equals, folder = text.partition("=")
     if not name or not folder:
         raise UsageError(f"--results got '{text}'; give NAME=DIR, as in theirs=folder.")
     del equals
-    return Finished(name, Path(folder), size)
+    return Finished(name, Path(folder), size, decode)
 
 
-def read_contenders(methods: Sequence[str], results: Sequence[str], size: int) -> list[Contender]:
-    """Return the contenders that `--method` and `--results` name, in this order."""
+def read_contenders(methods: Sequence[str], results: Sequence[str], size: int, decode: Decode) -> list[Contender]:
+    """Return the contenders that `--method` and `--results` name, in this order; `decode` reads finished pictures."""
     ours: list[Contender] = [read_method(text, size) for text in methods]
-    return [*ours, *(read_results(text, size) for text in results)]
+    return [*ours, *(read_results(text, size, decode) for text in results)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
 from kt_batch.cli.contenders import read_contenders
-from kt_batch.cli.output import print_summary
+from kt_batch.cli.output import counted, print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.config import DEFAULT_SIZE, LARGEST_SIZE
 from kt_batch.errors import StorageError, UsageError
@@ -23,7 +23,7 @@ from kt_batch.evaluation.style.compare import Show
 from kt_batch.evaluation.style.contenders import Contender, Unedited, result_names
 from kt_batch.evaluation.style.evaluate import StylePictures, evaluate_style, load_network, spread_pairs
 from kt_batch.evaluation.style.peers import load_peers
-from kt_batch.evaluation.style.pictures import StylePicture, bytes_of, read_pictures
+from kt_batch.evaluation.style.pictures import Decode, StylePicture, bytes_of, read_pictures
 from kt_batch.evaluation.style.pixels import SMALLEST_SIDE
 from kt_batch.evaluation.style.report import MethodReport, StyleReport
 from kt_batch.methods.features import to_pixels
@@ -31,6 +31,7 @@ from kt_batch.methods.table import DEFAULT
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.report.style_page import COLUMNS, UNEDITED, StylePage
 from kt_batch.store.images.files import encode
+from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.targets import Inputs, write_file
 
 
@@ -65,11 +66,14 @@ class Compared(options.Options):
         description="Long side of all pictures in pixels; none is enlarged.",
     )
 
-    def contenders(self) -> tuple[list[Contender], dict[str, str]]:
-        """Return those that are compared, the photograph first, and why others are absent."""
+    def contenders(self, decode: Decode) -> tuple[list[Contender], dict[str, str]]:
+        """Return those that are compared, the photograph first, and why others are absent.
+
+        decode: reads finished pictures.
+        """
         chosen = self.method or (() if self.results or self.peer_weights else (DEFAULT,))
         peers, absent = load_peers(self.peer_weights) if self.peer_weights else ([], {})
-        return [Unedited(), *read_contenders(chosen, self.results, self.size), *peers], absent
+        return [Unedited(), *read_contenders(chosen, self.results, self.size, decode), *peers], absent
 
 
 class Written(options.Options):
@@ -97,11 +101,15 @@ def style_command(
     """
     numerics = fix_numerics(how.threads)
     writer = ResultFolder(written.pictures) if written.pictures else None
-    contenders, absent = compared.contenders()
-    network = load_network(compared.vgg_weights)
-    read = read_pictures(photographs, compared.size, "photographs"), read_pictures(style, compared.size, "paintings")
-    given = StylePictures(*read, compared.size)
     with ExitStack() as stack:
+        decode = stack.enter_context(ImageReaderProcess()).decode
+        contenders, absent = compared.contenders(decode)
+        network = load_network(compared.vgg_weights)
+        given = StylePictures(
+            photographs=read_pictures(photographs, compared.size, "photographs", decode),
+            paintings=read_pictures(style, compared.size, "paintings", decode),
+            size=compared.size,
+        )
         page = None
         if written.out:
             inputs = Inputs(images=[*photographs, *style])
@@ -158,7 +166,7 @@ def style_lines(report: StyleReport) -> list[str]:
     columns = [column for column in COLUMNS if column[0] not in report.absent]
     width = max(len(method.name) for method in report.methods)
     headings = "  ".join(f"{heading.lower():>14s}" for _, heading, _ in columns)
-    counts = f"{len(report.photographs)} photographs after {len(report.paintings)} paintings"
+    counts = f"{counted(len(report.photographs), 'photograph')} after {counted(len(report.paintings), 'painting')}"
     lines = [
         f"{counts}, long side at most {report.size} pixels. Means and their 95 % intervals:",
         f"  {'':{width}s}  pairs  {headings}  seconds",

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, MethodConfig, describe_fault
 from kt_batch.errors import MissingError, UsageError
-from kt_batch.evaluation.style.pictures import StylePicture, in_size_of, read_picture
+from kt_batch.evaluation.style.pictures import Decode, StylePicture, in_size_of, read_picture
 from kt_batch.methods.base import UNCHANGED, Need, Resources
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, load_decoder
 from kt_batch.pipelines.encoders import new_encoder
 from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.single import index_patches
+from kt_batch.store.images.files import decode
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
@@ -136,11 +137,11 @@ class Finished:
 
     kind = "results"
 
-    def __init__(self, name: str, folder: Path, size: int) -> None:
-        """Take the folder. Raises MissingError when there is none."""
+    def __init__(self, name: str, folder: Path, size: int, decode: Decode = decode) -> None:
+        """Take the folder, and what decodes its files. Raises MissingError when there is none."""
         if not folder.is_dir():
             raise MissingError(f"The folder '{folder}' of --results {name} does not exist.")
-        self.name, self._folder, self._size = name, folder, size
+        self.name, self._folder, self._size, self._decode = name, folder, size, decode
         self.settings: Mapping[str, Any] = {"folder": str(folder)}
 
     def after(self, painting: StylePicture) -> Translate:
@@ -154,7 +155,7 @@ class Finished:
         path = self._find(result_names(photograph, painting))
         if path is None:
             raise MissingError(f"'{self._folder}' holds no {photograph.name}__{painting.name}.png")
-        return read_picture(str(path.absolute()), self._size)
+        return read_picture(str(path.absolute()), self._size, self._decode)
 
     def _find(self, names: Iterable[str]) -> Path | None:
         paths = (self._folder / f"{name}{ending}" for name in names for ending in ENDINGS)

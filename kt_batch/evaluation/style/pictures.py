@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -16,11 +16,14 @@ from kt_batch.evaluation.style.pixels import SMALLEST_SIDE
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.store.images.file_bytes import Data
 from kt_batch.store.images.files import WorkingImage, decode, image_id, resized
 from kt_batch.store.inputs import read_input
 
 STRIDE = 8  # both sides are multiples of it, so that no network pads
 MOST_PICTURES = 200  # photographs or paintings of one evaluation, which are kept in memory
+
+Decode = Callable[[Data, int], WorkingImage]  # bytes of a file, long side -> its pixels
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,14 @@ class StylePicture:
         return to_tensor(self.working.pixels)
 
 
-def read_pictures(places: Sequence[str], size: int, what: str) -> list[StylePicture]:
+def read_pictures(places: Sequence[str], size: int, what: str, decode: Decode = decode) -> list[StylePicture]:
     """Read all images of places, by ascending image id; equal images count once.
 
     Args:
         places: paths, folders, patterns or URIs.
         size: long side in pixels; nothing is enlarged. The right and the lower border are cropped to multiples of 8.
         what: `photographs` or `paintings`, for messages.
+        decode: turns the bytes of a file into pixels; that of an `ImageReaderProcess` for files of strangers.
 
     Raises:
         RejectError: an image cannot be used.
@@ -56,11 +60,13 @@ def read_pictures(places: Sequence[str], size: int, what: str) -> list[StylePict
     found = find_images(places, (), no_progress).inputs
     if not 0 < len(found) <= MOST_PICTURES:
         raise UsageError(f"There are {len(found)} {what}; allowed are 1 to {MOST_PICTURES}.")
-    pictures = {picture.id: picture for picture in (read_picture(source.uri, size) for source in reversed(found))}
+    pictures = {
+        picture.id: picture for picture in (read_picture(source.uri, size, decode) for source in reversed(found))
+    }
     return [pictures[identity] for identity in sorted(pictures)]
 
 
-def read_picture(uri: str, size: int) -> StylePicture:
+def read_picture(uri: str, size: int, decode: Decode = decode) -> StylePicture:
     """Read one image. Raises RejectError and UsageError, which name it."""
     data = read_input(uri)
     try:
