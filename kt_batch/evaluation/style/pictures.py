@@ -60,9 +60,8 @@ def read_pictures(places: Sequence[str], size: int, what: str, decode: Decode = 
     found = find_images(places, (), no_progress).inputs
     if not 0 < len(found) <= MOST_PICTURES:
         raise UsageError(f"There are {len(found)} {what}; allowed are 1 to {MOST_PICTURES}.")
-    pictures = {
-        picture.id: picture for picture in (read_picture(source.uri, size, decode) for source in reversed(found))
-    }
+    read = (read_picture(source.uri, size, decode) for source in reversed(found))
+    pictures = {picture.id: picture for picture in read}
     return [pictures[identity] for identity in sorted(pictures)]
 
 
