@@ -193,5 +193,5 @@ def _method_lines(method: MethodReport, columns: list[tuple[str, str, int]], wid
         f"  {'':{width}s}  {'':5s}  {'  '.join(bounds)}".rstrip(),
     ]
     if method.missing:
-        lines.append(f"    {len(method.missing)} results are missing; the first: {method.missing[0]}")
+        lines.append(f"    missing results: {len(method.missing)}; the first: {method.missing[0]}")
     return lines

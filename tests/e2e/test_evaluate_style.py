@@ -101,3 +101,16 @@ def test_without_vgg_the_table_says_what_is_left_out(images: Path) -> None:
     assert "No structure: VGG-19 is not given" in ended.out
     assert "patch realism" in ended.out
     assert "  knowledge" in ended.out  # the default method
+
+
+def test_a_missing_result_is_counted_and_named(
+    images: Path, everything: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = everything
+    (tmp_path / "some").mkdir()
+    kept = "first__first.png"
+    (tmp_path / "some" / kept).write_bytes((folder / "results/knowledge" / kept).read_bytes())
+    ended = evaluate(images, "--results", f"some={tmp_path / 'some'}", "--out", tmp_path / "sheet")
+    assert ended.code == 0, ended.err
+    assert "missing results: 3; the first: " in ended.out
+    assert "Missing results of some: 3; the first: " in (tmp_path / "sheet/index.html").read_text()

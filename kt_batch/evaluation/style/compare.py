@@ -11,10 +11,10 @@ from statistics import fmean
 from torch import Tensor
 
 from kt_batch.errors import MissingError, RejectError, UsageError
-from kt_batch.evaluation.style.contenders import Contender, Finished, Translate
+from kt_batch.evaluation.style.contenders import Contender, Finished, Translate, Unedited
 from kt_batch.evaluation.style.measures import StyleMeasures, StyleValues
 from kt_batch.evaluation.style.pictures import StylePicture, as_written
-from kt_batch.evaluation.style.report import MethodReport, PairReport, curve_name, means_of
+from kt_batch.evaluation.style.report import MethodReport, PairReport, curve_name, differences_of, means_of
 from kt_batch.pipelines.progress import Progress, Step
 
 Show = Callable[[StylePicture, StylePicture, str, Tensor], None]  # photograph, painting, method, result as written
@@ -72,7 +72,8 @@ def compare(
                     mine.values[photograph.id, painting.id] = values
                     show(photograph, painting, contender.name, result)
     pairs = tuple(_pair(photograph, painting, kept) for photograph in photographs for painting in paintings)
-    return tuple(_method(contender, kept[contender.name], pairs) for contender in contenders), pairs
+    baseline = next((each.name for each in contenders if each.kind != Unedited.kind), "")
+    return tuple(_method(contender, kept[contender.name], pairs, baseline) for contender in contenders), pairs
 
 
 def _check_distinct(names: Sequence[str]) -> None:
@@ -111,7 +112,7 @@ def _pair(photograph: StylePicture, painting: StylePicture, kept: Mapping[str, _
     return PairReport(photograph.id, painting.id, values, seconds)
 
 
-def _method(contender: Contender, mine: _Kept, pairs: Sequence[PairReport]) -> MethodReport:
+def _method(contender: Contender, mine: _Kept, pairs: Sequence[PairReport], baseline: str) -> MethodReport:
     timed = contender.kind in ("method", "peer") and mine.seconds
     return MethodReport(
         name=contender.name,
@@ -122,6 +123,7 @@ def _method(contender: Contender, mine: _Kept, pairs: Sequence[PairReport]) -> M
         missing=tuple(mine.missing),
         pairs=len(mine.values),
         means=means_of(contender.name, pairs),
+        differences={} if contender.name == baseline else differences_of(contender.name, baseline, pairs),
         seconds=round(fmean(mine.seconds.values()), 3) if timed else None,
         preparation=round(fmean(mine.preparation), 3) if timed else None,
     )

@@ -56,7 +56,8 @@ class MethodReport:
 
     kind: `photograph`, `method`, `results` or `peer`. curve: name of its strength curve, shared by methods that differ
     in strength alone. absent: why there are no results at all. missing: why single results are missing. means: by
-    measure; a measure without any value is left out. seconds: mean of one result; None for finished pictures.
+    measure; a measure without any value is left out. differences: the same, less the first method after the photograph.
+    seconds: mean of one result; None for finished pictures.
     preparation: mean seconds of preparing one painting.
     """
 
@@ -68,6 +69,7 @@ class MethodReport:
     missing: tuple[str, ...] = ()
     pairs: int = 0
     means: dict[str, Mean] = field(default_factory=dict)
+    differences: dict[str, Mean] = field(default_factory=dict)
     seconds: float | None = None
     preparation: float | None = None
 
@@ -97,16 +99,31 @@ def curve_name(method: str, settings: Mapping[str, Any]) -> str:
 
 def means_of(method: str, pairs: Sequence[PairReport]) -> dict[str, Mean]:
     """Return the mean of each measure over the pairs that have it."""
-    means = {}
+    cells = {measure: _cells(method, measure, pairs) for measure in MEASURES}
+    return {measure: bootstrap_mean(values) for measure, values in cells.items() if values}
+
+
+def differences_of(method: str, baseline: str, pairs: Sequence[PairReport]) -> dict[str, Mean]:
+    """Return the mean of each measure less that of a baseline, over the pairs that have both.
+
+    Its interval says whether two methods differ: what makes a painting hard for both is no part of it.
+    """
+    differences = {}
     for measure in MEASURES:
-        cells = {
-            (pair.photograph, pair.painting): value
-            for pair in pairs
-            if method in pair.values and (value := getattr(pair.values[method], measure)) is not None
-        }
+        own, theirs = _cells(method, measure, pairs), _cells(baseline, measure, pairs)
+        cells = {key: own[key] - theirs[key] for key in own if key in theirs}
         if cells:
-            means[measure] = bootstrap_mean(cells)
-    return means
+            differences[measure] = bootstrap_mean(cells)
+    return differences
+
+
+def _cells(method: str, measure: str, pairs: Sequence[PairReport]) -> dict[tuple[str, str], float]:
+    """Return the values of one method that exist, by photograph and painting."""
+    return {
+        (pair.photograph, pair.painting): value
+        for pair in pairs
+        if method in pair.values and (value := getattr(pair.values[method], measure)) is not None
+    }
 
 
 def bootstrap_mean(cells: Mapping[tuple[str, str], float]) -> Mean:

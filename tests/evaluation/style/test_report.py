@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kt_batch.evaluation.style.report import bootstrap_mean, curve_name
+from kt_batch.evaluation.style.measures import StyleValues
+from kt_batch.evaluation.style.report import PairReport, bootstrap_mean, curve_name, differences_of, means_of
+
+
+def values(structure: float | None) -> StyleValues:
+    return StyleValues(None, structure, 0.5, 0.5, None, 0.1, 0.1, None, [0.5] * 4)
 
 
 def test_equal_values_have_an_interval_without_width() -> None:
@@ -18,6 +23,25 @@ def test_few_paintings_widen_the_interval_though_there_are_many_pairs() -> None:
     cells = {(str(photograph), painting): float(painting == "y") for photograph in range(40) for painting in "xy"}
     mean = bootstrap_mean(cells)
     assert (mean.mean, mean.low, mean.high, mean.pairs) == (0.5, 0, 1, 80)
+
+
+def test_a_constant_gain_is_certain_though_pairs_differ() -> None:
+    hard, easy = (PairReport("a", name, {}, {}) for name in "xy")
+    hard.values.update(one=values(0.2), other=values(0.1))
+    easy.values.update(one=values(0.9), other=values(0.8))
+    mean, difference = means_of("one", [hard, easy]), differences_of("one", "other", [hard, easy])
+    assert (mean["structure"].low, mean["structure"].high) == (0.2, 0.9)
+    assert (difference["structure"].low, difference["structure"].high) == (0.1, 0.1)
+
+
+def test_measures_and_differences_are_of_the_pairs_that_have_them() -> None:
+    pairs = [PairReport("a", name, {}, {}) for name in "xyz"]
+    for pair, structure in zip(pairs, (0.5, None, 0.7), strict=True):
+        pair.values["one"] = values(structure)
+    pairs[0].values["other"] = values(0.4)
+    assert means_of("one", pairs)["structure"].pairs == 2
+    assert differences_of("one", "other", pairs)["structure"].pairs == 1
+    assert "blotchiness" not in means_of("one", pairs)
 
 
 def test_missing_pairs_are_left_out_of_the_mean() -> None:
