@@ -1,4 +1,4 @@
-"""The commands that measure how good results are: `evaluate pairs`."""
+"""The commands that measure how good results are: `evaluate pairs`; `evaluate style` is in `style.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
+from kt_batch.cli.style import add_style
 from kt_batch.evaluation.paired_library import evaluate_library
 from kt_batch.evaluation.pairs import PairsReport
 from kt_batch.methods.retouch.config import FitConfig
@@ -75,3 +76,6 @@ def pairs_lines(report: PairsReport) -> list[str]:
         f"  {gain.mean:+.2f} dB over {gain.over} (95 %: {gain.low:+.2f} to {gain.high:+.2f})" for gain in report.gains
     )
     return [*lines, *gains]
+
+
+add_style(evaluate_app)

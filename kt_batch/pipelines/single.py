@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from kt_batch.errors import RejectError, UsageError
 from kt_batch.index.ids import ID_BYTES, unpack_ids
 from kt_batch.index.index import Index, build_in_memory
 from kt_batch.kernels.haar import haar
-from kt_batch.methods.base import LevelProvenance, Method, PatchProvenance, Resources, SourceProvenance
+from kt_batch.methods.base import LevelProvenance, Method, Need, PatchProvenance, Resources, SourceProvenance
 from kt_batch.methods.features import timed, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
@@ -66,7 +66,18 @@ class Networks:
         """The fields of a configuration that name the decoders."""
         if self.decoder is not None:
             return {"decoder_sha256": self.decoder.sha256}
+        if not self.decoders:
+            return {}
         return {"decoders_sha256": tuple(decoder.sha256 for decoder in self.decoders.values())}
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """The fields of `Resources` that hold the networks."""
+        return {
+            "encoder": self.encoder.network,
+            "decoder": self.decoder.network if self.decoder else None,
+            "decoders": {layer: loaded.network for layer, loaded in self.decoders.items()},
+        }
 
 
 def load_networks(source: EncoderSource, method: type[Method], layer: str, decoder_weights: str | None) -> Networks:
@@ -79,8 +90,10 @@ def load_networks(source: EncoderSource, method: type[Method], layer: str, decod
         decoder_weights: A file for that decoder; None: the shipped one.
     """
     encoder = load_encoder(source)
-    if method.levels:
+    if Need.DECODERS in method.needs:
         return Networks(encoder, None, load_decoders(encoder, source.name, method.levels))
+    if Need.DECODER not in method.needs:
+        return Networks(encoder, None, {})
     return Networks(encoder, load_decoder(encoder, source.name, layer, decoder_weights), {})
 
 
@@ -118,12 +131,8 @@ def translate_one(
         found = find_images(paintings, (), no_progress)
         names, images, library = _extract(found.inputs, encoder, config)
     with timed(seconds, "index"):
-        space: Literal["raw", "centred"] = "centred" if method.levels else "raw"
-        channels = encoder.channels_at(_layer(config))
-        index = index_in_memory(library, channels, IndexConfig(match_space=space))
-    decoder = networks.decoder.network if networks.decoder else None
-    decoders = {layer: loaded.network for layer, loaded in networks.decoders.items()}
-    made = method(config, Resources(encoder, decoder, index, decoders, images))
+        index = index_for(method, library, encoder, cast("EncoderConfig", config.encoder))
+    made = method(config, Resources(**networks.resources, index=index, images=images))
     result = made.translate(to_tensor(pad_to(working.pixels, made.stride)))
     sources = _coarsest(result.provenance)
     counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
@@ -171,6 +180,12 @@ def _extract(
             images[identity] = to_tensor(pad_to(painting.pixels, stride))
             tables.append(image_patches(encoder, painting, identity, extraction))
     return names, images, pa.concat_tables(tables)
+
+
+def index_for(method: type[Method], library: pa.Table, encoder: Encoder, config: EncoderConfig) -> Index:
+    """Index a table of patches in memory, in the match space that suits a method."""
+    space: Literal["raw", "centred"] = "centred" if method.levels else "raw"
+    return index_in_memory(library, encoder.channels_at(config.layer), IndexConfig(match_space=space))
 
 
 def index_in_memory(library: pa.Table, channels: int, config: IndexConfig) -> Index:

@@ -16,7 +16,7 @@ from kt_batch.models.weights import shipped
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.support.tiny import draw, draw_all, hashes
 
-GROUPS = {"bench": ["growth", "models", "paper", "search"], "evaluate": ["pairs"]}
+GROUPS = {"bench": ["growth", "models", "paper", "search"], "evaluate": ["pairs", "style"]}
 
 
 def commands() -> dict[str, Any]:
