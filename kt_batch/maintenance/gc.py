@@ -26,6 +26,7 @@ from kt_batch.store.paired import PairedLibrary, fit_digests, read_fit_summaries
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, RunHeader
+from kt_batch.store.statistics import named_files, read_statistics_summaries, statistics_digests
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
@@ -139,6 +140,8 @@ def survey(opened: Opened) -> Survey:
         possible, named = set(), indexes.named if indexes else set()
         kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS
     fits, left = _fit_files(opened.location, names) if isinstance(opened, PairedLibrary) else (set(), set())
+    if isinstance(opened, Library):
+        fits, left = _statistics_files(opened.location, names)
     possible = possible | left
     orphans: list[str] = []
     foreign: list[str] = []
@@ -165,6 +168,20 @@ def _fit_files(location: Location, names: Collection[str]) -> tuple[set[str], se
     named = {layout.blob_path(layout.FITS, fit.arrays_sha256) for fit in summaries}
     unnamed = {name for name in files - named if layout.parse_fit_path(name) is None}
     left = unnamed if len(summaries) == len(fit_digests(location)) else set()
+    return files - left, left
+
+
+def _statistics_files(location: Location, names: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the files of statistics that are kept, and those that neither a summary nor a receipt names.
+
+    While a summary is not readable, it may name any numbers.
+    """
+    files = {name for name in names if layout.is_statistics_file(name)}
+    named = set(named_files(location)) if files else set()
+    parts = {name for name in files if layout.is_statistics_part(name)}
+    blobs = {name for name in files if layout.is_statistics_blob(name)}
+    readable = not files or len(read_statistics_summaries(location)) == len(statistics_digests(location))
+    left = (parts | (blobs if readable else set())) - named
     return files - left, left
 
 

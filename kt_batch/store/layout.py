@@ -5,6 +5,7 @@ those that begin with `parse_` read one and return None when the path is of anot
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/[<layer@scale>/]  working/  rejects/  options/  index/
     RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
+    statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
@@ -25,6 +26,7 @@ RECEIPTS = "receipts"
 OPTIONS = "options"
 INDEX = "index"
 FITS = "fits"  # of a paired library
+STATISTICS = "statistics"  # of a library
 
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
@@ -39,7 +41,7 @@ RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
 OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS, OUTPUT_SHARDS}
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, STATISTICS, OUTPUTS, OUTPUT_SHARDS}
 
 SHARDS = f"{INDEX}/shards"
 
@@ -47,6 +49,8 @@ SHARDS = f"{INDEX}/shards"
 SAMPLE = "sample"
 ROUTED = "routed"
 MEMBERS = "members"
+
+MOMENTS = "moments"  # table kind inside STATISTICS
 TOP = "top"
 SUBTREES = "subtrees"
 
@@ -64,6 +68,10 @@ _OPTIONS = re.compile(rf"{OPTIONS}/[a-z_-]+-[0-9a-f]{{8}}\.yaml")
 _SHARD = re.compile(rf"{SHARDS}/({_SHA256})")
 _FIT = re.compile(rf"{FITS}/({_HEX16})\.json")
 _FIT_FILE = re.compile(rf"{FITS}/(?:{_HEX16}\.json|{_SHA256})")
+_STATISTICS = re.compile(rf"{STATISTICS}/({_HEX16})\.json")
+_STATISTICS_FILE = re.compile(
+    rf"{STATISTICS}/(?:{_HEX16}\.json|{_SHA256}|{_RECEIPT_PATTERN}|{MOMENTS}/part-{_HEX16}-{_HEX16}\.parquet)"
+)
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
 _INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
@@ -200,6 +208,35 @@ def parse_fit_path(path: str) -> str | None:
 def is_fit_file(path: str) -> bool:
     """Tell whether `path` is that of a file of a fit."""
     return _FIT_FILE.fullmatch(path) is not None
+
+
+# ---- statistics of a library ----------------------------------------------------------------------------------------
+
+
+def statistics_path(digest: str) -> str:
+    """Return the path of the summary of statistics, whose presence commits them."""
+    return f"{STATISTICS}/{digest}.json"
+
+
+def parse_statistics_path(path: str) -> str | None:
+    """Return the digest in the path of the summary of statistics."""
+    match = _STATISTICS.fullmatch(path)
+    return match[1] if match else None
+
+
+def is_statistics_blob(path: str) -> bool:
+    """Tell whether `path` is that of the moments of a library, named by their SHA-256."""
+    return re.fullmatch(rf"{STATISTICS}/{_SHA256}", path) is not None
+
+
+def is_statistics_part(path: str) -> bool:
+    """Tell whether `path` is that of a part with the moments of images."""
+    return is_statistics_file(path) and path.startswith(f"{STATISTICS}/{MOMENTS}/")
+
+
+def is_statistics_file(path: str) -> bool:
+    """Tell whether `path` is that of a file of statistics."""
+    return _STATISTICS_FILE.fullmatch(path) is not None
 
 
 # ---- indexes ---------------------------------------------------------------------------------------------------------
