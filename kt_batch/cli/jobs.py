@@ -5,6 +5,7 @@ They run on Ray by default, and the caller decides how many rejected inputs a su
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -29,7 +30,7 @@ from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.finish import build_index
+from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.pairs.fit import fit
 from kt_batch.store.manifest_files import read_manifests
 
@@ -99,11 +100,15 @@ def build_library(
         release_gpus(running)  # building an index uses no GPU
         indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
-    summary = {"extract": asdict(extracted), "index": asdict(indexed[0])}
-    if len(indexed) > 1:
-        summary["further_indexes"] = {each.key: asdict(each) for each in indexed[1:]}
+    summary = {"extract": asdict(extracted), **_index_facts(indexed)}
     print_summary(summary, [*extract_lines(extracted), *chain(*map(index_lines, indexed))], json)
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
+
+
+def _index_facts(built: Sequence[BuildSummary]) -> dict[str, object]:
+    """Return the index of the base key, and by key those of the further ones, if there are any."""
+    further = {each.key: asdict(each) for each in built[1:]}
+    return {"index": asdict(built[0]), **({"further_indexes": further} if further else {})}
 
 
 def translate_images(
