@@ -5,7 +5,7 @@ They run on Ray by default, and the caller decides how many rejected inputs a su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -32,6 +32,7 @@ from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.pairs.fit import fit
+from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -79,11 +80,7 @@ def build_library(
     cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest, estimate_request)
-        paired, fitted = run_pairs(wanted), fit(library, FitConfig(), how.threads)
-        save_options(library, "build_library", context.params)
-        both = {"extract": asdict(paired), "fit": asdict(fitted)}
-        print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
-        return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
+        return _build_paired(wanted, context.params, bounds, json)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
@@ -100,9 +97,21 @@ def build_library(
         release_gpus(running)  # building an index uses no GPU
         indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
-    summary = {"extract": asdict(extracted), **_index_facts(indexed)}
-    print_summary(summary, [*extract_lines(extracted), *chain(*map(index_lines, indexed))], json)
+    print_summary(
+        {"extract": asdict(extracted)} | _index_facts(indexed),
+        [*extract_lines(extracted), *chain(*map(index_lines, indexed))],
+        json,
+    )
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
+
+
+def _build_paired(wanted: PairsRequest, saved: Mapping[str, object], bounds: RejectBounds, json: bool) -> int:
+    """Extract pairs, fit them, and return the exit code."""
+    paired, fitted = run_pairs(wanted), fit(wanted.library, FitConfig(), wanted.options.threads)
+    save_options(wanted.library, "build_library", saved)
+    both = {"extract": asdict(paired), "fit": asdict(fitted)}
+    print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
+    return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
 
 
 def _index_facts(built: Sequence[BuildSummary]) -> dict[str, object]:

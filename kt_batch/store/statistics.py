@@ -100,23 +100,43 @@ def read_moments(location: Location, part: TableRef, channels: int) -> Iterator[
         yield image, Moments(int(counts[row]), mean[row].astype(np.float64), second[row].astype(np.float64))
 
 
-def image_moments(library: Library, summary: StatisticsSummary) -> Iterator[tuple[str, Moments]]:
+def image_moments(library: Location, summary: StatisticsSummary) -> Iterator[tuple[str, Moments]]:
     """Yield image id (16 hex digits) and moments of each image that statistics cover, each once.
 
     Raises as `read_moments` does; MissingError also where a receipt is gone.
     """
-    location = statistics_location(library.location)
-    receipts, seen = read_build_receipts(location), set()
+    location, seen = statistics_location(library), set()
+    for part in _parts(location, summary):
+        for image, moments in read_moments(location, part, summary.channels):
+            if image not in seen:
+                seen.add(image)
+                yield image.hex(), moments
+
+
+def image_counts(library: Location, summary: StatisticsSummary) -> dict[str, int]:
+    """Return image id (16 hex digits) -> cells of each image that statistics cover. Raises as `image_moments` does."""
+    location = statistics_location(library)
+    counts: dict[str, int] = {}
+    for part in _parts(location, summary):
+        table = read_table(location, part, ["image_id", "count"])
+        rows = zip(table["image_id"].to_pylist(), table["count"].to_pylist(), strict=True)
+        counts.update((image.hex(), count) for image, count in rows)
+    if min(counts.values(), default=0) < 1 or sum(counts.values()) != summary.count:
+        raise DamagedError(
+            f"The statistics {summary.digest} at '{library.uri}' do not add up to {summary.count} cells."
+        )
+    return dict(sorted(counts.items()))
+
+
+def _parts(location: Location, summary: StatisticsSummary) -> Iterator[TableRef]:
+    """Yield the parts of the units of a summary."""
+    receipts = read_build_receipts(location)
     for unit in summary.units:
         if unit not in receipts:
             raise MissingError(
                 f"'{location.uri}' lacks the statistics of the unit {unit}; run kt-batch statistics again."
             )
-        for part in receipts[unit].tables:
-            for image, moments in read_moments(location, part, summary.channels):
-                if image not in seen:
-                    seen.add(image)
-                    yield image.hex(), moments
+        yield from receipts[unit].tables
 
 
 # ---- of a library ----------------------------------------------------------------------------------------------------

@@ -57,14 +57,14 @@ def content(library: Path, key: ScaleKey | None = None) -> tuple[bytes, dict[str
     opened = open_library(str(library))
     summary = find_statistics(opened, key)
     total = read_statistics(opened.location, summary)
-    images = {image: m.mean.tobytes() + m.second.tobytes() for image, m in image_moments(opened, summary)}
+    images = {image: m.mean.tobytes() + m.second.tobytes() for image, m in image_moments(opened.location, summary)}
     return total.mean.tobytes() + total.second.tobytes(), images
 
 
 def test_the_moments_of_an_image_are_those_of_its_features(pictures: Path, library: Path) -> None:
     statistics(library)
     opened, network = open_library(str(library)), load_encoder(EncoderSource()).network
-    found = dict(image_moments(opened, find_statistics(opened)))
+    found = dict(image_moments(opened.location, find_statistics(opened)))
     assert len(found) == 3
     for path in pictures.iterdir():
         data = path.read_bytes()
@@ -80,7 +80,7 @@ def test_the_moments_of_a_library_are_those_of_its_images_by_their_cells(library
     result = statistics(library)
     opened = open_library(str(library))
     total = read_statistics(opened.location, read_statistics_summary(opened.location, result.statistics))
-    images = [moments for _, moments in image_moments(opened, find_statistics(opened))]
+    images = [moments for _, moments in image_moments(opened.location, find_statistics(opened))]
     assert (result.count, result.images, total.count) == (3 * 16 * 13, 3, 3 * 16 * 13)
     assert np.allclose(total.mean, np.mean([image.mean for image in images], axis=0), atol=1e-6)
     assert np.allclose(total.second, np.mean([image.second for image in images], axis=0), atol=1e-6)
