@@ -174,10 +174,13 @@ def _fit_files(location: Location, names: Collection[str]) -> tuple[set[str], se
 def _statistics_files(location: Location, names: Collection[str]) -> tuple[set[str], set[str]]:
     """Return the files of statistics that are kept, and those that neither a summary nor a receipt names.
 
-    While a summary is not readable, it may name any numbers.
+    While a summary is not readable, it may name any numbers; while a receipt is not, any file may be kept.
     """
     files = {name for name in names if layout.is_statistics_file(name)}
-    named = set(named_files(location)) if files else set()
+    try:
+        named = set(named_files(location)) if files else set()
+    except DamagedError:
+        return files, set()
     parts = {name for name in files if layout.is_statistics_part(name)}
     blobs = {name for name in files if layout.is_statistics_blob(name)}
     readable = not files or len(read_statistics_summaries(location)) == len(statistics_digests(location))

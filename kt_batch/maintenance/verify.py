@@ -234,7 +234,11 @@ def _derived_files(opened: Opened) -> list[tuple[str, str]]:
         return [(layout.blob_path(layout.FITS, fit.arrays_sha256), fit.arrays_sha256) for fit in fits]
     if not isinstance(opened, Library):
         return []
-    return [*_index_files(opened.location), *sorted(named_files(opened.location).items())]
+    try:
+        statistics = named_files(opened.location)
+    except DamagedError:  # `_statistics_faults` tells of it
+        statistics = {}
+    return [*_index_files(opened.location), *sorted(statistics.items())]
 
 
 def _fit_faults(location: Location) -> list[str]:
@@ -249,8 +253,12 @@ def _fit_faults(location: Location) -> list[str]:
 
 
 def _statistics_faults(location: Location) -> list[str]:
-    """Return a fault for every summary of statistics that cannot be read."""
+    """Return a fault for every summary of statistics that cannot be read, and for the first such receipt."""
     faults = []
+    try:
+        named_files(location)
+    except DamagedError as error:
+        faults.append(f"{error}; remove that file and run kt-batch statistics again.")
     for digest in statistics_digests(location):
         try:
             read_statistics_summary(location, digest)

@@ -163,6 +163,23 @@ def test_numbers_that_no_summary_can_name_are_kept_while_one_is_unreadable(libra
     assert any("is not the summary of statistics" in fault for fault in verify(str(library), no_progress).faults)
 
 
+def test_a_receipt_that_is_none_is_one_fault_and_no_reason_to_remove_anything(library: Path) -> None:
+    statistics(library)
+    receipt = next((library / "statistics/receipts").iterdir())
+    receipt.write_text("{}")
+    (fault,) = verify(str(library), no_progress).faults
+    assert receipt.name in fault
+    (library / f"statistics/{'a' * 64}").write_bytes(b"x")
+    assert gc(str(library), no_progress).orphans == ()
+
+
+def test_statistics_work_in_a_folder_of_any_name(pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / "a b#c%20d" / "ü?"
+    extracted([pictures], place)
+    assert statistics(place).count == 624
+    assert verify(str(place), no_progress).faults == ()
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

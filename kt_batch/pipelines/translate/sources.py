@@ -166,6 +166,8 @@ def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple
         chosen = choice.statistics
         summary = read_statistics_summary(library.location, chosen) if chosen else find_statistics(library, key)
         named["statistics_digest"], key = summary.digest, summary.key
+    if key not in library.config.keys:
+        raise DamagedError(f"What is made of '{library.location.uri}' is of {key}, and the library keeps no such key.")
     return named, key
 
 
