@@ -1,4 +1,4 @@
-"""Mean and second moment of the cells of feature maps: of one image, and of many in any order."""
+"""Mean and second moment of the cells of feature maps, and those of many images together in any order."""
 
 from __future__ import annotations
 
@@ -38,26 +38,6 @@ class Moments:
         """Return the sample deviation of each channel, (C,): with count - 1, and 0 for a single cell."""
         variance = np.clip(np.diagonal(self.matrix()) - self.mean**2, 0.0, None)
         return np.sqrt(variance * (self.count / max(1, self.count - 1)))
-
-
-def distinct_cells(rows: NDArray[np.int64], cols: NDArray[np.int64], patches: NDArray[np.float16]) -> Floats64:
-    """Return the cells of patches, each once, by row and column: (m, C).
-
-    Args:
-        rows: (n,) of the top-left cells. cols: (n,).
-        cols: (n,) likewise.
-        patches: (n, 4, C), cells a b c d in reading order.
-    """
-    width = int(cols.max()) + 2
-    places = (rows[:, None] + [0, 0, 1, 1]) * width + cols[:, None] + [0, 1, 0, 1]
-    _, first = np.unique(places, return_index=True)
-    return patches.reshape(-1, patches.shape[2])[first].astype(np.float64)
-
-
-def moments_of(cells: Floats64) -> Moments:
-    """Return the moments of cells (n, C), n > 0."""
-    second = cells.T @ cells / len(cells)
-    return Moments(len(cells), cells.mean(axis=0), second[np.triu_indices(cells.shape[1])])
 
 
 class MomentSums:

@@ -60,6 +60,8 @@ _KEY = "relu[1-4]_1@[1-9][0-9]{0,3}"  # layer@scale
 _PART_PATTERN = rf"([a-z_]+|{PATCHES}/{_KEY})/part-({_HEX16})-{_HEX16}\.parquet"
 _RECEIPT_PATTERN = rf"{RECEIPTS}/({_HEX16})\.json"
 
+TABLE_KIND = rf"[a-z][a-z_]{{0,31}}|{PATCHES}/{_KEY}"  # a pattern
+
 _PLAN = re.compile(rf"{PLAN}/(\d{{6}})\.parquet")
 _RECEIPT = re.compile(_RECEIPT_PATTERN)
 _PART = re.compile(_PART_PATTERN)

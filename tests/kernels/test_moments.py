@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kt_batch.kernels.moments import Moments, MomentSums, distinct_cells, moments_of
+from kt_batch.kernels.cells import distinct_cells, moments_of
+from kt_batch.kernels.moments import Moments, MomentSums
 
 
 def test_moments_of_two_cells_of_two_channels() -> None:

@@ -17,7 +17,7 @@ from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
 from kt_batch.config import RunOptions, ScaleKey
 from kt_batch.errors import DamagedError, KtBatchError, MissingError
-from kt_batch.kernels.moments import moments_of
+from kt_batch.kernels.cells import moments_of
 from kt_batch.maintenance.gc import gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.methods.features import encode, to_tensor
@@ -31,6 +31,7 @@ from kt_batch.store.opening import open_library
 from kt_batch.store.statistics import find_statistics, image_moments, read_statistics, read_statistics_summary
 from tests.support.collection import Recorder
 from tests.support.hostile_libraries import column, part_with
+from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 from tests.support.tiny import SIZE, draw, draw_all, extracted, hashes
 
 ONE = RunOptions(threads=1)
@@ -235,3 +236,17 @@ def test_the_table_of_an_image_has_the_upper_triangle_of_its_second_moment(libra
     table = pq.read_table(next((library / "statistics/moments").iterdir()))
     widths = {field.name: field.type.byte_width for field in table.schema if field.name in ("mean", "second")}
     assert widths == {"mean": 8 * channels, "second": 8 * channels * (channels + 1) // 2}
+
+
+def test_statistics_lie_in_a_bucket_as_in_a_folder(
+    pictures: Path,
+    library: Path,
+    moto_server: S3Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = moto_server.new_location(monkeypatch)
+    extracted([pictures], place.uri, also=("relu4_1@32",))
+    made = build_statistics(place.uri, ONE, LocalRunner(), no_progress)
+    assert made.statistics == statistics(library).statistics
+    assert verify(place.uri, no_progress).faults == ()
+    assert gc(place.uri, no_progress).orphans == ()

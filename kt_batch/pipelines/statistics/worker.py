@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 
 from kt_batch.errors import DamagedError
-from kt_batch.kernels.moments import Moments, distinct_cells, moments_of
+from kt_batch.kernels.cells import distinct_cells, moments_of
+from kt_batch.kernels.moments import Moments
 from kt_batch.pipelines.index.plan import PartUnit
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.pipelines.statistics.plan import StatisticsJob
@@ -62,9 +63,11 @@ class StatisticsWorker:
         if not np.isfinite(patches).all():
             raise DamagedError(f"{where} holds patches with NaN or infinity; allowed are finite values")
         rows, cols = (table[name].to_numpy().astype(np.int64) for name in ("row", "col"))
-        images, inverse = np.unique(from_fixed_binary(table["image_id"], "V8", ()), return_inverse=True)
+        ids = from_fixed_binary(table["image_id"], ">u8", ()).astype(np.uint64)
         found = {}
-        for number, image in enumerate(images):
-            chosen = np.flatnonzero(inverse == number)
-            found[image.tobytes()] = moments_of(distinct_cells(rows[chosen], cols[chosen], patches[chosen]))
+        for image in np.unique(ids):
+            chosen = np.flatnonzero(ids == image)
+            found[int(image).to_bytes(8, "big")] = moments_of(
+                distinct_cells(rows[chosen], cols[chosen], patches[chosen])
+            )
         return found
