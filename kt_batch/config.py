@@ -240,6 +240,11 @@ class MethodConfig(Config):
     )
     index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
     fit_digest: str | None = Field(None, description="The fit of a paired library, and so the library's snapshot.")
+    statistics_digest: str | None = Field(
+        None,
+        description="The statistics of a library, and so its snapshot.",
+        exclude_if=lambda digest: digest is None,  # plans of other runs stay as they were
+    )
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
     size: int | None = Field(
         None, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="Long side of the working image, without an encoder."

@@ -1,4 +1,4 @@
-"""The command `index`."""
+"""The commands that build on a library: `index`, `statistics`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
+from kt_batch.pipelines.statistics.finish import StatisticsResult, build_statistics
 
 IndexRun = Annotated[
     RunOptions,
@@ -23,8 +24,9 @@ IndexRun = Annotated[
 
 
 def add_index(app: typer.Typer) -> None:
-    """Give an app the command."""
+    """Give an app the commands."""
     app.command("index")(expand(index_command))
+    app.command("statistics")(expand(statistics_command))
 
 
 def index_command(
@@ -47,6 +49,32 @@ def index_command(
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0
+
+
+def statistics_command(
+    library: Annotated[str, typer.Argument(help="The library: a directory or s3://bucket/prefix.")],
+    how: IndexRun,
+    at: options.At = None,
+    json: options.Json = False,
+) -> int:
+    """Compute count, channel means and second moments of a library's cells, of each image and of all.
+
+    kt-batch statistics monet.lib
+    """
+    key = options.parse_key(at)
+    with make_runner(how) as running, ProgressDisplay() as display:
+        summary = build_statistics(library, how, running, display, key)
+    print_summary(asdict(summary), statistics_lines(summary), json)
+    return 0
+
+
+def statistics_lines(summary: StatisticsResult) -> list[str]:
+    """Return the summary for a person."""
+    state = f"computed in {summary.seconds:.1f} s" if summary.made else "nothing to do: they were computed already"
+    return [
+        f"{summary.library}: statistics {summary.statistics} of {summary.key}, {state}",
+        f"  {summary.count:,} cells of {summary.channels} channels, of {summary.images} images",
+    ]
 
 
 def index_lines(summary: BuildSummary) -> list[str]:

@@ -5,7 +5,7 @@ They run on Ray by default, and the caller decides how many rejected inputs a su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -38,7 +38,7 @@ from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
-from kt_batch.pipelines.index.finish import build_index
+from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.pairs.fit import fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
@@ -107,10 +107,11 @@ def build_library(
         release_gpus(running)  # building an index uses no GPU
         indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
-    summary = {"extract": asdict(extracted), "index": asdict(indexed[0])}
-    if len(indexed) > 1:
-        summary["further_indexes"] = {each.key: asdict(each) for each in indexed[1:]}
-    print_summary(summary, [*extract_lines(extracted), *chain(*map(index_lines, indexed))], json)
+    print_summary(
+        {"extract": asdict(extracted)} | _index_facts(indexed),
+        [*extract_lines(extracted), *chain(*map(index_lines, indexed))],
+        json,
+    )
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
 
 
@@ -121,6 +122,12 @@ def _build_paired(request: PairsRequest, saved: Mapping[str, object], json: bool
     both = {"extract": asdict(paired), "fit": asdict(fitted)}
     print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
     return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
+
+
+def _index_facts(built: Sequence[BuildSummary]) -> dict[str, object]:
+    """Return the index of the base key, and by key those of the further ones, if there are any."""
+    further = {each.key: asdict(each) for each in built[1:]}
+    return {"index": asdict(built[0]), **({"further_indexes": further} if further else {})}
 
 
 def translate_images(

@@ -1,78 +1,70 @@
-"""Mean and covariance of features, and the linear map that gives features the moments of others."""
+"""Mean and second moment of the cells of feature maps, and those of many images together in any order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-FLOOR = 1e-4  # least variance in any direction, as a share of the mean variance of a channel
-FLAT = 1e-6  # and of the wanted mean variance: what has less is one flat colour
-TINY = 1e-20
+Floats64 = NDArray[np.float64]
+
+STEP = 2.0**20  # sums of an image are kept as multiples of 1 / STEP, in two integers of 64 bits
+MOST_IMAGES = 2**22  # whose low parts add up without overflow
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Channel means `(C,)` and covariances `(C, C)` of feature maps, float64."""
+    """count: Cells. mean: (C,) of the cells. second: (C (C + 1) / 2,), the upper triangle of the mean of x x^T."""
 
-    mean: Tensor
-    covariance: Tensor
+    count: int
+    mean: Floats64
+    second: Floats64
 
     @property
-    def deviation(self) -> Tensor:
-        """The standard deviation of each channel, `(C,)` float64."""
-        return self.covariance.diagonal().clamp(min=0).sqrt()
+    def channels(self) -> int:
+        """Return C."""
+        return len(self.mean)
+
+    def matrix(self) -> Floats64:
+        """Return the second moment as a symmetric matrix (C, C)."""
+        matrix = np.empty((self.channels, self.channels))
+        upper = np.triu_indices(self.channels)
+        matrix[upper] = self.second
+        matrix.T[upper] = self.second
+        return matrix
+
+    def deviation(self) -> Floats64:
+        """Return the sample deviation of each channel, (C,): with count - 1, and 0 for a single cell."""
+        variance = np.clip(np.diagonal(self.matrix()) - self.mean**2, 0.0, None)
+        return np.sqrt(variance * (self.count / max(1, self.count - 1)))
 
 
-def moments(features: Tensor) -> Moments:
-    """Return the moments of features `(C, h, w)`."""
-    cells = features.flatten(1).double()
-    mean = cells.mean(1)
-    centred = cells - mean[:, None]
-    return Moments(mean, centred @ centred.T / cells.shape[1])
+class MomentSums:
+    """The moments of many images together. Their order has no effect: sums are exact integers.
 
-
-def mixture(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
-    """Return the moments of a mixture of feature maps, each with its share of the whole; shares sum to 1."""
-    mean = sum((share * part.mean for share, part in zip(shares, parts, strict=True)), start=torch.zeros(()).double())
-    second = sum(
-        (
-            share * (part.covariance + torch.outer(part.mean, part.mean))
-            for share, part in zip(shares, parts, strict=True)
-        ),
-        start=torch.zeros(()).double(),
-    )
-    return Moments(mean, second - torch.outer(mean, mean))
-
-
-def transport(features: Tensor, wanted: Moments, own: Moments | None = None) -> Tensor:
-    """Move features so that they have other moments, each cell as little as possible.
-
-    The map is linear: the optimal transport between two normal distributions (Dowson & Landau 1982),
-    x -> A (x - m) + m' with A = S^-1/2 (S^1/2 S' S^1/2)^1/2 S^-1/2. It whitens and colours as WCT does (Li et al.
-    2017), but of all such maps it is the one that moves features least, so that forms stay where they are.
-
-    Args:
-        features: `(C, h, w)`.
-        wanted: The moments that the result has, m' and S'.
-        own: The moments m and S; None: those of `features`.
-
-    Returns:
-        `(C, h, w)` float32. Directions in which the features vary less than FLOOR are treated as varying that much, so
-        one flat colour becomes the wanted mean.
+    An image's sum over its cells is rounded to 1 / STEP, so a moment is off by less than 1e-6 for any image.
     """
-    own = own or moments(features)
-    least = float(FLOOR * own.covariance.diagonal().mean() + FLAT * wanted.covariance.diagonal().mean()) + TINY
-    root, inverse = _powers(own.covariance, (0.5, -0.5), least)
-    (middle,) = _powers(root @ wanted.covariance @ root, (0.5,), 0.0)
-    matrix = (inverse @ middle @ inverse).float()
-    centred = features.flatten(1) - own.mean.float()[:, None]
-    return torch.addmm(wanted.mean.float()[:, None], matrix, centred).view_as(features)
 
+    def __init__(self, channels: int) -> None:
+        size = channels + channels * (channels + 1) // 2
+        self.channels, self.images, self.count = channels, 0, 0
+        self._high, self._low = np.zeros(size, np.int64), np.zeros(size, np.int64)
 
-def _powers(symmetric: Tensor, exponents: Sequence[float], least: float) -> list[Tensor]:
-    values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
-    values = values.clamp(min=least)
-    return [(vectors * values**exponent) @ vectors.T for exponent in exponents]
+    def add(self, image: Moments) -> None:
+        """Add the cells of one image. Raises ValueError for one image too many."""
+        if self.images == MOST_IMAGES:
+            raise ValueError(f"the sums hold {MOST_IMAGES} images already; no more are allowed")
+        sums = np.concatenate([image.mean, image.second]) * image.count
+        high = np.floor(sums / STEP)
+        self._high += high.astype(np.int64)
+        self._low += np.rint((sums - high * STEP) * STEP).astype(np.int64)
+        self.images += 1
+        self.count += image.count
+
+    def total(self) -> Moments:
+        """Return the moments of all cells. Raises ValueError before the first image."""
+        if not self.count:
+            raise ValueError("there is no cell yet; add an image first")
+        sums = (self._high * STEP + self._low / STEP) / self.count
+        return Moments(self.count, sums[: self.channels], sums[self.channels :])

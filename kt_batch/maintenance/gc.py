@@ -27,6 +27,7 @@ from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, RunHeader
 from kt_batch.store.series import read_described_receipts
+from kt_batch.store.statistics import named_files, read_statistics_summaries, statistics_digests
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
@@ -144,6 +145,8 @@ def survey(opened: Opened) -> Survey:
         possible, named = set(), indexes.named if indexes else set()
         kept, kinds = committed | named | {layout.LIBRARY_SUMMARY}, layout.LIBRARY_KINDS
     fits, left = _fit_files(opened.location, names) if isinstance(opened, PairedLibrary) else (set(), set())
+    if isinstance(opened, Library):
+        fits, left = _statistics_files(opened.location, names)
     possible = possible | left
     orphans: list[str] = []
     foreign: list[str] = []
@@ -183,6 +186,23 @@ def _series_files(
     kept |= {layout.described_path(table.name) for receipt in receipts.values() for table in receipt.tables}
     kept |= {name for name in described if not name.endswith(".parquet")}
     return kept, described - kept
+
+
+def _statistics_files(location: Location, names: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the files of statistics that are kept, and those that neither a summary nor a receipt names.
+
+    While a summary is not readable, it may name any numbers; while a receipt is not, any file may be kept.
+    """
+    files = {name for name in names if layout.is_statistics_file(name)}
+    try:
+        named = set(named_files(location)) if files else set()
+    except DamagedError:
+        return files, set()
+    parts = {name for name in files if layout.is_statistics_part(name)}
+    blobs = {name for name in files if layout.is_statistics_blob(name)}
+    readable = not files or len(read_statistics_summaries(location)) == len(statistics_digests(location))
+    left = (parts | (blobs if readable else set())) - named
+    return files - left, left
 
 
 @dataclass(frozen=True)

@@ -180,14 +180,24 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
 def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJob:
     """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
     config = run.config
-    library = library_of(run, request.library) if run.header.index_digest else None
-    fit = config.get("fit_digest")
+    fit, statistics = config.get("fit_digest"), config.get("statistics_digest")
+    library = library_of(run, request.library) if run.header.index_digest or statistics else None
     paired = (request.library or trusted_library(run)) if fit else None
-    shared = ("method", "encoder", "decoder_sha256", "index_digest", "fit_digest", "styles", "size")
+    shared = (
+        "method",
+        "encoder",
+        "decoder_sha256",
+        "index_digest",
+        "fit_digest",
+        "statistics_digest",
+        "styles",
+        "size",
+    )
     encoder = run.header.encoder
     choice = Choice(
         library=library.location.uri if library else paired,
         index=run.header.index_digest,
+        statistics=statistics,
         styles=sorted(_style_places(run)) if config.get("styles") else [],
         encoder=encoder.encoder if encoder and not library else None,
         layer=encoder.layer if encoder and not library else None,

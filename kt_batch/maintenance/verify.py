@@ -33,6 +33,7 @@ from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
 from kt_batch.store.series import described_location, read_described_receipts, read_series
+from kt_batch.store.statistics import named_files, read_statistics_summary, statistics_digests
 from kt_batch.store.tables import read_table
 
 MODULUS = 1 << 256
@@ -93,6 +94,7 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     blobs = [] if shards else [*outputs, *_derived_files(opened)]
     check = _Check(location, len(tables) + len(blobs) + len(shards) + len(described), progress)
     check.faults += _fit_faults(location) if isinstance(opened, PairedLibrary) else []
+    check.faults += _statistics_faults(location) if isinstance(opened, Library) else []
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs, sizes)
@@ -230,11 +232,17 @@ def _number(content: bytes) -> int:
 
 
 def _derived_files(opened: Opened) -> list[tuple[str, str]]:
-    """Return name and SHA-256 of every file of an index or a fit."""
+    """Return name and SHA-256 of every file of an index, a fit or statistics."""
     if isinstance(opened, PairedLibrary):
         fits = read_fit_summaries(opened.location)
         return [(layout.blob_path(layout.FITS, fit.arrays_sha256), fit.arrays_sha256) for fit in fits]
-    return _index_files(opened.location) if isinstance(opened, Library) else []
+    if not isinstance(opened, Library):
+        return []
+    try:
+        statistics = named_files(opened.location)
+    except DamagedError:  # `_statistics_faults` tells of it
+        statistics = {}
+    return [*_index_files(opened.location), *sorted(statistics.items())]
 
 
 def _fit_faults(location: Location) -> list[str]:
@@ -277,6 +285,21 @@ def _series_faults(run: Run) -> list[str]:
                 faults.append(str(error))
         except DamagedError as error:
             faults.append(str(error))
+    return faults
+
+
+def _statistics_faults(location: Location) -> list[str]:
+    """Return a fault for every summary of statistics that cannot be read, and for the first such receipt."""
+    faults = []
+    try:
+        named_files(location)
+    except DamagedError as error:
+        faults.append(f"{error}; remove that file and run kt-batch statistics again.")
+    for digest in statistics_digests(location):
+        try:
+            read_statistics_summary(location, digest)
+        except DamagedError as error:
+            faults.append(f"{error} Run kt-batch statistics again.")
     return faults
 
 

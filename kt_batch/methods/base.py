@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.index.index import Index
+from kt_batch.kernels.moments import Moments
 from kt_batch.methods.retouch.fit import Fit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
@@ -25,10 +26,18 @@ class Need(StrEnum):
     DECODER = "decoder"
     DECODERS = "decoders"  # one for each of the method's levels
     INDEX = "index"
-    STATISTICS = "statistics"  # of a library: channel means and second moments
+    STATISTICS = "statistics"  # of a library: channel means and second moments; beside STYLES, one of the two
     STYLES = "styles"  # style images
     IMAGES = "images"  # the working images that a library keeps
     PAIRS = "pairs"  # maps fitted to the before/after pairs of a library
+
+
+@dataclass(frozen=True)
+class LibraryStatistics:
+    """The statistics of a library at the method's layer. shares: Image id -> share of the cells; they sum to 1."""
+
+    moments: Moments
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Resources:
     images: Mapping[str, Tensor] | None = None
     styles: Mapping[str, Tensor] | None = None
     fit: Fit | None = None
+    statistics: LibraryStatistics | None = None
 
 
 @dataclass(frozen=True)

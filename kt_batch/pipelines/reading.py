@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from kt_batch.errors import Reason, RejectError
@@ -84,12 +85,7 @@ class Reader:
             metadata: Whether the working images are to have the metadata of their files.
             further: More sizes at which each image is wanted.
         """
-
-        def decode(data: Data) -> WorkingImage:
-            working = self._decoder.decode(data, size)
-            if further:
-                working = replace(working, further=tuple(self._decoder.decode(data, side) for side in further))
-            return replace(working, blocks=self._decoder.metadata(data)) if metadata else working
+        decode = partial(self._decode, sizes=(size, *further), metadata=metadata)
 
         def read(items: Sequence[Item]) -> WorkingImage:
             image = items[0].image_id
@@ -114,6 +110,13 @@ class Reader:
         finally:
             if ahead:  # the caller stopped early
                 ahead.cancel()
+
+    def _decode(self, data: Data, sizes: Sequence[int], metadata: bool) -> WorkingImage:
+        """Decode an image at the first size, with the image at the others and its metadata."""
+        working, *further = (self._decoder.decode(data, size) for size in sizes)
+        if further:
+            working = replace(working, further=tuple(further))
+        return replace(working, blocks=self._decoder.metadata(data)) if metadata else working
 
 
 def _image_or_reject(reading: Future[WorkingImage]) -> WorkingImage | RejectError:

@@ -17,6 +17,7 @@ from kt_batch.store.library import Library
 from kt_batch.store.opening import open_place
 from kt_batch.store.paired import PairedLibrary, read_fit_summaries
 from kt_batch.store.run import Run, RunHeader, check_provenance
+from kt_batch.store.statistics import StatisticsSummary, read_statistics_summaries
 from kt_batch.store.tables import read_table
 
 TOP_SOURCES = 10
@@ -58,6 +59,7 @@ def _inspect_library(library: Library) -> dict[str, Any]:
         "units": _units(library.committed),
         "bytes": {"tables": parts, "indexes": sum(shards.values()) + trees},
         "indexes": [_index(library, summary) for summary in summaries],
+        "statistics": [_statistics(library, summary) for summary in read_statistics_summaries(library.location)],
     }
 
 
@@ -100,6 +102,16 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "kept": summary.kept,
         "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
         "bytes": shards + summary.tree_bytes + _members_bytes(library, summary),
+    }
+
+
+def _statistics(library: Library, summary: StatisticsSummary) -> dict[str, Any]:
+    return {
+        "digest": summary.digest,
+        "key": str(summary.key),
+        "state": "current" if summary.snapshot == library.committed.snapshot else "stale",
+        "images": summary.images,
+        "count": summary.count,
     }
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kt_batch.config import LARGEST_SIZE, SMALLEST_SIZE, IndexConfig, Layer, ScaleKey
 from kt_batch.errors import DamagedError, MismatchError, MissingError
@@ -61,6 +61,12 @@ class IndexSummary(BaseModel):
     members_sha256: Sha256
     shards: tuple[ShardRef, ...] = Field(min_length=1)
     numerics: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if self.scale is not None:
+            ScaleKey.parse(f"{self.layer}@{self.scale}")
+        return self
 
     def key(self, library: Library) -> ScaleKey:
         """Return the key whose patches are indexed."""

@@ -6,6 +6,7 @@ those that begin with `parse_` read one and return None when the path is of anot
     LIBRARY/  plan/  receipts/  library.json  images/  patches/[<layer@scale>/]  working/  rejects/  options/  index/
     RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/  series/
     series/   <nnnnnn>.parquet  build/{receipts/, described/}      of a run whose photographs share edits
+    statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
@@ -27,6 +28,7 @@ OPTIONS = "options"
 INDEX = "index"
 FITS = "fits"  # of a paired library
 SERIES = "series"  # of a run
+STATISTICS = "statistics"  # of a library
 
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
@@ -41,7 +43,9 @@ RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
 OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS, OUTPUT_SHARDS, SERIES}
+_FOLDERS = (
+    LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, STATISTICS, OUTPUTS, OUTPUT_SHARDS, SERIES}
+)
 
 SHARDS = f"{INDEX}/shards"
 
@@ -51,6 +55,8 @@ DESCRIBED = "described"  # table kind in the build directory of the series of a 
 SAMPLE = "sample"
 ROUTED = "routed"
 MEMBERS = "members"
+
+MOMENTS = "moments"  # table kind inside STATISTICS
 TOP = "top"
 SUBTREES = "subtrees"
 
@@ -59,6 +65,8 @@ _SHA256 = "[0-9a-f]{64}"
 _KEY = "relu[1-4]_1@[1-9][0-9]{0,3}"  # layer@scale
 _PART_PATTERN = rf"([a-z_]+|{PATCHES}/{_KEY})/part-({_HEX16})-{_HEX16}\.parquet"
 _RECEIPT_PATTERN = rf"{RECEIPTS}/({_HEX16})\.json"
+
+TABLE_KIND = rf"[a-z][a-z_]{{0,31}}|{PATCHES}/{_KEY}"  # a pattern
 
 _PLAN = re.compile(rf"{PLAN}/(\d{{6}})\.parquet")
 _RECEIPT = re.compile(_RECEIPT_PATTERN)
@@ -70,6 +78,10 @@ _FIT = re.compile(rf"{FITS}/({_HEX16})\.json")
 _FIT_FILE = re.compile(rf"{FITS}/(?:{_HEX16}\.json|{_SHA256})")
 _SERIES = re.compile(rf"{SERIES}/(\d{{6}})\.parquet")
 _DESCRIBED_FILE = re.compile(rf"{SERIES}/build/(?:{_RECEIPT_PATTERN}|{DESCRIBED}/part-({_HEX16})-{_HEX16}\.parquet)")
+_STATISTICS = re.compile(rf"{STATISTICS}/({_HEX16})\.json")
+_STATISTICS_FILE = re.compile(
+    rf"{STATISTICS}/(?:{_HEX16}\.json|{_SHA256}|{_RECEIPT_PATTERN}|{MOMENTS}/part-{_HEX16}-{_HEX16}\.parquet)"
+)
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
 _INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
@@ -236,6 +248,35 @@ def parse_described_file(path: str) -> str | None:
     """Return the unit id in the path of a receipt or a table of described photographs, below the run."""
     match = _DESCRIBED_FILE.fullmatch(path)
     return (match[1] or match[2]) if match else None
+
+
+# ---- statistics of a library ----------------------------------------------------------------------------------------
+
+
+def statistics_path(digest: str) -> str:
+    """Return the path of the summary of statistics, whose presence commits them."""
+    return f"{STATISTICS}/{digest}.json"
+
+
+def parse_statistics_path(path: str) -> str | None:
+    """Return the digest in the path of the summary of statistics."""
+    match = _STATISTICS.fullmatch(path)
+    return match[1] if match else None
+
+
+def is_statistics_blob(path: str) -> bool:
+    """Tell whether `path` is that of the moments of a library, named by their SHA-256."""
+    return re.fullmatch(rf"{STATISTICS}/{_SHA256}", path) is not None
+
+
+def is_statistics_part(path: str) -> bool:
+    """Tell whether `path` is that of a part with the moments of images."""
+    return is_statistics_file(path) and path.startswith(f"{STATISTICS}/{MOMENTS}/")
+
+
+def is_statistics_file(path: str) -> bool:
+    """Tell whether `path` is that of a file of statistics."""
+    return _STATISTICS_FILE.fullmatch(path) is not None
 
 
 # ---- indexes ---------------------------------------------------------------------------------------------------------

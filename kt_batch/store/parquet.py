@@ -21,7 +21,7 @@ from kt_batch.errors import DamagedError, StorageError
 from kt_batch.store.parquet_footer import END, read_footer
 from kt_batch.store.parquet_pages import Dictionary, Pages, longest_text, read_pages
 from kt_batch.store.ranges import held_ranges
-from kt_batch.store.schemas import COLUMN_TYPES, PICTURE, VECTOR
+from kt_batch.store.schemas import COLUMN_TYPES, PICTURE, VECTORS
 
 # A file may take FLOOR + FACTOR * its size bytes in memory. Honest tables of paths as long as Linux allows reach 400.
 FLOOR, FACTOR = 64 << 20, 512
@@ -64,7 +64,7 @@ class ParquetReader:
             kind, expected = self.schema.field(self._column(name)).type, COLUMN_TYPES.get(name)
             if expected is None:
                 raise self._damaged(f"it has a column {name[:64]!r}, which no table of ours has")
-            if not (kind == expected or (name == VECTOR and _is_vector(kind)) or _is_stored(kind, expected)):
+            if not (kind == expected or (name in VECTORS and _is_vector(kind)) or _is_stored(kind, expected)):
                 raise self._damaged(f"its column {name!r} has the type {str(kind)[:64]}, not {expected}")
         return self.schema
 

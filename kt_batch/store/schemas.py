@@ -146,6 +146,7 @@ SHARES = pa.schema(
 
 # The schemas below depend on the encoder's channels C in the width of one column.
 VECTOR = "vector"
+VECTORS = frozenset({VECTOR, "mean", "second"})
 PICTURE = "pixels"  # of WORKING
 
 
@@ -199,6 +200,16 @@ def routed_schema(channels: int) -> pa.Schema:
     return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), (VECTOR, pa.binary(2 * 4 * channels))])
 
 
+def statistics_schema(channels: int) -> pa.Schema:
+    """Return the schema of the moments of the cells of each image, for C channels, little-endian float64.
+
+    `second` is the upper triangle of the mean of x x^T, row by row.
+    """
+    second = channels * (channels + 1) // 2
+    columns = [("mean", pa.binary(8 * channels)), ("second", pa.binary(8 * second))]
+    return pa.schema([("image_id", IMAGE_ID), ("count", pa.int64()), *columns])
+
+
 def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     """Return the columns that a part of a library or a run lacks; none for a kind that has no schema here.
 
@@ -213,10 +224,10 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     return [name for name in schemas[table].names if name not in names] if table in schemas else []
 
 
-# The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
+# The type of every column of every table: a name has one type wherever it stands. VECTORS have other widths too.
 COLUMN_TYPES = _columns(
     PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1),
-    routed_schema(1),
+    routed_schema(1), statistics_schema(1),
 )  # fmt: skip
 
 # The columns that may lack values, by table kind.

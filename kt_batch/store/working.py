@@ -162,5 +162,5 @@ def _close(parts: OrderedDict[str, _Part]) -> None:
 
 def _check_groups(reader: ParquetReader, images: int, where: str) -> None:
     """Raise DamagedError unless a part has a row group for each image."""
-    if reader.rows != [1] * images:
+    if len(reader.rows) != images or set(reader.rows) != {1}:
         raise DamagedError(f"{where} does not hold {images} images in a row group each")

@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from kt_batch.config import RunOptions
+from kt_batch.config import RunOptions, ScaleKey
 from kt_batch.maintenance.verify import verify
+from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.statistics.finish import build_statistics
 from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
+from kt_batch.store.locations import open_location
+from kt_batch.store.statistics import read_statistics_summaries
 from tests.e2e.conftest import Small
 from tests.support.hostile_archives import zipped
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
-from tests.support.tiny import SIZE, draw_all, extracted, hashes, indexed, translate_request, translated
+from tests.support.tiny import SIZE, TREE, draw_all, extracted, hashes, indexed, translate_request, translated
 
 
 def test_ray_gives_the_same_bytes_of_library_index_and_run(
@@ -35,6 +39,23 @@ def test_ray_gives_the_same_bytes_of_library_index_and_run(
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
+
+
+def test_ray_gives_the_same_bytes_of_further_keys_pictures_and_statistics(
+    small: Small,
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    key, options = ScaleKey("relu4_1", 32), RunOptions(threads=1)
+    for runner, place in ((LocalRunner(), tmp_path / "local"), (ray_runner, tmp_path / "ray")):
+        extracted([small.paintings], place, runner, also=(str(key),), keep_images=True)
+        build_index(str(place), TREE, options, runner, no_progress, key)
+        build_statistics(str(place), options, runner, no_progress, key)
+    for folder in ("plan", "images", "patches", "working", "index", "statistics/moments"):
+        assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
+    summaries = [read_statistics_summaries(open_location(str(tmp_path / place))) for place in ("local", "ray")]
+    assert summaries[0] == summaries[1]
+    assert [summary.count for summary in summaries[0]] == [summaries[0][0].images * 4 * 4]
 
 
 def test_ray_gives_the_same_bytes_for_a_method_with_style_images(

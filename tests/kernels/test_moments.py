@@ -1,85 +1,81 @@
-"""Moments of features, mixtures of them, and the map that gives features other moments."""
+"""Mean and second moment of cells, worked by hand."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
+import pytest
 
-from kt_batch.kernels.moments import Moments, mixture, moments, transport
-
-SEEDS = st.integers(0, 2**31)
+from kt_batch.kernels.cells import distinct_cells, moments_of
+from kt_batch.kernels.moments import Moments, MomentSums
 
 
-def features(seed: int, channels: int = 4, side: int = 9) -> Tensor:
-    """Return features `(channels, side, side)` whose channels depend on each other."""
-    generator = torch.Generator().manual_seed(seed)
-    turn: Tensor = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
-    own = torch.randn(channels, side * side, generator=generator) * torch.linspace(0.5, 2, channels)[:, None]
-    values = turn @ own + torch.randn(channels, 1, generator=generator)
-    return values.view(channels, side, side)
+def test_moments_of_two_cells_of_two_channels() -> None:
+    moments = moments_of(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    assert moments.count == 2
+    assert moments.mean.tolist() == [2.0, 4.0]
+    # Means of x0^2, x0 x1 and x1^2: (1 + 9) / 2, (2 + 18) / 2 and (4 + 36) / 2.
+    assert moments.second.tolist() == [5.0, 10.0, 20.0]
+    assert moments.matrix().tolist() == [[5.0, 10.0], [10.0, 20.0]]
+    # Sample deviations of 1, 3 and of 2, 6.
+    assert np.allclose(moments.deviation(), [np.sqrt(2.0), np.sqrt(8.0)])
 
 
-def test_moments_are_those_of_the_cells() -> None:
-    # Channel a: 0, 2, 0, 2; channel b: 1, 1, 3, 3. Means 1 and 2, variances 1 and 1, covariance 0.
-    found = moments(torch.tensor([[[0.0, 2], [0, 2]], [[1, 1], [3, 3]]]))
-    assert found.mean.tolist() == [1, 2]
-    assert found.covariance.tolist() == [[1, 0], [0, 1]]
-    assert found.deviation.tolist() == [1, 1]
+def test_a_cell_that_several_patches_share_counts_once() -> None:
+    # A map of 2 x 3 cells with the values 0 .. 5, and its two patches, which share the cells 1 and 4.
+    cells = np.arange(6, dtype=np.float16)
+    patches = np.stack([cells[[0, 1, 3, 4]], cells[[1, 2, 4, 5]]])[:, :, None]
+    found = distinct_cells(np.array([0, 0]), np.array([0, 1]), patches)
+    assert found.tolist() == [[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]
 
 
-@given(SEEDS)
-def test_a_mixture_has_the_moments_of_all_cells_together(seed: int) -> None:
-    first, second = features(seed), features(seed + 1, side=6)
-    share = first[0].numel() / (first[0].numel() + second[0].numel())
-    mixed = mixture([moments(first), moments(second)], [share, 1 - share])
-    together = moments(torch.cat([first.flatten(1), second.flatten(1)], dim=1)[:, None])
-    torch.testing.assert_close(mixed.mean, together.mean)
-    torch.testing.assert_close(mixed.covariance, together.covariance)
+def test_patches_apart_leave_out_the_cells_between_them() -> None:
+    patches = np.arange(8, dtype=np.float16).reshape(2, 4, 1)
+    found = distinct_cells(np.array([4, 0]), np.array([0, 0]), patches)  # the second patch is above the first
+    assert found[:, 0].tolist() == [4.0, 5.0, 6.0, 7.0, 0.0, 1.0, 2.0, 3.0]
 
 
-@given(SEEDS)
-def test_transported_features_have_the_wanted_moments(seed: int) -> None:
-    wanted = moments(features(seed + 1))
-    found = moments(transport(features(seed), wanted))
-    scale = wanted.covariance.diagonal().mean()
-    torch.testing.assert_close(found.mean, wanted.mean, atol=1e-4, rtol=1e-4)
-    assert (found.covariance - wanted.covariance).abs().max() <= 1e-4 * scale
+def test_sums_weigh_images_by_their_cells() -> None:
+    sums = MomentSums(1)
+    sums.add(Moments(1, np.array([2.0]), np.array([4.0])))
+    sums.add(Moments(3, np.array([6.0]), np.array([40.0])))
+    total = sums.total()
+    # Sums over four cells: 2 + 18 of x, and 4 + 120 of its square.
+    assert (total.count, total.mean.tolist(), total.second.tolist()) == (4, [5.0], [31.0])
 
 
-@given(SEEDS)
-def test_features_with_the_wanted_moments_stay_where_they_are(seed: int) -> None:
-    own = features(seed)
-    torch.testing.assert_close(transport(own, moments(own)), own, atol=2e-2, rtol=1e-2)
+def test_sums_have_the_same_bytes_in_any_order() -> None:
+    random = np.random.default_rng(5)
+    images = [moments_of(random.normal(0, 10.0 ** random.integers(-3, 4), (50, 3))) for _ in range(40)]
+    totals = []
+    for order in (range(40), range(39, -1, -1), random.permutation(40)):
+        sums = MomentSums(3)
+        for number in order:
+            sums.add(images[number])
+        totals.append(sums.total())
+    assert len({total.mean.tobytes() + total.second.tobytes() for total in totals}) == 1
 
 
-def test_one_channel_is_shifted_and_scaled() -> None:
-    # Mean 1, deviation 1 -> mean 10, deviation 3: 0 becomes 7, and 2 becomes 13.
-    wanted = Moments(torch.tensor([10.0]).double(), torch.tensor([[9.0]]).double())
-    moved = transport(torch.tensor([[[0.0, 2], [0, 2]]]), wanted)
-    torch.testing.assert_close(moved, torch.tensor([[[7.0, 13], [7, 13]]]))
+def test_sums_are_those_of_all_cells_at_once() -> None:
+    random = np.random.default_rng(6)
+    cells = random.normal(1.0, 3.0, (400, 4))
+    sums = MomentSums(4)
+    for part in np.split(cells, [10, 150]):
+        sums.add(moments_of(part))
+    total, expected = sums.total(), moments_of(cells)
+    assert np.allclose(total.mean, expected.mean, rtol=0, atol=1e-7)
+    assert np.allclose(total.second, expected.second, rtol=0, atol=1e-7)
+    assert np.allclose(total.deviation(), cells.std(axis=0, ddof=1), atol=1e-6)
 
 
-def test_the_map_is_the_one_that_moves_features_least() -> None:
-    """Every other map A R to the same moments, with R a rotation of the whitened features, moves them further."""
-    own, wanted = features(3, channels=2), moments(features(4, channels=2))
-    moved = transport(own, wanted)
-    centred = (own.flatten(1).double() - moments(own).mean[:, None]).numpy()
-    values, vectors = np.linalg.eigh(moments(own).covariance.numpy())
-    white = (vectors / np.sqrt(values)) @ vectors.T @ centred
-    values, vectors = np.linalg.eigh(wanted.covariance.numpy())
-    colour = (vectors * np.sqrt(values)) @ vectors.T
-    least = float((moved - own).square().sum())
-    for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        other = colour @ turn @ white + wanted.mean.numpy()[:, None]
-        assert least <= float(np.square(other - own.flatten(1).numpy()).sum()) * (1 + 1e-5)
+def test_the_largest_values_that_libraries_hold_do_not_overflow() -> None:
+    largest = 32752.0
+    image = Moments(2**24, np.array([largest]), np.array([largest**2]))
+    sums = MomentSums(1)
+    for _ in range(3):
+        sums.add(image)
+    assert (sums.total().mean[0], sums.total().second[0]) == (largest, largest**2)
 
 
-def test_one_flat_colour_becomes_the_wanted_mean() -> None:
-    wanted = moments(features(5))
-    moved = transport(torch.full((4, 5, 5), 3.0), wanted)
-    assert moved.isfinite().all()
-    torch.testing.assert_close(moved.mean((1, 2)), wanted.mean.float(), atol=1e-3, rtol=1e-3)
+def test_without_an_image_there_are_no_moments() -> None:
+    with pytest.raises(ValueError, match="no cell yet"):
+        MomentSums(2).total()

@@ -14,20 +14,25 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, RunOptions
-from kt_batch.errors import MismatchError, RejectError, UsageError
+from kt_batch.config import EncoderConfig, RunOptions, ScaleKey
+from kt_batch.errors import MismatchError, MissingError, RejectError, UsageError
+from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.methods.adain import Adain, AdainConfig, adain, mean_statistics, statistics
 from kt_batch.methods.base import Resources
 from kt_batch.methods.features import decode, encode
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.statistics.finish import build_statistics
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.report.explain import explain
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import image_id
+from kt_batch.store.opening import open_library
+from kt_batch.store.statistics import find_statistics
 from tests.support.collection import Collection
-from tests.support.tiny import SIZE, hashes, rows
+from tests.support.tiny import SIZE, encoder_config, extracted, hashes, rows
 from tests.support.tiny import draw as draw_picture
 
 LAYER = "relu4_1"
@@ -99,8 +104,10 @@ def test_every_style_has_an_equal_share_and_every_stage_is_timed() -> None:
 
 
 def test_a_transfer_without_a_style_is_refused() -> None:
-    with pytest.raises(ValidationError, match="styles"):
-        AdainConfig(encoder=EncoderConfig(weights_sha256="0" * 64), styles=())
+    encoder = EncoderConfig(weights_sha256="0" * 64)
+    for both in ({}, {"styles": ("0" * 16,), "statistics_digest": "0" * 16}):
+        with pytest.raises(ValidationError, match="styles or the statistics of a library, one of the two"):
+            AdainConfig(encoder=encoder, **both)
     with pytest.raises(UsageError, match="needs an encoder, a decoder and style images"):
         Adain(AdainConfig(encoder=EncoderConfig(weights_sha256="0" * 64), styles=("0" * 16,)), Resources())
 
@@ -181,3 +188,69 @@ def test_colours_move_towards_the_style(tmp_path: Path) -> None:
         np.asarray(Image.open(path).convert("RGB")).mean((0, 1)) for path in (photo, tmp_path / "run/images/a.png.png")
     )
     assert after[0] - after[1:].mean() > before[0] - before[1:].mean() + 50
+
+
+# ---- after a library -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(collection: Collection, tmp_path: Path) -> Path:
+    """Return a library at relu3_1 and relu4_1 with statistics of relu4_1."""
+    place = tmp_path / "library"
+    extracted([collection.paintings], place, also=(f"relu4_1@{SIZE}",))
+    build_statistics(str(place), RunOptions(threads=1), LocalRunner(), no_progress, ScaleKey("relu4_1", SIZE))
+    return place
+
+
+def after_library(photos: Path, run: Path, library: Path) -> TranslateSummary:
+    config, sources = choose("adain", {}, Choice(library=str(library)))
+    request = TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=2))
+    return translate(request, LocalRunner(), no_progress)
+
+
+def test_a_library_of_one_image_gives_what_the_image_gives_as_a_style(collection: Collection, tmp_path: Path) -> None:
+    painting, place = collection.paintings / "1.png", tmp_path / "library"
+    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
+    extracted([painting], place, encoder=encoder)
+    build_statistics(str(place), RunOptions(threads=1), LocalRunner(), no_progress)
+    after_library(collection.photos, tmp_path / "one", place)
+    styled(collection.photos, tmp_path / "other", painting)
+    for name in ("11", "12", "13"):
+        one, other = (np.asarray(Image.open(tmp_path / run / f"images/{name}.png.png")) for run in ("one", "other"))
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1  # libraries hold float16
+
+
+def test_a_run_after_a_library_names_its_statistics_and_all_its_images(
+    collection: Collection, library: Path, tmp_path: Path
+) -> None:
+    config, _ = choose("adain", {}, Choice(library=str(library)))
+    opened = open_library(str(library))
+    assert config.statistics_digest == find_statistics(opened, ScaleKey("relu4_1", SIZE)).digest
+    assert config.encoder is not None
+    assert (config.encoder.layer, config.encoder.size) == ("relu4_1", SIZE)
+    assert after_library(collection.photos, tmp_path / "run", library).images == 3
+    table = rows(tmp_path / "run", "provenance")
+    paintings = {image_id(path.read_bytes()): str(path) for path in collection.paintings.iterdir()}
+    # All four have 64 x 50 pixels, and so as many cells.
+    assert {(row["source_image_id"].hex(), row["source_uri"], row["share"]) for row in table} == {
+        (image, uri, 0.25) for image, uri in paintings.items()
+    }
+    explanation = explain(str(tmp_path / "run"), "11.png", 3, 3)
+    assert {source.uri for source in explanation.sources} == set(paintings.values())
+    assert len(recompute(str(tmp_path / "run"), Recompute(2), no_progress).equal) == 2
+
+
+def test_a_run_stays_with_the_statistics_that_it_names_when_the_library_grows(
+    collection: Collection, library: Path, tmp_path: Path
+) -> None:
+    after_library(collection.photos, tmp_path / "run", library)
+    extracted([collection.photos], library, also=(f"relu4_1@{SIZE}",))
+    with pytest.raises(MissingError, match="has no statistics of what it holds now"):
+        choose("adain", {}, Choice(library=str(library)))
+    assert len(recompute(str(tmp_path / "run"), Recompute(2), no_progress).equal) == 2
+
+
+def test_styles_and_a_library_exclude_each_other(collection: Collection, library: Path) -> None:
+    for choice in (Choice(), Choice(library=str(library), styles=[str(collection.paintings)])):
+        with pytest.raises(UsageError, match="The method adain needs --style or --library, one of the two"):
+            choose("adain", {}, choice)

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig, RunOptions
-from kt_batch.errors import MismatchError, UsageError
+from kt_batch.errors import MismatchError, MissingError, UsageError
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
 from kt_batch.methods.table import METHODS
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
@@ -218,10 +218,14 @@ def test_the_refusal_names_the_missing_input() -> None:
         choose("knowledge", {}, Choice())
 
 
-def test_a_method_cannot_need_a_column_that_libraries_do_not_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_needs_statistics_needs_a_library_that_has_them(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Gain, "needs", frozenset({Need.STATISTICS}))
-    with pytest.raises(UsageError, match="The method gain needs statistics, which no library holds yet"):
+    with pytest.raises(UsageError, match="The method gain needs --library"):
         choose("gain", {}, Choice())
+    with pytest.raises(MissingError, match="has no statistics of what it holds now; run: kt-batch statistics"):
+        choose("gain", {}, Choice(library=str(collection.library)))
 
 
 def test_knowledge_uses_the_encoder_of_its_library(collection: Collection) -> None:

@@ -308,6 +308,15 @@ def test_an_index_whose_scale_is_no_scale_is_damaged(library: Path) -> None:
         find_index(open_library(str(library)), None)
 
 
+@pytest.mark.parametrize("layer", ["../x", "relu5_1", "relu2_1"])
+def test_an_index_of_a_key_that_the_library_does_not_keep_is_refused(library: Path, layer: str) -> None:
+    digest = indexed_at(library, "relu4_1@32").index
+    path = library / f"index/{digest}/index.json"
+    path.write_text(path.read_text().replace("relu4_1", layer))
+    with pytest.raises(DamagedError, match=r"is not of format|keeps no such key"):
+        choose("knowledge", {}, Choice(library=str(library), index=digest))
+
+
 # ---- a run over a further key ----------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ SCHEMAS = {
     **{name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)},
     "patches_schema": schemas.patches_schema(64),
     "routed_schema": schemas.routed_schema(64),
+    "statistics_schema": schemas.statistics_schema(64),
     "output_shards": output_shards.ROWS,
 }
 ELSEWHERE = ("kt-batch-encoder/", "kt-batch-decoder/")  # weight files: docs/models.md

@@ -176,6 +176,13 @@ def test_a_part_with_several_images_in_a_row_group_is_refused(pictures: Path, tm
         working(library)[table["image_id"][0].as_py().hex()]
 
 
+def test_a_receipt_of_absurdly_many_images_costs_no_memory(library: Path) -> None:
+    table = pq.read_table(part_of(library, "working"))
+    replace_part(library, "working", encoded(table, row_group_size=1), 2**52)
+    with pytest.raises(DamagedError, match=f"does not hold {2**52} images"):
+        working(library)[table["image_id"][0].as_py().hex()]
+
+
 def test_a_part_that_is_gone_or_cut_is_named(library: Path) -> None:
     kept = working(library)
     identities = list(kept)

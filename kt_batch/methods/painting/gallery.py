@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import Layer
-from kt_batch.kernels.moments import Moments, mixture, moments
+from kt_batch.kernels.transport import Gaussian, gaussian, mixture
 from kt_batch.methods.painting.levels import SMALLEST, encode_levels, encode_photograph
 from kt_batch.models.encoder import Encoder
 
@@ -23,7 +23,7 @@ class Source:
     """One source image: its codes by layer, `(C, h, w)` float32, and their moments."""
 
     codes: dict[Layer, Tensor]
-    moments: dict[Layer, Moments]
+    moments: dict[Layer, Gaussian]
 
     @property
     def bytes(self) -> int:
@@ -44,7 +44,7 @@ class Sources:
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
         codes = encode_levels(self._encoder, self._images[image_id])
-        source = Source(codes, {layer: moments(code) for layer, code in codes.items()})
+        source = Source(codes, {layer: gaussian(code) for layer, code in codes.items()})
         self._kept[image_id] = source
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
             self._kept.popitem(last=False)
@@ -63,7 +63,7 @@ class Usual:
         """Measure images at even steps of the order of their ids."""
         ids = sorted(images)
         with torch.no_grad():
-            found = [moments(encode_photograph(encoder, images[image])[1]) for image in ids[:: -(-len(ids) // SAMPLE)]]
+            found = [gaussian(encode_photograph(encoder, images[image])[1]) for image in ids[:: -(-len(ids) // SAMPLE)]]
         whole = mixture(found, [1 / len(found)] * len(found))
         return cls(whole.mean.float()[:, None, None], whole.deviation.float()[:, None, None])
 

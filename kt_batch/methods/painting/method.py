@@ -16,10 +16,10 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.moments import Moments, mixture, transport
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve
 from kt_batch.kernels.patches import fold, positions, unfold
 from kt_batch.kernels.smooth import box_mean
+from kt_batch.kernels.transport import Gaussian, mixture, transport
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
@@ -64,11 +64,11 @@ class Chosen:
     images: tuple[Source, ...]
     shares: tuple[float, ...]
 
-    def wanted(self, layer: Layer) -> Moments:
+    def wanted(self, layer: Layer) -> Gaussian:
         """Return the moments that the picture gets at a layer: those of the sources, by their shares."""
         return mixture([image.moments[layer] for image in self.images], self.shares)
 
-    def gallery(self, layer: Layer, wanted: Moments) -> Gallery:
+    def gallery(self, layer: Layer, wanted: Gaussian) -> Gallery:
         """Return the codes of the sources at a layer, compared after standardising them all alike.
 
         What is transferred is a code, and its mean around each cell.
@@ -168,7 +168,7 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
 
 
-def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Moments, matched: Tensor) -> Tensor:
+def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Gaussian, matched: Tensor) -> Tensor:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
     height, width = own.shape[1:]
     rows, cols = positions(height, width, 1, cover=True, device=own.device)

@@ -17,6 +17,7 @@ from kt_batch.config import (
     EncoderConfig,
     Layer,
     MethodConfig,
+    ScaleKey,
     describe_fault,
 )
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
@@ -24,7 +25,7 @@ from kt_batch.index.index import Index
 from kt_batch.index.shards import check_values, open_shard, read_shard
 from kt_batch.index.tree import Tree
 from kt_batch.index.validation import check_fit
-from kt_batch.methods.base import Method, Need, Resources
+from kt_batch.methods.base import LibraryStatistics, Method, Need, Resources
 from kt_batch.methods.features import to_tensor
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.table import method_named, parse_config
@@ -44,6 +45,7 @@ from kt_batch.store.opening import open_library, open_paired
 from kt_batch.store.paired import find_fit, read_fit_summary
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.shard_files import ShardFiles, read_tree
+from kt_batch.store.statistics import find_statistics, image_counts, read_statistics, read_statistics_summary
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
 
@@ -81,8 +83,8 @@ class Choice:
     """The resources that a caller chooses for a method, by name or place.
 
     library: A path or URI. index: A digest or the head of one, where a library has several. fit: The digest of
-    a fit; None takes that of what a paired library holds now. styles: Paths, globs or
-    URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
+    a fit; None takes that of what a paired library holds now. statistics: The same of a library. styles: Paths, globs
+    or URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
     encoder is cut, without a library; None takes the method's own. size: Long side of the working images; None takes
     that of the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
     """
@@ -90,6 +92,7 @@ class Choice:
     library: Place | None = None
     index: str | None = None
     fit: str | None = None
+    statistics: str | None = None
     styles: Place | Sequence[Place] = ()
     encoder: str | None = None
     encoder_weights: Place | None = None
@@ -127,9 +130,9 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.library is not None:
         library = open_library(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        index = find_index(library, choice.index, painted_key(library, method) if Need.IMAGES in method.needs else None)
-        content["index_digest"] = index.digest
-        base = library.config.at(index.key(library))
+        named, key = _of_library(library, method, choice)
+        content |= named
+        base = library.config.at(key)
     if Need.ENCODER in method.needs:
         source, encoder, config = _choose_encoder(method, choice, library, base)
         sources, content["encoder"] = replace(sources, encoder=source), config
@@ -153,6 +156,25 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
         raise UsageError(describe_fault(error)) from error
 
 
+def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple[dict[str, object], ScaleKey]:
+    """Return what names the index and the statistics that a method needs, and their key.
+
+    Without an index, the key is that of the chosen statistics, or the largest of the method's layer, or the base key.
+    """
+    named: dict[str, object] = {}
+    key = max((key for key in library.config.keys if key.layer == method.layer), default=library.config.base)
+    if Need.INDEX in method.needs:
+        index = find_index(library, choice.index, painted_key(library, method) if Need.IMAGES in method.needs else None)
+        named["index_digest"], key = index.digest, index.key(library)
+    if Need.STATISTICS in method.needs:
+        chosen = choice.statistics
+        summary = read_statistics_summary(library.location, chosen) if chosen else find_statistics(library, key)
+        named["statistics_digest"], key = summary.digest, summary.key
+    if key not in library.config.keys:
+        raise DamagedError(f"What is made of '{library.location.uri}' is of {key}, and the library keeps no such key.")
+    return named, key
+
+
 def _check_settings(name: str, settings: Mapping[str, object]) -> None:
     """Raise UsageError for a setting that follows from the choice of resources."""
     if chosen := sorted(settings.keys() & (MethodConfig.model_fields.keys() - {"method", *COMMON_SETTINGS})):
@@ -161,11 +183,12 @@ def _check_settings(name: str, settings: Mapping[str, object]) -> None:
 
 def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     """Raise UsageError unless the choice has what the method needs, and nothing without effect."""
-    if missing := method.needs & {Need.STATISTICS}:
-        raise UsageError(f"The method {name} needs {', '.join(sorted(missing))}, which no library holds yet.")
+    either = {Need.STYLES, Need.STATISTICS} <= method.needs
+    if either and (choice.library is None) == (not choice.styles):
+        raise UsageError(f"The method {name} needs --style or --library, one of the two.")
     if Need.PAIRS in method.needs and choice.size is not None:
         raise UsageError(f"--size {choice.size} has no effect with {name}, which edits photographs at their own size.")
-    library = Need.PAIRS if Need.PAIRS in method.needs else Need.INDEX
+    library = next((need for need in (Need.PAIRS, Need.STATISTICS) if need in method.needs), Need.INDEX)
     required = ((library, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
     optional = (
         (Need.INDEX, "--index", choice.index is not None),
@@ -175,7 +198,7 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
         (Need.DECODER, "--decoder-weights", choice.decoder_weights is not None),
     )
     for need, option, given in required:
-        if need in method.needs and not given:
+        if need in method.needs and not given and not either:
             raise UsageError(f"The method {name} needs {option}.")
     for need, option, given in (*required, *optional):
         if given and need not in method.needs:
@@ -251,8 +274,24 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         index=index,
         decoders=decoders,
         images=LibraryImages(sources.library or "", stride) if Need.IMAGES in needs else None,
-        styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
+        styles=StyleImages(sources.styles, config.working_size, stride) if sources.styles else None,
         fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
+        statistics=_load_statistics(config, sources, encoder) if config.statistics_digest else None,
+    )
+
+
+def _load_statistics(config: MethodConfig, sources: Sources, encoder: LoadedEncoder | None) -> LibraryStatistics:
+    """Load the statistics that a configuration names. Raises DamagedError when they are of another layer's channels."""
+    location = open_location(sources.library or "")
+    summary = read_statistics_summary(location, config.statistics_digest or "")
+    if encoder and config.encoder and summary.channels != encoder.network.channels_at(config.encoder.layer):
+        raise DamagedError(
+            f"The statistics {summary.digest} of '{sources.library}' have {summary.channels} channels, its encoder has "
+            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
+        )
+    counts = image_counts(location, summary)
+    return LibraryStatistics(
+        read_statistics(location, summary), {image: count / summary.count for image, count in counts.items()}
     )
 
 
@@ -263,6 +302,8 @@ def content_of_library(config: MethodConfig, sources: Sources) -> str:
     """
     if sources.library is not None and config.fit_digest is not None:
         return read_fit_summary(open_location(sources.library), config.fit_digest).arrays_sha256[:16]
+    if sources.library is not None and config.statistics_digest is not None:
+        return read_statistics_summary(open_location(sources.library), config.statistics_digest).moments_sha256[:16]
     if sources.library is None or config.index_digest is None:
         return ""
     summary = read_index_summary(open_location(sources.library), config.index_digest)
@@ -270,7 +311,10 @@ def content_of_library(config: MethodConfig, sources: Sources) -> str:
 
 
 def source_uris(config: MethodConfig, sources: Sources) -> dict[str, str]:
-    """Return where the sources of a method's outputs are, by id: style images, or photographs before an edit."""
+    """Return where the sources of a method's outputs are, by id: images, or photographs before an edit."""
+    if config.statistics_digest is not None:
+        units = open_library(sources.library or "").committed.ledger.units()
+        return {item.image_id: item.uri for unit in reversed(units) for item in reversed(unit.items)}
     if config.fit_digest is None:
         return {style.image_id: style.uri for style in sources.styles}
     table = open_paired(sources.library or "").table(["before"])
