@@ -1,4 +1,4 @@
-"""The main job on bundled photographs: extract, index, translate with both swaps, write a contact sheet.
+"""The main job on bundled photographs: extract, index, translate in two ways, write a contact sheet.
 
 A second page shows what is learned of a scripted hand that edits photographs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
+from kt_batch.config import ExtractConfig, IndexConfig, RunOptions, ScaleKey
 from kt_batch.demo.bundled import bundled, save_images
 from kt_batch.demo.canvases import canvas
 from kt_batch.demo.retouching import HELD_OUT, LEARNED_FROM, RetouchingSummary, demo_retouching
@@ -26,12 +26,12 @@ from kt_batch.runners.base import Runner
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # from a telescope and a microscope
 LIBRARIES = {"night": ("night", "hubble_deep_field"), "day": ("harvest", "poppies", "ink", "ihc")}
-SWAPS = ("geometric", "statistics")
+LOOKS = {"painting": ("painting", {}), "statistics swap": ("knowledge", {"swap": "statistics"})}
 
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """The path of the contact sheet, the summary of each run by library and swap, and that of the second page."""
+    """The path of the contact sheet, the summary of each run by library and look, and that of the second page."""
 
     sheet: str
     runs: dict[str, TranslateSummary]
@@ -46,7 +46,7 @@ def demo(
     runner: Runner,
     progress: Progress,
 ) -> DemoSummary:
-    """Run the main job below `out`: two libraries, each with both swaps, and edits learned from pairs.
+    """Run the main job below `out`: two libraries, each with both looks, and edits learned from pairs.
 
     A second call skips finished work.
 
@@ -56,17 +56,19 @@ def demo(
     out = out.absolute()
     write_inputs(out)
     sheet_target(out).check()
+    painted = ScaleKey("relu4_1", extraction.encoder.size)
+    kept = extraction.model_copy(update={"also": (str(painted),), "keep_images": True})
     runs = {}
     for name in LIBRARIES:
         library = str(out / "libraries" / name)
-        styles = [str(out / "styles" / name)]
-        extract(ExtractRequest(styles, library, extraction, source, options), runner, progress)
-        index = build_index(library, IndexConfig(), options, runner, progress)
-        for swap in SWAPS:
-            run = str(out / "runs" / f"{name}-{swap}")
-            config, sources = choose("knowledge", {"swap": swap}, Choice(library=library, index=index.index))
+        extract(ExtractRequest([str(out / "styles" / name)], library, kept, source, options), runner, progress)
+        build_index(library, IndexConfig(match_space="centred"), options, runner, progress, painted)
+        build_index(library, IndexConfig(), options, runner, progress)
+        for look, (method, settings) in LOOKS.items():
+            run = str(out / "runs" / f"{name}-{look.partition(' ')[0]}")
+            config, sources = choose(method, settings, Choice(library=library))
             request = TranslateRequest([str(out / "photographs")], run, config, sources, options)
-            runs[f"{name}, {swap} swap"] = translate(request, runner, progress)
+            runs[f"{name}, {look}"] = translate(request, runner, progress)
     sheet = write_sheet({title: summary.run for title, summary in runs.items()}, out)
     learned = demo_retouching(out / "retouch", bundled(LEARNED_FROM), bundled(HELD_OUT), options, runner, progress)
     return DemoSummary(str(sheet), runs, learned)
