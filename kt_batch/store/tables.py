@@ -29,7 +29,12 @@ SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row
 
 
 def commit_table(
-    location: Location, kind: str, unit: str, table: pa.Table, row_groups: Sequence[int] | None = None
+    location: Location,
+    kind: str,
+    unit: str,
+    table: pa.Table,
+    row_groups: Sequence[int] | None = None,
+    levels: tuple[str, ...] = (),
 ) -> TableRef:
     """Write `table` as one part of `unit` and return its entry for the receipt.
 
@@ -41,6 +46,7 @@ def commit_table(
         unit: the unit's id.
         table: the rows.
         row_groups: the rows of each row group in order, zeros included; None makes one group.
+        levels: as in `TableRef`.
 
     Raises:
         UsageError: the row groups do not add up to the table.
@@ -53,7 +59,9 @@ def commit_table(
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         name = part_path(kind, unit, sha256)
-        ref = TableRef(kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256)
+        ref = TableRef(
+            kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256, levels=levels
+        )
         location.put_content(name, path)
     return ref
 
@@ -63,12 +71,13 @@ def read_table(
     ref: TableRef,
     columns: Sequence[str] | None = None,
     *,
-    groups: Sequence[int] | None = None,
+    groups: Sequence[int] | slice | None = None,
     verify: bool = False,
 ) -> pa.Table:
     """Read a part, or some of its columns in the given order, or some of its row groups.
 
-    The size is always checked, the SHA-256 only with `verify`, which reads the whole file.
+    `groups` are their numbers, or a slice of all of them. The size is always checked, the SHA-256 only with
+    `verify`, which reads the whole file.
 
     Raises:
         MissingError: the part is gone.
@@ -82,7 +91,7 @@ def read_table(
     with open_table(location, ref.name) as file:
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
-        return file.read(columns, groups)
+        return file.read(columns, range(len(file.rows))[groups] if isinstance(groups, slice) else groups)
 
 
 def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:

@@ -1,30 +1,34 @@
-"""The provenance table of a unit: one row per matched patch, or one row per source image."""
+"""The provenance table of a unit: one row per matched patch, of one level or of several, or per source image."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kt_batch.config import Layer
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
-from kt_batch.methods.base import EditFacts, PatchProvenance, SourceProvenance
+from kt_batch.methods.base import EditFacts, LevelProvenance, PatchProvenance, SourceProvenance
 from kt_batch.store.plans import Item
-from kt_batch.store.schemas import EDITS, PROVENANCE, SHARES
+from kt_batch.store.schemas import EDITS, LEVELS, PROVENANCE, SHARES
 
 T = TypeVar("T")
+AnyProvenance: TypeAlias = PatchProvenance | LevelProvenance | SourceProvenance
 
 
-def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) -> list[tuple[str, float]]:
+def source_shares(provenance: AnyProvenance, item: Item) -> list[tuple[str, float]]:
     """Return the source images of a picture with their shares, the largest first, ties by id.
 
-    The share of an image is the mean weight of its patches over the query patches; that of a pair may be negative. An
-    input without any other source is its own.
+    The share of an image is the mean weight of its patches over the query patches, of several levels over those of the
+    coarse one; that of a pair may be negative. An input without any other source is its own.
     """
+    if isinstance(provenance, LevelProvenance):
+        provenance = next(iter(provenance.levels.values()))
     if isinstance(provenance, SourceProvenance):
         shares = dict(provenance.shares) or {item.image_id: 1.0}
     else:
@@ -39,8 +43,17 @@ def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) ->
 class ProvenanceRows(Protocol):
     """Gathers the provenance of outputs, one after the other, and makes one table at the end."""
 
-    names: list[str]
-    groups: list[int]
+    @property
+    def names(self) -> list[str]:
+        """Return the outputs so far."""
+
+    @property
+    def groups(self) -> list[int]:
+        """Return the rows of each row group."""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Return the levels of each output, from coarse to fine; none where it has no levels."""
 
     def add(self, item: Item, name: str, provenance: Any) -> None:
         """Add the provenance of the output `name` of an input."""
@@ -72,6 +85,7 @@ class PatchRows:
     """
 
     library: str
+    levels: tuple[str, ...] = ()
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     _parts: list[_PatchPart] = field(default_factory=list)
@@ -148,6 +162,76 @@ class PatchRows:
         return pa.Table.from_arrays(columns, schema=PROVENANCE)
 
 
+class LevelRows:
+    """Rows of outputs with patch provenance at several levels: a row group for each level of each output.
+
+    The sums are those of the coarse level, whose matches an index found.
+    """
+
+    def __init__(self, library: str, levels: Sequence[Layer]) -> None:
+        """Take the levels that every output has, from coarse to fine."""
+        self._rows = {level: PatchRows(library) for level in levels}
+        self._coarse = self._rows[levels[0]]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Return the levels, from coarse to fine."""
+        return tuple(self._rows)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the outputs so far."""
+        return self._coarse.names
+
+    @property
+    def groups(self) -> list[int]:
+        """Return the rows of each level of each output."""
+        return [
+            count for counts in zip(*(rows.groups for rows in self._rows.values()), strict=True) for count in counts
+        ]
+
+    @property
+    def patches(self) -> int:
+        """Return the number of query patches of the coarse level."""
+        return self._coarse.patches
+
+    @property
+    def ncc_sum(self) -> float:
+        """Return the sum of the NCC of the best match of every patch of the coarse level."""
+        return self._coarse.ncc_sum
+
+    @property
+    def certified(self) -> int:
+        """Return how many best matches of the coarse level are certified."""
+        return self._coarse.certified
+
+    def add(self, item: Item, name: str, provenance: LevelProvenance) -> None:
+        """Add the provenance of the output `name` of an input; raise DamagedError as `PatchRows` does."""
+        for level, rows in self._rows.items():
+            rows.add(item, name, provenance.levels[level])
+
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+        for rows in self._rows.values():
+            rows.remove(names)
+
+    def table(self) -> pa.Table:
+        """Return one row per (level, patch, rank), output after output, each from coarse to fine, in reading order."""
+        tables = [_with_level(rows.table(), level) for level, rows in self._rows.items()]
+        starts, pieces = [0] * len(tables), []
+        for number, count in enumerate(self.groups):
+            level = number % len(tables)
+            pieces.append(tables[level].slice(starts[level], count))
+            starts[level] += count
+        return pa.concat_tables(pieces)
+
+
+def _with_level(table: pa.Table, level: str) -> pa.Table:
+    codes = pa.array(np.zeros(table.num_rows, np.int32))
+    column = pa.DictionaryArray.from_arrays(codes, pa.array([level]))
+    return table.add_column(LEVELS.get_field_index("level"), LEVELS.field("level"), column)
+
+
 @dataclass
 class SourceRows:
     """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows.
@@ -156,6 +240,7 @@ class SourceRows:
     """
 
     uris: dict[str, str]
+    levels: tuple[str, ...] = ()
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     _parts: list[Mapping[str, float]] = field(default_factory=list)

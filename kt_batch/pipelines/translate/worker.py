@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
-from kt_batch.methods.base import PatchProvenance, Result
+from kt_batch.methods.base import LevelProvenance, PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
@@ -22,7 +22,7 @@ from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.provenance import EditRows, PatchRows, ProvenanceRows, SourceRows
+from kt_batch.pipelines.translate.provenance import EditRows, LevelRows, PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -145,8 +145,11 @@ class TranslateWorker:
         return {name: result for name, result in results.items() if not isinstance(result, RejectError)}
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
+        library = self.job.sources.library or ""
+        if isinstance(result.provenance, LevelProvenance):
+            return LevelRows(library, tuple(result.provenance.levels))
         if isinstance(result.provenance, PatchProvenance):
-            return PatchRows(self.job.sources.library or "")
+            return PatchRows(library)
         return SourceRows(dict(self.uris))
 
     def _encoding(
@@ -189,7 +192,7 @@ class TranslateWorker:
     ) -> tuple[TableRef, ...]:
         tables = []
         if rows and rows.names:
-            tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups))
+            tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups, rows.levels))
         if edits.rows:
             tables.append(commit_table(self.location, layout.EDITS, unit, edits.table()))
         if rejects:
@@ -205,7 +208,9 @@ class TranslateWorker:
         rows: ProvenanceRows | None,
     ) -> Receipt:
         # A unit without an output has matched nothing; its sums are those of no patch.
-        patches = rows if isinstance(rows, PatchRows) else PatchRows("") if not (rows and rows.names) else None
+        patches = (
+            rows if isinstance(rows, PatchRows | LevelRows) else PatchRows("") if not (rows and rows.names) else None
+        )
         tables, shard = files
         return log.receipt(
             unit,
