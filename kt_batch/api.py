@@ -8,7 +8,7 @@ from os import fspath
 
 from pydantic import ValidationError
 
-from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions, describe_fault
+from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions, ScaleKey, describe_fault
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.encoders import new_encoder
@@ -63,7 +63,8 @@ def extract(
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
         manifest: Lists of further images: text, .csv, .jsonl or .parquet with a column `uri`.
-        **fields: Further fields of ExtractConfig: stride, max_patches, seed, tags, license, attribution.
+        **fields: Further fields of ExtractConfig: stride, max_patches, seed, tags, license, attribution, keep_images,
+            also.
 
     Returns:
         Counts and rates.
@@ -86,6 +87,7 @@ def build_index(
     options: RunOptions = DEFAULT_OPTIONS,
     runner: Runner | None = None,
     progress: Progress = no_progress,
+    at: str | None = None,
     **fields: object,
 ) -> BuildSummary:
     """Index the present state of a library, so that it can be searched.
@@ -95,6 +97,7 @@ def build_index(
         options: How the work is run.
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
+        at: The `layer@scale` whose patches are indexed, such as `relu4_1@256`; None for the library's base key.
         **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed.
 
     Returns:
@@ -105,7 +108,8 @@ def build_index(
     """
     with _usage_errors():
         config = IndexConfig.model_validate(fields)
-    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress)
+    key = _key(at)
+    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress, key)
 
 
 def translate(
@@ -161,6 +165,14 @@ def _runner(runner: Runner | None, options: RunOptions) -> Runner:
     if runner is None and options.runner == "ray":
         raise UsageError("The options ask for Ray; pass runner=RayRunner(...) of kt_batch.runners.ray.runner.")
     return runner or LocalRunner()
+
+
+def _key(text: str | None) -> ScaleKey | None:
+    """Read a `layer@scale`. Raises UsageError."""
+    try:
+        return None if text is None else ScaleKey.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 SMALLEST_SIZE, DEFAULT_SIZE, LARGEST_SIZE = 8, 512, 4096  # long side of the working image, in pixels
 
@@ -15,6 +17,34 @@ MOST_UNIT = 4096  # images of a unit
 
 Layer = Literal["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
 ImageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+@dataclass(frozen=True, order=True)
+class ScaleKey:
+    """A layer of the encoder at a working size, written `layer@scale`: the key of patches, statistics and indexes.
+
+    scale: Long side of the working image, in pixels. A smaller image is not enlarged: it is encoded as it is.
+    """
+
+    layer: Layer
+    scale: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}@{self.scale}"
+
+    @classmethod
+    def parse(cls, text: str) -> ScaleKey:
+        """Read `relu4_1@256`. Raises ValueError."""
+        found = re.fullmatch(r"(relu[0-9]_[0-9])@([1-9][0-9]{0,3})", text, re.ASCII)
+        if not found or found[1] not in get_args(Layer) or not SMALLEST_SIZE <= int(found[2]) <= LARGEST_SIZE:
+            raise ValueError(
+                f"{text!r} is no layer@scale such as relu4_1@256; layers are {', '.join(get_args(Layer))}, and scales "
+                f"{SMALLEST_SIZE} to {LARGEST_SIZE}"
+            )
+        return cls(cast("Layer", found[1]), int(found[2]))
+
+
+KeyText = Annotated[str, AfterValidator(lambda text: str(ScaleKey.parse(text)))]
 
 
 class Config(BaseModel):
@@ -70,6 +100,36 @@ class ExtractConfig(Config):
     tags: tuple[str, ...] = Field((), description="A tag of all images of this library; may be repeated.")
     license: str = Field("", description="Licence of all images of this library, kept with each.")
     attribution: str = Field("", description="Whom to credit for all images of this library.")
+    keep_images: bool = Field(
+        False,
+        description="Keep the working image of each source, lossless in 8 bits: methods that look at sources need it.",
+        exclude_if=lambda kept: not kept,  # plans of other libraries stay as they were
+    )
+    also: Annotated[tuple[KeyText, ...], AfterValidator(lambda keys: tuple(sorted(keys)))] = Field(
+        (),
+        description="A further layer@scale whose patches are kept too, such as relu4_1@256; may be repeated.",
+        exclude_if=lambda keys: not keys,
+    )
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if twice := [text for text in self.also if self.also.count(text) > 1 or text == str(self.base)]:
+            raise ValueError(f"the key {twice[0]} stands twice; each layer@scale is kept once")
+        return self
+
+    @property
+    def base(self) -> ScaleKey:
+        """Return the key of the encoder's layer and size, whose patches lie in `patches/` itself."""
+        return ScaleKey(self.encoder.layer, self.encoder.size)
+
+    @property
+    def keys(self) -> tuple[ScaleKey, ...]:
+        """Return all keys: the base key, then the further ones in order."""
+        return self.base, *sorted(map(ScaleKey.parse, self.also))
+
+    def at(self, key: ScaleKey) -> EncoderConfig:
+        """Return the encoder cut at a key."""
+        return self.encoder.model_copy(update={"layer": key.layer, "size": key.scale})
 
 
 class PairsConfig(Config):
@@ -172,6 +232,11 @@ class MethodConfig(Config):
     method: str
     encoder: EncoderConfig | None = None
     decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file.")
+    decoders_sha256: tuple[str, ...] = Field(
+        (),
+        description="SHA-256 of the weight files of several decoders, one for each level of the method.",
+        exclude_if=lambda files: not files,  # plans of other methods stay as they were
+    )
     index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
     fit_digest: str | None = Field(None, description="The fit of a paired library, and so the library's snapshot.")
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")

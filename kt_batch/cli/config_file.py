@@ -39,7 +39,7 @@ GUARDED = frozenset({
 # Options of free text that are read, never written to. Every other option of free text is guarded, also a new one.
 READ = frozenset({
     "images", "before", "after", "photo", "style", "library", "index", "encoder", "encoder_weights", "decoder_weights",
-    "method", "preset", "searcher", "clusters", "tag", "license", "attribution", "max_rejects",
+    "method", "preset", "searcher", "clusters", "also", "at", "tag", "license", "attribution", "max_rejects",
 })  # fmt: skip
 FREE_TEXT = (str, Path, list[str], list[Path])
 CONNECTING = {("encoder", "vgg19"), ("runner", "ray")}  # values of options that are harmless otherwise

@@ -37,7 +37,8 @@ def extract_command(
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
-    content: options.ExtractOptions,
+    content: options.Content,
+    preset: options.ExtractPreset = None,
     how: options.Run,
     dry_run: DryRun,
     config: ConfigFile = None,
@@ -48,11 +49,14 @@ def extract_command(
 
     kt-batch extract paintings/ --library monet.lib
 
+    kt-batch extract paintings/ --library monet.lib --preset painting
+
     kt-batch extract --before originals/ --after edited/ --library mine.pairs
 
     kt-batch extract --after finished/ --synthetic-befores --library mild.pairs
     """
     estimate_request = dry_run.request()
+    cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest, estimate_request)
         paired = run_pairs(wanted)
@@ -70,7 +74,7 @@ def extract_command(
     target = rejects_target(how, request.images, library, request.manifests)
     with make_runner(how) as running, ProgressDisplay() as display:
         summary = extract(request, running, display)
-    save_options(library, "extract", context.params)
+    save_options(library, "extract", {**context.params, **chosen})
     write_rejects(target, library)
     print_summary(asdict(summary), extract_lines(summary), json)
     return STRICT.exit_code(summary.rejected, summary.images + summary.rejected)

@@ -32,6 +32,7 @@ def index_command(
     library: Annotated[str, typer.Argument(help="The library: a directory or s3://bucket/prefix.")],
     building: options.Building,
     how: IndexRun,
+    at: options.At = None,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
     json: options.Json = False,
@@ -40,8 +41,9 @@ def index_command(
 
     kt-batch index monet.lib
     """
+    key = options.parse_key(at)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = build_index(library, building, how, running, display)
+        summary = build_index(library, building, how, running, display, key)
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0
@@ -51,7 +53,7 @@ def index_lines(summary: BuildSummary) -> list[str]:
     """Return the summary for a person."""
     state = f"built in {summary.seconds:.1f} s" if summary.built else "nothing to do: it was built already"
     return [
-        f"{summary.library}: index {summary.index}, {state}",
+        f"{summary.library}: index {summary.index} of {summary.key}, {state}",
         f"  {summary.patches:,} patches, {summary.merged_share:.1%} merged, {summary.leaves} leaves",
         f"  next: kt-batch translate PHOTOS --library {summary.library} --out RUN",
     ]

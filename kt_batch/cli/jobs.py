@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 
 import typer
 
@@ -59,7 +60,8 @@ def build_library(
     library: options.Library,
     weights: options.EncoderOptions,
     cut: options.CutOptions,
-    content: options.ExtractOptions,
+    content: options.Content,
+    preset: options.ExtractPreset = None,
     building: options.Building,
     how: options.JobRun,
     bounds: RejectBounds,
@@ -73,6 +75,7 @@ def build_library(
     Exits with 0 while rejects stay within --max-rejects.
     """
     estimate_request = dry_run.request()
+    cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest, estimate_request)
         paired, fitted = run_pairs(wanted), fit(library, FitConfig(), how.threads)
@@ -94,10 +97,12 @@ def build_library(
         extracted = extract(request, running, display)
         write_rejects(target, library)
         release_gpus(running)  # building an index uses no GPU
-        indexed = build_index(library, building, how, running, display)
-    save_options(library, "build_library", context.params)
-    summary = {"extract": asdict(extracted), "index": asdict(indexed)}
-    print_summary(summary, [*extract_lines(extracted), *index_lines(indexed)], json)
+        indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
+    save_options(library, "build_library", {**context.params, **chosen})
+    summary = {"extract": asdict(extracted), "index": asdict(indexed[0])}
+    if len(indexed) > 1:
+        summary["further_indexes"] = {each.key: asdict(each) for each in indexed[1:]}
+    print_summary(summary, [*extract_lines(extracted), *chain(*map(index_lines, indexed))], json)
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
 
 

@@ -14,10 +14,11 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from kt_batch.cli.arguments import Fields, same
-from kt_batch.config import MOST_UNIT, EncoderConfig, ExtractConfig, IndexConfig, Layer, RunOptions
+from kt_batch.config import MOST_UNIT, EncoderConfig, ExtractConfig, IndexConfig, Layer, RunOptions, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
+from kt_batch.pipelines.extract.presets import EXTRACT_PRESETS, extract_preset
 from kt_batch.pipelines.inputs import absolute_file
 from kt_batch.report.recorded_edits import REVIEW_BELOW
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
@@ -61,6 +62,12 @@ ReviewBelow = Annotated[
         min=0,
         max=1,
         help=f"Confidence below which an edit is marked as one to look at; default: {REVIEW_BELOW}.",
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="<layer@scale>", help="The patches of this key, such as relu4_1@256; default: the base key."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
@@ -119,10 +126,54 @@ class ExtractOptions(Options):
     tag: tuple[str, ...] = same(ExtractConfig, "tags")
     license: str = same(ExtractConfig, "license")
     attribution: str = same(ExtractConfig, "attribution")
+    keep_images: bool = same(ExtractConfig, "keep_images")
+    also: tuple[str, ...] = same(ExtractConfig, "also")
 
     def config(self, encoder: EncoderConfig) -> ExtractConfig:
         """Return the configuration of a library."""
         return ExtractConfig(encoder=encoder, tags=self.tag, **self.model_dump(exclude={"tag"}))
+
+
+Content = Annotated[
+    ExtractOptions,
+    Fields(options={"keep_images": Annotated[bool, typer.Option("--keep-images/--no-keep-images")]}),
+]
+ExtractPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar=f"<{'|'.join(EXTRACT_PRESETS)}>",
+        help="What the library is for; options given beside it win.",
+    ),
+]
+
+
+def with_preset(
+    context: typer.Context, preset: str | None, cut: CutOptions, content: ExtractOptions
+) -> tuple[CutOptions, ExtractOptions, dict[str, object]]:
+    """Return the options of a library after a preset, and those of them that it sets.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    named = extract_preset(preset) if preset else {}
+    chosen = {name: value for name, value in named.items() if is_default(context, name)}
+    sides = [{name: chosen[name] for name in chosen if name in type(group).model_fields} for group in (cut, content)]
+    return cut.model_copy(update=sides[0]), content.model_copy(update=sides[1]), chosen
+
+
+def is_default(context: typer.Context, option: str) -> bool:
+    """Tell whether neither the command line nor a file gives an option."""
+    source = context.get_parameter_source(option)
+    return source is None or source.name == "DEFAULT"
+
+
+def parse_key(text: str | None) -> ScaleKey | None:
+    """Read `relu4_1@256`; None stays None. Raises UsageError."""
+    try:
+        return None if text is None else ScaleKey.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--at: {error}.") from error
 
 
 def parse_clusters(text: str) -> tuple[int, ...]:

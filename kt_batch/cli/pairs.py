@@ -86,7 +86,7 @@ def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None,
 def _pairs_config(
     weights: options.EncoderOptions, cut: options.CutOptions, content: options.ExtractOptions, *, synthetic: bool
 ) -> PairsConfig:
-    given = {"layer": cut.layer, **content.model_dump(include={"stride", "max_patches", "seed"})}
+    given = {"layer": cut.layer, **content.model_dump(include={"stride", "max_patches", "seed", "keep_images", "also"})}
     fields = {**ExtractConfig.model_fields, "layer": EncoderConfig.model_fields["layer"]}
     for name, value in given.items():
         if value != fields[name].default:

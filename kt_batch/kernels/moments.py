@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-4  # least variance in any direction, as a share of the mean variance of a channel
+FLAT = 1e-6  # and of the wanted mean variance: what has less is one flat colour
+TINY = 1e-20
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,12 @@ def transport(features: Tensor, wanted: Moments, own: Moments | None = None) -> 
         one flat colour becomes the wanted mean.
     """
     own = own or moments(features)
-    least = FLOOR * float(own.covariance.diagonal().mean()) + 1e-12
+    least = float(FLOOR * own.covariance.diagonal().mean() + FLAT * wanted.covariance.diagonal().mean()) + TINY
     root, inverse = _powers(own.covariance, (0.5, -0.5), least)
     (middle,) = _powers(root @ wanted.covariance @ root, (0.5,), 0.0)
     matrix = (inverse @ middle @ inverse).float()
-    offset = (wanted.mean - inverse @ middle @ inverse @ own.mean).float()
-    moved = torch.addmm(offset[:, None], matrix, features.flatten(1))
-    return moved.view_as(features)
+    centred = features.flatten(1) - own.mean.float()[:, None]
+    return torch.addmm(wanted.mean.float()[:, None], matrix, centred).view_as(features)
 
 
 def _powers(symmetric: Tensor, exponents: Sequence[float], least: float) -> list[Tensor]:

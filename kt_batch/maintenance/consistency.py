@@ -57,13 +57,12 @@ def table_faults(kind: str, table: pa.Table, unit: Unit, receipt: Receipt, image
         return faults + _count_faults(what, table.num_rows, receipt.rejects)
     if kind == layout.PROVENANCE and image_format:
         return _provenance_faults(what, table, receipt, _outputs(unit, receipt, image_format))
-    if kind in (layout.IMAGES, layout.PATCHES, layout.PAIRS):
+    if layout.table_of(kind) in (layout.IMAGES, layout.PATCHES, layout.WORKING, layout.PAIRS):
         ids = {value.hex() for value in table["image_id"].unique().to_pylist()}
         strange = ids - {item.image_id for item in unit.items}
         faults = [f"{what} name images of no such unit: {_some(sorted(strange))}."] if strange else []
         there = _uris(table) if kind == layout.IMAGES else table.num_rows
-        counted = (there, receipt.patches if kind == layout.PATCHES else receipt.images)
-        return faults + _count_faults(what, *counted)
+        return faults + _count_faults(what, there, _counted(kind, receipt, there))
     return []
 
 
@@ -89,6 +88,17 @@ def _runs(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
     changes = np.any([np.diff(each, prepend=-1) != 0 for each in codes], axis=0)
     texts = [column.filter(pa.array(changes)).to_pylist() for column in encoded]
     return list(zip(*texts, strict=True))
+
+
+def _counted(kind: str, receipt: Receipt, there: int) -> int:
+    """Return how many rows, or of images how many names, the receipt counts; `there` where it counts none."""
+    if kind not in (layout.IMAGES, layout.PATCHES, layout.WORKING, layout.PAIRS):
+        return there  # of a further layer@scale
+    if kind == layout.PATCHES:
+        return receipt.patches
+    if kind == layout.WORKING:
+        return sum(table.rows for table in receipt.tables if table.kind == layout.IMAGES)
+    return receipt.images
 
 
 def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[str]:

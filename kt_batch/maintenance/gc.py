@@ -242,7 +242,7 @@ def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> boo
     if layout.OUTPUT_SHARDS in kinds and layout.parse_output_shard_path(name) in planned:
         return True
     part = layout.parse_part_path(name)
-    return part is not None and part.kind in kinds and part.unit in planned
+    return part is not None and part.table in kinds and part.unit in planned
 
 
 def _removal_order(name: str) -> tuple[int, str]:

@@ -278,7 +278,6 @@ def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list
     items = {
         item.image_id: item for unit in units.values() for item in unit.items if owners.get(item.image_id) == unit.id
     }
-    parts = library.committed.parts(layout.PATCHES)
     source, _ = library_encoder(library, request.encoder_weights)
     threads = _threads(library.committed.receipts.values())
     job = ExtractJob(library=folder, config=library.config, encoder=source, threads=threads)
@@ -286,18 +285,30 @@ def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list
 
     def compare(item: Item) -> bool | None:
         receipt = _do(again, worker, item, job.config)
-        made = next((table for table in receipt.tables if table.kind == layout.PATCHES), None)
-        if made is None:
+        made = [table for table in receipt.tables if table.kind not in (layout.IMAGES, layout.REJECTS)]
+        if not made:
             return _rejected_now(again, receipt)
-        there = read_table(library.location, parts[owners[item.image_id]])
+        first = library.committed.receipts[owners[item.image_id]]
+        there = {table.kind: table for table in first.tables}
         image = pa.scalar(bytes.fromhex(item.image_id), IMAGE_ID)
-        rows, now = there.filter(pc.equal(there["image_id"], image)), read_table(again.location, made)
-        if receipt.numerics == library.committed.receipts[owners[item.image_id]].numerics:
-            return rows_digest(layout.PATCHES, rows) == rows_digest(layout.PATCHES, now)
-        return None if _close_patches(rows, now, library.channels) else False
+        verdicts = set()
+        for table in made:
+            if table.kind not in there:
+                return False
+            rows, now = read_table(library.location, there[table.kind]), read_table(again.location, table)
+            same = receipt.numerics == first.numerics
+            verdicts.add(_compared(table.kind, rows.filter(pc.equal(rows["image_id"], image)), now, same))
+        return False if False in verdicts else None if None in verdicts else True
 
     rejected = {item.image_id for _, item in library.committed.rejects.standing}
     return [item for image, item in items.items() if image not in rejected], compare
+
+
+def _compared(kind: str, one: pa.Table, other: pa.Table, same_numerics: bool) -> bool | None:
+    """Compare the rows of one image: True for equal, None for close on another numerics class, False for different."""
+    if same_numerics or kind == layout.WORKING:
+        return rows_digest(kind, one) == rows_digest(kind, other)
+    return None if _close_patches(one, other) else False
 
 
 def _of_pairs(library: PairedLibrary, folder: str) -> tuple[list[Item], Compare]:
@@ -320,11 +331,12 @@ def _of_pairs(library: PairedLibrary, folder: str) -> tuple[list[Item], Compare]
     return [item for pair, item in items.items() if pair not in rejected], compare
 
 
-def _close_patches(one: pa.Table, other: pa.Table, channels: int) -> bool:
+def _close_patches(one: pa.Table, other: pa.Table) -> bool:
     """Tell whether two tables hold the same patches, and vectors that differ by rounding alone."""
     plain = [name for name in one.column_names if name != VECTOR]
     if one.num_rows != other.num_rows or not one.select(plain).equals(other.select(plain)):
         return False
+    channels = other.schema.field(VECTOR).type.byte_width // 8
     first, second = (patch_vectors(table, channels).astype(np.float32) for table in (one, other))
     largest = float(np.abs(first).max(initial=0.0))
     return bool(np.abs(first - second).max(initial=0.0) <= VECTOR_STEP * largest)

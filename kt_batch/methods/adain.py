@@ -35,6 +35,7 @@ class Adain:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.STYLES})
     stages: ClassVar[tuple[str, ...]] = ("encode", "transfer", "decode")
     layer: ClassVar[Layer | None] = "relu4_1"
+    levels: ClassVar[tuple[Layer, ...]] = ()
 
     def __init__(self, config: AdainConfig, resources: Resources) -> None:
         if resources.encoder is None or resources.decoder is None or not resources.styles:

@@ -142,6 +142,7 @@ class Method(Protocol):
 
     config_type: The method's configuration. needs: What `Resources` must hold. stages: The keys of `Result.seconds`, in
     the order of the work. layer: Where the encoder is cut when no library decides; None without an encoder.
+    levels: The layers whose decoders it needs; empty where one decoder is enough.
     stride: Both sides of an image are multiples of it.
     """
 
@@ -149,6 +150,7 @@ class Method(Protocol):
     needs: ClassVar[frozenset[Need]]
     stages: ClassVar[tuple[str, ...]]
     layer: ClassVar[Layer | None]
+    levels: ClassVar[tuple[Layer, ...]]
     stride: int
 
     def __init__(self, config: Any, resources: Resources) -> None:

@@ -23,8 +23,18 @@ def encode(encoder: Encoder, image: Tensor, layer: str) -> Tensor:
     Raises:
         WeightsError: The features are not finite. Pixels are, so the weights are at fault.
     """
+    return encode_layers(encoder, image, (layer,))[layer]
+
+
+def encode_layers(encoder: Encoder, image: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """Encode one image `(3, H, W)` once, to float32 features `(C, h, w)` of each layer.
+
+    Raises:
+        WeightsError: The features are not finite. Pixels are, so the weights are at fault.
+    """
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    return check_finite(encoder.encode(batch, layer)[0].contiguous(), layer)
+    found = encoder.forward(batch, layers)
+    return {layer: check_finite(batched[0].contiguous(), layer) for layer, batched in found.items()}
 
 
 def check_finite(features: Tensor, layer: str) -> Tensor:

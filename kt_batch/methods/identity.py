@@ -23,6 +23,7 @@ class Identity:
     needs: ClassVar[frozenset[Need]] = frozenset()
     stages: ClassVar[tuple[str, ...]] = ()
     layer: ClassVar[Layer | None] = None
+    levels: ClassVar[tuple[Layer, ...]] = ()
     stride = 1
 
     def __init__(self, config: IdentityConfig, resources: Resources) -> None:  # noqa: ARG002 - it needs none

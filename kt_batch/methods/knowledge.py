@@ -50,6 +50,7 @@ class KnowledgeTransfer:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.INDEX})
     stages: ClassVar[tuple[str, ...]] = ("encode", "search", "swap", "decode")
     layer: ClassVar[Layer | None] = "relu3_1"
+    levels: ClassVar[tuple[Layer, ...]] = ()
 
     def __init__(self, config: KnowledgeConfig, resources: Resources) -> None:
         if resources.encoder is None or resources.decoder is None or resources.index is None:

@@ -21,6 +21,14 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "query_stride": 1,
         "preserve_colour": False,
     },
+    # From coarse forms to fine strokes, in full.
+    "painting": {
+        "method": "painting",
+        "search": {"searcher": "tree", "bands": 4, "probes": 8, "top_k": 1, "certify": False},
+        "strength": 1.0,
+        "sources": 4,
+        "preserve_colour": False,
+    },
     # Edits learned from a photographer's pairs, in full.
     "hdr": {"method": "retouch", "strength": 1.0},
 }

@@ -10,6 +10,7 @@ from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
 from kt_batch.methods.identity import Identity
 from kt_batch.methods.knowledge import KnowledgeTransfer
+from kt_batch.methods.painting.method import Painting
 from kt_batch.methods.retouch.method import Retouch
 
 DEFAULT = "knowledge"
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "adain": Adain,
     "identity": Identity,
     "retouch": Retouch,
+    "painting": Painting,
 }
 
 

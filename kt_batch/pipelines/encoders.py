@@ -21,11 +21,16 @@ def new_encoder(source: EncoderSource, layer: str, size: int) -> tuple[LoadedEnc
         ValidationError: The size is not allowed.
     """
     loaded = load_encoder(source)
+    check_cut(loaded, source, layer)
+    fields = {"encoder": source.name, "weights_sha256": loaded.sha256, "layer": layer, "size": size}
+    return loaded, EncoderConfig.model_validate(fields)
+
+
+def check_cut(loaded: LoadedEncoder, source: EncoderSource, layer: str) -> None:
+    """Raise UsageError when an encoder has no such layer."""
     if layer not in loaded.network.layers:
         cuts = ", ".join(cut for cut in loaded.network.layers if cut.startswith("relu") and cut.endswith("_1"))
         raise UsageError(f"The encoder '{source.name}' cannot be cut at {layer}; it has {cuts}.")
-    fields = {"encoder": source.name, "weights_sha256": loaded.sha256, "layer": layer, "size": size}
-    return loaded, EncoderConfig.model_validate(fields)
 
 
 def library_encoder(library: Library, weights: str | None) -> tuple[EncoderSource, LoadedEncoder]:

@@ -70,6 +70,7 @@ class Reader:
         beat: Heartbeat,
         other_uris: Mapping[str, Sequence[str]] | None = None,
         metadata: bool = False,
+        further: Sequence[int] = (),
     ) -> Iterator[Read]:
         """Yield the images of a unit in id order.
 
@@ -81,10 +82,13 @@ class Reader:
             beat: Called for each image.
             other_uris: Image id -> more URIs where the image may be.
             metadata: Whether the working images are to have the metadata of their files.
+            further: More sizes at which each image is wanted.
         """
 
         def decode(data: Data) -> WorkingImage:
             working = self._decoder.decode(data, size)
+            if further:
+                working = replace(working, further=tuple(self._decoder.decode(data, side) for side in further))
             return replace(working, blocks=self._decoder.metadata(data)) if metadata else working
 
         def read(items: Sequence[Item]) -> WorkingImage:

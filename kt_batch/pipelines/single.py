@@ -88,7 +88,7 @@ def translate_one(
         found = find_images(paintings, (), no_progress)
         names, library = _extract(found.inputs, encoder.network, config)
     with timed(seconds, "index"):
-        index = _index(library, encoder.network.channels_at(config.encoder.layer), index_config)
+        index = index_in_memory(library, encoder.network.channels_at(config.encoder.layer), index_config)
     method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
     result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
     sources = cast("PatchProvenance", result.provenance)
@@ -120,7 +120,8 @@ def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig)
     return names, pa.concat_tables(tables)
 
 
-def _index(library: pa.Table, channels: int, config: IndexConfig) -> Index:
+def index_in_memory(library: pa.Table, channels: int, config: IndexConfig) -> Index:
+    """Return an index of patches of `channels` channels, which is nowhere on disk."""
     patches = patch_vectors(library, channels)
     packets = haar(torch.from_numpy(np.array(patches)).float()).half()
     return build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), config)

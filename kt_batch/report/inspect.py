@@ -47,10 +47,12 @@ def _inspect_library(library: Library) -> dict[str, Any]:
         **_encoder(library.config.encoder),
         "stride": library.config.stride,
         "max_patches": library.config.max_patches,
+        "working_images": sum(table.rows for table in library.committed.parts(layout.WORKING).values()),
         "snapshot": library.committed.snapshot,
         "images": sum(receipt.images for receipt in receipts),
         "distinct_images": sum(table.rows for table in library.committed.parts(layout.IMAGES).values()),
         "patches": library.patches,
+        "patches_also": {str(key): library.patches_at(key) for key in library.config.keys[1:]},
         "rejects": _rejects(library.committed),
         "units": _units(library.committed),
         "bytes": {"tables": parts, "indexes": sum(shards.values()) + trees},
@@ -89,6 +91,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
     shards = sum(shard.bytes for shard in summary.shards)
     return {
         "digest": summary.digest,
+        "key": str(summary.key(library)),
         "state": "current" if summary.snapshot == library.committed.snapshot else "stale",
         "match_space": summary.config.match_space,
         "leaves": summary.leaves,

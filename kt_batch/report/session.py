@@ -31,6 +31,7 @@ from kt_batch.report.recorded_edits import read_edit
 from kt_batch.report.sources import SourceImage, cells_of, level_geometry, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.images.headers import MAX_PIXELS, declared_size
+from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.input_names import input_name
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_run
@@ -96,6 +97,15 @@ class Session:
         except (StorageError, MismatchError, UsageError):
             return None
 
+    @cached_property
+    def source_scale(self) -> int | None:
+        """Return the scale of the patches that the run searched; None for that of the library's base key."""
+        digest = self.run.header.index_digest
+        if self.library is None or digest is None:
+            return None
+        summary = read_index_summary(self.library.location, digest)
+        return summary.scale if summary else None
+
     def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
         """Return the library's images with these ids, by id.
 
@@ -103,7 +113,7 @@ class Session:
         """
         missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
         if missing and self.library is not None:
-            fetched = source_images(self.library, missing, previews=previews)
+            fetched = source_images(self.library, missing, previews=previews, scale=self.source_scale)
             self._images.update({(image_id, previews): fetched.get(image_id) for image_id in missing})
         known = ((image_id, self._images.get((image_id, previews))) for image_id in ids)
         return {image_id: image for image_id, image in known if image is not None}

@@ -16,6 +16,7 @@ from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, laye
 from kt_batch.redaction import redacted
 from kt_batch.store import layout
 from kt_batch.store.documents import MOST_BYTES, read_document
+from kt_batch.store.images.rasters import fit
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
@@ -198,10 +199,18 @@ def patch_box(row: int, col: int, width: int, height: int, cells: Geometry) -> B
     return Box(int(x0[0]), int(y0[0]), int(x1[0]), int(y1[0]))
 
 
-def source_images(library: Library, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
+def source_images(
+    library: Library, ids: Collection[str], *, previews: bool = False, scale: int | None = None
+) -> dict[str, SourceImage]:
     """Return a library's images with these ids (16 hex digits), by id.
 
     Unknown ids are left out. Only the parts that hold the images are read.
+
+    Args:
+        library: The library.
+        ids: The images.
+        previews: Whether they are to have previews.
+        scale: Long side of the working images whose sizes are wanted; None for those of the library's base key.
     """
     wanted = set(ids)
     uris: dict[str, set[str]] = {image_id: set() for image_id in wanted}
@@ -221,6 +230,8 @@ def source_images(library: Library, ids: Collection[str], *, previews: bool = Fa
         for row in table.filter(pc.is_in(table["image_id"], raw)).to_pylist():
             image_id = row.pop("image_id").hex()
             _check_sizes(row, f"{library.location.uri}/{part.name}")
+            if scale is not None:
+                row["width"], row["height"] = fit(row["original_width"], row["original_height"], scale)
             images[image_id] = SourceImage(image_id=image_id, uris=tuple(sorted(uris[image_id])), **row)
     return images
 

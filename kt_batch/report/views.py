@@ -33,6 +33,7 @@ from kt_batch.store.schemas import (
     PROVENANCE,
     REJECTS,
     SHARES,
+    WORKING,
     patches_schema,
 )
 from kt_batch.text import is_visible
@@ -150,13 +151,20 @@ def _paired_views(library: PairedLibrary, naming: Naming) -> dict[str, str]:
 
 def _library_views(library: Library, naming: Naming) -> dict[str, str]:
     channels = library.channels if library.committed.parts(layout.PATCHES) else 1
-    return {
+    views = {
         "images": _images(library, naming),
         "patches": _parts(library.committed, layout.PATCHES, patches_schema(channels), naming),
         "rejects": _rejects(library.committed, naming),
         "members": _members(library, naming),
         "image_uris": f"SELECT DISTINCT image_id, uri, name FROM ({_plan(library.committed, naming)})",
     }
+    for key in library.config.keys[1:]:
+        width = library.channels_at(key) if library.parts_at(key) else 1
+        parts = [part.name for part in library.parts_at(key).values()]
+        views[f"patches_{key.layer}_{key.scale}"] = _files(library.location, parts, patches_schema(width), naming)
+    if library.config.keep_images:
+        views["working"] = _parts(library.committed, layout.WORKING, WORKING, naming)
+    return views
 
 
 def _images(library: Library, naming: Naming) -> str:
@@ -250,9 +258,10 @@ def _sources(session: Session, library: Library, naming: Naming) -> str:
     of_levels = [f"{_boxed(level_geometry(level))}\n  WHERE level = {_text(level)}" for level in session.levels]
     boxed = "\n  UNION ALL\n".join(of_levels or [_boxed(session.cells)])
     level = "level, " if session.levels else ""
+    sizes = _working_sizes(session.source_scale)
     return f"""\
 WITH image AS (
-  SELECT image_id AS source_image_id, width, height, original_width, original_height, license, attribution
+  SELECT image_id AS source_image_id, {sizes}, original_width, original_height, license, attribution
   FROM ({_images(library, naming)})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
@@ -273,6 +282,22 @@ def _boxed(cells: Geometry) -> str:
   SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
     {_interval("y", "source_row", "height", cells)}
   FROM provenance JOIN image USING (source_image_id) JOIN uris USING (source_image_id)"""
+
+
+def _working_sizes(scale: int | None) -> str:
+    """Select the size of the working images at a scale, as `store.images.rasters.fit` computes it."""
+    if scale is None:
+        return "width, height"
+
+    def side(one: str, other: str, longer: str) -> str:
+        shorter = f"greatest(1, (2 * {one}::BIGINT * {scale} + {other}) // (2 * {other}::BIGINT))"
+        return f"CASE WHEN greatest({one}, {other}) <= {scale} THEN {one} WHEN {longer} THEN {scale} ELSE {shorter} END"
+
+    width, height = "original_width", "original_height"
+    return (
+        f"({side(width, height, f'{width} >= {height}')})::INTEGER AS width, "
+        f"({side(height, width, f'{height} > {width}')})::INTEGER AS height"
+    )
 
 
 def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:

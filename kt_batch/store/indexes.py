@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import IndexConfig
+from kt_batch.config import LARGEST_SIZE, SMALLEST_SIZE, IndexConfig, Layer, ScaleKey
 from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.documents import MOST_BYTES, read_document
@@ -40,7 +40,7 @@ class ShardRef(BaseModel):
 
 
 class IndexSummary(BaseModel):
-    """The content of `index.json`."""
+    """The content of `index.json`. scale: Of the key whose patches are indexed; absent for the library's base key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +49,9 @@ class IndexSummary(BaseModel):
     config: IndexConfig
     snapshot: str
     layer: str
+    scale: Annotated[int, Field(ge=SMALLEST_SIZE, le=LARGEST_SIZE)] | None = Field(
+        None, exclude_if=lambda scale: scale is None
+    )
     channels: Count
     patches: Count
     kept: Count
@@ -59,10 +62,15 @@ class IndexSummary(BaseModel):
     shards: tuple[ShardRef, ...] = Field(min_length=1)
     numerics: dict[str, str]
 
+    def key(self, library: Library) -> ScaleKey:
+        """Return the key whose patches are indexed."""
+        return library.config.base if self.scale is None else ScaleKey(cast("Layer", self.layer), self.scale)
 
-def index_digest(config: IndexConfig, snapshot: str) -> str:
-    """Return an index's name: 16 hex digits of format, configuration and snapshot."""
-    return hashlib.sha256(f"{INDEX_FORMAT}:{config.digest()}:{snapshot}".encode()).hexdigest()[:16]
+
+def index_digest(config: IndexConfig, snapshot: str, key: ScaleKey | None = None) -> str:
+    """Return an index's name: 16 hex digits of format, configuration, snapshot and, unless it is the base key, key."""
+    name = f"{INDEX_FORMAT}:{config.digest()}:{snapshot}" + (f":{key}" if key else "")
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def put_blob(location: Location, folder: str, data: bytes) -> tuple[str, int]:
@@ -159,13 +167,14 @@ def write_index_summary(location: Location, summary: IndexSummary) -> None:
     location.put_if_absent(layout.index_summary_path(summary.digest), data)
 
 
-def find_index(library: Library, wanted: str | None) -> IndexSummary:
+def find_index(library: Library, wanted: str | None, key: ScaleKey | None = None) -> IndexSummary:
     """Return the index to search.
 
     Args:
         library: the opened library.
         wanted: the digest of an index or its beginning; None for the index of the current snapshot. An index of an
             earlier snapshot remains valid when it is named: its patches are still in the library.
+        key: the key whose patches it must hold. None is the base key, or any key for an index that is named.
 
     Raises:
         MissingError: there is no such index.
@@ -179,16 +188,23 @@ def find_index(library: Library, wanted: str | None) -> IndexSummary:
         if len(matching) != 1:
             digests = ", ".join(s.digest for s in summaries) or "none"
             raise MissingError(f"'{place}' has {len(matching)} indexes '{wanted}'; it has {digests}.")
-        return _of_this_format(matching, place)[0]
+        named = _of_this_format(matching, place)[0]
+        if key is not None and named.key(library) != key:
+            raise MismatchError(f"The index {named.digest} of '{place}' is of {named.key(library)}, not of {key}.")
+        return named
+    key = key or library.config.base
+    at = "" if key == library.config.base else f" at {key}"
+    command = f"kt-batch index {place}" + (f" --at {key}" if at else "")
+    summaries = [s for s in summaries if s.key(library) == key]
     if not summaries:
-        raise MissingError(f"'{place}' has no index; run: kt-batch index {place}")
+        raise MissingError(f"'{place}' has no index{at}; run: {command}")
     current = [s for s in summaries if s.snapshot == library.committed.snapshot]
     if not current:
-        raise MismatchError(f"'{place}' has changed since it was indexed; run: kt-batch index {place}")
+        raise MismatchError(f"'{place}' has changed since it was indexed{at}; run: {command}")
     current = _of_this_format(current, place)
     if len(current) > 1:
         raise MismatchError(
-            f"'{place}' has {len(current)} indexes of its present state; choose with --index: "
+            f"'{place}' has {len(current)} indexes of its present state{at}; choose with --index: "
             f"{', '.join(s.digest for s in current)}."
         )
     return current[0]

@@ -3,7 +3,7 @@
 A path is relative to the library or the run and separated by slashes. The functions that end in `_path` build a path;
 those that begin with `parse_` read one and return None when the path is of another kind.
 
-    LIBRARY/  plan/  receipts/  library.json  images/  patches/  rejects/  options/  index/
+    LIBRARY/  plan/  receipts/  library.json  images/  patches/[<layer@scale>/]  working/  rejects/  options/  index/
     RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
@@ -29,11 +29,12 @@ FITS = "fits"  # of a paired library
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
 PATCHES = "patches"
+WORKING = "working"  # working images of the sources, where a library keeps them
 REJECTS = "rejects"
 PROVENANCE = "provenance"
 PAIRS = "pairs"
 EDITS = "edits"
-LIBRARY_KINDS = frozenset({IMAGES, PATCHES, PAIRS, REJECTS})
+LIBRARY_KINDS = frozenset({IMAGES, PATCHES, WORKING, PAIRS, REJECTS})
 RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
@@ -51,7 +52,8 @@ SUBTREES = "subtrees"
 
 _HEX16 = "[0-9a-f]{16}"
 _SHA256 = "[0-9a-f]{64}"
-_PART_PATTERN = rf"([a-z_]+)/part-({_HEX16})-{_HEX16}\.parquet"
+_KEY = "relu[1-4]_1@[1-9][0-9]{0,3}"  # layer@scale
+_PART_PATTERN = rf"([a-z_]+|{PATCHES}/{_KEY})/part-({_HEX16})-{_HEX16}\.parquet"
 _RECEIPT_PATTERN = rf"{RECEIPTS}/({_HEX16})\.json"
 
 _PLAN = re.compile(rf"{PLAN}/(\d{{6}})\.parquet")
@@ -77,6 +79,11 @@ class PartName(NamedTuple):
     kind: str
     unit: str
 
+    @property
+    def table(self) -> str:
+        """Return the kind without a key: patches of every layer@scale are patches."""
+        return table_of(self.kind)
+
 
 # ---- libraries and runs ----------------------------------------------------------------------------------------------
 
@@ -100,6 +107,16 @@ def parse_receipt_path(path: str) -> str | None:
     """Return the unit id in the path of a receipt."""
     match = _RECEIPT.fullmatch(path)
     return match[1] if match else None
+
+
+def patches_kind(key: str) -> str:
+    """Return the table kind of the patches of a further `layer@scale`; those of the base key are of kind PATCHES."""
+    return f"{PATCHES}/{key}"
+
+
+def table_of(kind: str) -> str:
+    """Return a table kind without its key."""
+    return kind.partition("/")[0]
 
 
 def part_path(kind: str, unit: str, sha256: str) -> str:

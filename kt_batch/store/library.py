@@ -6,13 +6,14 @@ from functools import cached_property
 
 from pydantic import ValidationError
 
-from kt_batch.config import ExtractConfig
-from kt_batch.errors import DamagedError, MismatchError, MissingError
+from kt_batch.config import ExtractConfig, ScaleKey
+from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
 from kt_batch.store import layout
 from kt_batch.store.attempts import find_rejects
 from kt_batch.store.committed import Committed
 from kt_batch.store.derived import write_summary
 from kt_batch.store.locations import Location
+from kt_batch.store.receipts import TableRef
 from kt_batch.store.schemas import VECTOR
 from kt_batch.store.tables import read_schema
 from kt_batch.store.units import Ledger
@@ -40,18 +41,34 @@ class Library:
 
     @property
     def patches(self) -> int:
-        """Return the number of patches in all committed parts."""
+        """Return the number of patches of the base key in all committed parts."""
         return sum(receipt.patches for receipt in self.committed.receipts.values())
+
+    def parts_at(self, key: ScaleKey) -> dict[str, TableRef]:
+        """Return the committed part of patches of each unit at a key. Raises UsageError when it keeps none there."""
+        if key not in self.config.keys:
+            keys = ", ".join(map(str, self.config.keys))
+            raise UsageError(f"'{self.location.uri}' keeps no patches at {key}; it keeps those at {keys}.")
+        kind = layout.PATCHES if key == self.config.base else layout.patches_kind(str(key))
+        return self.committed.parts(kind)
+
+    def patches_at(self, key: ScaleKey) -> int:
+        """Return the number of patches at a key."""
+        return sum(part.rows for part in self.parts_at(key).values())
 
     @cached_property
     def channels(self) -> int:
-        """Return C, the channels of a cell, as the width of the stored vectors gives it.
+        """Return C, the channels of a cell of the base key."""
+        return self.channels_at(self.config.base)
+
+    def channels_at(self, key: ScaleKey) -> int:
+        """Return C, the channels of a cell at a key, as the width of the stored vectors gives it.
 
         Raises:
             MissingError: the library holds no patches.
             DamagedError: its first part is no table of patches.
         """
-        part = next(iter(self.committed.parts(layout.PATCHES).values()), None)
+        part = next(iter(self.parts_at(key).values()), None)
         if part is None:
             raise MissingError(f"'{self.location.uri}' holds no patches.")
         schema = read_schema(self.location, part)
@@ -68,6 +85,8 @@ def write_library_summary(location: Location, ledger: Ledger, config: ExtractCon
     """
     receipts = ledger.receipts()
     rejects = find_rejects(ledger).count
+    library = Library(Committed(ledger, config.model_dump(mode="json")))
+    further = {str(key): library.patches_at(key) for key in config.keys[1:]}
     write_summary(
         location,
         layout.LIBRARY_SUMMARY,
@@ -79,6 +98,7 @@ def write_library_summary(location: Location, ledger: Ledger, config: ExtractCon
             "units": len(receipts),
             "images": sum(r.images for r in receipts.values()),
             "patches": sum(r.patches for r in receipts.values()),
+            **({"patches_also": further} if further else {}),
             "rejects": rejects,
             "bytes": sum(table.bytes for r in receipts.values() for table in r.tables),
         },

@@ -21,12 +21,13 @@ from kt_batch.errors import DamagedError, StorageError
 from kt_batch.store.parquet_footer import END, read_footer
 from kt_batch.store.parquet_pages import Dictionary, Pages, longest_text, read_pages
 from kt_batch.store.ranges import held_ranges
-from kt_batch.store.schemas import COLUMN_TYPES, VECTOR
+from kt_batch.store.schemas import COLUMN_TYPES, PICTURE, VECTOR
 
 # A file may take FLOOR + FACTOR * its size bytes in memory. Honest tables of paths as long as Linux allows reach 400.
 FLOOR, FACTOR = 64 << 20, 512
 FEW_ROWS = 1 << 18  # of text, whose rows become Python objects; beyond, each needs a byte of the file
 MOST_TEXT, MOST_BINARY = 64 << 10, 4 << 20  # bytes of one value
+MOST_PICTURE = 64 << 20  # bytes of a working image of 4096 x 4096 pixels that does not compress, and more
 
 
 class ParquetReader:
@@ -186,7 +187,8 @@ class ParquetReader:
     def _check_text(self, name: str, values: pa.Array) -> None:
         if not (pa.types.is_string(values.type) or pa.types.is_binary(values.type)):
             return
-        most = MOST_TEXT if pa.types.is_string(values.type) else MOST_BINARY
+        binary = MOST_PICTURE if name == PICTURE else MOST_BINARY
+        most = MOST_TEXT if pa.types.is_string(values.type) else binary
         longest = pc.max(pc.binary_length(values)).as_py() or 0
         if longest > most:
             raise self._too_large(f"a value of {longest} bytes in the column {name!r}", most)

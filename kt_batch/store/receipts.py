@@ -25,8 +25,8 @@ RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Kind = Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")]
-Level = Annotated[str, Field(pattern=r"^relu[1-4]_1(@[0-9]{1,5})?$")]  # a layer, or a layer at a working size
+Kind = Annotated[str, Field(pattern=r"^([a-z][a-z_]{0,31}|patches/relu[1-4]_1@[1-9][0-9]{0,3})$")]
+Level = Annotated[str, Field(pattern=r"^relu[1-4]_1(@[1-9][0-9]{0,3})?$")]  # a layer, or a layer at a working size
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # also of a clock
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]

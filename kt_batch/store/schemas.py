@@ -35,6 +35,16 @@ IMAGES = pa.schema(
     ]
 )
 
+# One row, and one row group, for each source image.
+WORKING = pa.schema(
+    [
+        ("image_id", IMAGE_ID),
+        ("width", pa.uint32()),  # of the working image, without its padding
+        ("height", pa.uint32()),
+        ("pixels", pa.binary()),  # lossless WebP, 8-bit sRGB
+    ]
+)
+
 # One row for each pair; `image_id` is that of the pair. Numbers are little-endian float64.
 PAIRS = pa.schema(
     [
@@ -106,6 +116,7 @@ SHARES = pa.schema(
 
 # The schemas below depend on the encoder's channels C in the width of one column.
 VECTOR = "vector"
+PICTURE = "pixels"  # of WORKING
 
 
 def _columns(*schemas: pa.Schema) -> dict[str, pa.DataType]:
@@ -166,15 +177,16 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     matches = LEVELS if "level" in names else PROVENANCE
     provenance = matches if "row" in names else SHARES
     schemas = {
-        "images": IMAGES, "patches": patches_schema(1), "pairs": PAIRS, "rejects": REJECTS, "provenance": provenance,
-        "edits": EDITS,
+        "images": IMAGES, "patches": patches_schema(1), "working": WORKING, "pairs": PAIRS, "rejects": REJECTS,
+        "provenance": provenance, "edits": EDITS,
     }  # fmt: skip
-    return [name for name in schemas[kind].names if name not in names] if kind in schemas else []
+    table = kind.partition("/")[0]  # patches of any layer@scale have the same columns
+    return [name for name in schemas[table].names if name not in names] if table in schemas else []
 
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
 COLUMN_TYPES = _columns(
-    PLAN, IMAGES, PAIRS, EDITS, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1), routed_schema(1)
+    PLAN, IMAGES, WORKING, PAIRS, EDITS, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1), routed_schema(1)
 )
 
 

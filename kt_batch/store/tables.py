@@ -1,7 +1,7 @@
 """Parquet parts, written under names that hold their own hash.
 
 Their bytes depend on the table and its row groups alone. The column `vector` is plain and uncompressed, so reading it
-is a copy; all else is compressed with zstd.
+is a copy; pictures are compressed already; all else is compressed with zstd.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import TableRef
-from kt_batch.store.schemas import VECTOR
+from kt_batch.store.schemas import PICTURE, VECTOR
 from kt_batch.store.scratch import scratch_file
 
-RAW_COLUMN = "vector"
+RAW_COLUMNS = frozenset({VECTOR, PICTURE})
 SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row groups
 
 
@@ -147,9 +147,9 @@ def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:
     with pq.ParquetWriter(
         path,
         table.schema,
-        compression={column: "none" if column == RAW_COLUMN else "zstd" for column in leaves},
-        use_dictionary=[column for column, type_ in leaves.items() if column != RAW_COLUMN and _repeats(type_)],
-        write_statistics=[column for column, type_ in leaves.items() if column != RAW_COLUMN and _is_small(type_)],
+        compression={column: "none" if column in RAW_COLUMNS else "zstd" for column in leaves},
+        use_dictionary=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _repeats(type_)],
+        write_statistics=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _is_small(type_)],
     ) as writer:
         start = 0
         for rows in groups:

@@ -19,7 +19,8 @@ from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.moments import Moments, mixture, transport
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve
 from kt_batch.kernels.patches import fold, positions, unfold
-from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result
+from kt_batch.kernels.smooth import box_mean
+from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
@@ -33,10 +34,9 @@ from kt_batch.methods.painting.levels import (
     encode_levels,
     encode_photograph,
     flatness,
-    window_mean,
 )
 
-TONE = 4  # cells around a cell, over which a match's own tone is taken away where the photograph is flat
+TONE = 4  # cells around a cell whose mean is its tone
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
 
 
@@ -45,7 +45,6 @@ class PaintingConfig(MethodConfig):
 
     method: Literal["painting"] = "painting"
     encoder: EncoderConfig
-    decoders_sha256: tuple[str, ...] = Setting((), description="SHA-256 of the weight files of the levels' decoders.")
     search: SearchConfig = SearchConfig()
     strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
     sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
@@ -70,11 +69,15 @@ class Chosen:
         return mixture([image.moments[layer] for image in self.images], self.shares)
 
     def gallery(self, layer: Layer, wanted: Moments) -> Gallery:
-        """Return the codes of the sources at a layer, to be compared after standardising them all alike."""
+        """Return the codes of the sources at a layer, compared after standardising them all alike.
+
+        What is transferred is a code, and its mean around each cell.
+        """
         mean = wanted.mean.float()[:, None, None]
         deviation = wanted.deviation.float()[:, None, None] + SMALLEST
         codes = [image.codes[layer] for image in self.images]
-        return Gallery.of([(code - mean) / deviation for code in codes], codes)
+        keys = [(code - mean) / deviation for code in codes]
+        return Gallery.of(keys, [torch.cat([code, box_mean(code, TONE)]) for code in codes])
 
 
 class Painting:
@@ -101,6 +104,8 @@ class Painting:
     def translate(self, image: Tensor) -> Result:
         """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does."""
         seconds = dict.fromkeys(self.stages, 0.0)
+        if self.config.strength == 0:
+            return Result(image, SourceProvenance({}), seconds)
         with timed(seconds, "encode"):
             own, features = encode_photograph(self.encoder, image)
         chosen, field, certified = self._choose(features, seconds)
@@ -167,10 +172,10 @@ def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Moments, matched:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
     height, width = own.shape[1:]
     rows, cols = positions(height, width, 1, cover=True, device=own.device)
-    swapped = fold(matched, rows, cols, height, width)
+    swapped, tone = fold(matched, rows, cols, height, width).chunk(2)
     base = transport(own, wanted)
-    # Where the photograph is flat, matches give their strokes, and not their colour: two colours would make blotches.
-    swapped = swapped + flat * (window_mean(base, TONE) - window_mean(swapped, TONE))
+    # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
+    swapped = swapped + flat * (box_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
     return transport(torch.lerp(base, swapped, share), wanted)
 

@@ -50,6 +50,7 @@ class Retouch:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
     stages: ClassVar[tuple[str, ...]] = ("predict",)
     layer: ClassVar[Layer | None] = None
+    levels: ClassVar[tuple[Layer, ...]] = ()
     stride = 1
 
     def __init__(self, config: RetouchConfig, resources: Resources) -> None:

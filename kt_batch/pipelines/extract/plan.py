@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import StorageError
 from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.encoders import check_cut
 from kt_batch.pipelines.inputs import (
     check_origins,
     find_images,
@@ -98,6 +99,8 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
     """
     place, config = absolute_place(request.library), request.config
     check_place("--library", request.library, request.images, request.manifests)
+    for key in config.keys:
+        check_cut(load_encoder(request.encoder), request.encoder, key.layer)
     location = open_location(place)
     ledger = Ledger(location)
     refuse_other_kind(ledger, "library")
@@ -185,7 +188,10 @@ def disk_estimate(images: int, config: ExtractConfig, encoder: EncoderSource) ->
     if images == 0:
         return 0
     network = load_encoder(encoder).network
-    channels = network.channels_at(config.encoder.layer)
-    side = max(2, -(-config.encoder.size // network.geometry(config.encoder.layer).stride)) - 1
-    patches = (-(-side // config.stride)) ** 2
-    return images * (min(patches, config.max_patches or patches) * (8 * channels + 40) + BYTES_BESIDE_VECTORS)
+    picture = 3 * config.encoder.size**2 if config.keep_images else 0
+    vectors = 0
+    for key in config.keys:
+        side = max(2, -(-key.scale // network.geometry(key.layer).stride)) - 1
+        patches = (-(-side // config.stride)) ** 2
+        vectors += min(patches, config.max_patches or patches) * (8 * network.channels_at(key.layer) + 40)
+    return images * (vectors + picture + BYTES_BESIDE_VECTORS)

@@ -14,7 +14,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from kt_batch.config import IndexConfig, RunOptions
+from kt_batch.config import IndexConfig, RunOptions, ScaleKey
 from kt_batch.errors import DamagedError, MissingError
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace
@@ -59,6 +59,7 @@ class BuildSummary:
 
     library: str
     index: str
+    key: str
     built: bool
     patches: int
     kept: int
@@ -71,16 +72,29 @@ class BuildSummary:
 
 
 def build_index(
-    place: str, config: IndexConfig, options: RunOptions, runner: Runner, progress: Progress
+    place: str,
+    config: IndexConfig,
+    options: RunOptions,
+    runner: Runner,
+    progress: Progress,
+    key: ScaleKey | None = None,
 ) -> BuildSummary:
-    """Index the present snapshot of a library, or continue a build that was stopped.
+    """Index the present snapshot of a library at a key, or continue a build that was stopped.
+
+    Args:
+        place: The library, a path or URI.
+        config: How it is indexed.
+        options: How the work is run.
+        runner: Runs the units.
+        progress: Called with every step.
+        key: Whose patches are indexed; None for the library's base key.
 
     Raises:
         UsageError: The library holds no patch, or is not fully extracted.
         MismatchError: The build began on another numerics class.
     """
     started = time.perf_counter()
-    plan = plan_index(place, config, options)
+    plan = plan_index(place, config, options, key)
     check_hosts(plan.library.location, plan.job.kernel, runner)
     index = plan.built or _build_or_adopt(plan, runner, progress)
     remove_build(plan.job.build_location())
@@ -89,6 +103,7 @@ def build_index(
         BuildSummary(
             library=plan.job.library,
             index=plan.job.digest,
+            key=str(plan.job.key),
             built=plan.built is None,
             patches=index.patches,
             kept=index.kept,
@@ -115,7 +130,7 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
 
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = list(library.committed.parts(layout.PATCHES).values())
+    parts = list(library.parts_at(job.key).values())
     sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), sample_units(parts))
     top = fit_top(job, sampled)
     sha256 = top.put(job.build_location())
@@ -168,7 +183,8 @@ def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
         digest=job.digest,
         config=job.config,
         snapshot=library.committed.snapshot,
-        layer=library.config.encoder.layer,
+        layer=job.key.layer,
+        scale=None if job.key == library.config.base else job.key.scale,
         channels=job.channels,
         patches=job.patches,
         kept=sum(receipt.patches for receipt in packed),

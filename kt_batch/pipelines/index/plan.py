@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kt_batch.config import IndexConfig, RunOptions
+from kt_batch.config import IndexConfig, RunOptions, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
@@ -31,6 +31,7 @@ class BuildJob:
     library: str
     digest: str
     config: IndexConfig
+    key: ScaleKey
     patches: int
     channels: int
     threads: int
@@ -85,30 +86,35 @@ class PackUnit:
     routed: tuple[TableRef, ...]
 
 
-def plan_index(place: str, config: IndexConfig, options: RunOptions) -> BuildPlan:
+def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleKey | None = None) -> BuildPlan:
     """Plan an index of the present snapshot of a library.
 
     Args:
         place: The library, a path or URI.
         config: How it is indexed.
         options: How the work is run.
+        key: Whose patches are indexed; None for the library's base key.
 
     Raises:
-        UsageError: The library holds no patch, or is not fully extracted.
+        UsageError: The library holds no patch at the key, or is not fully extracted.
     """
     place = absolute_place(place)
     library = open_library(place)
     if library.committed.ledger.pending():
         raise UsageError(f"'{place}' is not fully extracted; finish it first with kt-batch extract.")
-    if library.patches == 0:
+    key = key or library.config.base
+    patches = library.patches_at(key)
+    if patches == 0:
         raise UsageError(f"'{place}' holds no patches, so there is nothing to index.")
-    digest = index_digest(config, library.committed.snapshot)
+    further = None if key == library.config.base else key
+    digest = index_digest(config, library.committed.snapshot, further)
     job = BuildJob(
         library=place,
         digest=digest,
         config=config,
-        patches=library.patches,
-        channels=library.channels,
+        key=key,
+        patches=patches,
+        channels=library.channels_at(key),
         threads=options.threads,
         mix_numerics=options.mix_numerics,
         kernel=sole_kernel(library.location),

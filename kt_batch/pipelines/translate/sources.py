@@ -33,6 +33,7 @@ from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
 from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, painted_key
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
@@ -117,7 +118,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     _check_choice(name, method, choice)
     content: dict[str, object] = {**settings, "method": name}
     sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
-    library = None
+    library, base = None, None
     if Need.PAIRS in method.needs:
         paired = open_paired(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
@@ -126,14 +127,19 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.library is not None:
         library = open_library(str(choice.library))
         sources = replace(sources, library=absolute_place(str(choice.library)))
-        content["index_digest"] = find_index(library, choice.index).digest
+        index = find_index(library, choice.index, painted_key(library, method) if Need.IMAGES in method.needs else None)
+        content["index_digest"] = index.digest
+        base = library.config.at(index.key(library))
     if Need.ENCODER in method.needs:
-        source, encoder, config = _choose_encoder(method, choice, library)
+        source, encoder, config = _choose_encoder(method, choice, library, base)
         sources, content["encoder"] = replace(sources, encoder=source), config
         if Need.DECODER in method.needs:
             weights = absolute_file(choice.decoder_weights)
             content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
             sources = replace(sources, decoder=weights)
+        if Need.DECODERS in method.needs:
+            decoders = load_decoders(encoder, source.name, method.levels)
+            content["decoders_sha256"] = tuple(decoder.sha256 for decoder in decoders.values())
     elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
     if choice.styles:
@@ -180,13 +186,13 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
 
 
 def _choose_encoder(
-    method: type[Method], choice: Choice, library: Library | None
+    method: type[Method], choice: Choice, library: Library | None, indexed: EncoderConfig | None
 ) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig]:
-    """Return the library's encoder, or the chosen one cut at the method's layer."""
+    """Return the library's encoder, cut where its index is, or the chosen one cut at the method's layer."""
     weights = absolute_file(choice.encoder_weights)
-    if library is not None:
+    if library is not None and indexed is not None:
         source, encoder = library_encoder(library, weights)
-        return source, encoder, resized(library.config.encoder, choice.size)
+        return source, encoder, resized(indexed, choice.size)
     chosen = EncoderSource(path=weights) if choice.encoder is None else EncoderSource(choice.encoder, weights)
     encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
     return chosen, encoder, config
@@ -229,6 +235,10 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         if Need.DECODER in needs:
             name = sources.encoder.name if sources.encoder else config.encoder.encoder
             decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
+    decoders = None
+    if encoder is not None and config.encoder is not None and Need.DECODERS in needs:
+        loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
+        decoders = {layer: decoder.network for layer, decoder in loaded.items()}
     index = _load_index(config, sources) if Need.INDEX in needs else None
     if index and encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
         raise DamagedError(
@@ -239,6 +249,8 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         encoder=encoder.network if encoder else None,
         decoder=decoder,
         index=index,
+        decoders=decoders,
+        images=LibraryImages(sources.library or "", stride) if Need.IMAGES in needs else None,
         styles=StyleImages(sources.styles, config.working_size, stride) if Need.STYLES in needs else None,
         fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
     )
