@@ -179,7 +179,9 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
     library = library_of(run, request.library) if run.header.index_digest else None
     fit = config.get("fit_digest")
     paired = (request.library or trusted_library(run)) if fit else None
-    shared = ("method", "encoder", "decoder_sha256", "index_digest", "fit_digest", "styles", "size")
+    shared = (
+        "method", "encoder", "decoder_sha256", "decoders_sha256", "index_digest", "fit_digest", "styles", "size",
+    )  # fmt: skip
     encoder = run.header.encoder
     choice = Choice(
         library=library.location.uri if library else paired,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from kt_batch.store.plans import Item
 from kt_batch.store.schemas import EDITS, LEVELS, PROVENANCE, SHARES
 
 T = TypeVar("T")
+NCC_STEPS = 128  # of the NCC at finer levels, from 0 to 1: more steps take half of the table
 AnyProvenance: TypeAlias = PatchProvenance | LevelProvenance | SourceProvenance
 
 
@@ -165,7 +166,7 @@ class PatchRows:
 class LevelRows:
     """Rows of outputs with patch provenance at several levels: a row group for each level of each output.
 
-    The sums are those of the coarse level, whose matches an index found.
+    The sums are those of the coarse level, whose matches an index found. The NCC of the other levels is rounded.
     """
 
     def __init__(self, library: str, levels: Sequence[Layer]) -> None:
@@ -208,7 +209,10 @@ class LevelRows:
     def add(self, item: Item, name: str, provenance: LevelProvenance) -> None:
         """Add the provenance of the output `name` of an input; raise DamagedError as `PatchRows` does."""
         for level, rows in self._rows.items():
-            rows.add(item, name, provenance.levels[level])
+            patches = provenance.levels[level]
+            if rows is not self._coarse:
+                patches = replace(patches, ncc=(patches.ncc * NCC_STEPS).round() / NCC_STEPS)
+            rows.add(item, name, patches)
 
     def remove(self, names: Container[str]) -> None:
         """Remove outputs that could not be stored."""
