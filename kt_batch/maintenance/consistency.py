@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,8 @@ def _provenance_faults(what: str, table: pa.Table, receipt: Receipt, outputs: Se
         return [f"{what} has {'no levels' if levels else 'levels'}, and its receipt says otherwise."]
     there = _runs(table, named)
     expected = [(output, level) for output in outputs for level in levels] if levels else [(name,) for name in outputs]
-    shown, wanted = ([" at ".join(names) for names in each] for each in (there, expected))
+    alike = len([*takewhile(lambda pair: pair[0] == pair[1], zip(there, expected, strict=False))])
+    shown, wanted = ([" at ".join(names) for names in each[alike:]] for each in (there, expected))
     faults = [] if there == expected else [f"{what} is of {_some(shown)}, not of {_some(wanted)}."]
     best = table["rank"].to_numpy() == 0 if "rank" in table.column_names else np.zeros(0, bool)
     if levels:
