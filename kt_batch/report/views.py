@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from kt_batch.errors import StorageError
-from kt_batch.models.layers import Geometry
+from kt_batch.models.layers import PADDED, Geometry
 from kt_batch.report.session import Session
 from kt_batch.report.sources import level_geometry
 from kt_batch.store import layout
@@ -303,8 +303,10 @@ def _working_sizes(scale: int | None) -> str:
 def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:
     """Express `models.layers.boxes` in SQL, with the numbers of this layer."""
     low, high = cells.interval(0, 2)
-    start = f"{cells.stride} * {cell}::INTEGER"
-    return f"greatest({start} + ({low}), 0) AS {axis}0, least({start} + ({high}), {length}::INTEGER) AS {axis}1"
+    start, end = f"{cells.stride} * {cell}::INTEGER", f"{length}::INTEGER"
+    padded = f"({end} + {PADDED - 1}) // {PADDED} * {PADDED}"
+    mirrored = f"2 * {end} - 1 - least({start} + ({high}), {padded})"
+    return f"greatest(least({start} + ({low}), {mirrored}), 0) AS {axis}0, least({start} + ({high}), {end}) AS {axis}1"
 
 
 def _first_pixel(edge: str, length: str) -> str:

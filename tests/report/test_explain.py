@@ -116,6 +116,23 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert (low.tolist(), high.tolist()) == ([0, 0], [40, 54])
 
 
+def test_a_box_contains_the_pixels_that_are_mirrored_into_the_padding() -> None:
+    # 50 pixels are padded to 56 with the pixels 48, 47, 46, 45, 44 and 43. At relu2_1 a patch sees 12 pixels:
+    # from cell 26 on [48, 60), so 48, 49 and all six mirrored ones; from cell 23 on [42, 54), so [42, 50) and [45, 49).
+    low, high = boxes(np.array([23, 26]), layer_geometry("relu2_1"), 50)
+    assert (low.tolist(), high.tolist()) == ([42, 43], [50, 50])
+
+
+def test_the_padding_changes_no_box_of_the_layer_that_an_image_is_padded_for() -> None:
+    for layer, stride in (("relu1_1", 1), ("relu2_1", 2), ("relu3_1", 4), ("relu4_1", 8)):
+        cells = layer_geometry(layer)
+        for length in range(16, 65):
+            start = np.arange(-(-length // stride) - 1)
+            low, high = (stride * start + edge for edge in cells.interval(0, 2))
+            found = boxes(start, cells, length)
+            np.testing.assert_array_equal(found, (np.maximum(low, 0), np.minimum(high, length)))
+
+
 @pytest.mark.parametrize("name", [PARK, "park/a.jpg.png", "park/a.jpg", "a.jpg", "a.jpg.png"])
 def test_an_output_may_be_named_by_any_unique_suffix(made: Made, name: str) -> None:
     assert explain(str(made.blended), name, 0, 0).output == PARK
