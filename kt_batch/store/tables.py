@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -34,7 +34,6 @@ def commit_table(
     unit: str,
     table: pa.Table,
     row_groups: Sequence[int] | None = None,
-    levels: tuple[str, ...] = (),
 ) -> TableRef:
     """Write `table` as one part of `unit` and return its entry for the receipt.
 
@@ -46,7 +45,6 @@ def commit_table(
         unit: the unit's id.
         table: the rows.
         row_groups: the rows of each row group in order, zeros included; None makes one group.
-        levels: as in `TableRef`.
 
     Raises:
         UsageError: the row groups do not add up to the table.
@@ -54,14 +52,27 @@ def commit_table(
     groups = [table.num_rows] if row_groups is None else list(row_groups)
     if min(groups, default=0) < 0 or sum(groups) != table.num_rows:
         raise UsageError(f"row groups of {groups} rows do not add up to the table's {table.num_rows}, kind {kind!r}")
+    return commit_row_groups(location, kind, unit, table.schema, slices(table, groups))
+
+
+def commit_row_groups(
+    location: Location,
+    kind: str,
+    unit: str,
+    schema: pa.Schema,
+    groups: Iterable[pa.Table],
+    levels: tuple[str, ...] = (),
+) -> TableRef:
+    """Write tables of one schema as the row groups of one part of `unit` and return its entry for the receipt.
+
+    Only one of them is in memory at a time, where `groups` makes them as they are asked for. levels: as in `TableRef`.
+    """
     with scratch_file(location, ".parquet") as path:
-        _write(table, groups, path)
+        rows = _write(schema, groups, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         name = part_path(kind, unit, sha256)
-        ref = TableRef(
-            kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256, levels=levels
-        )
+        ref = TableRef(kind=kind, name=name, rows=rows, bytes=path.stat().st_size, sha256=sha256, levels=levels)
         location.put_content(name, path)
     return ref
 
@@ -142,19 +153,29 @@ def _verify(location: Location, ref: TableRef) -> None:
         raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
 
 
-def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:
-    leaves = dict(leaf for field in table.schema for leaf in _leaves(field.name, field.type))
+def slices(table: pa.Table, groups: Iterable[int]) -> Iterator[pa.Table]:
+    """Yield the rows of a table in groups of these sizes, without a copy."""
+    start = 0
+    for rows in groups:
+        yield table.slice(start, rows)
+        start += rows
+
+
+def _write(schema: pa.Schema, groups: Iterable[pa.Table], path: Path) -> int:
+    """Write row groups and return the number of their rows."""
+    written = 0
+    leaves = dict(leaf for field in schema for leaf in _leaves(field.name, field.type))
     with pq.ParquetWriter(
         path,
-        table.schema,
+        schema,
         compression={column: "none" if column in RAW_COLUMNS else "zstd" for column in leaves},
         use_dictionary=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _repeats(type_)],
         write_statistics=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _is_small(type_)],
     ) as writer:
-        start = 0
-        for rows in groups:
-            writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
-            start += rows
+        for table in groups:
+            writer.write_table(table, row_group_size=max(table.num_rows, 1))
+            written += table.num_rows
+    return written
 
 
 def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:

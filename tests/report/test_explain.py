@@ -17,7 +17,7 @@ from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageErro
 from kt_batch.models.layers import boxes
 from kt_batch.report.contributions import Explanation
 from kt_batch.report.explain import explain
-from kt_batch.report.sources import Box, SourceImage, layer_geometry
+from kt_batch.report.sources import Box, SourceImage, layer_geometry, level_geometry
 from tests.report.conftest import HOSTILE, LONG, Made, draw, make_library
 
 PARK = "images/park/a.jpg.png"  # 60 x 56 pixels: 15 x 14 cells
@@ -125,7 +125,7 @@ def test_a_box_contains_the_pixels_that_are_mirrored_into_the_padding() -> None:
 
 def test_the_padding_changes_no_box_of_the_layer_that_an_image_is_padded_for() -> None:
     for layer, stride in (("relu1_1", 1), ("relu2_1", 2), ("relu3_1", 4), ("relu4_1", 8)):
-        cells = layer_geometry(layer)
+        cells = level_geometry(layer)
         for length in range(16, 65):
             start = np.arange(-(-length // stride) - 1)
             low, high = (stride * start + edge for edge in cells.interval(0, 2))

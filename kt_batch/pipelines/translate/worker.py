@@ -34,7 +34,7 @@ from kt_batch.store.images.writers import encode_in, encode_picture
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, ShardRef, TableRef
-from kt_batch.store.tables import commit_table
+from kt_batch.store.tables import commit_row_groups, commit_table
 from kt_batch.store.units import Ledger
 
 Encoded: TypeAlias = bytes | BinaryIO
@@ -192,7 +192,8 @@ class TranslateWorker:
     ) -> tuple[TableRef, ...]:
         tables = []
         if rows and rows.names:
-            tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups, rows.levels))
+            groups = rows.row_groups()
+            tables.append(commit_row_groups(self.location, "provenance", unit, rows.schema, groups, rows.levels))
         if edits.rows:
             tables.append(commit_table(self.location, layout.EDITS, unit, edits.table()))
         if rejects:
