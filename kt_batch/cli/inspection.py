@@ -12,6 +12,7 @@ from kt_batch.cli import options
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary, print_text
 from kt_batch.errors import UsageError
+from kt_batch.report.contributions import Contribution, LevelSources
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.inspect_image import image_at, inspect_image, lines_of
@@ -30,6 +31,9 @@ def explain_command(
     output: Annotated[str, typer.Argument(help="An output, such as images/a.jpg.png, or its input, a.jpg.")],
     at: Annotated[str, typer.Option("--at", help="A pixel of the output, as X,Y.")],
     library: Annotated[str | None, typer.Option("--library", help="Where the library is now, if it moved.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Of a painting, also the levels between form and texture. JSON has all.")
+    ] = False,
     json: options.Json = False,
 ) -> int:
     """Show where a pixel came from: source images, boxes, NCC and weights.
@@ -41,16 +45,31 @@ def explain_command(
     lines = [
         f"pixel {x},{y} of {explanation.output} ({explanation.width} x {explanation.height}), from {explanation.input}"
     ]
-    for part in explanation.contributions:
-        box = part.file_box
-        lines.append(
-            f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {box.x0},{box.y0} to {box.x1},{box.y1} of {part.uris[0]}"
-            f"{tags_shown(part.tags)}"
-        )
+    lines += level_lines(explanation.levels, every) or contribution_lines(explanation.contributions)
     lines += edit_lines(explanation.edit)
     lines += [f"  {source.share:5.1%}  {source.uri}{tags_shown(source.tags)}" for source in explanation.sources]
     print_summary(explanation.to_dict(), lines, json)
     return 0
+
+
+def contribution_lines(contributions: Sequence[Contribution]) -> list[str]:
+    """Return a line for each source patch: weight, NCC, pixels of which file."""
+    return [
+        f"  {part.weight:5.1%}  NCC {part.ncc:.3f}  pixels {part.file_box.x0},{part.file_box.y0} to "
+        f"{part.file_box.x1},{part.file_box.y1} of {part.uris[0]}{tags_shown(part.tags)}"
+        for part in contributions
+    ]
+
+
+def level_lines(levels: Sequence[LevelSources], every: bool) -> list[str]:
+    """Return the sources of a pixel's form and of its texture; with `every`, also those of the levels between."""
+    lines = []
+    for number, level in enumerate(levels):
+        first, last = number == 0, number == len(levels) - 1
+        if first or last or every:
+            name = "Form and texture" if first and last else "Form" if first else "Texture" if last else "Between"
+            lines += [f"{name} ({level.level}):", *contribution_lines(level.contributions)]
+    return lines
 
 
 def edit_lines(edit: RecordedEdit | None) -> list[str]:

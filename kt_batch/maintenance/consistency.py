@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kt_batch.store import layout
 from kt_batch.store.plans import Unit
@@ -56,11 +57,7 @@ def table_faults(kind: str, table: pa.Table, unit: Unit, receipt: Receipt, image
         faults = [f"{what} name inputs of no such unit: {_some(sorted(strange))}."] if strange else []
         return faults + _count_faults(what, table.num_rows, receipt.rejects)
     if kind == layout.PROVENANCE and image_format:
-        names = [name for name, _ in groupby(table["output"].to_pylist())]
-        expected = _outputs(unit, receipt, image_format)
-        faults = [] if names == expected else [f"{what} is of {_some(names)}, not of {_some(expected)}."]
-        matched = int(np.count_nonzero(table["rank"].to_numpy() == 0)) if "rank" in table.column_names else 0
-        return faults + _count_faults(what, matched, receipt.patches)
+        return _provenance_faults(what, table, receipt, _outputs(unit, receipt, image_format))
     if layout.table_of(kind) in (layout.IMAGES, layout.PATCHES, layout.WORKING, layout.PAIRS):
         ids = {value.hex() for value in table["image_id"].unique().to_pylist()}
         strange = ids - {item.image_id for item in unit.items}
@@ -68,6 +65,31 @@ def table_faults(kind: str, table: pa.Table, unit: Unit, receipt: Receipt, image
         there = _uris(table) if kind == layout.IMAGES else table.num_rows
         return faults + _count_faults(what, there, _counted(kind, receipt, there))
     return []
+
+
+def _provenance_faults(what: str, table: pa.Table, receipt: Receipt, outputs: Sequence[str]) -> list[str]:
+    levels = next(ref.levels for ref in receipt.tables if ref.kind == layout.PROVENANCE)
+    named = ["output", "level"] if levels else ["output"]
+    if ("level" in table.column_names) != bool(levels):
+        return [f"{what} has {'no levels' if levels else 'levels'}, and its receipt says otherwise."]
+    there = _runs(table, named)
+    expected = [(output, level) for output in outputs for level in levels] if levels else [(name,) for name in outputs]
+    alike = len([*takewhile(lambda pair: pair[0] == pair[1], zip(there, expected, strict=False))])
+    shown, wanted = ([" at ".join(names) for names in each[alike:]] for each in (there, expected))
+    faults = [] if there == expected else [f"{what} is of {_some(shown)}, not of {_some(wanted)}."]
+    best = table["rank"].to_numpy() == 0 if "rank" in table.column_names else np.zeros(0, bool)
+    if levels:
+        best &= pc.equal(table["level"].cast("string"), levels[0]).to_numpy()
+    return faults + _count_faults(what, int(np.count_nonzero(best)), receipt.patches)
+
+
+def _runs(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the values of some columns of text wherever one of them changes."""
+    encoded = [table[name].cast("string").dictionary_encode() for name in columns]
+    codes = [np.concatenate([chunk.indices.to_numpy() for chunk in each.chunks] or [[]]) for each in encoded]
+    changes = np.any([np.diff(each, prepend=-1) != 0 for each in codes], axis=0)
+    texts = [column.filter(pa.array(changes)).to_pylist() for column in encoded]
+    return list(zip(*texts, strict=True))
 
 
 def _counted(kind: str, receipt: Receipt, there: int) -> int:

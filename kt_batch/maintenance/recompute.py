@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -184,15 +184,9 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
     library = library_of(run, request.library) if run.header.index_digest or statistics else None
     paired = (request.library or trusted_library(run)) if fit else None
     shared = (
-        "method",
-        "encoder",
-        "decoder_sha256",
-        "index_digest",
-        "fit_digest",
-        "statistics_digest",
-        "styles",
-        "size",
-    )
+        "method", "encoder", "decoder_sha256", "decoders_sha256", "index_digest", "fit_digest", "statistics_digest",
+        "styles", "size",
+    )  # fmt: skip
     encoder = run.header.encoder
     choice = Choice(
         library=library.location.uri if library else paired,
@@ -243,17 +237,30 @@ def _rejected_now(again: Ledger, receipt: Receipt) -> bool:
 
 
 def _agreement(one: pa.Table, other: pa.Table) -> float:
-    """Return the share of equal best matches, or of a method without matches, whether sources and shares agree."""
+    """Return the share of equal best matches, or of a method without matches, whether sources and shares agree.
+
+    Of a method with levels, that is the share at the level where it is smallest.
+    """
     if "rank" not in one.column_names or "rank" not in other.column_names:
         return float(_same_rows(one, other))
-    first, second = ({tuple(row.values()) for row in _best(table)} for table in (one, other))
-    return len(first & second) / max(len(first), len(second), 1)
+    if ("level" in one.column_names) != ("level" in other.column_names):
+        return 0.0
+    first, second = (_best(table) for table in (one, other))
+    return min(
+        (len(first[level] & second[level]) / max(len(first[level]), len(second[level]), 1) for level in first | second),
+        default=0.0,
+    )
 
 
-def _best(provenance: pa.Table) -> list[dict[str, object]]:
+def _best(provenance: pa.Table) -> dict[str, set[tuple[object, ...]]]:
+    """Return the best matches by level; those of a method without levels under the empty name."""
     columns = ["row", "col", "source_image_id", "source_row", "source_col"]
-    best = provenance.filter(pc.equal(provenance["rank"], 0)).select(columns)
-    return cast("list[dict[str, object]]", best.to_pylist())
+    best = provenance.filter(pc.equal(provenance["rank"], 0))
+    levels = best["level"].to_pylist() if "level" in best.column_names else [""] * best.num_rows
+    found: defaultdict[str, set[tuple[object, ...]]] = defaultdict(set)
+    for level, row in zip(levels, best.select(columns).to_pylist(), strict=True):
+        found[level].add(tuple(row.values()))
+    return found
 
 
 def _same_rows(one: pa.Table, other: pa.Table) -> bool:

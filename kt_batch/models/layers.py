@@ -24,6 +24,8 @@ KERNEL = {"conv": 3, "pool": 2, "relu": 1}
 STRIDE = {"conv": 1, "pool": 2, "relu": 1}
 PADDING = {"conv": 1, "pool": 0, "relu": 0}
 
+PADDED = 8  # stride of relu4_1, the coarsest layer of all
+
 
 def kind(layer: str) -> str:
     """Return the kind of a layer: `conv3_1` gives `conv`."""
@@ -68,7 +70,9 @@ def boxes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the half-open pixel intervals that patches see along one axis, clipped to the image.
 
-    Reflect padding repeats only pixels within the clipped interval.
+    A working image is padded by reflection to a multiple of the stride of the coarsest layer that is read from it, at
+    most PADDED. A patch of a fine layer near the edge also sees pixels that are mirrored there: its interval begins at
+    the first of them. One of the coarsest layer sees them anyway.
 
     Args:
         start: `(n,)`, first cell of each patch.
@@ -79,4 +83,7 @@ def boxes(
         Starts and ends, `(n,)` each.
     """
     low, high = geometry.interval(0, 2)
-    return np.maximum(start * geometry.stride + low, 0), np.minimum(start * geometry.stride + high, length)
+    first, past = start * geometry.stride + low, start * geometry.stride + high
+    mirrored = 2 * length - 1 - np.minimum(past, -(-length // PADDED) * PADDED)
+    first = np.where(first < length, np.minimum(first, mirrored), first)
+    return np.maximum(first, 0), np.minimum(past, length)

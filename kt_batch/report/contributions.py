@@ -46,6 +46,20 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class LevelSources:
+    """The sources of a pixel at one level.
+
+    level: A layer, or a layer at a working size. (cell_row, cell_col): The pixel's cell there. contributions: Sorted by
+    row, col and rank.
+    """
+
+    level: str
+    cell_row: int
+    cell_col: int
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
 class SourceShare:
     """The share of one source image in a whole output; all shares sum to 1.
 
@@ -65,6 +79,8 @@ class Explanation:
     """The sources of pixel (x, y) of an output of `width` x `height` pixels.
 
     With kind `patches`, `contributions` are sorted by row, col and rank, and (cell_row, cell_col) is the pixel's cell.
+    Of a method with levels, these are those of the coarse one, and `levels` has all, from coarse to fine: the first one
+    made the form, the last one the texture.
     With kind `sources`, `sources` hold for the whole output, the largest share first, and there is no cell.
     library: None where the run names none. edit: The colour map that was applied; None for methods that edit nothing.
     """
@@ -84,6 +100,7 @@ class Explanation:
     contributions: tuple[Contribution, ...]
     sources: tuple[SourceShare, ...]
     edit: RecordedEdit | None = None
+    levels: tuple[LevelSources, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""

@@ -16,9 +16,8 @@ from kt_batch.store.indexes import IndexSummary, read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_place
 from kt_batch.store.paired import PairedLibrary, read_fit_summaries
-from kt_batch.store.run import Run, RunHeader, check_provenance
+from kt_batch.store.run import Run, RunHeader, coarse_provenance
 from kt_batch.store.statistics import StatisticsSummary, read_statistics_summaries
-from kt_batch.store.tables import read_table
 
 TOP_SOURCES = 10
 
@@ -162,16 +161,14 @@ def own_settings(run: Run) -> list[str]:
 
 
 def _usage(session: Session) -> Matches | Shares:
-    """Return the sums over all provenance of a run.
+    """Return the sums over all provenance of a run; of a method with levels, over the coarse one.
 
     Before the first result they are empty.
     """
     kind = session.provenance_kind
     usage = new_usage(kind)
     for part in session.run.committed.parts(layout.PROVENANCE).values():
-        table = read_table(session.run.location, part, USAGE_COLUMNS[kind])
-        check_provenance(table, f"{session.run.location.uri}/{part.name}")
-        usage.add(table)
+        usage.add(coarse_provenance(session.run, part, USAGE_COLUMNS[kind]))
     return usage
 
 

@@ -21,6 +21,7 @@ from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
     Contribution,
     Explanation,
+    LevelSources,
     SourceShare,
     covering,
     patch_contributions,
@@ -28,7 +29,7 @@ from kt_batch.report.contributions import (
 )
 from kt_batch.report.pictures import ncc_cells
 from kt_batch.report.recorded_edits import read_edit
-from kt_batch.report.sources import SourceImage, cells_of, library_of, named_library, source_images
+from kt_batch.report.sources import SourceImage, cells_of, level_geometry, library_of, named_library, source_images
 from kt_batch.store import layout
 from kt_batch.store.images.headers import MAX_PIXELS, declared_size
 from kt_batch.store.indexes import read_index_summary
@@ -51,7 +52,7 @@ class Session:
         """Take an opened run; `library` is where its library is now, if it has moved."""
         self.run = run
         self._place = library
-        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, str | None], pa.Table] = OrderedDict()
         self._sizes: dict[str, tuple[int, int]] = {}
         self._images: dict[tuple[str, bool], SourceImage | None] = {}
 
@@ -128,24 +129,39 @@ class Session:
             return provenance_kind(read_schema(self.run.location, part))
         return "patches" if self.run.header.index_digest else "sources"
 
-    def provenance(self, output: Output) -> pa.Table:
-        """Return the provenance of one output."""
-        table = self._tables.pop(output.name, None)
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        """Return the levels of the run's outputs, from coarse to fine; none where its method has no levels.
+
+        Raises:
+            DamagedError: parts have different ones.
+        """
+        parts = self.run.committed.parts(layout.PROVENANCE).values()
+        found = {part.levels for part in parts}
+        if len(found) > 1:
+            raise DamagedError(f"'{self.run.location.uri}' has parts of provenance with different levels.")
+        return next(iter(found), ())
+
+    def provenance(self, output: Output, level: str | None = None) -> pa.Table:
+        """Return the provenance of one output at a level; without `level`, at the coarse one."""
+        level = level or next(iter(self.levels), None)
+        key = (output.name, level)
+        table = self._tables.pop(key, None)
         if table is None:
-            table = provenance_of(self.run, output)
-        self._tables[output.name] = table
+            table = provenance_of(self.run, output, level)
+        self._tables[key] = table
         if len(self._tables) > KEPT_TABLES:
             self._tables.popitem(last=False)
         return table
 
     @cached_property
     def cells(self) -> Geometry:
-        """Return what a cell of the run's layer sees.
+        """Return what a cell of the run's layer sees; of a method with levels, of the coarse one.
 
         Raises:
             MismatchError: the run's method has no encoder.
         """
-        return cells_of(self.run)
+        return level_geometry(self.levels[0]) if self.levels else cells_of(self.run)
 
     # ---- outputs -----------------------------------------------------------------------------------------------------
 
@@ -208,7 +224,8 @@ class Session:
         table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
-        row, col = self._cell(named, x, y) if patches else (None, None)
+        levels = tuple(self._at_level(named, x, y, level) for level in self.levels)
+        row, col = self._cell(named, x, y, self.cells.stride) if patches else (None, None)
         edit = None if patches else read_edit(self.run, named)
         return Explanation(
             run=self.run.location.uri,
@@ -223,22 +240,28 @@ class Session:
             kind=kind,
             cell_row=row,
             cell_col=col,
-            contributions=() if row is None or col is None else self._matches(named, row, col),
+            contributions=levels[0].contributions if levels else self._matches(named, x, y) if patches else (),
             sources=() if patches else self._shares(table),
             edit=edit,
+            levels=levels,
         )
 
-    def _cell(self, output: Output, x: int, y: int) -> tuple[int, int]:
-        """Return the row and the column of the cell under a pixel of an output."""
+    def _cell(self, output: Output, x: int, y: int, stride: int) -> tuple[int, int]:
+        """Return the row and the column of the cell of `stride` pixels under a pixel of an output."""
         (width, height), (across, down) = self.image_size(output), self.working_size(output)
-        return y * down // height // self.cells.stride, x * across // width // self.cells.stride
+        return y * down // height // stride, x * across // width // stride
 
-    def _matches(self, output: Output, row: int, col: int) -> tuple[Contribution, ...]:
-        rows = covering(self.provenance(output), row, col)
+    def _matches(self, output: Output, x: int, y: int, level: str | None = None) -> tuple[Contribution, ...]:
+        cells = level_geometry(level) if level else self.cells
+        rows = covering(self.provenance(output, level), *self._cell(output, x, y, cells.stride))
         images = self.images({entry["source_image_id"].hex() for entry in rows})
         library = self.required_library.location.uri
         with self.naming(output):
-            return tuple(patch_contributions(rows, images, self.cells, library))
+            return tuple(patch_contributions(rows, images, cells, library))
+
+    def _at_level(self, output: Output, x: int, y: int, level: str) -> LevelSources:
+        row, col = self._cell(output, x, y, level_geometry(level).stride)
+        return LevelSources(level, row, col, self._matches(output, x, y, level))
 
     def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
         images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})

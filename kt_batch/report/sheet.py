@@ -39,7 +39,8 @@ SOURCES = 6  # shown for each input
 PERCENTILE = 1.0  # of NCC, where the scale of the maps starts
 
 
-NOT_SHOWN = frozenset({"decoder_sha256", "styles"})  # settings by content; the page shows the pictures
+# Settings by content, and `search`, which has a column of its own.
+NOT_SHOWN = frozenset({"decoder_sha256", "decoders_sha256", "styles", "search"})
 
 
 @dataclass(frozen=True)

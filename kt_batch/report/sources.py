@@ -167,6 +167,11 @@ def layer_geometry(layer: Layer) -> Geometry:
     return geometry(layers_up_to(VGG19_LAYERS, layer))
 
 
+def level_geometry(level: str) -> Geometry:
+    """Return what a cell of a level sees: a layer, or a layer at a working size, `relu3_1@512`."""
+    return geometry(layers_up_to(VGG19_LAYERS, level.partition("@")[0]))
+
+
 def cells_of(run: Run) -> Geometry:
     """Return what a cell of the run's layer sees.
 

@@ -12,8 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from kt_batch.errors import StorageError
-from kt_batch.models.layers import Geometry
+from kt_batch.models.layers import PADDED, Geometry
 from kt_batch.report.session import Session
+from kt_batch.report.sources import level_geometry
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
 from kt_batch.store.indexes import read_index_summaries
@@ -25,6 +26,7 @@ from kt_batch.store.run import Run
 from kt_batch.store.schemas import (
     EDITS,
     IMAGES,
+    LEVELS,
     MEMBERS,
     PAIRS,
     PLAN,
@@ -54,10 +56,7 @@ _TYPES = {
     "float": "FLOAT",
 }
 
-# Per output, from the view `provenance`: sums over best matches, or NULL for provenance per source.
-_MATCHED = """\
-SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
-  FROM provenance WHERE rank = 0 GROUP BY output"""
+# Per output, from the view `provenance`: NULL for provenance per source.
 _SHARED = """\
 SELECT DISTINCT output, NULL::BIGINT AS patches, NULL::DOUBLE AS ncc_mean, NULL::DOUBLE AS certified_share
   FROM provenance"""
@@ -73,7 +72,8 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
     it).
 
     A run has `provenance` (per patch or per source, as its method makes it), `rejects` and `outputs`; `patches`,
-    `ncc_mean` and `certified_share` of an output are NULL for provenance per source. A run with provenance per patch
+    `ncc_mean` and `certified_share` of an output are NULL for provenance per source, and of the coarse level for a
+    method with levels, whose `provenance` and `sources` have a column `level`. A run with provenance per patch
     and a library at hand also has `sources`: provenance with each source's URIs, licence, and box, both in the working
     image (x0 ..) and outward in the file's own EXIF-oriented pixels (file_x0 ..).
     A run that records edits also has `edits`.
@@ -191,16 +191,25 @@ def _members(library: Library, naming: Naming) -> str:
 def _run_views(run: Run, naming: Naming) -> dict[str, str]:
     session = Session(run)
     per_source = session.provenance_kind == "sources"
+    matches = LEVELS if session.levels else PROVENANCE
     views = {
-        "provenance": _parts(run.committed, layout.PROVENANCE, SHARES if per_source else PROVENANCE, naming),
+        "provenance": _parts(run.committed, layout.PROVENANCE, SHARES if per_source else matches, naming),
         "rejects": _rejects(run.committed, naming),
-        "outputs": _outputs(run, _SHARED if per_source else _MATCHED, naming),
+        "outputs": _outputs(run, _SHARED if per_source else _matched(session.levels), naming),
     }
     if run.committed.parts(layout.EDITS):
         views["edits"] = _parts(run.committed, layout.EDITS, EDITS, naming)
     if not per_source and session.library is not None:  # only boxes and URIs need the library
-        views["sources"] = _sources(session.library, session.cells, session.source_scale, naming)
+        views["sources"] = _sources(session, session.library, naming)
     return views
+
+
+def _matched(levels: Sequence[str]) -> str:
+    """Select, per output, sums over best matches in the view `provenance`; of the coarse level where it has levels."""
+    coarse = f" AND level = {_text(levels[0])}" if levels else ""
+    return f"""\
+SELECT output, count(*) AS patches, avg(ncc::DOUBLE) AS ncc_mean, avg(certified::INTEGER) AS certified_share
+  FROM provenance WHERE rank = 0{coarse} GROUP BY output"""
 
 
 def _outputs(run: Run, per_output: str, naming: Naming) -> str:
@@ -245,25 +254,34 @@ def _output_name(run: Run) -> str:
     return f"CASE{cases} ELSE {plain} END" if cases else plain
 
 
-def _sources(library: Library, cells: Geometry, scale: int | None, naming: Naming) -> str:
+def _sources(session: Session, library: Library, naming: Naming) -> str:
+    of_levels = [f"{_boxed(level_geometry(level))}\n  WHERE level = {_text(level)}" for level in session.levels]
+    boxed = "\n  UNION ALL\n".join(of_levels or [_boxed(session.cells)])
+    level = "level, " if session.levels else ""
+    sizes = _working_sizes(session.source_scale)
     return f"""\
 WITH image AS (
-  SELECT image_id AS source_image_id, {_working_sizes(scale)}, original_width, original_height, license, attribution
+  SELECT image_id AS source_image_id, {sizes}, original_width, original_height, license, attribution
   FROM ({_images(library, naming)})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
   FROM ({_plan(library.committed, naming)}) GROUP BY image_id
 ), boxed AS (
-  SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
-    {_interval("y", "source_row", "height", cells)}
-  FROM provenance JOIN image USING (source_image_id) JOIN uris USING (source_image_id)
+{boxed}
 )
-SELECT output, row, col, rank, weight, ncc, certified, source_image_id, source_row, source_col, uris,
+SELECT output, {level}row, col, rank, weight, ncc, certified, source_image_id, source_row, source_col, uris,
   x0, y0, x1, y1,
   {_first_pixel("x0", "width")} AS file_x0, {_first_pixel("y0", "height")} AS file_y0,
   {_past_pixel("x1", "width")} AS file_x1, {_past_pixel("y1", "height")} AS file_y1,
   license, attribution
 FROM boxed"""
+
+
+def _boxed(cells: Geometry) -> str:
+    return f"""\
+  SELECT * EXCLUDE (library), {_interval("x", "source_col", "width", cells)},
+    {_interval("y", "source_row", "height", cells)}
+  FROM provenance JOIN image USING (source_image_id) JOIN uris USING (source_image_id)"""
 
 
 def _working_sizes(scale: int | None) -> str:
@@ -285,8 +303,10 @@ def _working_sizes(scale: int | None) -> str:
 def _interval(axis: str, cell: str, length: str, cells: Geometry) -> str:
     """Express `models.layers.boxes` in SQL, with the numbers of this layer."""
     low, high = cells.interval(0, 2)
-    start = f"{cells.stride} * {cell}::INTEGER"
-    return f"greatest({start} + ({low}), 0) AS {axis}0, least({start} + ({high}), {length}::INTEGER) AS {axis}1"
+    start, end = f"{cells.stride} * {cell}::INTEGER", f"{length}::INTEGER"
+    padded = f"({end} + {PADDED - 1}) // {PADDED} * {PADDED}"
+    mirrored = f"2 * {end} - 1 - least({start} + ({high}), {padded})"
+    return f"greatest(least({start} + ({low}), {mirrored}), 0) AS {axis}0, least({start} + ({high}), {end}) AS {axis}1"
 
 
 def _first_pixel(edge: str, length: str) -> str:

@@ -26,6 +26,7 @@ RECEIPT_FORMAT: Final = "kt-batch-receipt/1"
 Hex16 = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Kind = Annotated[str, Field(pattern=rf"^({TABLE_KIND})$")]
+Level = Annotated[str, Field(pattern=r"^relu[1-4]_1(@[1-9][0-9]{0,3})?$")]  # a layer, or a layer at a working size
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # also of a clock
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]
@@ -39,7 +40,8 @@ class _Record(BaseModel):
 class TableRef(_Record):
     """One part file.
 
-    Its kind is its directory, and its name holds its unit and the beginning of its SHA-256.
+    Its kind is its directory, and its name holds its unit and the beginning of its SHA-256. Provenance of a method with
+    levels has a row group for each level of each output; `levels` names them, from coarse to fine.
     """
 
     kind: Kind
@@ -47,6 +49,7 @@ class TableRef(_Record):
     rows: Count
     bytes: Count
     sha256: Sha256
+    levels: Annotated[tuple[Level, ...], Field(max_length=16)] = ()
 
 
 class ShardRef(_Record):
@@ -161,6 +164,9 @@ class Receipt(_Record):
         Table names and values that were not recorded are left out.
         """
         content = self.model_dump(mode="json", exclude={"tables": {"__all__": {"name"}}})
+        for table in content["tables"]:
+            if not table["levels"]:
+                del table["levels"]
         for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes", "shard"):
             if content[field] in (None, []):
                 del content[field]

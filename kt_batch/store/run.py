@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, BinaryIO, Protocol, cast
@@ -75,8 +75,8 @@ class Output:
     """One output image.
 
     name: its path in the run, also where a shard holds its bytes. uri, image_id, input_name: of its input. part,
-    row_group: where its provenance is. bytes: how many it has. shard, offset: the shard with its bytes, and where they
-    begin; None where it is a file of its own.
+    row_group: where its provenance is, or the first of its levels. bytes: how many it has. shard, offset: the shard
+    with its bytes, and where they begin; None where it is a file of its own.
     """
 
     name: str
@@ -161,12 +161,13 @@ def _outputs(unit: Unit, receipt: Receipt, image_format: str) -> list[Output]:
     part = next((table for table in receipt.tables if table.kind == layout.PROVENANCE), None)
     if part is None:
         return []
+    groups = max(len(part.levels), 1)  # of each output
     return [
         Output(
-            item.output_path(image_format), item.uri, item.image_id, item.name, output[0], part, group, output[1],
-            shard.name(unit.id) if shard else None, at,
+            item.output_path(image_format), item.uri, item.image_id, item.name, output[0], part, number * groups,
+            output[1], shard.name(unit.id) if shard else None, at,
         )
-        for group, (item, output, at) in enumerate(done)
+        for number, (item, output, at) in enumerate(done)
     ]  # fmt: skip
 
 
@@ -198,17 +199,43 @@ def read_output(run: Run, output: Output) -> bytes:
     return run.location.read_range(output.shard, output.offset, output.bytes)
 
 
-def provenance_of(run: Run, output: Output) -> pa.Table:
-    """Read the provenance of one output.
+def provenance_of(run: Run, output: Output, level: str | None = None) -> pa.Table:
+    """Read the provenance of one output, or that of one of its levels.
+
+    Raises:
+        DamagedError: the part is not readable, or holds numbers that no match has, or other levels than its receipt.
+    """
+    where, levels = f"{run.location.uri}/{output.part.name}", output.part.levels
+    first, count = (0, max(len(levels), 1)) if level is None else (levels.index(level), 1)
+    start, expected = output.row_group + first, levels[first : first + count]
+    table = read_table(run.location, output.part, groups=range(start, start + count))
+    if missing := missing_columns(layout.PROVENANCE, table.column_names):
+        raise DamagedError(f"{where} lacks the column {missing[0]!r}")
+    there = tuple(table["level"].cast("string").unique().to_pylist()) if "level" in table.column_names else ()
+    if there != expected:
+        raise DamagedError(f"{where} holds {_levels_shown(there)} where its receipt names {_levels_shown(expected)}")
+    check_provenance(table, where)
+    return table
+
+
+def coarse_provenance(run: Run, part: TableRef, columns: Sequence[str]) -> pa.Table:
+    """Read columns of the provenance of all outputs in a part; of a method with levels, only the coarse one.
 
     Raises:
         DamagedError: the part is not readable, or holds numbers that no match has.
     """
-    table = read_table(run.location, output.part, groups=[output.row_group])
-    if missing := missing_columns(layout.PROVENANCE, table.column_names):
-        raise DamagedError(f"{run.location.uri}/{output.part.name} lacks the column {missing[0]!r}")
-    check_provenance(table, f"{run.location.uri}/{output.part.name}")
+    table = read_table(run.location, part, columns, groups=_coarse_groups(part))
+    check_provenance(table, f"{run.location.uri}/{part.name}")
     return table
+
+
+def _coarse_groups(part: TableRef) -> slice | None:
+    """Return the row groups of the coarse level of each output in a part."""
+    return slice(None, None, len(part.levels)) if part.levels else None
+
+
+def _levels_shown(levels: Sequence[str]) -> str:
+    return f"the levels {', '.join(levels)}" if levels else "no levels"
 
 
 def check_provenance(table: pa.Table, where: str) -> None:
@@ -287,7 +314,7 @@ def _sums(location: Location, receipt: Receipt) -> tuple[float, int]:
         return receipt.ncc_sum, receipt.certified
     ncc, certified = 0.0, 0
     for part in (table for table in receipt.tables if table.kind == layout.PROVENANCE):
-        table = read_table(location, part, ["rank", "ncc", "certified"])
+        table = read_table(location, part, ["rank", "ncc", "certified"], groups=_coarse_groups(part))
         first = table["rank"].to_numpy() == 0
         certified += int(np.count_nonzero(table["certified"].to_numpy()[first]))
         ncc += float(table["ncc"].to_numpy()[first].astype(np.float64).sum())

@@ -134,6 +134,9 @@ PROVENANCE = pa.schema(
     ]
 )
 
+# Provenance of a method with levels: the matches of each level of an output, from coarse to fine.
+LEVELS = PROVENANCE.insert(1, pa.field("level", pa.dictionary(pa.int32(), pa.string())))
+
 # Provenance of a method that states only how much each source contributed to an output.
 SHARES = pa.schema(
     [
@@ -161,7 +164,7 @@ def provenance_kind(provenance: pa.Table | pa.Schema) -> ProvenanceKind:
     """Tell from its columns whether provenance is per patch or per source.
 
     Raises:
-        DamagedError: the columns are neither those of PROVENANCE nor those of SHARES.
+        DamagedError: the columns are neither those of PROVENANCE or LEVELS nor those of SHARES.
     """
     names = (provenance if isinstance(provenance, pa.Schema) else provenance.schema).names
     if "row" in names:
@@ -215,7 +218,8 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 
     kind: its table kind. names: the columns that it has.
     """
-    provenance = PROVENANCE if "row" in names else SHARES
+    matches = LEVELS if "level" in names else PROVENANCE
+    provenance = matches if "row" in names else SHARES
     schemas = {
         "images": IMAGES, "patches": patches_schema(1), "working": WORKING, "pairs": PAIRS, "rejects": REJECTS,
         "provenance": provenance, "edits": EDITS, "described": DESCRIBED,
@@ -226,7 +230,7 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 
 # The type of every column of every table: a name has one type wherever it stands. VECTORS have other widths too.
 COLUMN_TYPES = _columns(
-    PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, PROVENANCE, SHARES, patches_schema(1),
+    PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1),
     routed_schema(1), statistics_schema(1),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -29,7 +29,11 @@ SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row
 
 
 def commit_table(
-    location: Location, kind: str, unit: str, table: pa.Table, row_groups: Sequence[int] | None = None
+    location: Location,
+    kind: str,
+    unit: str,
+    table: pa.Table,
+    row_groups: Sequence[int] | None = None,
 ) -> TableRef:
     """Write `table` as one part of `unit` and return its entry for the receipt.
 
@@ -48,12 +52,27 @@ def commit_table(
     groups = [table.num_rows] if row_groups is None else list(row_groups)
     if min(groups, default=0) < 0 or sum(groups) != table.num_rows:
         raise UsageError(f"row groups of {groups} rows do not add up to the table's {table.num_rows}, kind {kind!r}")
+    return commit_row_groups(location, kind, unit, table.schema, slices(table, groups))
+
+
+def commit_row_groups(
+    location: Location,
+    kind: str,
+    unit: str,
+    schema: pa.Schema,
+    groups: Iterable[pa.Table],
+    levels: tuple[str, ...] = (),
+) -> TableRef:
+    """Write tables of one schema as the row groups of one part of `unit` and return its entry for the receipt.
+
+    Only one of them is in memory at a time, where `groups` makes them as they are asked for. levels: as in `TableRef`.
+    """
     with scratch_file(location, ".parquet") as path:
-        _write(table, groups, path)
+        rows = _write(schema, groups, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         name = part_path(kind, unit, sha256)
-        ref = TableRef(kind=kind, name=name, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256)
+        ref = TableRef(kind=kind, name=name, rows=rows, bytes=path.stat().st_size, sha256=sha256, levels=levels)
         location.put_content(name, path)
     return ref
 
@@ -63,12 +82,13 @@ def read_table(
     ref: TableRef,
     columns: Sequence[str] | None = None,
     *,
-    groups: Sequence[int] | None = None,
+    groups: Sequence[int] | slice | None = None,
     verify: bool = False,
 ) -> pa.Table:
     """Read a part, or some of its columns in the given order, or some of its row groups.
 
-    The size is always checked, the SHA-256 only with `verify`, which reads the whole file.
+    `groups` are their numbers, or a slice of all of them. The size is always checked, the SHA-256 only with
+    `verify`, which reads the whole file.
 
     Raises:
         MissingError: the part is gone.
@@ -82,7 +102,8 @@ def read_table(
     with open_table(location, ref.name) as file:
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
-        return file.read(columns, groups, nullable=NULLABLE.get(ref.kind, ()))
+        wanted = range(len(file.rows))[groups] if isinstance(groups, slice) else groups
+        return file.read(columns, wanted, nullable=NULLABLE.get(ref.kind, ()))
 
 
 def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:
@@ -133,19 +154,29 @@ def _verify(location: Location, ref: TableRef) -> None:
         raise DamagedError(f"{location.uri}/{ref.name} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
 
 
-def _write(table: pa.Table, groups: Sequence[int], path: Path) -> None:
-    leaves = dict(leaf for field in table.schema for leaf in _leaves(field.name, field.type))
+def slices(table: pa.Table, groups: Iterable[int]) -> Iterator[pa.Table]:
+    """Yield the rows of a table in groups of these sizes, without a copy."""
+    start = 0
+    for rows in groups:
+        yield table.slice(start, rows)
+        start += rows
+
+
+def _write(schema: pa.Schema, groups: Iterable[pa.Table], path: Path) -> int:
+    """Write row groups and return the number of their rows."""
+    written = 0
+    leaves = dict(leaf for field in schema for leaf in _leaves(field.name, field.type))
     with pq.ParquetWriter(
         path,
-        table.schema,
+        schema,
         compression={column: "none" if column in RAW_COLUMNS else "zstd" for column in leaves},
         use_dictionary=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _repeats(type_)],
         write_statistics=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _is_small(type_)],
     ) as writer:
-        start = 0
-        for rows in groups:
-            writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
-            start += rows
+        for table in groups:
+            writer.write_table(table, row_group_size=max(table.num_rows, 1))
+            written += table.num_rows
+    return written
 
 
 def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:

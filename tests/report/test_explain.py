@@ -17,7 +17,7 @@ from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageErro
 from kt_batch.models.layers import boxes
 from kt_batch.report.contributions import Explanation
 from kt_batch.report.explain import explain
-from kt_batch.report.sources import Box, SourceImage, layer_geometry
+from kt_batch.report.sources import Box, SourceImage, layer_geometry, level_geometry
 from tests.report.conftest import HOSTILE, LONG, Made, draw, make_library
 
 PARK = "images/park/a.jpg.png"  # 60 x 56 pixels: 15 x 14 cells
@@ -114,6 +114,23 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert (low.tolist(), high.tolist()) == ([0, 46], [18, 64])
     low, high = boxes(np.array([1, 1]), layer_geometry("relu4_1"), np.array([40, 60]))
     assert (low.tolist(), high.tolist()) == ([0, 0], [40, 54])
+
+
+def test_a_box_contains_the_pixels_that_are_mirrored_into_the_padding() -> None:
+    # 50 pixels are padded to 56 with the pixels 48, 47, 46, 45, 44 and 43. At relu2_1 a patch sees 12 pixels:
+    # from cell 26 on [48, 60), so 48, 49 and all six mirrored ones; from cell 23 on [42, 54), so [42, 50) and [45, 49).
+    low, high = boxes(np.array([23, 26]), layer_geometry("relu2_1"), 50)
+    assert (low.tolist(), high.tolist()) == ([42, 43], [50, 50])
+
+
+def test_the_padding_changes_no_box_of_the_layer_that_an_image_is_padded_for() -> None:
+    for layer, stride in (("relu1_1", 1), ("relu2_1", 2), ("relu3_1", 4), ("relu4_1", 8)):
+        cells = level_geometry(layer)
+        for length in range(16, 65):
+            start = np.arange(-(-length // stride) - 1)
+            low, high = (stride * start + edge for edge in cells.interval(0, 2))
+            found = boxes(start, cells, length)
+            np.testing.assert_array_equal(found, (np.maximum(low, 0), np.minimum(high, length)))
 
 
 @pytest.mark.parametrize("name", [PARK, "park/a.jpg.png", "park/a.jpg", "a.jpg", "a.jpg.png"])

@@ -69,7 +69,7 @@ def test_pixels_of_one_output_per_source_read_it_once(tmp_path: Path, reads: Cou
 def test_the_number_of_tables_in_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session.open(str(make_gain_run(tmp_path)))
     output = next(iter(session.run.outputs.values()))
-    monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output: output.name)
+    monkeypatch.setattr("kt_batch.report.session.provenance_of", lambda _, output, level: output.name)
     for number in range(KEPT_TABLES + 3):
         named = replace(output, name=f"images/{number}.png")
         assert session.provenance(named) == named.name

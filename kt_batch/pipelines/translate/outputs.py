@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeAlias
 
 from kt_batch.errors import DamagedError, NameRefusedError, Reason, RejectError
-from kt_batch.methods.base import PatchProvenance, SourceProvenance
 from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.provenance import source_shares
+from kt_batch.pipelines.translate.provenance import AnyProvenance, source_shares
 from kt_batch.store.inputs import file_time
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -30,7 +29,7 @@ class About:
     """Facts about a picture before it is encoded: its (width, height), and the sources it was made of."""
 
     size: tuple[int, int]
-    provenance: PatchProvenance | SourceProvenance
+    provenance: AnyProvenance
 
 
 class Outputs(Protocol):

@@ -1,30 +1,36 @@
-"""The provenance table of a unit: one row per matched patch, or one row per source image."""
+"""The provenance table of a unit: one row per matched patch, of one level or of several, or per source image."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kt_batch.config import Layer
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
-from kt_batch.methods.base import EditFacts, PatchProvenance, SourceProvenance
+from kt_batch.methods.base import EditFacts, LevelProvenance, PatchProvenance, SourceProvenance
 from kt_batch.store.plans import Item
-from kt_batch.store.schemas import EDITS, EDITS_SERIES, PROVENANCE, SHARES
+from kt_batch.store.schemas import EDITS, EDITS_SERIES, LEVELS, PROVENANCE, SHARES
+from kt_batch.store.tables import slices
 
 T = TypeVar("T")
+NCC_STEPS = 128  # of the NCC at finer levels, from 0 to 1: more steps take half of the table
+AnyProvenance: TypeAlias = PatchProvenance | LevelProvenance | SourceProvenance
 
 
-def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) -> list[tuple[str, float]]:
+def source_shares(provenance: AnyProvenance, item: Item) -> list[tuple[str, float]]:
     """Return the source images of a picture with their shares, the largest first, ties by id.
 
-    The share of an image is the mean weight of its patches over the query patches; that of a pair may be negative. An
-    input without any other source is its own.
+    The share of an image is the mean weight of its patches over the query patches, of several levels over those of the
+    coarse one; that of a pair may be negative. An input without any other source is its own.
     """
+    if isinstance(provenance, LevelProvenance):
+        provenance = next(iter(provenance.levels.values()))
     if isinstance(provenance, SourceProvenance):
         shares = dict(provenance.shares) or {item.image_id: 1.0}
     else:
@@ -37,10 +43,19 @@ def source_shares(provenance: PatchProvenance | SourceProvenance, item: Item) ->
 
 
 class ProvenanceRows(Protocol):
-    """Gathers the provenance of outputs, one after the other, and makes one table at the end."""
+    """Gathers the provenance of outputs, one after the other, and makes the row groups of one table at the end."""
 
-    names: list[str]
-    groups: list[int]
+    @property
+    def names(self) -> list[str]:
+        """Return the outputs so far."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the schema of the table."""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Return the levels of each output, from coarse to fine; none where it has no levels."""
 
     def add(self, item: Item, name: str, provenance: Any) -> None:
         """Add the provenance of the output `name` of an input."""
@@ -48,8 +63,8 @@ class ProvenanceRows(Protocol):
     def remove(self, names: Container[str]) -> None:
         """Remove outputs that could not be stored."""
 
-    def table(self) -> pa.Table:
-        """Return all rows, output after output."""
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Yield the rows of each row group, output after output."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ class PatchRows:
     names: Outputs so far. groups: Rows of each.
     """
 
+    schema: ClassVar[pa.Schema] = PROVENANCE
+    levels: ClassVar[tuple[str, ...]] = ()
     library: str
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
@@ -124,6 +141,10 @@ class PatchRows:
         """Remove outputs that could not be stored."""
         self.names, self.groups, self._parts = _without(names, self.names, self.groups, self._parts)
 
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Yield the rows of each output."""
+        return slices(self.table(), self.groups)
+
     def table(self) -> pa.Table:
         """Return one row per (patch, rank), output after output, in reading order."""
         rows, cols, rank, weights, patch_ids, ncc, certified = (
@@ -148,6 +169,85 @@ class PatchRows:
         return pa.Table.from_arrays(columns, schema=PROVENANCE)
 
 
+@dataclass(frozen=True)
+class _LevelPart:
+    """The packed tables of the levels of one output, and sums over the coarse one."""
+
+    packed: tuple[pa.Buffer, ...]
+    patches: int
+    ncc_sum: float
+    certified: int
+
+
+@dataclass
+class LevelRows:
+    """Rows of outputs with patch provenance at several levels: a row group for each level of each output.
+
+    A fine level has many rows. They are kept compressed until the end: a tenth of what their columns take. The NCC of
+    all levels but the coarse one is rounded. The sums are those of the coarse one, whose matches an index found.
+
+    levels: Those that every output has, from coarse to fine. names: Outputs so far.
+    """
+
+    schema: ClassVar[pa.Schema] = LEVELS
+    library: str
+    levels: tuple[Layer, ...]
+    names: list[str] = field(default_factory=list)
+    _parts: list[_LevelPart] = field(default_factory=list)
+
+    def add(self, item: Item, name: str, provenance: LevelProvenance) -> None:
+        """Add the provenance of the output `name` of an input; raise DamagedError as `PatchRows` does."""
+        rows = {level: PatchRows(self.library) for level in self.levels}
+        coarse = rows[self.levels[0]]
+        for level, each in rows.items():
+            patches = provenance.levels[level]
+            if each is not coarse:
+                patches = replace(patches, ncc=(patches.ncc * NCC_STEPS).round() / NCC_STEPS)
+            each.add(item, name, patches)
+        packed = tuple(_packed(_with_level(each.table(), level)) for level, each in rows.items())
+        self.names.append(name)
+        self._parts.append(_LevelPart(packed, coarse.patches, coarse.ncc_sum, coarse.certified))
+
+    @property
+    def patches(self) -> int:
+        """Return the number of query patches of the coarse level."""
+        return sum(part.patches for part in self._parts)
+
+    @property
+    def ncc_sum(self) -> float:
+        """Return the sum of the NCC of the best match of every patch of the coarse level."""
+        return sum((part.ncc_sum for part in self._parts), start=0.0)
+
+    @property
+    def certified(self) -> int:
+        """Return how many best matches of the coarse level are certified."""
+        return sum(part.certified for part in self._parts)
+
+    def remove(self, names: Container[str]) -> None:
+        """Remove outputs that could not be stored."""
+        kept = [row for row in zip(self.names, self._parts, strict=True) if row[0] not in names]
+        self.names, self._parts = [name for name, _ in kept], [part for _, part in kept]
+
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Yield the rows of each level of each output, from coarse to fine, in reading order."""
+        for part in self._parts:
+            for packed in part.packed:
+                yield pa.ipc.open_stream(packed).read_all()
+
+
+def _packed(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _with_level(table: pa.Table, level: str) -> pa.Table:
+    codes = pa.array(np.zeros(table.num_rows, np.int32))
+    column = pa.DictionaryArray.from_arrays(codes, pa.array([level]))
+    return table.add_column(LEVELS.get_field_index("level"), LEVELS.field("level"), column)
+
+
 @dataclass
 class SourceRows:
     """Rows of outputs with a share for each source image. uris: Image id -> URI. The rest as in PatchRows.
@@ -155,6 +255,8 @@ class SourceRows:
     Shares of an edit learned from pairs may be negative: such a pair pulls the edit away from its own.
     """
 
+    schema: ClassVar[pa.Schema] = SHARES
+    levels: ClassVar[tuple[str, ...]] = ()
     uris: dict[str, str]
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
@@ -172,6 +274,10 @@ class SourceRows:
     def remove(self, names: Container[str]) -> None:
         """Remove outputs that could not be stored."""
         self.names, self.groups, self._parts = _without(names, self.names, self.groups, self._parts)
+
+    def row_groups(self) -> Iterator[pa.Table]:
+        """Yield the rows of each output."""
+        return slices(self.table(), self.groups)
 
     def table(self) -> pa.Table:
         """Return one row per source, output after output, by ascending image id."""

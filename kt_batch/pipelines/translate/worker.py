@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
-from kt_batch.methods.base import PatchProvenance, Result
+from kt_batch.methods.base import LevelProvenance, PatchProvenance, Result
 from kt_batch.methods.features import to_pixels, to_tensor
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
@@ -24,7 +24,7 @@ from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.provenance import EditRows, PatchRows, ProvenanceRows, SourceRows
+from kt_batch.pipelines.translate.provenance import EditRows, LevelRows, PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.series_edits import Shared, SharedEdits, key_of
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.units import UnitLog, rejects_table
@@ -37,7 +37,7 @@ from kt_batch.store.images.writers import encode_in, encode_picture
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.plans import Item, Unit
 from kt_batch.store.receipts import Receipt, ShardRef, TableRef
-from kt_batch.store.tables import commit_table
+from kt_batch.store.tables import commit_row_groups, commit_table
 from kt_batch.store.units import Ledger
 
 Encoded: TypeAlias = bytes | BinaryIO
@@ -168,8 +168,11 @@ class TranslateWorker:
         return {name: result for name, result in results.items() if not isinstance(result, RejectError)}
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
+        library = self.job.sources.library or ""
+        if isinstance(result.provenance, LevelProvenance):
+            return LevelRows(library, tuple(result.provenance.levels))
         if isinstance(result.provenance, PatchProvenance):
-            return PatchRows(self.job.sources.library or "")
+            return PatchRows(library)
         return SourceRows(dict(self.uris))
 
     def _encoding(
@@ -212,7 +215,8 @@ class TranslateWorker:
     ) -> tuple[TableRef, ...]:
         tables = []
         if rows and rows.names:
-            tables.append(commit_table(self.location, "provenance", unit, rows.table(), rows.groups))
+            groups = rows.row_groups()
+            tables.append(commit_row_groups(self.location, "provenance", unit, rows.schema, groups, rows.levels))
         if edits.rows:
             tables.append(commit_table(self.location, layout.EDITS, unit, edits.table()))
         if rejects:
@@ -228,7 +232,9 @@ class TranslateWorker:
         rows: ProvenanceRows | None,
     ) -> Receipt:
         # A unit without an output has matched nothing; its sums are those of no patch.
-        patches = rows if isinstance(rows, PatchRows) else PatchRows("") if not (rows and rows.names) else None
+        patches = (
+            rows if isinstance(rows, PatchRows | LevelRows) else PatchRows("") if not (rows and rows.names) else None
+        )
         tables, shard = files
         return log.receipt(
             unit,
