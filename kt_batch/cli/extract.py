@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -20,6 +21,7 @@ from kt_batch.cli.runner import make_runner
 from kt_batch.pipelines.estimate import estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
+from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -61,10 +63,7 @@ def extract_command(
         refuse_others(images, manifest)
         if estimate_request:
             return print_pairs_estimate(wanted, estimate_request, STRICT, json)
-        paired = run_pairs(wanted)
-        save_options(library, "extract", context.params)
-        print_summary(asdict(paired), pairs_lines(paired), json)
-        return STRICT.exit_code(paired.rejected, paired.pairs + paired.rejected)
+        return _extract_pairs(wanted, context.params, json)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
@@ -80,6 +79,14 @@ def extract_command(
     write_rejects(target, library)
     print_summary(asdict(summary), extract_lines(summary), json)
     return STRICT.exit_code(summary.rejected, summary.images + summary.rejected)
+
+
+def _extract_pairs(wanted: PairsRequest, saved: Mapping[str, object], json: bool) -> int:
+    """Extract pairs, print the summary, and return the exit code."""
+    paired = run_pairs(wanted)
+    save_options(wanted.library, "extract", saved)
+    print_summary(asdict(paired), pairs_lines(paired), json)
+    return STRICT.exit_code(paired.rejected, paired.pairs + paired.rejected)
 
 
 def extract_lines(summary: ExtractSummary) -> list[str]:

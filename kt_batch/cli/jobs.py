@@ -107,11 +107,8 @@ def build_library(
         release_gpus(running)  # building an index uses no GPU
         indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
-    print_summary(
-        {"extract": asdict(extracted)} | _index_facts(indexed),
-        [*extract_lines(extracted), *chain(*map(index_lines, indexed))],
-        json,
-    )
+    facts, lines = {"extract": asdict(extracted)} | _index_facts(indexed), extract_lines(extracted)
+    print_summary(facts, [*lines, *chain(*map(index_lines, indexed))], json)
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
 
 

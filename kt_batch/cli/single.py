@@ -17,7 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.methods.base import Method
 from kt_batch.methods.knowledge import KnowledgeTransfer
 from kt_batch.methods.painting.method import Painting
-from kt_batch.pipelines.single import load_networks, translate_one
+from kt_batch.pipelines.single import SingleSummary, load_networks, translate_one
 from kt_batch.store.passed_over import in_words
 from kt_batch.store.targets import Inputs, Target
 
@@ -42,10 +42,7 @@ def try_command(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where the result goes; default: PHOTO-kt.png, here.")
     ] = None,
-    settings: Annotated[
-        MethodOptions,
-        Fields(only=SETTINGS),
-    ],
+    settings: Annotated[MethodOptions, Fields(only=SETTINGS)],
     cut: options.CutOptions,
     weights: options.EncoderOptions,
     decoder_weights: options.DecoderWeights = None,
@@ -71,22 +68,32 @@ def try_command(
     chosen = settings.model_copy(update={"method": settings.method or next(iter(METHODS))}).resolve()
     method = METHODS[chosen.method]
     if method.levels:
-        if decoder_weights is not None:
-            raise UsageError(
-                f"--decoder-weights has no effect with {chosen.method}, which takes one decoder per level."
-            )
-        if not options.is_default(context, "layer"):
-            raise UsageError(f"--layer {cut.layer} has no effect with {chosen.method}, which has levels of its own.")
-        cut = cut.model_copy(update={"layer": method.levels[0]})
+        cut = _of_levels(context, chosen.method, cut, decoder_weights)
     source, encoder = options.new_encoder(weights, cut)
     networks = load_networks(source, method, cut.layer, decoder_weights)
     fields = {"encoder": encoder, "format": image_format, **networks.digests}
     translation = method.config_type.model_validate({**chosen.values, **fields})
     data, summary = translate_one(photo, style, networks, method, translation, how.threads)
     target.write(data)
+    print_summary({"out": str(path), **asdict(summary)}, _lines(path, summary), json)
+    return 0
+
+
+def _of_levels(
+    context: typer.Context, name: str, cut: options.CutOptions, decoder_weights: str | None
+) -> options.CutOptions:
+    """Return the cut at the first level of a method. Raises UsageError for options that it has no use for."""
+    if decoder_weights is not None:
+        raise UsageError(f"--decoder-weights has no effect with {name}, which takes one decoder per level.")
+    if not options.is_default(context, "layer"):
+        raise UsageError(f"--layer {cut.layer} has no effect with {name}, which has levels of its own.")
+    return cut.model_copy(update={"layer": METHODS[name].levels[0]})
+
+
+def _lines(path: Path, summary: SingleSummary) -> list[str]:
+    """Return the summary for a person."""
     lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     lines += [f"Passed over, as libraries and runs are no paintings: '{place}'" for place in summary.passed_over]
     lines += [f"Passed over: {in_words(summary.passed_over_files)}"] if summary.passed_over_files else []
-    print_summary({"out": str(path), **asdict(summary)}, lines, json)
-    return 0
+    return lines

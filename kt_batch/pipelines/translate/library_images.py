@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kt_batch.config import Layer, ScaleKey
 from kt_batch.errors import UsageError
-from kt_batch.methods.base import Method
+from kt_batch.methods.base import Method, Need
 from kt_batch.methods.features import to_tensor
 from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, load_decoder
 from kt_batch.store.images.files import pad_to
@@ -50,6 +50,14 @@ def painted_key(library: Library, method: type[Method]) -> ScaleKey:
             "library with kt-batch extract --preset painting."
         )
     return key
+
+
+def named_decoders(encoder: LoadedEncoder, name: str, method: type[Method]) -> dict[str, object]:
+    """Return the field of a configuration that names the decoders of a method's levels; none without levels."""
+    if Need.DECODERS not in method.needs:
+        return {}
+    decoders = load_decoders(encoder, name, method.levels)
+    return {"decoders_sha256": tuple(decoder.sha256 for decoder in decoders.values())}
 
 
 def load_decoders(encoder: LoadedEncoder, name: str, layers: Sequence[Layer]) -> dict[Layer, LoadedDecoder]:

@@ -34,7 +34,7 @@ from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
 from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, painted_key
+from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
@@ -140,9 +140,7 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
             weights = absolute_file(choice.decoder_weights)
             content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
             sources = replace(sources, decoder=weights)
-        if Need.DECODERS in method.needs:
-            decoders = load_decoders(encoder, source.name, method.levels)
-            content["decoders_sha256"] = tuple(decoder.sha256 for decoder in decoders.values())
+        content |= named_decoders(encoder, source.name, method)
     elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
     if choice.styles:
