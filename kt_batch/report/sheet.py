@@ -209,9 +209,10 @@ def _open(title: str, place: str) -> _Shown:
 
 
 def _settings(shown: _Shown) -> list[tuple[str, str]]:
-    """Return the method's own settings as text."""
+    """Return the method's own settings as text, without those that are not set."""
     config = shown.session.run.config
-    return [(key, _text(config[key])) for key in own_settings(shown.session.run) if key not in NOT_SHOWN]
+    own = (key for key in own_settings(shown.session.run) if key not in NOT_SHOWN and config[key] is not None)
+    return [(key, _text(config[key])) for key in own]
 
 
 def _text(value: Any) -> str:

@@ -79,6 +79,7 @@ _FIT_FILE = re.compile(rf"{FITS}/(?:{_HEX16}\.json|{_SHA256})")
 _SERIES = re.compile(rf"{SERIES}/(\d{{6}})\.parquet")
 _DESCRIBED_FILE = re.compile(rf"{SERIES}/build/(?:{_RECEIPT_PATTERN}|{DESCRIBED}/part-({_HEX16})-{_HEX16}\.parquet)")
 _STATISTICS = re.compile(rf"{STATISTICS}/({_HEX16})\.json")
+_STATISTICS_BLOB = re.compile(rf"{STATISTICS}/{_SHA256}")
 _STATISTICS_FILE = re.compile(
     rf"{STATISTICS}/(?:{_HEX16}\.json|{_SHA256}|{_RECEIPT_PATTERN}|{MOMENTS}/part-{_HEX16}-{_HEX16}\.parquet)"
 )
@@ -266,7 +267,7 @@ def parse_statistics_path(path: str) -> str | None:
 
 def is_statistics_blob(path: str) -> bool:
     """Tell whether `path` is that of the moments of a library, named by their SHA-256."""
-    return re.fullmatch(rf"{STATISTICS}/{_SHA256}", path) is not None
+    return _STATISTICS_BLOB.fullmatch(path) is not None
 
 
 def is_statistics_part(path: str) -> bool:
