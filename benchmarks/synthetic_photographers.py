@@ -81,9 +81,9 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return (np.rint(np.clip(values, 0, 1) * 255) / 255).astype(np.float32)
 
 
-def edit(picture: np.ndarray, hand: Hand) -> np.ndarray:
-    """Edit a picture `(H, W, 3)` as a photographer does."""
-    median = max(float(np.median(picture @ LUMA)), 0.02)
+def edit(picture: np.ndarray, hand: Hand, after: np.ndarray | None = None) -> np.ndarray:
+    """Edit a picture `(H, W, 3)` as a photographer does; `after`: with the settings of another picture."""
+    median = max(float(np.median((picture if after is None else after) @ LUMA)), 0.02)
     gain = (float(to_linear(np.array(hand.key))) / float(to_linear(np.array(median)))) ** CORRECTED
     values = to_srgb(to_linear(picture.astype(np.float64)) * np.clip(gain, 0.25, 6))
     curved = 0.5 + np.tanh(hand.contrast * (2 * values - 1)) / (2 * np.tanh(hand.contrast))

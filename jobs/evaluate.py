@@ -1,6 +1,7 @@
-"""Evaluate what was learned, as one job.
+"""Measure how good results are, as one job.
 
 `ray job submit -- python jobs/evaluate.py pairs LIBRARY --html s.html`
+`ray job submit -- python jobs/evaluate.py style PHOTOGRAPHS --style PAINTINGS --out sheet`
 """
 
 import typer

@@ -220,6 +220,7 @@ Depth = Literal[8, 16]
 MetadataPolicy = Literal["keep", "strip", "keep-no-gps"]
 OutputSpace = Literal["input", "srgb", "p3"]
 OutputForm = Literal["files", "tar", "parquet"]
+Series = Literal["none", "folder", "time"]
 
 
 class MethodConfig(Config):
@@ -280,6 +281,11 @@ class MethodConfig(Config):
     def searcher(self) -> Searcher | None:
         """The searcher that looks for patches; None where the method does not search."""
         return None
+
+    @property
+    def shares_edits(self) -> bool:
+        """Whether photographs of a series get one edit."""
+        return False
 
     def _digested(self) -> dict[str, Any]:
         """Name the method always, except for `knowledge`, whose digests are older than the field."""

@@ -67,17 +67,18 @@ def estimate_code(estimate: Estimate, bounds: RejectBounds) -> int:
     return bounds.exit_code(rejected, estimate.finished + estimate.to_do) if estimate.fits else FAILED
 
 
-def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
+def estimate_lines(estimate: Estimate, runner: str, noun: str = "images") -> list[str]:
     """Return the estimate for a person.
 
     Args:
         estimate: The estimate.
         runner: The runner of the real run.
+        noun: What is counted.
     """
     again = estimate.to_do - (estimate.found - estimate.done)
     lines = [
         f"{estimate.place}: a dry run, nothing was written there",
-        f"  {estimate.found} images found, {estimate.done} done already, {estimate.to_do} to do"
+        f"  {estimate.found} {noun} found, {estimate.done} done already, {estimate.to_do} to do"
         + (f" ({again} of them planned earlier and not among those found)" if again else ""),
     ]
     if estimate.rejected or estimate.again:
@@ -86,7 +87,7 @@ def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
     if estimate.to_do == 0:
         return [*lines, "  nothing to do: everything is done already"]
     lines.append(f"  {estimate.units_to_plan} units to plan, {estimate.units_pending} planned earlier and pending")
-    unreadable = f", {estimate.unreadable} images cannot be read" if estimate.unreadable else ""
+    unreadable = f", {estimate.unreadable} {noun} cannot be read" if estimate.unreadable else ""
     lines.append(f"  input {readable_size(estimate.input_bytes)}{unreadable}; {_output(estimate)}{_free(estimate)}")
     if estimate.changed:
         lines.append(f"  {len(estimate.changed)} changed since their outputs were made: these will be rejected")
@@ -95,7 +96,7 @@ def estimate_lines(estimate: Estimate, runner: str) -> list[str]:
             f"  no hard links there: files get their names by {PUBLISHING[estimate.publishing]}, on one host at a time"
         )
     if estimate.pilot:
-        lines += [*_pilot_lines(estimate.pilot), *_projection_lines(estimate, runner)]
+        lines += [*_pilot_lines(estimate.pilot, noun), *_projection_lines(estimate, runner)]
     return lines
 
 
@@ -112,13 +113,13 @@ def _free(estimate: Estimate) -> str:
     return f"; {readable_size(estimate.free_bytes)} are free{short}"
 
 
-def _pilot_lines(pilot: Pilot) -> list[str]:
-    lines = [f"  pilot: {pilot.images} images, {pilot.rejected} rejected, start-up {duration(pilot.startup_seconds)}"]
+def _pilot_lines(pilot: Pilot, noun: str) -> list[str]:
+    lines = [f"  pilot: {pilot.images} {noun}, {pilot.rejected} rejected, start-up {duration(pilot.startup_seconds)}"]
     lines += [f"    {reject.uri}: {reject.reason}" for reject in pilot.rejects]
     if pilot.seconds_per_image_mean is None or pilot.seconds_per_image_median is None:
         return [*lines, "    all of them were rejected, so nothing can be estimated"]
     mean, median = duration(pilot.seconds_per_image_mean), duration(pilot.seconds_per_image_median)
-    return [*lines, f"    {mean} (median {median}) and {readable_size(pilot.output_bytes_per_image)} per image"]
+    return [*lines, f"    {mean} (median {median}) and {readable_size(pilot.output_bytes_per_image)} per {noun[:-1]}"]
 
 
 def _projection_lines(estimate: Estimate, runner: str) -> list[str]:

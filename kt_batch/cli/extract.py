@@ -13,7 +13,7 @@ from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary
-from kt_batch.cli.pairs import PairOptions, pairs_lines, pairs_request, refuse_others, run_pairs
+from kt_batch.cli.pairs import PairOptions, pairs_lines, pairs_request, print_pairs_estimate, refuse_others, run_pairs
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
@@ -58,7 +58,9 @@ def extract_command(
     estimate_request = dry_run.request()
     cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
-        refuse_others(images, manifest, estimate_request)
+        refuse_others(images, manifest)
+        if estimate_request:
+            return print_pairs_estimate(wanted, estimate_request, STRICT, json)
         paired = run_pairs(wanted)
         save_options(library, "extract", context.params)
         print_summary(asdict(paired), pairs_lines(paired), json)

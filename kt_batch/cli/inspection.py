@@ -77,7 +77,13 @@ def edit_lines(edit: RecordedEdit | None) -> list[str]:
     if edit is None:
         return []
     facts = f"confidence {edit.confidence:.2f}, guard {edit.guard:.2f}, strength {edit.strength:g}"
-    return [f"  edited after the pairs of {edit.library}: {facts}"]
+    lines = [f"  edited after the pairs of {edit.library}: {facts}"]
+    if edit.series and edit.series.photographs > 1:
+        lines.append(
+            f"  the edit is shared by {edit.series.photographs} photographs, the series {edit.series.name}; its "
+            f"confidence is {edit.confidence:.2f}"
+        )
+    return lines
 
 
 def tags_shown(tags: Sequence[str]) -> str:

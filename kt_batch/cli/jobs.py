@@ -5,6 +5,7 @@ They run on Ray by default, and the caller decides how many rejected inputs a su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -19,7 +20,15 @@ from kt_batch.cli.exit_codes import RejectBounds
 from kt_batch.cli.extract import extract_lines
 from kt_batch.cli.index import index_lines
 from kt_batch.cli.output import print_summary
-from kt_batch.cli.pairs import PairOptions, fit_lines, pairs_lines, pairs_request, refuse_others, run_pairs
+from kt_batch.cli.pairs import (
+    PairOptions,
+    fit_lines,
+    pairs_lines,
+    pairs_request,
+    print_pairs_estimate,
+    refuse_others,
+    run_pairs,
+)
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner, release_gpus
@@ -31,6 +40,7 @@ from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.pairs.fit import fit
+from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
 
 
@@ -77,12 +87,10 @@ def build_library(
     estimate_request = dry_run.request()
     cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
-        refuse_others(images, manifest, estimate_request)
-        paired, fitted = run_pairs(wanted), fit(library, FitConfig(), how.threads)
-        save_options(library, "build_library", context.params)
-        both = {"extract": asdict(paired), "fit": asdict(fitted)}
-        print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
-        return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
+        refuse_others(images, manifest)
+        if estimate_request:
+            return print_pairs_estimate(wanted, estimate_request, bounds, json)
+        return _build_paired(wanted, context.params, json, bounds)
     source, encoder = options.new_encoder(weights, cut)
     request = ExtractRequest(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
@@ -104,6 +112,15 @@ def build_library(
         summary["further_indexes"] = {each.key: asdict(each) for each in indexed[1:]}
     print_summary(summary, [*extract_lines(extracted), *chain(*map(index_lines, indexed))], json)
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
+
+
+def _build_paired(request: PairsRequest, saved: Mapping[str, object], json: bool, bounds: RejectBounds) -> int:
+    """Extract pairs and fit them, print both summaries, and return the exit code."""
+    paired, fitted = run_pairs(request), fit(request.library, FitConfig(), request.options.threads)
+    save_options(request.library, "build_library", saved)
+    both = {"extract": asdict(paired), "fit": asdict(fitted)}
+    print_summary(both, [*pairs_lines(paired), *fit_lines(fitted)], json)
+    return bounds.exit_code(paired.rejected, paired.pairs + paired.rejected)
 
 
 def translate_images(

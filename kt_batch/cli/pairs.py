@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from pydantic import Field
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
+from kt_batch.cli.estimates import estimate_code, estimate_here, estimate_lines
+from kt_batch.cli.exit_codes import RejectBounds
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
@@ -18,6 +21,8 @@ from kt_batch.cli.runner import make_runner
 from kt_batch.config import EncoderConfig, ExtractConfig, PairsConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.methods.retouch.config import FitConfig
+from kt_batch.pipelines.estimate import DryRunRequest
+from kt_batch.pipelines.pairs.estimate import estimate_pairs
 from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
@@ -76,9 +81,9 @@ def pairs_request(named: PairOptions, library: str, described: Described, how: R
     return PairsRequest(named.before, named.after, library, config, how, read_pair_lists(named.pairs))
 
 
-def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None, estimate: object) -> None:
+def refuse_others(images: Sequence[str] | None, manifests: Sequence[str] | None) -> None:
     """Raise UsageError for what has no meaning beside pairs."""
-    for name, given in (("other images", images), ("--manifest", manifests), ("--dry-run", estimate)):
+    for name, given in (("other images", images), ("--manifest", manifests)):
         if given:
             raise UsageError(f"{name} cannot go with --before, --after and --pairs; leave it out.")
 
@@ -109,6 +114,16 @@ def run_pairs(request: PairsRequest) -> PairsSummary:
         summary = extract_pairs(request, running, display)
     write_rejects(target, request.library)
     return summary
+
+
+def print_pairs_estimate(request: PairsRequest, wanted: DryRunRequest, bounds: RejectBounds, json: bool) -> int:
+    """Estimate an extraction of pairs, print it, and return the exit code."""
+    estimate = estimate_here(partial(estimate_pairs, request), wanted)
+    lines = estimate_lines(estimate, request.options.runner, "pairs")
+    if estimate.unmatched:
+        lines.append(f"  {len(estimate.unmatched)} files without a partner of their name are left out")
+    print_summary(asdict(estimate), lines, json)
+    return estimate_code(estimate, bounds)
 
 
 def pairs_lines(summary: PairsSummary) -> list[str]:
@@ -143,8 +158,10 @@ def fit_command(*, library: PairedPlace, how: options.Threads, json: options.Jso
 
 def fit_lines(result: FitResult) -> list[str]:
     """Return the summary of a fit for a person."""
+    shown = f" of {result.photographs} photographs" if result.photographs < result.pairs else ""
     return [
-        f"{result.library}: fitted {result.pairs} pairs in {result.seconds:.1f} s",
+        f"{result.library}: fitted {result.pairs} pairs{shown} in {result.seconds:.1f} s",
         *([MILD] if result.synthetic else []),
+        *([f"  warning: {result.warning}"] if result.warning else []),
         f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
     ]

@@ -13,23 +13,29 @@ from kt_batch.cli.arguments import Fields, expand
 from kt_batch.cli.config_file import ConfigFile, TrustConfig
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.settings import MethodOptions, method_options
-from kt_batch.config import IndexConfig
 from kt_batch.errors import UsageError
-from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
-from kt_batch.models.weights import load_decoder, load_encoder
-from kt_batch.pipelines.single import translate_one
+from kt_batch.methods.base import Method
+from kt_batch.methods.knowledge import KnowledgeTransfer
+from kt_batch.methods.painting.method import Painting
+from kt_batch.pipelines.single import load_networks, translate_one
 from kt_batch.store.passed_over import in_words
 from kt_batch.store.targets import Inputs, Target
 
+METHODS: dict[str, type[Method]] = {"painting": Painting, "knowledge": KnowledgeTransfer}
+SETTINGS = (
+    *("method", "strength", "sources", "swap", "alpha", "top_k", "probes", "query_stride", "preserve_colour"),
+    *("quality", "output_space"),
+)
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}
 
 
 def add_try(app: typer.Typer) -> None:
     """Give an app the command."""
-    app.command("try")(expand(try_command, settings=method_options({"knowledge": KnowledgeTransfer})))
+    app.command("try")(expand(try_command, settings=method_options(METHODS)))
 
 
 def try_command(
+    context: typer.Context,
     photo: Annotated[str, typer.Argument(help="The photograph.")],
     style: Annotated[list[str], typer.Option("--style", help="A painting, or a place of paintings; may be repeated.")],
     *,
@@ -38,7 +44,7 @@ def try_command(
     ] = None,
     settings: Annotated[
         MethodOptions,
-        Fields(only=("swap", "alpha", "top_k", "probes", "query_stride", "preserve_colour", "quality", "output_space")),
+        Fields(only=SETTINGS),
     ],
     cut: options.CutOptions,
     weights: options.EncoderOptions,
@@ -52,6 +58,8 @@ def try_command(
     """Re-render one photograph after a few paintings, at once: no Ray, no library.
 
     kt-batch try holiday.jpg --style starry_night.jpg
+
+    kt-batch try holiday.jpg --style starry_night.jpg --method knowledge --swap statistics
     """
     path = out or Path(f"{Path(photo).stem}-kt.png")
     image_format = FORMATS.get(path.suffix.lower())
@@ -60,12 +68,21 @@ def try_command(
     read = Inputs(images=style, files=(photo, weights.encoder_weights, decoder_weights, config))
     target = Target("--out", path, read, force)
     target.check()
+    chosen = settings.model_copy(update={"method": settings.method or next(iter(METHODS))}).resolve()
+    method = METHODS[chosen.method]
+    if method.levels:
+        if decoder_weights is not None:
+            raise UsageError(
+                f"--decoder-weights has no effect with {chosen.method}, which takes one decoder per level."
+            )
+        if not options.is_default(context, "layer"):
+            raise UsageError(f"--layer {cut.layer} has no effect with {chosen.method}, which has levels of its own.")
+        cut = cut.model_copy(update={"layer": method.levels[0]})
     source, encoder = options.new_encoder(weights, cut)
-    loaded = load_encoder(source)
-    decoder = load_decoder(loaded, source.name, cut.layer, decoder_weights)
-    chosen = {"encoder": encoder, "decoder_sha256": decoder.sha256, "format": image_format}
-    translation = KnowledgeConfig.model_validate({**settings.resolve().values, **chosen})
-    data, summary = translate_one(photo, style, loaded, decoder, translation, IndexConfig(), how.threads)
+    networks = load_networks(source, method, cut.layer, decoder_weights)
+    fields = {"encoder": encoder, "format": image_format, **networks.digests}
+    translation = method.config_type.model_validate({**chosen.values, **fields})
+    data, summary = translate_one(photo, style, networks, method, translation, how.threads)
     target.write(data)
     lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]

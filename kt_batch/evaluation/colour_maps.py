@@ -75,9 +75,15 @@ def quadratic_map(table: PairTable, ridge: float = 0.0) -> np.ndarray:
 
 def nearest_map(table: PairTable, descriptors: np.ndarray) -> np.ndarray:
     """Return the ridge quadratic `(10, 3)` of the five pairs whose descriptors are nearest to `(33,)`."""
+    return quadratic_map(table.take(nearest_pairs(table, descriptors)), CONSTANT_RIDGE)
+
+
+def nearest_pairs(table: PairTable, descriptors: np.ndarray) -> np.ndarray:
+    """Return the places of the five pairs whose descriptors are nearest to `(33,)`, the nearest first."""
     scale = Scale.of(table.descriptors)
     distances = ((scale.standardise(table.descriptors) - scale.standardise(descriptors)) ** 2).sum(1)
-    return quadratic_map(table.take(np.argsort(distances, kind="stable")[:NEIGHBOURS]), CONSTANT_RIDGE)
+    places: np.ndarray = np.argsort(distances, kind="stable")[:NEIGHBOURS]
+    return places
 
 
 def _levels(picture: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from kt_batch.errors import MissingError, RejectError, UsageError
 from kt_batch.evaluation.pairs import PairsReport, evaluate_pairs
+from kt_batch.evaluation.statistics_swap import StatisticsSwap
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.inputs import read_pair
 from kt_batch.pipelines.pairs.fit import pair_table
@@ -16,11 +17,19 @@ from kt_batch.store.locations import absolute_place
 from kt_batch.store.opening import open_paired
 from kt_batch.store.plans import Item
 
-READINGS = 2  # of each pair
+READINGS = 2  # of each pair, for the methods that learn from pairs
 
 
-def evaluate_library(place: str, config: FitConfig, progress: Progress) -> tuple[PairsReport, dict[str, str]]:
+def evaluate_library(
+    place: str, config: FitConfig, progress: Progress, statistics_swap: bool = False
+) -> tuple[PairsReport, dict[str, str]]:
     """Evaluate the pairs that a paired library holds now, and return the report with the name of each pair by id.
+
+    Args:
+        place: The library.
+        config: The fit.
+        progress: Called with every step.
+        statistics_swap: Compare with the statistics swap of the paper too.
 
     Raises:
         MissingError: There is no paired library, it holds no pairs, or the files of a pair are gone or changed.
@@ -40,16 +49,21 @@ def evaluate_library(place: str, config: FitConfig, progress: Progress) -> tuple
     done = 0
     with ImageReaderProcess() as reader:
 
-        def pictures(pair: str) -> tuple[np.ndarray, np.ndarray]:
-            nonlocal done
+        def read(pair: str) -> tuple[np.ndarray, np.ndarray]:
             try:
                 before, after = read_pair([items[pair]], lambda data: reader.decode(data, library.config.size))
-                both = check_pair(before, after)
+                return check_pair(before, after)
             except RejectError as error:
                 raise MissingError(f"A pair of '{absolute_place(place)}' cannot be evaluated: {error}") from error
+
+        def pictures(pair: str) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal done
+            both = read(pair)
             done += 1
             progress(Step("evaluate", done, READINGS * len(items)))
             return both
 
-        report = evaluate_pairs(pair_table(library), pictures, config)
+        table = pair_table(library)
+        others = StatisticsSwap(table, lambda pair: read(pair)[1]).methods() if statistics_swap else {}
+        report = evaluate_pairs(table, pictures, config, others)
     return report, {pair: item.name for pair, item in items.items()}

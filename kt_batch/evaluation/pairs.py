@@ -23,9 +23,10 @@ from kt_batch.evaluation.likeness import Likeness, likeness
 from kt_batch.kernels.quadratic import apply_map
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.retouch.fit import Fit, PairTable, fit_pairs
+from kt_batch.methods.retouch.photographs import few_photographs
 from kt_batch.methods.retouch.predict import predict
 
-MOST_LEFT_ONE_OUT = 200  # pairs; above, there are FOLDS folds
+MOST_LEFT_ONE_OUT = 200  # photographs; above, there are FOLDS folds
 FOLDS = 10
 MOST_SAMPLED = 500  # pairs that the learning curve may be measured on
 DRAWS = 10_000  # of the bootstrap
@@ -84,11 +85,17 @@ class Gain:
 
 @dataclass(frozen=True)
 class PairsReport:
-    """An evaluation; `dataclasses.asdict` gives plain values for JSON."""
+    """An evaluation; `dataclasses.asdict` gives plain values for JSON.
+
+    photographs: that the pairs show. Pairs of one photograph are left out together.
+    warning: one sentence where these are too few to learn from.
+    """
 
     pairs: int
+    photographs: int
     folds: int
     sentence: str
+    warning: str | None
     methods: dict[str, MethodSummary]
     gains: tuple[Gain, ...]
     curve: tuple[CurvePoint, ...]
@@ -119,30 +126,39 @@ def evaluate_pairs(
         others: More methods to compare with, by name.
 
     Raises:
-        UsageError: There are fewer than two pairs, or scikit-image is not installed.
+        UsageError: The pairs show fewer than two photographs, or scikit-image is not installed.
     """
-    divided = folds(table.ids)
+    divided = folds(table.ids, table.photographs)
     observed = observe(table.ids, pictures)
     results = [
         result
         for fold in divided
         for result in evaluate_fold(table, fold, pictures, config, observed.targets, others or {})
     ]
-    return summarise(results, len(divided), learning_curve(table, observed.samples, config))
+    one_each = table.take(np.unique(table.photographs))
+    curve = learning_curve(one_each, observed.samples, config)
+    return summarise(results, len(one_each.ids), len(divided), curve)
 
 
-def folds(ids: tuple[str, ...]) -> list[list[int]]:
-    """Return the positions of the pairs left out together: one each, or ten folds by the hash of their ids.
+def folds(ids: tuple[str, ...], photographs: np.ndarray) -> list[list[int]]:
+    """Return the positions of the pairs left out together: those of a photograph, or of a tenth of the photographs.
+
+    Tenths follow from the hash of the id of the first pair that shows a photograph.
+
+    Args:
+        ids: Of the pairs.
+        photographs: The position of the first pair that shows the photograph of each pair, `(N,)`.
 
     Raises:
-        UsageError: There are fewer than two pairs.
+        UsageError: The pairs show fewer than two photographs.
     """
-    if len(ids) < 2:
-        raise UsageError(f"An evaluation needs at least 2 pairs; there are {len(ids)}.")
-    if len(ids) <= MOST_LEFT_ONE_OUT:
-        return [[position] for position in range(len(ids))]
-    hashes = [int(hashlib.sha256(pair_id.encode()).hexdigest(), 16) % FOLDS for pair_id in ids]
-    divided = [[position for position, value in enumerate(hashes) if value == fold] for fold in range(FOLDS)]
+    firsts = np.unique(photographs)
+    if len(firsts) < 2:
+        raise UsageError(f"An evaluation needs pairs of at least 2 photographs; those here show {len(firsts)}.")
+    if len(firsts) <= MOST_LEFT_ONE_OUT:
+        return [np.flatnonzero(photographs == first).tolist() for first in firsts]
+    hashes = np.array([int(hashlib.sha256(ids[first].encode()).hexdigest(), 16) % FOLDS for first in photographs])
+    divided = [np.flatnonzero(hashes == fold).tolist() for fold in range(FOLDS)]
     return [fold for fold in divided if fold]
 
 
@@ -204,21 +220,28 @@ def _compare(
     return PairResult(pair_id, own.confidence, own.guard, scores)
 
 
-def summarise(results: Iterable[PairResult], fold_count: int, curve: tuple[CurvePoint, ...]) -> PairsReport:
+def summarise(
+    results: Iterable[PairResult], photographs: int, fold_count: int, curve: tuple[CurvePoint, ...]
+) -> PairsReport:
     """Return the report of all pairs' results, in ascending order of ids."""
     ordered = tuple(sorted(results, key=lambda result: result.id))
     psnrs = {name: np.array([result.likeness[name].psnr for result in ordered]) for name in ordered[0].likeness}
-    closer = int((psnrs[OURS] > psnrs[NONE]).sum())
     return PairsReport(
         pairs=len(ordered),
+        photographs=photographs,
         folds=fold_count,
-        sentence=f"With {len(ordered)} pairs, edits are closer to yours than no edit on {closer} of {len(ordered)} "
-        "photographs.",
+        sentence=_sentence(len(ordered), photographs, closer=int((psnrs[OURS] > psnrs[NONE]).sum())),
+        warning=few_photographs(photographs),
         methods={name: _summary(name, ordered, psnrs) for name in psnrs},
         gains=tuple(gain(name, psnrs[OURS] - values) for name, values in psnrs.items() if name != OURS),
         curve=curve,
         results=ordered,
     )
+
+
+def _sentence(pairs: int, photographs: int, closer: int) -> str:
+    shown, counted = ("", "photographs") if pairs == photographs else (f" of {photographs} photographs", "pairs")
+    return f"With {pairs} pairs{shown}, edits are closer to yours than no edit on {closer} of {pairs} {counted}."
 
 
 def _summary(name: str, results: tuple[PairResult, ...], psnrs: Mapping[str, np.ndarray]) -> MethodSummary:

@@ -128,6 +128,22 @@ def slopes(coefficients: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return np.stack([np.einsum("kn,kc->nc", np.stack(row), coefficients) for row in derivatives], axis=1)
 
 
+def change_along(coefficients: np.ndarray, pixels: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return what a map makes of small steps from pixels, to first order: slopes times steps, in float32.
+
+    Args:
+        coefficients: `(10, 3)`.
+        pixels: `(n, 3)` float32.
+        steps: `(n, 3)` float32.
+    """
+    (red, green, blue), (r, g, b) = pixels.T, steps.T
+    squares_and_products = (2 * red * r, 2 * green * g, 2 * blue * b, red * g + green * r, red * b + blue * r)
+    changes = (r, g, b, *squares_and_products, green * b + blue * g)  # of phi without its constant
+    columns = np.asarray(coefficients, np.float32)[1:].T
+    made = [sum(value * change for value, change in zip(column, changes, strict=True)) for column in columns]
+    return np.stack(made, axis=1)
+
+
 def towards_identity(coefficients: np.ndarray, strength: float) -> np.ndarray:
     """Return the map between no edit (strength 0) and `coefficients` (strength 1)."""
     return IDENTITY + strength * (np.asarray(coefficients) - IDENTITY)

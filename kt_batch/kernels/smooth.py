@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,6 +12,18 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     size = 2 * radius + 1
     lines = F.avg_pool2d(x[None], (1, size), stride=1, padding=(0, radius), count_include_pad=False)
     return F.avg_pool2d(lines, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)[0]
+
+
+def window_mean(x: Tensor, radius: int) -> Tensor:
+    """Return what `box_mean` returns, for float64: by running sums, in a time that does not grow with the radius."""
+    for dim, size in ((1, x.shape[1]), (2, x.shape[2])):
+        places = torch.arange(size, device=x.device)
+        start, end = (places - radius).clamp(min=0), (places + radius + 1).clamp(max=size)
+        sums = F.pad(x.cumsum(dim), (1, 0) if dim == 2 else (0, 0, 1, 0))
+        count = (end - start).to(x)
+        totals = sums.index_select(dim, end) - sums.index_select(dim, start)
+        x = totals / (count if dim == 2 else count[:, None])
+    return x
 
 
 def guided_filter(maps: Tensor, guide: Tensor, radius: int, epsilon: float) -> Tensor:

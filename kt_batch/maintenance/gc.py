@@ -26,6 +26,7 @@ from kt_batch.store.paired import PairedLibrary, fit_digests, read_fit_summaries
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.run import Run, RunHeader
+from kt_batch.store.series import read_described_receipts
 
 MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
@@ -131,8 +132,12 @@ def survey(opened: Opened) -> Survey:
     planned = {unit.id for unit in units}
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
     indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
+    series: set[str] = set()
     if isinstance(opened, Run):
         possible, made = _outputs(units, receipts, opened.header)
+        if opened.header.series != "none":
+            series, left_behind = _series_files(opened.location, names, planned, len(opened.committed.ledger.plans()))
+            possible |= left_behind
         shards = {layout.OUTPUT_SHARDS} if opened.header.output != "files" else set()
         kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS | shards
     else:
@@ -145,7 +150,7 @@ def survey(opened: Opened) -> Survey:
     for name in names:
         if name in kept or layout.is_plan(name) or layout.is_options(name):
             continue
-        if name in fits:
+        if name in fits or name in series:
             continue
         if layout.parse_receipt_path(name) in planned:
             continue
@@ -166,6 +171,18 @@ def _fit_files(location: Location, names: Collection[str]) -> tuple[set[str], se
     unnamed = {name for name in files - named if layout.parse_fit_path(name) is None}
     left = unnamed if len(summaries) == len(fit_digests(location)) else set()
     return files - left, left
+
+
+def _series_files(
+    location: Location, names: Collection[str], planned: Collection[str], plans: int
+) -> tuple[set[str], set[str]]:
+    """Return the files of series that are kept, and tables of described photographs that no receipt names."""
+    kept = {name for name in names if (number := layout.parse_series_path(name)) is not None and number < plans}
+    described = {name for name in names if layout.parse_described_file(name) in planned}
+    receipts = read_described_receipts(location)
+    kept |= {layout.described_path(table.name) for receipt in receipts.values() for table in receipt.tables}
+    kept |= {name for name in described if not name.endswith(".parquet")}
+    return kept, described - kept
 
 
 @dataclass(frozen=True)

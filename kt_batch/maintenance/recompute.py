@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from kt_batch.config import Config
 from kt_batch.errors import MismatchError, MissingError, Reason
+from kt_batch.maintenance.recompute_series import SeriesCheck
 from kt_batch.maintenance.verify import rows_digest
 from kt_batch.pipelines.encoders import library_encoder
 from kt_batch.pipelines.extract.plan import ExtractJob, image_owners
@@ -154,9 +155,12 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
     items = [Item(output.image_id, output.uri, output.input_name, output.name) for output in outputs.values()]
     job = _job(run, request, folder, _threads(run.committed.receipts.values()))
     worker, again = TranslateWorker(job), Ledger(open_location(folder))
+    series = SeriesCheck(run, job) if job.series else None
 
     def compare(item: Item) -> bool | None:
         there = outputs[item.image_id, item.name]
+        if series and not series.holds(item):
+            return False
         receipt = _do(again, worker, item, job.config)
         made = receipt.outputs[0]
         if made is None:
@@ -204,7 +208,8 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
         )
     named = named_library(run)
     sources = replace(sources, library=request.library or named or sources.library)
-    return TranslateJob(run=folder, config=made, sources=sources, threads=threads)
+    series = run.location.uri if made.shares_edits else None
+    return TranslateJob(run=folder, config=made, sources=sources, threads=threads, series=series)
 
 
 def _style_places(run: Run) -> set[str]:

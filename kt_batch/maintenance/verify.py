@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from kt_batch.errors import DamagedError, StorageError, UnreachableError
+from kt_batch.errors import DamagedError, MissingError, StorageError, UnreachableError
 from kt_batch.maintenance.consistency import receipt_faults, table_faults, unplanned
 from kt_batch.maintenance.gc import survey
 from kt_batch.maintenance.shards import shard_faults
@@ -32,6 +32,7 @@ from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.run import Run
 from kt_batch.store.schemas import REJECTS, from_fixed_binary, missing_columns
+from kt_batch.store.series import described_location, read_described_receipts, read_series
 from kt_batch.store.tables import read_table
 
 MODULUS = 1 << 256
@@ -88,12 +89,15 @@ def verify(place: str, progress: Progress) -> VerifySummary:
     outputs = [(output.name, output.sha256) for output in opened.outputs.values()] if isinstance(opened, Run) else []
     sizes = _output_sizes(opened) if isinstance(opened, Run) else _index_sizes(location)
     shards = opened.shards if isinstance(opened, Run) else {}
+    described = _described_tables(opened)
     blobs = [] if shards else [*outputs, *_derived_files(opened)]
-    check = _Check(location, len(tables) + len(blobs) + len(shards), progress)
+    check = _Check(location, len(tables) + len(blobs) + len(shards) + len(described), progress)
     check.faults += _fit_faults(location) if isinstance(opened, PairedLibrary) else []
     check.faults += receipt_faults(opened.committed.attempts, image_format)
     rejects = _check_tables(check, tables, {unit.id: unit for unit, _ in opened.committed.attempts}, opened)
     _check_files(check, blobs, sizes)
+    _check_described(check, described)
+    check.faults += _series_faults(opened) if isinstance(opened, Run) else []
     for name, (shard, inside) in shards.items():
         with check.next_file():
             check.faults += shard_faults(location, name, shard, inside)
@@ -241,6 +245,38 @@ def _fit_faults(location: Location) -> list[str]:
             read_fit_summary(location, digest)
         except DamagedError as error:
             faults.append(f"{error}; run kt-batch fit again.")
+    return faults
+
+
+def _described_tables(opened: Opened) -> list[TableRef]:
+    """Return the tables from which the series of a run were made; none of other places."""
+    if not isinstance(opened, Run) or opened.header.series == "none":
+        return []
+    return [table for receipt in read_described_receipts(opened.location).values() for table in receipt.tables]
+
+
+def _check_described(check: _Check, tables: Sequence[TableRef]) -> None:
+    """Read the tables of described photographs; what they hold counts in no digest, for edits follow from it."""
+    place = described_location(check.location)
+    for ref in tables:
+        with check.next_file():
+            read_table(place, ref, verify=True)
+            check.bytes += ref.bytes
+
+
+def _series_faults(run: Run) -> list[str]:
+    """Return a fault for every series file that cannot be read, or is gone though photographs were edited after it."""
+    faults: list[str] = []
+    if run.header.series == "none":
+        return faults
+    for number, plan in enumerate(run.committed.ledger.plans()):
+        try:
+            read_series(run.location, number)
+        except MissingError as error:
+            if any(unit.id in run.committed.receipts for unit in plan.units):
+                faults.append(str(error))
+        except DamagedError as error:
+            faults.append(str(error))
     return faults
 
 

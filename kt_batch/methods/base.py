@@ -106,13 +106,15 @@ class EditFacts:
 
     coefficients: `(10, 3)` float64, the colour map (`kernels/quadratic.py`). confidence: How much the photograph is
     like those that the edit was learned from, 0..1. guard: 1 for the predicted map, 0.5 for the mean map in its place,
-    0 for no edit. strength: 0 for no edit, 1 for all of it.
+    0 for no edit. strength: 0 for no edit, 1 for all of it. series: Name of the series of photographs that share the
+    edit, 16 hex digits; empty for an edit of one photograph's own.
     """
 
     coefficients: NDArray[np.float64]
     confidence: float
     guard: float
     strength: float
+    series: str = ""
 
 
 class Unchanged:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
@@ -16,8 +16,9 @@ from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
 from kt_batch.kernels.tiles import canonical_scores, normalise
-from kt_batch.methods.base import Need, PatchProvenance, Resources, Result
+from kt_batch.methods.base import Edit, Need, PatchProvenance, Resources, Result
 from kt_batch.methods.features import decode, encode, timed
+from kt_batch.methods.full_size_swap import colour_maps
 
 MATCHES_PER_TASK = 1024  # a task's matches stay in a core's cache
 
@@ -36,6 +37,17 @@ class KnowledgeConfig(MethodConfig):
     temperature: float = Field(0.05, gt=0.0, description="The weights of the top k are softmax(NCC / temperature).")
     query_stride: int = Field(1, ge=1, le=2, description="Step between query patches, in cells.")
     preserve_colour: bool = Field(False, description="Keep the photograph's own colours.")
+    full_size: bool = Field(
+        False,
+        description="Apply what a statistics swap does to colours to the photograph's own pixels, at their full size.",
+        exclude_if=lambda on: not on,  # plans of runs without it stay as they were
+    )
+
+    @model_validator(mode="after")
+    def _edit_what_keeps_its_shapes(self) -> Self:
+        if self.full_size and self.swap != "statistics":
+            raise ValueError(f"full_size is for the swap statistics, not for {self.swap}")
+        return self
 
     @property
     def searcher(self) -> Searcher:
@@ -84,13 +96,18 @@ class KnowledgeTransfer:
             swapped = self._swap(image, features, queries, matched, rows, cols)
             mixed = features + self.config.alpha * (swapped - features)
         with timed(seconds, "decode"):
-            # A re-rendered photograph keeps its own fine details; a painted one loses them.
-            weight = 1 - self.config.alpha if self.config.swap == "geometric" else 1.0
-            output = decode(self.decoder, mixed, features, weight)
-            if self.config.preserve_colour:
-                output = preserve_colour(output, image)
+            picture = self._decode(image, mixed, features)
+            output: Tensor | Edit = picture
+            if self.config.full_size:
+                output = colour_maps(self._decode(image, features, features), picture, self.config.encoder.size)
         provenance = PatchProvenance(rows, cols, matches.patch_ids, ncc, weights, matches.certified)
         return Result(output, provenance, seconds)
+
+    def _decode(self, image: Tensor, mixed: Tensor, features: Tensor) -> Tensor:
+        # A re-rendered photograph keeps its own fine details; a painted one loses them.
+        weight = 1 - self.config.alpha if self.config.swap == "geometric" else 1.0
+        output = decode(self.decoder, mixed, features, weight)
+        return preserve_colour(output, image) if self.config.preserve_colour else output
 
     def _swap(
         self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor

@@ -10,6 +10,16 @@ from collections.abc import Mapping
 
 from kt_batch.errors import UsageError
 
+_COLOURS: Mapping[str, object] = {
+    "method": "knowledge",
+    "search": {"searcher": "tree", "bands": 4, "probes": 8, "top_k": 1, "certify": False},
+    "swap": "statistics",
+    "alpha": 1.0,
+    "temperature": 0.05,
+    "query_stride": 1,
+    "preserve_colour": False,
+    "full_size": True,
+}
 PRESETS: dict[str, Mapping[str, object]] = {
     # Section 3.4 of the paper for the search. The layer and the size are the library's.
     "paper": {
@@ -20,6 +30,7 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "temperature": 0.05,
         "query_stride": 1,
         "preserve_colour": False,
+        "full_size": False,
     },
     # From coarse forms to fine strokes, in full.
     "painting": {
@@ -29,8 +40,11 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "sources": 4,
         "preserve_colour": False,
     },
+    # Photographs in the colours of another season or of a comic; the same values were best for both.
+    "season": _COLOURS,
+    "comic": _COLOURS,
     # Edits learned from a photographer's pairs, in full.
-    "hdr": {"method": "retouch", "strength": 1.0},
+    "hdr": {"method": "retouch", "strength": 1.0, "series": "none"},
 }
 
 

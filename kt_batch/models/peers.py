@@ -1,4 +1,4 @@
-"""Published decoders of other projects: plain sequences with keys `conv1.weight`, `conv1.bias`, ...
+"""Published decoders of other projects: plain sequences with keys `conv1.weight`, `conv1.bias`, ..., and style-swap's.
 
 Their files do not name the encoder they were trained for; only the number of channels can be checked.
 """
@@ -6,9 +6,11 @@ Their files do not name the encoder they were trained for; only the number of ch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kt_batch.models.decoder import Decoder
 
@@ -44,3 +46,36 @@ def peer_decoder(tensors: Mapping[str, Tensor], layer: str) -> Decoder | None:
         return None
     decoder.load_state_dict({own: tensors[published] for own, published in names.items()}, assign=True)
     return decoder
+
+
+class StyleSwapInverse(nn.Module):
+    """The inverse network of style-swap (Chen & Schmidt 2016) for relu3_1: transposed convolutions, instance norms.
+
+    Nine transposed 3x3 convolutions `tconv1` .. `tconv9`; before the third and the seventh the map is doubled by
+    nearest neighbours. Each but the last is followed by an instance norm `in1` .. `in8` and a ReLU, the last by a
+    sigmoid.
+    """
+
+    WIDTHS = (256, 128, 128, 128, 128, 64, 64, 64, 64, 3)
+    DOUBLED = (3, 7)
+    EPSILON = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = self.WIDTHS[0]
+        for number, (width, after) in enumerate(pairwise(self.WIDTHS), start=1):
+            self.add_module(f"tconv{number}", nn.ConvTranspose2d(width, after, 3, padding=1))
+            if after != self.WIDTHS[-1]:
+                self.add_module(f"in{number}", nn.InstanceNorm2d(after, self.EPSILON, affine=True))
+
+    @torch.no_grad()
+    def decode(self, features: Tensor) -> Tensor:
+        """Decode features `(n, 256, h, w)` to `(n, 3, 4h, 4w)` RGB in [0, 1]."""
+        x = features
+        last = len(self.WIDTHS) - 1
+        for number in range(1, last + 1):
+            if number in self.DOUBLED:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = self.get_submodule(f"tconv{number}")(x)
+            x = F.relu(self.get_submodule(f"in{number}")(x)) if number < last else x.sigmoid()
+        return x

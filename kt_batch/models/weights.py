@@ -20,7 +20,7 @@ from kt_batch.errors import DamagedError, MismatchError, UsageError, WeightsErro
 from kt_batch.models.decoder import ACTIVATIONS, Decoder
 from kt_batch.models.encoder import Encoder, Preprocess, Widths
 from kt_batch.models.layers import VGG19_LAYERS, kind
-from kt_batch.models.peers import peer_decoder
+from kt_batch.models.peers import StyleSwapInverse, peer_decoder
 from kt_batch.models.vgg19 import vgg19_from_state, vgg19_from_torchvision
 from kt_batch.store.documents import parse_document
 from kt_batch.store.regular import read_regular
@@ -166,6 +166,15 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
     _fill(decoder, tensors, where)
     decoder.check_details(f"of '{where}'")
     return LoadedDecoder(_ready(decoder), _sha256(data))
+
+
+def load_style_swap(path: str) -> StyleSwapInverse:
+    """Load the published inverse network of style-swap. Raises WeightsError for another file."""
+    tensors, _ = parse(_read(Path(path)), None, path)
+    with torch.device("meta"):
+        network = StyleSwapInverse()
+    _fill(network, tensors, path)
+    return _ready(network)
 
 
 def _decoder_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Decoder:

@@ -89,6 +89,7 @@ class Estimate:
     names where there are no hard links (`store.locations.Location.publishing`). changed: Names of pending inputs that
     will be rejected, because other bytes have their outputs.
     passed_over, passed_over_files: Libraries and runs below the named folders, and files that are no images, by kind.
+    unmatched: Of pairs, names that only one of before and after has.
     The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
     """
 
@@ -111,6 +112,7 @@ class Estimate:
     changed: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
     pilot: Pilot | None = None
     estimated_output_bytes: int | None = None
     estimated_seconds: float | None = None
@@ -131,7 +133,7 @@ def estimate_extract(request: ExtractRequest, dry_run: DryRunRequest, runner: Ru
     Raises what `extract` raises before it begins, except for a lack of space, which the estimate reports.
     """
     plan = plan_extract(request, progress, dry_run=True)
-    work = _Work(plan.job.library, plan.ledger, plan.items, plan.planned)
+    work = Work(plan.job.library, plan.ledger, plan.items, plan.planned)
     work.check_numerics(request.options)
     others = plan.job.owned_by_other_unit
     images = [(unit, group) for unit, group in work.images() if (unit.id, group[0].image_id) not in others]
@@ -160,7 +162,7 @@ def estimate_translate(
     Raises what `translate` raises before it begins.
     """
     plan = plan_translate(request, progress, dry_run=True)
-    work = _Work(plan.job.run, plan.ledger, plan.items, plan.planned)
+    work = Work(plan.job.run, plan.ledger, plan.items, plan.planned)
     work.check_numerics(request.options, request.config.searcher)
     images = [group for _, group in work.images()]
 
@@ -182,7 +184,7 @@ def estimate_translate(
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """The plan as it is, and what a run would add to it."""
 
     place: str
@@ -232,14 +234,18 @@ class _Work:
 
 
 def _sizes(images: Sequence[Sequence[Item]]) -> list[int | None]:
-    """Return the bytes of each image, from the first of its URIs that has it; None where none has."""
+    """Return the bytes of each image or pair, from the first of its names that has them; None where none has."""
 
-    def size(group: Sequence[Item]) -> int | None:
-        sizes = (input_size(item.uri) for item in group)
-        return next((size for size in sizes if size is not None), None)
+    def size(item: Item) -> int | None:
+        files = [input_size(uri) for uri in dict.fromkeys(filter(None, (item.uri, item.after)))]
+        known = [each for each in files if each is not None]
+        return sum(known) if len(known) == len(files) else None
+
+    def of_group(group: Sequence[Item]) -> int | None:
+        return next((found for found in map(size, group) if found is not None), None)
 
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        return list(pool.map(size, images))
+        return list(pool.map(of_group, images))
 
 
 def spread(images: Sequence[Sequence[Item]], count: int) -> list[Sequence[Item]]:

@@ -102,7 +102,7 @@ class Reader:
         ahead: Future[WorkingImage] | None = None
         images = by_image(unit)
         try:
-            for items, following in zip(images, [*images[1:], None], strict=True):
+            for items, following in zip(images, [*images[1:], None][: len(images)], strict=True):
                 started = time.perf_counter()
                 isolated = beat(items[0].image_id)
                 result = _image_or_reject(ahead or begin(items))

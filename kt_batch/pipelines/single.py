@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kt_batch.config import ExtractConfig, IndexConfig
+from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, Layer, MethodConfig
 from kt_batch.errors import RejectError, UsageError
-from kt_batch.index.ids import unpack_ids
+from kt_batch.index.ids import ID_BYTES, unpack_ids
 from kt_batch.index.index import Index, build_in_memory
 from kt_batch.kernels.haar import haar
-from kt_batch.methods.base import PatchProvenance, Resources
+from kt_batch.methods.base import LevelProvenance, Method, Need, PatchProvenance, Resources, SourceProvenance
 from kt_batch.methods.features import timed, to_tensor
-from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.encoder import Encoder
-from kt_batch.models.weights import LoadedDecoder, LoadedEncoder
+from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.library_images import load_decoders
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.images.metadata.read import blocks_of
@@ -53,13 +53,56 @@ class SingleSummary:
     passed_over_files: Kinds = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a method. decoder: Of a method with one; decoders: of one with levels."""
+
+    encoder: LoadedEncoder
+    decoder: LoadedDecoder | None
+    decoders: Mapping[Layer, LoadedDecoder]
+
+    @property
+    def digests(self) -> dict[str, object]:
+        """The fields of a configuration that name the decoders."""
+        if self.decoder is not None:
+            return {"decoder_sha256": self.decoder.sha256}
+        if not self.decoders:
+            return {}
+        return {"decoders_sha256": tuple(decoder.sha256 for decoder in self.decoders.values())}
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """The fields of `Resources` that hold the networks."""
+        return {
+            "encoder": self.encoder.network,
+            "decoder": self.decoder.network if self.decoder else None,
+            "decoders": {layer: loaded.network for layer, loaded in self.decoders.items()},
+        }
+
+
+def load_networks(source: EncoderSource, method: type[Method], layer: str, decoder_weights: str | None) -> Networks:
+    """Load the networks of a method.
+
+    Args:
+        source: Where the encoder comes from.
+        method: The method.
+        layer: Where the encoder is cut, for a method with one decoder.
+        decoder_weights: A file for that decoder; None: the shipped one.
+    """
+    encoder = load_encoder(source)
+    if Need.DECODERS in method.needs:
+        return Networks(encoder, None, load_decoders(encoder, source.name, method.levels))
+    if Need.DECODER not in method.needs:
+        return Networks(encoder, None, {})
+    return Networks(encoder, load_decoder(encoder, source.name, layer, decoder_weights), {})
+
+
 def translate_one(
     photo: str,
     paintings: Sequence[str],
-    encoder: LoadedEncoder,
-    decoder: LoadedDecoder,
-    config: KnowledgeConfig,
-    index_config: IndexConfig,
+    networks: Networks,
+    method: type[Method],
+    config: MethodConfig,
     threads: int,
 ) -> tuple[bytes, SingleSummary]:
     """Re-render one photograph after paintings.
@@ -67,10 +110,9 @@ def translate_one(
     Args:
         photo: A path or URI.
         paintings: Paths, globs or URIs of up to MAX_PAINTINGS images.
-        encoder: The encoder that `config` names.
-        decoder: Its decoder.
+        networks: Those of the method.
+        method: `painting` or `knowledge`.
         config: How the photograph is translated; it names no index.
-        index_config: How the paintings' patches are indexed, in memory.
         threads: Threads to compute on.
 
     Returns:
@@ -82,16 +124,17 @@ def translate_one(
     """
     started = time.perf_counter()
     fix_numerics(threads)
-    _, working = _read_image(photo, config.encoder.size, metadata=True)
+    _, working = _read_image(photo, config.working_size, metadata=True)
     seconds: dict[str, float] = {}
+    encoder = networks.encoder.network
     with timed(seconds, "extract"):
         found = find_images(paintings, (), no_progress)
-        names, library = _extract(found.inputs, encoder.network, config)
+        names, images, library = _extract(found.inputs, encoder, config)
     with timed(seconds, "index"):
-        index = index_in_memory(library, encoder.network.channels_at(config.encoder.layer), index_config)
-    method = KnowledgeTransfer(config, Resources(encoder.network, decoder.network, index))
-    result = method.translate(to_tensor(pad_to(working.pixels, method.stride)))
-    sources = cast("PatchProvenance", result.provenance)
+        index = index_for(method, library, encoder, cast("EncoderConfig", config.encoder))
+    made = method(config, Resources(**networks.resources, index=index, images=images))
+    result = made.translate(to_tensor(pad_to(working.pixels, made.stride)))
+    sources = _coarsest(result.provenance)
     counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
         ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6),
@@ -105,23 +148,48 @@ def translate_one(
     return encoded(cast("Tensor", result.output), working, config, RgbSpaces()), summary
 
 
-def _extract(inputs: Sequence[Input], encoder: Encoder, config: KnowledgeConfig) -> tuple[dict[str, str], pa.Table]:
-    """Return the URI of each painting by image id, and the patches of all."""
+def _coarsest(provenance: PatchProvenance | LevelProvenance | SourceProvenance) -> PatchProvenance:
+    """Return the patches of a result, or those of its first level; none where it is the photograph itself."""
+    if isinstance(provenance, LevelProvenance):
+        return next(iter(provenance.levels.values()))
+    if isinstance(provenance, PatchProvenance):
+        return provenance
+    none = torch.zeros(0, dtype=torch.int64)
+    return PatchProvenance(none, none, torch.zeros(0, 1, ID_BYTES, dtype=torch.uint8), none.view(0, 1), none, none > 0)
+
+
+def _layer(config: MethodConfig) -> Layer:
+    return cast("EncoderConfig", config.encoder).layer
+
+
+def _extract(
+    inputs: Sequence[Input], encoder: Encoder, config: MethodConfig
+) -> tuple[dict[str, str], dict[str, Tensor], pa.Table]:
+    """Return the URI and the working image of each painting by image id, and the patches of all."""
     if len(inputs) > MAX_PAINTINGS:
         raise UsageError(
             f"`try` takes up to {MAX_PAINTINGS} paintings, not {len(inputs)}; for more, extract a library and index it."
         )
-    tables, names = [], {}
+    tables, names, images = [], {}, {}
+    extraction = ExtractConfig(encoder=cast("EncoderConfig", config.encoder))
+    stride = encoder.geometry(_layer(config)).stride
     for source in inputs:
-        identity, painting = _read_image(source.uri, config.encoder.size)
+        identity, painting = _read_image(source.uri, config.working_size)
         if identity not in names:
             names[identity] = source.uri
-            tables.append(image_patches(encoder, painting, identity, ExtractConfig(encoder=config.encoder)))
-    return names, pa.concat_tables(tables)
+            images[identity] = to_tensor(pad_to(painting.pixels, stride))
+            tables.append(image_patches(encoder, painting, identity, extraction))
+    return names, images, pa.concat_tables(tables)
+
+
+def index_for(method: type[Method], library: pa.Table, encoder: Encoder, config: EncoderConfig) -> Index:
+    """Index a table of patches in memory, in the match space that suits a method."""
+    space: Literal["raw", "centred"] = "centred" if method.levels else "raw"
+    return index_in_memory(library, encoder.channels_at(config.layer), IndexConfig(match_space=space))
 
 
 def index_in_memory(library: pa.Table, channels: int, config: IndexConfig) -> Index:
-    """Return an index of patches of `channels` channels, which is nowhere on disk."""
+    """Index a table of patches in memory."""
     patches = patch_vectors(library, channels)
     packets = haar(torch.from_numpy(np.array(patches)).float()).half()
     return build_in_memory(packets, from_fixed_binary(library["patch_id"], "u1", (12,)), config)

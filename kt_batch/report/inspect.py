@@ -145,7 +145,7 @@ def own_settings(run: Run) -> list[str]:
 
     The other fields of a configuration are those of every run's header.
     """
-    return [key for key in run.config if key not in RunHeader.model_fields or key in ("format", "output")]
+    return [key for key in run.config if key not in RunHeader.model_fields or key in ("format", "output", "series")]
 
 
 def _usage(session: Session) -> Matches | Shares:

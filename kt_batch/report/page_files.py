@@ -71,8 +71,10 @@ class PageFolder:
             None when the bytes cannot be decoded.
         """
         image = self.decoded(data)
-        if image is None:
-            return None
+        return None if image is None else self.put_jpeg(image)
+
+    def put_jpeg(self, image: Image.Image) -> Picture:
+        """Store a picture as JPEG."""
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)
         return self._put(file.getvalue(), image.size, "jpg")

@@ -83,7 +83,11 @@ def ncc_cells(provenance: pa.Table, shape: tuple[int, int]) -> NDArray[np.float6
 def ncc_map(cells: NDArray[np.float64], stride: int, size: tuple[int, int], low: float) -> Image.Image:
     """Return a heat map of `ncc_cells` from `low` to 1.
 
-    It has the output's size (width, height).
+    Args:
+        cells: The means.
+        stride: Pixels of a cell along each side.
+        size: (width, height) of the working image, and of the map.
+        low: See above.
     """
     colours = heat(cells, low, 1.0).repeat(stride, axis=0).repeat(stride, axis=1)
     return Image.fromarray(np.ascontiguousarray(colours[: size[1], : size[0]]))

@@ -62,6 +62,41 @@ def recall_plot(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     )  # fmt: skip
 
 
+def trade_off_plot(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Plot style distance (x) against structure (y) as SVG; the upper left corner is best.
+
+    Each row is a point. Rows of one curve are joined in the order of their style distance.
+
+    rows: mappings with name, curve, style_distance, structure.
+    """
+    xs, ys = ([row[key] for row in rows] for key in ("style_distance", "structure"))
+    left, right = math.floor(min(xs) * 10) / 10, math.ceil(max(xs) * 10) / 10
+    low, high = math.floor(min(ys) * 10) / 10, math.ceil(max(ys) * 10) / 10
+    across, down = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(MARGIN + (x - left) / max(1e-9, right - left) * across, 1),
+            round(HEIGHT - MARGIN - (y - low) / max(1e-9, high - low) * down, 1),
+        )
+
+    lines = []
+    for number, curve in enumerate(dict.fromkeys(row["curve"] for row in rows)):
+        own = sorted((row for row in rows if row["curve"] == curve), key=lambda row: row["style_distance"])
+        points = [(place(row["style_distance"], row["structure"]), row["name"]) for row in own]
+        lines.append({"colour": COLOURS[(number + 3) % len(COLOURS)], "points": points})
+    x_ticks = [(place(value, low)[0], f"{value:.1f}") for value in _tenths(left, right)]
+    y_ticks = [(place(left, value)[1], f"{value:.1f}") for value in _tenths(low, high)]
+    return _render(
+        "trade_off.svg.j2",
+        lines=lines, x_ticks=x_ticks, y_ticks=y_ticks, width=WIDTH, height=HEIGHT, margin=MARGIN,
+    )  # fmt: skip
+
+
+def _tenths(low: float, high: float) -> list[float]:
+    return [number / 10 for number in range(round(low * 10), round(high * 10) + 1)]
+
+
 def throughput_plot(
     rates: Sequence[float], seconds: float, marks: Sequence[tuple[float, str]], label: Callable[[float], str]
 ) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from kt_batch.errors import DamagedError
 from kt_batch.store import layout
 from kt_batch.store.run import Output, Run
+from kt_batch.store.schemas import EDITS_SERIES
 from kt_batch.store.tables import read_table
 
 REVIEW_BELOW = 0.5  # confidence below which an edit is to be looked at, unless a command is told otherwise
@@ -19,10 +21,18 @@ LISTED = 100  # edits to review, by name
 
 
 @dataclass(frozen=True)
+class SharedBy:
+    """The photographs of a run that share an edit. name: Of their series, 16 hex digits. photographs: How many."""
+
+    name: str
+    photographs: int
+
+
+@dataclass(frozen=True)
 class RecordedEdit:
     """The edit of one output as its run records it; the fields as in `methods.base.EditFacts`.
 
-    library: The paired library that it was learned from.
+    library: The paired library that it was learned from. series: None for an edit of the photograph's own.
     """
 
     library: str
@@ -30,6 +40,7 @@ class RecordedEdit:
     confidence: float
     guard: float
     strength: float
+    series: SharedBy | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,26 @@ def read_edit(run: Run, output: Output) -> RecordedEdit | None:
         raise DamagedError(f"'{ref.name}' at '{run.location.uri}' does not hold one edit of '{output.name}'.")
     row = rows[0]
     coefficients = tuple(tuple(row["map"][start : start + 3]) for start in range(0, 30, 3))
-    return RecordedEdit(row["library"], coefficients, row["confidence"], row["guard"], row["strength"])
+    series = _shared_by(run, row.get(EDITS_SERIES.name))
+    return RecordedEdit(row["library"], coefficients, row["confidence"], row["guard"], row["strength"], series)
+
+
+def _shared_by(run: Run, series: bytes | None) -> SharedBy | None:
+    return SharedBy(series.hex(), count_series(run)[series.hex()]) if series else None
+
+
+def count_series(run: Run) -> Counter[str]:
+    """Return name -> photographs of each series; nothing where edits are not shared.
+
+    Raises:
+        DamagedError: A table of edits is damaged.
+    """
+    counts: Counter[str] = Counter()
+    if run.header.series != "none":
+        for ref in run.committed.parts(layout.EDITS).values():
+            column = read_table(run.location, ref, [EDITS_SERIES.name])[EDITS_SERIES.name]
+            counts.update(value.hex() for value in column.to_pylist() if value is not None)
+    return counts
 
 
 def _is_edit(row: Mapping[str, Any]) -> bool:
@@ -104,7 +134,16 @@ def edit_facts(run: Run) -> dict[str, object] | None:
         "review_below": REVIEW_BELOW,
         "to_review": sum(confidence < REVIEW_BELOW for confidence in confidences),
         "guarded": sum(guard < 1 for _, _, guard in trust),
+        **_series_facts(run),
     }
+
+
+def _series_facts(run: Run) -> dict[str, object]:
+    """Return how many series there are with more than one photograph, and photographs in them; nothing elsewhere."""
+    if run.header.series == "none":
+        return {}
+    counts = [count for count in count_series(run).values() if count > 1]
+    return {"series": {"count": len(counts), "photographs": sum(counts), "largest": max(counts, default=0)}}
 
 
 def review_edits(run: Run, below: float = REVIEW_BELOW) -> Review | None:

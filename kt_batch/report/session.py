@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kt_batch.config import LARGEST_SIZE
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
     Contribution,
@@ -174,9 +175,15 @@ class Session:
             self._sizes[output.name] = _image_size(self.run, output)
         return self._sizes[output.name]
 
+    def working_size(self, output: Output) -> tuple[int, int]:
+        """Return the width and the height of an output's working image; an edit's output may be larger."""
+        encoder = self.run.header.encoder
+        width, height = self.image_size(output)
+        return fit(width, height, encoder.size) if encoder else (width, height)
+
     def cell_shape(self, output: Output) -> tuple[int, int]:
         """Return the rows and the columns of an output's cells; the last ones may lie in its padding."""
-        width, height = self.image_size(output)
+        width, height = self.working_size(output)
         return -(-height // self.cells.stride), -(-width // self.cells.stride)
 
     def ncc_cells(self, output: Output) -> NDArray[np.float64]:
@@ -217,6 +224,7 @@ class Session:
         table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
+        row, col = self._cell(named, x, y, self.cells) if patches else (None, None)
         levels = tuple(self._at_level(named, x, y, level) for level in self.levels)
         edit = None if patches else read_edit(self.run, named)
         return Explanation(
@@ -230,25 +238,30 @@ class Session:
             width=width,
             height=height,
             kind=kind,
-            cell_row=y // self.cells.stride if patches else None,
-            cell_col=x // self.cells.stride if patches else None,
+            cell_row=row,
+            cell_col=col,
             contributions=levels[0].contributions if levels else self._matches(named, x, y) if patches else (),
             sources=() if patches else self._shares(table),
             edit=edit,
             levels=levels,
         )
 
+    def _cell(self, output: Output, x: int, y: int, cells: Geometry) -> tuple[int, int]:
+        """Return the row and the column of the cell under a pixel of an output."""
+        (width, height), (across, down) = self.image_size(output), self.working_size(output)
+        return y * down // height // cells.stride, x * across // width // cells.stride
+
     def _matches(self, output: Output, x: int, y: int, level: str | None = None) -> tuple[Contribution, ...]:
         cells = level_geometry(level) if level else self.cells
-        rows = covering(self.provenance(output, level), y // cells.stride, x // cells.stride)
+        rows = covering(self.provenance(output, level), *self._cell(output, x, y, cells))
         images = self.images({entry["source_image_id"].hex() for entry in rows})
         library = self.required_library.location.uri
         with self.naming(output):
             return tuple(patch_contributions(rows, images, cells, library))
 
     def _at_level(self, output: Output, x: int, y: int, level: str) -> LevelSources:
-        stride = level_geometry(level).stride
-        return LevelSources(level, y // stride, x // stride, self._matches(output, x, y, level))
+        cell = self._cell(output, x, y, level_geometry(level))
+        return LevelSources(level, *cell, self._matches(output, x, y, level))
 
     def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
         images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})
@@ -302,7 +315,8 @@ def _image_size(run: Run, output: Output) -> tuple[int, int]:
             width, height = declared_size(file)
     except (OSError, ValueError) as error:
         raise DamagedError(f"'{output.name}' at '{run.location.uri}' is not an image.") from error
-    if run.header.index_digest is None and 1 <= width * height <= MAX_PIXELS:
+    edits = run.header.index_digest is None or run.header.full_size
+    if edits and 1 <= width * height <= MAX_PIXELS:
         return width, height  # perhaps a photograph at its full size
     if not (1 <= width <= LARGEST_SIZE and 1 <= height <= LARGEST_SIZE):
         raise DamagedError(

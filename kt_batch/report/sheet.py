@@ -361,7 +361,7 @@ def _origins(group: Sequence[_Shown], name: str, low: float | None, folder: Page
 
 def _map(shown: _Shown, name: str, low: float, folder: PageFolder) -> Picture:
     session, output = shown.session, shown.outputs[name]
-    return folder.put(ncc_map(session.ncc_cells(output), session.cells.stride, session.image_size(output), low))
+    return folder.put(ncc_map(session.ncc_cells(output), session.cells.stride, session.working_size(output), low))
 
 
 def _sources(session: Session, usage: Matches | Shares, folder: PageFolder) -> list[Source]:

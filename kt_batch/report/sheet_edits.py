@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from kt_batch.errors import MismatchError, StorageError, UsageError
 from kt_batch.report.page_files import PageFolder, Picture
 from kt_batch.report.plots import tone_curve
-from kt_batch.report.recorded_edits import read_confidences, read_edit
+from kt_batch.report.recorded_edits import SharedBy, read_confidences, read_edit
 from kt_batch.report.session import Session
 from kt_batch.report.sources import follows
 from kt_batch.store import layout
@@ -42,7 +42,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class ShownEdit:
-    """The edit of one output. curve: SVG. doubtful: Its confidence is below the page's limit."""
+    """The edit of one output. curve: SVG. doubtful: Its confidence is below the page's limit. series: The photographs
+    that share it; None for an edit of its own.
+    """
 
     title: str
     curve: str
@@ -51,6 +53,7 @@ class ShownEdit:
     strength: float
     doubtful: bool
     pairs: tuple[Pair, ...]
+    series: SharedBy | None = None
 
 
 @dataclass
@@ -104,6 +107,7 @@ def show_edit(
         strength=edit.strength,
         doubtful=edit.confidence < below,
         pairs=tuple(_pairs(session.provenance(output), library, folder)),
+        series=edit.series if edit.series and edit.series.photographs > 1 else None,
     )
 
 

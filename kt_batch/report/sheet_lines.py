@@ -41,7 +41,7 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
     result = folder.decoded(read_output(session.run, output)) if pictures else None
     if result is None:
         return None
-    size = session.image_size(output)
+    size = session.working_size(output)
     with session.naming(output):
         lines = [_line(row, images, pictures, result, size, session.cells) for row in _spread(table, list(pictures))]
     return folder.put(lines_picture(result, list(pictures.values()), lines))

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from kt_batch.config import LARGEST_SIZE, Layer
 from kt_batch.errors import DamagedError, MismatchError, MissingError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.models.layers import VGG19_LAYERS, Geometry, boxes, geometry, layers_up_to
 from kt_batch.redaction import redacted
 from kt_batch.store import layout
 from kt_batch.store.documents import MOST_BYTES, read_document
-from kt_batch.store.images.rasters import fit
 from kt_batch.store.indexes import read_index_summaries, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location

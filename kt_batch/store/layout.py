@@ -4,7 +4,8 @@ A path is relative to the library or the run and separated by slashes. The funct
 those that begin with `parse_` read one and return None when the path is of another kind.
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/[<layer@scale>/]  working/  rejects/  options/  index/
-    RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/
+    RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/  series/
+    series/   <nnnnnn>.parquet  build/{receipts/, described/}      of a run whose photographs share edits
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
@@ -25,6 +26,7 @@ RECEIPTS = "receipts"
 OPTIONS = "options"
 INDEX = "index"
 FITS = "fits"  # of a paired library
+SERIES = "series"  # of a run
 
 # Table kinds. The parts of a kind lie in the directory of its name.
 IMAGES = "images"
@@ -39,9 +41,11 @@ RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 
 OUTPUTS = "images"  # directory of a run's output images
 OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
-_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS, OUTPUT_SHARDS}
+_FOLDERS = LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, OUTPUTS, OUTPUT_SHARDS, SERIES}
 
 SHARDS = f"{INDEX}/shards"
+
+DESCRIBED = "described"  # table kind in the build directory of the series of a run
 
 # Inside the build directory of an index; MEMBERS is also a table kind there, as are SAMPLE and ROUTED.
 SAMPLE = "sample"
@@ -64,6 +68,8 @@ _OPTIONS = re.compile(rf"{OPTIONS}/[a-z_-]+-[0-9a-f]{{8}}\.yaml")
 _SHARD = re.compile(rf"{SHARDS}/({_SHA256})")
 _FIT = re.compile(rf"{FITS}/({_HEX16})\.json")
 _FIT_FILE = re.compile(rf"{FITS}/(?:{_HEX16}\.json|{_SHA256})")
+_SERIES = re.compile(rf"{SERIES}/(\d{{6}})\.parquet")
+_DESCRIBED_FILE = re.compile(rf"{SERIES}/build/(?:{_RECEIPT_PATTERN}|{DESCRIBED}/part-({_HEX16})-{_HEX16}\.parquet)")
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
 _INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
@@ -200,6 +206,36 @@ def parse_fit_path(path: str) -> str | None:
 def is_fit_file(path: str) -> bool:
     """Tell whether `path` is that of a file of a fit."""
     return _FIT_FILE.fullmatch(path) is not None
+
+
+# ---- series of a run -------------------------------------------------------------------------------------------------
+
+
+def series_path(number: int) -> str:
+    """Return the path of the series of the photographs in plan file `number`."""
+    return f"{SERIES}/{number:06d}.parquet"
+
+
+def parse_series_path(path: str) -> int | None:
+    """Return the number of the plan file in the path of its series."""
+    match = _SERIES.fullmatch(path)
+    return int(match[1]) if match else None
+
+
+def series_build_folder() -> str:
+    """Return the directory where the photographs of a run are described; it has receipts of its own."""
+    return f"{SERIES}/build"
+
+
+def described_path(relative: str) -> str:
+    """Return the path in a run of a file in the directory where its photographs are described."""
+    return f"{series_build_folder()}/{relative}"
+
+
+def parse_described_file(path: str) -> str | None:
+    """Return the unit id in the path of a receipt or a table of described photographs, below the run."""
+    match = _DESCRIBED_FILE.fullmatch(path)
+    return (match[1] or match[2]) if match else None
 
 
 # ---- indexes ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import EncoderConfig, OutputForm
+from kt_batch.config import EncoderConfig, OutputForm, Series
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
@@ -25,7 +25,7 @@ from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger
 
 MOST_SHARE = 1000.0  # by which pairs that pull in opposite directions may outweigh the edit
-RUN_FORMAT = "kt-batch-run/1"
+RUN_FORMAT, RUN_FORMAT_OF_SERIES = "kt-batch-run/1", "kt-batch-run/2"
 
 
 class RunHeader(BaseModel):
@@ -33,6 +33,8 @@ class RunHeader(BaseModel):
 
     `format` is that of the output images. It is required, which tells a run from a library. `encoder` and
     `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
+    `series` says which photographs share an edit.
+    `full_size` says that a method with an index edits photographs at their full size.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,6 +44,8 @@ class RunHeader(BaseModel):
     encoder: EncoderConfig | None = None
     index_digest: str | None = None
     output: OutputForm = "files"
+    series: Series = "none"
+    full_size: bool = False
 
 
 class MethodSettings(Protocol):
@@ -259,7 +263,7 @@ def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings
         location,
         layout.RUN_SUMMARY,
         {
-            "format": RUN_FORMAT,
+            "format": RUN_FORMAT if run.header.series == "none" else RUN_FORMAT_OF_SERIES,
             "config": content,
             "config_digest": config.digest(),
             "library": library,

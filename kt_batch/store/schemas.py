@@ -64,7 +64,7 @@ PAIRS = pa.schema(
         ("cross", pa.binary(8 * 10 * 3)),  # mean of phi y^T
         ("power", pa.binary(8 * 3)),  # mean of y^2
         ("clipped", pa.binary(8)),  # share of pixels that became black or white
-        ("preview_before", pa.binary()),  # JPEG, long side <= 192
+        ("preview_before", pa.binary()),  # JPEG, long side <= 144
         ("preview_after", pa.binary()),
     ]
 )
@@ -78,6 +78,39 @@ EDITS = pa.schema(
         ("confidence", pa.float32()),  # 1: like the pairs; 0: unlike all of them
         ("guard", pa.float32()),  # 1: the predicted map; 0.5: the mean map in its place; 0: no edit
         ("strength", pa.float32()),
+    ]
+)
+
+EDITS_SERIES = pa.field("series", pa.binary(8))  # in runs whose photographs share edits; null for an edit of its own
+
+# What a series is made from: one row for each image of a unit. An image that cannot be used has reason and message.
+DESCRIBED = pa.schema(
+    [
+        ("image_id", IMAGE_ID),
+        ("descriptors", pa.binary(8 * 33)),  # of the working image, little-endian float64
+        ("colours", pa.binary()),  # an even sample of its pixels, three bytes each
+        ("taken", pa.string()),  # ISO 8601, by EXIF
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+# Which photographs of a plan share an edit. Rows without a series hold photographs with edits of their own, or, with a
+# reason and a message, one that cannot be used.
+SERIES = pa.schema(
+    [
+        EDITS_SERIES,
+        ("folder", pa.string()),
+        ("members", pa.list_(IMAGE_ID)),
+        ("times", pa.list_(pa.string())),  # when each member was taken; empty if unknown
+        ("descriptors", pa.binary(8 * 33)),  # of the first photograph
+        ("map", pa.list_(pa.float64())),  # (10, 3): the colour map at full strength
+        ("confidence", pa.float32()),
+        ("guard", pa.float32()),
+        ("sources", pa.list_(IMAGE_ID)),  # pairs
+        ("shares", pa.list_(pa.float64())),
+        ("reason", pa.string()),
+        ("message", pa.string()),
     ]
 )
 
@@ -178,7 +211,7 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
     provenance = matches if "row" in names else SHARES
     schemas = {
         "images": IMAGES, "patches": patches_schema(1), "working": WORKING, "pairs": PAIRS, "rejects": REJECTS,
-        "provenance": provenance, "edits": EDITS,
+        "provenance": provenance, "edits": EDITS, "described": DESCRIBED,
     }  # fmt: skip
     table = kind.partition("/")[0]  # patches of any layer@scale have the same columns
     return [name for name in schemas[table].names if name not in names] if table in schemas else []
@@ -186,8 +219,15 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 
 # The type of every column of every table: a name has one type wherever it stands. VECTOR has other widths too.
 COLUMN_TYPES = _columns(
-    PLAN, IMAGES, WORKING, PAIRS, EDITS, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1), routed_schema(1)
-)
+    PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1),
+    routed_schema(1),
+)  # fmt: skip
+
+# The columns that may lack values, by table kind.
+NULLABLE: dict[str, tuple[str, ...]] = {
+    "edits": (EDITS_SERIES.name,),
+    "described": ("descriptors", "colours", "taken", "reason", "message"),
+}
 
 
 def fixed_binary(values: NDArray[Any]) -> pa.FixedSizeBinaryArray:

@@ -21,7 +21,7 @@ from kt_batch.store.layout import part_path
 from kt_batch.store.locations import Location
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import TableRef
-from kt_batch.store.schemas import PICTURE, VECTOR
+from kt_batch.store.schemas import NULLABLE, PICTURE, VECTOR
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMNS = frozenset({VECTOR, PICTURE})
@@ -102,7 +102,8 @@ def read_table(
     with open_table(location, ref.name) as file:
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
-        return file.read(columns, range(len(file.rows))[groups] if isinstance(groups, slice) else groups)
+        chosen = range(len(file.rows))[groups] if isinstance(groups, slice) else groups
+        return file.read(columns, chosen, nullable=NULLABLE.get(ref.kind, ()))
 
 
 def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:

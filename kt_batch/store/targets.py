@@ -102,7 +102,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def refuse_input(option: str, target: Named, inputs: Inputs) -> None:
-    """Raise UsageError when a file to be written is an input, under this or any other name.
+    """Raise UsageError when a file to be written is an input, or a library or a run keeps its own files there.
 
     Files are compared by device and inode, so links, hard links, other spellings and other cases are the same file.
     """
@@ -116,6 +116,8 @@ def refuse_input(option: str, target: Named, inputs: Inputs) -> None:
         folder = next((parent for parent in path.parents if _same(parent, place)), None)
         if folder and layout.is_reserved(path.relative_to(folder).as_posix()):
             raise UsageError(f"{option} '{target}' lies among the files of the library or run '{place}'.")
+    if owner := _owner(path):
+        raise UsageError(f"{option} '{target}' lies among the files of the library or run '{owner}'.")
 
 
 def check_place(option: str, place: str, images: Sequence[str], manifests: Sequence[Manifest] = ()) -> None:
@@ -159,12 +161,18 @@ def refuse_inputs_inside(option: str, folder: Path, inputs: Inputs) -> None:
 
 def _refuse_own_folder(option: str, folder: Path) -> None:
     """Raise UsageError for a place in a folder where a library or a run keeps its own files."""
-    path = Path(os.path.realpath(folder))
+    if owner := _owner(Path(os.path.realpath(folder))):
+        raise UsageError(
+            f"{option} '{folder}' lies among the files of the library or run '{owner}'; name another folder."
+        )
+
+
+def _owner(path: Path) -> Path | None:
+    """Return the library or run among whose own files a resolved path lies, if there is one."""
     for parent in path.parents:
         if (parent / layout.plan_path(0)).is_file() and layout.is_reserved(path.relative_to(parent).as_posix()):
-            raise UsageError(
-                f"{option} '{folder}' lies among the files of the library or run '{parent}'; name another folder."
-            )
+            return parent
+    return None
 
 
 def local_path(named: Named | None) -> Path | None:

@@ -110,6 +110,11 @@ class Ledger:
         self._read_plans()
         return self._units()
 
+    def plans(self) -> list[Plan]:
+        """Return all plan files so far, in their order."""
+        self._read_plans()
+        return list(self._plans)
+
     def config(self) -> tuple[dict[str, Any], str] | None:
         """Return the planned configuration and its digest; None before the first plan."""
         self._read_plans()

@@ -16,7 +16,7 @@ from kt_batch.models.weights import shipped
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.support.tiny import draw, draw_all, hashes
 
-GROUPS = {"bench": ["growth", "models", "paper", "search"], "evaluate": ["pairs"]}
+GROUPS = {"bench": ["growth", "models", "paper", "search"], "evaluate": ["pairs", "style"]}
 
 
 def commands() -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_try_writes_one_picture_and_nothing_else(kt: Say, tmp_path: Path, monkey
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "painting.png", "photo-kt.png"}
     with Image.open("photo-kt.png") as image:
         assert image.size == (64, 50)
-    assert kt("try", "photo.png", "--style", "painting.png", *QUICK, "--out", "small.jpg", "--alpha", 0).code == 0
+    assert kt("try", "photo.png", "--style", "painting.png", *QUICK, "--out", "small.jpg", "--strength", 0).code == 0
     with Image.open("small.jpg") as image:
         assert image.format == "JPEG"
 

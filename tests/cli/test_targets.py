@@ -84,6 +84,15 @@ def test_a_report_writes_over_no_part_of_its_place_and_no_page_of_others(
     capsys.readouterr()
 
 
+def test_no_file_is_written_among_the_files_of_any_library_or_run(collection: Collection, folder: Path) -> None:
+    (folder / "library").symlink_to(collection.library)
+    for name in ("library/receipts/page.html", "library/plan/page.html", "library/index/deep/page.html"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UsageError, match="lies among the files of the library or run"):
+            Target("--to", folder / name, force=True).check()
+    assert Target("--to", folder / "library/page.html").check() == Path(collection.library) / "page.html"
+
+
 def test_a_run_or_a_library_is_no_input_folder_and_no_file(
     collection: Collection, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,20 @@ def test_edits_are_exported_as_a_table_and_as_the_map(run: Path, library: Path, 
     assert "exists already" in refused.err
 
 
+def test_an_exported_edit_is_written_among_the_files_of_no_run_and_no_library(run: Path, library: Path) -> None:
+    before = [hashes(place) for place in (run, library)]
+    for words in (
+        (run, "a.png", "--to", run / "images/a.cube"),
+        (run, "a.png", "--to", run / "edits/a.json"),
+        (run, "a.png", "--to", library / "fits/a.json"),
+        (library, "--to", library / "pairs/hand.cube"),
+        (library, "--to", run / "receipts/hand.json"),
+    ):
+        refused = kt("lut", *words, "--force")
+        assert (refused.code, "lies among the files of the library or run" in refused.err) == (2, True)
+    assert [hashes(place) for place in (run, library)] == before
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -83,7 +83,7 @@ def report() -> PairsReport:
 def test_the_report_has_a_line_for_each_method_and_a_result_for_each_pair(report: PairsReport) -> None:
     assert list(report.methods) == METHODS
     assert [result.id for result in report.results] == [f"{seed:016x}" for seed in range(6)]
-    assert (report.pairs, report.folds) == (6, 6)
+    assert (report.pairs, report.photographs, report.folds, report.warning) == (6, 6, 6, None)
     assert report.sentence == "With 6 pairs, edits are closer to yours than no edit on 6 of 6 photographs."
 
 
@@ -124,10 +124,47 @@ def test_other_methods_are_compared_too() -> None:
     assert found.methods["oracle"].better == 3
 
 
-def test_one_pair_is_too_few() -> None:
+def test_pairs_of_one_photograph_are_too_few() -> None:
     pairs = pairs_of(1)
-    with pytest.raises(UsageError, match="at least 2 pairs; there are 1"):
+    before, after = pairs[f"{0:016x}"]
+    pairs[f"{1:016x}"] = (before, np.sqrt(after))
+    with pytest.raises(UsageError, match="at least 2 photographs; those here show 1"):
         evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig())
+
+
+def test_two_photographs_give_finite_figures_and_a_warning() -> None:
+    pairs = pairs_of(2)
+    found = evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig())
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
+    assert found.warning is not None
+    assert found.warning.startswith("2 photographs are too few to learn from")
+    assert found.curve == ()
+
+
+# ---- several pairs of one photograph ---------------------------------------------------------------------------------
+
+
+def test_pairs_of_one_photograph_are_left_out_together() -> None:
+    pairs = pairs_of(5)
+    odd = picture(2)
+    negative = (1 - odd).astype(np.float32)
+    pairs[f"{2:016x}"] = (odd, negative)
+    alone = evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig())
+    pairs[f"{9:016x}"] = (odd, (0.9 * negative).astype(np.float32))  # another edit of the same photograph
+    doubled = evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig())
+    assert doubled.results[2] == alone.results[2]  # nothing is learned from its double
+    assert (doubled.pairs, doubled.photographs, doubled.folds) == (6, 5, 5)
+    assert doubled.sentence.startswith("With 6 pairs of 5 photographs, edits are closer to yours than no edit on ")
+    assert doubled.sentence.endswith(" of 6 pairs.")
+
+
+def test_the_learning_curve_has_one_pair_of_each_photograph() -> None:
+    pairs = pairs_of(4)
+    curve = evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig()).curve
+    before, after = pairs[f"{0:016x}"]
+    doubles = {f"{number:016x}": (before, (after * (1 - number / 100)).astype(np.float32)) for number in range(5, 9)}
+    pairs |= doubles
+    assert evaluate_pairs(table_of(pairs), pairs.__getitem__, FitConfig()).curve == curve
 
 
 # ---- folds -----------------------------------------------------------------------------------------------------------
@@ -137,17 +174,25 @@ def ids(count: int) -> tuple[str, ...]:
     return tuple(f"{number:016x}" for number in range(count))
 
 
-def test_up_to_200_pairs_each_is_left_out_alone() -> None:
-    assert folds(ids(200)) == [[position] for position in range(200)]
+def test_up_to_200_photographs_each_is_left_out_alone() -> None:
+    assert folds(ids(200), np.arange(200)) == [[position] for position in range(200)]
+    assert folds(ids(4), np.array([0, 1, 0, 1])) == [[0, 2], [1, 3]]
 
 
-def test_more_pairs_are_left_out_in_ten_folds_that_depend_on_ids_alone() -> None:
-    divided = folds(ids(201))
+def test_more_are_left_out_in_ten_folds_that_depend_on_ids_alone() -> None:
+    divided = folds(ids(201), np.arange(201))
     assert len(divided) == 10
     assert sorted(position for fold in divided for position in fold) == list(range(201))
-    grown = folds(ids(400))
+    grown = folds(ids(400), np.arange(400))
     together = [[position for position in fold if position < 201] for fold in grown]
     assert together == divided
+
+
+def test_pairs_of_one_photograph_are_in_one_of_the_ten_folds() -> None:
+    photographs = np.arange(600) % 300  # pair n and pair n + 300 show one photograph
+    found = {position: number for number, fold in enumerate(folds(ids(600), photographs)) for position in fold}
+    assert len(found) == 600
+    assert all(found[position] == found[position + 300] for position in range(300))
 
 
 def test_no_pair_is_edited_by_a_fit_that_saw_it() -> None:

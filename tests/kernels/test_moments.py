@@ -16,7 +16,7 @@ SEEDS = st.integers(0, 2**31)
 def features(seed: int, channels: int = 4, side: int = 9) -> Tensor:
     """Return features `(channels, side, side)` whose channels depend on each other."""
     generator = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
+    turn: Tensor = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
     own = torch.randn(channels, side * side, generator=generator) * torch.linspace(0.5, 2, channels)[:, None]
     values = turn @ own + torch.randn(channels, 1, generator=generator)
     return values.view(channels, side, side)

@@ -12,6 +12,7 @@ from kt_batch.kernels.quadratic import (
     IDENTITY,
     apply_map,
     basis,
+    change_along,
     moments,
     reference_map,
     slopes,
@@ -86,3 +87,11 @@ def test_strength_goes_from_no_edit_to_the_whole_edit() -> None:
     assert (towards_identity(some_map(), 0) == IDENTITY).all()
     assert towards_identity(some_map(), 1) == pytest.approx(some_map(), abs=1e-15)
     assert towards_identity(some_map(), 0.5) == pytest.approx((IDENTITY + some_map()) / 2)
+
+
+def test_a_change_along_a_step_is_the_slopes_times_the_step() -> None:
+    random = np.random.default_rng(4)
+    coefficients, pixels = random.normal(size=(10, 3)), random.random((50, 3)).astype(np.float32)
+    steps = random.normal(size=(50, 3)).astype(np.float32)
+    expected = np.einsum("nic,ni->nc", slopes(coefficients, pixels), steps)
+    assert change_along(coefficients, pixels, steps) == pytest.approx(expected, abs=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kt_batch.kernels.smooth import box_mean, guided_filter
+from kt_batch.kernels.smooth import box_mean, guided_filter, window_mean
 
 Map = NDArray[np.float64]
 
@@ -36,6 +36,13 @@ def test_a_box_mean_is_clipped_at_the_border() -> None:
     # 0 1 2 / 3 4 5 / 6 7 8: the corner sees 0, 1, 3, 4; the centre all nine.
     mean = box_mean(torch.arange(9.0).view(1, 3, 3), radius=1)[0]
     assert (mean[0, 0].item(), mean[1, 1].item(), mean[0, 1].item()) == (2, 4, 2.5)
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(7, 9, 2), (1, 5, 1), (4, 3, 8)])
+def test_running_sums_give_the_same_means(height: int, width: int, radius: int) -> None:
+    x = torch.rand(2, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = np.stack([slow_box_mean(each.numpy(), radius) for each in x])
+    assert window_mean(x, radius).numpy() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("height", "width", "radius"), [(7, 9, 2), (3, 4, 5), (1, 6, 1), (12, 5, 3)])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kt_batch.index.ids import pack_ids, sort_order, unpack_ids
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import fixed_point_sums
+from kt_batch.kernels.local_affine import apply_local_affine, fit_local_affine
 from kt_batch.kernels.patches import fold, positions, unfold
 from kt_batch.kernels.tiles import normalise
 
@@ -72,3 +73,19 @@ def test_patch_ids_are_in_the_order_of_image_row_and_column(some: list[tuple[int
     images, rows, cols = unpack_ids(ids)
     back = [int.from_bytes(image.tobytes()) for image in images]
     assert list(zip(back, rows.tolist(), cols.tolist(), strict=True)) == some
+
+
+@few
+@given(seeds, st.integers(3, 9), st.integers(3, 9), st.integers(1, 4), st.data())
+def test_a_picture_that_is_one_affine_map_of_another_is_found_exactly(
+    seed: int, height: int, width: int, radius: int, data: st.DataObject
+) -> None:
+    gain = data.draw(st.floats(0.6, 1.7))
+    small = st.floats(-0.1, 0.1)
+    slopes = gain * (np.eye(3) + np.array(data.draw(st.lists(small, min_size=9, max_size=9))).reshape(3, 3))
+    offsets = np.array(data.draw(st.lists(small, min_size=3, max_size=3)))
+    source = np.random.default_rng(seed).random((height, width, 3), np.float32)
+    target = (source @ slopes.T + offsets).astype(np.float32)
+    small_source, small_target = (torch.from_numpy(each).permute(2, 0, 1) for each in (source, target))
+    maps = fit_local_affine(small_source, small_target, radius, 1e-9)
+    np.testing.assert_allclose(apply_local_affine(source, maps.numpy(), 0, height), target, atol=1e-3)

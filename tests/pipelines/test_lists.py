@@ -11,12 +11,13 @@ import pytest
 import kt_batch
 from kt_batch.config import ExtractConfig, RunOptions
 from kt_batch.errors import UsageError
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_extract
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.progress import Step, no_progress
-from kt_batch.pipelines.single import translate_one
+from kt_batch.pipelines.single import load_networks, translate_one
 from kt_batch.report.explain import explain
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import image_id
@@ -195,15 +196,10 @@ def test_a_library_is_not_made_in_the_folder_of_listed_images(tmp_path: Path, sh
 def test_paintings_of_try_and_style_images_may_lie_in_an_archive(
     tmp_path: Path, shards: Path, collection: Collection
 ) -> None:
-    from kt_batch.config import IndexConfig
-    from kt_batch.methods.knowledge import KnowledgeConfig
-    from kt_batch.models.weights import load_decoder, load_encoder
-
-    encoder = load_encoder(EncoderSource())
-    decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
-    config = KnowledgeConfig(encoder=encoder_config(), decoder_sha256=decoder.sha256)
+    networks = load_networks(EncoderSource(), KnowledgeTransfer, "relu3_1", None)
+    config = KnowledgeConfig.model_validate({"encoder": encoder_config(), **networks.digests})
     photo = str(collection.photos / "11.png")
-    _, summary = translate_one(photo, [str(shards / "000.tar")], encoder, decoder, config, IndexConfig(), 1)
+    _, summary = translate_one(photo, [str(shards / "000.tar")], networks, KnowledgeTransfer, config, 1)
     assert list(summary.shares) == [
         f"tar+file://{shards}/000.tar#at=512&bytes={(tmp_path / 'drawn/1.png').stat().st_size}&member=a.png"
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
 from kt_batch.config import RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
@@ -94,7 +96,19 @@ def test_a_pair_is_kept_as_the_moments_of_its_colours(tmp_path: Path) -> None:
     found = moments(decode(one, 96).pixels, decode(other, 96).pixels)
     assert np.array_equal(np.frombuffer(row["gram"], "<f8").reshape(10, 10), found.gram)
     assert np.array_equal(np.frombuffer(row["cross"], "<f8").reshape(10, 3), found.cross)
-    assert len(row["preview_before"]) + len(row["preview_after"]) < 20_000
+    for side in ("preview_before", "preview_after"):
+        assert Image.open(io.BytesIO(row[side])).size == (96, 72)
+
+
+def test_a_hundred_thousand_pairs_of_photographs_take_less_than_a_gigabyte(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):  # photographs that come with scikit-image
+        Image.fromarray(getattr(data, name)()).save(before / f"{name}.png")
+        edit_file(before / f"{name}.png", tmp_path / "after" / f"{name}.png")
+    paired(before, tmp_path / "after", tmp_path / "library", size=512, options=RunOptions(threads=1, unit_size=4))
+    (part,) = (tmp_path / "library/pairs").rglob("*.parquet")
+    assert part.stat().st_size / 4 < 10_000
 
 
 def test_the_table_does_not_depend_on_the_division_into_units(tmp_path: Path) -> None:

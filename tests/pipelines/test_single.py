@@ -12,9 +12,10 @@ from PIL import Image
 
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import Reason, RejectError, UsageError
-from kt_batch.methods.knowledge import KnowledgeConfig
-from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
-from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, translate_one
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
+from kt_batch.methods.painting.method import Painting, PaintingConfig
+from kt_batch.models.weights import EncoderSource
+from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, load_networks, translate_one
 from tests.support.collection import PATCHES, Collection
 from tests.support.tiny import SIZE, draw_all, encoder_config, extracted, hashes, indexed, translate_request, translated
 
@@ -22,10 +23,33 @@ ALL = SearchConfig(searcher="exact")
 
 
 def tried(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, SingleSummary]:
-    encoder = load_encoder(EncoderSource())
-    decoder = load_decoder(encoder, "kt-vgg", "relu3_1", None)
-    settings = KnowledgeConfig.model_validate({"encoder": encoder_config(), "decoder_sha256": decoder.sha256, **config})
-    return translate_one(str(photo), [str(each) for each in paintings], encoder, decoder, settings, IndexConfig(), 1)
+    networks = load_networks(EncoderSource(), KnowledgeTransfer, "relu3_1", None)
+    settings = KnowledgeConfig.model_validate({"encoder": encoder_config(), **networks.digests, **config})
+    return translate_one(str(photo), [str(each) for each in paintings], networks, KnowledgeTransfer, settings, 1)
+
+
+def painted(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, SingleSummary]:
+    networks = load_networks(EncoderSource(), Painting, "relu4_1", None)
+    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
+    settings = PaintingConfig.model_validate({"encoder": encoder, **networks.digests, **config})
+    return translate_one(str(photo), [str(each) for each in paintings], networks, Painting, settings, 1)
+
+
+def test_a_photograph_is_painted_without_a_library(collection: Collection) -> None:
+    data, summary = painted(collection.photos / "11.png", collection.paintings)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.size, image.format) == ((64, 50), "PNG")
+    assert sum(summary.shares.values()) == pytest.approx(1, abs=0.001)
+    assert set(summary.stage_seconds) == {"extract", "index", *Painting.stages}
+
+
+def test_painted_at_no_strength_a_photograph_has_no_source(collection: Collection) -> None:
+    data, summary = painted(collection.photos / "11.png", collection.paintings, strength=0.0)
+    assert (summary.patches, summary.shares) == (0, {})
+    with Image.open(collection.photos / "11.png") as photo:
+        expected = photo.convert("RGB").resize((64, 50), Image.Resampling.LANCZOS)
+    ours = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
+    assert np.abs(ours - np.asarray(expected, int)).mean() < 2  # our own resizing differs a little from Pillow's
 
 
 def test_the_result_has_the_shape_of_the_photograph(collection: Collection) -> None:

@@ -9,7 +9,16 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from kt_batch.kernels.quadratic import IDENTITY
-from kt_batch.report.plots import CURVE_SIDE, CURVE_START, HEIGHT, LETTER, MARGIN, recall_plot, tone_curve
+from kt_batch.report.plots import (
+    CURVE_SIDE,
+    CURVE_START,
+    HEIGHT,
+    LETTER,
+    MARGIN,
+    recall_plot,
+    tone_curve,
+    trade_off_plot,
+)
 
 
 def row(searcher: str, recall: float, speed: float) -> dict[str, Any]:
@@ -32,6 +41,35 @@ def test_a_name_cannot_break_the_plot() -> None:
 
 def test_a_single_point_is_drawn() -> None:
     assert recall_plot("title", [row("exact", 1.0, 355)]).count("<circle") == 1
+
+
+# ---- style against structure ----
+
+
+def result(name: str, curve: str, style_distance: float, structure: float) -> dict[str, Any]:
+    return {"name": name, "curve": curve, "style_distance": style_distance, "structure": structure}
+
+
+def test_less_style_distance_is_to_the_left_and_more_structure_upwards() -> None:
+    svg = trade_off_plot([result("near", "a", 0.2, 0.7), result("far", "b", 0.9, 1.0)])
+    (x1, y1), (x2, y2) = [tuple(map(float, found)) for found in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert x1 < x2
+    assert y2 < y1  # SVG counts downwards
+    assert x1 == MARGIN
+
+
+def test_strengths_of_one_method_are_joined_in_their_order() -> None:
+    rows = [result("all", "a", 0.3, 0.7), result("none", "a", 0.9, 1.0), result("half", "a", 0.5, 0.9)]
+    (line,) = re.findall(r'<polyline [^>]*points="([^"]*)"', trade_off_plot([*rows, result("other", "b", 0.4, 0.4)]))
+    xs = [float(point.split(",")[0]) for point in line.split()]
+    assert len(xs) == 3
+    assert xs == sorted(xs)
+
+
+def test_a_name_of_a_method_cannot_break_the_plot() -> None:
+    svg = trade_off_plot([result("<script>", "a", 0.5, 0.5)])
+    assert ET.fromstring(svg).tag.endswith("svg")
+    assert "<script>" not in svg
 
 
 # ---- tone curves ----

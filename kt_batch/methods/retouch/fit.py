@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -27,6 +28,7 @@ from kt_batch.methods.retouch.features import (
     features,
     nearest_landmarks,
 )
+from kt_batch.methods.retouch.photographs import find_photographs
 from kt_batch.methods.retouch.solve import CONSTANT_RIDGE, solve, system
 
 JITTER = 1e-6  # on the mean Gram matrix, before it is factorised
@@ -77,6 +79,11 @@ class PairTable:
         order = sorted(range(len(ids)), key=lambda row: ids[row])
         return cls(tuple(ids[row] for row in order), *(column[order] for column in columns))
 
+    @cached_property
+    def photographs(self) -> np.ndarray:
+        """The photograph that each pair shows, `(N,)`: the position of the first pair that shows it."""
+        return find_photographs(self.descriptors, self.cross, self.power)
+
     def take(self, positions: Iterable[int]) -> PairTable:
         """Return the table of the pairs at these positions, in ascending order of ids."""
         rows = np.array(sorted(positions), dtype=np.int64)
@@ -109,7 +116,7 @@ class Fit:
     landmarks: positions of the landmarks, ascending, `(L,)` int64.
     members: the fitted families, in the order of FAMILIES.
     common: what each group adds to the one map for all photographs (the ridge quadratic), `(L, 10, 3)`.
-    spacing: the 0.9 quantile of the pairs' squared distances to their nearest neighbours.
+    spacing: the 0.9 quantile of the pairs' squared distances to the nearest pairs of other photographs.
     clipping: the share of pixels that an edit may turn black or white.
     synthetic: as in PairTable. Real photographs are unlike such pictures, so their novelty says nothing.
     """
@@ -238,7 +245,7 @@ def fit_pairs(table: PairTable, config: FitConfig) -> Fit:
     with parallel_map() as each:  # each on one thread: the bytes do not depend on how many there are
         members = tuple(each(fit_family, FAMILIES))
         [common] = each(lambda ridge: solve(equations, ridge), [CONSTANT_RIDGE])
-    spacing = _spacing(scale.standardise(table.descriptors, NOVELTY_CLIP))
+    spacing = _spacing(scale.standardise(table.descriptors, NOVELTY_CLIP), table.photographs)
     clipping = max(LEAST_CLIPPING, float(np.quantile(table.clipped, CLIPPING_QUANTILE)))
     return Fit(
         table.ids, table.descriptors, scale, landmarks, members, common[:, 0], spacing, clipping, table.synthetic
@@ -254,12 +261,12 @@ def _fit_family(family: Family, table: PairTable, seen: Features, weights: np.nd
     return Member(seen, np.mean(influences, axis=0))
 
 
-def _spacing(standardised: np.ndarray) -> float:
-    """Return a high quantile of the mean squared distance `(N, 33)` rows have to their nearest other row."""
+def _spacing(standardised: np.ndarray, photographs: np.ndarray) -> float:
+    """Return a high quantile of the mean squared distance `(N, 33)` rows have to the nearest of other photographs."""
     nearest = []
-    for row in standardised[:NOVELTY_SAMPLE]:
+    for row, photograph in zip(standardised[:NOVELTY_SAMPLE], photographs, strict=False):
         distances = ((standardised - row) ** 2).mean(1)
-        others = distances[distances > 0]
+        others = distances[(photographs != photograph) & (distances > 0)]
         if len(others):
             nearest.append(others.min())
     return float(np.quantile(nearest, NOVELTY_QUANTILE)) if nearest else UNKNOWN_SPACING

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from kt_batch.config import Layer, MethodConfig
+from kt_batch.config import Layer, MethodConfig, Series
 from kt_batch.errors import UsageError
 from kt_batch.kernels.descriptors import describe
-from kt_batch.kernels.quadratic import apply_map, towards_identity
+from kt_batch.kernels.quadratic import apply_map, change_along, towards_identity
 from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.retouch.predict import Prediction, predict
@@ -27,6 +27,17 @@ class RetouchConfig(MethodConfig):
 
     method: Literal["retouch"] = "retouch"
     strength: float = Field(1.0, ge=0.0, le=1.0, description="How much of the edit is applied: 0 none, 1 all of it.")
+    series: Series = Field(
+        "none",
+        description="Photographs that share one edit: those of a burst (time: taken within seconds of each other, and "
+        "alike), all of a folder, or none.",
+        exclude_if=lambda series: series == "none",  # plans of runs without series stay as they were
+    )
+
+    @property
+    def shares_edits(self) -> bool:
+        """Whether photographs of a series get one edit."""
+        return self.series != "none"
 
 
 class ColourMap:
@@ -36,10 +47,16 @@ class ColourMap:
         self.coefficients = coefficients
 
     def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:  # noqa: ARG002
-        """See `Edit`. The map was learned in sRGB: what a colour lies outside of it is added to the mapped colour."""
+        """See `Edit`. The map was learned in sRGB; a colour outside goes on from the border as the map rises there.
+
+        So a gain of the map is one of the colours outside, too, and they lose no saturation.
+        """
         inside = np.clip(pixels, 0.0, 1.0)
         mapped = apply_map(inside, self.coefficients)
-        mapped += pixels - inside
+        if pixels.min(initial=0) < 0 or pixels.max(initial=1) > 1:
+            outside = np.logical_or.reduce([pixels[..., channel] != inside[..., channel] for channel in range(3)])
+            border = inside[outside]
+            mapped[outside] += change_along(self.coefficients, border, pixels[outside] - border)
         return mapped
 
 

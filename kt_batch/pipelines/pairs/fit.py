@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.retouch.fit import Fit, PairTable, fit_pairs
+from kt_batch.methods.retouch.photographs import few_photographs
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.store.locations import absolute_place, open_location
 from kt_batch.store.opening import open_paired
@@ -22,14 +25,20 @@ from kt_batch.store.paired import (
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of a fit. bytes: Of its numbers. seconds: It took so long. synthetic: As in PairsConfig."""
+    """The result of a fit.
+
+    photographs: That the pairs show. bytes: Of its numbers. seconds: It took so long. synthetic: As in PairsConfig.
+    warning: One sentence where the photographs are too few to learn from.
+    """
 
     library: str
     digest: str
     pairs: int
+    photographs: int
     bytes: int
     seconds: float
     synthetic: bool
+    warning: str | None = None
 
 
 def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
@@ -42,14 +51,22 @@ def fit(place: str, config: FitConfig, threads: int = 1) -> FitResult:
     started = time.perf_counter()
     numerics = fix_numerics(threads)
     library = open_paired(place)
-    made = fit_pairs(pair_table(library), config)
+    table = pair_table(library)
+    made = fit_pairs(table, config)
     content = config.model_dump(mode="json")
     summary = write_fit(
         library.location, made.to_arrays(), content, library.committed.snapshot, len(made.ids), numerics
     )
-    seconds = round(time.perf_counter() - started, 3)
+    photographs = len(np.unique(table.photographs))
     return FitResult(
-        absolute_place(place), summary.digest, summary.pairs, summary.arrays_bytes, seconds, library.config.synthetic
+        library=absolute_place(place),
+        digest=summary.digest,
+        pairs=summary.pairs,
+        photographs=photographs,
+        bytes=summary.arrays_bytes,
+        seconds=round(time.perf_counter() - started, 3),
+        synthetic=library.config.synthetic,
+        warning=few_photographs(photographs),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kt_batch.config import PairsConfig, RunOptions
+from kt_batch.pipelines.extract.plan import check_space, images_to_do
 from kt_batch.pipelines.inputs import check_origins, say_columns, say_kinds, say_passed_over
 from kt_batch.pipelines.pairs.sources import FoundPairs, listed_pairs, named_pairs, synthetic_pairs
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
@@ -18,6 +19,7 @@ from kt_batch.store.plans import Item
 from kt_batch.store.targets import check_place
 from kt_batch.store.units import Ledger
 
+BYTES_OF_PAIR = 40_000  # at most: its numbers, two thumbnails of noise, and what Parquet adds
 SHOWN = 5  # unmatched names in a sentence
 
 
@@ -61,23 +63,34 @@ class PairsJob:
 
 @dataclass(frozen=True)
 class PairsPlan:
-    """The work. unmatched: Names of files before without one after, and of those after without one before."""
+    """The work.
+
+    bytes_at_most: By how much the library may grow. unmatched: Names of files before without one after, and of those
+    after without one before.
+    """
 
     ledger: Ledger
     items: Sequence[Item]
     planned: PlannedUnits
     job: PairsJob
+    bytes_at_most: int
     unmatched: tuple[str, ...]
     passed_over: tuple[str, ...]
     passed_over_files: Kinds
 
 
-def plan_pairs(request: PairsRequest, progress: Progress) -> PairsPlan:
+def plan_pairs(request: PairsRequest, progress: Progress, *, dry_run: bool = False) -> PairsPlan:
     """Plan the pairs that are not planned yet, and those to be tried once more.
+
+    Args:
+        request: What to extract.
+        progress: Called while pairs are identified, and with the disk estimate.
+        dry_run: Write nothing, and leave a lack of space to the caller.
 
     Raises:
         UsageError: There is no pair, or the library would be a file, a run, a knowledge library or a folder of inputs.
         MismatchError: The library has another configuration.
+        StorageError: There is too little space, or no such place.
     """
     place, named, manifests = absolute_place(request.library), request.named, request.manifests
     check_place("--library", request.library, named, manifests)
@@ -89,7 +102,10 @@ def plan_pairs(request: PairsRequest, progress: Progress) -> PairsPlan:
     kinds = say_kinds(found.passed_over, progress)
     say_columns([pair_list.before for pair_list in request.lists], progress)
     _say_unmatched(found.unmatched, progress)
-    planned = plan_units(ledger, found.items, request.options, request.config, dry_run=False)
+    size = BYTES_OF_PAIR * images_to_do(ledger, found.items)
+    if not dry_run:
+        check_space(location, size, progress)
+    planned = plan_units(ledger, found.items, request.options, request.config, dry_run=dry_run)
     check_origins(named, location, planned.pending, manifests)
     job = PairsJob(
         library=place,
@@ -99,7 +115,7 @@ def plan_pairs(request: PairsRequest, progress: Progress) -> PairsPlan:
         mix_numerics=request.options.mix_numerics,
         kernel=sole_kernel(location),
     )
-    return PairsPlan(ledger, found.items, planned, job, found.unmatched, passed_over, kinds)
+    return PairsPlan(ledger, found.items, planned, job, size, found.unmatched, passed_over, kinds)
 
 
 def _find(request: PairsRequest, progress: Progress) -> FoundPairs:

@@ -22,7 +22,7 @@ from kt_batch.pipelines.units import UnitLog, by_image, check_quarantined, rejec
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
 from kt_batch.store.images.file_bytes import Data
-from kt_batch.store.images.files import WorkingImage, preview, resized
+from kt_batch.store.images.files import WorkingImage, resized, thumbnail
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.locations import check_kernel, open_location
 from kt_batch.store.plans import Item, Unit
@@ -33,7 +33,6 @@ from kt_batch.store.units import Ledger
 
 SYNTHETIC = "synthetic"  # tag of pairs whose picture before was computed
 STAGES = ("read", "measure", "write")
-PREVIEW = 192  # pixels of the long side
 MOST_ASPECT = 0.01  # by which the ratios of the sides may differ; rounding to a few hundred pixels stays below
 LEAST_CHANGE = 0.5 / 255  # mean absolute difference of an edit
 
@@ -114,8 +113,8 @@ class PairsWorker:
             "cross": _bytes(found.cross),
             "power": _bytes(found.power),
             "clipped": _bytes(np.array(newly_clipped(first, second))),
-            "preview_before": preview(first, PREVIEW),
-            "preview_after": preview(second, PREVIEW),
+            "preview_before": thumbnail(first),
+            "preview_after": thumbnail(second),
         }
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
+from kt_batch.pipelines.translate.series import with_series
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
@@ -54,8 +55,8 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
     """
     started = time.perf_counter()
     plan = plan_translate(request, progress)
-    job = plan.job
-    check_hosts(plan.ledger.location, job.kernel, runner)
+    check_hosts(plan.ledger.location, plan.job.kernel, runner)
+    job = with_series(plan, runner, progress) if plan.job.config.shares_edits else plan.job
     fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
     totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, job.sources.library)
     receipts = plan.ledger.receipts().values()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 
@@ -111,7 +112,12 @@ def _check_fits(format: str, image: Original) -> None:  # noqa: A002
 
 
 def _temporary_file() -> BinaryIO:
-    """Return an open file without a directory entry, so that nothing stays of it; tifffile wants its name as text."""
-    file = tempfile.NamedTemporaryFile(dir=temporary_directory(), delete=False)  # noqa: SIM115 - the caller reads it
-    Path(file.name).unlink()
-    return cast(BinaryIO, file)
+    """Return an open file without a directory entry, so that nothing stays of it.
+
+    tifffile wants its name as text, and stores want a file of the standard library itself.
+    """
+    descriptor, name = tempfile.mkstemp(dir=temporary_directory())
+    os.close(descriptor)
+    file = Path(name).open("w+b")  # noqa: SIM115 - the caller reads it
+    Path(name).unlink()
+    return file

@@ -61,6 +61,7 @@ class TranslateJob:
     already_written: (unit id, name) of outputs that another unit has made.
     changed: (unit id, name) of inputs whose output another image has.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    series: The run whose series say which photographs share an edit; None for edits of their own.
     """
 
     run: str
@@ -73,6 +74,7 @@ class TranslateJob:
     already_written: frozenset[tuple[str, str]] = frozenset()
     changed: frozenset[tuple[str, str]] = frozenset()
     kernel: str | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kt_batch.errors import DamagedError
 from kt_batch.index.ids import unpack_ids
 from kt_batch.methods.base import EditFacts, LevelProvenance, PatchProvenance, SourceProvenance
 from kt_batch.store.plans import Item
-from kt_batch.store.schemas import EDITS, LEVELS, PROVENANCE, SHARES
+from kt_batch.store.schemas import EDITS, EDITS_SERIES, LEVELS, PROVENANCE, SHARES
 from kt_batch.store.tables import slices
 
 T = TypeVar("T")
@@ -294,9 +294,10 @@ class SourceRows:
 
 @dataclass
 class EditRows:
-    """Rows of outputs that an edit made; empty for other methods."""
+    """Rows of outputs that an edit made; empty for other methods. in_series: Whether photographs share edits."""
 
     library: str
+    in_series: bool = False
     rows: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, name: str, edit: EditFacts | None) -> None:
@@ -310,6 +311,7 @@ class EditRows:
                     "confidence": edit.confidence,
                     "guard": edit.guard,
                     "strength": edit.strength,
+                    **({"series": bytes.fromhex(edit.series) or None} if self.in_series else {}),
                 }
             )
 
@@ -319,7 +321,7 @@ class EditRows:
 
     def table(self) -> pa.Table:
         """Return one row per output."""
-        return pa.Table.from_pylist(self.rows, schema=EDITS)
+        return pa.Table.from_pylist(self.rows, schema=pa.schema([*EDITS, *[EDITS_SERIES] * self.in_series]))
 
 
 def _without(

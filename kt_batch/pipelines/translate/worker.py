@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from typing import BinaryIO, TypeAlias, cast
 
 from torch import Tensor
@@ -23,6 +25,7 @@ from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import EditRows, LevelRows, PatchRows, ProvenanceRows, SourceRows
+from kt_batch.pipelines.translate.series_edits import Shared, SharedEdits, key_of
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -60,6 +63,7 @@ class TranslateWorker:
         self.library = content_of_library(job.config, job.sources)
         self.full_size = FullSizeWriter(job.config, self.spaces, self.library)
         self.uris = source_uris(job.config, job.sources)
+        self.series = SharedEdits(job.series, job.config) if job.series else None
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Translate one unit and commit it.
@@ -74,8 +78,10 @@ class TranslateWorker:
     def _do(self, unit: Unit, outputs: Outputs, log: UnitLog, beat: Heartbeat) -> Receipt:
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
-        edits = EditRows(self.job.sources.library or "")
-        for read in self.reader.images(unit, self.job.config.working_size, beat, metadata=True):
+        edits = EditRows(self.job.sources.library or "", self.job.config.shares_edits)
+        shared = self._shared(unit, log)
+        readable = unit if shared is None else replace(unit, items=shared.items)
+        for read in self.reader.images(readable, self.job.config.working_size, beat, metadata=True):
             log.add({"read": read.seconds})
             if isinstance(read.result, RejectError):
                 log.reject(read.items, read.result)
@@ -84,18 +90,18 @@ class TranslateWorker:
             if not missing:
                 continue
             began = time.perf_counter()
-            result = self.method.translate(to_tensor(pad_to(read.result.pixels, self.method.stride)))
-            log.add(result.seconds)
-            started = time.perf_counter()
-            rows = rows or self._new_rows(result)
-            for item in missing:
-                rows.add(item, item.output_path(self.job.config.format), result.provenance)
-                edits.add(item.output_path(self.job.config.format), result.edit)
-            encode, size = self._encoding(result, read, missing)
-            log.pictures(read.result, size, missing)
-            put = partial(_put_images, outputs, missing, About(size, result.provenance))
-            self._store_soon(stored, missing[0].image_id, (encode, put), beat, read.isolated)
-            log.add({"write": time.perf_counter() - started})
+            for result, items in self._results(read.result, missing, shared):
+                log.add(result.seconds)
+                started = time.perf_counter()
+                rows = rows or self._new_rows(result)
+                for item in items:
+                    rows.add(item, item.output_path(self.job.config.format), result.provenance)
+                    edits.add(item.output_path(self.job.config.format), result.edit)
+                encode, size = self._encoding(result, read, items)
+                log.pictures(read.result, size, items)
+                put = partial(_put_images, outputs, items, About(size, result.provenance))
+                self._store_soon(stored, items[0].image_id, (encode, put), beat, read.isolated)
+                log.add({"write": time.perf_counter() - started})
             log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
@@ -105,6 +111,23 @@ class TranslateWorker:
         tables = self._write(unit.id, rows, edits, log.rejects)
         log.add({"write": time.perf_counter() - started})
         return self.ledger.commit(self._receipt(unit, log, (tables, shard), made, rows))
+
+    def _shared(self, unit: Unit, log: UnitLog) -> Shared | None:
+        """Return what series say about a unit, and reject the photographs that could not be described."""
+        if self.series is None:
+            return None
+        shared = self.series.of_unit(unit)
+        for items, reject in shared.rejected.values():
+            log.reject(items, reject)
+        return shared
+
+    def _results(
+        self, working: WorkingImage, items: Sequence[Item], shared: Shared | None
+    ) -> Iterator[tuple[Result, list[Item]]]:
+        """Yield the result for the items of an image, in their order; copies in several folders may be in series."""
+        for key, group in groupby(items, key=key_of if shared else lambda _: None):
+            result = shared.results.get(key) if shared and key else None
+            yield result or self.method.translate(to_tensor(pad_to(working.pixels, self.method.stride))), list(group)
 
     def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""

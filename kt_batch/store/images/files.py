@@ -19,17 +19,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.own_space import OwnSpace, own_space
-from kt_batch.store.images.rasters import fit, read_raster, rejecting
+from kt_batch.store.images.rasters import read_raster, rejecting
 from kt_batch.store.images.samples import Raster, Samples
 
 # Longest side that a format can hold. Codecs report a longer one in words that explain nothing.
 LONGEST_SIDE = {"png": 2**31 - 1, "jpg": 65500, "webp": 16383}
 
+THUMBNAIL = 144  # pixels of the long side
 _GAP = 2  # cheap reductions (JPEG scaling, boxes) stop at this multiple of the wanted size
 _HASHED_BYTES = 2**23  # of an open file at a time
 _STRIP_SAMPLES = 2**22  # samples converted to float at a time, so no float copy of a huge image exists
@@ -182,6 +184,19 @@ def preview(pixels: Floats, long_side: int = 512) -> bytes:
     """
     height, width = pixels.shape[:2]
     return encode(_resized(pixels, *fit(width, height, long_side), box=(width, height)), "jpg", 85)
+
+
+def thumbnail(pixels: Floats) -> bytes:
+    """Encode pixels (H, W, 3) in [0, 1] as a small JPEG.
+
+    Its long side is at most 144; colour has half the resolution of brightness. A contact sheet shows it no larger.
+    """
+    height, width = pixels.shape[:2]
+    small = _resized(pixels, *fit(width, height, THUMBNAIL), box=(width, height))
+    file = io.BytesIO()
+    image = Image.fromarray((np.clip(small, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+    image.save(file, "JPEG", quality=75, subsampling="4:2:0", optimize=True)
+    return file.getvalue()
 
 
 def resized(pixels: Floats, width: int, height: int) -> Floats:

@@ -20,6 +20,7 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images import bmp, heif, jpeg, jpeg2000, jpegxl, kinds, png, raw, tiff
 from kt_batch.store.images.colour import space_of
 from kt_batch.store.images.exif import orientation_of, says_adobe_rgb
@@ -64,18 +65,6 @@ _TAKEN_AS = {
 }  # fmt: skip
 _CHANNELS = {"L": 1, "LA": 1, "RGB": 3, "RGBA": 3, "CMYK": 4}
 _WHITE_OF_DEEP_GREY = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I": 65535.0, "F": 1.0}
-
-
-def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Return (width, height) with the longer side reduced to `long_side`.
-
-    Halves round up, no side is below 1, and nothing is enlarged.
-    """
-    longer = max(width, height)
-    if longer <= long_side:
-        return width, height
-    shorter = max(1, (2 * min(width, height) * long_side + longer) // (2 * longer))
-    return (long_side, shorter) if width >= height else (shorter, long_side)
 
 
 def read_raster(data: Data, long_side: int) -> Raster:

@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kt_batch.errors import Reason, RejectError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.headers import MAX_PIXELS
 from kt_batch.store.images.metadata.blocks import Blocks
 from kt_batch.store.images.originals import Original
 from kt_batch.store.images.own_space import OwnSpace
-from kt_batch.store.images.rasters import fit
 from kt_batch.store.images.reader_child import (
     BAND,
     BLOCKS,

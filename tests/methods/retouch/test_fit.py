@@ -282,6 +282,16 @@ def test_confidence_is_whole_up_to_twice_the_spacing_of_the_pairs_and_a_ninth_at
         assert confidence(replace(fit, spacing=distance / novelty), away) == pytest.approx(expected)
 
 
+def test_a_second_edit_of_each_photograph_leaves_the_spacing_as_it_is() -> None:
+    table = table_of(list(range(15)))
+    again = PairTable.sorted_by_id(
+        [*table.ids, *(f"{number:016x}" for number in range(15))],
+        np.concatenate([table.descriptors, table.descriptors + 1e-4]),  # the same file at another size
+        *(np.concatenate([column, column]) for column in (table.gram, table.cross, table.power, table.clipped)),
+    )
+    assert fit_pairs(again, FitConfig()).spacing == pytest.approx(fit_pairs(table, FitConfig()).spacing, rel=0.2)
+
+
 def test_an_edit_of_a_photograph_unlike_all_pairs_is_drawn_to_no_edit() -> None:
     fit = fit_pairs(table_of(list(range(15))), FitConfig())
     negative = np.zeros((20, 20, 3), np.float32)

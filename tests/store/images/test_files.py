@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from kt_batch.errors import Reason, RejectError, UsageError
+from kt_batch.kernels.sizes import fit
 from kt_batch.store.images import headers
-from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to, preview
+from kt_batch.store.images.files import WorkingImage, decode, encode, image_id, pad_to, preview, thumbnail
 from kt_batch.store.images.lcms import Floats
-from kt_batch.store.images.rasters import fit, read_raster
+from kt_batch.store.images.rasters import read_raster
 from tests.support import charts
 from tests.support.hostile import (
     Case,
@@ -540,4 +541,15 @@ def test_a_preview_is_a_jpeg_of_at_most_512_pixels() -> None:
     with Image.open(io.BytesIO(preview(np.full((300, 1024, 3), 0.5, np.float32)))) as image:
         assert (image.format, image.size) == ("JPEG", (512, 150))
     with Image.open(io.BytesIO(preview(np.full((30, 20, 3), 0.5, np.float32)))) as image:
+        assert image.size == (20, 30)
+
+
+def test_a_thumbnail_is_a_jpeg_of_at_most_144_pixels_near_the_picture() -> None:
+    grey = np.linspace(0.1, 0.9, 1024, dtype=np.float32)[None, :, None].repeat(300, axis=0).repeat(3, axis=2)
+    with Image.open(io.BytesIO(thumbnail(grey))) as image:
+        assert (image.format, image.size) == ("JPEG", (144, 42))
+        shown = np.asarray(image)
+    # Each of 144 columns is the mean of 1024 / 144 = 7.11 steps of .8 / 1023.
+    assert np.abs(shown[20, [0, 143], 0] / 255 - [0.1 + 3.06 * 0.8 / 1023, 0.9 - 3.06 * 0.8 / 1023]).max() < 0.01
+    with Image.open(io.BytesIO(thumbnail(np.full((30, 20, 3), 0.5, np.float32)))) as image:
         assert image.size == (20, 30)

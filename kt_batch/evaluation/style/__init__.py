@@ -1,0 +1,1 @@
+"""How far results take over the look of a painting, and how much of the photograph they keep."""
