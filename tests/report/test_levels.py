@@ -225,7 +225,8 @@ def test_a_sheet_shows_runs_with_and_without_levels(made: Made, strata: Path, tm
     assert "Strata strata " in text
     assert "100.0 % wheat again.png" in text
     assert "mean 0.500" in text
-    assert "Where patches came from" in text
+    assert "Where forms came from" in text
+    assert "Where textures came from" in text
 
 
 def query(place: Path, statement: str) -> list[tuple[Any, ...]]:
