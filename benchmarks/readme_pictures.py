@@ -13,7 +13,7 @@ from PIL import Image
 
 WIDTH = 240  # pixels of one picture
 GAP = 6
-RUNS = ("night-geometric", "night-statistics", "day-geometric", "day-statistics")
+RUNS = ("night-painting", "night-statistics", "day-painting", "day-statistics")
 
 
 def grid(demo: Path) -> Image.Image:

@@ -42,6 +42,8 @@ def explain_command(
     """
     x, y = parse_pixel(at)
     explanation = explain(run, output, x, y, library)
+    if every and not explanation.levels:
+        raise UsageError(f"--all has no effect on '{run}': its outputs have no levels; leave it out.")
     lines = [
         f"pixel {x},{y} of {explanation.output} ({explanation.width} x {explanation.height}), from {explanation.input}"
     ]

@@ -224,8 +224,8 @@ class Session:
         table = self.provenance(named)
         kind = provenance_kind(table)
         patches = kind == "patches"
+        row, col = self._cell(named, x, y, self.cells) if patches else (None, None)
         levels = tuple(self._at_level(named, x, y, level) for level in self.levels)
-        row, col = self._cell(named, x, y, self.cells.stride) if patches else (None, None)
         edit = None if patches else read_edit(self.run, named)
         return Explanation(
             run=self.run.location.uri,
@@ -246,22 +246,22 @@ class Session:
             levels=levels,
         )
 
-    def _cell(self, output: Output, x: int, y: int, stride: int) -> tuple[int, int]:
-        """Return the row and the column of the cell of `stride` pixels under a pixel of an output."""
+    def _cell(self, output: Output, x: int, y: int, cells: Geometry) -> tuple[int, int]:
+        """Return the row and the column of the cell under a pixel of an output."""
         (width, height), (across, down) = self.image_size(output), self.working_size(output)
-        return y * down // height // stride, x * across // width // stride
+        return y * down // height // cells.stride, x * across // width // cells.stride
 
     def _matches(self, output: Output, x: int, y: int, level: str | None = None) -> tuple[Contribution, ...]:
         cells = level_geometry(level) if level else self.cells
-        rows = covering(self.provenance(output, level), *self._cell(output, x, y, cells.stride))
+        rows = covering(self.provenance(output, level), *self._cell(output, x, y, cells))
         images = self.images({entry["source_image_id"].hex() for entry in rows})
         library = self.required_library.location.uri
         with self.naming(output):
             return tuple(patch_contributions(rows, images, cells, library))
 
     def _at_level(self, output: Output, x: int, y: int, level: str) -> LevelSources:
-        row, col = self._cell(output, x, y, level_geometry(level).stride)
-        return LevelSources(level, row, col, self._matches(output, x, y, level))
+        cell = self._cell(output, x, y, level_geometry(level))
+        return LevelSources(level, *cell, self._matches(output, x, y, level))
 
     def _shares(self, provenance: pa.Table) -> tuple[SourceShare, ...]:
         images = self.images({image_id.hex() for image_id in provenance["source_image_id"].to_pylist()})

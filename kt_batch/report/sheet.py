@@ -181,11 +181,22 @@ def _page(shown: Sequence[_Shown], names: Sequence[str], doubtful: int, out: Pat
                 extras=extras,
                 legend=folder.put(legend()) if low is not None else None,
                 low=low,
-                lines=draw_lines(first.session, first.outputs[names[0]], folder),
+                lines=_lines(first, names[0], folder),
                 lines_of=names[0],
                 lines_title=first.title,
             )
         )
+
+
+def _lines(shown: _Shown, name: str, folder: PageFolder) -> list[tuple[str, Picture]]:
+    """Return a heading and a picture with lines for an output; of a method with levels, for form and for texture."""
+    session, output = shown.session, shown.outputs[name]
+    wanted: list[tuple[str | None, str]] = [(None, "Where patches came from")]
+    if session.levels:
+        ends = [(session.levels[0], "Where forms came from"), (session.levels[-1], "Where textures came from")]
+        wanted = [*ends[: len(session.levels)]]
+    drawn = ((heading, draw_lines(session, output, folder, level)) for level, heading in wanted)
+    return [(heading, picture) for heading, picture in drawn if picture is not None]
 
 
 def _doubtful(shown: Sequence[_Shown], below: float) -> list[str]:

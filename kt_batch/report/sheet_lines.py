@@ -14,7 +14,7 @@ from kt_batch.models.layers import Geometry
 from kt_batch.report.page_files import PageFolder, Picture
 from kt_batch.report.pictures import Line, lines_picture, scaled
 from kt_batch.report.session import Session
-from kt_batch.report.sources import SourceImage, patch_box
+from kt_batch.report.sources import SourceImage, level_geometry, patch_box
 from kt_batch.report.usage import Matches
 from kt_batch.store.run import Output, read_output
 from kt_batch.store.schemas import provenance_kind
@@ -24,13 +24,13 @@ SOURCES = 4
 APART = 9  # cells between the ends of two lines: wider than the box that a patch sees
 
 
-def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture | None:
-    """Draw an output with lines to its sources.
+def draw_lines(session: Session, output: Output, folder: PageFolder, level: str | None = None) -> Picture | None:
+    """Draw an output with lines to its sources; of a method with levels, to those of one, or of the coarse one.
 
     Returns:
         None without patches, library or readable pictures.
     """
-    table = session.provenance(output)
+    table, cells = session.provenance(output, level), level_geometry(level) if level else None
     if provenance_kind(table) != "patches":
         return None
     matches = Matches()
@@ -43,7 +43,9 @@ def draw_lines(session: Session, output: Output, folder: PageFolder) -> Picture 
         return None
     size = session.working_size(output)
     with session.naming(output):
-        lines = [_line(row, images, pictures, result, size, session.cells) for row in _spread(table, list(pictures))]
+        lines = [
+            _line(row, images, pictures, result, size, cells or session.cells) for row in _spread(table, list(pictures))
+        ]
     return folder.put(lines_picture(result, list(pictures.values()), lines))
 
 

@@ -102,8 +102,8 @@ def read_table(
     with open_table(location, ref.name) as file:
         if sum(file.rows) != ref.rows:
             raise DamagedError(f"{location.uri}/{ref.name} has {sum(file.rows)} rows, but its receipt says {ref.rows}")
-        wanted = range(len(file.rows))[groups] if isinstance(groups, slice) else groups
-        return file.read(columns, wanted, nullable=NULLABLE.get(ref.kind, ()))
+        chosen = range(len(file.rows))[groups] if isinstance(groups, slice) else groups
+        return file.read(columns, chosen, nullable=NULLABLE.get(ref.kind, ()))
 
 
 def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:

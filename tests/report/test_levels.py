@@ -191,6 +191,11 @@ def test_the_command_prints_the_levels_between_where_all_are_asked_for(
     assert lines[1::2] == ["Form (relu3_1):", "Between (relu2_1):", "Texture (relu1_1):"]
 
 
+def test_all_levels_of_a_run_without_levels_are_refused(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["explain", str(made.blended), "a.jpg", "--at", "0,0", "--all"]) == 2
+    assert "--all has no effect on" in capsys.readouterr().err
+
+
 def test_json_lists_all_levels(strata: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = said(capsys, str(strata), "a.jpg", "--at", "0,0", "--json")
     levels = json.loads(line)["levels"]
@@ -220,7 +225,8 @@ def test_a_sheet_shows_runs_with_and_without_levels(made: Made, strata: Path, tm
     assert "Strata strata " in text
     assert "100.0 % wheat again.png" in text
     assert "mean 0.500" in text
-    assert "Where patches came from" in text
+    assert "Where forms came from" in text
+    assert "Where textures came from" in text
 
 
 def query(place: Path, statement: str) -> list[tuple[Any, ...]]:

@@ -104,4 +104,4 @@ def test_paintings_are_verified_made_again_and_shown(root: Path, run: Path, tmp_
     text = " ".join(Page(write_sheet({"Painted": str(run)}, tmp_path)).text.split())
     assert "Painted painting " in text
     assert "decoders_sha256" not in text
-    assert "Where patches came from" in text
+    assert text.index("Where forms came from") < text.index("Where textures came from")
