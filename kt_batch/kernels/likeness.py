@@ -27,5 +27,12 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
         one: Descriptors `(33,)`.
         other: Descriptors `(33,)`.
     """
-    squares = ((one - other) / DEVIATIONS) ** 2
-    return float(np.sqrt(max(squares[TONES].mean(), squares[COLOURS].mean())))
+    return float(distances(one[None], other)[0])
+
+
+def distances(several: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the `distance` `(n,)` of each of several photographs `(n, 33)` from another one `(33,)`."""
+    squares = ((several - other) / DEVIATIONS) ** 2
+    tones, colours = squares[:, TONES].mean(axis=1), squares[:, COLOURS].mean(axis=1)
+    found: np.ndarray = np.sqrt(np.maximum(tones, colours))
+    return found

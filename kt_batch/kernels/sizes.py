@@ -1,4 +1,4 @@
-"""The size of a working image."""
+"""The size of a working image, and of its padding."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def fit(width: int, height: int, long_side: int) -> tuple[int, int]:
         return width, height
     shorter = max(1, (2 * min(width, height) * long_side + longer) // (2 * longer))
     return (long_side, shorter) if width >= height else (shorter, long_side)
+
+
+def padded(side: int, stride: int) -> int:
+    """Return a side of a working image with its padding: a multiple of `stride`, and at least 2 * stride."""
+    return max(2 * stride, -(-side // stride) * stride)

@@ -27,6 +27,7 @@ SMOOTH = 2  # supersampling factor: Pillow draws lines without antialiasing
 STROKE = 5  # pixels before shrinking
 EDGE = (20, 20, 20, 130)
 GAP = 0.16  # between the result and its sources, as a share of the result's width
+FLATTEST, TALLEST = 1 / 8, 2  # height of a picture of lines, as a share of its width
 
 
 def heat(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
@@ -110,14 +111,16 @@ def lines_picture(
 ) -> Image.Image:
     """Draw a result and its sources with lines between their boxes, as RGBA.
 
-    The result is on the left, up to four sources are on the right, and each line has its own colour.
+    The result is on the left, up to four sources are on the right, and each line has its own colour. Very flat and very
+    tall results leave a part of their side empty.
     """
     canvas = width * SMOOTH
     left = round(canvas / (2 + GAP))
-    scale = left / result.width
-    height = round(result.height * scale)
+    scale = min(left / result.width, TALLEST * canvas / result.height)
+    size = max(1, round(result.width * scale)), max(1, round(result.height * scale))
+    height = max(size[1], round(FLATTEST * canvas))
     picture = Image.new("RGBA", (canvas, height))
-    picture.paste(result.resize((left, height), Image.Resampling.LANCZOS), (0, 0))
+    picture.paste(result.resize(size, Image.Resampling.LANCZOS), (0, 0))
     places = _places(sources, Box(round(left * (1 + GAP)), 0, canvas, height))
     for source, place in zip(sources, places, strict=True):
         size = (place.x1 - place.x0, place.y1 - place.y0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kt_batch.config import LARGEST_SIZE
 from kt_batch.errors import DamagedError, MismatchError, StorageError, UsageError
-from kt_batch.kernels.sizes import fit
+from kt_batch.kernels.sizes import fit, padded
 from kt_batch.models.layers import Geometry
 from kt_batch.report.contributions import (
     Contribution,
@@ -184,7 +184,8 @@ class Session:
     def cell_shape(self, output: Output) -> tuple[int, int]:
         """Return the rows and the columns of an output's cells; the last ones may lie in its padding."""
         width, height = self.working_size(output)
-        return -(-height // self.cells.stride), -(-width // self.cells.stride)
+        stride = self.cells.stride
+        return padded(height, stride) // stride, padded(width, stride) // stride
 
     def ncc_cells(self, output: Output) -> NDArray[np.float64]:
         """Return the NCC of the best matches of an output on its cells, (h, w) float64.

@@ -174,6 +174,20 @@ def test_a_page_shows_a_run_of_large_outputs(run: Path, tmp_path: Path) -> None:
     assert "deep.tif" in page.read_text()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 1), (900, 1), (1, 900)])
+@pytest.mark.parametrize("full_size", [True, False])
+def test_a_page_shows_pictures_that_are_smaller_than_a_patch_or_very_long(
+    size: tuple[int, int], full_size: bool, collection: Collection, tmp_path: Path
+) -> None:
+    Image.effect_noise(size, 80).convert("RGB").save(tmp_path / "small.png")
+    season(tmp_path / "small.png", tmp_path / "run", collection, full_size=full_size)
+    page = write_sheet({"season": str(tmp_path / "run")}, tmp_path / "sheet")
+    assert "small.png" in page.read_text()
+    for picture in (tmp_path / "sheet").rglob("*.png"):
+        with Image.open(picture) as drawn:
+            assert max(drawn.size) <= 2560
+
+
 def test_the_geometric_swap_has_no_full_size(collection: Collection) -> None:
     with pytest.raises(UsageError, match=r"full_size is for the swap statistics, not for geometric\.$"):
         choose("knowledge", {"full_size": True}, Choice(library=collection.library))

@@ -113,6 +113,23 @@ def test_photographs_without_a_capture_time_have_the_edits_that_they_have_withou
     assert hashes(tmp_path / "run", "images") == hashes(tmp_path / "apart", "images")
 
 
+def test_a_command_says_how_many_of_its_photographs_share_new_edits_and_how_many_join_earlier_series(
+    wedding: Path, library: Path, tmp_path: Path
+) -> None:
+    steps: list[Step] = []
+    late = wedding / "burst2.jpg"
+    hidden = late.rename(tmp_path / "hidden.jpg")
+    edited([wedding], library, tmp_path / "run", progress=steps.append)
+    hidden.rename(late)
+    shoot(wedding / "next0.jpg", 21, "2026:06:02 10:00:00")
+    shoot(wedding / "next1.jpg", 21, "2026:06:02 10:00:01", stops=0.1)
+    edited([wedding], library, tmp_path / "run", progress=steps.append)
+    assert [step.note for step in steps if step.note and step.note.startswith("Series")] == [
+        "Series: 2 photographs share 1 new edits, 2 share none.",
+        "Series: 2 photographs share 1 new edits, 1 have the edit of an earlier series, 0 share none.",
+    ]
+
+
 def test_times_with_an_offset_are_compared_by_the_clock_of_the_world(library: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shoot(photos / "here.jpg", 21, "2026:06:01 10:00:00.20+02:00")

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from kt_batch.kernels.likeness import ALIKE, distance
+from kt_batch.kernels.descriptors import DESCRIPTORS
+from kt_batch.kernels.likeness import ALIKE, distances
 from kt_batch.kernels.quadratic import towards_identity
 from kt_batch.methods.base import EditFacts, Result, SourceProvenance
 from kt_batch.methods.retouch.fit import Fit
@@ -129,8 +130,10 @@ def gather_bursts(known: Sequence[Gathered], new: Sequence[Photograph]) -> tuple
         new: Photographs in none of them.
     """
     groups = [_Group(each) for each in known]
+    references = np.empty((len(known) + len(new), len(DESCRIPTORS)))  # of groups; many may be of one second
     lines: dict[tuple[str, bool], list[tuple[int, int]]] = {}  # folder, has offset -> times with the place of a group
     for place, group in enumerate(groups):
+        references[place] = group.reference
         for taken in group.taken:
             has_offset, time = moment(taken)
             insort(lines.setdefault((group.folder, has_offset), []), (time, place))
@@ -140,14 +143,22 @@ def gather_bursts(known: Sequence[Gathered], new: Sequence[Photograph]) -> tuple
     for has_offset, time, photograph in timed:
         line = lines.setdefault((photograph.folder, has_offset), [])
         near = line[bisect_left(line, (time - NEAR, -1)) : bisect_left(line, (time + NEAR, len(groups)))]
-        likes = [(distance(groups[place].reference, photograph.descriptors), place) for place in {p for _, p in near}]
-        best = min(likes, default=(np.inf, -1))
-        place = best[1] if best[0] <= ALIKE else len(groups)
+        place = _most_alike(references, sorted({place for _, place in near}), photograph, len(groups))
         if place == len(groups):
+            references[place] = photograph.descriptors
             groups.append(_Group.begun_by(photograph))
         groups[place].members.append(photograph)
         insort(line, (time, place))
     return [group.gathered() for group in groups if group.members], [each for each in new if not each.taken]
+
+
+def _most_alike(references: NDArray[np.float64], places: list[int], photograph: Photograph, other: int) -> int:
+    """Return the place of the reference that a photograph is most like, or `other` if it is like none of `places`."""
+    if not places:
+        return other
+    found = distances(references[places], photograph.descriptors)
+    best = int(found.argmin())
+    return places[best] if found[best] <= ALIKE else other
 
 
 def moment(taken: str) -> tuple[bool, int]:

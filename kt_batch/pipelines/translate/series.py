@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -65,8 +65,8 @@ def with_series(plan: TranslatePlan, runner: Runner, progress: Progress) -> Tran
         described = _describe(planned, job, runner, progress)
         job = replace(job, numerics=job.numerics or tuple(described[0].numerics.items()))
         progress(Step("series", number, number + 1))
-        _freeze(number, planned, described, job)
-        progress(Step("series", number + 1, number + 1, note=_found(read_series(run, number))))
+        earlier = _freeze(number, planned, described, job)
+        progress(Step("series", number + 1, number + 1, note=_found(read_series(run, number), earlier)))
     return job
 
 
@@ -92,19 +92,26 @@ def _describe(planned: Plan, job: TranslateJob, runner: Runner, progress: Progre
     return [done[unit.id] for unit in planned.units]
 
 
-def _freeze(number: int, planned: Plan, receipts: Sequence[Receipt], job: TranslateJob) -> None:
-    """Make the series of a plan file: they follow from it, from the earlier files and from what is described."""
+def _freeze(number: int, planned: Plan, receipts: Sequence[Receipt], job: TranslateJob) -> set[str]:
+    """Make the series of a plan file: they follow from it, from the earlier files and from what is described.
+
+    Returns:
+        The series of the earlier files.
+    """
     run = open_location(job.run)
     earlier = [row for before in range(number) for row in read_series(run, before)]
     rows = series_rows(planned, receipts, earlier, run, job)
     put_series(run, number, sorted(rows, key=_order), job.config.digest())
+    return {row.series for row in earlier if row.series}
 
 
-def _found(rows: Sequence[SeriesRow]) -> str:
-    """Return how many photographs share edits, in a sentence."""
-    sizes = [len(row.members) for row in rows if row.series and len(row.members) > 1]
-    others = sum(len(row.members) for row in rows if row.reject is None) - sum(sizes)
-    return f"Series: {sum(sizes)} photographs share {len(sizes)} edits, {others} are in none with another of these."
+def _found(rows: Sequence[SeriesRow], earlier: Collection[str]) -> str:
+    """Return how many new photographs share edits, with one another or with those of earlier series, in a sentence."""
+    adopted = sum(len(row.members) for row in rows if row.series in earlier)
+    sizes = [len(row.members) for row in rows if row.series not in {"", *earlier} and len(row.members) > 1]
+    others = sum(len(row.members) for row in rows if row.reject is None) - sum(sizes) - adopted
+    joined = f"{adopted} have the edit of an earlier series, " if earlier else ""
+    return f"Series: {sum(sizes)} photographs share {len(sizes)} new edits, {joined}{others} share none."
 
 
 def _order(row: SeriesRow) -> tuple[str, str, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from kt_batch.errors import Reason, RejectError, UsageError
-from kt_batch.kernels.sizes import fit
+from kt_batch.kernels.sizes import fit, padded
 from kt_batch.store.images.conversion import OUTPUT_PROFILES, from_srgb, to_srgb
 from kt_batch.store.images.file_bytes import Data, FileBytes
 from kt_batch.store.images.lcms import Floats
@@ -100,11 +100,8 @@ def decode(data: Data, size: int) -> WorkingImage:
 
 
 def pad_to(pixels: Floats, stride: int) -> Floats:
-    """Reflect pixels (H, W, C) at the bottom and the right.
-
-    Each side becomes a multiple of `stride`, and at least 2 * stride.
-    """
-    rows, cols = (_reflected(side, max(2 * stride, -(-side // stride) * stride)) for side in pixels.shape[:2])
+    """Reflect pixels (H, W, C) at the bottom and the right; `padded` says how far."""
+    rows, cols = (_reflected(side, padded(side, stride)) for side in pixels.shape[:2])
     return pixels.take(rows, axis=0).take(cols, axis=1)
 
 

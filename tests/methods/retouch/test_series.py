@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kt_batch.kernels.descriptors import DESCRIPTORS
-from kt_batch.kernels.likeness import ALIKE, DEVIATIONS, distance
+from kt_batch.kernels.likeness import ALIKE, DEVIATIONS, distance, distances
 from kt_batch.methods.retouch.series import (
     Gathered,
     Photograph,
@@ -44,6 +44,18 @@ def test_photographs_within_five_seconds_of_another_are_a_series_however_long_it
     assert bursts(
         photograph(1, "10:00:00"), photograph(2, "10:00:05"), photograph(3, "10:00:10"), photograph(4, "10:00:15.01")
     ) == [[1, 2, 3], [4]]
+
+
+def test_a_thousand_unlike_photographs_of_one_second_are_a_thousand_series() -> None:
+    """As of scans that all carry one date."""
+    scans = [photograph(number, "00:00:00", brightness=float(number)) for number in range(1000)]
+    assert bursts(*scans) == [[number] for number in range(1000)]
+    assert bursts(*scans, photograph(1000, "00:00:01", brightness=500.1))[500] == [500, 1000]
+
+
+def test_distances_from_several_photographs_are_those_from_each_to_the_last_bit() -> None:
+    several = np.random.default_rng(1).normal(size=(50, 33))
+    assert distances(several, several[0]).tolist() == [distance(each, several[0]) for each in several]
 
 
 def test_the_order_in_which_photographs_are_given_counts_for_nothing() -> None:
