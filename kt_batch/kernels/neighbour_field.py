@@ -153,8 +153,7 @@ def _inside(gallery: Gallery, field: Field) -> Field:
 def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other: Field) -> tuple[Field, Tensor]:
     """Return the better one of two matches for each patch; where they are the same, nothing is computed."""
     other = _inside(gallery, other)
-    same = (other.source == best.source) & (other.row == best.row) & (other.col == best.col)
-    wanted = (~same).flatten().nonzero()[:, 0]
+    wanted = (~same_matches(other, best)).nonzero()[:, 0]
     new = scores(queries, gallery, other, wanted)
     won = wanted[new > score[wanted]]
     merged = [each.flatten().clone() for each in (best.source, best.row, best.col)]
@@ -163,6 +162,12 @@ def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other
     score = score.clone()
     score[wanted] = torch.maximum(score[wanted], new)
     return Field(*(each.view(best.row.shape) for each in merged)), score
+
+
+def same_matches(first: Field, second: Field) -> Tensor:
+    """Return which patches have the same match in both fields, `(n,)` bool."""
+    same = (first.source == second.source) & (first.row == second.row) & (first.col == second.col)
+    return same.flatten()
 
 
 def complete(queries: Tensor, gallery: Gallery, field: Field) -> Field:

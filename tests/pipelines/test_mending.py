@@ -147,9 +147,8 @@ def test_features_too_large_for_a_float16_band_are_clamped() -> None:
 
 def test_features_far_below_zero_are_clamped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A code may have any sign.
-    monkeypatch.setattr(
-        "kt_batch.pipelines.extract.worker.encode", lambda *_: torch.tensor([-1e6, 1e6]).expand(1, 2, 2)
-    )
+    features = {"relu3_1": torch.tensor([-1e6, 1e6]).expand(1, 2, 2)}
+    monkeypatch.setattr("kt_batch.pipelines.extract.worker.encode_layers", lambda *_: features)
     extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
     vectors = from_fixed_binary(patches(tmp_path / "library")["vector"], "<f2", (4,))
     assert vectors.tolist() == [[-LARGEST_HALF, LARGEST_HALF, -LARGEST_HALF, LARGEST_HALF]]
@@ -162,7 +161,7 @@ def test_a_library_with_patches_that_are_not_finite_is_refused_by_index_in_one_s
     # Written by hand, since `extract` clamps such values.
     features = torch.rand(2, 9, 9)
     features[1, 4, 4] = value
-    monkeypatch.setattr("kt_batch.pipelines.extract.worker.encode", lambda *_: features)
+    monkeypatch.setattr("kt_batch.pipelines.extract.worker.encode_layers", lambda *_: {"relu3_1": features})
     monkeypatch.setattr("kt_batch.pipelines.extract.worker.LARGEST_HALF", torch.inf)
     extracted([draw(tmp_path / "in/1.png", 1)], tmp_path / "library")
     (part,) = [name for name in hashes(tmp_path / "library") if name.startswith("patches/")]

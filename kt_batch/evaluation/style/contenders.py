@@ -76,7 +76,9 @@ class OwnMethod:
 
     def __post_init__(self) -> None:
         """Raise UsageError for a method that follows no painting, and for a setting that is not allowed."""
-        if unmet := method_named(self.method).needs - IN_MEMORY:
+        needs = method_named(self.method).needs
+        instead = {Need.STATISTICS} if Need.STYLES in needs else set()  # of a library, in place of style images
+        if unmet := needs - IN_MEMORY - instead:
             needed = ", ".join(sorted(unmet))
             raise UsageError(f"The method {self.method} needs {needed}, and follows no painting; leave it out.")
         encoder = EncoderConfig.model_validate({"weights_sha256": "", "layer": self._cut, "size": self.size})

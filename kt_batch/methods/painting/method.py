@@ -16,7 +16,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve, same_matches
 from kt_batch.kernels.patches import fold, positions, unfold
 from kt_batch.kernels.smooth import box_mean
 from kt_batch.kernels.transport import Gaussian, mixture, transport
@@ -119,7 +119,9 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                field, score = improve(queries, gallery, start, RADIUS, PASSES)
+                before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
+            if not number:
+                certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
             with timed(seconds, "transfer"):
                 code = _transfer(level, own[level.layer], flat, wanted, gather(gallery, field))

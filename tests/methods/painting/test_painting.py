@@ -12,10 +12,11 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import unpack_ids
+from kt_batch.kernels.patches import unfold
 from kt_batch.methods.base import LevelProvenance, Resources
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.painting.gallery import Sources
-from kt_batch.methods.painting.levels import LAYERS, LEVELS, calm, encode_levels, flatness
+from kt_batch.methods.painting.levels import LAYERS, LEVELS, calm, encode_levels, encode_photograph, flatness
 from kt_batch.methods.painting.method import Painting, PaintingConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.extract.worker import image_patches
@@ -108,6 +109,20 @@ def test_a_picture_is_made_from_no_more_sources_than_asked_for() -> None:
     assert isinstance(provenance, LevelProvenance)
     for patches in provenance.levels.values():
         assert len({bytes(image) for image in unpack_ids(patches.patch_ids[:, 0].numpy())[0]}) <= 2
+
+
+def test_only_matches_of_the_index_are_certified() -> None:
+    """Matches that were looked for afterwards are better in another measure, and proved by nothing."""
+    method = painter(LIBRARY, search={"searcher": "exact", "certify": True})
+    provenance = method.translate(PHOTOGRAPH).provenance
+    assert isinstance(provenance, LevelProvenance)
+    coarse, *finer = provenance.levels.values()
+    features = method.usual.recolour(encode_photograph(LOADED.network, PHOTOGRAPH)[1])
+    found = method.search.search(unfold(features, coarse.rows, coarse.cols))
+    kept = (found.patch_ids[:, 0] == coarse.patch_ids[:, 0]).all(1)
+    assert coarse.certified.equal(kept)
+    assert 0 < int(kept.sum()) < len(kept)
+    assert not any(bool(patches.certified.any()) for patches in finer)
 
 
 def test_what_was_painted_before_changes_nothing() -> None:
