@@ -1,4 +1,4 @@
-"""Mean and covariance of features, and the linear map that gives features the moments of others."""
+"""Mean and covariance of features, and the linear maps that give features the moments of others, band by band."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kt_batch.kernels.smooth import box_mean
+
+BAND_RADIUS = 8  # cells around a cell whose mean is the coarse band
 FLOOR = 1e-4  # least variance in any direction, as a share of the mean variance of a channel
 FLAT = 1e-6  # and of the wanted mean variance: what has less is one flat colour
 TINY = 1e-20
@@ -70,6 +73,37 @@ def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -
     matrix = (inverse @ middle @ inverse).float()
     centred = features.flatten(1) - own.mean.float()[:, None]
     return torch.addmm(wanted.mean.float()[:, None], matrix, centred).view_as(features)
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The moments of features, of their coarse band (the mean around each cell), and of the fine rest."""
+
+    whole: Gaussian
+    coarse: Gaussian
+    fine: Gaussian
+
+
+def bands(features: Tensor) -> Bands:
+    """Return the moments of features `(C, h, w)` and of their bands."""
+    coarse = box_mean(features, BAND_RADIUS)
+    return Bands(gaussian(features), gaussian(coarse), gaussian(features - coarse))
+
+
+def mixture_of_bands(parts: Sequence[Bands], shares: Sequence[float]) -> Bands:
+    """Return the moments of a mixture of feature maps, each with its share of the whole; shares sum to 1."""
+    columns = ([part.whole for part in parts], [part.coarse for part in parts], [part.fine for part in parts])
+    return Bands(*(mixture(column, shares) for column in columns))
+
+
+def transport_bands(features: Tensor, wanted: Bands) -> Tensor:
+    """Move the coarse and the fine band of features `(C, h, w)` each to its wanted moments, and add them up.
+
+    One map for both would make a photograph full of detail as contrasty in its detail as a painting is in its broad
+    parts.
+    """
+    coarse = box_mean(features, BAND_RADIUS)
+    return transport(coarse, wanted.coarse) + transport(features - coarse, wanted.fine)
 
 
 def _powers(symmetric: Tensor, exponents: Sequence[float], least: float) -> list[Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.transport import Gaussian, gaussian, mixture, transport
+from kt_batch.kernels.transport import Gaussian, bands, gaussian, mixture, mixture_of_bands, transport, transport_bands
 
 SEEDS = st.integers(0, 2**31)
 
@@ -83,3 +84,28 @@ def test_one_flat_colour_becomes_the_wanted_mean() -> None:
     moved = transport(torch.full((4, 5, 5), 3.0), wanted)
     assert moved.isfinite().all()
     torch.testing.assert_close(moved.mean((1, 2)), wanted.mean.float(), atol=1e-3, rtol=1e-3)
+
+
+def test_bands_add_up_to_the_features() -> None:
+    own = features(6)
+    found = bands(own)
+    torch.testing.assert_close(found.coarse.mean + found.fine.mean, found.whole.mean)
+
+
+def test_each_band_gets_the_moments_of_its_own_band() -> None:
+    """Broad stripes of a deviation of 3 with a fine checkerboard of 1 become stripes of 1 with a checkerboard of 2."""
+    rows, cols = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
+    stripes = (cols >= 80).float() * 2 - 1
+    board = ((rows + cols) % 2).float() * 2 - 1
+    moved = transport_bands((3 * stripes + board)[None], bands((stripes + 2 * board)[None]))[0]
+    inside = moved[40:120, 100:140]  # far from the edge between the stripes and from the border
+    assert float(inside.mean()) == pytest.approx(1, abs=0.05)
+    assert float(inside.std()) == pytest.approx(2, abs=0.3)  # the edge takes a part; one map for both would give 0.7
+
+
+def test_a_mixture_of_bands_mixes_each_band() -> None:
+    parts = [bands(features(7)), bands(features(8))]
+    mixed = mixture_of_bands(parts, [0.25, 0.75])
+    torch.testing.assert_close(mixed.fine.mean, 0.25 * parts[0].fine.mean + 0.75 * parts[1].fine.mean)
+    expected = mixture([part.coarse for part in parts], [0.25, 0.75])
+    torch.testing.assert_close(mixed.coarse.covariance, expected.covariance)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import Layer
-from kt_batch.kernels.transport import Gaussian, gaussian, mixture
+from kt_batch.kernels.transport import Bands, bands, gaussian, mixture
 from kt_batch.methods.painting.levels import SMALLEST, encode_levels, encode_photograph
 from kt_batch.models.encoder import Encoder
 
@@ -20,10 +20,10 @@ SAMPLE = 8  # images whose features stand for those of all
 
 @dataclass(frozen=True)
 class Source:
-    """One source image: its codes by layer, `(C, h, w)` float32, and their moments."""
+    """One source image: its codes by layer, `(C, h, w)` float32, and the moments of their bands."""
 
     codes: dict[Layer, Tensor]
-    moments: dict[Layer, Gaussian]
+    bands: dict[Layer, Bands]
 
     @property
     def bytes(self) -> int:
@@ -44,7 +44,7 @@ class Sources:
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
         codes = encode_levels(self._encoder, self._images[image_id])
-        source = Source(codes, {layer: gaussian(code) for layer, code in codes.items()})
+        source = Source(codes, {layer: bands(code) for layer, code in codes.items()})
         self._kept[image_id] = source
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
             self._kept.popitem(last=False)

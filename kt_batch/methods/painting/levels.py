@@ -32,7 +32,7 @@ class Level:
 
 
 # Where a photograph is flat, coarse patches would make blotches of two matches: it takes only their strokes.
-LEVELS = (Level("relu4_1", 0.7, 0.3, 0.0), Level("relu3_1", 0.6, 0.4, 0.3), Level("relu2_1", 0.5, 0.6, 0.6))
+LEVELS = (Level("relu4_1", 0.8, 0.2, 0.0), Level("relu3_1", 0.7, 0.35, 0.3), Level("relu2_1", 0.6, 0.55, 0.55))
 LAST: Layer = "relu1_1"  # takes the moments of the sources only
 LAYERS: tuple[Layer, ...] = (*(level.layer for level in LEVELS), LAST)
 

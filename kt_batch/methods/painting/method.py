@@ -19,7 +19,7 @@ from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve, same_matches
 from kt_batch.kernels.patches import fold, positions, unfold
 from kt_batch.kernels.smooth import box_mean
-from kt_batch.kernels.transport import Gaussian, mixture, transport
+from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
@@ -64,17 +64,17 @@ class Chosen:
     images: tuple[Source, ...]
     shares: tuple[float, ...]
 
-    def wanted(self, layer: Layer) -> Gaussian:
+    def wanted(self, layer: Layer) -> Bands:
         """Return the moments that the picture gets at a layer: those of the sources, by their shares."""
-        return mixture([image.moments[layer] for image in self.images], self.shares)
+        return mixture_of_bands([image.bands[layer] for image in self.images], self.shares)
 
-    def gallery(self, layer: Layer, wanted: Gaussian) -> Gallery:
+    def gallery(self, layer: Layer, whole: Gaussian) -> Gallery:
         """Return the codes of the sources at a layer, compared after standardising them all alike.
 
         What is transferred is a code, and its mean around each cell.
         """
-        mean = wanted.mean.float()[:, None, None]
-        deviation = wanted.deviation.float()[:, None, None] + SMALLEST
+        mean = whole.mean.float()[:, None, None]
+        deviation = whole.deviation.float()[:, None, None] + SMALLEST
         codes = [image.codes[layer] for image in self.images]
         keys = [(code - mean) / deviation for code in codes]
         return Gallery.of(keys, [torch.cat([code, box_mean(code, TONE)]) for code in codes])
@@ -112,7 +112,7 @@ class Painting:
         picture, traces = image, []
         for number, level in enumerate(LEVELS):
             wanted = chosen.wanted(level.layer)
-            gallery = chosen.gallery(level.layer, wanted)
+            gallery = chosen.gallery(level.layer, wanted.whole)
             flat = flatness(image, self.strides[level.layer])
             with timed(seconds, "encode"):
                 current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
@@ -130,7 +130,7 @@ class Painting:
         with timed(seconds, "encode"):
             last = encode_levels(self.encoder, picture, (LAST,))[LAST]
         with timed(seconds, "decode"):
-            output = self._decode(LAST, transport(last, chosen.wanted(LAST)), own)
+            output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST)), own)
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
         return Result(output, _provenance(chosen.ids, traces, certified), seconds)
@@ -170,16 +170,16 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
 
 
-def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Gaussian, matched: Tensor) -> Tensor:
+def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
     height, width = own.shape[1:]
     rows, cols = positions(height, width, 1, cover=True, device=own.device)
     swapped, tone = fold(matched, rows, cols, height, width).chunk(2)
-    base = transport(own, wanted)
+    base = transport_bands(own, wanted)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
     swapped = swapped + flat * (box_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
-    return transport(torch.lerp(base, swapped, share), wanted)
+    return transport_bands(torch.lerp(base, swapped, share), wanted)
 
 
 def standardised(code: Tensor) -> Tensor:
