@@ -213,7 +213,17 @@ def _patch_begins(gallery: Gallery) -> _Begins:
     return _Begins(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def gather(gallery: Gallery, field: Field) -> Tensor:
-    """Return the values of the matched patches, `(n, 4, V)` in reading order."""
+def rebuild(gallery: Gallery, field: Field) -> Tensor:
+    """Return the map `(V, h, w)` whose cells are the mean of the matched patches that cover them.
+
+    This is `kernels.patches.fold` of the matches, of which no patch is ever in memory as a whole.
+    """
+    height, width = field.row.shape
     first, stride = _first_cells(gallery, field)
-    return torch.stack([gallery.values[first + r * stride + c] for r, c in CELLS], dim=1)
+    total = gallery.values.new_zeros(height + 1, width + 1, gallery.values.shape[1])
+    count = gallery.values.new_zeros(height + 1, width + 1, 1)
+    for r, c in CELLS:
+        cells = gallery.values.index_select(0, first + r * stride + c)
+        total[r : height + r, c : width + c] += cells.view(height, width, -1)
+        count[r : height + r, c : width + c] += 1
+    return (total / count).permute(2, 0, 1).contiguous()

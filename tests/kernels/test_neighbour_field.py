@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve, scores
-from kt_batch.kernels.patches import CELLS
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, scores
+from kt_batch.kernels.patches import CELLS, fold, positions
 
 
 def draw(seed: int, channels: int, height: int, width: int) -> Tensor:
@@ -110,10 +110,16 @@ def test_the_places_of_a_finer_level_are_twice_as_far() -> None:
     assert fine.source.tolist() == [[2, 2], [2, 2]]
 
 
-def test_the_values_of_a_match_are_its_four_cells() -> None:
-    picture = torch.arange(12.0).view(1, 3, 4)
-    found = gather(gallery_of(draw(7, 1, 2, 2), picture), constant(1, 1, 2, 1, 1))
-    assert found[0, :, 0].tolist() == [6, 7, 10, 11]
+@given(st.integers(0, 2**31), st.integers(2, 5), st.integers(2, 5))
+def test_a_map_is_rebuilt_as_the_matched_patches_are_folded(seed: int, height: int, width: int) -> None:
+    pictures = [draw(seed, 3, 4, 5), draw(seed + 1, 3, 3, 6)]
+    generator = torch.Generator().manual_seed(seed)
+    shape = (height - 1, width - 1)
+    field = Field(*(torch.randint(0, most, shape, generator=generator) for most in (2, 2, 4)))
+    rows, cols = positions(height, width, 1, cover=True)
+    places = zip(*(each.flatten().tolist() for each in (field.source, field.row, field.col)), strict=True)
+    matched = torch.stack([patch(pictures[source], row, col).view(4, 3) for source, row, col in places])
+    torch.testing.assert_close(rebuild(gallery_of(*pictures), field), fold(matched, rows, cols, height, width))
 
 
 def test_a_patch_of_zeros_has_the_score_zero() -> None:

@@ -16,8 +16,8 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.neighbour_field import Field, Gallery, complete, gather, improve, same_matches
-from kt_batch.kernels.patches import fold, positions, unfold
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, same_matches
+from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import box_mean
 from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
@@ -124,7 +124,7 @@ class Painting:
                 certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
             with timed(seconds, "transfer"):
-                code = _transfer(level, own[level.layer], flat, wanted, gather(gallery, field))
+                code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
                 picture = self._decode(level.layer, code, own)
         with timed(seconds, "encode"):
@@ -172,9 +172,7 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
 
 def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
-    height, width = own.shape[1:]
-    rows, cols = positions(height, width, 1, cover=True, device=own.device)
-    swapped, tone = fold(matched, rows, cols, height, width).chunk(2)
+    swapped, tone = matched.chunk(2)
     base = transport_bands(own, wanted)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
     swapped = swapped + flat * (box_mean(base, TONE) - tone)
