@@ -39,14 +39,11 @@ def gaussian(features: Tensor) -> Gaussian:
 
 def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
     """Return the moments of a mixture of feature maps, each with its share of the whole; shares sum to 1."""
-    mean = sum((share * part.mean for share, part in zip(shares, parts, strict=True)), start=torch.zeros(()).double())
-    second = sum(
-        (
-            share * (part.covariance + torch.outer(part.mean, part.mean))
-            for share, part in zip(shares, parts, strict=True)
-        ),
-        start=torch.zeros(()).double(),
-    )
+    means = torch.stack([part.mean for part in parts])
+    seconds = torch.stack([part.covariance + torch.outer(part.mean, part.mean) for part in parts])
+    weights = means.new_tensor(list(shares))
+    mean = (weights[:, None] * means).sum(0)
+    second = (weights[:, None, None] * seconds).sum(0)
     return Gaussian(mean, second - torch.outer(mean, mean))
 
 

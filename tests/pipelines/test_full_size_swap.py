@@ -59,7 +59,8 @@ def season(
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a TIFF of 16 bits in Display P3, and a JPEG that lies on its side; both exceed the working size of 64."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("full_size") / "photos"
+    folder.mkdir()
     samples = (waves(150, 230) * 65535).astype(np.uint16)
     tifffile.imwrite(folder / "deep.tif", samples, photometric="rgb", iccprofile=P3, rowsperstrip=16)
     exif = Image.Exif()
