@@ -289,7 +289,7 @@ class MethodConfig(Config):
 
     @property
     def shares_edits(self) -> bool:
-        """Whether photographs of a series get one edit."""
+        """True where photographs of a series get one edit."""
         return False
 
     def _digested(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def add_style(app: typer.Typer) -> None:
 
 
 class Compared(options.Options):
-    """What is compared, and by what."""
+    """Options that choose what is compared, and by what."""
 
     method: Annotated[tuple[str, ...], typer.Option("--method", metavar="<NAME[:SETTING=VALUE,...]>")] = Field(
         (),
@@ -77,7 +77,7 @@ class Compared(options.Options):
 
 
 class Written(options.Options):
-    """What is written beside the figures."""
+    """Options of what is written beside the figures."""
 
     out: Path | None = Field(None, description="The folder for a page, index.html, and its pictures.")
     images: int = Field(24, ge=1, description="Most pairs on the page.")

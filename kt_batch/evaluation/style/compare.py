@@ -22,7 +22,7 @@ Show = Callable[[StylePicture, StylePicture, str, Tensor], None]  # photograph, 
 
 @dataclass
 class _Kept:
-    """What is collected of one contender."""
+    """The values and times of one contender so far."""
 
     values: dict[tuple[str, str], StyleValues] = field(default_factory=dict)
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)

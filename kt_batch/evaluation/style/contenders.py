@@ -1,4 +1,4 @@
-"""Those whose results are compared: our own methods, folders of finished pictures, the photograph itself."""
+"""Contenders, whose results are compared: our own methods, folders of finished pictures, the photograph itself."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ NO_NETWORK = "VGG-19 is not given: name its weights with --vgg-weights FILE, or 
 
 @dataclass(frozen=True)
 class StylePictures:
-    """What is combined: every photograph with every painting, all read at one size."""
+    """The pictures that are combined: every photograph with every painting, all read at one size."""
 
     photographs: Sequence[StylePicture]
     paintings: Sequence[StylePicture]

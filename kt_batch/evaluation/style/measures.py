@@ -47,7 +47,7 @@ class StyleValues:
 
 @dataclass(frozen=True)
 class Photograph:
-    """What is kept of a photograph. blotchiness: its own; flat and blotchiness are None without a flat region."""
+    """The parts of a photograph that measures use. blotchiness: its own; None, as flat, without a flat region."""
 
     seen: Seen | None
     flat: Tensor | None
@@ -56,7 +56,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Painting:
-    """What is kept of a painting."""
+    """The parts of a painting that measures use."""
 
     seen: Seen | None
     curves: list[Curves]

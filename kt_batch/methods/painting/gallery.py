@@ -27,7 +27,7 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """What the codes take in memory."""
+        """The bytes of the codes in memory."""
         return sum(code.nbytes for code in self.codes.values())
 
 

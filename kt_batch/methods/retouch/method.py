@@ -36,7 +36,7 @@ class RetouchConfig(MethodConfig):
 
     @property
     def shares_edits(self) -> bool:
-        """Whether photographs of a series get one edit."""
+        """True where photographs of a series get one edit."""
         return self.series != "none"
 
 

@@ -1,4 +1,4 @@
-"""What a method that looks at the images of a library needs: the images, the key of its index, a decoder per level."""
+"""Resources of methods that look at the images of a library: those images, the key of an index, decoders."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from kt_batch.store.series import FrozenSeries, Key, SeriesRow, folder_of
 
 @dataclass(frozen=True)
 class Shared:
-    """What series say about the photographs of a unit. items: Those that can be used. rejected: The others, by image.
+    """The shared edits of the photographs of a unit. items: Those that can be used. rejected: The others, by image.
     results: Of photographs in a series.
     """
 
