@@ -92,7 +92,8 @@ def _of_levels(
 
 def _lines(path: Path, summary: SingleSummary) -> list[str]:
     """Return the summary for a person."""
-    lines = [f"{path}: mean NCC {summary.ncc_mean:.3f}, {summary.seconds:.1f} s"]
+    matched = "unchanged" if summary.ncc_mean is None else f"mean NCC {summary.ncc_mean:.3f}"
+    lines = [f"{path}: {matched}, {summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     lines += [f"Passed over, as libraries and runs are no paintings: '{place}'" for place in summary.passed_over]
     lines += [f"Passed over: {in_words(summary.passed_over_files)}"] if summary.passed_over_files else []

@@ -44,7 +44,7 @@ class SingleSummary:
     Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
     """
 
-    ncc_mean: float
+    ncc_mean: float | None  # None where the photograph is left as it is
     shares: dict[str, float]
     patches: int
     seconds: float
@@ -137,7 +137,7 @@ def translate_one(
     sources = _coarsest(result.provenance)
     counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
-        ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6),
+        ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6) if len(sources.ncc) else None,
         shares={names[identity]: round(n / counts.total(), 4) for identity, n in counts.most_common()},
         patches=counts.total(),
         seconds=round(time.perf_counter() - started, 3),

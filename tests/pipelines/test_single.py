@@ -45,7 +45,7 @@ def test_a_photograph_is_painted_without_a_library(collection: Collection) -> No
 
 def test_painted_at_no_strength_a_photograph_has_no_source(collection: Collection) -> None:
     data, summary = painted(collection.photos / "11.png", collection.paintings, strength=0.0)
-    assert (summary.patches, summary.shares) == (0, {})
+    assert (summary.patches, summary.shares, summary.ncc_mean) == (0, {}, None)
     with Image.open(collection.photos / "11.png") as photo:
         expected = photo.convert("RGB").resize((64, 50), Image.Resampling.LANCZOS)
     ours = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
@@ -57,6 +57,7 @@ def test_the_result_has_the_shape_of_the_photograph(collection: Collection) -> N
     with Image.open(io.BytesIO(data)) as image:
         assert (image.size, image.format) == ((64, 50), "PNG")
     assert summary.patches == PATCHES
+    assert summary.ncc_mean is not None
     assert 0 < summary.ncc_mean <= 1
 
 
@@ -86,6 +87,7 @@ def test_every_painting_has_a_share_and_shares_sum_to_one(collection: Collection
 def test_a_painting_translated_with_itself_finds_every_patch(collection: Collection) -> None:
     path = collection.paintings / "1.png"
     _, summary = tried(path, collection.paintings, search=ALL)
+    assert summary.ncc_mean is not None
     assert summary.ncc_mean > 0.99
     assert next(iter(summary.shares)) == str(path)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field as Setting
+from pydantic import model_validator
 from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
@@ -49,6 +50,12 @@ class PaintingConfig(MethodConfig):
     strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
     sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
     preserve_colour: bool = Setting(False, description="Keep the photograph's own colours.")
+
+    @model_validator(mode="after")
+    def _one_match(self) -> Self:
+        if self.search.top_k != 1:
+            raise ValueError(f"painting takes the nearest patch alone, so top_k is 1, not {self.search.top_k}")
+        return self
 
     @property
     def searcher(self) -> Searcher:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig
@@ -182,3 +183,8 @@ def test_levels_are_the_codes_of_the_encoder() -> None:
 def test_without_images_of_the_library_there_is_no_painting() -> None:
     with pytest.raises(UsageError, match="needs an encoder, decoders, an index and its library's images"):
         Painting(PaintingConfig(encoder=ENCODER), Resources(LOADED.network, decoders=DECODERS))
+
+
+def test_several_matches_of_a_patch_are_refused() -> None:
+    with pytest.raises(ValidationError, match="painting takes the nearest patch alone, so top_k is 1, not 4"):
+        PaintingConfig.model_validate({"encoder": ENCODER, "search": {"top_k": 4}})
