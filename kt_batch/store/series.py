@@ -71,7 +71,7 @@ class SeriesRow:
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of an image. taken: In ISO 8601; empty if unknown. reject: Why it cannot be used."""
+    """The facts of one image. taken: In ISO 8601; empty if unknown. reject: Why it cannot be used."""
 
     descriptors: NDArray[np.float64] | None
     taken: str

@@ -1,4 +1,4 @@
-"""Which pairs show one photograph: several edits of it, copies of its file, or one edit of several files."""
+"""Pairs that show one photograph: several edits of it, copies of its file, or one edit of several files."""
 
 from __future__ import annotations
 

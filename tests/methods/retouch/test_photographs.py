@@ -1,4 +1,4 @@
-"""Which pairs show one photograph."""
+"""Pairs that show one photograph are found."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which photographs are a series, by hand."""
+"""Photographs are gathered into series, by hand."""
 
 from __future__ import annotations
 
