@@ -37,7 +37,7 @@ def gc_cache(folder: str | None, *, delete: bool = False) -> CacheSummary:
     Raises:
         StorageError: The folder is a link, belongs to somebody else, is open to others, or cannot be used.
     """
-    cache = find_cache(CachePlace(folder))
+    cache = find_cache(CachePlace(folder), read_only=not delete)
     if cache is None:
         return CacheSummary(None, delete, (), 0, 0)
     with closing(cache):

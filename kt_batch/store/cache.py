@@ -212,7 +212,8 @@ class ShardCache:
         )
 
     def _described(self, name: str) -> CachedShard | None:
-        file = self._folder.open(name, os.O_RDWR)  # network file systems give an exclusive lock to writers alone
+        # Network file systems give an exclusive lock to writers alone.
+        file = self._folder.open(name, os.O_RDONLY if self._folder.read_only else os.O_RDWR)
         if file is None:
             return None
         with file:
@@ -262,10 +263,10 @@ def open_cache(place: CachePlace) -> ShardCache:
     raise UnwritableError(faults[0] if len(faults) == 1 else f"No cache folder can be written to: {' '.join(faults)}")
 
 
-def find_cache(place: CachePlace) -> ShardCache | None:
-    """Open the cache folder if there is one: see `open_cache`."""
+def find_cache(place: CachePlace, *, read_only: bool = False) -> ShardCache | None:
+    """Open the cache folder if there is one: see `open_cache`. One that is only read need not be writable."""
     there = [folder for folder in _folders(place) if os.path.lexists(folder)]
-    return ShardCache(PrivateFolder(there[0]), place.most) if there else None
+    return ShardCache(PrivateFolder(there[0], read_only=read_only), place.most) if there else None
 
 
 def _folders(place: CachePlace) -> list[Path]:

@@ -33,17 +33,23 @@ class UnwritableError(StorageError):
 class PrivateFolder:
     """An open folder of this user, mode 0700.
 
+    Args:
+        path: The folder, which is created where it is missing.
+        read_only: Only read: the folder must exist, and may lie where nothing can be written.
+
     Raises:
-        UnwritableError: The folder cannot be created or written to.
+        UnwritableError: The folder cannot be opened, created or written to.
         StorageError: The folder is a link, belongs to somebody else, or is open to others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.read_only = read_only
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                path.mkdir(mode=0o700)
+            if not read_only:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    path.mkdir(mode=0o700)
             self._folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             if path.is_symlink():
@@ -68,7 +74,7 @@ class PrivateFolder:
                 f"The cache folder '{self.path}' is open to other users (mode {mode:04o}, allowed is 0700); "
                 "check what lies in it, then: chmod 700, or name another folder with --cache-dir."
             )
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._folder):
+        if not self.read_only and not os.access(".", os.W_OK | os.X_OK, dir_fd=self._folder):
             raise UnwritableError(f"The cache folder '{self.path}' cannot be written to.")
 
     def close(self) -> None:

@@ -60,6 +60,22 @@ def test_every_other_command_works_too(words: str, small: Small, place: Path) ->
     assert ended.code == 0, ended.err
 
 
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written_to_is_listed_and_not_emptied(
+    place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("above") / "cache"
+    cache.mkdir(mode=0o700)
+    (cache / "lock").touch(mode=0o600)
+    (cache / ("0" * 64)).write_bytes(b"shard")
+    listed = kt(place, "gc", "--cache", "--cache-dir", cache)
+    assert listed.code == 0, listed.err
+    assert "0" * 64 in listed.out
+    refused = kt(place, "gc", "--cache", "--cache-dir", cache, "--delete")
+    assert refused.err.splitlines()[-1] == f"kt-batch: The cache folder '{cache}' cannot be written to."
+    assert (cache / ("0" * 64)).exists()
+
+
 def test_a_pilot_names_the_folder_it_needs(small: Small, place: Path) -> None:
     words = ("translate", small.photos, "--library", small.library, "--out", place / "run", "--dry-run", "--pilot", 1)
     refused = kt(place, *words)
