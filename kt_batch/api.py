@@ -98,7 +98,8 @@ def build_index(
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
         at: The `layer@scale` whose patches are indexed, such as `relu4_1@256`; None for the library's base key.
-        **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed.
+        **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed. Without match_space, an
+            index for paintings is centred, and others are raw.
 
     Returns:
         The index's digest, counts and rates.

@@ -16,6 +16,7 @@ SMALLEST_SIZE, DEFAULT_SIZE, LARGEST_SIZE = 8, 512, 4096  # long side of the wor
 MOST_UNIT = 4096  # images of a unit
 
 Layer = Literal["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
+PAINTED: Layer = "relu4_1"  # where a method that paints with kept images looks for forms
 ImageId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -127,6 +128,12 @@ class ExtractConfig(Config):
         """Return all keys: the base key, then the further ones in order."""
         return self.base, *sorted(map(ScaleKey.parse, self.also))
 
+    @property
+    def painted(self) -> ScaleKey | None:
+        """Return the key whose patches stand for forms of the images that are kept; None where there is none."""
+        key = ScaleKey(PAINTED, self.encoder.size)
+        return key if self.keep_images and key in self.keys else None
+
     def at(self, key: ScaleKey) -> EncoderConfig:
         """Return the encoder cut at a key."""
         return self.encoder.model_copy(update={"layer": key.layer, "size": key.scale})
@@ -151,10 +158,14 @@ class PairsConfig(Config):
         return super()._digested() | {"kind": self.kind}
 
 
+MatchSpace = Literal["raw", "centred"]
+PAINTED_SPACE: MatchSpace = "centred"  # of the index of `ExtractConfig.painted`
+
+
 class IndexConfig(Config):
     """The settings of an index."""
 
-    match_space: Literal["raw", "centred"] = Field(
+    match_space: MatchSpace = Field(
         "raw", description="Compare raw patches (the paper), or patches with the library's mean removed."
     )
     fan_out: int = Field(32, ge=2, le=4096, description="Clusters per split.")

@@ -23,6 +23,7 @@ from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_manifests
+from kt_batch.store.names import in_command
 
 
 def add_extract(app: typer.Typer) -> None:
@@ -99,4 +100,4 @@ def extract_lines(summary: ExtractSummary) -> list[str]:
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was extracted already")
     lines += reject_lines(summary.rejects, summary.rejected)
-    return [*lines, f"  next: kt-batch index {summary.library}"] if summary.images else lines
+    return [*lines, f"  next: kt-batch index {in_command(summary.library)}"] if summary.images else lines

@@ -16,6 +16,7 @@ from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.statistics.finish import StatisticsResult, build_statistics
+from kt_batch.store.names import in_command
 
 IndexRun = Annotated[
     RunOptions,
@@ -80,8 +81,10 @@ def statistics_lines(summary: StatisticsResult) -> list[str]:
 def index_lines(summary: BuildSummary) -> list[str]:
     """Return the summary for a person."""
     state = f"built in {summary.seconds:.1f} s" if summary.built else "nothing to do: it was built already"
+    preset = " --preset painting" if summary.for_painting else ""
+    merged = f"{summary.merged_share:.1%} merged"
     return [
         f"{summary.library}: index {summary.index} of {summary.key}, {state}",
-        f"  {summary.patches:,} patches, {summary.merged_share:.1%} merged, {summary.leaves} leaves",
-        f"  next: kt-batch translate PHOTOS --library {summary.library} --out RUN",
+        f"  {summary.patches:,} {summary.match_space} patches, {merged}, {summary.leaves} leaves",
+        f"  next: kt-batch translate PHOTOS --library {in_command(summary.library)}{preset} --out RUN",
     ]

@@ -14,7 +14,16 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from kt_batch.cli.arguments import Fields, same
-from kt_batch.config import MOST_UNIT, EncoderConfig, ExtractConfig, IndexConfig, Layer, RunOptions, ScaleKey
+from kt_batch.config import (
+    MOST_UNIT,
+    EncoderConfig,
+    ExtractConfig,
+    IndexConfig,
+    Layer,
+    MatchSpace,
+    RunOptions,
+    ScaleKey,
+)
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines import encoders
@@ -188,7 +197,18 @@ Building = Annotated[
     IndexConfig,
     Fields(
         only=("match_space", "clusters", "max_leaf", "merge", "payload", "seed"),
-        options={"clusters": Annotated[str, typer.Option("--clusters", metavar="<K1,K2>"), parse_clusters]},
+        defaults={"match_space": None},
+        options={
+            "clusters": Annotated[str, typer.Option("--clusters", metavar="<K1,K2>"), parse_clusters],
+            "match_space": Annotated[
+                MatchSpace,
+                typer.Option(
+                    "--match-space",
+                    help="Compare raw patches (the paper), or patches with the library's mean removed; default: "
+                    "centred for a library made with --preset painting, else raw.",
+                ),
+            ],
+        },
     ),
 ]
 

@@ -27,6 +27,7 @@ from kt_batch.pipelines.pairs.finish import PairsSummary, extract_pairs
 from kt_batch.pipelines.pairs.fit import FitResult, fit
 from kt_batch.pipelines.pairs.plan import PairsRequest
 from kt_batch.store.manifest_files import read_pair_lists
+from kt_batch.store.names import in_command
 
 MILD = "  the pictures before are synthetic: edits learned from them are mild"
 PairedPlace = Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")]
@@ -138,7 +139,7 @@ def pairs_lines(summary: PairsSummary) -> list[str]:
     elif summary.new_rejected == 0:
         lines.append("  nothing to do: everything was extracted already")
     lines += reject_lines(summary.rejects, summary.rejected)
-    return [*lines, f"  next: kt-batch fit {summary.library}"] if summary.pairs else lines
+    return [*lines, f"  next: kt-batch fit {in_command(summary.library)}"] if summary.pairs else lines
 
 
 def add_pairs(app: typer.Typer) -> None:
@@ -163,5 +164,5 @@ def fit_lines(result: FitResult) -> list[str]:
         f"{result.library}: fitted {result.pairs} pairs{shown} in {result.seconds:.1f} s",
         *([MILD] if result.synthetic else []),
         *([f"  warning: {result.warning}"] if result.warning else []),
-        f"  next: kt-batch translate PHOTOS --method retouch --library {result.library} --out RUN",
+        f"  next: kt-batch translate PHOTOS --method retouch --library {in_command(result.library)} --out RUN",
     ]

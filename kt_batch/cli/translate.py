@@ -27,6 +27,7 @@ from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.cache import DEFAULT_BYTES
 from kt_batch.store.layout import RUN_SUMMARY
 from kt_batch.store.manifest_files import read_manifests
+from kt_batch.store.names import in_command
 from kt_batch.store.receipts import PictureSizes
 
 
@@ -159,7 +160,7 @@ def translate_lines(summary: TranslateSummary) -> list[str]:
         counted = "1 shard" if summary.shards == 1 else f"{summary.shards} shards"
         lines.append(f"  {counted}, listed in {RUN_SUMMARY} as `shards`")
     lines += size_lines(summary.sizes) + reject_lines(summary.rejects, summary.rejected)
-    return [*lines, f"  next: kt-batch explain {summary.run} IMAGE --at X,Y"] if summary.images else lines
+    return [*lines, f"  next: kt-batch explain {in_command(summary.run)} IMAGE --at X,Y"] if summary.images else lines
 
 
 def size_lines(sizes: PictureSizes | None) -> list[str]:

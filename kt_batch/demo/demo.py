@@ -62,7 +62,7 @@ def demo(
     for name in LIBRARIES:
         library = str(out / "libraries" / name)
         extract(ExtractRequest([str(out / "styles" / name)], library, kept, source, options), runner, progress)
-        build_index(library, IndexConfig(match_space="centred"), options, runner, progress, painted)
+        build_index(library, IndexConfig(), options, runner, progress, painted)
         build_index(library, IndexConfig(), options, runner, progress)
         for look, (method, settings) in LOOKS.items():
             run = str(out / "runs" / f"{name}-{look.partition(' ')[0]}")

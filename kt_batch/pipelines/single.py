@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, Layer, MethodConfig
+from kt_batch.config import PAINTED_SPACE, EncoderConfig, ExtractConfig, IndexConfig, Layer, MatchSpace, MethodConfig
 from kt_batch.errors import RejectError, UsageError
 from kt_batch.index.ids import ID_BYTES, unpack_ids
 from kt_batch.index.index import Index, build_in_memory
@@ -184,7 +184,7 @@ def _extract(
 
 def index_for(method: type[Method], library: pa.Table, encoder: Encoder, config: EncoderConfig) -> Index:
     """Index a table of patches in memory, in the match space that suits a method."""
-    space: Literal["raw", "centred"] = "centred" if method.levels else "raw"
+    space: MatchSpace = PAINTED_SPACE if method.levels else "raw"
     return index_in_memory(library, encoder.channels_at(config.layer), IndexConfig(match_space=space))
 
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kt_batch.config import LARGEST_SIZE, SMALLEST_SIZE, IndexConfig, Layer, ScaleKey
+from kt_batch.config import LARGEST_SIZE, SMALLEST_SIZE, IndexConfig, Layer, MatchSpace, ScaleKey
 from kt_batch.errors import DamagedError, MismatchError, MissingError
 from kt_batch.store import layout
 from kt_batch.store.documents import MOST_BYTES, read_document
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, read_bounded
+from kt_batch.store.names import in_command
 from kt_batch.store.receipts import Receipt, parse_receipt
 
 INDEX_FORMAT = "kt-batch-index/3"
@@ -173,7 +174,9 @@ def write_index_summary(location: Location, summary: IndexSummary) -> None:
     location.put_if_absent(layout.index_summary_path(summary.digest), data)
 
 
-def find_index(library: Library, wanted: str | None, key: ScaleKey | None = None) -> IndexSummary:
+def find_index(
+    library: Library, wanted: str | None, key: ScaleKey | None = None, space: MatchSpace | None = None
+) -> IndexSummary:
     """Return the index to search.
 
     Args:
@@ -181,11 +184,12 @@ def find_index(library: Library, wanted: str | None, key: ScaleKey | None = None
         wanted: the digest of an index or its beginning; None for the index of the current snapshot. An index of an
             earlier snapshot remains valid when it is named: its patches are still in the library.
         key: the key whose patches it must hold. None is the base key, or any key for an index that is named.
+        space: the match space that it must have; None for any.
 
     Raises:
         MissingError: there is no such index.
-        MismatchError: the library has changed since it was indexed, several indexes match, or the index has the format
-            of another version.
+        MismatchError: the library has changed since it was indexed, several indexes match, or the index has another
+            match space, or the format of another version.
     """
     summaries = read_index_summaries(library.location)
     place = library.location.uri
@@ -194,29 +198,54 @@ def find_index(library: Library, wanted: str | None, key: ScaleKey | None = None
         if len(matching) != 1:
             digests = ", ".join(s.digest for s in summaries) or "none"
             raise MissingError(f"'{place}' has {len(matching)} indexes '{wanted}'; it has {digests}.")
-        named = _of_this_format(matching, place)[0]
+        named = _of_this_format(library, matching)[0]
         if key is not None and named.key(library) != key:
             raise MismatchError(f"The index {named.digest} of '{place}' is of {named.key(library)}, not of {key}.")
-        return named
+        return _in_space(library, [named], space)[0]
     key = key or library.config.base
     at = "" if key == library.config.base else f" at {key}"
-    command = f"kt-batch index {place}" + (f" --at {key}" if at else "")
+    command = _command(library, key, space)
     summaries = [s for s in summaries if s.key(library) == key]
     if not summaries:
         raise MissingError(f"'{place}' has no index{at}; run: {command}")
     current = [s for s in summaries if s.snapshot == library.committed.snapshot]
     if not current:
         raise MismatchError(f"'{place}' has changed since it was indexed{at}; run: {command}")
-    current = _of_this_format(current, place)
+    current = _in_space(library, _of_this_format(library, current), space)
     if len(current) > 1:
         raise MismatchError(
             f"'{place}' has {len(current)} indexes of its present state{at}; choose with --index: "
-            f"{', '.join(s.digest for s in current)}."
+            f"{', '.join(map(_described, current))}."
         )
     return current[0]
 
 
-def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSummary]:
+def _command(library: Library, key: ScaleKey, space: MatchSpace | None) -> str:
+    """Return the command that builds an index at a key, in a match space or in the key's own."""
+    at = "" if key == library.config.base else f" --at {key}"
+    return f"kt-batch index {in_command(library.location.uri)}{at}" + (f" --match-space {space}" if space else "")
+
+
+def _described(summary: IndexSummary) -> str:
+    """Return an index's digest, its match space, and every further setting that is not at its default."""
+    settings = summary.config.model_dump(exclude_defaults=True, exclude={"match_space"})
+    others = [f"{name} {value}" for name, value in settings.items()]
+    return f"{summary.digest} ({', '.join([summary.config.match_space, *others])})"
+
+
+def _in_space(library: Library, summaries: list[IndexSummary], space: MatchSpace | None) -> list[IndexSummary]:
+    """Return the summaries of a match space. Raises MismatchError when there are none."""
+    fit = [summary for summary in summaries if space in (None, summary.config.match_space)]
+    if not fit:
+        found = summaries[0]
+        raise MismatchError(
+            f"The index {found.digest} of '{library.location.uri}' is {found.config.match_space}, and this method "
+            f"needs a {space} one; run: {_command(library, found.key(library), space)}"
+        )
+    return fit
+
+
+def _of_this_format(library: Library, summaries: list[IndexSummary]) -> list[IndexSummary]:
     """Return the summaries whose format this version can search.
 
     Raises:
@@ -225,7 +254,7 @@ def _of_this_format(summaries: list[IndexSummary], place: str) -> list[IndexSumm
     readable = [summary for summary in summaries if summary.format == INDEX_FORMAT]
     if not readable:
         raise MismatchError(
-            f"The index {summaries[0].digest} of '{place}' is of format {summaries[0].format}, this version reads "
-            f"{INDEX_FORMAT}; run: kt-batch index {place}"
+            f"The index {summaries[0].digest} of '{library.location.uri}' is of format {summaries[0].format}, this "
+            f"version reads {INDEX_FORMAT}; run: {_command(library, summaries[0].key(library), None)}"
         )
     return readable

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from pathlib import Path
 from typing import TypeAlias
@@ -54,6 +55,12 @@ def path_of_file_uri(uri: str) -> Path | None:
     if host not in ("", "localhost") or not slash:
         return None
     return Path("/" + os.fsdecode(unquote_to_bytes(rest)))
+
+
+def in_command(uri: str) -> str:
+    """Return a place as a user types it in a command: a path without a scheme, quoted where a shell asks for it."""
+    path = path_of_file_uri(uri) if uri.startswith(FILE_SCHEME) else None
+    return shlex.quote(uri if path is None else str(path))
 
 
 def is_safe_name(name: str) -> bool:

@@ -26,6 +26,7 @@ from kt_batch.store.derived import put_derived, write_summary
 from kt_batch.store.documents import read_document
 from kt_batch.store.indexes import read_blob
 from kt_batch.store.locations import Location
+from kt_batch.store.names import in_command
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
 from kt_batch.store.units import Ledger
@@ -227,5 +228,7 @@ def find_fit(library: PairedLibrary, config: Mapping[str, Any]) -> FitSummary:
     fits = [fit for fit in summaries if fit.snapshot == library.committed.snapshot and fit.config == dict(config)]
     if not fits:
         place = library.location.uri
-        raise MissingError(f"'{place}' has no fit of the pairs that it holds now; run: kt-batch fit {place}")
+        raise MissingError(
+            f"'{place}' has no fit of the pairs that it holds now; run: kt-batch fit {in_command(place)}"
+        )
     return max(fits, key=lambda fit: (fit.made, fit.digest))

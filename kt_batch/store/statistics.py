@@ -27,6 +27,7 @@ from kt_batch.store.documents import read_document
 from kt_batch.store.indexes import read_blob, read_build_receipts
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, open_location
+from kt_batch.store.names import in_command
 from kt_batch.store.receipts import TableRef
 from kt_batch.store.schemas import fixed_binary, from_fixed_binary, statistics_schema
 from kt_batch.store.tables import read_table
@@ -206,8 +207,8 @@ def find_statistics(library: Library, key: ScaleKey | None = None) -> Statistics
         if (summary.snapshot, summary.key) == (library.committed.snapshot, key):
             return summary
     place = library.location.uri
-    at = "" if key == library.config.base else f" --at {key}"
-    raise MissingError(f"'{place}' has no statistics of what it holds now; run: kt-batch statistics {place}{at}")
+    at, typed = "" if key == library.config.base else f" --at {key}", in_command(place)
+    raise MissingError(f"'{place}' has no statistics of what it holds now; run: kt-batch statistics {typed}{at}")
 
 
 def read_statistics(location: Location, summary: StatisticsSummary) -> Moments:

@@ -14,7 +14,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from kt_batch.config import IndexConfig, RunOptions, ScaleKey
+from kt_batch.config import PAINTED_SPACE, IndexConfig, MatchSpace, RunOptions, ScaleKey
 from kt_batch.errors import DamagedError, MissingError
 from kt_batch.index.ids import sort_order
 from kt_batch.index.packing import ClusterSpace
@@ -55,11 +55,16 @@ from kt_batch.store.tables import read_table
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """The summary of a build. `built` is False when the index existed; bytes are those of its shards and tree."""
+    """The summary of a build.
+
+    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its shards and tree.
+    """
 
     library: str
     index: str
     key: str
+    match_space: MatchSpace
+    for_painting: bool
     built: bool
     patches: int
     kept: int
@@ -83,7 +88,7 @@ def build_index(
 
     Args:
         place: The library, a path or URI.
-        config: How it is indexed.
+        config: How it is indexed; `plan_index` says in which match space when it sets none.
         options: How the work is run.
         runner: Runs the units.
         progress: Called with every step.
@@ -104,6 +109,8 @@ def build_index(
             library=plan.job.library,
             index=plan.job.digest,
             key=str(plan.job.key),
+            match_space=plan.job.config.match_space,
+            for_painting=(plan.job.key, plan.job.config.match_space) == (plan.library.config.painted, PAINTED_SPACE),
             built=plan.built is None,
             patches=index.patches,
             kept=index.kept,

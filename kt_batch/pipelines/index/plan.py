@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kt_batch.config import IndexConfig, RunOptions, ScaleKey
+from kt_batch.config import PAINTED_SPACE, IndexConfig, RunOptions, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
@@ -91,7 +91,8 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleK
 
     Args:
         place: The library, a path or URI.
-        config: How it is indexed.
+        config: How it is indexed. A match space that it does not set is the key's own: centred where a painting looks
+            for forms, else raw.
         options: How the work is run.
         key: Whose patches are indexed; None for the library's base key.
 
@@ -106,6 +107,7 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleK
     patches = library.patches_at(key)
     if patches == 0:
         raise UsageError(f"'{place}' holds no patches, so there is nothing to index.")
+    config = _in_own_space(config, library, key)
     further = None if key == library.config.base else key
     digest = index_digest(config, library.committed.snapshot, further)
     job = BuildJob(
@@ -120,6 +122,13 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleK
         kernel=sole_kernel(library.location),
     )
     return BuildPlan(library, job, read_index_summary(library.location, digest))
+
+
+def _in_own_space(config: IndexConfig, library: Library, key: ScaleKey) -> IndexConfig:
+    """Return the configuration, in the key's own match space where it sets none."""
+    if "match_space" in config.model_fields_set or key != library.config.painted:
+        return config
+    return config.model_copy(update={"match_space": PAINTED_SPACE})
 
 
 def earlier_build_numerics(build: Location) -> tuple[tuple[str, str], ...] | None:

@@ -38,15 +38,16 @@ class LibraryImages(Mapping[str, Tensor]):
 
 
 def painted_key(library: Library, method: type[Method]) -> ScaleKey:
-    """Return the key of a library that a method searches: its layer at the scale of the images that are kept.
+    """Return the key of a library that a method searches: its first level at the scale of the images that are kept.
 
     Raises:
         UsageError: The library holds no such patches, or keeps no images.
     """
-    key = ScaleKey(method.levels[0], library.config.encoder.size)
-    if key not in library.config.keys or not library.config.keep_images:
+    key = library.config.painted
+    if key is None:
+        wanted = ScaleKey(method.levels[0], library.config.encoder.size)
         raise UsageError(
-            f"'{library.location.uri}' has no patches of {key} with their images, which this method needs; make a "
+            f"'{library.location.uri}' has no patches of {wanted} with their images, which this method needs; make a "
             "library with kt-batch extract --preset painting."
         )
     return key

@@ -13,6 +13,7 @@ from torch import Tensor
 from kt_batch.config import (
     COMMON_SETTINGS,
     DEFAULT_SIZE,
+    PAINTED_SPACE,
     SMALLEST_SIZE,
     EncoderConfig,
     Layer,
@@ -162,7 +163,9 @@ def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple
     named: dict[str, object] = {}
     key = max((key for key in library.config.keys if key.layer == method.layer), default=library.config.base)
     if Need.INDEX in method.needs:
-        index = find_index(library, choice.index, painted_key(library, method) if Need.IMAGES in method.needs else None)
+        paints = Need.IMAGES in method.needs
+        wanted = (painted_key(library, method), PAINTED_SPACE) if paints else (None, None)
+        index = find_index(library, choice.index, *wanted)
         named["index_digest"], key = index.digest, index.key(library)
     if Need.STATISTICS in method.needs:
         chosen = choice.statistics
