@@ -38,6 +38,7 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "search": {"searcher": "tree", "bands": 4, "probes": 8, "top_k": 1, "certify": False},
         "strength": 1.0,
         "sources": 4,
+        "stroke": 1.0,
         "preserve_colour": False,
     },
     # Photographs in the colours of another season or of a comic; the same values were best for both.

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from kt_batch.config import Layer
 from kt_batch.kernels.transport import Bands, bands, gaussian, mixture
-from kt_batch.methods.painting.levels import SMALLEST, encode_levels, encode_photograph
+from kt_batch.methods.painting.levels import LAST, SMALLEST, encode_levels, encode_photograph
+from kt_batch.methods.painting.strokes import Size, resized
 from kt_batch.models.encoder import Encoder
 
 ROOM = 512 << 20  # bytes of codes that a worker keeps
@@ -20,10 +21,15 @@ SAMPLE = 8  # images whose features stand for those of all
 
 @dataclass(frozen=True)
 class Source:
-    """One source image: its codes by layer, `(C, h, w)` float32, and the moments of their bands."""
+    """One source image in the size in which it is looked at.
+
+    codes: Those `(C, h, w)` float32 of the layers in which matches are looked for. bands: The moments of the bands of
+    these, and those of the last layer in the image's own size. size: Height and width of the image in its own size, in pixels.
+    """
 
     codes: dict[Layer, Tensor]
     bands: dict[Layer, Bands]
+    size: Size
 
     @property
     def bytes(self) -> int:
@@ -32,10 +38,15 @@ class Source:
 
 
 class Sources:
-    """Encodes the images of a library and keeps those that were used last. What is kept changes no result."""
+    """Encodes the images of a library and keeps those that were used last. What is kept changes no result.
 
-    def __init__(self, encoder: Encoder, images: Mapping[str, Tensor], room: int = ROOM) -> None:
-        self._encoder, self._images, self._room = encoder, images, room
+    stroke: Times the size in which they are looked at (`strokes.py`).
+    """
+
+    def __init__(
+        self, encoder: Encoder, images: Mapping[str, Tensor], stroke: float = 1.0, *, room: int = ROOM
+    ) -> None:
+        self._encoder, self._images, self._stroke, self._room = encoder, images, stroke, room
         self._kept: OrderedDict[str, Source] = OrderedDict()
 
     def __getitem__(self, image_id: str) -> Source:
@@ -43,8 +54,15 @@ class Sources:
         if image_id in self._kept:
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
-        codes = encode_levels(self._encoder, self._images[image_id])
-        source = Source(codes, {layer: bands(code) for layer, code in codes.items()})
+        image = self._images[image_id]
+        looked_at = resized(image, self._stroke)
+        codes = encode_levels(self._encoder, looked_at)
+        if looked_at is not image:  # its finest detail would be blurred, or twice as rich
+            codes |= encode_levels(self._encoder, image, (LAST,))
+        moments = {layer: bands(code) for layer, code in codes.items()}
+        del codes[LAST]
+        height, width = image.shape[1:]
+        source = Source(codes, moments, (height, width))
         self._kept[image_id] = source
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
             self._kept.popitem(last=False)

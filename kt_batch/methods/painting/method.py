@@ -36,6 +36,7 @@ from kt_batch.methods.painting.levels import (
     encode_photograph,
     flatness,
 )
+from kt_batch.methods.painting.strokes import Size, moved
 
 TONE = 4  # cells around a cell whose mean is its tone
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
@@ -49,6 +50,13 @@ class PaintingConfig(MethodConfig):
     search: SearchConfig = SearchConfig()
     strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
     sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
+    stroke: float = Setting(
+        1.0,
+        ge=0.25,
+        le=4.0,
+        description="Size of the strokes: 1 is that of the paintings, 2 twice as large, 0.5 half. A painting is "
+        "enlarged up to 1024 pixels.",
+    )
     preserve_colour: bool = Setting(False, description="Keep the photograph's own colours.")
 
     @model_validator(mode="after")
@@ -74,6 +82,14 @@ class Chosen:
     def wanted(self, layer: Layer) -> Bands:
         """Return the moments that the picture gets at a layer: those of the sources, by their shares."""
         return mixture_of_bands([image.bands[layer] for image in self.images], self.shares)
+
+    def cells(self, layer: Layer) -> list[Size]:
+        """Return the size of each source's codes at a layer."""
+        return [(code.shape[1], code.shape[2]) for code in (image.codes[layer] for image in self.images)]
+
+    def own_cells(self, stride: int) -> list[Size]:
+        """Return the same at the stride of a layer, with each source in its own size."""
+        return [(image.size[0] // stride, image.size[1] // stride) for image in self.images]
 
     def gallery(self, layer: Layer, whole: Gaussian) -> Gallery:
         """Return the codes of the sources at a layer, compared after standardising them all alike.
@@ -104,7 +120,7 @@ class Painting:
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
         self.search = Search(resources.index, config.search)
-        self.sources = Sources(self.encoder, resources.images)
+        self.sources = Sources(self.encoder, resources.images, config.stroke)
         self.usual = Usual.of(self.encoder, resources.images)
 
     @torch.no_grad()
@@ -129,7 +145,8 @@ class Painting:
                 before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
             if not number:
                 certified &= same_matches(before, field)
-            traces.append((level.layer, field, score))
+            own_cells = chosen.own_cells(self.strides[level.layer])
+            traces.append((level.layer, moved(field, chosen.cells(level.layer), own_cells), score))
             with timed(seconds, "transfer"):
                 code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
@@ -163,8 +180,8 @@ class Painting:
         shares = tuple(float(counts[place] / counts[order].sum()) for place in order)
         grid = (height - 1, width - 1)
         parts = (rank[codes], source_rows.astype(np.int64), source_cols.astype(np.int64))
-        field = Field(*(torch.from_numpy(part).view(grid) for part in parts))
-        return Chosen(names, loaded, shares), field, found.certified
+        field, chosen = Field(*(torch.from_numpy(part).view(grid) for part in parts)), Chosen(names, loaded, shares)
+        return chosen, moved(field, chosen.own_cells(self.stride), chosen.cells(LAYERS[0])), found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
         weakened = torch.lerp(own[layer], code, self.config.strength)
