@@ -24,7 +24,7 @@ class Source:
     """One source image in the size in which it is looked at.
 
     codes: Those `(C, h, w)` float32 of the layers in which matches are looked for. bands: The moments of the bands of
-    these, and those of the last layer in the image's own size. size: Height and width of the image in its own size, in pixels.
+    these, and those of the last layer in the image's own size. size: Height and width of that, in pixels.
     """
 
     codes: dict[Layer, Tensor]
