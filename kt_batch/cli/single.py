@@ -23,7 +23,19 @@ from kt_batch.store.targets import Inputs, Target
 
 METHODS: dict[str, type[Method]] = {"painting": Painting, "knowledge": KnowledgeTransfer}
 SETTINGS = (
-    *("method", "strength", "sources", "stroke", "swap", "alpha", "top_k", "probes", "query_stride", "preserve_colour"),
+    *(
+        "method",
+        "strength",
+        "sources",
+        "levels",
+        "stroke",
+        "swap",
+        "alpha",
+        "top_k",
+        "probes",
+        "query_stride",
+        "preserve_colour",
+    ),
     *("quality", "output_space"),
 )
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}

@@ -133,7 +133,7 @@ def test_a_setting_shared_by_two_methods_needs_one_type(monkeypatch: pytest.Monk
         (["--method", "dim", "--darkness", 2], "the option darkness got 2.0: "),
         (["--method", "dim", "--library", "lib"], "The method dim does not use --library"),
         (["--method", "fog"], "There is no method 'fog'; there are knowledge, dim."),
-        (["--preset", "fog"], "There is no preset 'fog'; there are paper, painting, season, comic, hdr."),
+        (["--preset", "fog"], "There is no preset 'fog'; there are paper, painting, fast, comic, season, hdr."),
         (["--preset", "paper", "--method", "dim"], "The preset paper is for the method knowledge, not for dim."),
         ([], "The method knowledge needs --library."),
         (["--index", "abcd", "--method", "dim"], "The method dim does not use --index; leave it out."),

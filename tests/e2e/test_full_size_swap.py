@@ -20,12 +20,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "library"
 
 
-@pytest.mark.parametrize("preset", ["season", "comic"])
 def test_a_preset_gives_photographs_of_their_own_size_whose_colours_are_explained(
-    preset: str, library: Path, tmp_path: Path
+    library: Path, tmp_path: Path
 ) -> None:
     photo = draw(tmp_path / "photos/a.png", 21, 300, 200)
-    ended = kt("translate", photo, "--preset", preset, "--library", library, "--out", tmp_path / "run", "--threads", 1)
+    ended = kt(
+        "translate", photo, "--preset", "season", "--library", library, "--out", tmp_path / "run", "--threads", 1
+    )
     assert ended.code == 0, ended.err
     made = tmp_path / "run/images/a.png.png"
     before, after = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (photo, made))

@@ -50,6 +50,12 @@ class PaintingConfig(MethodConfig):
     search: SearchConfig = SearchConfig()
     strength: float = Setting(1.0, ge=0.0, le=1.0, description="0: the photograph; 1: all of the painting.")
     sources: int = Setting(4, ge=1, le=16, description="Paintings that one picture is made from, at most.")
+    levels: int = Setting(
+        3,
+        ge=1,
+        le=3,
+        description="Levels at which the picture is painted, the finest first; 2 and 1 leave out coarse ones: faster.",
+    )
     stroke: float = Setting(
         1.0,
         ge=0.25,
@@ -138,7 +144,7 @@ class Painting:
             gallery = chosen.gallery(level.layer, wanted.whole)
             flat = flatness(image, self.strides[level.layer])
             with timed(seconds, "encode"):
-                current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
+                current = own if picture is image else encode_levels(self.encoder, picture, (level.layer,))
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
@@ -147,6 +153,8 @@ class Painting:
                 certified &= same_matches(before, field)
             own_cells = chosen.own_cells(self.strides[level.layer])
             traces.append((level.layer, moved(field, chosen.cells(level.layer), own_cells), score))
+            if number < len(LEVELS) - self.config.levels:
+                continue
             with timed(seconds, "transfer"):
                 code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
