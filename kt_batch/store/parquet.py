@@ -111,7 +111,13 @@ class ParquetReader:
             source = held_ranges(self._source, self._ranges(numbers, chosen)) if self._remote else self._source
             self._check_sizes(source, numbers, chosen)
             with _native(source, remote=self._remote) as native:
-                file = pq.ParquetFile(native, metadata=self._footer, pre_buffer=False, arrow_extensions_enabled=False)
+                file = pq.ParquetFile(
+                    native,
+                    metadata=self._footer,
+                    pre_buffer=False,
+                    arrow_extensions_enabled=False,
+                    page_checksum_verification=True,
+                )
                 table = file.read_row_groups(chosen, names).select(names)
             self._check_values(table, nullable)
         if table.num_rows != sum(self.rows[group] for group in chosen):

@@ -172,6 +172,7 @@ def _write(schema: pa.Schema, groups: Iterable[pa.Table], path: Path) -> int:
         compression={column: "none" if column in RAW_COLUMNS else "zstd" for column in leaves},
         use_dictionary=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _repeats(type_)],
         write_statistics=[column for column, type_ in leaves.items() if column not in RAW_COLUMNS and _is_small(type_)],
+        write_page_checksum=PICTURE in leaves,  # read one at a time, without the part's hash; WebP has none of its own
     ) as writer:
         for table in groups:
             writer.write_table(table, row_group_size=max(table.num_rows, 1))

@@ -167,6 +167,19 @@ def test_a_picture_that_is_not_the_one_of_its_row_is_refused_with_the_name_of_it
     assert identity in str(error.value)
 
 
+def test_a_picture_whose_bytes_have_changed_is_refused_although_it_decodes(library: Path) -> None:
+    """Lossless WebP has no check of its own: zeroes within it become other pixels."""
+    part = part_of(library, "working")
+    chunk = pq.read_metadata(part).row_group(0).column(3)
+    assert chunk.path_in_schema == "pixels"
+    middle = chunk.data_page_offset + chunk.total_compressed_size // 2
+    data = part.read_bytes()
+    part.write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
+    (identity,) = (raw.hex() for raw in pq.ParquetFile(part).read_row_group(0, ["image_id"])["image_id"].to_pylist())
+    with pytest.raises(DamagedError, match="working/part-.* could not verify page integrity"):
+        working(library)[identity]
+
+
 def test_a_part_with_several_images_in_a_row_group_is_refused(pictures: Path, tmp_path: Path) -> None:
     library = tmp_path / "library"
     extracted([pictures], library, options=RunOptions(threads=1, unit_size=3), keep_images=True)
