@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.errors import UsageError
 from kt_batch.methods.painting.levels import LAYERS
+from kt_batch.models.weights import EncoderSource, load_encoder
+from kt_batch.pipelines.translate.library_images import load_decoders
 from kt_batch.store.indexes import read_index_summaries
 from kt_batch.store.names import in_command
 from kt_batch.store.opening import open_library, open_run
@@ -150,3 +153,10 @@ def test_the_key_of_a_library_for_paintings_is_the_methods_first_level(library: 
     assert painted is not None
     assert painted.layer == LAYERS[0]
     assert read_index_summaries(open_library(str(library)).location) == []
+
+
+def test_an_encoder_without_decoders_for_every_level_is_refused_with_those_that_have_them() -> None:
+    encoder = load_encoder(EncoderSource())
+    sentence = r"The encoder 'vgg19' has no decoders for relu4_1, relu3_1, .*; kt-vgg has them"
+    with pytest.raises(UsageError, match=sentence):
+        load_decoders(encoder, "vgg19", LAYERS)

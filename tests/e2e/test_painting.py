@@ -98,9 +98,8 @@ def test_neither_order_nor_units_change_a_painting(gallery: Gallery, tmp_path: P
 @pytest.mark.parametrize(("folder", "number"), [("images", 2), ("provenance", 1)])
 def test_a_killed_painting_continues(gallery: Gallery, tmp_path: Path, folder: str, number: int) -> None:
     def words(place: str) -> list[str]:
-        return ["translate", str(gallery.photos), "--library", str(gallery.library), "--preset", "painting"] + [
-            "--out", str(tmp_path / place), "--threads", "1", "--unit-size", "2",
-        ]  # fmt: skip
+        where = ["--library", str(gallery.library), "--out", str(tmp_path / place)]
+        return ["translate", str(gallery.photos), *where, "--preset", "painting", "--threads", "1", "--unit-size", "2"]
 
     ended = run(sys.executable, "-c", DRIVER, folder, number, "after", *words("killed"))
     assert ended.code == -signal.SIGKILL

@@ -176,7 +176,7 @@ def test_a_picture_whose_bytes_have_changed_is_refused_although_it_decodes(libra
     data = part.read_bytes()
     part.write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
     (identity,) = (raw.hex() for raw in pq.ParquetFile(part).read_row_group(0, ["image_id"])["image_id"].to_pylist())
-    with pytest.raises(DamagedError, match="working/part-.* could not verify page integrity"):
+    with pytest.raises(DamagedError, match=r"working/part-.* could not verify page integrity"):
         working(library)[identity]
 
 

@@ -15,7 +15,7 @@ from kt_batch.methods.painting.levels import LAST, SMALLEST, encode_levels, enco
 from kt_batch.methods.painting.strokes import Size, resized
 from kt_batch.models.encoder import Encoder
 
-ROOM = 512 << 20  # bytes of codes that a worker keeps
+ROOM = 512 << 20  # bytes of sources that a worker keeps
 SAMPLE = 8  # images whose features stand for those of all
 
 
@@ -33,8 +33,10 @@ class Source:
 
     @property
     def bytes(self) -> int:
-        """The bytes of the codes in memory."""
-        return sum(code.nbytes for code in self.codes.values())
+        """The bytes of codes and moments in memory."""
+        gaussians = (part for each in self.bands.values() for part in (each.whole, each.coarse, each.fine))
+        moments = sum(part.mean.nbytes + part.covariance.nbytes for part in gaussians)
+        return moments + sum(code.nbytes for code in self.codes.values())
 
 
 class Sources:

@@ -10,7 +10,7 @@ from kt_batch.config import Layer, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.methods.base import Method, Need
 from kt_batch.methods.features import to_tensor
-from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, load_decoder
+from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, load_decoder, shipped
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_library
@@ -62,5 +62,11 @@ def named_decoders(encoder: LoadedEncoder, name: str, method: type[Method]) -> d
 
 
 def load_decoders(encoder: LoadedEncoder, name: str, layers: Sequence[Layer]) -> dict[Layer, LoadedDecoder]:
-    """Load the decoder that is shipped for each of some layers. Raises UsageError where there is none."""
+    """Load the decoder that is shipped for each of some layers. Raises UsageError where one is missing."""
+    complete = [other for other, parts in shipped().items() if set(layers) <= parts.keys()]
+    if name not in complete:
+        raise UsageError(
+            f"The encoder '{name}' has no decoders for {', '.join(layers)}, which this method needs; "
+            f"{', '.join(complete)} has them."
+        )
     return {layer: load_decoder(encoder, name, layer, None) for layer in layers}
