@@ -163,6 +163,74 @@ def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other
     return Field(*(each.view(best.row.shape) for each in merged)), score
 
 
+def cohere(queries: Tensor, gallery: Gallery, field: Field, bonus: Tensor, passes: int) -> tuple[Field, Tensor]:
+    """Return matches that rather continue those of their neighbours in the source, and their scores `(n,)`.
+
+    A match is worth its score and the bonus times the share of the four neighbours that it continues (the coherence
+    term of Hertzmann et al. 2001, Image Analogies). With one bonus for all, the sum of the scores and half of the
+    agreements' worth never falls: the cells of a chessboard's black fields change in one pass, its white ones in the
+    next, so no two neighbours change at once.
+
+    Args:
+        queries: Cells `(h, w, C)`.
+        gallery: The source images.
+        field: The matches to begin with.
+        bonus: `(h - 1, w - 1)`.
+        passes: How often all cells are visited.
+    """
+    height, width = field.row.shape
+    rows, cols = torch.arange(height, device=queries.device), torch.arange(width, device=queries.device)
+    colour = (rows[:, None] + cols[None]) % 2
+    score = scores(queries, gallery, field).view(height, width)
+    for turn in range(2 * passes):
+        best, worth, new = field, score + bonus * _agreement(field, field), score
+        for down, right in STEPS[:4]:
+            other = _continued(field, down, right)
+            valid = _lies_inside(gallery, other) & (colour == turn % 2)
+            wanted = valid.flatten().nonzero()[:, 0]
+            other = Field(
+                *(torch.where(valid, theirs, ours) for theirs, ours in zip(_parts(other), _parts(field), strict=True))
+            )
+            theirs = score.flatten().scatter(0, wanted, scores(queries, gallery, other, wanted)).view(height, width)
+            value = theirs + bonus * _agreement(field, other)
+            won = valid & (value > worth)
+            best = Field(*(torch.where(won, a, b) for a, b in zip(_parts(other), _parts(best), strict=True)))
+            worth, new = torch.where(won, value, worth), torch.where(won, theirs, new)
+        field, score = best, new
+    return field, score.flatten()
+
+
+def _parts(field: Field) -> tuple[Tensor, Tensor, Tensor]:
+    return field.source, field.row, field.col
+
+
+def _continued(field: Field, down: int, right: int) -> Field:
+    """Return for each patch the match that continues that of the neighbour `down` above and `right` to the left.
+
+    At the border, where there is no such neighbour, the source is -1.
+    """
+    source, row, col = (torch.roll(each, (down, right), (0, 1)) for each in _parts(field))
+    if down:
+        source[0 if down > 0 else -1] = -1
+    if right:
+        source[:, 0 if right > 0 else -1] = -1
+    return Field(source, row + down, col + right)
+
+
+def _agreement(field: Field, matches: Field) -> Tensor:
+    """Return the share of the four neighbours in `field` whose matches are continued by `matches`."""
+    shares = torch.zeros(field.row.shape, device=field.row.device)
+    for down, right in STEPS[:4]:
+        shares += same_matches(_continued(field, down, right), matches).view(shares.shape)
+    return shares / 4
+
+
+def _lies_inside(gallery: Gallery, field: Field) -> Tensor:
+    rows, cols = gallery.heights[field.source] - 1, gallery.widths[field.source] - 1
+    inside = (field.row >= 0) & (field.row < rows) & (field.col >= 0) & (field.col < cols)
+    return inside & (field.source >= 0)
+
+
 def same_matches(first: Field, second: Field) -> Tensor:
     """Return which patches have the same match in both fields, `(n,)` bool."""
     same = (first.source == second.source) & (first.row == second.row) & (first.col == second.col)

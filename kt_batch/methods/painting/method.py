@@ -17,7 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, same_matches
+from kt_batch.kernels.neighbour_field import Field, Gallery, cohere, complete, improve, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import box_mean
 from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
@@ -25,6 +25,9 @@ from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resour
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
+    AGREEMENT,
+    CARRIED,
+    GAINS,
     LAST,
     LAYERS,
     LEVELS,
@@ -39,6 +42,7 @@ from kt_batch.methods.painting.levels import (
 
 TONE = 4  # cells around a cell whose mean is its tone
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
+COHERENT_PASSES = 6
 
 
 class PaintingConfig(MethodConfig):
@@ -127,17 +131,19 @@ class Painting:
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
                 before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
-            if not number:
-                certified &= same_matches(before, field)
+                if not number:
+                    field, score = cohere(queries, gallery, field, _agreement(flat), COHERENT_PASSES)
+                    certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
             with timed(seconds, "transfer"):
-                code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
+                moved = torch.lerp(own[level.layer], current[level.layer], CARRIED)
+                code = _transfer(level, moved, flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
                 picture = self._decode(level.layer, code, own)
         with timed(seconds, "encode"):
             last = encode_levels(self.encoder, picture, (LAST,))[LAST]
         with timed(seconds, "decode"):
-            output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST)), own)
+            output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST), GAINS), own)
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
         return Result(output, _provenance(chosen.ids, traces, certified), seconds)
@@ -177,14 +183,23 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
 
 
-def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
-    """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
+def _agreement(flat: Tensor) -> Tensor:
+    """Return what a match is worth that continues its neighbours' in the source, `(h - 1, w - 1)` for cells `(h, w)`.
+
+    Where a photograph is flat, one patch would be the best for all places, and its copies would make a lattice.
+    """
+    everywhere, more = AGREEMENT
+    return everywhere + more * flat[:-1, :-1]
+
+
+def _transfer(level: Level, moved: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
+    """Return the code of a level, with the wanted moments: matched patches over `moved` in their colours."""
     swapped, tone = matched.chunk(2)
-    base = transport_bands(own, wanted)
+    base = transport_bands(moved, wanted, GAINS)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
     swapped = swapped + flat * (box_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
-    return transport_bands(torch.lerp(base, swapped, share), wanted)
+    return transport_bands(torch.lerp(base, swapped, share), wanted, GAINS)
 
 
 def standardised(code: Tensor) -> Tensor:
