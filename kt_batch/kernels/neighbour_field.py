@@ -66,6 +66,11 @@ class Field:
         source, row, col = (each[up][:, left] for each in (self.source, self.row, self.col))
         return Field(source, 2 * row + (rows % 2)[:, None], 2 * col + (cols % 2)[None])
 
+    def where(self, wanted: Tensor, other: Field) -> Field:
+        """Return these matches where `wanted` `(h - 1, w - 1)`, and those of another field elsewhere."""
+        pairs = ((self.source, other.source), (self.row, other.row), (self.col, other.col))
+        return Field(*(torch.where(wanted, ours, theirs) for ours, theirs in pairs))
+
 
 def _cells(features: Tensor) -> Tensor:
     return features.permute(1, 2, 0).contiguous()
@@ -130,7 +135,7 @@ def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes
         radius: In cells.
         passes: How often the neighbours are asked.
     """
-    start = _inside(gallery, field)
+    start = inside(gallery, field)
     best, score = start, scores(queries, gallery, start)
     window = range(-radius, radius + 1)
     for down, right in ((d, r) for d in window for r in window if d or r):
@@ -142,7 +147,7 @@ def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes
     return best, score
 
 
-def _inside(gallery: Gallery, field: Field) -> Field:
+def inside(gallery: Gallery, field: Field) -> Field:
     """Return the field with all matches inside their source images."""
     row = torch.minimum(field.row.clamp(min=0), gallery.heights[field.source] - 2)
     col = torch.minimum(field.col.clamp(min=0), gallery.widths[field.source] - 2)
@@ -151,7 +156,7 @@ def _inside(gallery: Gallery, field: Field) -> Field:
 
 def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other: Field) -> tuple[Field, Tensor]:
     """Return the better one of two matches for each patch; where they are the same, nothing is computed."""
-    other = _inside(gallery, other)
+    other = inside(gallery, other)
     wanted = (~same_matches(other, best)).nonzero()[:, 0]
     new = scores(queries, gallery, other, wanted)
     won = wanted[new > score[wanted]]
@@ -161,74 +166,6 @@ def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other
     score = score.clone()
     score[wanted] = torch.maximum(score[wanted], new)
     return Field(*(each.view(best.row.shape) for each in merged)), score
-
-
-def cohere(queries: Tensor, gallery: Gallery, field: Field, bonus: Tensor, passes: int) -> tuple[Field, Tensor]:
-    """Return matches that rather continue those of their neighbours in the source, and their scores `(n,)`.
-
-    A match is worth its score and the bonus times the share of the four neighbours that it continues (the coherence
-    term of Hertzmann et al. 2001, Image Analogies). With one bonus for all, the sum of the scores and half of the
-    agreements' worth never falls: the cells of a chessboard's black fields change in one pass, its white ones in the
-    next, so no two neighbours change at once.
-
-    Args:
-        queries: Cells `(h, w, C)`.
-        gallery: The source images.
-        field: The matches to begin with.
-        bonus: `(h - 1, w - 1)`.
-        passes: How often all cells are visited.
-    """
-    height, width = field.row.shape
-    rows, cols = torch.arange(height, device=queries.device), torch.arange(width, device=queries.device)
-    colour = (rows[:, None] + cols[None]) % 2
-    score = scores(queries, gallery, field).view(height, width)
-    for turn in range(2 * passes):
-        best, worth, new = field, score + bonus * _agreement(field, field), score
-        for down, right in STEPS[:4]:
-            other = _continued(field, down, right)
-            valid = _lies_inside(gallery, other) & (colour == turn % 2)
-            wanted = valid.flatten().nonzero()[:, 0]
-            other = Field(
-                *(torch.where(valid, theirs, ours) for theirs, ours in zip(_parts(other), _parts(field), strict=True))
-            )
-            theirs = score.flatten().scatter(0, wanted, scores(queries, gallery, other, wanted)).view(height, width)
-            value = theirs + bonus * _agreement(field, other)
-            won = valid & (value > worth)
-            best = Field(*(torch.where(won, a, b) for a, b in zip(_parts(other), _parts(best), strict=True)))
-            worth, new = torch.where(won, value, worth), torch.where(won, theirs, new)
-        field, score = best, new
-    return field, score.flatten()
-
-
-def _parts(field: Field) -> tuple[Tensor, Tensor, Tensor]:
-    return field.source, field.row, field.col
-
-
-def _continued(field: Field, down: int, right: int) -> Field:
-    """Return for each patch the match that continues that of the neighbour `down` above and `right` to the left.
-
-    At the border, where there is no such neighbour, the source is -1.
-    """
-    source, row, col = (torch.roll(each, (down, right), (0, 1)) for each in _parts(field))
-    if down:
-        source[0 if down > 0 else -1] = -1
-    if right:
-        source[:, 0 if right > 0 else -1] = -1
-    return Field(source, row + down, col + right)
-
-
-def _agreement(field: Field, matches: Field) -> Tensor:
-    """Return the share of the four neighbours in `field` whose matches are continued by `matches`."""
-    shares = torch.zeros(field.row.shape, device=field.row.device)
-    for down, right in STEPS[:4]:
-        shares += same_matches(_continued(field, down, right), matches).view(shares.shape)
-    return shares / 4
-
-
-def _lies_inside(gallery: Gallery, field: Field) -> Tensor:
-    rows, cols = gallery.heights[field.source] - 1, gallery.widths[field.source] - 1
-    inside = (field.row >= 0) & (field.row < rows) & (field.col >= 0) & (field.col < cols)
-    return inside & (field.source >= 0)
 
 
 def same_matches(first: Field, second: Field) -> Tensor:

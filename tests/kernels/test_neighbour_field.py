@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.kernels.neighbour_field import Field, Gallery, cohere, complete, improve, rebuild, scores
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, scores
 from kt_batch.kernels.patches import CELLS, fold, positions
 
 
@@ -127,47 +127,7 @@ def test_a_patch_of_zeros_has_the_score_zero() -> None:
     assert score.item() == 0
 
 
-def worth(query: Tensor, pictures: list[Tensor], field: Field, bonus: float) -> float:
-    """Return what `cohere` makes greater: the scores, and the bonus for each quarter of an agreement of two patches."""
-    total = scores(cells(query), gallery_of(*pictures), field).sum().item()
-    height, width = field.row.shape
-    at = {
-        (r, c): tuple(int(each[r, c]) for each in (field.source, field.row, field.col))
-        for r in range(height)
-        for c in range(width)
-    }
-    for (r, c), (source, row, col) in at.items():
-        total += bonus / 4 * (at.get((r + 1, c)) == (source, row + 1, col))
-        total += bonus / 4 * (at.get((r, c + 1)) == (source, row, col + 1))
-    return total
-
-
-@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 3))
-def test_coherence_never_loses_worth(seed: int, bonus: float, passes: int) -> None:
-    pictures = [draw(seed, 2, 4, 5), draw(seed + 1, 2, 3, 6)]
-    query = draw(seed + 2, 2, 5, 4)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = (torch.randint(0, most, (4, 3), generator=generator) for most in (2, 2, 4))
-    start = Field(*drawn)
-    found, score = cohere(cells(query), gallery_of(*pictures), start, torch.full((4, 3), bonus), passes)
-    assert worth(query, pictures, found, bonus) >= worth(query, pictures, start, bonus) - 1e-5
-    torch.testing.assert_close(score, scores(cells(query), gallery_of(*pictures), found))
-
-
-def test_copies_of_one_patch_become_strips_of_the_source_where_all_are_alike() -> None:
-    picture = torch.ones(2, 9, 9)
-    found, _ = cohere(
-        cells(picture[:, :4, :4]), gallery_of(picture), constant(0, 3, 3, 3, 3), torch.full((3, 3), 0.1), 6
-    )
-    assert (found.col[:, 1:] - found.col[:, :-1]).eq(1).all()
-
-
-def test_a_match_stays_that_is_better_by_more_than_the_bonus() -> None:
-    picture = draw(3, 4, 5, 5)
-    rows, cols = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
-    wrong = Field(torch.zeros(4, 4, dtype=torch.int64), rows.clone(), cols.clone())
-    wrong.row[2, 2] = 0
-    for start in (wrong, Field(wrong.source, rows, cols)):
-        found, _ = cohere(cells(picture), gallery_of(picture), start, torch.full((4, 4), 0.01), 4)
-        assert found.row.equal(rows)
-        assert found.col.equal(cols)
+def test_a_field_takes_the_matches_of_another_one_where_its_own_are_not_wanted() -> None:
+    wanted = torch.tensor([[True, False]])
+    mixed = constant(0, 1, 2, 1, 2).where(wanted, constant(3, 4, 5, 1, 2))
+    assert [each.tolist() for each in (mixed.source, mixed.row, mixed.col)] == [[[0, 3]], [[1, 4]], [[2, 5]]]

@@ -17,7 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.neighbour_field import Field, Gallery, cohere, complete, improve, rebuild, same_matches
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import box_mean
 from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
@@ -25,8 +25,8 @@ from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resour
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
-    AGREEMENT,
     CARRIED,
+    FLAT_ENOUGH,
     GAINS,
     LAST,
     LAYERS,
@@ -39,10 +39,9 @@ from kt_batch.methods.painting.levels import (
     encode_photograph,
     flatness,
 )
+from kt_batch.methods.painting.match import match
 
 TONE = 4  # cells around a cell whose mean is its tone
-RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
-COHERENT_PASSES = 6
 
 
 class PaintingConfig(MethodConfig):
@@ -130,10 +129,12 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
-                if not number:
-                    field, score = cohere(queries, gallery, field, _agreement(flat), COHERENT_PASSES)
-                    certified &= same_matches(before, field)
+                before, (field, score) = (
+                    field,
+                    match(queries, gallery, start, flat[:-1, :-1] > FLAT_ENOUGH, first=not number),
+                )
+            if not number:
+                certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
             with timed(seconds, "transfer"):
                 moved = torch.lerp(own[level.layer], current[level.layer], CARRIED)
@@ -181,15 +182,6 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
     """Return the cells `(h, w, C)` that are compared: forms without regard to brightness and colour."""
     mixed = torch.lerp(standardised(current), standardised(own), level.anchor)
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
-
-
-def _agreement(flat: Tensor) -> Tensor:
-    """Return what a match is worth that continues its neighbours' in the source, `(h - 1, w - 1)` for cells `(h, w)`.
-
-    Where a photograph is flat, one patch would be the best for all places, and its copies would make a lattice.
-    """
-    everywhere, more = AGREEMENT
-    return everywhere + more * flat[:-1, :-1]
 
 
 def _transfer(level: Level, moved: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
