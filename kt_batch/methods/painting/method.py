@@ -41,7 +41,7 @@ from kt_batch.methods.painting.levels import (
 )
 from kt_batch.methods.painting.match import match
 
-TONE = 4  # cells around a cell whose mean is its tone
+TONE = 2  # cells around a cell whose mean is its tone
 
 
 class PaintingConfig(MethodConfig):
@@ -129,10 +129,8 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                before, (field, score) = (
-                    field,
-                    match(queries, gallery, start, flat[:-1, :-1] > FLAT_ENOUGH, first=not number),
-                )
+                before, even = field, flat[:-1, :-1] > FLAT_ENOUGH
+                field, score = match(queries, gallery, start, even, first=not number)
             if not number:
                 certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
