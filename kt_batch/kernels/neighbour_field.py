@@ -66,6 +66,11 @@ class Field:
         source, row, col = (each[up][:, left] for each in (self.source, self.row, self.col))
         return Field(source, 2 * row + (rows % 2)[:, None], 2 * col + (cols % 2)[None])
 
+    def where(self, wanted: Tensor, other: Field) -> Field:
+        """Return these matches where `wanted` `(h - 1, w - 1)`, and those of another field elsewhere."""
+        pairs = ((self.source, other.source), (self.row, other.row), (self.col, other.col))
+        return Field(*(torch.where(wanted, ours, theirs) for ours, theirs in pairs))
+
 
 def _cells(features: Tensor) -> Tensor:
     return features.permute(1, 2, 0).contiguous()
@@ -130,7 +135,7 @@ def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes
         radius: In cells.
         passes: How often the neighbours are asked.
     """
-    start = _inside(gallery, field)
+    start = inside(gallery, field)
     best, score = start, scores(queries, gallery, start)
     window = range(-radius, radius + 1)
     for down, right in ((d, r) for d in window for r in window if d or r):
@@ -142,7 +147,7 @@ def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes
     return best, score
 
 
-def _inside(gallery: Gallery, field: Field) -> Field:
+def inside(gallery: Gallery, field: Field) -> Field:
     """Return the field with all matches inside their source images."""
     row = torch.minimum(field.row.clamp(min=0), gallery.heights[field.source] - 2)
     col = torch.minimum(field.col.clamp(min=0), gallery.widths[field.source] - 2)
@@ -151,7 +156,7 @@ def _inside(gallery: Gallery, field: Field) -> Field:
 
 def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other: Field) -> tuple[Field, Tensor]:
     """Return the better one of two matches for each patch; where they are the same, nothing is computed."""
-    other = _inside(gallery, other)
+    other = inside(gallery, other)
     wanted = (~same_matches(other, best)).nonzero()[:, 0]
     new = scores(queries, gallery, other, wanted)
     won = wanted[new > score[wanted]]

@@ -47,7 +47,7 @@ def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
     return Gaussian(mean, second - torch.outer(mean, mean))
 
 
-def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -> Tensor:
+def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None, most: float | None = None) -> Tensor:
     """Move features so that they have other moments, each cell as little as possible.
 
     The map is linear: the optimal transport between two normal distributions (Dowson & Landau 1982),
@@ -58,6 +58,7 @@ def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -
         features: `(C, h, w)`.
         wanted: The moments that the result has, m' and S'.
         own: The moments m and S; None: those of `features`.
+        most: The most that any direction is enlarged: greater eigenvalues of A become this. None: no limit.
 
     Returns:
         `(C, h, w)` float32. Directions in which the features vary less than FLOOR are treated as varying that much, so
@@ -67,9 +68,18 @@ def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -
     least = float(FLOOR * own.covariance.diagonal().mean() + FLAT * wanted.covariance.diagonal().mean()) + TINY
     root, inverse = _powers(own.covariance, (0.5, -0.5), least)
     (middle,) = _powers(root @ wanted.covariance @ root, (0.5,), 0.0)
-    matrix = (inverse @ middle @ inverse).float()
+    matrix = inverse @ middle @ inverse
+    if most is not None:
+        matrix = limited(matrix, most)
     centred = features.flatten(1) - own.mean.float()[:, None]
-    return torch.addmm(wanted.mean.float()[:, None], matrix, centred).view_as(features)
+    return torch.addmm(wanted.mean.float()[:, None], matrix.float(), centred).view_as(features)
+
+
+def limited(matrix: Tensor, most: float) -> Tensor:
+    """Return a symmetric matrix `(C, C)` with eigenvalues of at most `most`."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    result: Tensor = (vectors * values.clamp(max=most)) @ vectors.T
+    return result
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,16 @@ def mixture_of_bands(parts: Sequence[Bands], shares: Sequence[float]) -> Bands:
     return Bands(*(mixture(column, shares) for column in columns))
 
 
-def transport_bands(features: Tensor, wanted: Bands) -> Tensor:
+def transport_bands(features: Tensor, wanted: Bands, limits: tuple[float, float] | None = None) -> Tensor:
     """Move the coarse and the fine band of features `(C, h, w)` each to its wanted moments, and add them up.
 
     One map for both would make a photograph full of detail as contrasty in its detail as a painting is in its broad
-    parts.
+    parts. limits: How much a direction of the coarse and of the fine band is enlarged at most.
     """
     coarse = box_mean(features, BAND_RADIUS)
-    return transport(coarse, wanted.coarse) + transport(features - coarse, wanted.fine)
+    most_coarse, most_fine = limits or (None, None)
+    moved = transport(coarse, wanted.coarse, most=most_coarse)
+    return moved + transport(features - coarse, wanted.fine, most=most_fine)
 
 
 def _powers(symmetric: Tensor, exponents: Sequence[float], least: float) -> list[Tensor]:

@@ -125,3 +125,9 @@ def test_a_map_is_rebuilt_as_the_matched_patches_are_folded(seed: int, height: i
 def test_a_patch_of_zeros_has_the_score_zero() -> None:
     score = scores(torch.zeros(2, 2, 3), gallery_of(draw(8, 3, 2, 2)), constant(0, 0, 0, 1, 1))
     assert score.item() == 0
+
+
+def test_a_field_takes_the_matches_of_another_one_where_its_own_are_not_wanted() -> None:
+    wanted = torch.tensor([[True, False]])
+    mixed = constant(0, 1, 2, 1, 2).where(wanted, constant(3, 4, 5, 1, 2))
+    assert [each.tolist() for each in (mixed.source, mixed.row, mixed.col)] == [[[0, 3]], [[1, 4]], [[2, 5]]]

@@ -109,3 +109,25 @@ def test_a_mixture_of_bands_mixes_each_band() -> None:
     torch.testing.assert_close(mixed.fine.mean, 0.25 * parts[0].fine.mean + 0.75 * parts[1].fine.mean)
     expected = mixture([part.coarse for part in parts], [0.25, 0.75])
     torch.testing.assert_close(mixed.coarse.covariance, expected.covariance)
+
+
+def test_a_limit_keeps_contrast_from_growing_beyond_it() -> None:
+    # Deviation 1, wanted 3: without a limit all is enlarged threefold, here by half.
+    own = torch.tensor([[[-1.0, 1], [1, -1]]])
+    wanted = Gaussian(torch.tensor([5.0], dtype=torch.float64), torch.tensor([[9.0]], dtype=torch.float64))
+    assert transport(own, wanted).flatten().tolist() == pytest.approx([2, 8, 8, 2])
+    assert transport(own, wanted, most=1.5).flatten().tolist() == pytest.approx([3.5, 6.5, 6.5, 3.5])
+
+
+@given(SEEDS, st.floats(0.1, 3))
+def test_no_direction_is_enlarged_beyond_the_limit(seed: int, most: float) -> None:
+    own, wanted = features(seed), gaussian(features(seed + 1))
+    moved = transport(own, wanted, most=most).flatten(1)
+    before, after = (each - each.mean(1, keepdim=True) for each in (own.flatten(1), moved))
+    assert (after.norm(dim=0) <= most * before.norm(dim=0) * (1 + 1e-4) + 1e-4).all()
+
+
+@given(SEEDS)
+def test_a_limit_that_is_not_reached_changes_nothing(seed: int) -> None:
+    own, wanted = features(seed), bands(features(seed + 1))
+    torch.testing.assert_close(transport_bands(own, wanted, (1e6, 1e6)), transport_bands(own, wanted))

@@ -17,7 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, same_matches
+from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import box_mean
 from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
@@ -25,6 +25,9 @@ from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resour
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
+    CARRIED,
+    FLAT_ENOUGH,
+    GAINS,
     LAST,
     LAYERS,
     LEVELS,
@@ -36,10 +39,10 @@ from kt_batch.methods.painting.levels import (
     encode_photograph,
     flatness,
 )
-from kt_batch.methods.painting.strokes import Size, moved
+from kt_batch.methods.painting.match import match
+from kt_batch.methods.painting.strokes import Size, relocated
 
-TONE = 4  # cells around a cell whose mean is its tone
-RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
+TONE = 2  # cells around a cell whose mean is its tone
 
 
 class PaintingConfig(MethodConfig):
@@ -148,21 +151,23 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
+                before, even = field, flat[:-1, :-1] > FLAT_ENOUGH
+                field, score = match(queries, gallery, start, even, first=not number)
             if not number:
                 certified &= same_matches(before, field)
             own_cells = chosen.own_cells(self.strides[level.layer])
-            traces.append((level.layer, moved(field, chosen.cells(level.layer), own_cells), score))
+            traces.append((level.layer, relocated(field, chosen.cells(level.layer), own_cells), score))
             if number < len(LEVELS) - self.config.levels:
                 continue
             with timed(seconds, "transfer"):
-                code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
+                moved = torch.lerp(own[level.layer], current[level.layer], CARRIED)
+                code = _transfer(level, moved, flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
                 picture = self._decode(level.layer, code, own)
         with timed(seconds, "encode"):
             last = encode_levels(self.encoder, picture, (LAST,))[LAST]
         with timed(seconds, "decode"):
-            output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST)), own)
+            output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST), GAINS), own)
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
         return Result(output, _provenance(chosen.ids, traces, certified), seconds)
@@ -189,7 +194,7 @@ class Painting:
         grid = (height - 1, width - 1)
         parts = (rank[codes], source_rows.astype(np.int64), source_cols.astype(np.int64))
         field, chosen = Field(*(torch.from_numpy(part).view(grid) for part in parts)), Chosen(names, loaded, shares)
-        return chosen, moved(field, chosen.own_cells(self.stride), chosen.cells(LAYERS[0])), found.certified
+        return chosen, relocated(field, chosen.own_cells(self.stride), chosen.cells(LAYERS[0])), found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
         weakened = torch.lerp(own[layer], code, self.config.strength)
@@ -202,14 +207,14 @@ def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
 
 
-def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
-    """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
+def _transfer(level: Level, moved: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
+    """Return the code of a level, with the wanted moments: matched patches over `moved` in their colours."""
     swapped, tone = matched.chunk(2)
-    base = transport_bands(own, wanted)
+    base = transport_bands(moved, wanted, GAINS)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
     swapped = swapped + flat * (box_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
-    return transport_bands(torch.lerp(base, swapped, share), wanted)
+    return transport_bands(torch.lerp(base, swapped, share), wanted, GAINS)
 
 
 def standardised(code: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def resized(image: Tensor, stroke: float) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
-def moved(field: Field, before: Sequence[Size], after: Sequence[Size]) -> Field:
+def relocated(field: Field, before: Sequence[Size], after: Sequence[Size]) -> Field:
     """Return a field whose matches are at the same places of the sources in other sizes.
 
     Args:

@@ -13,7 +13,7 @@ from kt_batch.methods.base import LevelProvenance
 from kt_batch.methods.painting.gallery import Sources
 from kt_batch.methods.painting.levels import LAST, LAYERS
 from kt_batch.methods.painting.method import PaintingConfig
-from kt_batch.methods.painting.strokes import moved, resized
+from kt_batch.methods.painting.strokes import relocated, resized
 from tests.methods.painting.test_painting import (
     ENCODER,
     LIBRARY,
@@ -59,14 +59,14 @@ def test_a_painting_in_its_own_size_is_left_as_it_is() -> None:
 
 def test_matches_keep_their_places_in_a_painting_of_twice_the_size() -> None:
     """The patch at cell 2 has its middle at 3 of 8 cells, so at 6 of 16: it begins at cell 5."""
-    twice = moved(field([0, 1, -1], [2, 6, 0], [0, 3, 0]), [(8, 8), (8, 6)], [(16, 16), (16, 12)])
+    twice = relocated(field([0, 1, -1], [2, 6, 0], [0, 3, 0]), [(8, 8), (8, 6)], [(16, 16), (16, 12)])
     assert (twice.row.tolist(), twice.col.tolist()) == ([[5, 13, 0]], [[1, 7, 0]])
-    back = moved(twice, [(16, 16), (16, 12)], [(8, 8), (8, 6)])
+    back = relocated(twice, [(16, 16), (16, 12)], [(8, 8), (8, 6)])
     assert (back.row.tolist(), back.col.tolist()) == ([[2, 6, 0]], [[0, 3, 0]])
 
 
 def test_matches_stay_inside_a_smaller_painting() -> None:
-    half = moved(field([0, 0], [0, 14], [0, 14]), [(16, 16)], [(2, 2)])
+    half = relocated(field([0, 0], [0, 14], [0, 14]), [(16, 16)], [(2, 2)])
     assert (half.row.tolist(), half.col.tolist()) == ([[0, 0]], [[0, 0]])
 
 

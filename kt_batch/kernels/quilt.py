@@ -1,0 +1,77 @@
+"""A patchwork of large pieces of source images for the parts of a picture where it has no form of its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kt_batch.kernels.neighbour_field import Field, Gallery
+from kt_batch.kernels.smooth import box_mean
+
+PIECE = 6  # cells along the side of a piece
+AGAIN = 0.05  # of cosine, what a piece loses that has been used once
+
+
+def smoothed(gallery: Gallery) -> Gallery:
+    """Return a gallery whose keys are the means around each cell: they tell tone and colour and no form."""
+    radius = PIECE // 3  # twice is nearly the mean over a piece, without its edges
+    keys = [box_mean(box_mean(key, radius), radius) for key in _maps(gallery, gallery.keys)]
+    return Gallery.of(keys, _maps(gallery, gallery.values))
+
+
+def quilt(queries: Tensor, tones: Gallery, wanted: Tensor) -> Field:
+    """Return matches that copy whole pieces of the source images, each like the picture in tone and colour.
+
+    The picture is cut into squares of PIECE cells. Square after square, in reading order, takes the piece whose mean is
+    nearest (cosine); a piece that has been used, or overlaps one, loses AGAIN for it, in proportion to the overlap.
+
+    Args:
+        queries: Cells `(h, w, C)`.
+        tones: The source images, `smoothed`.
+        wanted: `(h - 1, w - 1)` bool, the patches that need a match; other matches mean nothing.
+    """
+    means, places = _pieces(tones)
+    used = torch.zeros(len(places), device=queries.device)
+    parts = [torch.zeros(wanted.shape, dtype=torch.int64, device=queries.device) for _ in range(3)]
+    for top in range(0, wanted.shape[0], PIECE):
+        for left in range(0, wanted.shape[1], PIECE):
+            square = (slice(top, top + PIECE), slice(left, left + PIECE))
+            here = wanted[square]
+            if not here.any():
+                continue
+            tone = F.normalize(queries[:-1, :-1][square][here].mean(0), dim=0)
+            best = places[(means @ tone - AGAIN * used).argmax()]
+            used += _overlap(places, best)
+            rows, cols = (torch.arange(length, device=queries.device) for length in here.shape)
+            source, row, col = best
+            for part, values in zip(parts, (source, row + rows[:, None], col + cols[None]), strict=True):
+                part[square] = values
+    source, row, col = parts
+    return Field(source, torch.minimum(row, tones.heights[source] - 2), torch.minimum(col, tones.widths[source] - 2))
+
+
+def _pieces(tones: Gallery) -> tuple[Tensor, Tensor]:
+    """Return the means of all pieces `(m, C)` of length 1, and their places `(m, 3)`: source, first row and column."""
+    means, places = [], []
+    for number, key in enumerate(_maps(tones, tones.keys)):
+        height, width = key.shape[1:]
+        rows = torch.arange(max(height - PIECE, 1), device=key.device)
+        cols = torch.arange(max(width - PIECE, 1), device=key.device)
+        middle = key[:, (rows + PIECE // 2).clamp(max=height - 1)][:, :, (cols + PIECE // 2).clamp(max=width - 1)]
+        means.append(F.normalize(middle.flatten(1).T, dim=1))
+        row, col = torch.meshgrid(rows, cols, indexing="ij")
+        places.append(torch.stack([torch.full_like(row, number), row, col], dim=2).flatten(0, 1))
+    return torch.cat(means), torch.cat(places)
+
+
+def _overlap(places: Tensor, piece: Tensor) -> Tensor:
+    """Return the share of each piece that another one covers, `(m,)`."""
+    away = (places[:, 1:] - piece[1:]).abs()
+    return (places[:, 0] == piece[0]) * (1 - away / PIECE).clamp(min=0).prod(1)
+
+
+def _maps(gallery: Gallery, cells: Tensor) -> list[Tensor]:
+    """Return the maps `(C, h, w)` of the source images."""
+    sizes = zip(gallery.starts.tolist(), gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
+    return [cells[start : start + high * wide].view(high, wide, -1).permute(2, 0, 1) for start, high, wide in sizes]
