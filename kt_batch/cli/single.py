@@ -23,7 +23,8 @@ from kt_batch.store.targets import Inputs, Target
 
 METHODS: dict[str, type[Method]] = {"painting": Painting, "knowledge": KnowledgeTransfer}
 SETTINGS = (
-    *("method", "strength", "sources", "levels", "stroke", "swap", "alpha", "top_k", "probes", "query_stride"),
+    *("method", "strength", "sources", "levels", "stroke", "brushwork"),
+    *("swap", "alpha", "top_k", "probes", "query_stride"),
     *("preserve_colour", "quality", "output_space"),
 )
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}

@@ -18,6 +18,7 @@ _PAINTING: Mapping[str, object] = {
     "sources": 4,
     "levels": 3,
     "stroke": 1.0,
+    "brushwork": True,
     "preserve_colour": False,
 }
 PRESETS: dict[str, Mapping[str, object]] = {
@@ -32,11 +33,11 @@ PRESETS: dict[str, Mapping[str, object]] = {
         "preserve_colour": False,
         "full_size": False,
     },
-    # From coarse forms to fine strokes, in full; in about six tenths of the time; and the ink of one comic drawing over
-    # the photograph's own colours.
+    # From coarse forms to fine strokes, in full; in about two thirds of the time; and as the ink of a comic over the
+    # photograph's own colours.
     "painting": _PAINTING,
     "fast": {**_PAINTING, "sources": 2, "levels": 1},
-    "comic": {**_PAINTING, "sources": 1, "preserve_colour": True},
+    "comic": {**_PAINTING, "brushwork": False, "preserve_colour": True},
     # Photographs in the colours of another season, or of any library.
     "season": {
         "method": "knowledge",

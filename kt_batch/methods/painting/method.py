@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -66,6 +66,7 @@ class PaintingConfig(MethodConfig):
         description="Size of the strokes: 1 is that of the paintings, 2 twice as large, 0.5 half. A painting is "
         "enlarged up to 1024 pixels.",
     )
+    brushwork: bool = Setting(True, description="Give flat parts, such as skies, strokes of the paintings.")
     preserve_colour: bool = Setting(False, description="Keep the photograph's own colours.")
 
     @model_validator(mode="after")
@@ -131,6 +132,7 @@ class Painting:
         self.search = Search(resources.index, config.search)
         self.sources = Sources(self.encoder, resources.images, config.stroke)
         self.usual = Usual.of(self.encoder, resources.images)
+        self.plan = LEVELS if config.brushwork else tuple(replace(level, flat_share=0.0) for level in LEVELS)
 
     @torch.no_grad()
     def translate(self, image: Tensor) -> Result:
@@ -142,7 +144,7 @@ class Painting:
             own, features = encode_photograph(self.encoder, image)
         chosen, field, certified = self._choose(features, seconds)
         picture, traces = image, []
-        for number, level in enumerate(LEVELS):
+        for number, level in enumerate(self.plan):
             wanted = chosen.wanted(level.layer)
             gallery = chosen.gallery(level.layer, wanted.whole)
             flat = flatness(image, self.strides[level.layer])
@@ -151,7 +153,7 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                before, even = field, flat[:-1, :-1] > FLAT_ENOUGH
+                before, even = field, (flat[:-1, :-1] > FLAT_ENOUGH) & self.config.brushwork
                 field, score = match(queries, gallery, start, even, first=not number)
             if not number:
                 certified &= same_matches(before, field)

@@ -55,3 +55,10 @@ def test_the_levels_that_are_left_out_are_still_matched_and_recorded() -> None:
     provenance = painter({RED: PAINTING}, levels=1).translate(PHOTOGRAPH).provenance
     assert isinstance(provenance, LevelProvenance)
     assert list(provenance.levels) == [level.layer for level in LEVELS]
+
+
+def test_without_brushwork_flat_parts_stay_flat() -> None:
+    """The sky of the photograph is of one colour; strokes of the painting would be seen in it."""
+    painted, calm = pictures(brushwork=(True, False))
+    sky = [float(output[:, 8:40].std((1, 2)).mean()) for output in (painted, calm)]
+    assert sky[1] < 0.6 * sky[0]
