@@ -37,13 +37,13 @@ class Gallery:
 
     @classmethod
     def of(cls, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Gallery:
-        """Put the maps `(C, h, w)` and `(V, h, w)` of the source images together."""
-        sizes = torch.tensor([each.shape[1:] for each in keys], device=keys[0].device)
+        """Put the cells `(h, w, C)` and `(h, w, V)` of the source images together."""
+        sizes = torch.tensor([each.shape[:2] for each in keys], device=keys[0].device)
         counts = sizes.prod(1)
         return cls(
-            torch.cat([_cells(each).flatten(0, 1) for each in keys]),
-            torch.cat([_cells(each).flatten(0, 1) for each in values]),
-            torch.cat([_padded_lengths(_cells(each)).flatten() for each in keys]),
+            torch.cat([each.flatten(0, 1) for each in keys]),
+            torch.cat([each.flatten(0, 1) for each in values]),
+            torch.cat([_padded_lengths(each).flatten() for each in keys]),
             counts.cumsum(0) - counts,
             sizes[:, 0].contiguous(),
             sizes[:, 1].contiguous(),
@@ -65,10 +65,6 @@ class Field:
         up, left = (rows // 2).clamp(max=self.row.shape[0] - 1), (cols // 2).clamp(max=self.row.shape[1] - 1)
         source, row, col = (each[up][:, left] for each in (self.source, self.row, self.col))
         return Field(source, 2 * row + (rows % 2)[:, None], 2 * col + (cols % 2)[None])
-
-
-def _cells(features: Tensor) -> Tensor:
-    return features.permute(1, 2, 0).contiguous()
 
 
 def patch_lengths(cells: Tensor) -> Tensor:
@@ -117,7 +113,9 @@ def _first_cells(gallery: Gallery, field: Field) -> tuple[Tensor, Tensor]:
     return (gallery.starts[field.source] + field.row * stride + field.col).flatten(), stride.flatten()
 
 
-def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes: int) -> tuple[Field, Tensor]:
+def improve(
+    queries: Tensor, gallery: Gallery, field: Field, directions: Tensor, radius: int, passes: int
+) -> tuple[Field, Tensor]:
     """Return better matches than `field` has, and their scores `(n,)`.
 
     First the places around each match are tried, up to `radius` cells away; then, `passes` times, the places to which
@@ -127,19 +125,68 @@ def improve(queries: Tensor, gallery: Gallery, field: Field, radius: int, passes
         queries: Cells `(h, w, C)`.
         gallery: The source images.
         field: The matches to begin with.
+        directions: `(C, K)` float32, orthonormal. Matches compete by their cosines in these alone; the scores that are
+            returned are those of all C channels.
         radius: In cells.
         passes: How often the neighbours are asked.
     """
     start = _inside(gallery, field)
-    best, score = start, scores(queries, gallery, start)
+    search = _Search(queries, gallery, directions, start)
     window = range(-radius, radius + 1)
     for down, right in ((d, r) for d in window for r in window if d or r):
-        best, score = _better(queries, gallery, best, score, Field(start.source, start.row + down, start.col + right))
+        search.offer(Field(start.source, start.row + down, start.col + right))
     for _ in range(passes):
         for down, right in STEPS:
+            best = search.best
             source, row, col = (torch.roll(each, (down, right), (0, 1)) for each in (best.source, best.row, best.col))
-            best, score = _better(queries, gallery, best, score, Field(source, row + down, col + right))
-    return best, score
+            search.offer(Field(source, row + down, col + right))
+    return search.best, scores(queries, gallery, search.best)
+
+
+class _Search:
+    """The best matches so far of all patches, and their cosines in a few directions."""
+
+    def __init__(self, queries: Tensor, gallery: Gallery, directions: Tensor, start: Field) -> None:
+        self._gallery = gallery
+        self._ours = _unit_patches(queries @ directions)[:-1, :-1].flatten(0, 1)
+        theirs = (gallery.keys @ directions).split((gallery.heights * gallery.widths).tolist())
+        sizes = zip(gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
+        maps = [each.view(*size, -1) for each, size in zip(theirs, sizes, strict=True)]
+        self._theirs = torch.cat([_unit_patches(each).flatten(0, 1) for each in maps])
+        self.best = start
+        self._places = _first_cells(gallery, start)[0]
+        self._scores = self._compare(torch.arange(len(self._places), device=queries.device), self._places)
+
+    def offer(self, other: Field) -> None:
+        """Take the better one of two matches for each patch; where they are the same, nothing is computed."""
+        other = _inside(self._gallery, other)
+        places = _first_cells(self._gallery, other)[0]
+        wanted = (places != self._places).nonzero()[:, 0]
+        new = self._compare(wanted, places[wanted])
+        better = new > self._scores[wanted]
+        won = wanted[better]
+        self._scores[won], self._places[won] = new[better], places[won]
+        merged = [each.flatten().clone() for each in (self.best.source, self.best.row, self.best.col)]
+        for ours, theirs in zip(merged, (other.source, other.row, other.col), strict=True):
+            ours[won] = theirs.flatten()[won]
+        self.best = Field(*(each.view(self.best.row.shape) for each in merged))
+
+    def _compare(self, patches: Tensor, places: Tensor) -> Tensor:
+        parts = zip(patches.split(QUERIES), places.split(QUERIES), strict=True)
+        found = [(self._ours.index_select(0, a) * self._theirs.index_select(0, b)).sum(1) for a, b in parts]
+        return torch.cat(found) if found else self._ours.new_zeros(0)
+
+
+def _unit_patches(cells: Tensor) -> Tensor:
+    """Return the 2 x 2 patch that begins at each cell `(h, w, K)`, of length 1, as `(h, w, 4K)`.
+
+    Where none begins there are zeros.
+    """
+    height, width, count = cells.shape
+    out = cells.new_zeros(height, width, 4, count)
+    for number, (r, c) in enumerate(CELLS):
+        out[:-1, :-1, number] = cells[r : height - 1 + r, c : width - 1 + c]
+    return out.flatten(2).div_(_padded_lengths(cells)[:, :, None])
 
 
 def _inside(gallery: Gallery, field: Field) -> Field:
@@ -147,20 +194,6 @@ def _inside(gallery: Gallery, field: Field) -> Field:
     row = torch.minimum(field.row.clamp(min=0), gallery.heights[field.source] - 2)
     col = torch.minimum(field.col.clamp(min=0), gallery.widths[field.source] - 2)
     return Field(field.source, row, col)
-
-
-def _better(queries: Tensor, gallery: Gallery, best: Field, score: Tensor, other: Field) -> tuple[Field, Tensor]:
-    """Return the better one of two matches for each patch; where they are the same, nothing is computed."""
-    other = _inside(gallery, other)
-    wanted = (~same_matches(other, best)).nonzero()[:, 0]
-    new = scores(queries, gallery, other, wanted)
-    won = wanted[new > score[wanted]]
-    merged = [each.flatten().clone() for each in (best.source, best.row, best.col)]
-    for ours, theirs in zip(merged, (other.source, other.row, other.col), strict=True):
-        ours[won] = theirs.flatten()[won]
-    score = score.clone()
-    score[wanted] = torch.maximum(score[wanted], new)
-    return Field(*(each.view(best.row.shape) for each in merged)), score
 
 
 def same_matches(first: Field, second: Field) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt_batch.kernels.smooth import box_mean
+from kt_batch.kernels.smooth import quick_mean
 
 BAND_RADIUS = 8  # cells around a cell whose mean is the coarse band
 FLOOR = 1e-4  # least variance in any direction, as a share of the mean variance of a channel
@@ -31,10 +31,10 @@ class Gaussian:
 
 def gaussian(features: Tensor) -> Gaussian:
     """Return the moments of features `(C, h, w)`."""
-    cells = features.flatten(1).double()
+    cells = features.flatten(1)
     mean = cells.mean(1)
     centred = cells - mean[:, None]
-    return Gaussian(mean, centred @ centred.T / cells.shape[1])
+    return Gaussian(mean.double(), (centred @ centred.T).double() / cells.shape[1])
 
 
 def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
@@ -45,6 +45,13 @@ def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
     mean = (weights[:, None] * means).sum(0)
     second = (weights[:, None, None] * seconds).sum(0)
     return Gaussian(mean, second - torch.outer(mean, mean))
+
+
+def principal_directions(moments: Gaussian, count: int) -> Tensor:
+    """Return directions `(C, count)` float32, orthonormal, in which standardised features vary most; at most C."""
+    deviation = moments.deviation.clamp(min=TINY)
+    correlation = moments.covariance / torch.outer(deviation, deviation)
+    return torch.linalg.eigh(correlation)[1][:, -count:].float().contiguous()
 
 
 def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -> Tensor:
@@ -67,9 +74,9 @@ def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -
     least = float(FLOOR * own.covariance.diagonal().mean() + FLAT * wanted.covariance.diagonal().mean()) + TINY
     root, inverse = _powers(own.covariance, (0.5, -0.5), least)
     (middle,) = _powers(root @ wanted.covariance @ root, (0.5,), 0.0)
-    matrix = (inverse @ middle @ inverse).float()
-    centred = features.flatten(1) - own.mean.float()[:, None]
-    return torch.addmm(wanted.mean.float()[:, None], matrix, centred).view_as(features)
+    matrix = inverse @ middle @ inverse
+    shift = wanted.mean - matrix @ own.mean
+    return torch.addmm(shift.float()[:, None], matrix.float(), features.flatten(1)).view_as(features)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Bands:
 
 def bands(features: Tensor) -> Bands:
     """Return the moments of features `(C, h, w)` and of their bands."""
-    coarse = box_mean(features, BAND_RADIUS)
+    coarse = quick_mean(features, BAND_RADIUS)
     return Bands(gaussian(features), gaussian(coarse), gaussian(features - coarse))
 
 
@@ -99,7 +106,7 @@ def transport_bands(features: Tensor, wanted: Bands) -> Tensor:
     One map for both would make a photograph full of detail as contrasty in its detail as a painting is in its broad
     parts.
     """
-    coarse = box_mean(features, BAND_RADIUS)
+    coarse = quick_mean(features, BAND_RADIUS)
     return transport(coarse, wanted.coarse) + transport(features - coarse, wanted.fine)
 
 

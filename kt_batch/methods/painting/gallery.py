@@ -10,25 +10,43 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import Layer
+from kt_batch.kernels.smooth import quick_mean
 from kt_batch.kernels.transport import Bands, bands, gaussian, mixture
-from kt_batch.methods.painting.levels import SMALLEST, encode_levels, encode_photograph
+from kt_batch.methods.painting.levels import LEVELS, SMALLEST, encode_levels, encode_photograph
 from kt_batch.models.encoder import Encoder
 
-ROOM = 512 << 20  # bytes of codes that a worker keeps
+ROOM = 512 << 20  # bytes of source images that a worker keeps
+TONE = 4  # cells around a cell whose mean is its tone
 SAMPLE = 8  # images whose features stand for those of all
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source image: its codes by layer, `(C, h, w)` float32, and the moments of their bands."""
+    """One source image: of each level the cells `(h, w, 2C)` float32, and of each layer the moments of its bands.
 
-    codes: dict[Layer, Tensor]
+    A cell is a code and its tone, the mean around it.
+    """
+
+    cells: dict[Layer, Tensor]
     bands: dict[Layer, Bands]
+
+    @classmethod
+    def of(cls, codes: Mapping[Layer, Tensor]) -> Source:
+        """Return the source image of which these are the codes `(C, h, w)`, by layer."""
+        cells = {
+            level.layer: torch.cat([code, quick_mean(code, TONE)]).permute(1, 2, 0).contiguous()
+            for level in LEVELS
+            for code in (codes[level.layer],)
+        }
+        return cls(cells, {layer: bands(code) for layer, code in codes.items()})
 
     @property
     def bytes(self) -> int:
-        """The bytes of the codes in memory."""
-        return sum(code.nbytes for code in self.codes.values())
+        """The bytes of all tensors in memory."""
+        moments = (part for each in self.bands.values() for part in (each.whole, each.coarse, each.fine))
+        return sum(each.nbytes for each in self.cells.values()) + sum(
+            part.mean.nbytes + part.covariance.nbytes for part in moments
+        )
 
 
 class Sources:
@@ -43,8 +61,7 @@ class Sources:
         if image_id in self._kept:
             self._kept.move_to_end(image_id)
             return self._kept[image_id]
-        codes = encode_levels(self._encoder, self._images[image_id])
-        source = Source(codes, {layer: bands(code) for layer, code in codes.items()})
+        source = Source.of(encode_levels(self._encoder, self._images[image_id]))
         self._kept[image_id] = source
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
             self._kept.popitem(last=False)

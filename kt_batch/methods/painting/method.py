@@ -19,11 +19,11 @@ from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, improve, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.smooth import box_mean
-from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
+from kt_batch.kernels.smooth import quick_mean
+from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, principal_directions, transport_bands
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
-from kt_batch.methods.painting.gallery import Source, Sources, Usual
+from kt_batch.methods.painting.gallery import TONE, Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
     LAST,
     LAYERS,
@@ -37,8 +37,8 @@ from kt_batch.methods.painting.levels import (
     flatness,
 )
 
-TONE = 4  # cells around a cell whose mean is its tone
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
+DIRECTIONS = 24  # of most variance, in which fine matches compete
 
 
 class PaintingConfig(MethodConfig):
@@ -80,11 +80,9 @@ class Chosen:
 
         What is transferred is a code, and its mean around each cell.
         """
-        mean = whole.mean.float()[:, None, None]
-        deviation = whole.deviation.float()[:, None, None] + SMALLEST
-        codes = [image.codes[layer] for image in self.images]
-        keys = [(code - mean) / deviation for code in codes]
-        return Gallery.of(keys, [torch.cat([code, box_mean(code, TONE)]) for code in codes])
+        mean, deviation = whole.mean.float(), whole.deviation.float() + SMALLEST
+        cells = [image.cells[layer] for image in self.images]
+        return Gallery.of([(each[:, :, : len(mean)] - mean) / deviation for each in cells], cells)
 
 
 class Painting:
@@ -120,13 +118,14 @@ class Painting:
         for number, level in enumerate(LEVELS):
             wanted = chosen.wanted(level.layer)
             gallery = chosen.gallery(level.layer, wanted.whole)
+            directions = principal_directions(wanted.whole, DIRECTIONS)
             flat = flatness(image, self.strides[level.layer])
             with timed(seconds, "encode"):
                 current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
-                before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
+                before, (field, score) = field, improve(queries, gallery, start, directions, RADIUS, PASSES)
             if not number:
                 certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
@@ -182,15 +181,16 @@ def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: T
     swapped, tone = matched.chunk(2)
     base = transport_bands(own, wanted)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
-    swapped = swapped + flat * (box_mean(base, TONE) - tone)
+    swapped = swapped + flat * (quick_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
     return transport_bands(torch.lerp(base, swapped, share), wanted)
 
 
 def standardised(code: Tensor) -> Tensor:
     """Return a code `(C, h, w)` with mean 0 and deviation 1 in each channel."""
-    deviation, mean = torch.std_mean(code, (1, 2), correction=0, keepdim=True)
-    return (code - mean) / (deviation + SMALLEST)
+    centred = code - code.mean((1, 2), keepdim=True)
+    deviation = centred.square().mean((1, 2), keepdim=True).sqrt()
+    return centred / (deviation + SMALLEST)
 
 
 def _provenance(
