@@ -89,22 +89,27 @@ def scores(queries: Tensor, gallery: Gallery, field: Field, wanted: Tensor | Non
         field: A match for each patch.
         wanted: `(n,)` int64, the patches to compare, in reading order; None: all of them.
     """
-    height, width = field.row.shape
+    lengths = patch_lengths(queries).flatten()
     if wanted is None:
-        wanted = torch.arange(height * width, device=queries.device)
-    cells, across = queries.flatten(0, 1), queries.shape[1]
+        wanted = torch.arange(len(lengths), device=queries.device)
     first, stride = _first_cells(gallery, field)
+    return _cosines(queries, lengths, gallery, wanted, first[wanted], stride[wanted])
+
+
+def _cosines(
+    queries: Tensor, lengths: Tensor, gallery: Gallery, wanted: Tensor, first: Tensor, stride: Tensor
+) -> Tensor:
+    """Return the cosines of the patches `wanted`, which have these lengths, with those that begin at `first`."""
+    cells, across = queries.flatten(0, 1), queries.shape[1]
     out = []
-    for part in wanted.split(QUERIES):
-        own = part // width * across + part % width
-        theirs, down = first[part], stride[part]
+    for part, theirs, down in zip(*(each.split(QUERIES) for each in (wanted, first, stride)), strict=True):
+        own = part // (across - 1) * across + part % (across - 1)
         total = torch.zeros(len(part), device=queries.device)
         for r, c in CELLS:
             matched = gallery.keys.index_select(0, theirs + r * down + c)
             total += (cells.index_select(0, own + r * across + c) * matched).sum(1)
         out.append(total / gallery.lengths[theirs])
-    lengths = patch_lengths(queries).flatten()[wanted]
-    return torch.cat(out) / lengths if out else lengths
+    return torch.cat(out) / lengths[wanted] if out else lengths[wanted]
 
 
 def _first_cells(gallery: Gallery, field: Field) -> tuple[Tensor, Tensor]:
@@ -125,8 +130,8 @@ def improve(
         queries: Cells `(h, w, C)`.
         gallery: The source images.
         field: The matches to begin with.
-        directions: `(C, K)` float32, orthonormal. Matches compete by their cosines in these alone; the scores that are
-            returned are those of all C channels.
+        directions: `(C, K)` float32, orthonormal. A place must be better in these alone before all C channels are
+            compared.
         radius: In cells.
         passes: How often the neighbours are asked.
     """
@@ -140,7 +145,7 @@ def improve(
             best = search.best
             source, row, col = (torch.roll(each, (down, right), (0, 1)) for each in (best.source, best.row, best.col))
             search.offer(Field(source, row + down, col + right))
-    return search.best, scores(queries, gallery, search.best)
+    return search.best, search.scores
 
 
 class _Search:
@@ -155,17 +160,23 @@ class _Search:
         self._theirs = torch.cat([_unit_patches(each).flatten(0, 1) for each in maps])
         self.best = start
         self._places = _first_cells(gallery, start)[0]
-        self._scores = self._compare(torch.arange(len(self._places), device=queries.device), self._places)
+        every = torch.arange(len(self._places), device=queries.device)
+        self._near = self._compare(every, self._places)
+        self._queries, self._lengths = queries, patch_lengths(queries).flatten()
+        self.scores = scores(queries, gallery, start)
 
     def offer(self, other: Field) -> None:
         """Take the better one of two matches for each patch; where they are the same, nothing is computed."""
         other = _inside(self._gallery, other)
-        places = _first_cells(self._gallery, other)[0]
+        places, strides = _first_cells(self._gallery, other)
         wanted = (places != self._places).nonzero()[:, 0]
-        new = self._compare(wanted, places[wanted])
-        better = new > self._scores[wanted]
+        near = self._compare(wanted, places[wanted])
+        likely = near > self._near[wanted]
+        wanted, near = wanted[likely], near[likely]
+        new = _cosines(self._queries, self._lengths, self._gallery, wanted, places[wanted], strides[wanted])
+        better = new > self.scores[wanted]
         won = wanted[better]
-        self._scores[won], self._places[won] = new[better], places[won]
+        self.scores[won], self._near[won], self._places[won] = new[better], near[better], places[won]
         merged = [each.flatten().clone() for each in (self.best.source, self.best.row, self.best.col)]
         for ours, theirs in zip(merged, (other.source, other.row, other.col), strict=True):
             ours[won] = theirs.flatten()[won]

@@ -12,7 +12,7 @@ from torch import Tensor
 from kt_batch.config import Layer
 from kt_batch.kernels.smooth import quick_mean
 from kt_batch.kernels.transport import Bands, bands, gaussian, mixture
-from kt_batch.methods.painting.levels import LEVELS, SMALLEST, encode_levels, encode_photograph
+from kt_batch.methods.painting.levels import LAYERS, LEVELS, SMALLEST, encode_levels, encode_photograph
 from kt_batch.models.encoder import Encoder
 
 ROOM = 512 << 20  # bytes of source images that a worker keeps
@@ -80,7 +80,10 @@ class Usual:
         """Measure images at even steps of the order of their ids."""
         ids = sorted(images)
         with torch.no_grad():
-            found = [gaussian(encode_photograph(encoder, images[image])[1]) for image in ids[:: -(-len(ids) // SAMPLE)]]
+            found = [
+                gaussian(encode_photograph(encoder, images[image], LAYERS[:1])[1])
+                for image in ids[:: -(-len(ids) // SAMPLE)]
+            ]
         whole = mixture(found, [1 / len(found)] * len(found))
         return cls(whole.mean.float()[:, None, None], whole.deviation.float()[:, None, None])
 

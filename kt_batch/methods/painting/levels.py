@@ -51,12 +51,14 @@ def encode_levels(encoder: Encoder, image: Tensor, layers: tuple[Layer, ...] = L
     return {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in layers}
 
 
-def encode_photograph(encoder: Encoder, image: Tensor) -> tuple[dict[Layer, Tensor], Tensor]:
-    """Return the codes of all levels as `encode_levels` does, and the features `(C, h, w)` that an index compares."""
+def encode_photograph(
+    encoder: Encoder, image: Tensor, layers: tuple[Layer, ...] = LAYERS
+) -> tuple[dict[Layer, Tensor], Tensor]:
+    """Return codes as `encode_levels` does, and the features `(C, h, w)` of the first layer for an index."""
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    found = encoder.activations(batch, LAYERS)
-    codes = {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in LAYERS}
-    first = LAYERS[0]
+    found = encoder.activations(batch, layers)
+    codes = {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in layers}
+    first = layers[0]
     return codes, encoder.features(first, found[first], batch)[0].contiguous()
 
 

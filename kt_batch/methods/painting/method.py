@@ -38,7 +38,9 @@ from kt_batch.methods.painting.levels import (
 )
 
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
-DIRECTIONS = 24  # of most variance, in which fine matches compete
+# Directions of most variance, in which a place must be better before it is compared in full.
+DIRECTIONS: dict[Layer, int] = {"relu4_1": 48, "relu3_1": 36, "relu2_1": 24}
+FEW = 8192  # patches that are all compared in less time than a tree of them is searched
 
 
 class PaintingConfig(MethodConfig):
@@ -101,7 +103,10 @@ class Painting:
         self.encoder, self.decoders = resources.encoder, resources.decoders
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
-        self.search = Search(resources.index, config.search)
+        few = config.search.searcher == "tree" and resources.index.count <= FEW
+        self.search = Search(
+            resources.index, config.search.model_copy(update={"searcher": "exact"}) if few else config.search
+        )
         self.sources = Sources(self.encoder, resources.images)
         self.usual = Usual.of(self.encoder, resources.images)
 
@@ -112,13 +117,13 @@ class Painting:
         if self.config.strength == 0:
             return Result(image, SourceProvenance({}), seconds)
         with timed(seconds, "encode"):
-            own, features = encode_photograph(self.encoder, image)
+            own, features = encode_photograph(self.encoder, image, LAYERS[:-1] if self.config.strength == 1 else LAYERS)
         chosen, field, certified = self._choose(features, seconds)
         picture, traces = image, []
         for number, level in enumerate(LEVELS):
             wanted = chosen.wanted(level.layer)
             gallery = chosen.gallery(level.layer, wanted.whole)
-            directions = principal_directions(wanted.whole, DIRECTIONS)
+            directions = principal_directions(wanted.whole, DIRECTIONS[level.layer])
             flat = flatness(image, self.strides[level.layer])
             with timed(seconds, "encode"):
                 current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
@@ -166,8 +171,8 @@ class Painting:
         return Chosen(names, loaded, shares), field, found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
-        weakened = torch.lerp(own[layer], code, self.config.strength)
-        return decode_code(self.decoders[layer], weakened)
+        strength = self.config.strength
+        return decode_code(self.decoders[layer], code if strength == 1 else torch.lerp(own[layer], code, strength))
 
 
 def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor:
