@@ -15,6 +15,7 @@ from torch import Tensor
 from kt_batch.kernels.patches import CELLS, positions
 
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0), (0, 2), (0, -2), (2, 0), (-2, 0))  # to neighbours, in cells
+COMPLETED = 256  # queries compared with a whole gallery at a time
 QUERIES = 8192  # compared at a time, so that they stay in the cache
 SMALLEST = 1e-8  # length of a patch, below which its direction means nothing
 
@@ -154,10 +155,7 @@ class _Search:
     def __init__(self, queries: Tensor, gallery: Gallery, directions: Tensor, start: Field) -> None:
         self._gallery = gallery
         self._ours = _unit_patches(queries @ directions)[:-1, :-1].flatten(0, 1)
-        theirs = (gallery.keys @ directions).split((gallery.heights * gallery.widths).tolist())
-        sizes = zip(gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
-        maps = [each.view(*size, -1) for each, size in zip(theirs, sizes, strict=True)]
-        self._theirs = torch.cat([_unit_patches(each).flatten(0, 1) for each in maps])
+        self._theirs = _unit_keys(gallery, directions)
         self.best = start
         self._places = _first_cells(gallery, start)[0]
         every = torch.arange(len(self._places), device=queries.device)
@@ -200,6 +198,15 @@ def _unit_patches(cells: Tensor) -> Tensor:
     return out.flatten(2).div_(_padded_lengths(cells)[:, :, None])
 
 
+def _unit_keys(gallery: Gallery, directions: Tensor) -> Tensor:
+    """Return the patch of keys in a few directions that begins at each cell, of length 1, as `(m, 4K)`."""
+    maps = (gallery.keys @ directions).split((gallery.heights * gallery.widths).tolist())
+    sizes = zip(gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
+    return torch.cat(
+        [_unit_patches(each.view(*size, -1)).flatten(0, 1) for each, size in zip(maps, sizes, strict=True)]
+    )
+
+
 def _inside(gallery: Gallery, field: Field) -> Field:
     """Return the field with all matches inside their source images."""
     row = torch.minimum(field.row.clamp(min=0), gallery.heights[field.source] - 2)
@@ -213,23 +220,23 @@ def same_matches(first: Field, second: Field) -> Tensor:
     return same.flatten()
 
 
-def complete(queries: Tensor, gallery: Gallery, field: Field) -> Field:
+def complete(queries: Tensor, gallery: Gallery, field: Field, directions: Tensor) -> Field:
     """Return the field with the nearest patch of the whole gallery where the source is -1.
 
     Args:
         queries: Cells `(h, w, C)`.
         gallery: The source images.
         field: Matches, some of them missing.
+        directions: `(C, K)` float32, orthonormal, in which patches are compared.
     """
     missing = (field.source < 0).flatten().nonzero()[:, 0]
     if not len(missing):
         return field
     begins = _patch_begins(gallery)
-    keys = torch.cat([gallery.keys[begins.first + r * begins.stride + c] for r, c in CELLS], dim=1)
-    keys /= gallery.lengths[begins.first][:, None]
+    keys = _unit_keys(gallery, directions)[begins.first].T.contiguous()
+    wanted = _unit_patches(queries @ directions)[:-1, :-1].flatten(0, 1)[missing]
+    nearest = torch.cat([(part @ keys).argmax(1) for part in wanted.split(COMPLETED)])
     height, width = field.row.shape
-    wanted = torch.cat([queries[r : height + r, c : width + c].flatten(0, 1)[missing] for r, c in CELLS], dim=1)
-    nearest = torch.cat([(part @ keys.T).argmax(1) for part in wanted.split(1024)])
     parts = [each.flatten().clone() for each in (field.source, field.row, field.col)]
     for part, found in zip(parts, (begins.source, begins.row, begins.col), strict=True):
         part[missing] = found[nearest]

@@ -51,7 +51,8 @@ def principal_directions(moments: Gaussian, count: int) -> Tensor:
     """Return directions `(C, count)` float32, orthonormal, in which standardised features vary most; at most C."""
     deviation = moments.deviation.clamp(min=TINY)
     correlation = moments.covariance / torch.outer(deviation, deviation)
-    return torch.linalg.eigh(correlation)[1][:, -count:].float().contiguous()
+    vectors: Tensor = torch.linalg.eigh(correlation)[1]
+    return vectors[:, -count:].float().contiguous()
 
 
 def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None) -> Tensor:

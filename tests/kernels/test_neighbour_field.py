@@ -167,7 +167,7 @@ def test_a_missing_match_is_the_nearest_of_all_sources() -> None:
     query[:, :, :2] = pictures[1][:, 3:5, 2:4]  # the first of two patches is that of the second picture at (3, 2)
     start = constant(-1, 0, 0, 1, 2)
     start.source[0, 1], start.row[0, 1], start.col[0, 1] = 0, 1, 2
-    found = complete(cells(query), gallery_of(*pictures), start)
+    found = complete(cells(query), gallery_of(*pictures), start, torch.eye(3))
     assert [each[0].tolist() for each in (found.source, found.row, found.col)] == [[1, 0], [3, 1], [2, 2]]
 
 

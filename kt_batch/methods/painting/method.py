@@ -129,7 +129,7 @@ class Painting:
                 current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
-                start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
+                start = field.finer(*flat.shape) if number else complete(queries, gallery, field, directions)
                 before, (field, score) = field, improve(queries, gallery, start, directions, RADIUS, PASSES)
             if not number:
                 certified &= same_matches(before, field)
