@@ -40,7 +40,6 @@ from kt_batch.methods.painting.levels import (
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
 # Directions of most variance, in which a place must be better before it is compared in full.
 DIRECTIONS: dict[Layer, int] = {"relu4_1": 48, "relu3_1": 36, "relu2_1": 24}
-FEW = 8192  # patches that are all compared in less time than a tree of them is searched
 
 
 class PaintingConfig(MethodConfig):
@@ -103,10 +102,7 @@ class Painting:
         self.encoder, self.decoders = resources.encoder, resources.decoders
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
-        few = config.search.searcher == "tree" and resources.index.count <= FEW
-        self.search = Search(
-            resources.index, config.search.model_copy(update={"searcher": "exact"}) if few else config.search
-        )
+        self.search = Search(resources.index, config.search)
         self.sources = Sources(self.encoder, resources.images)
         self.usual = Usual.of(self.encoder, resources.images)
 

@@ -185,13 +185,6 @@ def test_moments_count_towards_the_room_of_source_images() -> None:
     assert asked == [RED, BLUE, RED]
 
 
-def test_all_patches_of_a_small_library_are_compared() -> None:
-    method = painter(LIBRARY, search={"searcher": "tree", "probes": 1})
-    exact = painter(LIBRARY, search={"searcher": "exact"})
-    found, best = (torch.as_tensor(each.translate(PHOTOGRAPH).output) for each in (method, exact))
-    assert found.equal(best)
-
-
 def test_flat_parts_are_those_without_contrast() -> None:
     image = torch.full((3, SIZE, SIZE), 0.5)
     image[:, :, SIZE // 2 :] = (torch.arange(SIZE // 2) % 2).float()  # stripes of one pixel: deviation 0.5
