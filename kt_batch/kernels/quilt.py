@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kt_batch.kernels.neighbour_field import Field, Gallery
-from kt_batch.kernels.smooth import box_mean
+from kt_batch.kernels.smooth import quick_mean
 
 PIECE = 6  # cells along the side of a piece
 AGAIN = 0.05  # of cosine, what a piece loses that has been used once
@@ -16,7 +16,8 @@ AGAIN = 0.05  # of cosine, what a piece loses that has been used once
 def smoothed(gallery: Gallery) -> Gallery:
     """Return a gallery whose keys are the means around each cell: they tell tone and colour and no form."""
     radius = PIECE // 3  # twice is nearly the mean over a piece, without its edges
-    keys = [box_mean(box_mean(key, radius), radius) for key in _maps(gallery, gallery.keys)]
+    maps = (key.permute(2, 0, 1) for key in _maps(gallery, gallery.keys))
+    keys = [quick_mean(quick_mean(each, radius), radius).permute(1, 2, 0).contiguous() for each in maps]
     return Gallery.of(keys, _maps(gallery, gallery.values))
 
 
@@ -55,11 +56,11 @@ def _pieces(tones: Gallery) -> tuple[Tensor, Tensor]:
     """Return the means of all pieces `(m, C)` of length 1, and their places `(m, 3)`: source, first row and column."""
     means, places = [], []
     for number, key in enumerate(_maps(tones, tones.keys)):
-        height, width = key.shape[1:]
+        height, width = key.shape[:2]
         rows = torch.arange(max(height - PIECE, 1), device=key.device)
         cols = torch.arange(max(width - PIECE, 1), device=key.device)
-        middle = key[:, (rows + PIECE // 2).clamp(max=height - 1)][:, :, (cols + PIECE // 2).clamp(max=width - 1)]
-        means.append(F.normalize(middle.flatten(1).T, dim=1))
+        middle = key[(rows + PIECE // 2).clamp(max=height - 1)][:, (cols + PIECE // 2).clamp(max=width - 1)]
+        means.append(F.normalize(middle.flatten(0, 1), dim=1))
         row, col = torch.meshgrid(rows, cols, indexing="ij")
         places.append(torch.stack([torch.full_like(row, number), row, col], dim=2).flatten(0, 1))
     return torch.cat(means), torch.cat(places)
@@ -72,6 +73,6 @@ def _overlap(places: Tensor, piece: Tensor) -> Tensor:
 
 
 def _maps(gallery: Gallery, cells: Tensor) -> list[Tensor]:
-    """Return the maps `(C, h, w)` of the source images."""
+    """Return the cells `(h, w, C)` of each source image."""
     sizes = zip(gallery.starts.tolist(), gallery.heights.tolist(), gallery.widths.tolist(), strict=True)
-    return [cells[start : start + high * wide].view(high, wide, -1).permute(2, 0, 1) for start, high, wide in sizes]
+    return [cells[start : start + high * wide].view(high, wide, -1) for start, high, wide in sizes]

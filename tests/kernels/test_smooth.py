@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kt_batch.kernels.smooth import box_mean, guided_filter, window_mean
+from kt_batch.kernels.smooth import MAPS, box_mean, guided_filter, quick_mean, window_mean
 
 Map = NDArray[np.float64]
 
@@ -50,6 +50,15 @@ def test_the_box_mean_is_that_of_plain_loops(height: int, width: int, radius: in
     maps = torch.rand(2, height, width, generator=generator)
     expected = np.stack([slow_box_mean(one.double().numpy(), radius) for one in maps])
     np.testing.assert_allclose(box_mean(maps, radius), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "radius"), [(7, 9, 2), (3, 4, 5), (1, 6, 1), (12, 5, 3), (20, 4, 8), (2, 3, 0)]
+)
+def test_sums_of_sums_give_the_same_means(height: int, width: int, radius: int, generator: torch.Generator) -> None:
+    maps = torch.rand(MAPS + 2, height, width, generator=generator)  # more than are averaged at a time
+    expected = np.stack([slow_box_mean(one.double().numpy(), radius) for one in maps])
+    np.testing.assert_allclose(quick_mean(maps, radius), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("radius", [1, 3])

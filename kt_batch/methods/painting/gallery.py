@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import Layer
+from kt_batch.kernels.smooth import quick_mean
 from kt_batch.kernels.transport import Bands, bands, gaussian, mixture
-from kt_batch.methods.painting.levels import LAST, SMALLEST, encode_levels, encode_photograph
+from kt_batch.methods.painting.levels import LAST, LAYERS, LEVELS, SMALLEST, encode_levels, encode_photograph
 from kt_batch.methods.painting.strokes import Size, resized
 from kt_batch.models.encoder import Encoder
 
 ROOM = 512 << 20  # bytes of sources that a worker keeps
+TONE = 2  # cells around a cell whose mean is its tone
 SAMPLE = 8  # images whose features stand for those of all
 
 
@@ -23,20 +25,33 @@ SAMPLE = 8  # images whose features stand for those of all
 class Source:
     """One source image in the size in which it is looked at.
 
-    codes: Those `(C, h, w)` float32 of the layers in which matches are looked for. bands: The moments of the bands of
-    these, and those of the last layer in the image's own size. size: Height and width of that, in pixels.
+    cells: Of each level, `(h, w, 2C)` float32: a code and its tone, the mean around it. bands: The moments of the bands
+    of each layer, those of the last one in the image's own size. size: Height and width of that, in pixels.
+
+    A cell is a code and its tone, the mean around it.
     """
 
-    codes: dict[Layer, Tensor]
+    cells: dict[Layer, Tensor]
     bands: dict[Layer, Bands]
     size: Size
 
+    @classmethod
+    def of(cls, codes: Mapping[Layer, Tensor], size: Size) -> Source:
+        """Return the source image of this size of which these are the codes `(C, h, w)`, by layer."""
+        cells = {
+            level.layer: torch.cat([code, quick_mean(code, TONE)]).permute(1, 2, 0).contiguous()
+            for level in LEVELS
+            for code in (codes[level.layer],)
+        }
+        return cls(cells, {layer: bands(code) for layer, code in codes.items()}, size)
+
     @property
     def bytes(self) -> int:
-        """The bytes of codes and moments in memory."""
-        gaussians = (part for each in self.bands.values() for part in (each.whole, each.coarse, each.fine))
-        moments = sum(part.mean.nbytes + part.covariance.nbytes for part in gaussians)
-        return moments + sum(code.nbytes for code in self.codes.values())
+        """The bytes of all tensors in memory."""
+        moments = (part for each in self.bands.values() for part in (each.whole, each.coarse, each.fine))
+        return sum(each.nbytes for each in self.cells.values()) + sum(
+            part.mean.nbytes + part.covariance.nbytes for part in moments
+        )
 
 
 class Sources:
@@ -61,10 +76,8 @@ class Sources:
         codes = encode_levels(self._encoder, looked_at)
         if looked_at is not image:  # its finest detail would be blurred, or twice as rich
             codes |= encode_levels(self._encoder, image, (LAST,))
-        moments = {layer: bands(code) for layer, code in codes.items()}
-        del codes[LAST]
         height, width = image.shape[1:]
-        source = Source(codes, moments, (height, width))
+        source = Source.of(codes, (height, width))
         self._kept[image_id] = source
         while len(self._kept) > 1 and sum(each.bytes for each in self._kept.values()) > self._room:
             self._kept.popitem(last=False)
@@ -83,7 +96,10 @@ class Usual:
         """Measure images at even steps of the order of their ids."""
         ids = sorted(images)
         with torch.no_grad():
-            found = [gaussian(encode_photograph(encoder, images[image])[1]) for image in ids[:: -(-len(ids) // SAMPLE)]]
+            found = [
+                gaussian(encode_photograph(encoder, images[image], LAYERS[:1])[1])
+                for image in ids[:: -(-len(ids) // SAMPLE)]
+            ]
         whole = mixture(found, [1 / len(found)] * len(found))
         return cls(whole.mean.float()[:, None, None], whole.deviation.float()[:, None, None])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kt_batch.config import Layer
 from kt_batch.kernels.colour import luminance
-from kt_batch.kernels.smooth import box_mean
+from kt_batch.kernels.smooth import quick_mean
 from kt_batch.methods.features import check_finite
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
@@ -55,12 +55,14 @@ def encode_levels(encoder: Encoder, image: Tensor, layers: tuple[Layer, ...] = L
     return {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in layers}
 
 
-def encode_photograph(encoder: Encoder, image: Tensor) -> tuple[dict[Layer, Tensor], Tensor]:
-    """Return the codes of all levels as `encode_levels` does, and the features `(C, h, w)` that an index compares."""
+def encode_photograph(
+    encoder: Encoder, image: Tensor, layers: tuple[Layer, ...] = LAYERS
+) -> tuple[dict[Layer, Tensor], Tensor]:
+    """Return codes as `encode_levels` does, and the features `(C, h, w)` of the first layer for an index."""
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    found = encoder.activations(batch, LAYERS)
-    codes = {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in LAYERS}
-    first = LAYERS[0]
+    found = encoder.activations(batch, layers)
+    codes = {layer: check_finite(encoder.code(layer, found[layer])[0].contiguous(), layer) for layer in layers}
+    first = layers[0]
     return codes, encoder.features(first, found[first], batch)[0].contiguous()
 
 
@@ -77,7 +79,7 @@ def flatness(image: Tensor, stride: int) -> Tensor:
     The deviation of the luminance is that of windows of 4 * stride + 1 pixels.
     """
     light = luminance(image)[None]
-    mean, square = box_mean(light, 2 * stride), box_mean(light.square(), 2 * stride)
+    mean, square = quick_mean(light, 2 * stride), quick_mean(light.square(), 2 * stride)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
     flat = ((UNEVEN - deviation) / (UNEVEN - FLAT)).clamp(0, 1)
     return F.avg_pool2d(flat, stride)[0]
@@ -87,5 +89,5 @@ def calm(features: Tensor, flat: Tensor) -> Tensor:
     """Return features `(C, h, w)`, smoothed as far as the picture is flat, so that noise chooses no match."""
     smooth = features
     for _ in range(CALM_PASSES):
-        smooth = box_mean(smooth, 2)
+        smooth = quick_mean(smooth, 2)
     return torch.lerp(features, smooth, flat)

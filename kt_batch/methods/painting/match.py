@@ -10,7 +10,9 @@ from kt_batch.kernels.quilt import quilt, smoothed
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
 
 
-def match(queries: Tensor, gallery: Gallery, start: Field, flat: Tensor, *, first: bool) -> tuple[Field, Tensor]:
+def match(
+    queries: Tensor, gallery: Gallery, start: Field, directions: Tensor, flat: Tensor, *, first: bool
+) -> tuple[Field, Tensor]:
     """Return the matches of a level, and their scores `(n,)`.
 
     Where the photograph has forms, these are like patches near those to begin with. Where it is flat, the likest patch
@@ -21,10 +23,11 @@ def match(queries: Tensor, gallery: Gallery, start: Field, flat: Tensor, *, firs
         queries: Cells `(h, w, C)`.
         gallery: The source images.
         start: The matches to begin with.
+        directions: `(C, K)`, as `improve` takes them.
         flat: `(h - 1, w - 1)` bool.
         first: Whether there is no coarser level.
     """
-    found, score = improve(queries, gallery, start, RADIUS, PASSES)
+    found, score = improve(queries, gallery, start, directions, RADIUS, PASSES)
     if not flat.any():
         return found, score
     pieces = quilt(queries, smoothed(gallery), flat) if first else inside(gallery, start)

@@ -19,11 +19,11 @@ from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
-from kt_batch.kernels.smooth import box_mean
-from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, transport_bands
+from kt_batch.kernels.smooth import quick_mean
+from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, principal_directions, transport_bands
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
-from kt_batch.methods.painting.gallery import Source, Sources, Usual
+from kt_batch.methods.painting.gallery import TONE, Source, Sources, Usual
 from kt_batch.methods.painting.levels import (
     CARRIED,
     FLAT_ENOUGH,
@@ -42,7 +42,8 @@ from kt_batch.methods.painting.levels import (
 from kt_batch.methods.painting.match import match
 from kt_batch.methods.painting.strokes import Size, relocated
 
-TONE = 2  # cells around a cell whose mean is its tone
+# Directions of most variance, in which a place must be better before it is compared in full.
+DIRECTIONS: dict[Layer, int] = {"relu4_1": 48, "relu3_1": 36, "relu2_1": 24}
 
 
 class PaintingConfig(MethodConfig):
@@ -95,7 +96,7 @@ class Chosen:
 
     def cells(self, layer: Layer) -> list[Size]:
         """Return the size of each source's codes at a layer."""
-        return [(code.shape[1], code.shape[2]) for code in (image.codes[layer] for image in self.images)]
+        return [(each.shape[0], each.shape[1]) for each in (image.cells[layer] for image in self.images)]
 
     def own_cells(self, stride: int) -> list[Size]:
         """Return the same at the stride of a layer, with each source in its own size."""
@@ -106,11 +107,9 @@ class Chosen:
 
         What is transferred is a code, and its mean around each cell.
         """
-        mean = whole.mean.float()[:, None, None]
-        deviation = whole.deviation.float()[:, None, None] + SMALLEST
-        codes = [image.codes[layer] for image in self.images]
-        keys = [(code - mean) / deviation for code in codes]
-        return Gallery.of(keys, [torch.cat([code, box_mean(code, TONE)]) for code in codes])
+        mean, deviation = whole.mean.float(), whole.deviation.float() + SMALLEST
+        cells = [image.cells[layer] for image in self.images]
+        return Gallery.of([(each[:, :, : len(mean)] - mean) / deviation for each in cells], cells)
 
 
 class Painting:
@@ -141,20 +140,21 @@ class Painting:
         if self.config.strength == 0:
             return Result(image, SourceProvenance({}), seconds)
         with timed(seconds, "encode"):
-            own, features = encode_photograph(self.encoder, image)
+            own, features = encode_photograph(self.encoder, image, LAYERS[:-1] if self.config.strength == 1 else LAYERS)
         chosen, field, certified = self._choose(features, seconds)
         picture, traces = image, []
         for number, level in enumerate(self.plan):
             wanted = chosen.wanted(level.layer)
             gallery = chosen.gallery(level.layer, wanted.whole)
+            directions = principal_directions(wanted.whole, DIRECTIONS[level.layer])
             flat = flatness(image, self.strides[level.layer])
             with timed(seconds, "encode"):
                 current = own if picture is image else encode_levels(self.encoder, picture, (level.layer,))
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
-                start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
+                start = field.finer(*flat.shape) if number else complete(queries, gallery, field, directions)
                 before, even = field, (flat[:-1, :-1] > FLAT_ENOUGH) & self.config.brushwork
-                field, score = match(queries, gallery, start, even, first=not number)
+                field, score = match(queries, gallery, start, directions, even, first=not number)
             if not number:
                 certified &= same_matches(before, field)
             own_cells = chosen.own_cells(self.strides[level.layer])
@@ -199,8 +199,8 @@ class Painting:
         return chosen, relocated(field, chosen.own_cells(self.stride), chosen.cells(LAYERS[0])), found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
-        weakened = torch.lerp(own[layer], code, self.config.strength)
-        return decode_code(self.decoders[layer], weakened)
+        strength = self.config.strength
+        return decode_code(self.decoders[layer], code if strength == 1 else torch.lerp(own[layer], code, strength))
 
 
 def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor:
@@ -214,15 +214,16 @@ def _transfer(level: Level, moved: Tensor, flat: Tensor, wanted: Bands, matched:
     swapped, tone = matched.chunk(2)
     base = transport_bands(moved, wanted, GAINS)
     # Where the photograph is flat, matches give their strokes and not their tone: two tones would make blotches.
-    swapped = swapped + flat * (box_mean(base, TONE) - tone)
+    swapped = swapped + flat * (quick_mean(base, TONE) - tone)
     share = level.share + flat * (level.flat_share - level.share)
     return transport_bands(torch.lerp(base, swapped, share), wanted, GAINS)
 
 
 def standardised(code: Tensor) -> Tensor:
     """Return a code `(C, h, w)` with mean 0 and deviation 1 in each channel."""
-    deviation, mean = torch.std_mean(code, (1, 2), correction=0, keepdim=True)
-    return (code - mean) / (deviation + SMALLEST)
+    centred = code - code.mean((1, 2), keepdim=True)
+    deviation = centred.square().mean((1, 2), keepdim=True).sqrt()
+    return centred / (deviation + SMALLEST)
 
 
 def _provenance(

@@ -152,9 +152,37 @@ def test_sources_are_encoded_again_where_there_is_no_room_to_keep_them() -> None
             return super().__getitem__(image_id)
 
     sources = Sources(LOADED.network, Counting(LIBRARY), room=0)
-    codes = [sources[image].codes["relu2_1"] for image in (RED, RED, BLUE, RED)]
+    cells = [sources[image].cells["relu2_1"] for image in (RED, RED, BLUE, RED)]
     assert asked == [RED, BLUE, RED]
-    assert codes[0].equal(codes[3])
+    assert cells[0].equal(cells[3])
+
+
+def test_the_bytes_of_a_source_image_are_those_of_all_its_tensors() -> None:
+    source = Sources(LOADED.network, LIBRARY)[RED]
+    expected = 0
+    for level in LEVELS:
+        channels = LOADED.network.code_channels(level.layer)
+        expected += 4 * 2 * channels * (SIZE // LOADED.network.geometry(level.layer).stride) ** 2  # codes and tones
+    for layer in LAYERS:
+        channels = LOADED.network.code_channels(layer)
+        expected += 8 * 3 * (channels + channels**2)  # means and covariances of three bands
+    assert source.bytes == expected
+
+
+def test_moments_count_towards_the_room_of_source_images() -> None:
+    """With room for the cells of both images but not for their covariances, one is kept."""
+    asked = []
+
+    class Counting(dict[str, Tensor]):
+        def __getitem__(self, image_id: str) -> Tensor:
+            asked.append(image_id)
+            return super().__getitem__(image_id)
+
+    cells = sum(each.nbytes for each in Sources(LOADED.network, LIBRARY)[RED].cells.values())
+    sources = Sources(LOADED.network, Counting(LIBRARY), room=2 * cells)
+    for image in (RED, BLUE, RED):
+        sources[image]
+    assert asked == [RED, BLUE, RED]
 
 
 def test_flat_parts_are_those_without_contrast() -> None:

@@ -11,7 +11,7 @@ from kt_batch.index.ids import unpack_ids
 from kt_batch.kernels.neighbour_field import Field
 from kt_batch.methods.base import LevelProvenance
 from kt_batch.methods.painting.gallery import Sources
-from kt_batch.methods.painting.levels import LAST, LAYERS
+from kt_batch.methods.painting.levels import LAST
 from kt_batch.methods.painting.method import PaintingConfig
 from kt_batch.methods.painting.strokes import relocated, resized
 from tests.methods.painting.test_painting import (
@@ -94,15 +94,8 @@ def test_the_finest_moments_are_those_of_the_painting_in_its_own_size() -> None:
     plain, large = (Sources(LOADED.network, LIBRARY, stroke)[RED] for stroke in (1.0, 2.0))
     assert plain.bands[LAST].whole.covariance.equal(large.bands[LAST].whole.covariance)
     assert plain.size == large.size == (SIZE, SIZE)
-    for layer, code in plain.codes.items():
-        assert large.codes[layer].shape[1:] == (2 * code.shape[1], 2 * code.shape[2])
-
-
-def test_a_source_takes_the_bytes_of_its_moments_too() -> None:
-    """A small picture has fewer bytes of codes than of covariances, and many would fill the memory unseen."""
-    source = Sources(LOADED.network, LIBRARY)[RED]
-    assert source.codes.keys() == set(LAYERS) - {LAST}
-    assert source.bytes > 2 * sum(code.nbytes for code in source.codes.values())
+    for layer, cells in plain.cells.items():
+        assert large.cells[layer].shape[:2] == (2 * cells.shape[0], 2 * cells.shape[1])
 
 
 @pytest.mark.parametrize("stroke", [0.2, 4.1, float("nan"), "thick"])
