@@ -85,15 +85,15 @@ def fit_slopes(source: Tensor, target: Tensor, radius: int, epsilon: float) -> T
     variance = _covariance(x, x, mean_x, mean_x, radius)
     identity = torch.eye(3, dtype=x.dtype, device=x.device)
     wanted = _covariance(y, x, mean_y, mean_x, radius)
-    slopes = torch.linalg.solve(variance + epsilon * identity, wanted.mT).mT
+    slopes: Tensor = torch.linalg.solve(variance + epsilon * identity, wanted.mT).mT
     length = slopes.square().sum((-2, -1)).sqrt()[..., None, None]
     slopes = slopes * (MOST_SLOPE / length.clamp(min=1e-12)).clamp(max=1.0)
     return _tent(slopes.flatten(2).permute(2, 0, 1), radius).float()
 
 
 def sloped(slopes: Tensor, difference: Tensor) -> Tensor:
-    """Return the colour differences `(3, h, w)`, each through the matrix at its place, `(9, h, w)`."""
-    matrix = slopes.unflatten(0, (3, 3))
+    """Return colour differences `(3, h, w)`, each multiplied by the matrix at its place, `(9, h, w)` row by row."""
+    matrix: Tensor = slopes.unflatten(0, (3, 3))
     return matrix[:, 0] * difference[0] + matrix[:, 1] * difference[1] + matrix[:, 2] * difference[2]
 
 
@@ -103,7 +103,7 @@ def _tent(x: Tensor, radius: int) -> Tensor:
 
 def _covariance(one: Tensor, other: Tensor, mean_one: Tensor, mean_other: Tensor, radius: int) -> Tensor:
     """Return the covariance `(h, w, 3, 3)` of the channels of two pictures in the tent around each pixel."""
-    products = _tent((one[:, None] * other).flatten(0, 1), radius).unflatten(0, (3, 3))
+    products: Tensor = _tent((one[:, None] * other).flatten(0, 1), radius).unflatten(0, (3, 3))
     return (products - mean_one[:, None] * mean_other).permute(2, 3, 0, 1)
 
 
@@ -137,12 +137,11 @@ def _linear(size: int, length: int, first: int, count: int) -> Taps:
 
 def _weighted(maps: Tensor, dim: int, taps: Taps) -> Tensor:
     """Return the weighted sum of `maps` at the places of each tap, along rows (1) or columns (2)."""
-    total = None
-    for places, weights in taps:
-        weights = weights[:, None] if dim == 1 else weights
-        part = maps.index_select(dim, places).mul_(weights)
-        total = part if total is None else total.add_(part)
-    assert total is not None
+    (places, weights), *others = taps
+    shape = (-1, 1) if dim == 1 else (-1,)
+    total = maps.index_select(dim, places).mul_(weights.view(shape))
+    for places, weights in others:
+        total.add_(maps.index_select(dim, places).mul_(weights.view(shape)))
     return total
 
 

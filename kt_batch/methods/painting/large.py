@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from kt_batch.kernels.enlarge import calm, crisp_rows, cubic_rows, fit_slopes, linear_rows, sloped
