@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from kt_batch.kernels.enlarge import calm, crisp_rows, cubic_rows, fit_slopes, linear_rows, sloped
+from kt_batch.kernels.enlarge import calm, crisp_rows, fit_slopes, linear_rows, sloped
 
 WINDOW = 3  # radius in pixels of the painter's picture, in which it is compared with the photograph
 EPSILON = 0.001  # squared; contrasts of the photograph below .03 give little detail
@@ -28,21 +29,28 @@ def enlarged(painted: Tensor, photograph: Tensor, large: Tensor, block: int = BL
         block: Pixels that are made at a time, at least one row; no value of the picture depends on it.
 
     Returns:
-        `(3, H, W)`. Beside it and the picture of half its size, memory is that of a block.
+        `(3, H, W)`. Beside it and two pictures of half its size, memory is that of a block.
     """
-    picture, plain = calm(painted), calm(photograph)
-    slopes = fit_slopes(plain, picture, WINDOW, EPSILON)
-    height, width = large.shape[1:]
-    for size in sizes((painted.shape[1], painted.shape[2]), (height, width)):
-        whole = painted.new_empty(3, *size)
-        for top, rows in blocks(size, block):
-            part = crisp_rows(picture, size, top, rows, SHARPENING)
-            if size == (height, width):
-                fine = large[:, top : top + rows] - cubic_rows(plain, size, top, rows)
-                part = (part + sloped(linear_rows(slopes, size, top, rows), fine)).clamp_(0, 1)
-            whole[:, top : top + rows] = part
-        picture = whole
+    # The photograph goes the same way, so that what is added is what this way has lost.
+    both = torch.cat([calm(painted), calm(photograph)])
+    slopes = fit_slopes(both[3:], both[:3], WINDOW, EPSILON)
+    *before, last = sizes((painted.shape[1], painted.shape[2]), (large.shape[1], large.shape[2]))
+    for size in before:
+        both = _doubled(both, size, block)
+    picture = torch.empty_like(large)
+    for top, rows in blocks(last, block):
+        part = crisp_rows(both, last, top, rows, SHARPENING)
+        lost = large[:, top : top + rows] - part[3:]
+        mapped = sloped(linear_rows(slopes, last, top, rows), lost)
+        picture[:, top : top + rows] = (part[:3] + mapped).clamp_(0, 1)
     return picture
+
+
+def _doubled(both: Tensor, size: tuple[int, int], block: int) -> Tensor:
+    whole = both.new_empty(len(both), *size)
+    for top, rows in blocks(size, block):
+        whole[:, top : top + rows] = crisp_rows(both, size, top, rows, SHARPENING)
+    return whole
 
 
 def sizes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
