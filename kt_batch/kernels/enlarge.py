@@ -6,8 +6,9 @@ not matter into how many blocks of rows a picture is cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kt_batch.kernels.smooth import window_mean
@@ -34,15 +35,13 @@ def cubic_rows(picture: Tensor, size: tuple[int, int], top: int, rows: int) -> T
         `(C, rows, width)`.
     """
     height, width = size
-    lines = _weighted(picture, 1, _cubic(picture.shape[1], height, top, rows))
-    return _weighted(lines, 2, _cubic(picture.shape[2], width, 0, width))
+    return _at(picture, _cubic(picture.shape[1], height, top, rows), _cubic(picture.shape[2], width, 0, width))
 
 
 def linear_rows(maps: Tensor, size: tuple[int, int], top: int, rows: int) -> Tensor:
     """Return some rows of maps `(C, h, w)` enlarged by linear interpolation; arguments as in `cubic_rows`."""
     height, width = size
-    lines = _weighted(maps, 1, _linear(maps.shape[1], height, top, rows))
-    return _weighted(lines, 2, _linear(maps.shape[2], width, 0, width))
+    return _at(maps, _linear(maps.shape[1], height, top, rows), _linear(maps.shape[2], width, 0, width))
 
 
 def crisp_rows(picture: Tensor, size: tuple[int, int], top: int, rows: int, amount: float) -> Tensor:
@@ -57,7 +56,7 @@ def crisp(picture: Tensor, amount: float) -> Tensor:
     No value leaves the range of the pixels around it, so that edges get steeper, and no edge gets a halo.
     """
     blurred = _filtered(_filtered(picture, 1, BLUR), 2, BLUR)
-    lowest, highest = -F.max_pool2d(-picture, 3, 1, 1), F.max_pool2d(picture, 3, 1, 1)
+    lowest, highest = (_around(_around(picture, 1, extreme), 2, extreme) for extreme in (torch.minimum, torch.maximum))
     return torch.minimum(torch.maximum(picture + amount * (picture - blurred), lowest), highest)
 
 
@@ -135,17 +134,44 @@ def _linear(size: int, length: int, first: int, count: int) -> Taps:
     return [(whole.long(), 1 - share), ((whole.long() + 1).clamp(max=size - 1), share)]
 
 
-def _weighted(maps: Tensor, dim: int, taps: Taps) -> Tensor:
-    """Return the weighted sum of `maps` at the places of each tap, along rows (1) or columns (2)."""
+def _at(maps: Tensor, down: Taps, across: Taps) -> Tensor:
+    """Return the weighted sums of `maps` at the taps of each row and of each column.
+
+    Columns come first, and only of the rows that are needed: they are fewer before they are enlarged.
+    """
+    first = min(int(places.min()) for places, _ in down)
+    end = max(int(places.max()) for places, _ in down) + 1
+    columns = maps[:, first:end].transpose(1, 2).contiguous()  # whole lines are copied faster than single values
+    lines = _weighted(columns, across).transpose(1, 2).contiguous()
+    return _weighted(lines, [(places - first, weights) for places, weights in down])
+
+
+def _weighted(maps: Tensor, taps: Taps) -> Tensor:
+    """Return the weighted sum `(C, n, w)` of the lines of `maps` `(C, h, w)` at the places of each tap."""
     (places, weights), *others = taps
-    shape = (-1, 1) if dim == 1 else (-1,)
-    total = maps.index_select(dim, places).mul_(weights.view(shape))
+    total = maps.index_select(1, places).mul_(weights[:, None])
     for places, weights in others:
-        total.add_(maps.index_select(dim, places).mul_(weights.view(shape)))
+        total.add_(maps.index_select(1, places).mul_(weights[:, None]))
     return total
 
 
-def _filtered(picture: Tensor, dim: int, weights: tuple[float, ...]) -> Tensor:
+def _shifted(picture: Tensor, dim: int, reach: int) -> list[Tensor]:
+    """Return the picture `(C, h, w)` moved by -reach..reach along a dimension; beyond the border, its edge goes on."""
     size = picture.shape[dim]
-    taps = ((torch.arange(size) + step - len(weights) // 2, weight) for step, weight in enumerate(weights))
-    return _weighted(picture, dim, [(at.clamp(0, size - 1), torch.full((size,), weight)) for at, weight in taps])
+    before, after = picture.narrow(dim, 0, 1), picture.narrow(dim, size - 1, 1)
+    wide = torch.cat([before] * reach + [picture] + [after] * reach, dim)
+    return [wide.narrow(dim, step, size) for step in range(2 * reach + 1)]
+
+
+def _filtered(picture: Tensor, dim: int, weights: tuple[float, ...]) -> Tensor:
+    first, *others = zip(_shifted(picture, dim, len(weights) // 2), weights, strict=True)
+    total = first[0] * first[1]
+    for moved, weight in others:
+        total += moved * weight
+    return total
+
+
+def _around(picture: Tensor, dim: int, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the least or the largest value of each pixel and of those beside it along a dimension."""
+    before, own, after = _shifted(picture, dim, 1)
+    return extreme(extreme(before, own), after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def test_maps_are_interpolated_linearly_and_kept_beyond_the_outer_centres() -> N
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])
 def test_rows_are_the_same_to_the_last_bit_in_any_block(size: tuple[int, int], rows: int) -> None:
     picture = noise(3, 16, 11)
-    makers = {
+    makers: dict[str, Callable[[int, int], Tensor]] = {
         "cubic": lambda top, count: cubic_rows(picture, size, top, count),
         "linear": lambda top, count: linear_rows(picture, size, top, count),
         "crisp": lambda top, count: crisp_rows(picture, size, top, count, 3.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from kt_batch.config import EncoderConfig, MethodConfig
 from kt_batch.kernels.sizes import fit
 from kt_batch.methods.base import Enlarger, Method, Result
@@ -32,5 +34,6 @@ def translate_image(method: Method, working: WorkingImage, config: MethodConfig)
         pixels = resized(pixels, *fit(working.width, working.height, config.encoder.size))
     result = method.translate(to_tensor(pad_to(pixels, method.stride)))
     if isinstance(method, Enlarger) and pixels is not working.pixels:
-        return method.enlarge(result, to_tensor(pixels), to_tensor(working.pixels))
+        large = np.require(working.pixels, requirements="W")  # a copy, where torch would not take them
+        return method.enlarge(result, to_tensor(pixels), to_tensor(large))
     return result
