@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kt_batch.cli.inspection import enlarged_lines
 from kt_batch.config import MethodConfig, RunOptions
 from kt_batch.kernels.sizes import fit
 from kt_batch.maintenance.recompute import Recompute, recompute
@@ -107,6 +108,8 @@ def test_a_pixel_is_explained_by_the_cells_at_which_the_painter_worked(run: Path
     assert (fit(130, 50, 64), fit(100, 38, 64)) == ((64, 25), (64, 24))
     found = explain(str(run), "wide.png", 99, 37)
     assert found.enlarged_from == (64, 24)
+    said = "Finer detail: the photograph's own, in painted colours (painted at 64 x 24, then enlarged)"
+    assert enlarged_lines(found) == [said]
     # Pixel 99 of 100 is 63 of 64, and 37 of 38 is 23 of 24; cells have 8, 4 and 2 pixels.
     assert [(each.cell_row, each.cell_col) for each in found.levels] == [(2, 7), (5, 15), (11, 31)]
     for each in found.levels:
@@ -122,7 +125,8 @@ def test_the_cells_of_a_large_picture_are_those_of_its_provenance(run: Path) -> 
 
 
 def test_a_picture_that_was_not_enlarged_is_not_said_to_be(run: Path) -> None:
-    assert explain(str(run), "small.png", 5, 5).enlarged_from is None
+    found = explain(str(run), "small.png", 5, 5)
+    assert (found.enlarged_from, enlarged_lines(found)) == (None, [])
 
 
 def test_large_paintings_are_verified_made_again_and_shown(root: Path, run: Path, tmp_path: Path) -> None:

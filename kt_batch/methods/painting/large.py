@@ -15,7 +15,7 @@ from kt_batch.kernels.enlarge import calm, crisp_rows, fit_slopes, linear_rows, 
 
 WINDOW = 3  # radius in pixels of the painter's picture, in which it is compared with the photograph
 EPSILON = 0.001  # squared; contrasts of the photograph below .03 give little detail
-SHARPENING = 3.0  # at each doubling, of what a blur takes away
+SHARPENING = 1.5  # at each doubling, of what a blur takes away
 BLOCK = 2**17  # pixels made at a time
 
 
