@@ -124,3 +124,12 @@ def test_a_larger_painting_keeps_the_photographs_colours_where_that_is_asked_for
 def test_without_strength_the_large_photograph_stays_as_it_is() -> None:
     ready = painter(LIBRARY, strength=0.0)
     assert ready.enlarge(ready.translate(PHOTOGRAPH), PHOTOGRAPH, LARGE).output is LARGE
+
+
+@pytest.mark.parametrize(("small", "large"), [((64, 1), (1001, 1)), ((1, 64), (2, 130)), ((2, 3), (64, 96))])
+def test_lines_and_specks_are_enlarged_too(small: tuple[int, int], large: tuple[int, int]) -> None:
+    photograph = torch.rand(3, *large)
+    picture = enlarged(torch.rand(3, *small), torch.rand(3, *small), photograph)
+    assert picture.shape == photograph.shape
+    assert picture.isfinite().all()
+    assert (picture.min() >= 0, picture.max() <= 1) == (True, True)
