@@ -258,7 +258,11 @@ class MethodConfig(Config):
     )
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
     size: int | None = Field(
-        None, ge=SMALLEST_SIZE, le=LARGEST_SIZE, description="Long side of the working image, without an encoder."
+        None,
+        ge=SMALLEST_SIZE,
+        le=LARGEST_SIZE,
+        description="Long side of the working image, without an encoder; with one, of pictures that are enlarged after "
+        "the method has worked at the encoder's size.",
     )
     format: ImageFormat = Field("png", description="File format of the outputs.")
     quality: int = Field(95, ge=1, le=100, description="Quality of jpg, webp and avif files, 1 to 100.")
@@ -291,7 +295,7 @@ class MethodConfig(Config):
     @property
     def working_size(self) -> int:
         """Long side of the working image, in pixels."""
-        return self.encoder.size if self.encoder else self.size or DEFAULT_SIZE
+        return self.size or (self.encoder.size if self.encoder else DEFAULT_SIZE)
 
     @property
     def searcher(self) -> Searcher | None:

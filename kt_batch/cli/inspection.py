@@ -12,7 +12,7 @@ from kt_batch.cli import options
 from kt_batch.cli.exit_codes import STRICT
 from kt_batch.cli.output import print_summary, print_text
 from kt_batch.errors import UsageError
-from kt_batch.report.contributions import Contribution, LevelSources
+from kt_batch.report.contributions import Contribution, Explanation, LevelSources
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.inspect_image import image_at, inspect_image, lines_of
@@ -48,6 +48,7 @@ def explain_command(
         f"pixel {x},{y} of {explanation.output} ({explanation.width} x {explanation.height}), from {explanation.input}"
     ]
     lines += level_lines(explanation.levels, every) or contribution_lines(explanation.contributions)
+    lines += enlarged_lines(explanation)
     lines += edit_lines(explanation.edit)
     lines += [f"  {source.share:5.1%}  {source.uri}{tags_shown(source.tags)}" for source in explanation.sources]
     print_summary(explanation.to_dict(), lines, json)
@@ -72,6 +73,14 @@ def level_lines(levels: Sequence[LevelSources], every: bool) -> list[str]:
             name = "Form and texture" if first and last else "Form" if first else "Texture" if last else "Between"
             lines += [f"{name} ({level.level}):", *contribution_lines(level.contributions)]
     return lines
+
+
+def enlarged_lines(explanation: Explanation) -> list[str]:
+    """Return where the detail of an enlarged picture comes from, for a person; nothing for other pictures."""
+    if explanation.enlarged_from is None:
+        return []
+    width, height = explanation.enlarged_from
+    return [f"Finer detail: the photograph's own, in painted colours (painted at {width} x {height}, then enlarged)"]
 
 
 def edit_lines(edit: RecordedEdit | None) -> list[str]:

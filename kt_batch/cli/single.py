@@ -13,11 +13,13 @@ from kt_batch.cli.arguments import Fields, expand
 from kt_batch.cli.config_file import ConfigFile, TrustConfig
 from kt_batch.cli.output import print_summary
 from kt_batch.cli.settings import MethodOptions, method_options
+from kt_batch.config import DEFAULT_SIZE
 from kt_batch.errors import UsageError
-from kt_batch.methods.base import Method
+from kt_batch.methods.base import Enlarger, Method
 from kt_batch.methods.knowledge import KnowledgeTransfer
 from kt_batch.methods.painting.method import Painting
 from kt_batch.pipelines.single import SingleSummary, load_networks, translate_one
+from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.store.passed_over import in_words
 from kt_batch.store.targets import Inputs, Target
 
@@ -70,14 +72,22 @@ def try_command(
     method = METHODS[chosen.method]
     if method.levels:
         cut = _of_levels(context, chosen.method, cut, decoder_weights)
+    wanted, cut = cut.size, _of_sources(method, cut)
     source, encoder = options.new_encoder(weights, cut)
     networks = load_networks(source, method, cut.layer, decoder_weights)
-    fields = {"encoder": encoder, "format": image_format, **networks.digests}
+    larger = larger_size(method, encoder, wanted)
+    fields = {"encoder": encoder, "format": image_format, **networks.digests, **larger}
     translation = method.config_type.model_validate({**chosen.values, **fields})
     data, summary = translate_one(photo, style, networks, method, translation, how.threads)
     target.write(data)
     print_summary({"out": str(path), **asdict(summary)}, _lines(path, summary), json)
     return 0
+
+
+def _of_sources(method: type[Method], cut: options.CutOptions) -> options.CutOptions:
+    """Return the cut at the size at which paintings are read: at most the default, where a method enlarges pictures."""
+    size = min(cut.size, DEFAULT_SIZE) if issubclass(method, Enlarger) else cut.size
+    return cut.model_copy(update={"size": size})
 
 
 def _of_levels(

@@ -197,7 +197,7 @@ def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJo
         layer=encoder.layer if encoder and not library else None,
         encoder_weights=request.encoder_weights,
         decoder_weights=request.decoder_weights,
-        size=encoder.size if encoder else None if fit else config.get("size"),
+        size=None if fit else config.get("size") or (encoder.size if encoder else None),
         fit=fit,
     )
     settings = {name: value for name, value in config.items() if name not in shared}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,3 +170,17 @@ class Method(Protocol):
 
     def translate(self, image: Tensor) -> Result:
         """Translate one image `(3, H, W)` float32 RGB in [0, 1]."""
+
+
+@runtime_checkable
+class Enlarger(Protocol):
+    """A method that works at the size of its sources, and makes larger pictures from what it made at that size."""
+
+    def enlarge(self, result: Result, photograph: Tensor, large: Tensor) -> Result:
+        """Return a result with a larger picture.
+
+        Args:
+            result: What `translate` made of `photograph`; its picture may have padding.
+            photograph: `(3, h, w)`, without padding.
+            large: The same photograph at the wanted size, `(3, H, W)`.
+        """

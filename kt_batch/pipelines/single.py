@@ -26,6 +26,7 @@ from kt_batch.pipelines.extract.worker import image_patches
 from kt_batch.pipelines.inputs import find_images
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.large import translate_image
 from kt_batch.pipelines.translate.library_images import load_decoders
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
@@ -133,7 +134,7 @@ def translate_one(
     with timed(seconds, "index"):
         index = index_for(method, library, encoder, cast("EncoderConfig", config.encoder))
     made = method(config, Resources(**networks.resources, index=index, images=images))
-    result = made.translate(to_tensor(pad_to(working.pixels, made.stride)))
+    result = translate_image(made, working, config)
     sources = _coarsest(result.provenance)
     counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
@@ -174,7 +175,7 @@ def _extract(
     extraction = ExtractConfig(encoder=cast("EncoderConfig", config.encoder))
     stride = encoder.geometry(_layer(config)).stride
     for source in inputs:
-        identity, painting = _read_image(source.uri, config.working_size)
+        identity, painting = _read_image(source.uri, extraction.encoder.size)
         if identity not in names:
             names[identity] = source.uri
             images[identity] = to_tensor(pad_to(painting.pixels, stride))

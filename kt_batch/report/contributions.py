@@ -83,6 +83,8 @@ class Explanation:
     made the form, the last one the texture.
     With kind `sources`, `sources` hold for the whole output, the largest share first, and there is no cell.
     library: None where the run names none. edit: The colour map that was applied; None for methods that edit nothing.
+    enlarged_from: Width and height at which the picture was made before it was enlarged, with finer detail of the
+    photograph; None where it was not.
     """
 
     run: str
@@ -101,6 +103,7 @@ class Explanation:
     sources: tuple[SourceShare, ...]
     edit: RecordedEdit | None = None
     levels: tuple[LevelSources, ...] = ()
+    enlarged_from: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""

@@ -228,6 +228,7 @@ class Session:
         row, col = self._cell(named, x, y, self.cells) if patches else (None, None)
         levels = tuple(self._at_level(named, x, y, level) for level in self.levels)
         edit = None if patches else read_edit(self.run, named)
+        painted = self.working_size(named)
         return Explanation(
             run=self.run.location.uri,
             method=self.run.header.method,
@@ -245,6 +246,7 @@ class Session:
             sources=() if patches else self._shares(table),
             edit=edit,
             levels=levels,
+            enlarged_from=painted if levels and painted != (width, height) else None,
         )
 
     def _cell(self, output: Output, x: int, y: int, cells: Geometry) -> tuple[int, int]:

@@ -117,6 +117,22 @@ def test_extract_reports_its_estimate_before_it_begins(kt: Say, tmp_path: Path) 
 # ---- try ----
 
 
+def test_try_paints_a_large_picture_at_the_usual_size_first(
+    kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photo.png", 11, 700, 40)
+    draw(tmp_path / "painting.png", 1)
+    patches = {}
+    for size in (512, 600):
+        said = kt("try", "photo.png", "--style", "painting.png", "--size", size, "--out", f"{size}.png", "--json")
+        assert said.code == 0
+        patches[size] = said.json["patches"]
+    assert patches[512] == patches[600]
+    with Image.open("512.png") as small, Image.open("600.png") as large:
+        assert (small.size, large.size) == ((512, 29), (600, 34))
+
+
 def test_try_writes_one_picture_and_nothing_else(kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "photo.png", 11)

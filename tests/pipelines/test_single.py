@@ -52,6 +52,16 @@ def test_painted_at_no_strength_a_photograph_has_no_source(collection: Collectio
     assert np.abs(ours - np.asarray(expected, int)).mean() < 2  # our own resizing differs a little from Pillow's
 
 
+def test_a_large_picture_is_painted_at_the_size_of_the_paintings_and_enlarged(collection: Collection) -> None:
+    small, plain = painted(collection.photos / "11.png", collection.paintings)
+    data, summary = painted(collection.photos / "11.png", collection.paintings, size=72)
+    assert (summary.shares, summary.patches) == (plain.shares, plain.patches)
+    with Image.open(io.BytesIO(data)) as large, Image.open(io.BytesIO(small)) as image:
+        assert (large.size, image.size) == ((72, 56), (64, 50))
+        reduced = np.asarray(large.convert("RGB").resize(image.size, Image.Resampling.LANCZOS), int)
+        assert np.abs(reduced - np.asarray(image.convert("RGB"), int)).mean() < 16
+
+
 def test_the_result_has_the_shape_of_the_photograph(collection: Collection) -> None:
     data, summary = tried(collection.photos / "11.png", collection.paintings / "1.png")
     with Image.open(io.BytesIO(data)) as image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, princi
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
 from kt_batch.methods.painting.gallery import TONE, Source, Sources, Usual
+from kt_batch.methods.painting.large import enlarged
 from kt_batch.methods.painting.levels import (
     CARRIED,
     FLAT_ENOUGH,
@@ -173,6 +174,18 @@ class Painting:
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
         return Result(output, _provenance(chosen.ids, traces, certified), seconds)
+
+    @torch.no_grad()
+    def enlarge(self, result: Result, photograph: Tensor, large: Tensor) -> Result:
+        """See `Enlarger`: strokes grow with the picture, edges get the photograph's detail in painted colours."""
+        if self.config.strength == 0:
+            return replace(result, output=large)
+        with timed(result.seconds, "decode"):
+            painted = cast("Tensor", result.output)[:, : photograph.shape[1], : photograph.shape[2]]
+            picture = enlarged(painted, photograph, large)
+            if self.config.preserve_colour:
+                picture = preserve_colour(picture, large)
+        return replace(result, output=picture)
 
     def _choose(self, features: Tensor, seconds: dict[str, float]) -> tuple[Chosen, Field, Tensor]:
         """Return the source images that have the most matches, the matches in them, and which are proved to be best.

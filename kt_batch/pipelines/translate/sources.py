@@ -35,6 +35,7 @@ from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
 from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
@@ -135,8 +136,9 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
         content |= named
         base = library.config.at(key)
     if Need.ENCODER in method.needs:
-        source, encoder, config = _choose_encoder(method, choice, library, base)
+        source, encoder, config, larger = _choose_encoder(method, choice, library, base)
         sources, content["encoder"] = replace(sources, encoder=source), config
+        content |= larger
         if Need.DECODER in method.needs:
             weights = absolute_file(choice.decoder_weights)
             content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
@@ -211,15 +213,19 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
 
 def _choose_encoder(
     method: type[Method], choice: Choice, library: Library | None, indexed: EncoderConfig | None
-) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig]:
-    """Return the library's encoder, cut where its index is, or the chosen one cut at the method's layer."""
+) -> tuple[EncoderSource, LoadedEncoder, EncoderConfig, dict[str, object]]:
+    """Return the library's encoder, cut where its index is, or the chosen one cut at the method's layer.
+
+    The last value names a size above that of the library, for a method that enlarges its pictures.
+    """
     weights = absolute_file(choice.encoder_weights)
     if library is not None and indexed is not None:
         source, encoder = library_encoder(library, weights)
-        return source, encoder, resized(indexed, choice.size)
+        larger = larger_size(method, indexed, choice.size)
+        return source, encoder, indexed if larger else resized(indexed, choice.size), larger
     chosen = EncoderSource(path=weights) if choice.encoder is None else EncoderSource(choice.encoder, weights)
     encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
-    return chosen, encoder, config
+    return chosen, encoder, config, {}
 
 
 def _identify_styles(inputs: Sequence[Input]) -> tuple[StyleImage, ...]:

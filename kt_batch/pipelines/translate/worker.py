@@ -16,11 +16,12 @@ from torch import Tensor
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
 from kt_batch.methods.base import LevelProvenance, PatchProvenance, Result
-from kt_batch.methods.features import to_pixels, to_tensor
+from kt_batch.methods.features import to_pixels
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
+from kt_batch.pipelines.translate.large import translate_image
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
 from kt_batch.pipelines.translate.plan import TranslateJob
@@ -31,7 +32,7 @@ from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
 from kt_batch.store.images.conversion import OUTPUT_PROFILES
-from kt_batch.store.images.files import WorkingImage, pad_to
+from kt_batch.store.images.files import WorkingImage
 from kt_batch.store.images.rgb_spaces import RgbSpaces
 from kt_batch.store.images.writers import encode_in, encode_picture
 from kt_batch.store.locations import check_kernel, open_location
@@ -127,7 +128,7 @@ class TranslateWorker:
         """Yield the result for the items of an image, in their order; copies in several folders may be in series."""
         for key, group in groupby(items, key=key_of if shared else lambda _: None):
             result = shared.results.get(key) if shared and key else None
-            yield result or self.method.translate(to_tensor(pad_to(working.pixels, self.method.stride))), list(group)
+            yield result or translate_image(self.method, working, self.job.config), list(group)
 
     def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""

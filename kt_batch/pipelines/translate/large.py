@@ -1,0 +1,39 @@
+"""Pictures larger than the sources of a method: made at the size of the sources, then enlarged by the method."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kt_batch.config import EncoderConfig, MethodConfig
+from kt_batch.kernels.sizes import fit
+from kt_batch.methods.base import Enlarger, Method, Result
+from kt_batch.methods.features import to_tensor
+from kt_batch.store.images.files import WorkingImage, pad_to, resized
+
+
+def larger_size(method: type[Method], encoder: EncoderConfig, size: int | None) -> dict[str, object]:
+    """Return the field of a configuration that holds a size above the encoder's, for a method that enlarges; or none.
+
+    Args:
+        method: The method.
+        encoder: The encoder at the size of the sources.
+        size: Long side of the pictures that are wanted, in pixels; None for that of the sources.
+    """
+    larger = issubclass(method, Enlarger) and size is not None and size > encoder.size
+    return {"size": size} if larger else {}
+
+
+def translate_image(method: Method, working: WorkingImage, config: MethodConfig) -> Result:
+    """Translate a working image: as it is, or where it is larger than the encoder's size, reduced to that first.
+
+    What is reduced is the working image and not its file, so that the size at which the method worked follows from
+    that of the output.
+    """
+    pixels = working.pixels
+    if config.encoder and isinstance(method, Enlarger) and max(pixels.shape[:2]) > config.encoder.size:
+        pixels = resized(pixels, *fit(working.width, working.height, config.encoder.size))
+    result = method.translate(to_tensor(pad_to(pixels, method.stride)))
+    if isinstance(method, Enlarger) and pixels is not working.pixels:
+        large = np.require(working.pixels, requirements="W")  # a copy, where torch would not take them
+        return method.enlarge(result, to_tensor(pixels), to_tensor(large))
+    return result
