@@ -21,6 +21,7 @@ DETAILS = {"relu3_1": 8, "relu4_1": 12}
 HELD_OUT = "0"  # first digit of the ids that are never trained on: one image in sixteen
 SWAPPED_AT = ("relu3_1", "relu4_1")  # at earlier cuts a crop has too many cells to match in every step
 CROP = 128  # pixels
+TRANSFERRED_CROP = 192  # coarse matches need room
 FIT_BATCHES = 32
 FIT_BATCH = 8  # crops
 
@@ -46,6 +47,10 @@ class Recipe:
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
+# Of decoders that start from the shipped ones. Weights give every term about the same gradient at first.
+TRANSFERRED = TrainSettings(
+    learning_rate=0.015, ema_decay=0.98, content=0.1, style=0.3, outside=1.0, unlike=0.5, lattice=1.0
+)
 RECIPES = {
     "default": Recipe(
         {
