@@ -49,7 +49,7 @@ class Recipe:
 
 # Of decoders that start from the shipped ones. Weights give every term about the same gradient at first.
 TRANSFERRED = TrainSettings(
-    learning_rate=0.015, ema_decay=0.98, content=0.1, style=0.3, outside=1.0, unlike=0.5, lattice=1.0
+    learning_rate=0.01, ema_decay=0.98, reconstruction=3.0, content=0.1, style=0.3, outside=1.0, unlike=0.5, lattice=1.0
 )
 RECIPES = {
     "default": Recipe(
