@@ -34,10 +34,10 @@ def models_command(json: options.Json = False) -> int:
     for part in shipped:
         takes = f"  stride {part.stride}, {part.channels} channels" if part.channels else ""
         lines.append(
-            f"{part.name:8} {part.part:16} {part.parameters:>10,} parameters {part.bytes / 1e6:6.2f} MB"
+            f"{part.name:8} {part.part:8} {part.parameters:>10,} parameters {part.bytes / 1e6:6.2f} MB"
             f"  {part.sha256[:16]}  {part.file}{takes}"
         )
-    lines.append("vgg19    encoder          torchvision's weights, downloaded by it, or --encoder-weights FILE")
+    lines.append("vgg19    encoder  torchvision's weights, downloaded by it, or --encoder-weights FILE")
     print_summary({"models": [asdict(part) for part in shipped]}, lines, json)
     return 0
 

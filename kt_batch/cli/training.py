@@ -1,4 +1,4 @@
-"""The jobs that train: auto-encoders, and their decoders for paintings."""
+"""The job that trains auto-encoders."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from kt_batch.pipelines.inputs import absolute_file
 from kt_batch.store.manifest_files import read_manifests
 from kt_batch.training.autoencoder import TrainJob, train_autoencoder
 from kt_batch.training.metrics import Metrics
-from kt_batch.training.painting import PaintingJob, train_for_painting
 
 # The training of the shipped decoders (docs/models.md).
 STEPS = "relu3_1=2600,relu4_1=900,relu2_1=250,relu1_1=100"
-PAINTING_STEPS = "relu2_1=1000,relu1_1=350"
 
 TrainRun = Annotated[
     RunOptions,
@@ -40,11 +38,6 @@ TrainRun = Annotated[
 def train_app() -> typer.Typer:
     """Return the job that trains."""
     return job_app(expand(train))
-
-
-def painting_app() -> typer.Typer:
-    """Return the job that trains decoders for paintings."""
-    return job_app(expand(train_painting))
 
 
 def train(
@@ -90,45 +83,6 @@ def train(
     )
     with make_members(how, gpu, out) as run_members:
         trained = train_autoencoder(job, Metrics(job.out, print_progress), run_members)
-    print_summary({"weights": str(trained), "steps": dict(job.steps)}, [f"{trained}"], json)
-    return 0
-
-
-def train_painting(
-    *,
-    images: options.Images = None,
-    manifest: options.Manifests = None,
-    paintings: Annotated[list[str], typer.Option("--paintings", help="Paintings; the images are photographs.")],
-    out: Annotated[Path, typer.Option("--out", help="State, metrics and the finished weights; all workers see it.")],
-    encoder: Annotated[
-        str, typer.Option("--encoder", help="The encoder whose shipped decoders are trained.")
-    ] = "kt-vgg",
-    steps: Annotated[
-        str, typer.Option("--steps", help="Which decoders, and how many steps each, in this order.")
-    ] = PAINTING_STEPS,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pairs of crops of 192 px per step and worker.")] = 3,
-    seed: options.Seed = 0,
-    how: TrainRun,
-    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each Ray worker.")] = False,
-    json: options.Json = False,
-) -> int:
-    """Train shipped decoders on, for photographs that get features of paintings, or continue an earlier call.
-
-    Metrics go to DIR/LAYER/transferred/metrics.csv and TensorBoard. On Ray nothing else is printed: follow those files.
-    """
-    job = PaintingJob(
-        photographs=tuple(images or ()),
-        paintings=tuple(paintings),
-        encoder=EncoderSource(encoder),
-        out=out.absolute(),
-        steps=parse_steps(steps),
-        batch=batch,
-        threads=how.threads,
-        seed=seed,
-        manifests=read_manifests(manifest or []),
-    )
-    with make_members(how, gpu, out) as run_members:
-        trained = train_for_painting(job, Metrics(job.out, print_progress), run_members)
     print_summary({"weights": str(trained), "steps": dict(job.steps)}, [f"{trained}"], json)
     return 0
 

@@ -30,7 +30,6 @@ DECODER_FORMAT = "kt-batch-decoder/1"
 MOST_BYTES = 1 << 30  # of a weight file: twice a whole VGG-19
 MOST_BLOCKS, MOST_SCALE = 64, 16  # of a decoder; relu4_1 needs a scale of 8
 ENCODERS = ("kt-vgg", "vgg19")
-PAINTING = "painting."  # begins the name of a decoder of transferred features
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -66,10 +65,7 @@ class LoadedDecoder:
 
 @dataclass(frozen=True)
 class ShippedPart:
-    """One shipped weight file.
-
-    part: `encoder`, a cut (`relu3_1`) for its decoder, or `painting.relu3_1` for its decoder of transferred features.
-    """
+    """One shipped weight file: an encoder (`part` is `encoder`), or the decoder for the cut `part`."""
 
     name: str
     part: str
@@ -82,7 +78,7 @@ class ShippedPart:
 
 
 def shipped() -> dict[str, dict[str, dict[str, str]]]:
-    """Return the manifest of shipped weights: name, part (as in `ShippedPart`), then `file` and `sha256`."""
+    """Return the manifest of shipped weights: name, part (`encoder`, `relu3_1`, ...), then `file` and `sha256`."""
     text = resources.files("kt_batch.models").joinpath("weights/weights.json").read_text()
     manifest: dict[str, dict[str, dict[str, str]]] = json.loads(text)
     return manifest
@@ -97,9 +93,8 @@ def describe_shipped() -> list[ShippedPart]:
             network: torch.nn.Module = encoder.network
             channels = stride = None
             if part != "encoder":
-                cut = part.removeprefix(PAINTING)
-                network = _shipped_decoder(encoder, name, part, cut).network
-                channels, stride = encoder.network.channels_at(cut), encoder.network.geometry(cut).stride
+                network = load_decoder(encoder, name, part, None).network
+                channels, stride = encoder.network.channels_at(part), encoder.network.geometry(part).stride
             described.append(
                 ShippedPart(
                     name=name,
@@ -153,33 +148,8 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
         raise UsageError(
             f"No decoder is shipped for encoder '{name}' at {layer}; give --decoder-weights FILE, trained for it."
         )
-    if path is None:
-        return _shipped_decoder(encoder, name, layer, layer)
-    return _decoder_of(_read(Path(path)), encoder, layer, path)
-
-
-def load_painting_decoder(encoder: LoadedEncoder, name: str, layer: str) -> LoadedDecoder:
-    """Load the shipped decoder of features that were transferred from paintings at `layer`.
-
-    Where there is none, it is the ordinary decoder. Raises as `load_decoder` does.
-    """
-    part = painting_part(layer)
-    if part in shipped().get(name, {}):
-        return _shipped_decoder(encoder, name, part, layer)
-    return load_decoder(encoder, name, layer, None)
-
-
-def painting_part(layer: str) -> str:
-    """Return the name of the decoder of transferred features at `layer` in the manifest."""
-    return PAINTING + layer
-
-
-def _shipped_decoder(encoder: LoadedEncoder, name: str, part: str, layer: str) -> LoadedDecoder:
-    return _decoder_of(_read_shipped(name, part), encoder, layer, f"{name} {part}")
-
-
-def _decoder_of(data: bytes, encoder: LoadedEncoder, layer: str, where: str) -> LoadedDecoder:
-    """Return the decoder in a file's bytes; `where` names the file in errors."""
+    data = _read_shipped(name, layer) if path is None else _read(Path(path))
+    where = path or f"{name} {layer}"
     tensors, metadata = parse(data, None, where)
     peer = peer_decoder(tensors, layer)
     if peer is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,7 +25,7 @@ from kt_batch.store.targets import Inputs, refuse_inputs_inside, write_file
 from kt_batch.training.crops import crops
 from kt_batch.training.export import export
 from kt_batch.training.fitting import fit
-from kt_batch.training.loop import Batch, Losses, Student, Synchronise, image_losses, train
+from kt_batch.training.loop import Student, Synchronise, train
 from kt_batch.training.recipes import (
     CODES,
     CROP,
@@ -43,7 +43,6 @@ from kt_batch.training.settings import TrainSettings
 from kt_batch.training.state import TrainState
 
 SAVE_EVERY = 100  # steps
-STANDARDISED = 8  # batches of crops that codes are standardised by
 
 Report = Callable[[str, int, dict[str, float]], None]
 Member = Callable[[int, int, Synchronise | None], None]
@@ -169,12 +168,7 @@ def _fitted_encoder(job: TrainJob, uris: Sequence[str]) -> Encoder:
 
 def _fit_batches(job: TrainJob, uris: Sequence[str]) -> list[Tensor]:
     """Return the crops that encoder, code statistics and direct convolutions are fitted to; the same on all workers."""
-    return fit_crops(uris, FIT_BATCHES, job.seed)
-
-
-def fit_crops(uris: Sequence[str], batches: int, seed: int) -> list[Tensor]:
-    """Return batches of FIT_BATCH crops."""
-    return list(islice(crops(uris, FIT_BATCH, CROP, seed), batches))
+    return list(islice(crops(uris, FIT_BATCH, CROP, job.seed), FIT_BATCHES))
 
 
 def train_decoders(
@@ -182,55 +176,22 @@ def train_decoders(
 ) -> None:
     """Train every decoder in turn on crops of this worker's own. Worker 0 reports and saves the state."""
     torch.set_num_threads(job.threads)
-    device = best_device()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = job_encoder(job, uris)
     for cut in job.steps:
         student = new_student(job, encoder, cut, uris).to(device)
         for stage in job.stages(encoder, cut):
-
-            def batches(seed: int) -> Iterator[Tensor]:
-                return (batch.to(device) for batch in crops(uris, job.batch, CROP, seed))
-
-            train_stage(student, stage, batches, image_losses, report, worker, workers, synchronise)
-
-
-def best_device() -> str:
-    """Return where training runs: `cuda`, or `cpu` where there is no GPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def train_stage(
-    student: Student,
-    stage: Stage,
-    batches: Callable[[int], Iterable[Batch]],
-    losses: Losses[Batch],
-    report: Report,
-    worker: int,
-    workers: int,
-    synchronise: Synchronise | None,
-) -> None:
-    """Train one stage, or resume it, and leave the averaged weights in the student.
-
-    Args:
-        student: Trained in place.
-        stage: Its settings, and the folder of its state.
-        batches: `batches(seed)` returns this worker's own batches, without end.
-        losses: The loss terms of a batch.
-        report: Called as `report("CUT/STAGE", step, losses)` after every step of worker 0, which also saves the state.
-        worker: The number of this worker.
-        workers: How many there are.
-        synchronise: Averages gradients in place over all workers.
-    """
-    folder, settings = stage.folder, stage.settings
-    state = None
-    if (folder / "state.json").exists():
-        state = TrainState.load(folder, student.state_tensors(), settings)
-    seed = (settings.seed + 1 + stage.steps_before + (state.step if state else 0)) * workers + worker
-    report_losses = partial(report, f"{student.cut}/{folder.name}") if worker == 0 else _no_report
-    save = partial(_save_state, student, settings, folder) if worker == 0 else _no_save
-    bfloat16 = bfloat16_is_fast(student.mean.device.type)
-    reached = train(student, batches(seed), settings, report_losses, save, state, synchronise, bfloat16, losses)
-    student.load_state_dict(reached.average, strict=False)
+            folder, settings = stage.folder, stage.settings
+            state = None
+            if (folder / "state.json").exists():
+                state = TrainState.load(folder, student.state_tensors(), settings)
+            seed = (job.seed + 1 + stage.steps_before + (state.step if state else 0)) * workers + worker
+            batches = (batch.to(device) for batch in crops(uris, job.batch, CROP, seed))
+            report_losses = partial(report, f"{cut}/{folder.name}") if worker == 0 else _no_report
+            save = partial(_save_state, student, settings, folder) if worker == 0 else _no_save
+            bfloat16 = bfloat16_is_fast(device)
+            reached = train(student, batches, settings, report_losses, save, state, synchronise, bfloat16)
+            student.load_state_dict(reached.average, strict=False)
 
 
 def _save_state(student: Student, settings: TrainSettings, folder: Path, step: int, state: TrainState) -> None:
@@ -252,7 +213,7 @@ def new_student(job: TrainJob, encoder: LoadedEncoder, cut: str, uris: Sequence[
     student = _random_student(job, encoder, cut)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = _fit_batches(job, uris)
-    student.standardise(torch.cat(images[:STANDARDISED]))
+    student.standardise(torch.cat(images[:8]))
     student.fit_direct(images)
     return student
 

@@ -7,28 +7,16 @@ import json
 from pathlib import Path
 
 from kt_batch.models.decoder import Decoder
-from kt_batch.models.weights import LoadedEncoder, decoder_bytes, encoder_bytes, painting_part
+from kt_batch.models.weights import LoadedEncoder, decoder_bytes, encoder_bytes
 from kt_batch.store.targets import write_file
 from kt_batch.training.recipes import NAME, VERSION
 
 
 def export(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -> Path:
     """Write one file for each network, and `weights.json` with their SHA-256; return the folder."""
-    return _write({"encoder": encoder_bytes(encoder.network, NAME), **_decoders(encoder, decoders)}, folder)
-
-
-def export_painting(encoder: LoadedEncoder, decoders: dict[str, Decoder], folder: Path) -> Path:
-    """Write decoders for the method painting as `export` does; the encoder stays where it is."""
-    parts = _decoders(encoder, decoders)
-    return _write({painting_part(cut): data for cut, data in parts.items()}, folder)
-
-
-def _decoders(encoder: LoadedEncoder, decoders: dict[str, Decoder]) -> dict[str, bytes]:
-    return {cut: decoder_bytes(decoder, encoder.sha256, cut) for cut, decoder in sorted(decoders.items())}
-
-
-def _write(parts: dict[str, bytes], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
+    parts = {"encoder": encoder_bytes(encoder.network, NAME)}
+    parts |= {cut: decoder_bytes(decoder, encoder.sha256, cut) for cut, decoder in sorted(decoders.items())}
     manifest = {}
     for part, data in parts.items():
         name = f"{VERSION}.{part}.safetensors"

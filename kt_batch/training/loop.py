@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,18 +58,6 @@ class Student(nn.Module):
         # Bounds the amplification of a channel that hardly ever responds.
         self.deviation = deviation.clamp_min(float(deviation.max()) * MIN_DEVIATION)
 
-    @torch.no_grad()
-    def start_from(self, shipped: Decoder) -> None:
-        """Take the weights of a shipped decoder, with this student's standardisation taken out of its first layers.
-
-        Call `standardise` before.
-        """
-        state = {name: value.clone() for name, value in shipped.state_dict().items() if not name.startswith("detail.")}
-        self.decoder.load_state_dict(state)
-        for first in self.decoder.first_convolutions():
-            cast("Tensor", first.bias).add_((first.weight * self.mean).sum(dim=(1, 2, 3)))
-            first.weight.mul_(self.deviation)
-
     def decode(self, code: Tensor) -> Tensor:
         """Decode a code `(n, C, h, w)` to `(n, 3, H, W)` RGB, not clamped."""
         out: Tensor = self.decoder((code - self.mean) / self.deviation)
@@ -111,10 +99,6 @@ class Student(nn.Module):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
 
-Batch = TypeVar("Batch")
-Losses = Callable[[Student, Batch, TrainSettings, bool], dict[str, Tensor]]
-
-
 def learning_rate_at(step: int, settings: TrainSettings) -> float:
     """Return the learning rate: linear warm-up, then half a cosine down to one hundredth."""
     if step < settings.warmup_steps:
@@ -123,8 +107,53 @@ def learning_rate_at(step: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def image_losses(student: Student, image: Tensor, settings: TrainSettings, bfloat16: bool) -> dict[str, Tensor]:
-    """Return the loss terms, by name, of a batch of images `(n, 3, H, W)` RGB in [0, 1]."""
+def train(
+    student: Student,
+    batches: Iterable[Tensor],
+    settings: TrainSettings,
+    report: Callable[[int, dict[str, float]], None],
+    checkpoint: Callable[[int, TrainState], None],
+    state: TrainState | None = None,
+    synchronise: Synchronise | None = None,
+    bfloat16: bool = False,
+) -> TrainState:
+    """Train until `settings.steps`.
+
+    Args:
+        student: Trained in place.
+        batches: Endless; `(n, 3, H, W)` float32 RGB in [0, 1].
+        settings: Schedule and loss weights.
+        report: Called as `report(step, losses)` after every step.
+        checkpoint: Called as `checkpoint(step, state)` after every step.
+        state: Where to resume; None: step 0.
+        synchronise: Averages gradients in place over all workers.
+        bfloat16: Run the networks, not the losses, under autocast.
+
+    Returns:
+        The final state; its `average` holds the weights to ship.
+    """
+    state = state or TrainState.fresh(student.trained(), settings)
+    parameters = list(student.trained().values())
+    for step, image in zip(range(state.step, settings.steps), batches, strict=False):
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings) * group["share"]
+        losses, total = _losses(student, image, settings, bfloat16)
+        state.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if synchronise:
+            synchronise([p.grad for p in parameters if p.grad is not None])
+        state.optimizer.step()
+        state.step = step + 1
+        state.update_average(student.trained(), settings.ema_decay)
+        report(state.step, {name: float(value.detach()) for name, value in losses.items()})
+        checkpoint(state.step, state)
+    return state
+
+
+def _losses(
+    student: Student, image: Tensor, settings: TrainSettings, bfloat16: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the loss terms by name, and their weighted sum."""
     encoder, cut = student.encoder, student.cut
     losses = {}
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bfloat16):
@@ -139,50 +168,5 @@ def image_losses(student: Student, image: Tensor, settings: TrainSettings, bfloa
             losses["swapped"] = unexplained_variance(encoder.encode_code(decoded, cut).float(), swapped)
             if settings.lattice:
                 losses["lattice"] = losses["lattice"] + lattice_error(decoded, student.decoder.scale)
-    return losses
-
-
-def train(
-    student: Student,
-    batches: Iterable[Batch],
-    settings: TrainSettings,
-    report: Callable[[int, dict[str, float]], None],
-    checkpoint: Callable[[int, TrainState], None],
-    state: TrainState | None = None,
-    synchronise: Synchronise | None = None,
-    bfloat16: bool = False,
-    losses: Losses[Batch] = image_losses,  # type: ignore[assignment]
-) -> TrainState:
-    """Train until `settings.steps`.
-
-    Args:
-        student: Trained in place.
-        batches: Endless; `(n, 3, H, W)` float32 RGB in [0, 1], or what `losses` takes.
-        settings: Schedule and loss weights.
-        report: Called as `report(step, losses)` after every step.
-        checkpoint: Called as `checkpoint(step, state)` after every step.
-        state: Where to resume; None: step 0.
-        synchronise: Averages gradients in place over all workers.
-        bfloat16: Run the networks, not the losses, under autocast.
-        losses: Returns the loss terms of a batch, by the names of their weights in `settings`.
-
-    Returns:
-        The final state; its `average` holds the weights to ship.
-    """
-    state = state or TrainState.fresh(student.trained(), settings)
-    parameters = list(student.trained().values())
     weights = vars(settings)
-    for step, batch in zip(range(state.step, settings.steps), batches, strict=False):
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings) * group["share"]
-        terms = losses(student, batch, settings, bfloat16)
-        state.optimizer.zero_grad(set_to_none=True)
-        torch.stack([weights[name] * value for name, value in terms.items()]).sum().backward()
-        if synchronise:
-            synchronise([p.grad for p in parameters if p.grad is not None])
-        state.optimizer.step()
-        state.step = step + 1
-        state.update_average(student.trained(), settings.ema_decay)
-        report(state.step, {name: float(value.detach()) for name, value in terms.items()})
-        checkpoint(state.step, state)
-    return state
+    return losses, torch.stack([weights[name] * value for name, value in losses.items()]).sum()

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from kt_batch.kernels.patches import fold, positions, unfold
 
-SMALLEST = 1e-4  # spread of features, below which differences are not enlarged
-
 
 def unexplained_variance(predicted: Tensor, target: Tensor) -> Tensor:
     """Return 1 - R2 over all channels together: |p - t|^2 / |t - mean(t)|^2, with the mean per channel.
@@ -53,56 +51,3 @@ def lattice_error(error: Tensor, period: int, cells: int = 4) -> Tensor:
     places = F.pixel_unshuffle(error, period).unflatten(1, (3, period**2))
     places = places - places.mean(dim=2, keepdim=True)
     return F.avg_pool2d(places.flatten(1, 2), cells, stride=max(1, cells // 2)).abs().mean()
-
-
-def moment_distance(features: Tensor, wanted: Tensor) -> Tensor:
-    """Return how far means and covariances of features are from those of others, image by image; 0 if they agree.
-
-    Both differences are relative to the covariance of `wanted`, so that no layer and no image outweighs the rest.
-
-    Args:
-        features: `(n, C, h, w)`.
-        wanted: `(n, C, h', w')`, without gradient.
-
-    Returns:
-        The mean over the images, `()`.
-    """
-    (mean, covariance), (wanted_mean, wanted_covariance) = _moments(features), _moments(wanted)
-    spread = wanted_covariance.diagonal(dim1=1, dim2=2).sum(1) + SMALLEST
-    size = wanted_covariance.flatten(1).norm(dim=1) + SMALLEST
-    means = (mean - wanted_mean).norm(dim=1) / spread.sqrt()
-    distance: Tensor = means + (covariance - wanted_covariance).flatten(1).norm(dim=1) / size
-    return distance.mean()
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return channel means `(n, C)` and covariances `(n, C, C)` of features `(n, C, h, w)`."""
-    cells = features.flatten(2)
-    mean = cells.mean(2)
-    centred = cells - mean[:, :, None]
-    return mean, centred @ centred.mT / cells.shape[2]
-
-
-def unlikeness(features: Tensor, wanted: Tensor) -> Tensor:
-    """Return 1 - the mean cosine of 2 x 2 patches of features with their nearest patches in others, image by image.
-
-    Every fourth patch of `features` is compared, with all of `wanted`, both around the channel means of `wanted`.
-
-    Args:
-        features: `(n, C, h, w)`.
-        wanted: `(n, C, h', w')`, without gradient.
-
-    Returns:
-        The mean over the images, `()`, in [0, 2].
-    """
-    mean = wanted.mean((2, 3), keepdim=True)
-    patches = F.normalize(F.unfold(features - mean, 2, stride=2), dim=1)
-    library = F.normalize(F.unfold(wanted - mean, 2), dim=1)
-    nearest = torch.stack([(theirs.T @ ours.detach()).argmax(0) for ours, theirs in zip(patches, library, strict=True)])
-    matched = library.gather(2, nearest[:, None].expand(-1, library.shape[1], -1))
-    return 1 - (patches * matched).sum(1).mean()
-
-
-def outside(image: Tensor) -> Tensor:
-    """Return the mean distance of RGB values from [0, 1], in which the picture will be clamped."""
-    return (image - image.clamp(0, 1)).abs().mean()

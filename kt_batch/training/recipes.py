@@ -21,7 +21,6 @@ DETAILS = {"relu3_1": 8, "relu4_1": 12}
 HELD_OUT = "0"  # first digit of the ids that are never trained on: one image in sixteen
 SWAPPED_AT = ("relu3_1", "relu4_1")  # at earlier cuts a crop has too many cells to match in every step
 CROP = 128  # pixels
-TRANSFERRED_CROP = 192  # coarse matches need room
 FIT_BATCHES = 32
 FIT_BATCH = 8  # crops
 
@@ -47,10 +46,6 @@ class Recipe:
     rates: Mapping[str, float] = field(default_factory=dict)
 
 
-# Of decoders that start from the shipped ones. Weights give every term about the same gradient at first.
-TRANSFERRED = TrainSettings(
-    learning_rate=0.01, ema_decay=0.98, reconstruction=3.0, content=0.1, style=0.3, outside=1.0, unlike=0.5, lattice=1.0
-)
 RECIPES = {
     "default": Recipe(
         {

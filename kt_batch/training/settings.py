@@ -19,10 +19,6 @@ class TrainSettings:
         reconstruction: Weight of the L1 distance between image and decoding (eq. 8).
         swapped: Weight of 1 - R2 between swapped features and the features of their decoding.
         lattice: Weight of the grid of the cells in the error and, with `swapped`, in the decoding of swapped features.
-        content: Weight of 1 - R2 between standardised transferred features and the features of their decoding.
-        style: Weight of the distance between the moments of that decoding's features and those of the painting.
-        outside: Weight of the distance of that decoding from [0, 1].
-        unlike: Weight of the distance of that decoding's patches from the nearest ones of the painting.
         seed: Of the state's random generator.
     """
 
@@ -35,8 +31,4 @@ class TrainSettings:
     reconstruction: float = 1.0
     swapped: float = 0.0
     lattice: float = 0.0
-    content: float = 0.0
-    style: float = 0.0
-    outside: float = 0.0
-    unlike: float = 0.0
     seed: int = 0

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from jobs import build_library, train_painting, translate
+from jobs import build_library, translate
 from kt_batch.cli import app as cli
 from kt_batch.cli.exit_codes import allowed_rejects, job_code
-from kt_batch.cli.training import PAINTING_STEPS, STEPS, parse_steps
+from kt_batch.cli.training import STEPS, parse_steps
 from kt_batch.errors import UsageError
-from kt_batch.training import painting
 from kt_batch.training.recipes import RECIPES
 from tests.cli.conftest import KEYS, QUICK, Say
 from tests.support.pairs import draw_pairs
@@ -128,7 +127,6 @@ def test_the_exit_code_of_a_job_depends_on_rejects_and_bound() -> None:
 
 def test_steps_are_parsed_from_their_option() -> None:
     assert parse_steps("relu3_1=2600,relu1_1=200") == {"relu3_1": 2600, "relu1_1": 200}
-    assert list(parse_steps(PAINTING_STEPS)) == ["relu2_1", "relu1_1"]
     assert set(parse_steps(STEPS)) == set(RECIPES["default"].blocks) == set(RECIPES["paper"].blocks)
 
 
@@ -138,20 +136,3 @@ def test_steps_are_parsed_from_their_option() -> None:
 def test_invalid_steps_are_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--steps got '.*'; give CUT=STEPS, CUT one of relu1_1, .*\.$"):
         parse_steps(text)
-
-
-def test_decoders_are_trained_for_photographs_after_paintings(
-    kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(painting, "TRANSFERRED_CROP", 32)
-    monkeypatch.setattr(painting, "STANDARDISED", 1)
-    photographs, paintings = draw_all(tmp_path / "photographs", [1, 2]), draw_all(tmp_path / "paintings", [3, 4])
-    words = ["--steps", "relu1_1=1", "--batch", 1, "--threads", 1, "--runner", "local", "--json"]
-    there = [photographs, "--paintings", paintings, "--out", tmp_path / "out"]
-    said = kt(*there, *words, of=train_painting.load_app())
-    assert said.code == 0, said.err
-    assert said.json == {"weights": str(tmp_path / "out/weights"), "steps": {"relu1_1": 1}}
-    assert (tmp_path / "out/weights/kt-vgg-4.painting.relu1_1.safetensors").exists()
-    again = kt(*there[:3], "--out", paintings, *words, of=train_painting.load_app())
-    assert again.code == 2
-    assert "--out" in again.err

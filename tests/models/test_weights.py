@@ -27,7 +27,6 @@ from kt_batch.models.weights import (
     encoder_bytes,
     load_decoder,
     load_encoder,
-    load_painting_decoder,
     shipped,
 )
 
@@ -113,20 +112,6 @@ def test_the_details_of_every_shipped_decoder_can_be_restored() -> None:
     assert set(encoder.network.details) == {"relu3_1", "relu4_1"}
     for cut in encoder.network.details:
         load_decoder(encoder, "kt-vgg", cut, None).network.check_details(f"at {cut}")
-
-
-def test_a_painting_gets_the_decoder_of_transferred_features_where_one_is_shipped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    encoder, parts = load_encoder(EncoderSource()), shipped()["kt-vgg"]
-    only = {"encoder": parts["encoder"], "relu1_1": parts["relu1_1"], "painting.relu2_1": parts["relu2_1"]}
-    monkeypatch.setattr("kt_batch.models.weights.shipped", lambda: {"kt-vgg": only})
-    first, second = (load_painting_decoder(encoder, "kt-vgg", cut) for cut in ("relu2_1", "relu1_1"))
-    assert (first.sha256, second.sha256) == (parts["relu2_1"]["sha256"], parts["relu1_1"]["sha256"])
-    with pytest.raises(UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu3_1"):
-        load_painting_decoder(encoder, "kt-vgg", "relu3_1")
-    with pytest.raises(UsageError, match="No decoder is shipped for encoder 'kt-vgg' at relu2_1"):
-        load_decoder(encoder, "kt-vgg", "relu2_1", None)
 
 
 def test_a_loaded_network_has_no_trainable_parameter() -> None:

@@ -6,14 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kt_batch.training.losses import (
-    lattice_error,
-    moment_distance,
-    outside,
-    swap_features,
-    unexplained_variance,
-    unlikeness,
-)
+from kt_batch.training.losses import lattice_error, swap_features, unexplained_variance
 
 
 def features(generator: torch.Generator, images: int = 2, channels: int = 3) -> Tensor:
@@ -74,40 +67,3 @@ def test_the_lattice_of_noise_falls_with_the_root_of_the_number_of_cells(
     noise = torch.randn(4, 3, 64, 64, generator=generator)
     one, many = lattice_error(noise, 2, cells=1).item(), lattice_error(noise, 2, cells=4).item()
     assert many == pytest.approx(one / 4, rel=0.05)
-
-
-def test_the_moment_distance_is_relative_to_the_spread_of_what_is_wanted() -> None:
-    # One channel: mean 2 and variance 4 are wanted; mean 5 and variance 1 are found.
-    wanted = torch.tensor([0.0, 4, 0, 4]).view(1, 1, 2, 2)
-    found = torch.tensor([4.0, 6, 4, 6]).view(1, 1, 2, 2)
-    assert moment_distance(found, wanted).item() == pytest.approx(3 / 2 + 3 / 4, rel=1e-3)
-
-
-def test_the_moment_distance_sees_how_channels_vary_together_and_not_where() -> None:
-    together, apart = torch.tensor([[1.0, 3], [1, 3]]), torch.tensor([[1.0, 3], [3, 1]])
-    first, second = (each.view(1, 2, 1, 2) for each in (together, apart))
-    assert moment_distance(first.flip(3), first).item() == pytest.approx(0, abs=1e-6)
-    # Covariances [[1, 1], [1, 1]] and [[1, -1], [-1, 1]]: sqrt(8) apart, and of length 2.
-    assert moment_distance(second, first).item() == pytest.approx(2**0.5, rel=1e-3)
-
-
-def test_the_moments_of_a_flat_picture_give_a_finite_distance(generator: torch.Generator) -> None:
-    assert moment_distance(features(generator), torch.full((2, 3, 4, 4), 0.5)).isfinite()
-
-
-def test_patches_that_occur_in_the_other_image_are_not_unlike_it(generator: torch.Generator) -> None:
-    wanted = features(generator)
-    assert unlikeness(wanted, wanted).item() == pytest.approx(0, abs=1e-6)
-    shifted = wanted.roll(2, 3)  # by one patch: of those compared, each occurs in the other image
-    assert unlikeness(shifted, wanted).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_an_opposite_patch_is_unlike_by_two() -> None:
-    # Patches +-[1, -1] of one channel with mean 0; the image of them has only the first.
-    wanted = torch.tensor([[1.0, -1], [1, -1]]).view(1, 1, 2, 2)
-    assert unlikeness(-wanted, wanted).item() == pytest.approx(2)
-
-
-def test_what_is_outside_is_the_mean_of_what_clamping_takes() -> None:
-    # Of four values, 1.2 and -.1 lie outside.
-    assert outside(torch.tensor([1.2, 1.0, 0.0, -0.1])).item() == pytest.approx(0.3 / 4)

@@ -124,14 +124,14 @@ class Painting:
             with timed(seconds, "encode"):
                 current = encode_levels(self.encoder, picture, (level.layer,)) if number else own
             with timed(seconds, "match"):
-                queries = level_queries(level, own[level.layer], current[level.layer], flat)
+                queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field)
                 before, (field, score) = field, improve(queries, gallery, start, RADIUS, PASSES)
             if not number:
                 certified &= same_matches(before, field)
             traces.append((level.layer, field, score))
             with timed(seconds, "transfer"):
-                code = transferred(level, own[level.layer], flat, wanted, rebuild(gallery, field))
+                code = _transfer(level, own[level.layer], flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
                 picture = self._decode(level.layer, code, own)
         with timed(seconds, "encode"):
@@ -171,13 +171,13 @@ class Painting:
         return decode_code(self.decoders[layer], weakened)
 
 
-def level_queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor:
+def _queries(level: Level, own: Tensor, current: Tensor, flat: Tensor) -> Tensor:
     """Return the cells `(h, w, C)` that are compared: forms without regard to brightness and colour."""
     mixed = torch.lerp(standardised(current), standardised(own), level.anchor)
     return calm(mixed, flat).permute(1, 2, 0).contiguous()
 
 
-def transferred(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
+def _transfer(level: Level, own: Tensor, flat: Tensor, wanted: Bands, matched: Tensor) -> Tensor:
     """Return the code of a level, with the wanted moments: matched patches over the photograph in their colours."""
     swapped, tone = matched.chunk(2)
     base = transport_bands(own, wanted)

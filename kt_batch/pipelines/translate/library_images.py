@@ -10,7 +10,7 @@ from kt_batch.config import Layer, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.methods.base import Method, Need
 from kt_batch.methods.features import to_tensor
-from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, load_painting_decoder
+from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, load_decoder
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_library
@@ -61,5 +61,5 @@ def named_decoders(encoder: LoadedEncoder, name: str, method: type[Method]) -> d
 
 
 def load_decoders(encoder: LoadedEncoder, name: str, layers: Sequence[Layer]) -> dict[Layer, LoadedDecoder]:
-    """Load the decoder of transferred features for each of some layers. Raises UsageError where none is shipped."""
-    return {layer: load_painting_decoder(encoder, name, layer) for layer in layers}
+    """Load the decoder that is shipped for each of some layers. Raises UsageError where there is none."""
+    return {layer: load_decoder(encoder, name, layer, None) for layer in layers}
