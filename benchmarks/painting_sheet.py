@@ -71,7 +71,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, nargs="+", required=True)
     parser.add_argument("--methods", nargs="+", required=True)
     given = parser.parse_args()
-    sheet(given).save(given.out, quality=85)
+    sheet(given).save(given.out, quality=80, optimize=True)
 
 
 if __name__ == "__main__":

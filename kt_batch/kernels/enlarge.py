@@ -35,13 +35,15 @@ def cubic_rows(picture: Tensor, size: tuple[int, int], top: int, rows: int) -> T
         `(C, rows, width)`.
     """
     height, width = size
-    return _at(picture, _cubic(picture.shape[1], height, top, rows), _cubic(picture.shape[2], width, 0, width))
+    down = _cubic(_places(picture.shape[1], height, top, rows, picture.device), picture.shape[1])
+    return _at(picture, down, _cubic(_places(picture.shape[2], width, 0, width, picture.device), picture.shape[2]))
 
 
 def linear_rows(maps: Tensor, size: tuple[int, int], top: int, rows: int) -> Tensor:
     """Return some rows of maps `(C, h, w)` enlarged by linear interpolation; arguments as in `cubic_rows`."""
     height, width = size
-    return _at(maps, _linear(maps.shape[1], height, top, rows), _linear(maps.shape[2], width, 0, width))
+    down = _linear(_places(maps.shape[1], height, top, rows, maps.device), maps.shape[1])
+    return _at(maps, down, _linear(_places(maps.shape[2], width, 0, width, maps.device), maps.shape[2]))
 
 
 def crisp_rows(picture: Tensor, size: tuple[int, int], top: int, rows: int, amount: float) -> Tensor:
@@ -106,13 +108,13 @@ def _covariance(one: Tensor, other: Tensor, mean_one: Tensor, mean_other: Tensor
     return (products - mean_one[:, None] * mean_other).permute(2, 3, 0, 1)
 
 
-def _places(size: int, length: int, first: int, count: int) -> Tensor:
+def _places(size: int, length: int, first: int, count: int, device: torch.device) -> Tensor:
     """Return where `count` places of `length`, from `first` on, lie among the centres of `size` pixels, float64."""
-    return (torch.arange(first, first + count, dtype=torch.float64) + 0.5) * (size / length) - 0.5
+    places = torch.arange(first, first + count, dtype=torch.float64, device=device)
+    return (places + 0.5) * (size / length) - 0.5
 
 
-def _cubic(size: int, length: int, first: int, count: int) -> Taps:
-    exact = _places(size, length, first, count)
+def _cubic(exact: Tensor, size: int) -> Taps:
     whole = exact.floor()
     return [
         ((whole + step).long().clamp(0, size - 1), _mitchell((exact - whole - step).abs()).float())
@@ -127,8 +129,8 @@ def _mitchell(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, far)
 
 
-def _linear(size: int, length: int, first: int, count: int) -> Taps:
-    exact = _places(size, length, first, count).clamp(0, size - 1)
+def _linear(exact: Tensor, size: int) -> Taps:
+    exact = exact.clamp(0, size - 1)
     whole = exact.floor()
     share = (exact - whole).float()
     return [(whole.long(), 1 - share), ((whole.long() + 1).clamp(max=size - 1), share)]

@@ -24,15 +24,16 @@ def smoothed(gallery: Gallery) -> Gallery:
 def quilt(queries: Tensor, tones: Gallery, wanted: Tensor) -> Field:
     """Return matches that copy whole pieces of the source images, each like the picture in tone and colour.
 
-    The picture is cut into squares of PIECE cells. Square after square, in reading order, takes the piece whose mean is
-    nearest (cosine); a piece that has been used, or overlaps one, loses AGAIN for it, in proportion to the overlap.
+    The picture is cut into squares of PIECE cells. Square after square, in reading order, takes the piece whose cells
+    are all like the square's mean: the mean of their cosines decides, so that a piece with a thing in it loses to one
+    of brushwork alone. A piece that has been used, or overlaps one, loses AGAIN for it, in proportion to the overlap.
 
     Args:
         queries: Cells `(h, w, C)`.
         tones: The source images, `smoothed`.
         wanted: `(h - 1, w - 1)` bool, the patches that need a match; other matches mean nothing.
     """
-    means, places = _pieces(tones)
+    directions, places = _pieces(tones)
     used = torch.zeros(len(places), device=queries.device)
     parts = [torch.zeros(wanted.shape, dtype=torch.int64, device=queries.device) for _ in range(3)]
     for top in range(0, wanted.shape[0], PIECE):
@@ -42,7 +43,7 @@ def quilt(queries: Tensor, tones: Gallery, wanted: Tensor) -> Field:
             if not here.any():
                 continue
             tone = F.normalize(queries[:-1, :-1][square][here].mean(0), dim=0)
-            best = places[(means @ tone - AGAIN * used).argmax()]
+            best = places[(directions @ tone - AGAIN * used).argmax()]
             used += _overlap(places, best)
             rows, cols = (torch.arange(length, device=queries.device) for length in here.shape)
             source, row, col = best
@@ -53,17 +54,22 @@ def quilt(queries: Tensor, tones: Gallery, wanted: Tensor) -> Field:
 
 
 def _pieces(tones: Gallery) -> tuple[Tensor, Tensor]:
-    """Return the means of all pieces `(m, C)` of length 1, and their places `(m, 3)`: source, first row and column."""
-    means, places = [], []
+    """Return the mean direction of the cells of all pieces, `(m, C)`, and their places `(m, 3)`.
+
+    The dot product of a mean direction with a direction is the mean of the cells' cosines. A place is a source, and
+    the first row and column.
+    """
+    directions, places = [], []
     for number, key in enumerate(_maps(tones, tones.keys)):
         height, width = key.shape[:2]
         rows = torch.arange(max(height - PIECE, 1), device=key.device)
         cols = torch.arange(max(width - PIECE, 1), device=key.device)
-        middle = key[(rows + PIECE // 2).clamp(max=height - 1)][:, (cols + PIECE // 2).clamp(max=width - 1)]
-        means.append(F.normalize(middle.flatten(0, 1), dim=1))
+        cells = F.normalize(key, dim=2).permute(2, 0, 1)[None]
+        mean = F.avg_pool2d(cells, (min(PIECE + 1, height), min(PIECE + 1, width)), 1)[0]
+        directions.append(mean[:, : len(rows), : len(cols)].flatten(1).T)
         row, col = torch.meshgrid(rows, cols, indexing="ij")
         places.append(torch.stack([torch.full_like(row, number), row, col], dim=2).flatten(0, 1))
-    return torch.cat(means), torch.cat(places)
+    return torch.cat(directions), torch.cat(places)
 
 
 def _overlap(places: Tensor, piece: Tensor) -> Tensor:

@@ -75,3 +75,13 @@ def test_smoothing_keeps_what_is_transferred_and_one_colour_as_it_is() -> None:
     torch.testing.assert_close(
         tones.keys.view(SIDE, 2 * SIDE, 2)[:, : SIDE - PIECE], queries_of(SOURCE)[:, : SIDE - PIECE]
     )
+
+
+def test_a_piece_with_a_thing_in_it_loses_to_brushwork_of_one_tone() -> None:
+    """On the left a purple thing that is blue above and red below: its mean is the picture's, its cells are not."""
+    purple = (BLUE + RED) / 2
+    source = purple.expand(2 * PIECE, 6 * PIECE, 2).clone()
+    source[:PIECE, : 2 * PIECE], source[PIECE:, : 2 * PIECE] = BLUE, RED
+    wanted = torch.ones(PIECE, PIECE, dtype=torch.bool)
+    found = quilt(purple.expand(PIECE + 1, PIECE + 1, 2), smoothed(Gallery.of([source], [source])), wanted)
+    assert int(found.col[0, 0]) >= 2 * PIECE
