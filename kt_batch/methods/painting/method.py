@@ -142,7 +142,8 @@ class Painting:
             return Result(image, SourceProvenance({}), seconds)
         with timed(seconds, "encode"):
             own, features = encode_photograph(self.encoder, image, LAYERS[:-1] if self.config.strength == 1 else LAYERS)
-        chosen, field, certified = self._choose(features, seconds)
+        chosen, found, certified = self._choose(features, seconds)
+        field = relocated(found, chosen.own_cells(self.stride), chosen.cells(LAYERS[0]))
         picture, traces = image, []
         for number, level in enumerate(self.plan):
             wanted = chosen.wanted(level.layer)
@@ -154,12 +155,13 @@ class Painting:
             with timed(seconds, "match"):
                 queries = _queries(level, own[level.layer], current[level.layer], flat)
                 start = field.finer(*flat.shape) if number else complete(queries, gallery, field, directions)
-                before, even = field, (flat[:-1, :-1] > FLAT_ENOUGH) & self.config.brushwork
+                even = (flat[:-1, :-1] > FLAT_ENOUGH) & self.config.brushwork
                 field, score = match(queries, gallery, start, directions, even, first=not number)
-            if not number:
-                certified &= same_matches(before, field)
             own_cells = chosen.own_cells(self.strides[level.layer])
-            traces.append((level.layer, relocated(field, chosen.cells(level.layer), own_cells), score))
+            place = relocated(field, chosen.cells(level.layer), own_cells)
+            traces.append((level.layer, place, score))
+            if not number:  # the place that is recorded, which another size can move
+                certified &= same_matches(found, place)
             if number < len(LEVELS) - self.config.levels:
                 continue
             with timed(seconds, "transfer"):
@@ -190,7 +192,7 @@ class Painting:
     def _choose(self, features: Tensor, seconds: dict[str, float]) -> tuple[Chosen, Field, Tensor]:
         """Return the source images that have the most matches, the matches in them, and which are proved to be best.
 
-        A patch whose match is in no chosen image has the source -1.
+        Matches are in the own sizes of the images. A patch whose match is in no chosen image has the source -1.
         """
         height, width = features.shape[1:]
         rows, cols = positions(height, width, 1, cover=True, device=features.device)
@@ -209,7 +211,7 @@ class Painting:
         grid = (height - 1, width - 1)
         parts = (rank[codes], source_rows.astype(np.int64), source_cols.astype(np.int64))
         field, chosen = Field(*(torch.from_numpy(part).view(grid) for part in parts)), Chosen(names, loaded, shares)
-        return chosen, relocated(field, chosen.own_cells(self.stride), chosen.cells(LAYERS[0])), found.certified
+        return chosen, field, found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
         strength = self.config.strength

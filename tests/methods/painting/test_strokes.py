@@ -11,7 +11,7 @@ from kt_batch.index.ids import unpack_ids
 from kt_batch.kernels.neighbour_field import Field
 from kt_batch.methods.base import LevelProvenance
 from kt_batch.methods.painting.gallery import Sources
-from kt_batch.methods.painting.levels import LAST
+from kt_batch.methods.painting.levels import LAST, encode_photograph
 from kt_batch.methods.painting.method import PaintingConfig
 from kt_batch.methods.painting.strokes import relocated, resized
 from tests.methods.painting.test_painting import (
@@ -102,3 +102,17 @@ def test_the_finest_moments_are_those_of_the_painting_in_its_own_size() -> None:
 def test_other_sizes_are_refused(stroke: object) -> None:
     with pytest.raises(ValidationError, match="stroke"):
         PaintingConfig.model_validate({"encoder": ENCODER, "stroke": stroke})
+
+
+@pytest.mark.parametrize("stroke", [0.25, 0.5, 2.0])
+def test_a_match_is_certified_only_at_the_place_that_the_index_found(stroke: float) -> None:
+    """In a painting of a quarter of its size, many places become one, which is told as another one than was proved."""
+    method = painter({RED: LIBRARY[RED].repeat(1, 3, 3)}, stroke=stroke)
+    _, features = encode_photograph(LOADED.network, PHOTOGRAPH)
+    _, found, proved = method._choose(features, dict.fromkeys(method.stages, 0.0))
+    provenance = method.translate(PHOTOGRAPH).provenance
+    assert isinstance(provenance, LevelProvenance)
+    coarse = provenance.levels["relu4_1"]
+    _, rows, cols = unpack_ids(coarse.patch_ids[:, 0].numpy())
+    same = torch.from_numpy((rows == found.row.flatten().numpy()) & (cols == found.col.flatten().numpy()))
+    assert coarse.certified.equal(proved & same)
