@@ -141,12 +141,13 @@ def test_a_moved_library_paints_and_explains_as_before(gallery: Gallery, tmp_pat
 def test_a_grown_library_asks_for_an_index_and_paints_in_a_new_run(gallery: Gallery, tmp_path: Path) -> None:
     library = Path(shutil.copytree(gallery.library, tmp_path / "library"))
     painted([gallery.photos], library, tmp_path / "run")
+    before = digest(tmp_path / "run")
     made(draw_all(tmp_path / "more", [4]), library)
     words = ("translate", gallery.photos, "--library", library, "--preset", "painting", "--threads", 1)
     ended = kt(*words, "--out", tmp_path / "grown")
     assert ended.code == 0, ended.err
-    assert digest(tmp_path / "run") is not None
-    assert digest(tmp_path / "grown") is not None
+    assert digest(tmp_path / "run") == before
+    assert digest(tmp_path / "grown") != before
 
 
 def blackened(path: Path) -> None:

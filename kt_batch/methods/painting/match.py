@@ -1,4 +1,4 @@
-"""Where the patches of one level come from."""
+"""The matches of one level: like patches, and pieces of the sources where the photograph is flat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the settings of a painting do to it, by the measures of style, on drawn pictures."""
+"""The settings of a painting change it as they say, by the measures of style, on drawn pictures."""
 
 from __future__ import annotations
 

@@ -143,17 +143,23 @@ def test_a_picture_of_one_colour_is_painted_without_a_fault() -> None:
     assert output.isfinite().all()
 
 
+class Counting(dict[str, Tensor]):
+    """The images of the library, and the ids that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(LIBRARY)
+        self.asked: list[str] = []
+
+    def __getitem__(self, image_id: str) -> Tensor:
+        self.asked.append(image_id)
+        return super().__getitem__(image_id)
+
+
 def test_sources_are_encoded_again_where_there_is_no_room_to_keep_them() -> None:
-    asked = []
-
-    class Counting(dict[str, Tensor]):
-        def __getitem__(self, image_id: str) -> Tensor:
-            asked.append(image_id)
-            return super().__getitem__(image_id)
-
-    sources = Sources(LOADED.network, Counting(LIBRARY), room=0)
+    images = Counting()
+    sources = Sources(LOADED.network, images, room=0)
     cells = [sources[image].cells["relu2_1"] for image in (RED, RED, BLUE, RED)]
-    assert asked == [RED, BLUE, RED]
+    assert images.asked == [RED, BLUE, RED]
     assert cells[0].equal(cells[3])
 
 
@@ -171,18 +177,12 @@ def test_the_bytes_of_a_source_image_are_those_of_all_its_tensors() -> None:
 
 def test_moments_count_towards_the_room_of_source_images() -> None:
     """With room for the cells of both images but not for their covariances, one is kept."""
-    asked = []
-
-    class Counting(dict[str, Tensor]):
-        def __getitem__(self, image_id: str) -> Tensor:
-            asked.append(image_id)
-            return super().__getitem__(image_id)
-
+    images = Counting()
     cells = sum(each.nbytes for each in Sources(LOADED.network, LIBRARY)[RED].cells.values())
-    sources = Sources(LOADED.network, Counting(LIBRARY), room=2 * cells)
+    sources = Sources(LOADED.network, images, room=2 * cells)
     for image in (RED, BLUE, RED):
         sources[image]
-    assert asked == [RED, BLUE, RED]
+    assert images.asked == [RED, BLUE, RED]
 
 
 def test_flat_parts_are_those_without_contrast() -> None:

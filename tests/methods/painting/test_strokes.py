@@ -83,7 +83,7 @@ def test_every_level_names_patches_of_the_painting_in_its_own_size(stroke: float
 
 
 def test_larger_strokes_have_fewer_edges() -> None:
-    """Where a painting has lines of 4 pixels, a stroke of 2 gives lines of about 8."""
+    """A stroke of 2 makes lines of about 8 pixels of a painting's lines of 4."""
     own, twice = (painter({RED: lined(4)}, stroke=stroke).translate(PHOTOGRAPH).output for stroke in (1.0, 2.0))
     assert isinstance(own, Tensor)
     assert isinstance(twice, Tensor)
