@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.kernels.neighbour_field import Gallery
-from kt_batch.kernels.quilt import PIECE, quilt, smoothed
+from kt_batch.kernels.quilt import EVEN, PIECE, quilt
 
 SIDE = 3 * PIECE
 
@@ -27,7 +27,7 @@ def queries_of(picture: Tensor) -> Tensor:
 def test_each_half_of_a_picture_is_cut_from_the_half_of_the_source_that_has_its_colour() -> None:
     picture = half_and_half(RED, BLUE)
     wanted = torch.ones(SIDE - 1, 2 * SIDE - 1, dtype=torch.bool)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)])), wanted)
+    found = quilt(queries_of(picture), Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)]), wanted)
     assert (found.col[:, : SIDE - PIECE] >= SIDE - PIECE // 2).all()
     assert (found.col[:, SIDE:] < SIDE + PIECE // 2).all()
 
@@ -35,7 +35,7 @@ def test_each_half_of_a_picture_is_cut_from_the_half_of_the_source_that_has_its_
 def test_a_piece_is_copied_as_it_is() -> None:
     wanted = torch.ones(PIECE, PIECE, dtype=torch.bool)
     picture = RED[:, None, None].expand(2, PIECE + 1, PIECE + 1)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)])), wanted)
+    found = quilt(queries_of(picture), Gallery.of([queries_of(SOURCE)], [queries_of(SOURCE)]), wanted)
     assert (found.row - found.row[0, 0]).equal(torch.arange(PIECE)[:, None].expand(PIECE, PIECE))
     assert (found.col - found.col[0, 0]).equal(torch.arange(PIECE).expand(PIECE, PIECE))
 
@@ -44,7 +44,7 @@ def test_pieces_of_one_colour_come_from_places_that_do_not_overlap() -> None:
     wanted = torch.ones(2 * PIECE, 2 * PIECE, dtype=torch.bool)
     picture = RED[:, None, None].expand(2, 2 * PIECE + 1, 2 * PIECE + 1)
     source = RED[:, None, None].expand(2, 4 * PIECE, 4 * PIECE)
-    found = quilt(queries_of(picture), smoothed(Gallery.of([queries_of(source)], [queries_of(source)])), wanted)
+    found = quilt(queries_of(picture), Gallery.of([queries_of(source)], [queries_of(source)]), wanted)
     starts = [(int(found.row[r, c]), int(found.col[r, c])) for r in (0, PIECE) for c in (0, PIECE)]
     for number, (row, col) in enumerate(starts):
         for other_row, other_col in starts[:number]:
@@ -56,25 +56,16 @@ def test_the_source_of_the_right_colour_is_taken() -> None:
     wanted = torch.ones(7, 7, dtype=torch.bool)
     for number, colour in enumerate((BLUE, RED)):
         picture = colour[:, None, None].expand(2, 8, 8)
-        assert quilt(queries_of(picture), smoothed(Gallery.of(sources, sources)), wanted).source.eq(number).all()
+        assert quilt(queries_of(picture), Gallery.of(sources, sources), wanted).source.eq(number).all()
 
 
 def test_matches_lie_inside_a_source_that_is_smaller_than_a_piece() -> None:
     source = torch.rand(3, 3, 4, generator=torch.Generator().manual_seed(0))
     wanted = torch.zeros(9, 9, dtype=torch.bool)
     wanted[4, 5] = wanted[8, 8] = True
-    found = quilt(torch.ones(10, 10, 3), smoothed(Gallery.of([queries_of(source)], [queries_of(source)])), wanted)
+    found = quilt(torch.ones(10, 10, 3), Gallery.of([queries_of(source)], [queries_of(source)]), wanted)
     assert (found.row[wanted] <= 1).all()
     assert (found.col[wanted] <= 2).all()
-
-
-def test_smoothing_keeps_what_is_transferred_and_one_colour_as_it_is() -> None:
-    gallery = Gallery.of([queries_of(SOURCE)], [2 * queries_of(SOURCE)])
-    tones = smoothed(gallery)
-    assert tones.values.equal(gallery.values)
-    torch.testing.assert_close(
-        tones.keys.view(SIDE, 2 * SIDE, 2)[:, : SIDE - PIECE], queries_of(SOURCE)[:, : SIDE - PIECE]
-    )
 
 
 def test_a_piece_with_a_thing_in_it_loses_to_brushwork_of_one_tone() -> None:
@@ -83,5 +74,18 @@ def test_a_piece_with_a_thing_in_it_loses_to_brushwork_of_one_tone() -> None:
     source = purple.expand(2 * PIECE, 6 * PIECE, 2).clone()
     source[:PIECE, : 2 * PIECE], source[PIECE:, : 2 * PIECE] = BLUE, RED
     wanted = torch.ones(PIECE, PIECE, dtype=torch.bool)
-    found = quilt(purple.expand(PIECE + 1, PIECE + 1, 2), smoothed(Gallery.of([source], [source])), wanted)
+    found = quilt(purple.expand(PIECE + 1, PIECE + 1, 2), Gallery.of([source], [source]), wanted)
     assert int(found.col[0, 0]) >= 2 * PIECE
+
+
+def test_only_the_share_of_pieces_that_vary_least_is_taken() -> None:
+    """Noise grows from left to right, and its tone is the picture's: only the left of the source is copied."""
+    height, width = PIECE + 1, 20 * PIECE
+    noise = torch.randn(height, width, 2, generator=torch.Generator().manual_seed(3))
+    source = RED + noise * torch.linspace(0, 3, width)[None, :, None]
+    pieces = width - PIECE
+    wanted = torch.ones(4 * PIECE, 4 * PIECE, dtype=torch.bool)
+    found = quilt(RED.expand(4 * PIECE + 1, 4 * PIECE + 1, 2), Gallery.of([source], [source]), wanted)
+    starts = found.col[::PIECE, ::PIECE]
+    assert int(starts.max()) <= 1.5 * EVEN * pieces
+    assert int(starts.max()) >= 0.5 * EVEN * pieces  # all of them serve, since none is liked twice

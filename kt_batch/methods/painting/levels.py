@@ -32,12 +32,12 @@ class Level:
 
 
 # Where a photograph is flat, coarse patches would make blotches of two matches: it takes only their strokes.
-LEVELS = (Level("relu4_1", 0.8, 0.25, 0.0), Level("relu3_1", 0.7, 0.3, 0.3), Level("relu2_1", 0.6, 0.3, 0.5))
+LEVELS = (Level("relu4_1", 0.8, 0.25, 0.0), Level("relu3_1", 0.7, 0.3, 0.15), Level("relu2_1", 0.6, 0.3, 0.5))
 LAST: Layer = "relu1_1"  # takes the moments of the sources only
 LAYERS: tuple[Layer, ...] = (*(level.layer for level in LEVELS), LAST)
 
 CARRIED = 0.25  # of what is moved, this comes from the picture of the level before, and the rest from the photograph
-GAINS = (1.2, 1.5)  # most contrast of broad parts and of detail, in those of the photograph: more swallows its forms
+GAINS = (3.0, 3.0)  # most contrast of broad parts and of detail, in those of the photograph: more swallows its forms
 
 FLAT, UNEVEN = 0.01, 0.04  # deviation of the luminance in a window: wholly flat below, not at all above
 FLAT_ENOUGH = 0.1  # flatness from which on pieces of the sources are copied

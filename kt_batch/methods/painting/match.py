@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kt_batch.kernels.neighbour_field import Field, Gallery, improve, inside, scores
-from kt_batch.kernels.quilt import quilt, smoothed
+from kt_batch.kernels.quilt import quilt
 
 RADIUS, PASSES = 1, 2  # cells around a match, and how often neighbours are asked
 
@@ -30,6 +30,6 @@ def match(
     found, score = improve(queries, gallery, start, directions, RADIUS, PASSES)
     if not flat.any():
         return found, score
-    pieces = quilt(queries, smoothed(gallery), flat) if first else inside(gallery, start)
+    pieces = quilt(queries, gallery, flat) if first else inside(gallery, start)
     found = pieces.where(flat, found)
     return found, scores(queries, gallery, found)

@@ -17,6 +17,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
 from kt_batch.index.search import Search
 from kt_batch.kernels.colour import preserve_colour
+from kt_batch.kernels.evened import evened
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import quick_mean
@@ -168,7 +169,7 @@ class Painting:
                 moved = torch.lerp(own[level.layer], current[level.layer], CARRIED)
                 code = _transfer(level, moved, flat, wanted, rebuild(gallery, field))
             with timed(seconds, "decode"):
-                picture = self._decode(level.layer, code, own)
+                picture = evened(self._decode(level.layer, code, own), image)
         with timed(seconds, "encode"):
             last = encode_levels(self.encoder, picture, (LAST,))[LAST]
         with timed(seconds, "decode"):

@@ -96,7 +96,7 @@ def test_every_level_says_where_its_patches_come_from() -> None:
 
 
 def test_a_library_image_finds_itself() -> None:
-    provenance = painter(LIBRARY).translate(LIBRARY[BLUE]).provenance
+    provenance = painter(LIBRARY, brushwork=False).translate(LIBRARY[BLUE]).provenance
     assert isinstance(provenance, LevelProvenance)
     coarse = provenance.levels["relu4_1"]
     images, rows, cols = unpack_ids(coarse.patch_ids[:, 0].numpy())

@@ -1,0 +1,66 @@
+"""What is taken off a painted picture, and what stays: glows, strokes, tones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kt_batch.kernels.evened import CELL, evened
+
+SIDE = 160
+
+
+def two_halves() -> Tensor:
+    """A photograph, dark on the left and bright on the right."""
+    columns = torch.where(torch.arange(SIDE) < SIDE // 2, 0.3, 0.7)
+    return columns.expand(3, SIDE, SIDE).clone()
+
+
+def test_a_glow_along_an_edge_is_taken_off() -> None:
+    """A glow of .1 on the 12 pixels that lie to the right of the edge; there the photograph is one grey."""
+    photograph = two_halves()
+    glowing = photograph.clone()
+    right = slice(SIDE // 2, SIDE // 2 + 12)
+    glowing[:, :, right] += 0.1
+    mended = evened(glowing, photograph)
+    middle = slice(SIDE // 2 + 4, SIDE // 2 + 8)
+    assert float(mended[:, 40:120, middle].mean()) < 0.75
+    assert float(mended[:, 40:120, :40].mean()) == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_blotch_on_flat_ground_is_taken_off() -> None:
+    photograph = torch.full((3, SIDE, SIDE), 0.5)
+    blotchy = photograph.clone()
+    blotchy[0, 70:90, 70:90] += 0.2
+    mended = evened(blotchy, photograph)
+    assert float(mended[0, 76:84, 76:84].mean()) < 0.6
+
+
+def test_strokes_finer_than_a_cell_stay() -> None:
+    photograph = torch.full((3, SIDE, SIDE), 0.5)
+    stripes = photograph + 0.1 * (-1.0) ** torch.arange(SIDE)
+    torch.testing.assert_close(evened(stripes, photograph), stripes, atol=1e-5, rtol=0)
+
+
+def test_a_change_of_tone_over_the_whole_picture_stays() -> None:
+    photograph = torch.full((3, SIDE, SIDE), 0.5)
+    ramp = torch.linspace(0.3, 0.7, SIDE).expand(3, SIDE, SIDE)
+    inner = slice(48, SIDE - 48)
+    torch.testing.assert_close(evened(ramp, photograph)[:, inner, inner], ramp[:, inner, inner], atol=0.02, rtol=0)
+
+
+@given(st.floats(0.3, 1.5), st.floats(-0.1, 0.1), st.integers(0, 100))
+def test_a_picture_in_other_colours_is_explained_by_its_photograph(gain: float, shift: float, seed: int) -> None:
+    cells = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(seed)) * 0.4 + 0.2
+    photograph = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    recoloured = photograph.flip(0) * gain + shift
+    mended = evened(recoloured.clamp(0, 1), photograph)
+    assert float((mended - recoloured.clamp(0, 1)).abs().mean()) < 0.02
+
+
+def test_a_picture_smaller_than_a_cell_stays_as_it_is() -> None:
+    small = torch.rand(3, CELL - 1, 9, generator=torch.Generator().manual_seed(0))
+    assert evened(small, small.flip(0)).equal(small)
