@@ -2,9 +2,9 @@
 
     python benchmarks/growing.py LIBRARY PHOTOGRAPHS --out results/growing.json
 
-LIBRARY was indexed, and images were added to it afterwards; it is changed. Queries are evenly spaced over the patches of
-the photographs, which must be held out of the library. NCC is the mean over the matches of a number of probes, of what
-the index itself holds.
+LIBRARY was indexed, and images were added to it afterwards; it is changed. Queries are evenly spaced over the patches
+of the photographs, which must be held out of the library. NCC is the mean over the matches of a number of probes, of
+what the index itself holds.
 """
 
 from __future__ import annotations

@@ -26,23 +26,8 @@ from kt_batch.store.indexes import READ_FORMATS, find_index, read_index_summary
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library
 from kt_batch.store.tables import read_table
-from tests.support.collection import PATCHES, Collection, Factory, Recorder
+from tests.support.collection import PATCHES, Collection, Factory, Recorder, Stopping
 from tests.support.tiny import TREE, draw, extracted, hashes, indexed, parts
-
-
-class Stopping(LocalRunner):
-    """A runner that fails after a number of units over all stages."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def run(self, factory: Factory, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
-        for result in super().run(factory, units, quarantine):
-            yield result
-            self.left -= 1
-            if self.left == 0:
-                raise ZeroDivisionError("a worker broke")
 
 
 @pytest.fixture
