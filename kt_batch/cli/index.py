@@ -16,8 +16,8 @@ from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
+from kt_batch.pipelines.index.status import IndexStatus, LibraryStatus, index_status
 from kt_batch.pipelines.statistics.finish import StatisticsResult, build_statistics
-from kt_batch.report.index_status import IndexStatus, LibraryStatus, index_status
 from kt_batch.store.names import in_command
 
 IndexRun = Annotated[

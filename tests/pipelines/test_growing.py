@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +16,10 @@ from kt_batch.config import IndexConfig, RunOptions, SearchConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.search import find
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
+from kt_batch.pipelines.index.status import index_status
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.report.explain import explain
-from kt_batch.report.index_status import index_status
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.images.files import image_id
 from kt_batch.store.indexes import INDEX_FORMAT, IndexSummary, find_index, read_index_summary
@@ -127,6 +127,30 @@ def test_a_grown_index_finds_what_a_fresh_one_finds(library: Path, tmp_path: Pat
     assert same.mean() > 0.99
 
 
+@pytest.mark.parametrize(
+    "config", [SearchConfig(certify=True), SearchConfig(searcher="scan")], ids=["certified", "scan"]
+)
+def test_searchers_find_in_a_grown_index_what_an_exact_search_finds(
+    grown: tuple[Path, BuildSummary], config: SearchConfig
+) -> None:
+    library, built = grown
+    index = opened(library, built.index)
+    queries = index.values(torch.arange(0, index.count, 7))
+    found, expected = (find(index, queries, each) for each in (config, SearchConfig(searcher="exact")))
+    torch.testing.assert_close(found.scores, expected.scores, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("searcher", ["hkm", "bhkm"])
+def test_a_descent_from_the_root_reaches_the_new_clusters(
+    grown: tuple[Path, BuildSummary], searcher: Literal["hkm", "bhkm"]
+) -> None:
+    library, built = grown
+    index = opened(library, built.index)
+    rows = find(index, index.values(torch.arange(index.count)), SearchConfig(searcher=searcher, probes=1)).rows[:, 0]
+    generation = summary_of(library, built.generation or "")
+    assert (rows >= generation.kept).sum() > (index.count - generation.kept) / 2
+
+
 def test_growing_writes_no_byte_of_the_generation_again(library: Path, tmp_path: Path) -> None:
     before = {path: path.stat() for path in (library / "index").rglob("*") if path.is_file()}
     generation = find_index(open_library(str(library)), None)
@@ -223,6 +247,9 @@ def test_images_without_patches_leave_the_shards_as_they_are(library: Path, tmp_
     assert (built.generation, built.new_patches) == (generation.digest, 0)
     assert (found.tree_sha256, found.shards) == (generation.tree_sha256, generation.shards)
     assert find_index(open_library(str(library)), None).digest == built.index
+    (status,) = [status for status in index_status(str(library)).indexes if status.state == "current"]
+    assert (status.share, status.drift, status.pays) == (0, None, False)
+    assert status.advice == "A fresh index does not pay yet."
 
 
 # ---- when an index is built afresh ----

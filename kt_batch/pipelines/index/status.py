@@ -12,8 +12,8 @@ from kt_batch.store.library import Library
 from kt_batch.store.names import in_command
 from kt_batch.store.opening import open_library
 
-DRIFT_PAYS = 1.1  # from here on the frozen basis explains the new patches clearly worse than the others
-SHARE_PAYS = MOST_DELTA / 2
+SHARE_PAYS = MOST_DELTA / 2  # beyond, ten more additions cost as much as a fresh index
+LOSS_PAYS = 0.01  # beyond, the frozen basis leaves so much more of all patches; share * (drift - 1)
 LEAST_REST = 1e-3  # about the resolution of a length in float16
 
 
@@ -94,7 +94,7 @@ def _status(library: Library, summary: IndexSummary, generations: set[str]) -> I
     new = summary.patches - grown.patches
     share, there = new / summary.patches, grown.digest in generations
     drift = _drift(library, summary, grown) if current and new else None
-    pays = share > SHARE_PAYS or (drift or 0) > DRIFT_PAYS
+    pays = share > SHARE_PAYS or share * ((drift or 1) - 1) > LOSS_PAYS
     return replace(
         status,
         generation=grown.digest,
