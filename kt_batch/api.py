@@ -88,9 +88,12 @@ def build_index(
     runner: Runner | None = None,
     progress: Progress = no_progress,
     at: str | None = None,
+    fresh: bool = False,
     **fields: object,
 ) -> BuildSummary:
     """Index the present state of a library, so that it can be searched.
+
+    Where few images were added since the library was indexed, the index grows by them.
 
     Args:
         library: A path or an s3:// URI.
@@ -98,6 +101,7 @@ def build_index(
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
         at: The `layer@scale` whose patches are indexed, such as `relu4_1@256`; None for the library's base key.
+        fresh: Build afresh, even where an earlier index could grow.
         **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed. Without match_space, an
             index for paintings is centred, and others are raw.
 
@@ -110,7 +114,7 @@ def build_index(
     with _usage_errors():
         config = IndexConfig.model_validate(fields)
     key = _key(at)
-    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress, key)
+    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress, key, fresh=fresh)
 
 
 def translate(

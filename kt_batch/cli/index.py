@@ -14,13 +14,20 @@ from kt_batch.cli.output import print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.runner import make_runner
 from kt_batch.config import RunOptions
+from kt_batch.errors import UsageError
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
+from kt_batch.pipelines.index.status import IndexStatus, LibraryStatus, index_status
 from kt_batch.pipelines.statistics.finish import StatisticsResult, build_statistics
 from kt_batch.store.names import in_command
 
 IndexRun = Annotated[
     RunOptions,
     Fields(only=("runner", "workers", "threads", "address", "mix_numerics", "log_file"), panel=options.RUN_PANEL),
+]
+
+
+Status = Annotated[
+    bool, typer.Option("--status", help="Report what each index has grown from and how well it fits; build nothing.")
 ]
 
 
@@ -36,17 +43,28 @@ def index_command(
     building: options.Building,
     how: IndexRun,
     at: options.At = None,
+    fresh: options.Fresh = False,
+    status: Status = False,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
     json: options.Json = False,
 ) -> int:
     """Cluster a library by BHKM, so that it can be searched.
 
+    Where few images were added since the library was indexed, the index grows by them; --fresh builds it afresh.
+    --status says of each index what it has grown from, and whether a fresh one pays.
+
     kt-batch index monet.lib
     """
+    if status and (fresh or at):
+        raise UsageError("--status reports all indexes and builds none: leave --fresh and --at out.")
+    if status:
+        found = index_status(library)
+        print_summary(asdict(found), status_lines(found), json)
+        return 0
     key = options.parse_key(at)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = build_index(library, building, how, running, display, key)
+        summary = build_index(library, building, how, running, display, key, fresh=fresh)
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0
@@ -83,8 +101,30 @@ def index_lines(summary: BuildSummary) -> list[str]:
     state = f"built in {summary.seconds:.1f} s" if summary.built else "nothing to do: it was built already"
     preset = " --preset painting" if summary.for_painting else ""
     merged = f"{summary.merged_share:.1%} merged"
+    grown = f"  grown from {summary.generation} by {summary.new_patches:,} patches" if summary.generation else ""
     return [
         f"{summary.library}: index {summary.index} of {summary.key}, {state}",
+        *([grown] if grown else []),
         f"  {summary.patches:,} {summary.match_space} patches, {merged}, {summary.leaves} leaves",
         f"  next: kt-batch translate PHOTOS --library {in_command(summary.library)}{preset} --out RUN",
     ]
+
+
+def status_lines(status: LibraryStatus) -> list[str]:
+    """Return the state of a library's indexes for a person."""
+    lines = [f"{status.library}: {_indexes(len(status.indexes))}"]
+    for index in status.indexes:
+        lines += [f"  {index.index} of {index.key}, {index.match_space}, {index.state}: {_origin(index)}"]
+        lines += [f"    {index.advice}"] if index.advice else []
+    return lines
+
+
+def _indexes(number: int) -> str:
+    return f"{number} {'index' if number == 1 else 'indexes'}"
+
+
+def _origin(index: IndexStatus) -> str:
+    if index.generation is None:
+        return f"fresh, {index.patches:,} patches" + ("" if index.can_grow else ", cannot grow")
+    drift = "" if index.drift is None else f", drift {index.drift:.3f}"
+    return f"grown from {index.generation} by {index.new_patches:,} patches ({index.share:.1%}){drift}"

@@ -73,6 +73,7 @@ def build_library(
     content: options.Content,
     preset: options.ExtractPreset = None,
     building: options.Building,
+    fresh: options.Fresh = False,
     how: options.JobRun,
     bounds: RejectBounds,
     dry_run: DryRun,
@@ -105,7 +106,7 @@ def build_library(
         extracted = extract(request, running, display)
         write_rejects(target, library)
         release_gpus(running)  # building an index uses no GPU
-        indexed = [build_index(library, building, how, running, display, key) for key in request.config.keys]
+        indexed = [build_index(library, building, how, running, display, k, fresh=fresh) for k in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
     facts, lines = {"extract": asdict(extracted)} | _index_facts(indexed), extract_lines(extracted)
     print_summary(facts, [*lines, *chain(*map(index_lines, indexed))], json)

@@ -34,6 +34,13 @@ Force = Annotated[
         "--force", help="Also remove files that may belong to work under way; only if no process works there."
     ),
 ]
+OldIndexes = Annotated[
+    bool,
+    typer.Option(
+        "--old-indexes",
+        help="Also the indexes of earlier states of a library that no index of its present state needs.",
+    ),
+]
 MaybePlace = Annotated[str | None, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
 Cache = Annotated[bool, typer.Option("--cache", help="The staged index shards, instead of a place.")]
 CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="The cache folder; default: that of this user.")]
@@ -111,6 +118,7 @@ def gc_command(
     place: MaybePlace = None,
     delete: Delete = False,
     force: Force = False,
+    old_indexes: OldIndexes = False,
     cache: Cache = False,
     cache_dir: CacheDir = None,
     json: options.Json = False,
@@ -120,6 +128,9 @@ def gc_command(
     Lost or killed attempts leave them behind. --delete removes them, unless work there is not finished: the newest
     files of a worker have no receipt yet. Files whose names are not kt-batch's are counted and stay.
 
+    --old-indexes also lists or removes indexes of earlier states of a library, and their shards that no other index
+    names. Runs that were made with them keep their pictures; explain and verify --recompute need the index.
+
     --cache lists or removes the staged index shards of this user on this machine instead; those in use stay.
 
     kt-batch gc run --delete
@@ -128,6 +139,8 @@ def gc_command(
     """
     if cache == (place is not None):
         raise UsageError("gc takes either the place of a library or a run, or --cache.")
+    if old_indexes and cache:
+        raise UsageError("--old-indexes belongs to a library, not to --cache.")
     if cache_dir is not None and not cache:
         raise UsageError("--cache-dir belongs to --cache.")
     if place is None:
@@ -135,7 +148,7 @@ def gc_command(
         print_summary(asdict(staged), _cache_lines(staged), json)
         return 0
     with ProgressDisplay() as display:
-        summary = gc(place, display, delete=delete, force=force)
+        summary = gc(place, display, delete=delete, force=force, old_indexes=old_indexes)
     print_summary(asdict(summary), _gc_lines(summary), json)
     return 0
 
@@ -155,6 +168,7 @@ def _gc_lines(summary: GcSummary) -> list[str]:
         f"{summary.place}: {summary.kind}, {counted(len(summary.orphans), 'file')}, {summary.bytes:,} bytes: {state}"
     ]
     lines += [f"  {orphan.name} ({orphan.bytes:,} bytes)" for orphan in summary.orphans]
+    lines += [f"  old index {digest}" for digest in summary.old_indexes]
     lines += [f"  {counted(summary.foreign, 'file')} of others: left alone"] if summary.foreign else []
     if (summary.pending or summary.unfinished) and not summary.deleted:
         lines.append(

@@ -79,6 +79,10 @@ At = Annotated[
         "--at", metavar="<layer@scale>", help="The patches of this key, such as relu4_1@256; default: the base key."
     ),
 ]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Build the index afresh, even where an earlier one could grow by the new images."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
 

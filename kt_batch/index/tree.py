@@ -6,7 +6,7 @@ transform is orthonormal, so that cosines are those of the raw vectors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from safetensors.torch import save
@@ -225,4 +225,46 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tr
         deviation=(torch.stack([t.deviation_sum for t in subtrees]).sum(0) / max(1, kept)).float(),
         directions=basis.directions,
         spread=basis.spread,
+    )
+
+
+def grow(tree: Tree, top: Tensor, subtrees: list[Subtree]) -> Tree:
+    """Join further subtrees to a finished tree, as the last children of its root.
+
+    Mean and basis stay as they are, and so do the places of the tree's leaves: the leaves of subtree s lie in the s-th
+    shard after its own. The mean deviation is that of all patches, weighted by their number.
+
+    Args:
+        tree: A finished tree.
+        top: The centres of the subtrees, `(k, D)`.
+        subtrees: One under each centre; none returns the tree itself.
+    """
+    if not subtrees:
+        return tree
+    new = join(top, subtrees, tree.mean, tree.basis)
+    first, children = int(tree.first_child[0]), int(tree.child_count[0])
+    nodes, further, split = len(tree.leaf), len(subtrees), first + children  # new children stand before node `split`
+    old_first = torch.where(tree.first_child >= split, tree.first_child + further, tree.first_child)
+    new_first = torch.where(new.child_count > 0, new.first_child + nodes - 1, 0)
+    count = tree.child_count.clone()
+    count[0] += further
+    new_leaf = torch.where(new.leaf >= 0, new.leaf + tree.leaves, -1)
+
+    def woven(old: Tensor, added: Tensor) -> Tensor:
+        return torch.cat([old[:split], added[1 : 1 + further], old[split:], added[1 + further :]])
+
+    leaf = woven(tree.leaf, new_leaf)
+    kept, added = int(tree.leaf_count.sum()), int(new.leaf_count.sum())
+    deviation = (tree.deviation.double() * kept + new.deviation.double() * added) / max(1, kept + added)
+    return replace(
+        tree,
+        centres=woven(tree.centres, new.centres),
+        first_child=woven(old_first, new_first),
+        child_count=woven(count, new.child_count),
+        leaf=leaf,
+        leaf_node=_leaf_nodes(leaf),
+        leaf_shard=torch.cat([tree.leaf_shard, new.leaf_shard + int(tree.leaf_shard.max()) + 1]),
+        leaf_start=torch.cat([tree.leaf_start, new.leaf_start]),
+        leaf_count=torch.cat([tree.leaf_count, new.leaf_count]),
+        deviation=deviation.float(),
     )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
+from kt_batch.maintenance.gc_indexes import read_indexes
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
-from kt_batch.store.documents import read_document
-from kt_batch.store.indexes import INDEX_FORMAT, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -29,7 +29,6 @@ from kt_batch.store.run import Run, RunHeader
 from kt_batch.store.series import read_described_receipts
 from kt_batch.store.statistics import named_files, read_statistics_summaries, statistics_digests
 
-MOST_SUMMARY = 256 << 20  # bytes of an `index.json`
 READERS = 16  # sizes that are requested at a time
 
 
@@ -41,13 +40,15 @@ class Survey:
         orphans: Names that kt_batch writes, in an order in which an interrupted removal is harmless.
         foreign: All other names.
         pending: Units without a receipt; their files are among the orphans.
-        unfinished: Indexes without an `index.json`; their files are among the orphans.
+        unfinished: Indexes whose build has begun and is not finished; their files are among the orphans.
+        old_indexes: Digests of indexes of earlier snapshots whose files are among the orphans.
     """
 
     orphans: tuple[str, ...]
     foreign: tuple[str, ...]
     pending: int
     unfinished: int
+    old_indexes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class GcSummary:
         foreign: The number of files that kt_batch did not write.
         pending: As in `Survey`.
         unfinished: As in `Survey`.
+        old_indexes: As in `Survey`.
     """
 
     place: str
@@ -81,9 +83,12 @@ class GcSummary:
     foreign: int
     pending: int
     unfinished: int
+    old_indexes: tuple[str, ...] = ()
 
 
-def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = False) -> GcSummary:
+def gc(
+    place: str, progress: Progress, *, delete: bool = False, force: bool = False, old_indexes: bool = False
+) -> GcSummary:
     """Find the files that no commit names; remove them on request.
 
     Start no command there during a removal: it may adopt a file that is about to be removed.
@@ -93,16 +98,19 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
         progress: Called after every removal.
         delete: Remove the orphans.
         force: Remove them even if units are pending or indexes unfinished, since no command runs there.
+        old_indexes: Also find the indexes of a library's earlier snapshots that `old_digests` returns.
 
     Raises:
-        UsageError: If work is unfinished, for `delete` without `force`.
+        UsageError: If work is unfinished, for `delete` without `force`; for `old_indexes` of something else.
         MissingError: If there is neither a library nor a run.
         DamagedError: If a plan or a receipt cannot be read.
         StorageError: If a file cannot be removed.
     """
     opened = open_place(place)
     location = opened.location
-    surveyed = survey(opened)
+    if old_indexes and not isinstance(opened, Library):
+        raise UsageError(f"'{location.uri}' has no indexes; --old-indexes is for a knowledge library.")
+    surveyed = survey(opened, old_indexes=old_indexes)
     if delete and not force and (surveyed.pending or surveyed.unfinished):
         raise UsageError(_refusal(location.uri, surveyed))
     orphans = _sizes(location, surveyed.orphans)
@@ -117,11 +125,14 @@ def gc(place: str, progress: Progress, *, delete: bool = False, force: bool = Fa
         foreign=len(surveyed.foreign),
         pending=surveyed.pending,
         unfinished=surveyed.unfinished,
+        old_indexes=surveyed.old_indexes,
     )
 
 
-def survey(opened: Opened) -> Survey:
+def survey(opened: Opened, *, old_indexes: bool = False) -> Survey:
     """Compare the names on disk with those that plan, receipts and indexes refer to; contents are not read.
+
+    With `old_indexes`, the indexes of earlier snapshots that `old_digests` returns refer to nothing.
 
     Raises:
         DamagedError: If a plan or a receipt cannot be read, since it may refer to any file.
@@ -132,7 +143,7 @@ def survey(opened: Opened) -> Survey:
     pending = sum(unit.id not in receipts for unit in units)
     planned = {unit.id for unit in units}
     committed = {table.name for receipt in receipts.values() for table in receipt.tables}
-    indexes = _read_indexes(opened.location, names) if isinstance(opened, Library) else None
+    indexes = read_indexes(opened, names, forget_old=old_indexes) if isinstance(opened, Library) else None
     series: set[str] = set()
     if isinstance(opened, Run):
         possible, made = _outputs(units, receipts, opened.header)
@@ -159,8 +170,10 @@ def survey(opened: Opened) -> Survey:
             continue
         ours = _is_temporary(name) or name in possible or _is_part(name, kinds, planned)
         (orphans if ours or (indexes and indexes.left(name)) else foreign).append(name)
+    old = indexes.old if indexes else set()
+    ordered = sorted(orphans, key=partial(_removal_order, old))
     unfinished = len(indexes.unfinished) if indexes else 0
-    return Survey(tuple(sorted(orphans, key=_removal_order)), tuple(foreign), pending, unfinished)
+    return Survey(tuple(ordered), tuple(foreign), pending, unfinished, tuple(sorted(old)))
 
 
 def _fit_files(location: Location, names: Collection[str]) -> tuple[set[str], set[str]]:
@@ -205,58 +218,6 @@ def _statistics_files(location: Location, names: Collection[str]) -> tuple[set[s
     return files - left, left
 
 
-@dataclass(frozen=True)
-class _Indexes:
-    """The names that the finished indexes of a library refer to, and the digests of its other indexes.
-
-    Attributes:
-        named: Names that a finished index refers to.
-        unfinished: Digests of indexes without an `index.json`.
-        damaged: Digests of indexes whose `index.json` cannot be read.
-        strange: Digests of indexes of another format version. Everything in their folders may be theirs, and so may any
-            shard: no shard is an orphan then.
-    """
-
-    named: set[str] = field(default_factory=set)
-    unfinished: set[str] = field(default_factory=set)
-    damaged: set[str] = field(default_factory=set)
-    strange: set[str] = field(default_factory=set)
-
-    def left(self, name: str) -> bool:
-        """Tell whether a name outside `named` was left by a build or belongs to an unreadable index."""
-        if layout.is_shard(name):
-            return not self.strange
-        if build := layout.parse_build_file(name):
-            return build not in self.strange
-        return layout.parse_index_file(name) in self.unfinished | self.damaged
-
-
-def _read_indexes(location: Location, names: Collection[str]) -> _Indexes:
-    indexes = _Indexes()
-    for digest in sorted({digest for name in names if (digest := layout.parse_in_index(name))}):
-        try:
-            summary = read_index_summary(location, digest)
-        except DamagedError:
-            strange = _is_strange(location, layout.index_summary_path(digest))
-            (indexes.strange if strange else indexes.damaged).add(digest)
-            continue
-        if summary is None:
-            indexes.unfinished.add(digest)
-            continue
-        indexes.named.update(layout.index_files(digest), layout.index_files(summary.digest))
-        indexes.named.update(layout.shard_path(shard.sha256) for shard in summary.shards)
-    return indexes
-
-
-def _is_strange(location: Location, name: str) -> bool:
-    """Tell whether an unreadable `index.json` states another format."""
-    try:
-        content = read_document(location, name, MOST_SUMMARY)
-    except (MissingError, DamagedError):
-        return False
-    return content.get("format") not in (None, INDEX_FORMAT)
-
-
 def _outputs(units: Sequence[Unit], receipts: Mapping[str, Receipt], run: RunHeader) -> tuple[set[str], set[str]]:
     """Return the names of the files of all planned outputs, and of those that a receipt names; shards have no other."""
     if run.output != "files":
@@ -282,11 +243,15 @@ def _is_part(name: str, kinds: Collection[str], planned: Collection[str]) -> boo
     return part is not None and part.table in kinds and part.unit in planned
 
 
-def _removal_order(name: str) -> tuple[int, str]:
-    """Sort key: receipts of a build first, since they must not outlive its files; a damaged `index.json` last."""
-    if layout.is_build_receipt(name):
+def _removal_order(old: Collection[str], name: str) -> tuple[int, str]:
+    """Sort key: what must not outlive other files first, which are receipts of a build and `index.json` of old indexes.
+
+    A damaged `index.json` is the last.
+    """
+    summary = layout.parse_index_summary_path(name)
+    if layout.is_build_receipt(name) or summary in old:
         return 0, name
-    return (2 if layout.parse_index_summary_path(name) else 1), name
+    return (2 if summary else 1), name
 
 
 def _refusal(uri: str, surveyed: Survey) -> str:

@@ -309,6 +309,8 @@ def _index_files(location: Location) -> list[tuple[str, str]]:
     for summary in read_index_summaries(location):
         hashes[layout.tree_path(summary.digest)] = summary.tree_sha256
         hashes[layout.members_path(summary.digest)] = summary.members_sha256
+        if summary.parts_sha256:
+            hashes[layout.covered_parts_path(summary.digest)] = summary.parts_sha256
         hashes |= {layout.shard_path(shard.sha256): shard.sha256 for shard in summary.shards}
     return sorted(hashes.items())
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -21,9 +22,13 @@ from kt_batch.store.documents import MOST_BYTES, read_document
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.names import in_command
+from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import Receipt, parse_receipt
 
 INDEX_FORMAT = "kt-batch-index/3"
+GROWING_FORMAT = "kt-batch-index/4"  # as 3, of an index that lists its parts or has grown
+FORMATS = (INDEX_FORMAT, GROWING_FORMAT)
+READ_FORMATS = " or ".join(FORMATS)
 LARGEST_BLOB = 4 << 30  # bytes of the nodes of a cluster, or of all clusters
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -40,8 +45,24 @@ class ShardRef(BaseModel):
     bytes: Count
 
 
+class GrownFrom(BaseModel):
+    """The generation of a grown index. patches, kept: Its own. shards: How many of the index's first ones are its."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: Hex16
+    patches: Count
+    kept: Count
+    shards: Annotated[int, Field(ge=1, lt=2**63)]
+
+
 class IndexSummary(BaseModel):
-    """The content of `index.json`. scale: Of the key whose patches are indexed; absent for the library's base key."""
+    """The content of `index.json`.
+
+    scale: Of the key whose patches are indexed; absent for the library's base key.
+    parts_sha256: Of the list of the parts that a fresh index covers; absent in format 3, and in a grown index.
+    generation: What a grown index has grown from; absent for a fresh one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +81,9 @@ class IndexSummary(BaseModel):
     tree_sha256: Sha256
     tree_bytes: Count
     members_sha256: Sha256
+    parts_sha256: Sha256 | None = Field(None, exclude_if=lambda sha256: sha256 is None)
     shards: tuple[ShardRef, ...] = Field(min_length=1)
+    generation: GrownFrom | None = Field(None, exclude_if=lambda generation: generation is None)
     numerics: dict[str, str]
 
     @model_validator(mode="after")
@@ -69,14 +92,28 @@ class IndexSummary(BaseModel):
             ScaleKey.parse(f"{self.layer}@{self.scale}")
         return self
 
+    @model_validator(mode="after")
+    def _check_growth(self) -> Self:
+        if self.format == INDEX_FORMAT and (self.parts_sha256 or self.generation):
+            raise ValueError(f"an index of format {INDEX_FORMAT} lists no parts and has no generation")
+        if self.generation and (self.generation.patches > self.patches or self.generation.kept > self.kept):
+            raise ValueError("the generation has more patches than the index")
+        if self.generation and self.generation.shards > len(self.shards):
+            raise ValueError("the generation has more shards than the index")
+        return self
+
     def key(self, library: Library) -> ScaleKey:
         """Return the key whose patches are indexed."""
         return library.config.base if self.scale is None else ScaleKey(cast("Layer", self.layer), self.scale)
 
 
-def index_digest(config: IndexConfig, snapshot: str, key: ScaleKey | None = None) -> str:
-    """Return an index's name: 16 hex digits of format, configuration, snapshot and, unless it is the base key, key."""
+def index_digest(config: IndexConfig, snapshot: str, key: ScaleKey | None = None, generation: str | None = None) -> str:
+    """Return an index's name: 16 hex digits of configuration, snapshot, key and generation.
+
+    The base key and the generation of a fresh index are None, and are left out.
+    """
     name = f"{INDEX_FORMAT}:{config.digest()}:{snapshot}" + (f":{key}" if key else "")
+    name += f":grown:{generation}" if generation else ""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
@@ -112,11 +149,25 @@ def read_blob(location: Location, folder: str, sha256: str) -> bytes:
     Raises:
         DamagedError: the bytes have another hash, are too many, or are no file.
     """
-    name = layout.blob_path(folder, sha256)
+    return _read_hashed(location, layout.blob_path(folder, sha256), sha256, "its name says")
+
+
+def _read_hashed(location: Location, name: str, sha256: str, says: str) -> bytes:
     data = read_bounded(location, name, LARGEST_BLOB)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedError(f"'{name}' at '{location.uri}' does not have the content its name says.")
+        raise DamagedError(f"'{name}' at '{location.uri}' does not have the content {says}.")
     return data
+
+
+def read_index_table(location: Location, name: str, sha256: str, schema: pa.Schema) -> pa.Table:
+    """Read a table in the folder of an index, whose SHA-256 `index.json` states.
+
+    Raises:
+        MissingError: it is gone.
+        DamagedError: it has another hash, or other columns than `schema`.
+    """
+    data = _read_hashed(location, name, sha256, "that index.json says")
+    return ParquetReader(io.BytesIO(data), len(data), f"{location.uri}/{name}").read(schema.names)
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -155,7 +206,7 @@ def read_index_summary(location: Location, digest: str) -> IndexSummary | None:
     except MissingError:
         return None
     except ValidationError as error:
-        raise DamagedError(f"'{name}' at '{location.uri}' is not of format {INDEX_FORMAT}.") from error
+        raise DamagedError(f"'{name}' at '{location.uri}' is not of format {READ_FORMATS}.") from error
     if summary.digest != digest:
         raise DamagedError(f"'{name}' at '{location.uri}' is that of the index {summary.digest}.")
     return summary
@@ -211,13 +262,30 @@ def find_index(
     current = [s for s in summaries if s.snapshot == library.committed.snapshot]
     if not current:
         raise MismatchError(f"'{place}' has changed since it was indexed{at}; run: {command}")
-    current = _in_space(library, _of_this_format(library, current), space)
+    current = _best_of_each(_in_space(library, _of_this_format(library, current), space))
     if len(current) > 1:
         raise MismatchError(
             f"'{place}' has {len(current)} indexes of its present state{at}; choose with --index: "
             f"{', '.join(map(_described, current))}."
         )
     return current[0]
+
+
+def preference(summary: IndexSummary) -> tuple[bool, int, str]:
+    """Sort key: of the indexes of one snapshot and configuration, the first is searched.
+
+    A fresh one comes before a grown one, and then the one whose generation covers most patches, ties by digest.
+    """
+    generation = summary.generation
+    return generation is not None, -(generation or summary).patches, summary.digest
+
+
+def _best_of_each(summaries: list[IndexSummary]) -> list[IndexSummary]:
+    """Return the preferred index of each configuration, by digest."""
+    best: dict[str, IndexSummary] = {}
+    for summary in sorted(summaries, key=preference):
+        best.setdefault(summary.config.digest(), summary)
+    return sorted(best.values(), key=lambda summary: summary.digest)
 
 
 def _command(library: Library, key: ScaleKey, space: MatchSpace | None) -> str:
@@ -251,10 +319,10 @@ def _of_this_format(library: Library, summaries: list[IndexSummary]) -> list[Ind
     Raises:
         MismatchError: there are none.
     """
-    readable = [summary for summary in summaries if summary.format == INDEX_FORMAT]
+    readable = [summary for summary in summaries if summary.format in FORMATS]
     if not readable:
         raise MismatchError(
             f"The index {summaries[0].digest} of '{library.location.uri}' is of format {summaries[0].format}, this "
-            f"version reads {INDEX_FORMAT}; run: {_command(library, summaries[0].key(library), None)}"
+            f"version reads {READ_FORMATS}; run: {_command(library, summaries[0].key(library), None)}"
         )
     return readable

@@ -8,7 +8,7 @@ those that begin with `parse_` read one and return None when the path is of anot
     series/   <nnnnnn>.parquet  build/{receipts/, described/}      of a run whose photographs share edits
     statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
-    index/    <digest>/{index.json, tree.safetensors, members.parquet, build/}  shards/<sha256>
+    index/    <digest>/{index.json, tree.safetensors, members.parquet, parts.parquet, build/}  shards/<sha256>
     build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
 
 `docs/formats.md` describes the files themselves.
@@ -85,7 +85,7 @@ _STATISTICS_FILE = re.compile(
 )
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
-_INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet)")
+_INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet|parts\.parquet)")
 _BUILD_FILE = re.compile(
     rf"{INDEX}/({_HEX16})/build/(?:{_RECEIPT_PATTERN}|{_PART_PATTERN}|(?:{TOP}|{SUBTREES})/{_SHA256})"
 )
@@ -303,6 +303,11 @@ def members_path(digest: str) -> str:
     return f"{INDEX}/{digest}/members.parquet"
 
 
+def covered_parts_path(digest: str) -> str:
+    """Return the path of the list of the parts that a fresh index covers."""
+    return f"{INDEX}/{digest}/parts.parquet"
+
+
 def build_folder(digest: str) -> str:
     """Return the directory of an index's unfinished build."""
     return f"{INDEX}/{digest}/build"
@@ -318,9 +323,9 @@ def shard_path(sha256: str) -> str:
     return blob_path(SHARDS, sha256)
 
 
-def index_files(digest: str) -> tuple[str, str, str]:
-    """Return the three paths of a finished index, without its shards."""
-    return index_summary_path(digest), tree_path(digest), members_path(digest)
+def index_files(digest: str) -> tuple[str, str, str, str]:
+    """Return the paths of a finished index, without its shards; an index that does not list its parts has no last."""
+    return index_summary_path(digest), tree_path(digest), members_path(digest), covered_parts_path(digest)
 
 
 def parse_index_summary_path(path: str) -> str | None:

@@ -118,6 +118,8 @@ REJECTS = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa
 
 MEMBERS = pa.schema([("patch_id", PATCH_ID), ("kept_patch_id", PATCH_ID)])
 
+COVERED_PARTS = pa.schema([("part_sha256", pa.binary(32))])
+
 PROVENANCE = pa.schema(
     [
         ("output", pa.dictionary(pa.int32(), pa.string())),
@@ -230,8 +232,8 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 
 # The type of every column of every table: a name has one type wherever it stands. VECTORS have other widths too.
 COLUMN_TYPES = _columns(
-    PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, LEVELS, SHARES, patches_schema(1),
-    routed_schema(1), statistics_schema(1),
+    PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, COVERED_PARTS, LEVELS, SHARES,
+    patches_schema(1), routed_schema(1), statistics_schema(1),
 )  # fmt: skip
 
 # The columns that may lack values, by table kind.

@@ -84,8 +84,8 @@ def test_the_jobs_have_the_options_and_defaults_of_their_commands() -> None:
         return {p.name or "": (tuple(p.opts), p.default) for command in found for p in command.params}
 
     of_jobs_alone = {"max_rejects", "strict"}
-    of_a_job = {  # jobs are for clusters, and build an index for every key
-        build_library.load_app: (["index", "extract"], {"runner", "at"}),
+    of_a_job = {  # jobs are for clusters, build an index for every key, and report on none
+        build_library.load_app: (["index", "extract"], {"runner", "at", "status"}),
         translate.load_app: (["translate"], {"runner"}),
     }
     for load, (commands, others) in of_a_job.items():

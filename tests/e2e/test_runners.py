@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def test_ray_gives_the_same_bytes_of_library_index_and_run(
     for folder in ("plan", "images", "provenance"):
         assert hashes(tmp_path / "ray", folder) == hashes(tmp_path / "local", folder)
     assert (tmp_path / "ray/run.json").read_bytes() == (tmp_path / "local/run.json").read_bytes()
+
+
+def test_ray_gives_the_same_bytes_of_a_grown_index(
+    tmp_path: Path,
+    ray_runner: RayRunner,  # noqa: F811
+) -> None:
+    extracted([draw_all(tmp_path / "paintings", range(1, 9))], tmp_path / "local")
+    generation = indexed(tmp_path / "local").index
+    extracted([draw_all(tmp_path / "more", [21, 22])], tmp_path / "local")
+    shutil.copytree(tmp_path / "local", tmp_path / "ray")
+    grown = [indexed(tmp_path / place, runner) for place, runner in (("local", None), ("ray", ray_runner))]
+    assert [each.generation for each in grown] == [generation, generation]
+    assert hashes(tmp_path / "ray", "index") == hashes(tmp_path / "local", "index")
 
 
 def test_ray_gives_the_same_bytes_of_further_keys_pictures_and_statistics(

@@ -6,10 +6,12 @@ from dataclasses import fields
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
-from kt_batch.index.tree import Subtree, Tree, join
+from kt_batch.index.tree import Subtree, Tree, check_nodes, grow, join
 from kt_batch.kernels.principal import Basis
 from tests.support.synthetic import clustered, index_of, sharded_index_of
 
@@ -60,6 +62,49 @@ def test_two_subtrees_joined_by_hand() -> None:
     assert tree.leaf_count.tolist() == [2, 3, 4, 1]
     # The deviations of 10 patches sum to 4 + 6.
     assert tree.deviation.tolist() == [1]
+
+
+BASIS = Basis(torch.eye(2), torch.ones(2))
+
+
+def test_a_tree_grown_by_hand() -> None:
+    old = join(torch.tensor([[1.0, 0], [0, 1]]), [split_subtree(), leaf_subtree([0, 1], 1)], torch.zeros(4, 1), BASIS)
+    tree = grow(old, torch.tensor([[-1.0, 0]]), [split_subtree()])
+    # Nodes: 0 root, 1 and 2 the clusters, 3 the new one, 4 to 7 the rest of the first one, 8 to 11 that of the new one.
+    assert tree.centres[:, 0].tolist() == [0, 1, 0, -1, 2, 3, 4, 5, 2, 3, 4, 5]
+    assert tree.first_child.tolist() == [1, 4, 0, 8, 0, 6, 0, 0, 0, 10, 0, 0]
+    assert tree.child_count.tolist() == [3, 2, 0, 2, 0, 2, 0, 0, 0, 2, 0, 0]
+    assert tree.leaf.tolist() == [-1, -1, 3, -1, 0, -1, 1, 2, 4, -1, 5, 6]
+    assert tree.leaf_node.tolist() == [4, 6, 7, 2, 8, 10, 11]
+    assert tree.leaf_shard.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    assert tree.leaf_start.tolist() == [0, 2, 5, 0, 0, 2, 5]
+    assert tree.leaf_count.tolist() == [2, 3, 4, 1, 2, 3, 4]
+    assert tree.deviation.tolist() == pytest.approx([14 / 19])  # 4 + 6 of the ten patches before, 4 of nine more
+    check_nodes(tree.first_child, tree.child_count, tree.leaf, tree.leaves, "The grown tree")
+
+
+def test_a_tree_that_gains_nothing_is_the_same_tree() -> None:
+    tree = join(torch.tensor([[0.0, 1]]), [split_subtree()], torch.zeros(4, 1), BASIS)
+    assert grow(tree, torch.empty(0, 2), []).to_bytes() == tree.to_bytes()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.booleans(), min_size=1, max_size=4))
+def test_a_grown_tree_has_the_leaves_of_one_that_was_joined_at_once(before: list[bool], after: list[bool]) -> None:
+    def subtrees(kinds: list[bool]) -> list[Subtree]:
+        return [split_subtree() if kind else leaf_subtree([7, 0], 5) for kind in kinds]
+
+    def top(kinds: list[bool]) -> torch.Tensor:
+        return torch.arange(2.0 * len(kinds)).view(-1, 2)
+
+    mean = torch.zeros(4, 1)
+    grown = grow(join(top(before), subtrees(before), mean, BASIS), top(after), subtrees(after))
+    once = join(torch.cat([top(before), top(after)]), subtrees(before + after), mean, BASIS)
+    check_nodes(grown.first_child, grown.child_count, grown.leaf, grown.leaves, "The grown tree")
+    assert reached(grown) == reached(once)
+    for name in ("leaf_shard", "leaf_start", "leaf_count", "mean", "directions", "spread"):
+        assert getattr(grown, name).equal(getattr(once, name))
+    assert grown.leaf_centres().equal(once.leaf_centres())
+    torch.testing.assert_close(grown.deviation, once.deviation)
 
 
 def test_every_leaf_is_reached_from_the_root_once() -> None:

@@ -10,20 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
+from kt_batch.config import RunOptions
 from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
+from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.progress import Step, no_progress
+from kt_batch.pipelines.translate import sources
+from kt_batch.runners.local import LocalRunner
+from kt_batch.store.cache import CachePlace
+from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import LocalLocation, Location, exists, open_location
 from kt_batch.store.names import Names
 from tests.support.collection import Collection
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
-from tests.support.tiny import draw, extracted, hashes, indexed, translate_request, translated
+from tests.support.tiny import TREE, draw, extracted, hashes, indexed, translate_request, translated
 
 SHA = "c0ffee" * 10 + "cafe"
 TEMPORARY = f".tmp-{'0' * 24}"
@@ -134,6 +141,79 @@ def test_temporary_files_of_killed_writers_are_removed_from_every_directory(libr
     put(library, f"{folder}.tmp-mine")
     assert names(removed_from(library)) == left
     assert (library / folder / ".tmp-mine").exists()
+
+
+def old_found(place: Path, *, delete: bool = False) -> GcSummary:
+    return gc(str(place), no_progress, delete=delete, old_indexes=True)
+
+
+def test_old_indexes_go_with_the_shards_that_no_other_index_names(library: Path, tmp_path: Path) -> None:
+    earlier = {name for name in hashes(library) if name.startswith("index/")}
+    extracted([draw(tmp_path / "more/9.png", 9)], library)
+    assert old_found(library).orphans == ()  # nothing else can be searched yet
+    fresh = build_index(str(library), TREE, RunOptions(threads=1), LocalRunner(), no_progress, fresh=True)
+    kept = hashes(library).items() - {(name, sha) for name, sha in hashes(library).items() if name in earlier}
+    found = old_found(library)
+    assert names(found) == earlier
+    assert (found.old_indexes, found.deleted) == ((summary_digest(earlier),), False)
+    assert found.orphans[0].name.endswith("index.json")  # no summary names a shard that is gone
+    assert old_found(library, delete=True).deleted
+    assert hashes(library).items() == kept
+    assert verify(str(library), no_progress).faults == ()
+    assert read_index_summary(LocalLocation(library), fresh.index)
+    assert old_found(library).orphans == ()
+
+
+def summary_digest(index_files: set[str]) -> str:
+    return next(name.split("/")[1] for name in index_files if name.endswith("index.json"))
+
+
+def test_what_a_present_index_has_grown_from_is_kept_and_earlier_growth_is_not(library: Path, tmp_path: Path) -> None:
+    generation = summary_digest(set(hashes(library)))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    extracted([tmp_path / "bad.png"], library)
+    step = indexed(library)
+    extracted([draw(tmp_path / "more/9.png", 9)], library)
+    last = indexed(library)
+    assert (step.generation, last.generation) == (generation, generation)
+    found = old_found(library, delete=True)
+    assert found.old_indexes == (step.index,)
+    assert names(found) == {
+        f"index/{step.index}/{name}" for name in ("index.json", "tree.safetensors", "members.parquet")
+    }
+    assert verify(str(library), no_progress).faults == ()
+
+
+def test_a_removal_of_old_indexes_that_was_killed_can_be_repeated(library: Path, tmp_path: Path) -> None:
+    extracted([draw(tmp_path / "more/9.png", 9)], library)
+    build_index(str(library), TREE, RunOptions(threads=1), LocalRunner(), no_progress, fresh=True)
+    first = old_found(library)
+    (library / first.orphans[0].name).unlink()
+    rest = removed_from(library)
+    assert rest.unfinished == 0
+    assert names(rest) == {orphan.name for orphan in first.orphans[1:]}
+
+
+def test_an_open_index_can_be_searched_while_it_is_removed(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)  # so that its shards are mapped
+    summary = read_index_summary(LocalLocation(library), summary_digest(set(hashes(library))))
+    assert summary is not None
+    index = sources.open_index(LocalLocation(library), summary, CachePlace(str(tmp_path / "cache")))
+    every = torch.arange(index.count)
+    before = index.values(every)
+    extracted([draw(tmp_path / "more/9.png", 9)], library)
+    build_index(str(library), TREE, RunOptions(threads=1), LocalRunner(), no_progress, fresh=True)
+    assert old_found(library, delete=True).old_indexes == (summary.digest,)
+    assert index.values(every).equal(before)
+    index.check_files()
+
+
+def test_old_indexes_are_those_of_a_library(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no indexes; --old-indexes is for a knowledge library"):
+        old_found(run)
+    assert run_app(app, ["gc", "--cache", "--old-indexes"]) == 2
 
 
 def test_orphaned_shards_are_removed(library: Path) -> None:

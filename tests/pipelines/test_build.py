@@ -22,27 +22,12 @@ from kt_batch.pipelines.translate import sources as translate
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.cache import CachePlace
-from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
+from kt_batch.store.indexes import READ_FORMATS, find_index, read_index_summary
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library
 from kt_batch.store.tables import read_table
-from tests.support.collection import PATCHES, Collection, Factory, Recorder
+from tests.support.collection import PATCHES, Collection, Factory, Recorder, Stopping
 from tests.support.tiny import TREE, draw, extracted, hashes, indexed, parts
-
-
-class Stopping(LocalRunner):
-    """A runner that fails after a number of units over all stages."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after
-
-    def run(self, factory: Factory, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
-        for result in super().run(factory, units, quarantine):
-            yield result
-            self.left -= 1
-            if self.left == 0:
-                raise ZeroDivisionError("a worker broke")
 
 
 @pytest.fixture
@@ -124,11 +109,12 @@ def _ids(library: Path) -> list[bytes]:
 
 
 def test_an_index_has_the_same_bytes_for_any_unit_size_of_the_library(collection: Collection, tmp_path: Path) -> None:
-    """The digest differs, since it includes the parts; tree, members and shards are equal."""
+    """The digest and the list of parts differ, since they name the parts; tree, members and shards are equal."""
 
     def content(library: Path, digest: str) -> list[str]:
         found = hashes(library, "index")
-        return sorted(value for name, value in found.items() if name != f"index/{digest}/index.json")
+        named = {f"index/{digest}/{name}" for name in ("index.json", "parts.parquet")}
+        return sorted(value for name, value in found.items() if name not in named)
 
     expected = content(collection.library, collection.index)
     for unit_size in (1, 8):
@@ -232,7 +218,7 @@ def test_an_index_of_another_format_is_refused_by_name_and_can_be_replaced(libra
     for wanted in (None, earlier):
         with pytest.raises(
             MismatchError,
-            match=rf"^The index {earlier} of .* is of format kt-batch-index/1, this version reads {INDEX_FORMAT}; ",
+            match=rf"^The index {earlier} of .* is of format kt-batch-index/1, this version reads {READ_FORMATS}; ",
         ):
             find_index(open_library(str(library)), wanted)
     new = indexed(library)

@@ -48,6 +48,21 @@ class Recorder:
         return 1
 
 
+class Stopping(LocalRunner):
+    """A runner that fails after a number of units over all stages."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def run(self, factory: Factory, units: Sequence[Any], quarantine: Any = None) -> Iterator[Any]:
+        for result in super().run(factory, units, quarantine):
+            yield result
+            self.left -= 1
+            if self.left == 0:
+                raise ZeroDivisionError("a worker broke")
+
+
 class Meddler(LocalRunner):
     """A runner that changes a file between planning and work."""
 

@@ -6,19 +6,15 @@ continues where it stopped.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow as pa
-
 from kt_batch.config import PAINTED_SPACE, IndexConfig, MatchSpace, RunOptions, ScaleKey
-from kt_batch.errors import DamagedError, MissingError
-from kt_batch.index.ids import sort_order
-from kt_batch.index.packing import ClusterSpace
-from kt_batch.index.tree import Subtree, join
+from kt_batch.errors import MissingError
+from kt_batch.index.tree import Tree
+from kt_batch.pipelines.index.commit import commit_fresh, commit_grown, generation_tree
 from kt_batch.pipelines.index.plan import (
     BuildJob,
     BuildPlan,
@@ -35,22 +31,13 @@ from kt_batch.pipelines.index.worker import PackWorker, RouteWorker, SampleWorke
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.units import check_hosts, log_committed, log_summary
 from kt_batch.runners.base import Heartbeat, Runner
-from kt_batch.store import layout
-from kt_batch.store.derived import put_derived
 from kt_batch.store.indexes import (
     IndexSummary,
-    ShardRef,
-    read_blob,
     read_build_receipts,
     read_index_summary,
     remove_build,
-    table_bytes,
-    write_index_summary,
 )
-from kt_batch.store.library import Library
 from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import from_fixed_binary
-from kt_batch.store.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,7 @@ class BuildSummary:
     """The summary of a build.
 
     built: False when the index existed. for_painting: The method painting searches it. bytes: Of its shards and tree.
+    generation: The index that it has grown from; None for a fresh one. new_patches: Those that the generation lacks.
     """
 
     library: str
@@ -74,6 +62,8 @@ class BuildSummary:
     bytes: int
     seconds: float
     patches_per_second: float
+    generation: str | None = None
+    new_patches: int = 0
 
 
 def build_index(
@@ -83,8 +73,12 @@ def build_index(
     runner: Runner,
     progress: Progress,
     key: ScaleKey | None = None,
+    *,
+    fresh: bool = False,
 ) -> BuildSummary:
     """Index the present snapshot of a library at a key, or continue a build that was stopped.
+
+    An earlier index grows by the new images where it can (`plan_index`).
 
     Args:
         place: The library, a path or URI.
@@ -93,34 +87,40 @@ def build_index(
         runner: Runs the units.
         progress: Called with every step.
         key: Whose patches are indexed; None for the library's base key.
+        fresh: Build afresh, even where an earlier index could grow.
 
     Raises:
         UsageError: The library holds no patch, or is not fully extracted.
         MismatchError: The build began on another numerics class.
     """
     started = time.perf_counter()
-    plan = plan_index(place, config, options, key)
+    plan = plan_index(place, config, options, key, fresh=fresh)
     check_hosts(plan.library.location, plan.job.kernel, runner)
     index = plan.built or _build_or_adopt(plan, runner, progress)
     remove_build(plan.job.build_location())
-    seconds = time.perf_counter() - started
-    return log_summary(
-        BuildSummary(
-            library=plan.job.library,
-            index=plan.job.digest,
-            key=str(plan.job.key),
-            match_space=plan.job.config.match_space,
-            for_painting=(plan.job.key, plan.job.config.match_space) == (plan.library.config.painted, PAINTED_SPACE),
-            built=plan.built is None,
-            patches=index.patches,
-            kept=index.kept,
-            merged_share=round(1 - index.kept / index.patches, 4),
-            leaves=index.leaves,
-            shards=len(index.shards),
-            bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes,
-            seconds=round(seconds, 3),
-            patches_per_second=round(index.patches / seconds, 1),
-        )
+    return log_summary(_summary(plan, index, time.perf_counter() - started))
+
+
+def _summary(plan: BuildPlan, index: IndexSummary, seconds: float) -> BuildSummary:
+    generation, job = index.generation, plan.job
+    new = index.patches - generation.patches if generation else 0
+    return BuildSummary(
+        library=job.library,
+        index=job.digest,
+        key=str(job.key),
+        match_space=job.config.match_space,
+        for_painting=(job.key, job.config.match_space) == (plan.library.config.painted, PAINTED_SPACE),
+        built=plan.built is None,
+        patches=index.patches,
+        kept=index.kept,
+        merged_share=round(1 - index.kept / index.patches, 4),
+        leaves=index.leaves,
+        shards=len(index.shards),
+        bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes,
+        seconds=round(seconds, 3),
+        patches_per_second=round((new if generation else index.patches) / seconds, 1),
+        generation=generation.digest if generation else None,
+        new_patches=new,
     )
 
 
@@ -128,7 +128,7 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
     """Build the index, or adopt what another driver has built meanwhile: the first one removes the files of both."""
     try:
         job = replace(plan.job, numerics=earlier_build_numerics(plan.job.build_location()))
-        return _build(job, plan.library, runner, progress)
+        return _build(replace(plan, job=job), runner, progress)
     except MissingError:
         index = read_index_summary(plan.library.location, plan.job.digest)
         if index is None:
@@ -136,15 +136,25 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
         return index
 
 
-def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
-    parts = list(library.parts_at(job.key).values())
+def _build(plan: BuildPlan, runner: Runner, progress: Progress) -> IndexSummary:
+    if plan.growth is None:
+        return commit_fresh(plan, *_clusters(plan, None, runner, progress))
+    tree = generation_tree(plan.library, plan.growth)
+    new = _clusters(plan, tree, runner, progress) if plan.parts else (None, [])
+    return commit_grown(plan, plan.growth, tree, *new)
+
+
+def _clusters(
+    plan: BuildPlan, generation: Tree | None, runner: Runner, progress: Progress
+) -> tuple[Top, list[Receipt]]:
+    """Fit the top level and pack its clusters, of the plan's parts; return it and their receipts, by cluster."""
+    job, parts = plan.job, plan.parts
     sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), sample_units(parts))
-    top = fit_top(job, sampled)
+    top = fit_top(job, sampled, generation)
     sha256 = top.put(job.build_location())
     routed = _run_stage(job, runner, progress, "route", partial(RouteWorker, job, sha256), route_units(parts, sha256))
     packs = pack_units(len(top.centres), routed, sha256)
-    packed = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256), packs)
-    return _commit(job, library, top, packed)
+    return top, _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256), packs)
 
 
 def _run_stage(
@@ -167,44 +177,3 @@ def _run_stage(
         count += 1
         progress(Step(stage, count, len(units)))
     return [done[unit.id] for unit in units]
-
-
-def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
-    """Join the packed clusters into one tree and commit `index.json`."""
-    build = job.build_location()
-    filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
-    outputs = [[output for output in packed[number].outputs if output] for number in filled]
-    shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
-    subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
-    widths = {(subtree.centres.shape[1], 4 * len(subtree.deviation_sum)) for subtree in subtrees}
-    if widths != {(4 * job.channels, 4 * job.channels)}:
-        raise DamagedError(f"The subtrees at '{build.uri}' are not of {job.channels} channels; remove that folder.")
-    centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
-    tree = join(centres, subtrees, top.mean, top.basis)
-    data = tree.to_bytes()
-    merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
-    members = table_bytes(_by_id(merged))
-    put_derived(library.location, layout.tree_path(job.digest), data)
-    put_derived(library.location, layout.members_path(job.digest), members)
-    summary = IndexSummary(
-        digest=job.digest,
-        config=job.config,
-        snapshot=library.committed.snapshot,
-        layer=job.key.layer,
-        scale=None if job.key == library.config.base else job.key.scale,
-        channels=job.channels,
-        patches=job.patches,
-        kept=sum(receipt.patches for receipt in packed),
-        leaves=tree.leaves,
-        tree_sha256=hashlib.sha256(data).hexdigest(),
-        tree_bytes=len(data),
-        members_sha256=hashlib.sha256(members).hexdigest(),
-        shards=shards,
-        numerics=packed[filled[0]].numerics,
-    )
-    write_index_summary(library.location, summary)
-    return summary
-
-
-def _by_id(members: pa.Table) -> pa.Table:
-    return members.take(pa.array(sort_order(from_fixed_binary(members["patch_id"], "u1", (12,)))))

@@ -11,6 +11,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
 from kt_batch.store import layout
+from kt_batch.store.generations import Growth, find_growth
 from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, check_kernel, open_location, sole_kernel
@@ -24,6 +25,7 @@ SHARD_PATCHES = 131072  # a packing worker holds a whole top-level cluster in me
 class BuildJob:
     """Everything that the workers of one build need, small enough to send.
 
+    patches: Patches that the build reads.
     numerics: The numerics class of the units committed so far; None when there are none.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     """
@@ -62,10 +64,17 @@ class BuildJob:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """The work of a build. built: The summary of the finished index, when there is one already."""
+    """The work of a build.
+
+    parts: The parts that are read: all of the library, or those that a generation does not cover.
+    growth: How a generation grows; None where an index is built afresh.
+    built: The summary of the finished index, when there is one already.
+    """
 
     library: Library
     job: BuildJob
+    parts: tuple[TableRef, ...]
+    growth: Growth | None
     built: IndexSummary | None
 
 
@@ -86,8 +95,12 @@ class PackUnit:
     routed: tuple[TableRef, ...]
 
 
-def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleKey | None = None) -> BuildPlan:
+def plan_index(
+    place: str, config: IndexConfig, options: RunOptions, key: ScaleKey | None = None, *, fresh: bool = False
+) -> BuildPlan:
     """Plan an index of the present snapshot of a library.
+
+    A finished fresh index is not built again. Else the index grows from an earlier one where `find_growth` finds one.
 
     Args:
         place: The library, a path or URI.
@@ -95,21 +108,27 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleK
             for forms, else raw.
         options: How the work is run.
         key: Whose patches are indexed; None for the library's base key.
+        fresh: Build afresh, even where an earlier index could grow.
 
     Raises:
         UsageError: The library holds no patch at the key, or is not fully extracted.
+        DamagedError: The list of the parts of an earlier index is damaged.
     """
     place = absolute_place(place)
     library = open_library(place)
     if library.committed.ledger.pending():
         raise UsageError(f"'{place}' is not fully extracted; finish it first with kt-batch extract.")
     key = key or library.config.base
-    patches = library.patches_at(key)
+    parts, patches = tuple(library.parts_at(key).values()), library.patches_at(key)
     if patches == 0:
         raise UsageError(f"'{place}' holds no patches, so there is nothing to index.")
     config = _in_own_space(config, library, key)
     further = None if key == library.config.base else key
-    digest = index_digest(config, library.committed.snapshot, further)
+    digest, growth = index_digest(config, library.committed.snapshot, further), None
+    built = read_index_summary(library.location, digest)
+    if built is None and not fresh and (growth := find_growth(library, config, key)):
+        digest = index_digest(config, library.committed.snapshot, further, growth.generation.digest)
+        built, parts, patches = read_index_summary(library.location, digest), growth.parts, growth.patches
     job = BuildJob(
         library=place,
         digest=digest,
@@ -121,7 +140,7 @@ def plan_index(place: str, config: IndexConfig, options: RunOptions, key: ScaleK
         mix_numerics=options.mix_numerics,
         kernel=sole_kernel(library.location),
     )
-    return BuildPlan(library, job, read_index_summary(library.location, digest))
+    return BuildPlan(library, job, parts, growth, built)
 
 
 def _in_own_space(config: IndexConfig, library: Library, key: ScaleKey) -> IndexConfig:

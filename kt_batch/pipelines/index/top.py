@@ -15,6 +15,7 @@ from kt_batch.index.index import library_mean
 from kt_batch.index.packing import ClusterSpace
 from kt_batch.index.shards import match_parts
 from kt_batch.index.tensors import Layout, check_tensors, load_tensors
+from kt_batch.index.tree import Tree
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
 from kt_batch.kernels.principal import Basis
@@ -61,12 +62,14 @@ class Top:
         return cls(tensors["centres"], tensors["mean"], Basis(tensors["directions"], tensors["spread"]))
 
 
-def fit_top(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
+def fit_top(job: BuildJob, sampled: Sequence[Receipt], generation: Tree | None = None) -> Top:
     """Fit the top level on the `sample` patches whose ids have the smallest hashes.
 
     Args:
         job: The build.
         sampled: Receipts of the stage that offered patches for the sample.
+        generation: The tree of the generation that grows; mean and basis are its own, and only centres are fitted. None
+            fits all.
     """
     job.fix_numerics()
     build = job.build_location()
@@ -75,9 +78,9 @@ def fit_top(job: BuildJob, sampled: Sequence[Receipt]) -> Top:
     patches = np.concatenate([patch_vectors(table, job.channels) for table in tables])
     order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))[: job.config.sample]
     packets = haar(torch.from_numpy(patches[order]).float()).half()
-    mean = library_mean(packets, job.config)
+    mean = library_mean(packets, job.config) if generation is None else generation.mean
     sample, _ = match_parts(packets, mean)
-    basis = fit_basis(sample)
+    basis = fit_basis(sample) if generation is None else generation.basis
     points = ArrayPoints(ClusterSpace(job.config, basis.directions).points(sample))
     clusters = top_clusters(job.patches, job.config)
     centres = spherical_kmeans(points, clusters, job.config.iterations, len(sample), job.config.seed)

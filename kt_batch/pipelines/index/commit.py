@@ -1,0 +1,165 @@
+"""Commit an index: join the packed clusters into a tree, or to the tree of a generation, and write `index.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from kt_batch.errors import DamagedError
+from kt_batch.index.ids import sort_order
+from kt_batch.index.packing import ClusterSpace
+from kt_batch.index.tree import Subtree, Tree, grow, join
+from kt_batch.pipelines.index.plan import BuildPlan
+from kt_batch.pipelines.index.top import Top
+from kt_batch.store import layout
+from kt_batch.store.derived import put_derived
+from kt_batch.store.generations import Growth, covered_parts_bytes
+from kt_batch.store.indexes import (
+    GROWING_FORMAT,
+    GrownFrom,
+    IndexSummary,
+    ShardRef,
+    read_blob,
+    read_index_table,
+    table_bytes,
+    write_index_summary,
+)
+from kt_batch.store.library import Library
+from kt_batch.store.receipts import Receipt
+from kt_batch.store.schemas import MEMBERS, from_fixed_binary
+from kt_batch.store.shard_files import read_tree
+from kt_batch.store.tables import read_table
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """The packed clusters that are not empty, in the order of their numbers."""
+
+    numbers: list[int]
+    subtrees: list[Subtree]
+    shards: tuple[ShardRef, ...]
+    members: pa.Table
+    kept: int
+    numerics: dict[str, str]
+
+
+_NO_CLUSTERS = _Clusters([], [], (), MEMBERS.empty_table(), 0, {})
+
+
+def generation_tree(library: Library, growth: Growth) -> Tree:
+    """Read the tree of the generation that grows.
+
+    Raises:
+        MissingError: It is gone.
+        DamagedError: It is damaged, or is not that of the generation's shards.
+    """
+    summary = growth.generation
+    tree = Tree.from_bytes(read_tree(library.location, summary))
+    found = (tree.mean.shape[1], tree.leaves, int(tree.leaf_shard.max()) + 1, int(tree.child_count[0]) > 0)
+    if found != (summary.channels, summary.leaves, len(summary.shards), True):
+        raise DamagedError(
+            f"The tree of the index {summary.digest} of '{library.location.uri}' does not fit its summary, so it "
+            "cannot grow; index the library with --fresh."
+        )
+    return tree
+
+
+def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
+    """Commit a fresh index of the packed clusters, whose receipts come by cluster, and list the parts it covers."""
+    clusters = _read_clusters(plan, packed)
+    tree = join(_centres(plan, top, clusters), clusters.subtrees, top.mean, top.basis)
+    data = covered_parts_bytes(plan.parts)
+    put_derived(plan.library.location, layout.covered_parts_path(plan.job.digest), data)
+    summary = IndexSummary(
+        **_common_fields(plan, tree, clusters.members),
+        patches=plan.job.patches,
+        kept=clusters.kept,
+        parts_sha256=hashlib.sha256(data).hexdigest(),
+        shards=clusters.shards,
+        numerics=clusters.numerics,
+    )
+    write_index_summary(plan.library.location, summary)
+    return summary
+
+
+def commit_grown(
+    plan: BuildPlan, growth: Growth, tree: Tree, top: Top | None, packed: Sequence[Receipt]
+) -> IndexSummary:
+    """Commit an index that has grown by the packed clusters; its generation's shards are named again, and not read.
+
+    Args:
+        plan: The build.
+        growth: How the generation grows.
+        tree: That of the generation.
+        top: The fitted top level; None where there are no new patches.
+        packed: The receipts of the packed clusters, by cluster.
+    """
+    old, location = growth.generation, plan.library.location
+    clusters = _read_clusters(plan, packed) if top else _NO_CLUSTERS
+    if top:
+        tree = grow(tree, _centres(plan, top, clusters), clusters.subtrees)
+    members = read_index_table(location, layout.members_path(old.digest), old.members_sha256, MEMBERS)
+    summary = IndexSummary(
+        **_common_fields(plan, tree, pa.concat_tables([members, clusters.members])),
+        patches=old.patches + growth.patches,
+        kept=old.kept + clusters.kept,
+        shards=(*old.shards, *clusters.shards),
+        generation=GrownFrom(digest=old.digest, patches=old.patches, kept=old.kept, shards=len(old.shards)),
+        numerics=clusters.numerics or old.numerics,
+    )
+    write_index_summary(location, summary)
+    return summary
+
+
+def _centres(plan: BuildPlan, top: Top, clusters: _Clusters) -> Tensor:
+    return ClusterSpace(plan.job.config, top.basis.directions).lift(top.centres[clusters.numbers])
+
+
+def _read_clusters(plan: BuildPlan, packed: Sequence[Receipt]) -> _Clusters:
+    """Read the subtrees and the merged patches of the packed clusters.
+
+    Raises:
+        DamagedError: A subtree is damaged, or of other channels.
+    """
+    build, channels = plan.job.build_location(), plan.job.channels
+    filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
+    outputs = [[output for output in packed[number].outputs if output] for number in filled]
+    subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
+    widths = {(subtree.centres.shape[1], 4 * len(subtree.deviation_sum)) for subtree in subtrees}
+    if widths != {(4 * channels, 4 * channels)}:
+        raise DamagedError(f"The subtrees at '{build.uri}' are not of {channels} channels; remove that folder.")
+    return _Clusters(
+        numbers=filled,
+        subtrees=subtrees,
+        shards=tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs),
+        members=pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables),
+        kept=sum(receipt.patches for receipt in packed),
+        numerics=packed[filled[0]].numerics,
+    )
+
+
+def _common_fields(plan: BuildPlan, tree: Tree, members: pa.Table) -> dict[str, Any]:
+    """Write the tree and the merged patches, and return what `index.json` says of them and of the plan."""
+    job, location = plan.job, plan.library.location
+    order = sort_order(from_fixed_binary(members["patch_id"], "u1", (12,)))
+    written, merged = tree.to_bytes(), table_bytes(members.take(pa.array(order)))
+    put_derived(location, layout.tree_path(job.digest), written)
+    put_derived(location, layout.members_path(job.digest), merged)
+    return {
+        "format": GROWING_FORMAT,
+        "digest": job.digest,
+        "config": job.config,
+        "snapshot": plan.library.committed.snapshot,
+        "layer": job.key.layer,
+        "scale": None if job.key == plan.library.config.base else job.key.scale,
+        "channels": job.channels,
+        "leaves": tree.leaves,
+        "tree_sha256": hashlib.sha256(written).hexdigest(),
+        "tree_bytes": len(written),
+        "members_sha256": hashlib.sha256(merged).hexdigest(),
+    }

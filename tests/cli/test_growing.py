@@ -1,0 +1,80 @@
+"""Growing an index by the commands and the job: what they say, and what their options do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import build_library
+from tests.cli.conftest import Say
+from tests.support.tiny import draw, draw_all
+
+ONE = ("--threads", "1")
+SMALL = ("--size", "64", *ONE)
+
+
+@pytest.fixture
+def library(kt: Say, tmp_path: Path) -> Path:
+    """Four paintings and their index, and one painting that was added."""
+    place = tmp_path / "lib"
+    assert kt("extract", draw_all(tmp_path / "paintings", range(1, 5)), "--library", place, *SMALL).code == 0
+    assert kt("index", place, *ONE).code == 0
+    assert kt("extract", draw(tmp_path / "more.png", 9), "--library", place, *SMALL).code == 0
+    return place
+
+
+def test_the_index_command_grows_an_index_and_says_from_what(kt: Say, library: Path) -> None:
+    (generation,) = (index["index"] for index in kt("index", library, "--status", "--json").json["indexes"])
+    said = kt("index", library, *ONE)
+    assert said.code == 0
+    assert f"grown from {generation} by 180 patches" in said.out
+    again = kt("index", library, *ONE, "--json").json
+    assert (again["built"], again["generation"], again["patches"], again["new_patches"]) == (
+        False,
+        generation,
+        900,
+        180,
+    )
+    assert kt("inspect", library, "--json").code == 0
+
+
+def test_fresh_builds_afresh_by_the_command_and_the_job(kt: Say, library: Path, tmp_path: Path) -> None:
+    grown = kt("index", library, *ONE, "--json").json
+    words = (tmp_path / "paintings", tmp_path / "more.png", "--library", library, *SMALL, "--runner", "local", "--json")
+    made = kt(*words, "--fresh", of=build_library.load_app())
+    assert made.code == 0, made.err
+    assert (made.json["index"]["built"], made.json["index"]["generation"]) == (True, None)
+    again = kt("index", library, *ONE, "--fresh", "--json").json
+    assert (again["index"], again["built"]) == (made.json["index"]["index"], False)
+    assert grown["index"] != again["index"]
+
+
+def test_the_status_says_what_each_index_has_grown_from_and_builds_nothing(kt: Say, library: Path) -> None:
+    said = kt("index", library, "--status")
+    assert said.out.splitlines()[0] == f"{library.as_uri()}: 1 index"
+    assert "raw, stale: fresh, 720 patches" in said.out
+    grown = kt("index", library, *ONE, "--json").json["index"]
+    said = kt("index", library, "--status")
+    assert f"{grown} of relu3_1@64, raw, current: grown from " in said.out
+    assert "by 180 patches (20.0%), drift " in said.out
+    assert f"run: kt-batch index {library} --fresh" in said.out
+    found = {index["index"]: index for index in kt("index", library, "--status", "--json").json["indexes"]}
+    assert len(found) == 2
+    assert found[grown]["share"] == 0.2
+    assert found[grown]["pays"] is True
+
+
+@pytest.mark.parametrize("other", [["--fresh"], ["--at", "relu3_1@64"]])
+def test_the_status_goes_with_no_option_of_a_build(kt: Say, library: Path, other: list[str]) -> None:
+    said = kt("index", library, "--status", *other)
+    assert said.code == 2
+    assert "--status reports all indexes and builds none: leave --fresh and --at out." in said.err
+
+
+def test_gc_names_the_old_indexes(kt: Say, library: Path) -> None:
+    old = kt("index", library, "--status", "--json").json["indexes"][0]["index"]
+    assert kt("index", library, *ONE, "--fresh").code == 0
+    assert f"  old index {old}" in kt("gc", library, "--old-indexes").out
+    assert kt("gc", library, "--old-indexes", "--delete", "--json").json["old_indexes"] == [old]
+    assert [index["state"] for index in kt("index", library, "--status", "--json").json["indexes"]] == ["current"]
