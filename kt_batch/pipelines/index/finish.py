@@ -23,11 +23,12 @@ from kt_batch.pipelines.index.plan import (
     BuildJob,
     BuildPlan,
     PackUnit,
-    PartUnit,
+    PartsUnit,
     earlier_build_numerics,
     pack_units,
     plan_index,
     route_units,
+    sample_size,
     sample_units,
 )
 from kt_batch.pipelines.index.top import Top, fit_top
@@ -49,6 +50,7 @@ from kt_batch.store.indexes import (
 )
 from kt_batch.store.library import Library
 from kt_batch.store.receipts import Receipt
+from kt_batch.store.routed import RoutedFiles
 from kt_batch.store.schemas import from_fixed_binary
 from kt_batch.store.tables import read_table
 
@@ -138,12 +140,16 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
 
 def _build(job: BuildJob, library: Library, runner: Runner, progress: Progress) -> IndexSummary:
     parts = list(library.parts_at(job.key).values())
-    sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), sample_units(parts))
+    samples = sample_units(parts, sample_size(job.patches, job.config))
+    sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), samples)
     top = fit_top(job, sampled)
     sha256 = top.put(job.build_location())
     routed = _run_stage(job, runner, progress, "route", partial(RouteWorker, job, sha256), route_units(parts, sha256))
-    packs = pack_units(len(top.centres), routed, sha256)
-    packed = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256), packs)
+    build, outputs = job.build_location(), [output for receipt in routed for output in receipt.outputs if output]
+    files = RoutedFiles.find(build, outputs, len(top.centres), job.channels)
+    clusters = files.put(build)
+    packs = pack_units(files.counts.sum(0).tolist(), clusters)
+    packed = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), packs)
     return _commit(job, library, top, packed)
 
 
@@ -152,9 +158,9 @@ def _run_stage(
     runner: Runner,
     progress: Progress,
     stage: str,
-    factory: Callable[[], Callable[[PartUnit, Heartbeat], Receipt]]
+    factory: Callable[[], Callable[[PartsUnit, Heartbeat], Receipt]]
     | Callable[[], Callable[[PackUnit, Heartbeat], Receipt]],
-    units: Sequence[PartUnit] | Sequence[PackUnit],
+    units: Sequence[PartsUnit] | Sequence[PackUnit],
 ) -> list[Receipt]:
     """Run the units that have no receipt; return the receipts of all, in the order of the units."""
     done = read_build_receipts(job.build_location())
@@ -172,8 +178,9 @@ def _run_stage(
 def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
     """Join the packed clusters into one tree and commit `index.json`."""
     build = job.build_location()
-    filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
-    outputs = [[output for output in packed[number].outputs if output] for number in filled]
+    pairs = [pair for receipt in packed for pair in zip(receipt.outputs[::2], receipt.outputs[1::2], strict=True)]
+    filled = [number for number, pair in enumerate(pairs) if all(pair)]  # of the clusters
+    outputs = [[output for output in pairs[number] if output] for number in filled]
     shards = tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs)
     subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
     widths = {(subtree.centres.shape[1], 4 * len(subtree.deviation_sum)) for subtree in subtrees}
@@ -182,7 +189,7 @@ def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
     centres = ClusterSpace(job.config, top.basis.directions).lift(top.centres[filled])
     tree = join(centres, subtrees, top.mean, top.basis)
     data = tree.to_bytes()
-    merged = pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables)
+    merged = pa.concat_tables(read_table(build, table) for receipt in packed for table in receipt.tables)
     members = table_bytes(_by_id(merged))
     put_derived(library.location, layout.tree_path(job.digest), data)
     put_derived(library.location, layout.members_path(job.digest), members)
@@ -200,7 +207,7 @@ def _commit(job: BuildJob, library: Library, top: Top, packed: Sequence[Receipt]
         tree_bytes=len(data),
         members_sha256=hashlib.sha256(members).hexdigest(),
         shards=shards,
-        numerics=packed[filled[0]].numerics,
+        numerics=packed[0].numerics,
     )
     write_index_summary(library.location, summary)
     return summary
