@@ -92,7 +92,7 @@ def counting() -> Iterator[Counted]:
     with ExitStack() as stack:
         for kind in REQUESTS:
             stack.enter_context(mock.patch.object(LocalLocation, kind, wrap(kind)))
-        stack.enter_context(mock.patch.object(LocalLocation, "local_path", lambda *_: None))
+        stack.enter_context(mock.patch.object(LocalLocation, "local_path", return_value=None))
         yield counted
 
 
