@@ -26,7 +26,7 @@ from kt_batch.runners.local import LocalRunner
 from kt_batch.store import tables
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import INDEX_FORMAT, find_index, read_index_summary
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import LocalLocation, open_location
 from kt_batch.store.opening import open_library
 from kt_batch.store.tables import read_table
 from tests.support.collection import PATCHES, Collection, Factory, Recorder
@@ -342,3 +342,22 @@ def test_points_beyond_the_configured_sample_are_fitted_too(library: Path, monke
         monkeypatch.setattr(module, "sample_size", lambda *_: 500)
     indexed(library, config=config.model_copy(update={"seed": 1}))
     assert seen == [(64, torch.float32), (500, torch.float16)]
+
+
+def test_the_receipts_of_a_finished_build_are_removed_after_all_other_files(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that still builds would otherwise repeat finished work."""
+    steps: list[tuple[str, str]] = []
+    delete = LocalLocation.delete
+
+    def watched(self: LocalLocation, name: str) -> None:
+        steps.append(("begin", name))
+        delete(self, name)
+        steps.append(("end", name))
+
+    monkeypatch.setattr(LocalLocation, "delete", watched)
+    indexed(library)
+    receipt = [name.startswith("receipts/") for _, name in steps]
+    assert 0 < sum(receipt) < len(steps)
+    assert receipt == sorted(receipt)

@@ -111,8 +111,7 @@ class PackWorker:
                 if not rows:
                     outputs += [None, None]
                     continue
-                ids, packets = _by_id(sorter.records(number))
-                shard, subtree, merged, count = self._pack(unit.first + number, ids, packets, beat)
+                shard, subtree, merged, count = self._pack(unit.first + number, sorter.records(number), beat)
                 outputs += [shard, subtree]
                 members.append(merged)
                 kept += count
@@ -121,20 +120,22 @@ class PackWorker:
         return _commit(job, unit.id, tables, self.numerics, tuple(outputs), kept)
 
     def _pack(
-        self, cluster: int, ids: NDArray[np.uint8], packets: Tensor, beat: Heartbeat
+        self, cluster: int, records: Records, beat: Heartbeat
     ) -> tuple[tuple[str, int], tuple[str, int], pa.Table, int]:
         """Store the shard and the subtree of a cluster; return both, its merged members and how many were kept."""
         job, top = self.job, self.top
         space = ClusterSpace(job.config, top.basis.directions)
+        ids, packets = _by_id(records)
+        del records  # a packet is most of the memory
         packed = pack(packets, top.mean, top.centres[cluster], space, level=1, pulse=partial(beat, ""))
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
-        kept = torch.from_numpy(ids)[packed.order]
+        kept, packets = torch.from_numpy(ids)[packed.order], packets[packed.order]
         counts, bits = packed.subtree.leaf_count, job.config.bits
         with scratch_file(job.library_location(), ".shard") as path:
-            write_shard(path, make_shard(packets[packed.order], kept, top.mean, top.basis, counts, bits))
+            write_shard(path, make_shard(packets, kept, top.mean, top.basis, counts, bits))
             beat("")
             shard = put_file(job.library_location(), layout.SHARDS, path)
         subtree = put_blob(job.build_location(), layout.SUBTREES, packed.subtree.to_bytes())
