@@ -14,6 +14,7 @@ import torch
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
+from kt_batch.kernels.kmeans import spherical_kmeans
 from kt_batch.pipelines.index import finish, top, worker
 from kt_batch.pipelines.index import plan as build_plan
 from kt_batch.pipelines.index.finish import build_index
@@ -330,11 +331,10 @@ def test_points_beyond_the_configured_sample_are_fitted_too(library: Path, monke
     """The mean and the basis follow from the configured sample alone; the centres from all of it."""
     config = IndexConfig(sample=64, fan_out=4, max_leaf=64)
     seen: list[tuple[int, torch.dtype]] = []
-    kmeans = top.spherical_kmeans
 
     def watched(points: Any, *arguments: Any) -> torch.Tensor:
         seen.append((points.count, points.vectors.dtype))
-        return kmeans(points, *arguments)
+        return spherical_kmeans(points, *arguments)
 
     monkeypatch.setattr(top, "spherical_kmeans", watched)
     indexed(library, config=config)

@@ -195,7 +195,7 @@ def build_unit_id(stage: str, content: str) -> str:
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
-    """Return how many top-level clusters, and so at most how many shards, `patches` patches get."""
+    """Return how many top-level clusters `patches` patches get, before large ones are split."""
     return max(fan_out(patches, 0, config), -(-patches // SHARD_PATCHES))
 
 
