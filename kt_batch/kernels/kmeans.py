@@ -6,6 +6,7 @@ solved by the normalised sum of a cluster's unit vectors.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from kt_batch.kernels.tiles import LARGE, blocks, normalise
 
 FIXED_POINT = 2.0**24
+SPLIT_ROUNDS = 8  # of `split_large`; two or three suffice unless equal vectors make a cluster that cannot be split
 
 
 class Points(Protocol):
@@ -30,15 +32,15 @@ class Points(Protocol):
 
 
 class ArrayPoints:
-    """`Points` in one `(n, dim)` float32 tensor; the sample is its first rows."""
+    """`Points` in one `(n, dim)` tensor, float32, or float16 to save memory; the sample is its first rows."""
 
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
         self.count, self.dim = vectors.shape
 
     def sample(self, size: int) -> Tensor:
-        """Return the first `size` rows."""
-        return self.vectors[:size]
+        """Return the first `size` rows, float32."""
+        return self.vectors[:size].float()
 
     def assign_and_sum(self, centres: Tensor) -> tuple[Tensor, Tensor]:
         """See `Points`."""
@@ -50,7 +52,7 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Assign each unit vector to its nearest centre (eq. 4), ties to the smaller number.
 
     Args:
-        vectors: `(n, dim)` float32.
+        vectors: `(n, dim)` float32 or float16.
         centres: `(k, dim)` float32.
 
     Returns:
@@ -59,7 +61,7 @@ def assign(vectors: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     labels = torch.empty(vectors.shape[0], dtype=torch.int64, device=vectors.device)
     cosines = torch.empty(vectors.shape[0], device=vectors.device)
     for start, count, block in blocks(vectors, LARGE):
-        best = (block @ centres.T).max(1)
+        best = (block.float() @ centres.T).max(1)
         labels[start : start + count] = best.indices[:count]
         cosines[start : start + count] = best.values[:count]
     return labels, cosines
@@ -69,7 +71,7 @@ def fixed_point_sums(vectors: Tensor, labels: Tensor, k: int) -> tuple[Tensor, T
     """Return sums `(k, dim)` and counts `(k,)` per label, int64, which no order or sharding can change."""
     sums = torch.zeros(k, vectors.shape[1], dtype=torch.int64, device=vectors.device)
     for start in range(0, vectors.shape[0], 8192):
-        part = (vectors[start : start + 8192] * FIXED_POINT).round_().long()
+        part = (vectors[start : start + 8192].float() * FIXED_POINT).round_().long()
         sums.index_add_(0, labels[start : start + 8192], part)
     return sums, torch.bincount(labels, minlength=k)
 
@@ -120,3 +122,38 @@ def plus_plus(sample: Tensor, k: int, seed: int) -> Tensor:
         distance = torch.minimum(distance, (1 - sample @ sample[pick]).clamp_(min=0))
     chosen += [first] * (k - len(chosen))
     return sample[torch.tensor(chosen, device=sample.device)].clone()
+
+
+def split_large(points: ArrayPoints, centres: Tensor, most: float, iterations: int, seed: int) -> Tensor:
+    """Split clusters of more than `most` vectors by k-means among their own, until none is larger.
+
+    The parts of a cluster take its place in the order, so that neighbours stay neighbours. All vectors are assigned
+    again after each round. A cluster of equal vectors remains as it is.
+
+    Args:
+        points: n vectors.
+        centres: `(k, dim)` float32, unit vectors.
+        most: Vectors of the largest cluster that is left whole.
+        iterations: Iterations of each k-means.
+        seed: Of each k-means.
+
+    Returns:
+        Centres `(m, dim)` float32, m >= k; `centres` itself where no cluster is too large.
+    """
+    for _ in range(SPLIT_ROUNDS):
+        labels, _ = assign(points.vectors, centres)
+        counts = torch.bincount(labels, minlength=len(centres))
+        large = (counts > most).nonzero()[:, 0].tolist()
+        parts = list(centres.split(1))
+        for cluster in large:
+            members = points.vectors[labels == cluster].float()
+            pieces = max(2, math.ceil(len(members) / most))
+            found = spherical_kmeans(ArrayPoints(members), pieces, iterations, len(members), seed)
+            filled = assign(members, found)[0].unique()  # equal vectors leave clusters empty
+            if len(filled) > 1:
+                parts[cluster] = found[filled]
+        following = torch.cat(parts)
+        if len(following) == len(centres):
+            break
+        centres = following
+    return centres

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
@@ -24,6 +25,7 @@ from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.names import in_command
 from kt_batch.store.parquet import ParquetReader
 from kt_batch.store.receipts import Receipt, parse_receipt
+from kt_batch.store.units import READERS
 
 INDEX_FORMAT = "kt-batch-index/3"
 GROWING_FORMAT = "kt-batch-index/4"  # as 3, of an index that lists its parts or has grown
@@ -179,9 +181,12 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def read_build_receipts(build: Location) -> dict[str, Receipt]:
     """Return the receipts of an unfinished build, by unit id."""
-    names = build.list(layout.RECEIPTS)
-    receipts = (parse_receipt(read_bounded(build, name, MOST_BYTES), f"{build.uri}/{name}") for name in names)
-    return {receipt.unit: receipt for receipt in receipts}
+
+    def read(name: str) -> Receipt:
+        return parse_receipt(read_bounded(build, name, MOST_BYTES), f"{build.uri}/{name}")
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return {receipt.unit: receipt for receipt in pool.map(read, build.list(layout.RECEIPTS))}
 
 
 def remove_build(build: Location) -> None:
@@ -189,9 +194,12 @@ def remove_build(build: Location) -> None:
 
     The receipts go last: a driver that is still building would otherwise repeat finished work.
     """
-    names = sorted(build.list(), key=lambda name: layout.parse_receipt_path(name) is not None)
-    for name in names:
-        build.delete(name)
+    names = build.list()
+    receipts = [name for name in names if layout.parse_receipt_path(name) is not None]
+    others = [name for name in names if layout.parse_receipt_path(name) is None]
+    with ThreadPoolExecutor(READERS) as pool:
+        for group in (others, receipts):  # the second begins when the first is gone
+            list(pool.map(build.delete, group))
 
 
 def read_index_summary(location: Location, digest: str) -> IndexSummary | None:

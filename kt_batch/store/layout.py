@@ -9,7 +9,7 @@ those that begin with `parse_` read one and return None when the path is of anot
     statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
     index/    <digest>/{index.json, tree.safetensors, members.parquet, parts.parquet, build/}  shards/<sha256>
-    build/    receipts/  sample/  routed/  members/  top/<sha256>  subtrees/<sha256>
+    build/    receipts/  sample/  members/  and, by SHA-256: top/  routed/  clusters/  subtrees/
 
 `docs/formats.md` describes the files themselves.
 """
@@ -51,13 +51,14 @@ SHARDS = f"{INDEX}/shards"
 
 DESCRIBED = "described"  # table kind in the build directory of the series of a run
 
-# Inside the build directory of an index; MEMBERS is also a table kind there, as are SAMPLE and ROUTED.
+# Inside the build directory of an index; MEMBERS is also a table kind there, as is SAMPLE.
 SAMPLE = "sample"
-ROUTED = "routed"
 MEMBERS = "members"
 
 MOMENTS = "moments"  # table kind inside STATISTICS
 TOP = "top"
+ROUTED = "routed"
+CLUSTERS = "clusters"
 SUBTREES = "subtrees"
 
 _HEX16 = "[0-9a-f]{16}"
@@ -87,7 +88,8 @@ _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
 _INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet|parts\.parquet)")
 _BUILD_FILE = re.compile(
-    rf"{INDEX}/({_HEX16})/build/(?:{_RECEIPT_PATTERN}|{_PART_PATTERN}|(?:{TOP}|{SUBTREES})/{_SHA256})"
+    rf"{INDEX}/({_HEX16})/build/"
+    rf"(?:{_RECEIPT_PATTERN}|{_PART_PATTERN}|(?:{TOP}|{ROUTED}|{CLUSTERS}|{SUBTREES})/{_SHA256})"
 )
 _BUILD_RECEIPT = re.compile(rf"{INDEX}/{_HEX16}/build/{_RECEIPT_PATTERN}")
 

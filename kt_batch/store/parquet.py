@@ -27,6 +27,7 @@ from kt_batch.store.schemas import COLUMN_TYPES, PICTURE, VECTORS
 FLOOR, FACTOR = 64 << 20, 512
 FEW_ROWS = 1 << 18  # of text, whose rows become Python objects; beyond, each needs a byte of the file
 MOST_TEXT, MOST_BINARY = 64 << 10, 4 << 20  # bytes of one value
+STREAMED = 1 << 20  # bytes of a column that are read ahead where a row group is read in slices
 MOST_PICTURE = 64 << 20  # bytes of a working image of 4096 x 4096 pixels that does not compress, and more
 
 
@@ -123,6 +124,34 @@ class ParquetReader:
         if table.num_rows != sum(self.rows[group] for group in chosen):
             raise self._damaged(f"it has {table.num_rows} rows where its footer says otherwise")
         return table
+
+    def slices(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """Yield columns, in the given order, at most `rows` rows at a time: of large row groups only parts are held.
+
+        The source should be near: it is read in pieces of STREAMED bytes. No value may be missing. Raises as `read`.
+        """
+        self.checked_schema(columns)
+        numbers = [self._column(name) for name in columns]
+        chosen = [group for group, count in enumerate(self.rows) if count]
+        found = 0
+        with self._explained():
+            self._check_sizes(self._source, numbers, chosen)
+            with _native(self._source, remote=False) as native:
+                file = pq.ParquetFile(
+                    native,
+                    metadata=self._footer,
+                    buffer_size=STREAMED,
+                    pre_buffer=False,
+                    arrow_extensions_enabled=False,
+                    page_checksum_verification=True,
+                )
+                for batch in file.iter_batches(rows, chosen, list(columns), use_threads=False):
+                    table = pa.Table.from_batches([batch]).select(columns)
+                    self._check_values(table, ())
+                    found += table.num_rows
+                    yield table
+        if found != sum(self.rows):
+            raise self._damaged(f"it has {found} rows where its footer says otherwise")
 
     def _column(self, name: str) -> int:
         if name not in self.schema.names:

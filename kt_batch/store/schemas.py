@@ -196,15 +196,6 @@ def patches_schema(channels: int) -> pa.Schema:
     )
 
 
-def routed_schema(channels: int) -> pa.Schema:
-    """Return the schema of patches that are routed to the clusters of an index build.
-
-    Rows are ordered by cluster, with one row group per cluster. `vector` is the Haar packet, `(4, C)` float16;
-    `routed_packets` reads it.
-    """
-    return pa.schema([("cluster", pa.int32()), ("patch_id", PATCH_ID), (VECTOR, pa.binary(2 * 4 * channels))])
-
-
 def statistics_schema(channels: int) -> pa.Schema:
     """Return the schema of the moments of the cells of each image, for C channels, little-endian float64.
 
@@ -233,7 +224,7 @@ def missing_columns(kind: str, names: Sequence[str]) -> list[str]:
 # The type of every column of every table: a name has one type wherever it stands. VECTORS have other widths too.
 COLUMN_TYPES = _columns(
     PLAN, IMAGES, WORKING, PAIRS, EDITS, DESCRIBED, SERIES, REJECTS, MEMBERS, COVERED_PARTS, LEVELS, SHARES,
-    patches_schema(1), routed_schema(1), statistics_schema(1),
+    patches_schema(1), statistics_schema(1),
 )  # fmt: skip
 
 # The columns that may lack values, by table kind.
@@ -271,9 +262,4 @@ def from_fixed_binary(column: pa.ChunkedArray | pa.Array, dtype: str, shape: tup
 
 def patch_vectors(table: pa.Table, channels: int) -> NDArray[np.float16]:
     """Return the raw patches `(n, 4, C)` little-endian float16 of a table of `patches_schema`: cells a, b, c, d."""
-    return from_fixed_binary(table["vector"], "<f2", (4, channels))
-
-
-def routed_packets(table: pa.Table, channels: int) -> NDArray[np.float16]:
-    """Return the Haar packets `(n, 4, C)` little-endian float16 of a table of `routed_schema`: LL, LH, HL, HH."""
     return from_fixed_binary(table["vector"], "<f2", (4, channels))

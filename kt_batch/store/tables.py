@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,8 @@ from kt_batch.store.schemas import NULLABLE, PICTURE, VECTOR
 from kt_batch.store.scratch import scratch_file
 
 RAW_COLUMNS = frozenset({VECTOR, PICTURE})
+SLICE_ROWS = 16384  # of patches that are worked on at a time; a picture of 4096 pixels has a million
+COPIED_BYTES = 64 << 20  # of one request for a part that is read whole
 SMALL_BYTES = 16  # widest values that get statistics, by which readers skip row groups
 
 
@@ -115,6 +117,40 @@ def read_patches(location: Location, ref: TableRef, channels: int) -> pa.Table:
     table = read_table(location, ref, ["patch_id", VECTOR])
     check_channels(table.schema, channels, f"{location.uri}/{ref.name}")
     return table
+
+
+def patch_slices(location: Location, ref: TableRef, channels: int, rows: int = SLICE_ROWS) -> Iterator[pa.Table]:
+    """Yield the ids and the vectors of a part of patches, at most `rows` at a time, whatever its row groups are.
+
+    A part of an object store is fetched once, in large pieces, to a scratch file.
+
+    Raises as `read_patches` does.
+    """
+    where = f"{location.uri}/{ref.name}"
+    size = location.size(ref.name)
+    if size != ref.bytes:
+        raise DamagedError(f"{where} has {size} bytes, but its receipt says {ref.bytes}")
+    with _open_near(location, ref.name, size) as source:
+        reader = ParquetReader(source, size, where)
+        if sum(reader.rows) != ref.rows:
+            raise DamagedError(f"{where} has {sum(reader.rows)} rows, but its receipt says {ref.rows}")
+        check_channels(reader.checked_schema(["patch_id", VECTOR]), channels, where)
+        yield from reader.slices(["patch_id", VECTOR], rows)
+
+
+@contextmanager
+def _open_near(location: Location, name: str, size: int) -> Iterator[BinaryIO]:
+    """Open a local file, or a local copy of an object."""
+    if location.local_path(name) is not None:
+        with location.open(name) as source:
+            yield source
+        return
+    with scratch_file(location, ".part") as path:
+        with path.open("wb") as file:
+            for start in range(0, size, COPIED_BYTES):
+                file.write(location.read_range(name, start, COPIED_BYTES))
+        with path.open("rb") as source:
+            yield source
 
 
 def check_channels(schema: pa.Schema, channels: int, where: str) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
-from kt_batch.kernels.kmeans import ArrayPoints, assign, fixed_point_sums, plus_plus, spherical_kmeans
+from kt_batch.kernels.kmeans import (
+    ArrayPoints,
+    assign,
+    fixed_point_sums,
+    plus_plus,
+    spherical_kmeans,
+    split_large,
+)
 from kt_batch.kernels.tiles import normalise
 from tests.support.synthetic import clustered
 
@@ -137,3 +145,63 @@ def test_the_same_seed_gives_the_same_centres_and_another_seed_others() -> None:
     one, again, other = (spherical_kmeans(points, 5, 2, 500, seed) for seed in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def uneven(count: int = 6000) -> Tensor:
+    """Return unit vectors around eight directions; the first has half of them."""
+    random = torch.Generator().manual_seed(3)
+    directions = torch.randn(8, 16, generator=random)
+    weights = torch.tensor([7.0] + [1.0] * 7)
+    chosen = torch.multinomial(weights, count, replacement=True, generator=random)
+    return normalise(directions[chosen] + 0.4 * torch.randn(count, 16, generator=random))
+
+
+def sizes(points: Tensor, centres: Tensor) -> list[int]:
+    return torch.bincount(assign(points, centres)[0], minlength=len(centres)).tolist()
+
+
+def test_large_clusters_are_split_until_none_is_larger_than_allowed() -> None:
+    points = uneven()
+    centres = spherical_kmeans(ArrayPoints(points), 8, iterations=10, sample_size=6000, seed=0)
+    assert max(sizes(points, centres)) > 1000
+    even = split_large(ArrayPoints(points), centres, 1000, iterations=10, seed=0)
+    assert max(sizes(points, even)) <= 1000
+    assert min(sizes(points, even)) > 0
+    torch.testing.assert_close(even.norm(dim=1), torch.ones(len(even)))
+
+
+def test_clusters_that_fit_are_left_as_they_are() -> None:
+    points = uneven()
+    centres = spherical_kmeans(ArrayPoints(points), 8, iterations=10, sample_size=6000, seed=0)
+    assert split_large(ArrayPoints(points), centres, max(sizes(points, centres)), iterations=10, seed=0) is centres
+
+
+def test_the_parts_of_a_cluster_take_its_place() -> None:
+    points = torch.cat([at_degrees(0).repeat(2, 1), at_degrees(60, 60, 61, 89, 90, 90), at_degrees(180).repeat(2, 1)])
+    centres = at_degrees(0, 75, 180)
+    found = split_large(ArrayPoints(points), centres, 3, iterations=10, seed=0)
+    assert torch.equal(found[[0, -1]], centres[[0, -1]])
+    assert len(found) == 4
+    assert degrees(found[1:3]) == [pytest.approx(60.33, abs=0.1), pytest.approx(89.67, abs=0.1)]
+
+
+def test_a_cluster_of_equal_vectors_remains_whole() -> None:
+    points = torch.cat([at_degrees(10).repeat(50, 1), at_degrees(80, 85)])
+    centres = at_degrees(10, 82)
+    assert torch.equal(split_large(ArrayPoints(points), centres, 5, iterations=10, seed=0), centres)
+
+
+def test_zero_vectors_do_not_end_up_as_a_centre_of_their_own() -> None:
+    points = torch.cat([torch.zeros(20, 2), at_degrees(0, 1, 2, 40, 41, 42, 80, 81)])
+    found = split_large(ArrayPoints(points), at_degrees(20), 4, iterations=10, seed=0)
+    assert found.any(1).all()
+    assert len(found) > 1
+
+
+def test_half_precision_points_give_nearly_the_same_clusters() -> None:
+    points = uneven()
+    centres = spherical_kmeans(ArrayPoints(points), 8, iterations=10, sample_size=6000, seed=0)
+    half = spherical_kmeans(ArrayPoints(points.half()), 8, iterations=10, sample_size=6000, seed=0)
+    assert half.dtype == torch.float32
+    same = assign(points, centres)[0] == assign(points, half)[0]
+    assert same.float().mean() > 0.99

@@ -235,7 +235,9 @@ def test_leftovers_of_a_finished_build_are_removed(library: Path, collection: Co
     build = f"index/{collection.index}/build"
     left = {
         put(library, f"{build}/receipts/{'0' * 16}.json"),
-        put(library, f"{build}/routed/part-{'0' * 16}-{'0' * 16}.parquet"),
+        put(library, f"{build}/sample/part-{'0' * 16}-{'0' * 16}.parquet"),
+        put(library, f"{build}/routed/{SHA}"),
+        put(library, f"{build}/clusters/{SHA}"),
         put(library, f"{build}/top/{SHA}"),
         put(library, f"{build}/subtrees/{SHA}"),
     }

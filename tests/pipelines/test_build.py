@@ -10,20 +10,24 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import MismatchError, MissingError, UsageError
+from kt_batch.kernels.kmeans import spherical_kmeans
+from kt_batch.pipelines.index import finish, top, worker
 from kt_batch.pipelines.index import plan as build_plan
 from kt_batch.pipelines.index.finish import build_index
-from kt_batch.pipelines.index.plan import SHARD_PATCHES, top_clusters
+from kt_batch.pipelines.index.plan import SAMPLE_PER_SHARD, SHARD_PATCHES, adjacent, sample_size, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import sources as translate
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store import tables
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import READ_FORMATS, find_index, read_index_summary
-from kt_batch.store.locations import open_location
+from kt_batch.store.locations import LocalLocation, open_location
 from kt_batch.store.opening import open_library
 from kt_batch.store.tables import read_table
 from tests.support.collection import PATCHES, Collection, Factory, Recorder, Stopping
@@ -266,3 +270,80 @@ def test_builds_with_different_options_do_not_interfere(library: Path) -> None:
     other = IndexConfig(fan_out=4, max_leaf=64, seed=1)
     assert indexed(library, config=other).built
     assert indexed(library).built
+
+
+def test_units_of_a_large_library_take_neighbours_until_there_are_few_enough() -> None:
+    assert adjacent([5, 0, 7]) == [(0, 0), (1, 2)]
+    assert adjacent([0, 0]) == [(0, 1)]
+    assert adjacent([]) == []
+    for sizes in ([1] * 6250, [1] * 5000 + [10_000], [3, 0, 1] * 2000):
+        groups = adjacent(sizes)
+        assert len(groups) <= build_plan.MOST_UNITS + 1
+        assert [n for first, last in groups for n in range(first, last + 1)] == list(range(len(sizes)))
+
+
+def test_an_index_does_not_depend_on_how_parts_and_clusters_are_grouped_and_sliced(
+    collection: Collection, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_plan, "MOST_UNITS", 2)
+    monkeypatch.setattr(tables.patch_slices, "__defaults__", (37,))
+    recorder = Recorder()
+    assert indexed(library, recorder).index == collection.index
+    assert len(recorder.units) < 4 + top_clusters(4 * PATCHES, TREE)
+    assert hashes(library, "index") == hashes(collection.library, "index")
+
+
+def test_a_cluster_that_is_too_large_is_split_and_every_patch_is_still_indexed(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = indexed(library, config=IndexConfig(clusters=(2,)))
+    monkeypatch.setattr(top, "SHARD_PATCHES", PATCHES // 2)
+    split = indexed(library, config=IndexConfig(clusters=(2,), seed=1))
+    assert whole.shards == 2 < split.shards
+    assert split.patches == whole.patches
+    members = _members(library, split.index)
+    kept = {bytes(row) for shard in opened(library, split.index).shards for row in shard.patch_ids.numpy()}
+    assert kept | members.keys() == {bytes(value) for value in _ids(library)}
+
+
+def test_a_large_library_is_sampled_more_and_a_small_one_as_configured() -> None:
+    config = IndexConfig()
+    assert sample_size(1000, config) == 1000
+    assert sample_size(8_000_000, config) == config.sample
+    assert sample_size(800_000_000, config) == SAMPLE_PER_SHARD * (800_000_000 // SHARD_PATCHES) > 10 * config.sample
+
+
+def test_points_beyond_the_configured_sample_are_fitted_too(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean and the basis follow from the configured sample alone; the centres from all of it."""
+    config = IndexConfig(sample=64, fan_out=4, max_leaf=64)
+    seen: list[tuple[int, torch.dtype]] = []
+
+    def watched(points: Any, *arguments: Any) -> torch.Tensor:
+        seen.append((points.count, points.vectors.dtype))
+        return spherical_kmeans(points, *arguments)
+
+    monkeypatch.setattr(top, "spherical_kmeans", watched)
+    indexed(library, config=config)
+    for module in (top, worker, finish):
+        monkeypatch.setattr(module, "sample_size", lambda *_: 500)
+    indexed(library, config=config.model_copy(update={"seed": 1}))
+    assert seen == [(64, torch.float32), (500, torch.float16)]
+
+
+def test_the_receipts_of_a_finished_build_are_removed_after_all_other_files(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that still builds would otherwise repeat finished work."""
+    steps: list[tuple[str, str]] = []
+    delete = LocalLocation.delete
+
+    def watched(self: LocalLocation, name: str) -> None:
+        steps.append(("begin", name))
+        delete(self, name)
+        steps.append(("end", name))
+
+    monkeypatch.setattr(LocalLocation, "delete", watched)
+    indexed(library)
+    receipt = [name.startswith("receipts/") for _, name in steps]
+    assert 0 < sum(receipt) < len(steps)
+    assert receipt == sorted(receipt)

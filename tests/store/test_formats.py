@@ -16,7 +16,6 @@ TEXT = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
 SCHEMAS = {
     **{name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)},
     "patches_schema": schemas.patches_schema(64),
-    "routed_schema": schemas.routed_schema(64),
     "statistics_schema": schemas.statistics_schema(64),
     "output_shards": output_shards.ROWS,
 }
@@ -47,9 +46,9 @@ def test_no_obsolete_format_version_is_described() -> None:
 
 
 def test_every_kind_of_file_and_every_receipt_field_is_described() -> None:
-    kinds = {*layout.LIBRARY_KINDS, *layout.RUN_KINDS, layout.SAMPLE, layout.ROUTED, layout.MEMBERS}
+    kinds = {*layout.LIBRARY_KINDS, *layout.RUN_KINDS, layout.SAMPLE, layout.MEMBERS}
     folders = {layout.PLAN, layout.RECEIPTS, layout.OPTIONS, layout.OUTPUTS, layout.SHARDS, layout.TOP, layout.SUBTREES}
-    folders.add(layout.OUTPUT_SHARDS)
+    folders |= {layout.OUTPUT_SHARDS, layout.ROUTED, layout.CLUSTERS}
     assert {folder for folder in kinds | folders if f"{folder}/" not in TEXT} == set()
     files = [layout.LIBRARY_SUMMARY, layout.RUN_SUMMARY, *layout.index_files("<digest>")]
     assert {file for file in files if f"`{file}`" not in TEXT} == set()

@@ -80,7 +80,8 @@ def test_built_paths_are_parsed_back() -> None:
         assert layout.parse_index_file(path) == layout.parse_in_index(path) == DIGEST
     assert layout.parse_index_summary_path(layout.index_summary_path(DIGEST)) == DIGEST
     build = layout.build_folder(DIGEST)
-    for path in (layout.receipt_path(UNIT), layout.part_path("routed", UNIT, SHA), layout.blob_path(layout.TOP, SHA)):
+    blobs = [layout.blob_path(kind, SHA) for kind in (layout.TOP, layout.ROUTED, layout.CLUSTERS, layout.SUBTREES)]
+    for path in (layout.receipt_path(UNIT), layout.part_path("sample", UNIT, SHA), *blobs):
         assert layout.parse_build_file(f"{build}/{path}") == DIGEST
     assert layout.is_build_receipt(f"{build}/{layout.receipt_path(UNIT)}")
 

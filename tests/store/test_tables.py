@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from kt_batch.errors import DamagedError, MissingError, UsageError
-from kt_batch.store.locations import LocalLocation
+from kt_batch.store import tables
+from kt_batch.store.locations import LocalLocation, Location
 from kt_batch.store.parquet import ParquetReader
-from kt_batch.store.tables import commit_table, read_table
+from kt_batch.store.receipts import TableRef
+from kt_batch.store.tables import commit_table, patch_slices, read_patches, read_table
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
 
 UNIT = "0123456789abcdef"
@@ -176,3 +178,46 @@ def test_a_fault_without_a_message_is_one_sentence() -> None:
 
     with pytest.raises(DamagedError, match=r"x\.parquet is not readable as Parquet: ValueError"):
         ParquetReader(Silent(bytes(100)), 100, "x.parquet")
+
+
+def sliced(place: Location, ref: TableRef, rows: int) -> list[pa.Table]:
+    return list(patch_slices(place, ref, 2, rows))
+
+
+@pytest.mark.parametrize("groups", [[7], [3, 0, 4], [1] * 7])
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_slices_of_patches_are_the_whole_part_for_any_row_groups(
+    location: LocalLocation, groups: list[int], rows: int
+) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(7), groups)
+    found = sliced(location, ref, rows)
+    assert pa.concat_tables(found).combine_chunks().equals(read_patches(location, ref, 2).combine_chunks())
+    assert max(table.num_rows for table in found) <= rows
+
+
+def test_slices_come_from_a_bucket_in_few_requests(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    place = moto_server.new_location(monkeypatch)
+    ref = commit_table(place, "patches", UNIT, a_table(7), [3, 4])
+    requests: list[tuple[int, int]] = []
+    read_range = type(place).read_range
+
+    def counted(self: Location, name: str, start: int, length: int) -> bytes:
+        requests.append((start, length))
+        return read_range(self, name, start, length)
+
+    monkeypatch.setattr(type(place), "read_range", counted)
+    monkeypatch.setattr(type(place), "open", None)
+    monkeypatch.setattr(tables, "COPIED_BYTES", 1000)
+    assert pa.concat_tables(sliced(place, ref, 2)).num_rows == 7
+    assert [start for start, _ in requests] == list(range(0, ref.bytes, 1000))
+    assert not list(place.scratch_directory().glob(".tmp-*.part"))
+
+
+def test_slices_of_a_part_that_differs_from_its_receipt_are_refused(location: LocalLocation) -> None:
+    ref = commit_table(location, "patches", UNIT, a_table(7))
+    with pytest.raises(DamagedError, match="has 7 rows, but its receipt says 8"):
+        sliced(location, ref.model_copy(update={"rows": 8}), 3)
+    with pytest.raises(DamagedError, match=r"has \d+ bytes, but its receipt says 5"):
+        sliced(location, ref.model_copy(update={"bytes": 5}), 3)
+    with pytest.raises(DamagedError, match="holds vectors of 2 channels, where 3 belong"):
+        list(patch_slices(location, ref, 3))

@@ -70,7 +70,7 @@ def generation_tree(library: Library, growth: Growth) -> Tree:
 
 
 def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
-    """Commit a fresh index of the packed clusters, whose receipts come by cluster, and list the parts it covers."""
+    """Commit a fresh index of the packed clusters, whose receipts come in their order, and list the parts it covers."""
     clusters = _read_clusters(plan, packed)
     tree = join(_centres(plan, top, clusters), clusters.subtrees, top.mean, top.basis)
     data = covered_parts_bytes(plan.parts)
@@ -97,7 +97,7 @@ def commit_grown(
         growth: How the generation grows.
         tree: That of the generation.
         top: The fitted top level; None where there are no new patches.
-        packed: The receipts of the packed clusters, by cluster.
+        packed: The receipts of the packed clusters, in their order.
     """
     old, location = growth.generation, plan.library.location
     clusters = _read_clusters(plan, packed) if top else _NO_CLUSTERS
@@ -127,8 +127,9 @@ def _read_clusters(plan: BuildPlan, packed: Sequence[Receipt]) -> _Clusters:
         DamagedError: A subtree is damaged, or of other channels.
     """
     build, channels = plan.job.build_location(), plan.job.channels
-    filled = [number for number, receipt in enumerate(packed) if receipt.outputs]
-    outputs = [[output for output in packed[number].outputs if output] for number in filled]
+    pairs = [pair for receipt in packed for pair in zip(receipt.outputs[::2], receipt.outputs[1::2], strict=True)]
+    filled = [number for number, pair in enumerate(pairs) if all(pair)]  # of the clusters
+    outputs = [[output for output in pairs[number] if output] for number in filled]
     subtrees = [Subtree.from_bytes(read_blob(build, layout.SUBTREES, subtree[0])) for _, subtree in outputs]
     widths = {(subtree.centres.shape[1], 4 * len(subtree.deviation_sum)) for subtree in subtrees}
     if widths != {(4 * channels, 4 * channels)}:
@@ -137,9 +138,9 @@ def _read_clusters(plan: BuildPlan, packed: Sequence[Receipt]) -> _Clusters:
         numbers=filled,
         subtrees=subtrees,
         shards=tuple(ShardRef(sha256=shard[0], bytes=shard[1]) for shard, _ in outputs),
-        members=pa.concat_tables(read_table(build, table) for number in filled for table in packed[number].tables),
+        members=pa.concat_tables(read_table(build, table) for receipt in packed for table in receipt.tables),
         kept=sum(receipt.patches for receipt in packed),
-        numerics=packed[filled[0]].numerics,
+        numerics=packed[0].numerics,
     )
 
 

@@ -19,11 +19,12 @@ from kt_batch.pipelines.index.plan import (
     BuildJob,
     BuildPlan,
     PackUnit,
-    PartUnit,
+    PartsUnit,
     earlier_build_numerics,
     pack_units,
     plan_index,
     route_units,
+    sample_size,
     sample_units,
 )
 from kt_batch.pipelines.index.top import Top, fit_top
@@ -38,6 +39,7 @@ from kt_batch.store.indexes import (
     remove_build,
 )
 from kt_batch.store.receipts import Receipt
+from kt_batch.store.routed import RoutedFiles
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,19 @@ def _build(plan: BuildPlan, runner: Runner, progress: Progress) -> IndexSummary:
 def _clusters(
     plan: BuildPlan, generation: Tree | None, runner: Runner, progress: Progress
 ) -> tuple[Top, list[Receipt]]:
-    """Fit the top level and pack its clusters, of the plan's parts; return it and their receipts, by cluster."""
+    """Fit the top level and pack its clusters, of the plan's parts; return it and the receipts of packing."""
     job, parts = plan.job, plan.parts
-    sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), sample_units(parts))
+    build = job.build_location()
+    samples = sample_units(parts, sample_size(job.patches, job.config))
+    sampled = _run_stage(job, runner, progress, "sample", partial(SampleWorker, job), samples)
     top = fit_top(job, sampled, generation)
-    sha256 = top.put(job.build_location())
+    sha256 = top.put(build)
     routed = _run_stage(job, runner, progress, "route", partial(RouteWorker, job, sha256), route_units(parts, sha256))
-    packs = pack_units(len(top.centres), routed, sha256)
-    return top, _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256), packs)
+    outputs = [output for receipt in routed for output in receipt.outputs if output]
+    files = RoutedFiles.find(build, outputs, len(top.centres), job.channels)
+    clusters = files.put(build)
+    packs = pack_units(files.counts.sum(0).tolist(), clusters)
+    return top, _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), packs)
 
 
 def _run_stage(
@@ -162,9 +169,9 @@ def _run_stage(
     runner: Runner,
     progress: Progress,
     stage: str,
-    factory: Callable[[], Callable[[PartUnit, Heartbeat], Receipt]]
+    factory: Callable[[], Callable[[PartsUnit, Heartbeat], Receipt]]
     | Callable[[], Callable[[PackUnit, Heartbeat], Receipt]],
-    units: Sequence[PartUnit] | Sequence[PackUnit],
+    units: Sequence[PartsUnit] | Sequence[PackUnit],
 ) -> list[Receipt]:
     """Run the units that have no receipt; return the receipts of all, in the order of the units."""
     done = read_build_receipts(job.build_location())

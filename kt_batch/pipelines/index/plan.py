@@ -16,9 +16,12 @@ from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receip
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location, absolute_place, check_kernel, open_location, sole_kernel
 from kt_batch.store.opening import open_library
-from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.receipts import TableRef
 
-SHARD_PATCHES = 131072  # a packing worker holds a whole top-level cluster in memory
+SHARD_PATCHES = 131072  # of a top-level cluster on average; a packing worker holds a whole one in memory
+LARGEST_CLUSTER = 1.5  # times SHARD_PATCHES; a cluster that is larger, as estimated from the sample, is split
+MOST_UNITS = 768  # of a stage: a packing unit reads a range of the file of every routing unit, 590,000 at most
+SAMPLE_PER_SHARD = 128  # sampled patches for each SHARD_PATCHES of a library, where that is more than `config.sample`
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,20 @@ class PartUnit:
 
 
 @dataclass(frozen=True)
-class PackUnit:
-    """One top-level cluster and all routed parts."""
+class PartsUnit:
+    """Some patches parts of the library."""
 
     id: str
-    cluster: int
-    routed: tuple[TableRef, ...]
+    parts: tuple[TableRef, ...]
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """Adjacent top-level clusters, `last` included."""
+
+    id: str
+    first: int
+    last: int
 
 
 def plan_index(
@@ -156,20 +167,45 @@ def earlier_build_numerics(build: Location) -> tuple[tuple[str, str], ...] | Non
     return tuple(numerics.items()) if numerics else None
 
 
-def sample_units(parts: Sequence[TableRef]) -> list[PartUnit]:
-    """Return one unit per patches part, which offers its share of the sample."""
-    return [PartUnit(build_unit_id("sample", part.name), part) for part in parts]
+def sample_units(parts: Sequence[TableRef], size: int) -> list[PartsUnit]:
+    """Return the units that offer their share of a sample of `size` patches."""
+    return _part_units(f"sample {size}", parts)
 
 
-def route_units(parts: Sequence[TableRef], top_sha256: str) -> list[PartUnit]:
-    """Return one unit per patches part, which routes its patches to the clusters of a fitted top level."""
-    return [PartUnit(build_unit_id(f"route {top_sha256}", part.name), part) for part in parts]
+def route_units(parts: Sequence[TableRef], top_sha256: str) -> list[PartsUnit]:
+    """Return the units that route their patches to the clusters of a fitted top level."""
+    return _part_units(f"route records {top_sha256}", parts)
 
 
-def pack_units(clusters: int, routed: Sequence[Receipt], top_sha256: str) -> list[PackUnit]:
-    """Return one unit per top-level cluster."""
-    tables = tuple(table for receipt in routed for table in receipt.tables)
-    return [PackUnit(build_unit_id(f"pack {top_sha256}", str(c)), c, tables) for c in range(clusters)]
+def _part_units(stage: str, parts: Sequence[TableRef]) -> list[PartsUnit]:
+    """Return one unit per patches part, or per some parts of a large library."""
+    units = [tuple(parts[first : last + 1]) for first, last in adjacent([part.rows for part in parts])]
+    return [PartsUnit(build_unit_id(stage, " ".join(part.name for part in unit)), unit) for unit in units]
+
+
+def pack_units(sizes: Sequence[int], clusters_sha256: str) -> list[PackUnit]:
+    """Return one unit per top-level cluster, or per some adjacent ones where clusters are small.
+
+    Args:
+        sizes: Patches of each cluster.
+        clusters_sha256: Names the routed patches.
+    """
+    stage = f"pack records {clusters_sha256}"
+    return [PackUnit(build_unit_id(stage, f"{first} {last}"), first, last) for first, last in adjacent(sizes)]
+
+
+def adjacent(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut things of these sizes into groups of neighbours, the first and the last number of each.
+
+    Each group but the last has at least 1 / MOST_UNITS of the whole, so there are at most MOST_UNITS + 1.
+    """
+    least, groups, first, size = sum(sizes) / MOST_UNITS, [], 0, 0
+    for number, each in enumerate(sizes):
+        size += each
+        if size >= max(least, 1) or number == len(sizes) - 1:
+            groups.append((first, number))
+            first, size = number + 1, 0
+    return groups
 
 
 def build_unit_id(stage: str, content: str) -> str:
@@ -178,5 +214,10 @@ def build_unit_id(stage: str, content: str) -> str:
 
 
 def top_clusters(patches: int, config: IndexConfig) -> int:
-    """Return how many top-level clusters, and so at most how many shards, `patches` patches get."""
+    """Return how many top-level clusters `patches` patches get, before large ones are split."""
     return max(fan_out(patches, 0, config), -(-patches // SHARD_PATCHES))
+
+
+def sample_size(patches: int, config: IndexConfig) -> int:
+    """Return on how many of `patches` patches the top level is fitted: `config.sample`, or more for a large library."""
+    return min(patches, max(config.sample, SAMPLE_PER_SHARD * (patches // SHARD_PATCHES)))

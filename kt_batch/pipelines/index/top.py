@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,16 +19,17 @@ from kt_batch.index.shards import match_parts
 from kt_batch.index.tensors import Layout, check_tensors, load_tensors
 from kt_batch.index.tree import Tree
 from kt_batch.kernels.haar import haar
-from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans
+from kt_batch.kernels.kmeans import ArrayPoints, spherical_kmeans, split_large
 from kt_batch.kernels.principal import Basis
 from kt_batch.kernels.quantised import fit_basis
-from kt_batch.pipelines.index.plan import BuildJob, top_clusters
+from kt_batch.pipelines.index.plan import LARGEST_CLUSTER, SHARD_PATCHES, BuildJob, sample_size, top_clusters
 from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, read_blob
 from kt_batch.store.locations import Location
-from kt_batch.store.receipts import Receipt
-from kt_batch.store.schemas import from_fixed_binary, patch_vectors
+from kt_batch.store.receipts import Receipt, TableRef
+from kt_batch.store.schemas import VECTOR, from_fixed_binary, patch_vectors
 from kt_batch.store.tables import read_table
+from kt_batch.store.units import READERS
 
 _TENSORS: Layout = {
     "centres": (torch.float32, ("clusters", "coordinates")),
@@ -63,7 +66,10 @@ class Top:
 
 
 def fit_top(job: BuildJob, sampled: Sequence[Receipt], generation: Tree | None = None) -> Top:
-    """Fit the top level on the `sample` patches whose ids have the smallest hashes.
+    """Fit the top level on the patches whose ids have the smallest hashes, `sample_size` of them.
+
+    Mean and basis follow from the first `config.sample` of them. Of the others only points are kept, in float16.
+    Clusters that would get more than LARGEST_CLUSTER * SHARD_PATCHES patches are split.
 
     Args:
         job: The build.
@@ -72,16 +78,62 @@ def fit_top(job: BuildJob, sampled: Sequence[Receipt], generation: Tree | None =
             fits all.
     """
     job.fix_numerics()
-    build = job.build_location()
-    tables = [read_table(build, table) for receipt in sampled for table in receipt.tables]
-    ids = np.concatenate([from_fixed_binary(table["patch_id"], "u1", (12,)) for table in tables])
-    patches = np.concatenate([patch_vectors(table, job.channels) for table in tables])
-    order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))[: job.config.sample]
-    packets = haar(torch.from_numpy(patches[order]).float()).half()
+    drawn = _Drawn(job, sampled)
+    first = min(drawn.count, job.config.sample)
+    patches = np.empty((first, 4, job.channels), "<f2")
+    for vectors, ranks in drawn.vectors():
+        early = ranks < first
+        patches[ranks[early]] = vectors[early]
+    packets = haar(torch.from_numpy(patches).float()).half()
     mean = library_mean(packets, job.config) if generation is None else generation.mean
     sample, _ = match_parts(packets, mean)
     basis = fit_basis(sample) if generation is None else generation.basis
-    points = ArrayPoints(ClusterSpace(job.config, basis.directions).points(sample))
-    clusters = top_clusters(job.patches, job.config)
-    centres = spherical_kmeans(points, clusters, job.config.iterations, len(sample), job.config.seed)
-    return Top(centres, mean, basis)
+    space = ClusterSpace(job.config, basis.directions)
+    points = ArrayPoints(space.points(sample))
+    del patches, packets, sample
+    if drawn.count > first:
+        points = _all_points(drawn, points.vectors, space, mean)
+    clusters, iterations, seed = top_clusters(job.patches, job.config), job.config.iterations, job.config.seed
+    centres = spherical_kmeans(points, clusters, iterations, first, seed)
+    most = LARGEST_CLUSTER * SHARD_PATCHES * drawn.count / job.patches
+    return Top(split_large(points, centres, most, iterations, seed), mean, basis)
+
+
+class _Drawn:
+    """The sample: the patches with the smallest hashes of those that a stage offered. Their order is that of hashes."""
+
+    def __init__(self, job: BuildJob, sampled: Sequence[Receipt]) -> None:
+        """Read the ids of all offered patches, and no vectors."""
+        self._job, self._build = job, job.build_location()
+        self._tables = [table for receipt in sampled for table in receipt.tables]
+
+        def read(table: TableRef) -> NDArray[np.uint8]:
+            return from_fixed_binary(read_table(self._build, table, ["patch_id"])["patch_id"], "u1", (12,))
+
+        with ThreadPoolExecutor(READERS) as pool:
+            ids = np.concatenate(list(pool.map(read, self._tables)))
+        self.count = min(len(ids), sample_size(job.patches, job.config))
+        order = np.lexsort((sort_order(ids).argsort(), hash_ids(ids, job.config.seed)))
+        self._ranks = np.empty(len(ids), np.int64)
+        self._ranks[order] = np.arange(len(ids))
+
+    def vectors(self) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int64]]]:
+        """Yield raw patches `(n, 4, C)` float16 and the place of each in the sample, table after table."""
+        start = 0
+        for table in self._tables:
+            ranks = self._ranks[start : start + table.rows]
+            start += table.rows
+            chosen = np.flatnonzero(ranks < self.count)
+            vectors = patch_vectors(read_table(self._build, table, [VECTOR]), self._job.channels)
+            yield vectors[chosen], ranks[chosen]
+
+
+def _all_points(drawn: _Drawn, first: Tensor, space: ClusterSpace, mean: Tensor) -> ArrayPoints:
+    """Return the points of the whole sample in float16; those of its first patches `(m, p)` are given."""
+    points = torch.empty(drawn.count, first.shape[1], dtype=torch.float16)
+    points[: len(first)] = first.half()
+    for vectors, ranks in drawn.vectors():
+        late = ranks >= len(first)
+        packets = haar(torch.from_numpy(vectors[late]).float()).half()
+        points[torch.from_numpy(ranks[late])] = space.points(match_parts(packets, mean)[0]).half()
+    return ArrayPoints(points)
