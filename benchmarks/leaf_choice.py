@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -42,8 +43,8 @@ from kt_batch.store.locations import open_location
 DIRECTIONS = 127
 COMPONENTS = 1000
 CLUSTERS = 30_000
-WITHIN = 0.5  # spread of clusters about their component, of leaves about their cluster and,
-# twice, of queries about their leaf, in that of the components
+WITHIN = 0.5  # spread of clusters about their component, and of leaves about their cluster,
+# in that of the components
 EVERY = 10  # of the queries of photographs, one is asked
 NEVER = 1 << 62
 
@@ -51,7 +52,7 @@ NEVER = 1 << 62
 class Mixture:
     """What the choice of leaves reads of an index, for `count` leaves without patches, and queries near them."""
 
-    def __init__(self, count: int, queries: int) -> None:
+    def __init__(self, count: int, queries: int, noise: float) -> None:
         some = torch.Generator().manual_seed(0)
         scale = (1 + torch.arange(DIRECTIONS)).rsqrt()
         components = torch.randn(COMPONENTS, DIRECTIONS, generator=some) * scale
@@ -60,7 +61,7 @@ class Mixture:
         own = torch.arange(count) * CLUSTERS // count
         means = clusters[own] + WITHIN * scale * torch.randn(count, DIRECTIONS, generator=some)
         self.home = torch.randint(0, count, (queries,), generator=some)
-        near = means[self.home] + 2 * WITHIN * scale * torch.randn(queries, DIRECTIONS, generator=some)
+        near = means[self.home] + noise * scale * torch.randn(queries, DIRECTIONS, generator=some)
         self.level = torch.cat([0.9 * normalise(near), torch.full((queries, 1), 0.4)], dim=1)
         self.leaf_means = torch.cat([0.8 * normalise(means), torch.full((count, 1), 0.4)], dim=1)
         self.leaf_variances = torch.rand(count, 48, generator=some) * 1e-3
@@ -115,13 +116,14 @@ def at_home(leaves: Tensor, home: Tensor | None) -> dict[str, float]:
     return {"home": round(float((leaves == home[: len(leaves), None]).any(1).float().mean()), 4)}
 
 
-def of_mixture(count: int, queries: int, visited: list[int]) -> dict[str, object]:
+def of_mixture(count: int, queries: int, noise: float, visited: list[int]) -> dict[str, object]:
     """Return the figures of a mixture of Gaussians."""
-    mixture = Mixture(count, queries)
+    mixture = Mixture(count, queries, noise)
     begin = time.thread_time()
     groups = mixture.leaf_groups
     table: dict[str, object] = {
         "leaves": count,
+        "noise": noise,
         "groups": len(groups.size),
         "grouping_seconds": round(time.thread_time() - begin, 2),
     }
@@ -157,7 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library")
     parser.add_argument("--queries", nargs="+", default=[])
-    parser.add_argument("--means", type=int, nargs="+", default=[1 << 14, 1 << 16, 1_000_000])
+    parser.add_argument("--means", type=int, nargs="+", default=[1 << 16, 1_000_000])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.5, 1.0], help="of queries about their leaf")
     parser.add_argument("--asked", type=int, default=4000, help="queries at once")
     parser.add_argument("--visited", type=int, nargs="+", default=[32, 48, 64])
     parser.add_argument("--out", type=Path, required=True)
@@ -166,8 +169,8 @@ def main() -> None:
     table: dict[str, object] = {"mixtures": []}
     with torch.inference_mode(), quick_products():
         table["mixtures"] = mixtures = []
-        for count in options.means:
-            mixtures.append(of_mixture(count, options.asked, options.visited))
+        for count, noise in product(options.means, options.noise):
+            mixtures.append(of_mixture(count, options.asked, noise, options.visited))
             print(json.dumps(mixtures[-1], indent=1), flush=True)
     if options.library:
         with torch.inference_mode():

@@ -98,7 +98,8 @@ class Index:
     @cached_property
     def leaf_directions(self) -> Tensor:
         """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
-        return (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
+        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
+        return directions
 
     @cached_property
     def leaf_groups(self) -> LeafGroups:

@@ -43,7 +43,7 @@ class LeafGroups:
         self.leaves = leaves
         self._directions = _with_zeros(directions, WIDTH)
         places = zip(self.start.tolist(), self.size.tolist(), self.widths.tolist(), strict=True)
-        self._places = list(places)
+        self._places: list[tuple[int, int, int]] = list(places)
 
     def width(self, group: int) -> int:
         """Return the leaves of the window of a group."""

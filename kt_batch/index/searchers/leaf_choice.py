@@ -23,8 +23,8 @@ FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as man
 REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 MEMBERS = 8  # columns whose largest value is compared first
-GROUPED = 1 << 16  # leaves from which groups of them pay
-VISITED = 48  # groups of every query, or as many as it probes leaves
+GROUPED = 1 << 17  # leaves from which groups of them pay
+VISITED = 64  # groups of every query, or as many as it probes leaves
 NEAREST = 4  # of these, whose products are kept; more for many probes
 PRODUCTS = 1 << 25  # that are kept at a time; a single query may have more
 PAGE = 1 << 19  # products in one piece of memory, so that they stay in a core's cache
@@ -83,7 +83,8 @@ def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
 
 
 def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
-    return cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+    mean = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1]
+    return mean + REACH * spread
 
 
 def leaves_in_groups(

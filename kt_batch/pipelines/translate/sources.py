@@ -384,7 +384,7 @@ def open_index(library: Location, summary: IndexSummary, cache: CachePlace | Non
             shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
             check_fit(tree, shards, name)
             return Index(tree, shards).in_one_piece()
-        mapped = [files.map(shard) for shard in summary.shards]
+        mapped = files.map_all(summary.shards)
     shards = [open_shard(file.path, file.name) for file in mapped]
     check_fit(tree, shards, name)
     for shard in shards:
