@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +71,8 @@ class Mixture:
     @cached_property
     def leaf_directions(self) -> Tensor:
         """As `Index.leaf_directions`."""
-        return (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
+        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
+        return directions
 
     @cached_property
     def leaf_groups(self) -> LeafGroups:
@@ -79,11 +80,11 @@ class Mixture:
         return group_leaves(self.leaf_directions.T.contiguous())
 
 
-def timed(choose: Callable[[], Tensor], queries: int) -> tuple[Tensor, float]:
+def timed(choose: Callable[[], tuple[Tensor, Tensor]], queries: int) -> tuple[Tensor, float]:
     """Return the leaves that are chosen, and microseconds a query, of the second call."""
     choose()
     begin = time.thread_time()
-    chosen = choose()
+    chosen, _ = choose()
     return chosen, (time.thread_time() - begin) / queries * 1e6
 
 
@@ -96,10 +97,10 @@ def of_choice(index: Index, level: Tensor, probes: int, visited: list[int], home
     """Return the figures of the choice of `probes` leaves among all, and from each number of visited groups."""
     few = level[:512]  # among a million leaves, all queries would take long
     leaf_choice.GROUPED = NEVER
-    all_leaves, us = timed(lambda: nearest_leaves(index, few, probes)[0], len(few))
+    all_leaves, us = timed(partial(nearest_leaves, index, few, probes), len(few))
     rows: dict[str, object] = {"probes": probes, "of_all": {"us": round(us, 1), **at_home(all_leaves, home)}}
     for groups in visited:
-        leaves, us = timed(lambda groups=groups: leaves_in_groups(index, level, probes, groups)[0], len(level))
+        leaves, us = timed(partial(leaves_in_groups, index, level, probes, groups), len(level))
         same = shared(all_leaves, leaves[: len(few)])
         rows[f"of {groups} groups"] = {
             "us": round(us, 1),

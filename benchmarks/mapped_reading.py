@@ -3,7 +3,7 @@
     python benchmarks/mapped_reading.py LIBRARY --queries IMAGES --out results/mapped_reading.json
 
 Before every photograph, the pages of all shards are dropped, as on a machine that is short of memory; /proc/self/io
-says what is read. Once as the kernel reads by default, once with advice (store.advice). Linux only; close what else
+says what is read. Once with advice (store.advice), once as the kernel reads by default. Linux only; close what else
 has the index open, for its pages stay.
 """
 
@@ -28,12 +28,12 @@ from kt_batch.evaluation.search import query_patches
 from kt_batch.index.index import Index
 from kt_batch.index.search import Search
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.translate import sources
+from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.store import layout
-from kt_batch.store.indexes import IndexSummary, read_index_summary
+from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import open_location
 
-DONT_NEED = 4  # MADV_DONTNEED
+NORMAL, DONT_NEED = 0, 4  # <sys/mman.h>
 
 
 def bytes_read() -> int:
@@ -42,14 +42,19 @@ def bytes_read() -> int:
     return int(lines["read_bytes"])
 
 
-def drop(index: Index, files: list[Path]) -> None:
-    """Drop all pages of the shards of an index from the process and from the cache of files."""
+def advise(index: Index, advice: int) -> None:
+    """Give the kernel an advice about all tensors of the shards of an index."""
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     for shard in index.shards:
         for tensor in shard.tensors().values():
             first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-            libc.madvise(first, tensor.data_ptr() + tensor.nbytes - first, DONT_NEED)
+            libc.madvise(first, tensor.data_ptr() + tensor.nbytes - first, advice)
+
+
+def drop(index: Index, files: list[Path]) -> None:
+    """Drop all pages of the shards of an index from the process and from the cache of files."""
+    advise(index, DONT_NEED)
     for file in files:
         descriptor = os.open(file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -76,20 +81,17 @@ def main() -> None:
         "index_bytes": sum(shard.bytes for shard in summary.shards),
         "queries": [len(queries) for queries in photographs],
     }
-    ways = {"no advice": (lambda _: None, None), "advice": (sources.read_at_random, sources.read_soon)}
-    results = {}
-    for name, (at_random, soon) in ways.items():
-        sources.read_at_random, sources.read_soon = at_random, soon
-        results[name] = measured(options.library, summary, files, photographs, options.probes)
-        print(name, results[name], flush=True)
+    advised = open_index(location, summary)
+    results = {"advice": measured(advised, files, photographs, options.probes)}
+    plain = Index(advised.tree, advised.shards)
+    advise(plain, NORMAL)
+    results["no advice"] = measured(plain, files, photographs, options.probes)
+    print(json.dumps(results), flush=True)
     options.out.write_text(json.dumps(table | results, indent=1) + "\n")
 
 
-def measured(
-    library: str, summary: IndexSummary, files: list[Path], photographs: list[torch.Tensor], probes: int
-) -> dict[str, list[float]]:
+def measured(index: Index, files: list[Path], photographs: list[torch.Tensor], probes: int) -> dict[str, list[float]]:
     """Return megabytes read and seconds of every photograph, with nothing and with everything in memory."""
-    index = sources.open_index(open_location(library), summary)
     search = Search(index, SearchConfig(probes=probes))
     search.search(photographs[0])
     rows: dict[str, list[float]] = {"megabytes": [], "seconds": [], "seconds_in_memory": []}

@@ -83,8 +83,8 @@ def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
 
 
 def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
-    mean = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1]
-    return mean + REACH * spread
+    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+    return reach
 
 
 def leaves_in_groups(
