@@ -325,7 +325,7 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
     [
         {"searchers.estimates.KEPT": 3000},
         {"searchers.estimates.KEPT": 1},
-        {"searchers.estimates.PREPARED": 7, "searchers.estimates.CHOOSING": 3, "search.PORTION": 7},
+        {"searchers.estimates.PREPARED": 7, "searchers.leaf_choice.CHOOSING": 3, "search.PORTION": 7},
         {"searchers.estimates.VISITS": 7},
         {"searchers.visits.PATCHES": 1},
         {"searchers.visits.PRODUCTS": 64},
