@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
+from kt_batch.index.leaf_groups import LeafGroups, group_leaves
 from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
@@ -55,9 +56,24 @@ class Index:
     ends earlier, the window begins before the leaf. It is never wider than the shard.
     """
 
-    def __init__(self, tree: Tree, shards: Sequence[Shard], files: Sequence[Mapped] = ()) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        shards: Sequence[Shard],
+        files: Sequence[Mapped] = (),
+        read_soon: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        """Open a tree over shards.
+
+        Args:
+            tree: The tree.
+            shards: Its shards.
+            files: Those of mapped shards.
+            read_soon: Called with the first levels that are read next, where shards are mapped.
+        """
         self.tree = tree
-        self._files = files  # of mapped shards
+        self._files = files
+        self._read_soon = read_soon
         self.shards = list(shards)
         self.device = tree.mean.device
         counts = torch.tensor([shard.count for shard in self.shards], device=self.device)
@@ -75,10 +91,20 @@ class Index:
         self._window_lead = tree.leaf_start - self._window_start
         self.window_rows = self.first_rows - self._window_lead
         self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
-        self.leaf_directions = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
+
+    @cached_property
+    def leaf_directions(self) -> Tensor:
+        """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
+        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
+        return directions
+
+    @cached_property
+    def leaf_groups(self) -> LeafGroups:
+        """The leaves in groups of alike directions."""
+        return group_leaves(self.leaf_means[:, :-1] / self.leaf_lengths[:, None])
 
     def check_files(self) -> None:
         """Raise DamagedError when a file that is mapped has changed: a search would read beyond its end, or rubbish."""
@@ -106,8 +132,12 @@ class Index:
         """
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
-        for window, (shard, start) in zip(windows, places, strict=True):
-            window.copy_(self.shards[shard].level[start : start + width])
+        kept = [self.shards[shard].level[start : start + width] for shard, start in places]
+        if self._read_soon:
+            for level in kept:
+                self._read_soon(level)
+        for window, level in zip(windows, kept, strict=True):
+            window.copy_(level)
         own = self._window_lead[leaves, None]
         place = torch.arange(width, device=self.device)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
@@ -190,7 +220,10 @@ class Index:
 
     def chunk_level(self, chunk: Chunk) -> Tensor:
         """Return the first levels `(c, d + 1)` float32 of a chunk."""
-        return self.shards[chunk.shard].level[chunk.start : chunk.start + chunk.count].float()
+        level = self.shards[chunk.shard].level[chunk.start : chunk.start + chunk.count]
+        if self._read_soon:
+            self._read_soon(level)
+        return level.float()
 
     def chunk_along(self, chunk: Chunk, directions: Tensor) -> Tensor:
         """Return the coordinates `(c, e)` float32 of a chunk's keys along `directions` `(D, e)`.

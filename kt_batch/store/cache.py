@@ -6,10 +6,10 @@
     lock                  held while a shard is staged, hashed or removed
     .tmp-<hex>            a shard on its way; whoever holds the lock removes what a killed process left
 
-A shard is copied once per folder while others wait for the lock. Its size and hash are checked on the way, and again
-once for each start of a machine; a damaged copy is removed and staged again. Whoever works with a shard holds a shared
-lock on it. The least recently used shards that nobody holds are removed when a new one would exceed the limit or the
-disk.
+A few shards are copied at a time, each once per folder while others wait for the lock. Size and hash are checked on the
+way, and again once for each start of a machine; a damaged copy is removed and staged again. Whoever works with a shard
+holds a shared lock on it. The least recently used shards that nobody holds are removed when a new one would exceed the
+limit or the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from kt_batch.store.verified import VerifiedFiles, hash_of
 
 DEFAULT_BYTES = 100 * 10**9
 BLOCK = 1 << 24  # bytes copied at a time
+TOGETHER_FROM = 2  # shards; `open` stages a single one
 USED = ".used"
 
 Check = Callable[[BinaryIO], None]
@@ -103,12 +105,37 @@ class ShardCache:
                 with self._folder.locked():
                     file = self._verified_file(shard) or self._whole(shard, check)
                     if file is None:
-                        self._stage(location, shard)
+                        self._stage(location, [shard])
                         file = self._whole(shard, check)
             self._folder.touch(f"{shard.sha256}{USED}")
         if file is None:
             raise StorageError(f"The cache folder '{self.path}' does not keep what is written to it.")
         return file
+
+    def stage(self, location: Location, shards: Sequence[ShardRef], check: Callable[[ShardRef], Check]) -> None:
+        """Stage those of `shards` of which there is no copy, all at a time, so that `open` finds them.
+
+        Args:
+            location: The library.
+            shards: A few of its shards.
+            check: Gives for a shard what `open` takes as `check`.
+
+        Raises:
+            DamagedError: As in `open`, for the first of the shards at fault; the others are staged.
+            StorageError: As in `open`.
+        """
+        with self._explained():
+            missing = [shard for shard in dict.fromkeys(shards) if not _closed(self._verified_file(shard))]
+            if len(missing) < TOGETHER_FROM:
+                return
+            with self._folder.locked():
+                absent = [
+                    shard
+                    for shard in missing
+                    if not _closed(self._verified_file(shard) or self._whole(shard, check(shard)))
+                ]
+                if absent:
+                    self._stage(location, absent)
 
     def verify(self, file: BinaryIO, shard: ShardRef, check: Check) -> bool:
         """Tell whether a file of the library itself has the hash of a shard; hash it unless that is recorded."""
@@ -179,9 +206,16 @@ class ShardCache:
             log_event("unrecorded", f"'{self.path}' cannot record what was verified: {error.strerror}.")
         return True
 
-    def _stage(self, location: Location, shard: ShardRef) -> None:
+    def _stage(self, location: Location, shards: Sequence[ShardRef]) -> None:
+        """Copy shards, each on its own thread; raise the error of the first one at fault when all have ended."""
         self._remove_leftovers()
-        self._make_room(shard.bytes)
+        self._make_room(sum(shard.bytes for shard in shards))
+        with ThreadPoolExecutor(len(shards)) as pool:
+            copies = [pool.submit(self._copy, location, shard) for shard in shards]
+        for copy in copies:
+            copy.result()
+
+    def _copy(self, location: Location, shard: ShardRef) -> None:
         try:
             with self._folder.new_file(shard.sha256) as copy:
                 _copy(location, shard, copy)
@@ -280,6 +314,14 @@ def _folders(place: CachePlace) -> list[Path]:
     with suppress(FileNotFoundError):  # nothing here can be written to
         folders.append(Path(tempfile.gettempdir()) / f"kt-batch-cache-{os.geteuid()}")
     return folders
+
+
+def _closed(file: BinaryIO | None) -> bool:
+    """Close a file; tell whether there was one."""
+    if file is None:
+        return False
+    file.close()
+    return True
 
 
 def _copy(location: Location, shard: ShardRef, copy: BinaryIO) -> None:

@@ -7,7 +7,7 @@ itself is hashed once for each start of a machine (store.verified), and so is a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +22,8 @@ from kt_batch.store.mapped import MappedFile
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
 from kt_batch.store.verified import hash_of
+
+STAGED_TOGETHER = 4  # shards; one connection to object storage rarely fills the network
 
 
 class ShardFiles:
@@ -65,6 +67,21 @@ class ShardFiles:
             if local and not self._is_verified(file, shard):
                 raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
             return MappedFile(file, self.name(shard))
+
+    def map_all(self, shards: Sequence[ShardRef]) -> list[MappedFile]:
+        """Return the verified files of shards, as `map` does. From object storage, a few are staged at a time.
+
+        Raises:
+            DamagedError: As `map`, for the first of the shards at fault.
+        """
+        files = []
+        for start in range(0, len(shards), STAGED_TOGETHER):
+            some = shards[start : start + STAGED_TOGETHER]  # held once they are mapped, before others need room
+            if self._library.local_path(layout.shard_path(some[0].sha256)) is None:
+                self._cache = self._cache or open_cache(self._place)
+                self._cache.stage(self._library, some, lambda shard: partial(self._check_file, self.name(shard)))
+            files += [self.map(shard) for shard in some]
+        return files
 
     def name(self, shard: ShardRef) -> str:
         """Return what errors call a shard."""

@@ -386,3 +386,16 @@ def test_no_queries_have_matches_of_no_size(index: Index, searcher: Searcher) ->
     matches = search(index, torch.empty(0, 4, 8), SearchConfig(searcher=searcher, top_k=2))
     assert matches.patch_ids.shape == (0, 2, 12)
     assert matches.values.shape == (0, 2, 4, 8)
+
+
+@pytest.mark.parametrize("certify", [False, True])
+def test_the_first_levels_that_a_search_reads_are_announced_before(certify: bool) -> None:
+    told = index_of(clustered(400, 8), IndexConfig(max_leaf=100, merge=1))
+    seen: list[int] = []
+    told = Index(told.tree, told.shards, read_soon=lambda level: seen.append(level.data_ptr()))
+    level = told.shards[0].level
+    found = find(told, clustered(20, 8, seed=9), SearchConfig(probes=2, certify=certify))
+    assert seen
+    assert all(level.data_ptr() <= place < level.data_ptr() + level.nbytes for place in seen)
+    untold = Index(told.tree, told.shards)
+    assert found.rows.equal(find(untold, clustered(20, 8, seed=9), SearchConfig(probes=2, certify=certify)).rows)

@@ -283,6 +283,69 @@ def test_a_disk_that_fills_up_while_a_shard_is_copied_is_the_same_sentence(folde
     assert not list(folder.glob(".tmp-*"))
 
 
+# ---- several shards at a time ----
+
+
+def stage(folder: Path, library: LocalLocation, *contents: bytes) -> None:
+    with opened(folder) as cache:
+        cache.stage(library, [ref(content) for content in contents], lambda _: accept)
+
+
+def test_shards_staged_at_a_time_are_those_staged_in_turn(folder: Path, library: Store) -> None:
+    stage(folder, library, ONE, TWO, THREE, ONE)
+    assert len(library.reads) == 3
+    assert [staged(folder, library, content) for content in (ONE, TWO, THREE)] == [ONE, TWO, THREE]
+    stage(folder, library, ONE, TWO, THREE)
+    assert len(library.reads) == 3
+
+
+def test_several_shards_are_read_at_the_same_time(folder: Path, library: Store) -> None:
+    together = threading.Barrier(3, timeout=30)
+
+    class Waiting(Store):
+        def open(self, name: str) -> BinaryIO:
+            together.wait()  # ends when all three are here
+            return super().open(name)
+
+    stage(folder, Waiting(library.root), ONE, TWO, THREE)
+    assert len(shards_in(folder)) == 3
+
+
+def test_of_several_shards_at_fault_the_first_is_named_and_the_good_ones_are_kept(folder: Path, library: Store) -> None:
+    second_has_failed = threading.Event()
+
+    class Slow(Store):
+        def open(self, name: str) -> BinaryIO:
+            if ref(ONE).sha256 in name:
+                second_has_failed.wait(5)
+            elif ref(TWO).sha256 in name:
+                second_has_failed.set()
+            return super().open(name)
+
+    for content in (ONE, TWO):
+        path = library.root / layout.shard_path(ref(content).sha256)
+        path.unlink()
+        path.write_bytes(content[:-1])
+    with pytest.raises(DamagedError, match=rf"^[^\n]*{ref(ONE).sha256}[^\n]* has 999 bytes, not 1000\.$"):
+        stage(folder, Slow(library.root), ONE, TWO, THREE)
+    assert shards_in(folder) == {ref(THREE).sha256}
+    assert not list(folder.glob(".tmp-*"))
+
+
+def test_room_is_made_for_all_shards_that_are_staged_at_a_time(folder: Path, library: Store) -> None:
+    staged(folder, library, ONE)
+    with opened(folder, most=2500) as cache:
+        cache.stage(library, [ref(TWO), ref(THREE)], lambda _: accept)
+    assert shards_in(folder) == {ref(TWO).sha256, ref(THREE).sha256}
+
+
+def test_a_damaged_copy_is_staged_again_with_others(folder: Path, library: Store) -> None:
+    stage(folder, library, ONE, TWO)
+    (folder / ref(ONE).sha256).write_bytes(b"x" * 1000)
+    stage(folder, library, ONE, THREE)
+    assert [staged(folder, library, content) for content in (ONE, TWO, THREE)] == [ONE, TWO, THREE]
+
+
 # ---- several processes ----
 
 

@@ -7,31 +7,27 @@ second round looks into those of the next leaves that may hold a better patch th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.candidates import Best, Pairs, canonically_best, few_of_each, joined, kth_best, scored
+from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, columns, nearest_leaves
 from kt_batch.index.searchers.visits import Group, Products, grouped, products_of
 from kt_batch.index.threads import Each, parallel_map
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.principal import first_level
 from kt_batch.models.precision import quick_products
 
-FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
 PROMISING = 4  # leaves of the first round; the best estimate of the last of them is the threshold for reading
 AND_MORE = 2  # more such leaves before a second round, whose work falls with the quality of the first matches
-REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
 REST_SHARE = 0.6  # of the product of the lengths of rests, as the estimate of the product of rests
 FEW = 10  # patches beyond k that a query reads whole in the first round; twice as many in the second
 PREPARED = 1024  # queries that a thread prepares at a time
-CHOOSING = 256  # queries that a thread chooses leaves for at a time
 VISITS = 1 << 21  # to leaves in a second round, at a time
-MEMBERS = 8  # leaves of a group whose largest cosine is compared first
 KEPT = 1 << 26  # products of the first round at a time; a single query may have more
 
 
@@ -42,7 +38,7 @@ class _Queries:
     vectors: keys `(n, D)`.
     level: first levels `(n, d + 1)`, the length of the rest scaled for estimates.
     prepared_queries: `(n, a)`, as `Index.products` takes them.
-    leaves, reach: `(n, probes)`, from `nearest_leaves`.
+    leaves, reach: `(n, probes)`, from `leaf_choice.nearest_leaves`.
     """
 
     vectors: Tensor
@@ -65,7 +61,7 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
     with parallel_map() as each, quick_products():
         level, prepared_queries = prepare_estimates(index, vectors, each)
-        leaves, reach = _columns(each(lambda some: nearest_leaves(index, some, probes), level.split(CHOOSING)))
+        leaves, reach = nearest_leaves(index, level, probes, each)
         return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
 
 
@@ -82,12 +78,7 @@ def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor
         level[:, -1] *= REST_SHARE
         return level, index.prepare_queries(some, level)
 
-    return _columns(each(estimates, vectors.split(PREPARED)))
-
-
-def _columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Concatenate the first tensors of all pairs, and the second ones."""
-    return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
+    return columns(each(estimates, vectors.split(PREPARED)))
 
 
 def _portions(costs: Tensor, most: int) -> Iterator[slice]:
@@ -155,43 +146,6 @@ def _visited(
         return _survivors(products_of(index, level, who, group), threshold, few)
 
     return few_of_each(joined(each(look, grouped(index, leaves))), few)
-
-
-def nearest_leaves(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
-    """Return the leaves with the nearest means for queries with first levels `(n, d + 1)`.
-
-    Returns:
-        Leaves `(n, probes)`, best first, and the assumed largest estimate in each `(n, probes)`, for normally
-        distributed estimates. The latter is `(n, 0)` where one round takes all leaves.
-    """
-    cosines = level[:, :-1] @ index.leaf_directions
-    some = _largest(cosines, probes)
-    cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
-    some = some.gather(1, order)
-    if probes < 2 * FIRST_ROUND:
-        return some, level[:, :0]
-    variances = index.leaf_variances
-    spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
-    return some, cosines * index.leaf_lengths[some] + level[:, -1:] * index.leaf_means[some, -1] + REACH * spread
-
-
-def _largest(values: Tensor, count: int) -> Tensor:
-    """Return the columns `(n, count)` of the largest values of each row of `(n, c)`, in any order.
-
-    Few columns are searched in the `count` groups of MEMBERS columns that have the largest maxima.
-    """
-    columns = values.shape[1]
-    if count == columns:
-        return torch.arange(columns, device=values.device).expand(len(values), -1)
-    groups = columns // MEMBERS
-    grouped_columns = groups * MEMBERS
-    if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
-        return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
-    best = _largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
-    members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
-    others = torch.arange(grouped_columns, columns, device=values.device).expand(len(values), -1)
-    some = torch.cat([members.flatten(1), others], dim=1)
-    return some.gather(1, _largest(values.gather(1, some), count))
 
 
 def _survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:

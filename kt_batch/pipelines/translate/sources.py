@@ -37,6 +37,7 @@ from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
+from kt_batch.store.advice import read_at_random, read_soon
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
@@ -383,10 +384,12 @@ def open_index(library: Location, summary: IndexSummary, cache: CachePlace | Non
             shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
             check_fit(tree, shards, name)
             return Index(tree, shards).in_one_piece()
-        mapped = [files.map(shard) for shard in summary.shards]
+        mapped = files.map_all(summary.shards)
     shards = [open_shard(file.path, file.name) for file in mapped]
     check_fit(tree, shards, name)
-    index = Index(tree, shards, mapped)
+    for shard in shards:
+        read_at_random(tensor for name, tensor in shard.tensors().items() if not name.startswith("leaf_"))
+    index = Index(tree, shards, mapped, read_soon)
     index.check_files()
     return index
 

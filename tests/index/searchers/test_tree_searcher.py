@@ -20,7 +20,8 @@ from kt_batch.index.search import find
 from kt_batch.index.searchers import estimates
 from kt_batch.index.searchers.base import Found
 from kt_batch.index.searchers.candidates import Pairs, joined, scored
-from kt_batch.index.searchers.estimates import FIRST_ROUND, REACH, nearest_leaves, search_fast
+from kt_batch.index.searchers.estimates import search_fast
+from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, REACH, largest, nearest_leaves
 from kt_batch.index.searchers.visits import Products
 from kt_batch.index.shards import VARIANCES, match_parts
 from kt_batch.kernels.haar import haar
@@ -185,7 +186,7 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
 def test_the_largest_of_a_row_are_found_in_groups_or_without(columns: int, count: int, levels: int, seed: int) -> None:
     count = min(count, columns)
     values = torch.randint(0, levels, (5, columns), generator=torch.Generator().manual_seed(seed)).float()
-    found = estimates._largest(values, count)
+    found = largest(values, count)
     assert all(len(row.unique()) == count for row in found)
     assert values.gather(1, found).sort(dim=1).values.equal(values.sort(dim=1).values[:, columns - count :])
 
@@ -324,7 +325,7 @@ def test_threads_and_precision_are_as_before_when_a_search_fails(
     [
         {"searchers.estimates.KEPT": 3000},
         {"searchers.estimates.KEPT": 1},
-        {"searchers.estimates.PREPARED": 7, "searchers.estimates.CHOOSING": 3, "search.PORTION": 7},
+        {"searchers.estimates.PREPARED": 7, "searchers.leaf_choice.CHOOSING": 3, "search.PORTION": 7},
         {"searchers.estimates.VISITS": 7},
         {"searchers.visits.PATCHES": 1},
         {"searchers.visits.PRODUCTS": 64},

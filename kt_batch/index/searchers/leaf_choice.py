@@ -1,0 +1,226 @@
+"""The choice of the leaves that a query looks into: those whose mean first levels have the nearest directions.
+
+An index of few leaves compares every query with all of them. In a larger one, alike leaves are in groups
+(index.leaf_groups): a query is compared with the centres of all groups, and with the leaves of the nearest groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kt_batch.index.index import Index
+from kt_batch.index.leaf_groups import LeafGroups
+from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
+from kt_batch.index.searchers.visits import rounded_up
+from kt_batch.index.threads import Each, in_turn
+
+FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
+REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
+CHOOSING = 256  # queries that a thread chooses leaves for at a time
+MEMBERS = 8  # columns whose largest value is compared first
+GROUPED = 1 << 17  # leaves from which groups of them pay
+VISITED = 48  # groups of every query, or as many as it probes leaves
+NEAREST = 4  # of these, whose products are kept; more for many probes
+PRODUCTS = 1 << 25  # that are kept at a time; a single query may have more
+PAGE = 1 << 19  # products in one piece of memory, so that they stay in a core's cache
+LEAST = -2.0  # below any product of a leaf of a group
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Products of visits of queries to some groups; the rows of a group are adjacent.
+
+    who: the query of each visit, `(v,)`.
+    group: the group of each visit, `(v,)`.
+    begin: the place of each visit's first product in `values`, `(v,)`.
+    values: all products, `(m,)` float32.
+    best: the largest of every MEMBERS products of each visit, `(v, b)`: number j of a group of width w is that of
+        columns j, j + w / MEMBERS, ...; -inf beyond w / MEMBERS.
+    """
+
+    who: Tensor
+    group: Tensor
+    begin: Tensor
+    values: Tensor
+    best: Tensor
+
+
+def nearest_leaves(index: Index, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:
+    """Return the leaves with the nearest means for queries with first levels `(n, d + 1)`.
+
+    An index of at least GROUPED leaves looks for them in the nearest groups alone.
+
+    Returns:
+        Leaves `(n, probes)`, best first, and the assumed largest estimate in each `(n, probes)`, for normally
+        distributed estimates. The latter is `(n, 0)` where one round takes all leaves.
+    """
+    if index.tree.leaves < GROUPED:
+        return columns(each(lambda some: _of_all(index, some, probes), level.split(CHOOSING)))
+    return leaves_in_groups(index, level, probes, max(VISITED, probes), each)
+
+
+def columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Concatenate the first tensors of all pairs, and the second ones."""
+    return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
+
+
+def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+    """As `nearest_leaves`, comparing every query with all leaves."""
+    cosines = level[:, :-1] @ index.leaf_directions
+    some = largest(cosines, probes)
+    cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
+    some = some.gather(1, order)
+    if probes < 2 * FIRST_ROUND:
+        return some, level[:, :0]
+    variances = index.leaf_variances
+    spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
+    return some, _reach(index, level, some, cosines, spread)
+
+
+def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
+    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+    return reach
+
+
+def leaves_in_groups(
+    index: Index, level: Tensor, probes: int, visited: int, each: Each = in_turn
+) -> tuple[Tensor, Tensor]:
+    """As `nearest_leaves`, from the `visited` nearest groups of every query, or more where these hold few leaves."""
+    groups = index.leaf_groups
+    visited = min(max(visited, groups.holding(probes)), len(groups.size))
+
+    def nearest_groups(some: Tensor) -> Tensor:
+        cosines = some @ groups.centres
+        best = largest(cosines, visited)
+        return best.gather(1, cosines.gather(1, best).sort(dim=1, descending=True, stable=True).indices)
+
+    nearest = torch.cat(each(nearest_groups, level.split(CHOOSING)))
+    together = max(1, PRODUCTS // (NEAREST * int(groups.widths.max())))
+    parts = zip(level.split(together), nearest.split(together), strict=True)
+    return columns([_of_groups(index, some, theirs, probes, each) for some, theirs in parts])
+
+
+def _of_groups(index: Index, level: Tensor, visited: Tensor, probes: int, each: Each) -> tuple[Tensor, Tensor]:
+    """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first.
+
+    The nearest few say which products are worth a look in the others, whose products are not kept.
+    """
+    groups = index.leaf_groups
+    few = max(NEAREST, probes // NEAREST)
+    near, others = visited[:, :few], visited[:, few:]
+    pages = each(lambda page: _multiplied(groups, level, page), _pages(groups, near))
+    threshold = _threshold(pages, near, probes, each)
+    found = each(lambda page: _reaching(groups, page, threshold), pages)
+    found += each(lambda page: _reaching(groups, _multiplied(groups, level, page), threshold), _pages(groups, others))
+    leaves, cosines = _best(joined(found), len(level), probes)
+    if probes < 2 * FIRST_ROUND:
+        return leaves, level[:, :0]
+
+    def reach(some: slice) -> Tensor:
+        variances = index.leaf_variances[leaves[some]]
+        spread = torch.bmm(variances, level[some, : variances.shape[2], None].square())[:, :, 0].sqrt_()
+        return _reach(index, level[some], leaves[some], cosines[some], spread)
+
+    parts = [slice(start, start + CHOOSING) for start in range(0, max(1, len(level)), CHOOSING)]
+    return leaves, torch.cat(each(reach, parts))
+
+
+def _pages(groups: LeafGroups, visited: Tensor) -> Iterator[list[tuple[int, Tensor]]]:
+    """Yield lists of groups with their queries `(m,)`, each of about PAGE products, in the order of groups.
+
+    visited: the groups that each query visits, `(n, v)`.
+    """
+    page, products = [], 0
+    for group, queries in pairs_by_leaf(visited):
+        page.append((group, queries))
+        products += len(queries) * groups.width(group)
+        if products >= PAGE:
+            yield page
+            page, products = [], 0
+    if page:
+        yield page
+
+
+def _multiplied(groups: LeafGroups, level: Tensor, page: list[tuple[int, Tensor]]) -> _Page:
+    """Multiply the first levels `(n, d + 1)` of queries with the leaves of the groups of a page."""
+    visits = [len(queries) for _, queries in page]
+    widths = [groups.width(group) for group, _ in page]
+    sizes = [rounded_up(rows) * width for rows, width in zip(visits, widths, strict=True)]
+    values = level.new_empty(sum(sizes))
+    best = level.new_full((sum(visits), max(widths) // MEMBERS), -torch.inf)
+    begin = []
+    parts = zip(page, widths, values.split(sizes), best.split(visits), strict=True)
+    offset = 0
+    for (group, queries), width, room, maxima in parts:
+        rows = torch.cat([queries, queries[:1].expand(rounded_up(len(queries)) - len(queries))])
+        products = torch.mm(level.index_select(0, rows), groups.window(group).T, out=room.view(-1, width))
+        products[:, groups.count(group) :] = -torch.inf
+        maxima[:, : width // MEMBERS] = products[: len(queries)].view(len(queries), MEMBERS, -1).amax(1)
+        begin.append(torch.arange(len(queries), device=level.device) * width + offset)
+        offset += len(room)
+    counts = torch.tensor(visits, device=level.device)
+    group_of = torch.tensor([group for group, _ in page], device=level.device).repeat_interleave(counts)
+    return _Page(torch.cat([queries for _, queries in page]), group_of, torch.cat(begin), values, best)
+
+
+def _threshold(pages: list[_Page], visited: Tensor, probes: int, each: Each) -> Tensor:
+    """Return a value `(n,)` that the `probes` largest products of every query reach, and few others."""
+    n, visits = visited.shape
+    width = max((page.best.shape[1] for page in pages), default=MEMBERS)
+    best = torch.full((n * visits, width), -torch.inf, device=visited.device)
+    order = torch.sort(visited.flatten(), stable=True).indices
+    for page, places in zip(pages, order.split([len(page.who) for page in pages]), strict=True):
+        best[places, : page.best.shape[1]] = page.best
+    if probes > visits * width:
+        return best.new_full((n,), LEAST)
+
+    def least(some: Tensor) -> Tensor:
+        return some.gather(1, largest(some, probes)).amin(1).clamp_(min=LEAST)
+
+    return torch.cat(each(least, best.view(n, visits * width).split(CHOOSING)))
+
+
+def _reaching(groups: LeafGroups, page: _Page, threshold: Tensor) -> Pairs:
+    """Return the leaves whose products reach the `threshold` `(n,)` of their query."""
+    visit, block = (page.best >= threshold[page.who][:, None]).nonzero().unbind(1)
+    group = page.group[visit]
+    stride = groups.widths[group] // MEMBERS
+    column = block[:, None] + stride[:, None] * torch.arange(MEMBERS, device=block.device)
+    values = page.values[page.begin[visit][:, None] + column]
+    who = page.who[visit]
+    row, member = (values >= threshold[who][:, None]).nonzero().unbind(1)
+    leaves = groups.leaves[groups.start[group[row]] + column[row, member]]
+    return Pairs(who[row], leaves, values[row, member])
+
+
+def _best(pairs: Pairs, n: int, probes: int) -> tuple[Tensor, Tensor]:
+    """Return the leaves with the largest products of each of n queries, and these, `(n, probes)`, the largest first.
+
+    Every query has at least `probes` pairs. Of equal products, the leaf of the smaller number comes first.
+    """
+    best = best_few(pairs.at(torch.sort(pairs.rows).indices), probes)
+    return best.rows.view(n, probes), best.scores.view(n, probes)
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """Return the columns `(n, count)` of the largest values of each row of `(n, c)`, in any order.
+
+    Few columns are searched in the `count` groups of MEMBERS columns that have the largest maxima.
+    """
+    columns = values.shape[1]
+    if count == columns:
+        return torch.arange(columns, device=values.device).expand(len(values), -1)
+    groups = columns // MEMBERS
+    grouped_columns = groups * MEMBERS
+    if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
+        return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
+    best = largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
+    members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
+    others = torch.arange(grouped_columns, columns, device=values.device).expand(len(values), -1)
+    some = torch.cat([members.flatten(1), others], dim=1)
+    return some.gather(1, largest(values.gather(1, some), count))
