@@ -31,6 +31,7 @@ from kt_batch.kernels.tiles import BLOCK, LARGE, blocks, normalise, pad_rows
 STEP = {4: 0.44, 5: 0.26}
 MIDDLE = {4: 7.5, 5: 15.5}  # codes are 0 to 15 or 31
 LEAST_VALUES = 4  # per direction: patches of fewer values are not coded
+TERMS = 512  # of a sum that has the same bits on any number of threads
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,17 @@ def dequantise(coordinates: Tensor, codes: Codes, basis: Basis) -> Tensor:
     for start, count, c in blocks(coordinates):
         part = codes.part(start, BLOCK).each(lambda tensor: pad_rows(tensor, BLOCK))
         z = decoded(part.codes, part.plane).mul_(basis.spread).mul_(part.gains[:, None])
-        missing = c.float() - z @ basis.directions
+        missing = c.float() - _coordinates_of(z, basis.directions)
         out[start : start + count] = normalise(z.addmm_(missing, basis.directions.T))[:count]
     return out
+
+
+def _coordinates_of(z: Tensor, directions: Tensor) -> Tensor:
+    """Return z @ directions, summed over TERMS values at a time: MKL shares longer sums out among its threads."""
+    total = z[:, :TERMS] @ directions[:TERMS]
+    for start in range(TERMS, z.shape[1], TERMS):
+        total.addmm_(z[:, start : start + TERMS], directions[start : start + TERMS])
+    return total
 
 
 def rest_lengths(codes: Codes, basis: Basis, dtype: torch.dtype) -> Tensor:
