@@ -32,8 +32,9 @@ def evened(picture: Tensor, photograph: Tensor) -> Tensor:
     painted, seen = F.avg_pool2d(picture, CELL, ceil_mode=True), F.avg_pool2d(photograph, CELL, ceil_mode=True)
     rest = painted - sloped(fit_slopes(seen, painted, FAR, EPSILON), seen)
     unexplained = _tent_mean(rest, NEAR) - _tent_mean(rest, FAR)
-    spread = F.interpolate(unexplained[None], size=picture.shape[1:], mode="bilinear", align_corners=False)[0]
-    return (picture - spread).clamp(0, 1)
+    spread = F.interpolate(unexplained[None], scale_factor=CELL, mode="bilinear", align_corners=False)[0]
+    height, width = picture.shape[1:]  # the last row and column of cells may reach beyond the picture
+    return (picture - spread[:, :height, :width]).clamp(0, 1)
 
 
 def _tent_mean(maps: Tensor, radius: int) -> Tensor:

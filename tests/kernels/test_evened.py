@@ -64,3 +64,24 @@ def test_a_picture_in_other_colours_is_explained_by_its_photograph(gain: float, 
 def test_a_picture_smaller_than_a_cell_stays_as_it_is() -> None:
     small = torch.rand(3, CELL - 1, 9, generator=torch.Generator().manual_seed(0))
     assert evened(small, small.flip(0)).equal(small)
+
+
+@pytest.mark.parametrize("side", [160, 161, 162, 163])
+def test_what_is_taken_off_lies_where_the_blotch_is_at_any_size(side: int) -> None:
+    photograph = torch.full((3, side, side), 0.5)
+    blotchy = photograph.clone()
+    blotchy[:, 132:144, 132:144] += 0.2
+    taken = (blotchy - evened(blotchy, photograph))[0].clamp(min=0).sum(1)
+    middle = float((taken * torch.arange(side)).sum() / taken.sum())
+    assert middle == pytest.approx(137.5, abs=0.2)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (8, 4096), (9, 7), (64, 67)])
+@pytest.mark.parametrize("level", [0.0, 1e-45, 1 - 2**-24, 1.0])
+def test_results_are_finite_and_in_range_at_any_size(size: tuple[int, int], level: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat, noise = torch.full((3, *size), level), (torch.rand(3, *size, generator=generator) > 0.5).float()
+    for picture, photograph in ((flat, noise), (noise, flat), (flat, flat), (noise, noise)):
+        result = evened(picture, photograph)
+        assert result.shape == picture.shape
+        assert bool(((result >= 0) & (result <= 1)).all())  # false for NaN, too
