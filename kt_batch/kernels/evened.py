@@ -14,11 +14,11 @@ EPSILON = 0.001  # squared; contrasts of the photograph below .03 explain little
 
 
 def evened(picture: Tensor, photograph: Tensor) -> Tensor:
-    """Take off what lies between strokes and broad tones and is in the painted picture alone.
+    """Take the glows and blotches off that are in the painted picture alone.
 
     Around each place the painted picture is the photograph under a linear map of colours, fitted by least squares, plus
-    a rest. The rest holds strokes, which are fine, a change of tone, which is broad, and in between the glow along
-    edges and the blotches of matches. Those are its mean over the near window less that over the far one.
+    a rest. The rest holds fine strokes, a broad change of tone, and in between glows along edges and the blotches of
+    matches. The mean of the rest over the near window, less its mean over the far one, is taken off.
 
     Args:
         picture: `(3, H, W)` RGB in [0, 1].
