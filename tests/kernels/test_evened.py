@@ -52,6 +52,16 @@ def test_a_change_of_tone_over_the_whole_picture_stays() -> None:
     torch.testing.assert_close(evened(ramp, photograph)[:, inner, inner], ramp[:, inner, inner], atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("length", "kept"), [(8, 0.94), (20, 0.76), (28, 0.5), (100, 0.05), (220, 0.5)])
+def test_of_a_wave_on_flat_ground_a_share_stays_that_depends_on_its_length(length: int, kept: float) -> None:
+    photograph = torch.full((3, 64, 512), 0.5)
+    wave = 0.1 * torch.sin(2 * torch.pi * torch.arange(512) / length + 0.3)
+    left = evened(photograph + wave, photograph)[0, 32] - 0.5
+    middle = slice(128, 384)
+    share = float(left[middle] @ wave[middle] / wave[middle].square().sum())
+    assert share == pytest.approx(kept, abs=0.08)
+
+
 @given(st.floats(0.3, 1.5), st.floats(-0.1, 0.1), st.integers(0, 100))
 def test_a_picture_in_other_colours_is_explained_by_its_photograph(gain: float, shift: float, seed: int) -> None:
     cells = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(seed)) * 0.4 + 0.2
