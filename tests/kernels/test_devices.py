@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from kt_batch.kernels import transport
 from kt_batch.kernels.colour import luminance, preserve_colour
+from kt_batch.kernels.enlarge import calm, crisp, fit_slopes, sloped
+from kt_batch.kernels.evened import evened
 from kt_batch.kernels.haar import haar, mean_and_std
 from kt_batch.kernels.integers import least_products, round_patches, round_queries
 from kt_batch.kernels.kmeans import assign
@@ -30,6 +33,7 @@ from kt_batch.kernels.quantised import Codes, dequantise, fit_basis, prepare_que
 from kt_batch.kernels.smooth import guided_filter
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
 from kt_batch.kernels.tiles import canonical_scores, divide_rows, normalise, pad_rows, row_norms
+from kt_batch.kernels.transport import bands, mixture_of_bands
 
 ROOT = Path(__file__).resolve().parents[2] / "kt_batch"
 MODULES = sorted([*(ROOT / "kernels").rglob("*.py"), *(ROOT / "index").rglob("*.py"), ROOT / "models/precision.py"])
@@ -115,6 +119,21 @@ def levels() -> list[Tensor]:
     ]
 
 
+def painted() -> list[Tensor]:
+    picture, photograph = some(3, 40, 44), some(3, 40, 44)
+    slopes = fit_slopes(photograph, picture, 3, 0.001)
+    return [evened(picture, photograph), slopes, sloped(slopes, picture), calm(picture), crisp(picture, 1.5)]
+
+
+def moved() -> list[Tensor]:
+    parts = [bands(some(8, 20, 24)) for _ in range(2)]
+    mixed = mixture_of_bands(parts, (0.25, 0.75))
+    moments = [each for part in (*parts, mixed) for each in (part.whole, part.coarse, part.fine)]
+    directions = transport.principal_directions(mixed.whole, 3)
+    limited = transport.limited(mixed.fine.covariance, 2.0)
+    return [*(each for part in moments for each in (part.mean, part.covariance, part.deviation)), directions, limited]
+
+
 @pytest.mark.parametrize(
     "run",
     [
@@ -122,6 +141,8 @@ def levels() -> list[Tensor]:
         lambda: coded(None),
         lambda: coded(some(300, 8, dtype=torch.uint8)),
         levels,
+        painted,
+        moved,
         lambda: list(vars(fit_basis(some(300, 600))).values()),
         lambda: list(assign(some(1500, 64), some(7, 64))),
         lambda: [canonical_scores(some(300, 64), some(300, 64)), normalise(some(300, 64)), row_norms(some(300, 64))],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.kernels.neighbour_field import Gallery
@@ -66,6 +68,22 @@ def test_matches_lie_inside_a_source_that_is_smaller_than_a_piece() -> None:
     found = quilt(torch.ones(10, 10, 3), Gallery.of([queries_of(source)], [queries_of(source)]), wanted)
     assert (found.row[wanted] <= 1).all()
     assert (found.col[wanted] <= 2).all()
+
+
+SIDES = st.integers(2, 2 * PIECE + 2)
+
+
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3), SIDES, SIDES, st.sampled_from((0.0, 1.0, 1e18)))
+def test_matches_lie_inside_sources_of_any_size(
+    sizes: list[tuple[int, int]], height: int, width: int, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(height * 100 + width)
+    sources = [scale * torch.randn(*size, 3, generator=generator) for size in sizes]
+    wanted = torch.rand(height - 1, width - 1, generator=generator) < 0.7
+    gallery = Gallery.of(sources, sources)
+    found = quilt(scale * torch.randn(height, width, 3, generator=generator), gallery, wanted)
+    assert ((found.row >= 0) & (found.row <= gallery.heights[found.source] - 2)).all()
+    assert ((found.col >= 0) & (found.col <= gallery.widths[found.source] - 2)).all()
 
 
 def test_a_piece_with_a_thing_in_it_loses_to_brushwork_of_one_tone() -> None:

@@ -27,8 +27,6 @@ class Source:
 
     cells: Of each level, `(h, w, 2C)` float32: a code and its tone, the mean around it. bands: The moments of the bands
     of each layer, those of the last one in the image's own size. size: Height and width of that, in pixels.
-
-    A cell is a code and its tone, the mean around it.
     """
 
     cells: dict[Layer, Tensor]

@@ -37,7 +37,7 @@ LAST: Layer = "relu1_1"  # takes the moments of the sources only
 LAYERS: tuple[Layer, ...] = (*(level.layer for level in LEVELS), LAST)
 
 CARRIED = 0.25  # of what is moved, this comes from the picture of the level before, and the rest from the photograph
-GAINS = (2.0, 3.0)  # most contrast of broad parts and of detail, in those of the photograph: more swallows its forms
+GAINS = (2.0, 3.0)  # most by which one step enlarges the contrast of broad parts and of detail: more swallows forms
 
 FLAT, UNEVEN = 0.01, 0.04  # deviation of the luminance in a window: wholly flat below, not at all above
 FLAT_ENOUGH = 0.1  # flatness from which on pieces of the sources are copied

@@ -137,7 +137,10 @@ class Painting:
 
     @torch.no_grad()
     def translate(self, image: Tensor) -> Result:
-        """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does."""
+        """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does.
+
+        Its sides are multiples of the coarse level's stride, and two cells long or more, as `pad_to` makes them.
+        """
         seconds = dict.fromkeys(self.stages, 0.0)
         if self.config.strength == 0:
             return Result(image, SourceProvenance({}), seconds)

@@ -143,6 +143,41 @@ def test_a_picture_of_one_colour_is_painted_without_a_fault() -> None:
     assert output.isfinite().all()
 
 
+NOISE = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+SMALL = NOISE[:, :16, :16].contiguous()  # smaller than a piece
+
+
+@pytest.mark.parametrize("source", [torch.zeros(3, SIZE, SIZE), torch.ones(3, SIZE, SIZE), SMALL])
+@pytest.mark.parametrize("stroke", [1.0, 4.0])
+def test_extreme_pictures_give_colours_in_range_and_finite_scores(source: Tensor, stroke: float) -> None:
+    method = painter({RED: source}, stroke=stroke)
+    for photograph in (torch.zeros(3, SIZE, SIZE), torch.ones(3, SIZE, SIZE), SMALL, NOISE):
+        result = method.translate(photograph)
+        output = torch.as_tensor(result.output)
+        assert output.shape == photograph.shape
+        assert bool(((output >= 0) & (output <= 1)).all())  # false for NaN, too
+        assert isinstance(result.provenance, LevelProvenance)
+        assert all(bool((patches.ncc.abs() <= 1 + 1e-5).all()) for patches in result.provenance.levels.values())
+
+
+def test_the_similarity_of_a_form_is_that_of_codes_standardised_by_the_sources() -> None:
+    """With one source and no flat part: the cosine of 2 x 2 cells, each with mean 0 and deviation 1 in its picture."""
+    provenance = painter({RED: LIBRARY[RED]}).translate(NOISE).provenance
+    assert isinstance(provenance, LevelProvenance)
+    found = provenance.levels["relu4_1"]
+    codes = [LOADED.network.encode_code(image[None], "relu4_1")[0].double() for image in (NOISE, LIBRARY[RED])]
+    own, theirs = ((code - code.mean((1, 2), keepdim=True)) / _deviation(code) for code in codes)
+    _, rows, cols = unpack_ids(found.patch_ids[:, 0].numpy())
+    for number, (row, col) in enumerate(zip(rows.astype(int), cols.astype(int), strict=True)):
+        at, left = int(found.rows[number]), int(found.cols[number])
+        one, other = own[:, at : at + 2, left : left + 2].flatten(), theirs[:, row : row + 2, col : col + 2].flatten()
+        assert float(found.ncc[number]) == pytest.approx(float(one @ other / one.norm() / other.norm()), abs=0.001)
+
+
+def _deviation(code: Tensor) -> Tensor:
+    return code.std((1, 2), correction=0, keepdim=True) + 1e-5
+
+
 class Counting(dict[str, Tensor]):
     """The images of the library, and the ids that were asked for."""
 
