@@ -251,7 +251,9 @@ def test_places_that_cannot_be_joined_are_refused(root: Path, tmp_path: Path) ->
     a, b = root / "a.lib", root / "b.lib"
     (tmp_path / "link").symlink_to(a)
     assert "named twice" in refusal([a, tmp_path / "link"], tmp_path / "new", UsageError)
-    assert "is --into itself" in refusal([a, b], b, UsageError)
+    assert "b.lib' is --into" in refusal([a, b], b, UsageError)
+    assert "lies in the same folder as --into" in refusal([a, b], b / "new", UsageError)
+    assert "lies in the same folder as --into" in refusal([a, b], root, UsageError)
     assert "allowed are two and more" in refusal([a], tmp_path / "new", UsageError)
     assert "has no plan" in refusal([a, tmp_path / "nothing"], tmp_path / "new", MissingError)
     assert "is a library already" in refusal([a, b], root / "c.lib", MismatchError)

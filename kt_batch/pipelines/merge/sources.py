@@ -27,20 +27,23 @@ def open_sources(places: Sequence[str], into: str, *, mix_numerics: bool) -> lis
         mix_numerics: Join libraries whose patches were computed on different kinds of machines.
 
     Raises:
-        UsageError: There are fewer than two, one stands there twice or is the new one, or one is not finished.
+        UsageError: There are fewer than two, one stands there twice, is the new one or lies in it or
+            around it, or one is not finished.
         MissingError: One is not there.
         MismatchError: One is no knowledge library, or they differ in a setting or a numerics class.
     """
     if len(places) < 2:
         raise UsageError(f"merge got {len(places)} of the libraries to join; allowed are two and more.")
     check_place("--into", into, ())
-    seen: dict[str, str] = {_identity(open_location(into)): into}
+    target, seen = _identity(open_location(into)), set[str]()
     for place in places:
         identity = _identity(open_location(place))
         if identity in seen:
-            what = "is --into itself" if seen[identity] == into else "is named twice"
-            raise UsageError(f"'{place}' {what}; name each library to join once, and another folder for --into.")
-        seen[identity] = place
+            raise UsageError(f"'{place}' is named twice; name each library to join once.")
+        if _is_within(target, identity) or _is_within(identity, target):
+            how = "is" if identity == target else "lies in the same folder as"
+            raise UsageError(f"'{place}' {how} --into '{into}'; name another folder beside the libraries for --into.")
+        seen.add(identity)
     libraries = [open_library(place) for place in places]
     for library in libraries:
         _check_finished(library)
@@ -68,6 +71,10 @@ def _identity(location: Location) -> str:
     """Return one text for a place, however it is spelled."""
     path = location.local_path("x")
     return location.uri if path is None else str(Path(path).parent.resolve())
+
+
+def _is_within(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/")
 
 
 def _check_finished(library: Library) -> None:
