@@ -140,7 +140,7 @@ def merge(
     Raises:
         KtBatchError: In one sentence, what was wrong.
     """
-    request = MergeRequest(list(map(fspath, libraries)), fspath(into), mix_numerics)
+    request = MergeRequest([fspath(each) for each in libraries], fspath(into), mix_numerics)
     return merging.merge(request, progress)
 
 
