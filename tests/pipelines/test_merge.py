@@ -136,6 +136,36 @@ def test_a_reject_is_gone_where_another_library_has_the_image(root: Path, tmp_pa
         assert digest(tmp_path / f"new{number}") == digest(tmp_path / "good.lib")
 
 
+def test_a_reject_that_was_mended_in_its_own_library_stays_superseded(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/bad.png").write_bytes(b"no image")
+    extracted([tmp_path / "pictures"], tmp_path / "mended", keep_images=True)
+    draw(tmp_path / "pictures/bad.png", 7)
+    assert extracted([tmp_path / "pictures"], tmp_path / "mended", keep_images=True).rejected == 0
+    summary = merged([root / "none.lib", tmp_path / "mended"], tmp_path / "new")
+    assert (summary.images, summary.rejected) == (1, 1)
+    assert [row["uri"] for row in rows(tmp_path / "new", "rejects")] == [str(root / "none/bad.png")]
+
+
+def test_one_image_under_one_name_in_two_folders_keeps_both_places(root: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw(tmp_path / name / "same.png", 7)
+        extracted([tmp_path / name], tmp_path / f"{name}.lib")
+    merged([tmp_path / "two.lib", tmp_path / "one.lib"], tmp_path / "new")
+    (row,) = rows(tmp_path / "new", "images")
+    assert row["uris"] == [str(tmp_path / "one/same.png"), str(tmp_path / "two/same.png")]
+    assert digest(tmp_path / "new") is not None
+
+
+def test_a_merge_of_a_merge_is_the_merge_of_all(root: Path, tmp_path: Path) -> None:
+    a, b, c, none = (root / f"{name}.lib" for name in ("a", "b", "c", "none"))
+    merged([a, b], tmp_path / "ab")
+    merged([c, none], tmp_path / "cn")
+    merged([tmp_path / "ab", tmp_path / "cn"], tmp_path / "steps")
+    merged([a, b, c, none], tmp_path / "once")
+    assert content(tmp_path / "steps") == content(tmp_path / "once")
+
+
 def test_each_image_keeps_its_texts_and_the_configuration_has_the_common_ones(root: Path, tmp_path: Path) -> None:
     extracted([root / "a"], tmp_path / "one", tags=("art", "oil"), license="CC0", attribution="us")
     extracted([root / "b"], tmp_path / "two", tags=("wood", "art"), license="CC-BY", attribution="us")
