@@ -13,7 +13,7 @@ from kt_batch import errors
 from kt_batch.process import tune_process
 
 if TYPE_CHECKING:
-    from kt_batch.api import build_index, explain, extract, open_library, open_run, translate
+    from kt_batch.api import build_index, explain, extract, merge, open_library, open_run, translate
     from kt_batch.config import RunOptions
     from kt_batch.models.weights import EncoderSource
     from kt_batch.pipelines.translate.sources import Choice
@@ -28,6 +28,7 @@ __all__ = [
     "errors",
     "explain",
     "extract",
+    "merge",
     "open_library",
     "open_run",
     "translate",
@@ -38,7 +39,9 @@ _LOADED_ON_USE = {
     "Choice": "kt_batch.pipelines.translate.sources",
     "EncoderSource": "kt_batch.models.weights",
     "RunOptions": "kt_batch.config",
-    **dict.fromkeys(("build_index", "explain", "extract", "open_library", "open_run", "translate"), "kt_batch.api"),
+    **dict.fromkeys(
+        ("build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"), "kt_batch.api"
+    ),
 }
 
 

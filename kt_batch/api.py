@@ -18,6 +18,8 @@ from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index import finish as indexing
 from kt_batch.pipelines.index.finish import BuildSummary
 from kt_batch.pipelines.inputs import Place, absolute_file, places
+from kt_batch.pipelines.merge import finish as merging
+from kt_batch.pipelines.merge.finish import MergeRequest, MergeSummary
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate import finish as translating
 from kt_batch.pipelines.translate.finish import TranslateSummary
@@ -35,7 +37,7 @@ from kt_batch.store.run import Run
 KT_VGG = EncoderSource()
 DEFAULT_OPTIONS = RunOptions()
 
-__all__ = ["Explanation", "build_index", "explain", "extract", "open_library", "open_run", "translate"]
+__all__ = ["Explanation", "build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"]
 
 
 def extract(
@@ -115,6 +117,31 @@ def build_index(
         config = IndexConfig.model_validate(fields)
     key = _key(at)
     return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress, key, fresh=fresh)
+
+
+def merge(
+    libraries: Sequence[Place],
+    into: Place,
+    *,
+    mix_numerics: bool = False,
+    progress: Progress = no_progress,
+) -> MergeSummary:
+    """Join libraries into a new one without encoding again, or continue where an earlier call stopped.
+
+    Args:
+        libraries: Paths or s3:// URIs, two or more; of an image in several the first one counts.
+        into: The new library.
+        mix_numerics: Join libraries whose patches were computed on different kinds of machines.
+        progress: Called with every step.
+
+    Returns:
+        Counts of images, patches and rejects.
+
+    Raises:
+        KtBatchError: In one sentence, what was wrong.
+    """
+    request = MergeRequest([fspath(each) for each in libraries], fspath(into), mix_numerics)
+    return merging.merge(request, progress)
 
 
 def translate(

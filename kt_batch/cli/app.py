@@ -15,6 +15,7 @@ from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
 from kt_batch.cli.lut import add_lut
 from kt_batch.cli.maintenance import add_maintenance
+from kt_batch.cli.merge import add_merge
 from kt_batch.cli.models import models_command
 from kt_batch.cli.pairs import add_pairs
 from kt_batch.cli.sheet import add_sheet
@@ -38,6 +39,7 @@ def make_app() -> typer.Typer:
     add_pairs(made)
     add_lut(made)
     add_index(made)
+    add_merge(made)
     add_translate(made)
     add_inspection(made)
     add_maintenance(made)

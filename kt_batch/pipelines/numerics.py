@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import torch
@@ -52,8 +53,13 @@ def check_numerics(earlier: dict[str, str] | None, now: dict[str, str], mix: boo
     """Raise MismatchError when earlier units were computed on another numerics class, unless `mix` allows it."""
     if earlier is None or earlier == now or mix:
         return
-    differs = ", ".join(f"{key} {earlier.get(key)} -> {now[key]}" for key in now if earlier.get(key) != now[key])
     raise MismatchError(
-        f"Earlier units were computed on another numerics class ({differs}); "
+        f"Earlier units were computed on another numerics class ({differing_numerics(earlier, now)}); "
         "go on where they were made, or allow the mix with --mix-numerics."
     )
+
+
+def differing_numerics(earlier: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return in words what differs between two numerics classes; nothing where they are equal."""
+    names = [*now, *(key for key in earlier if key not in now)]
+    return ", ".join(f"{key} {earlier.get(key)} -> {now.get(key)}" for key in names if earlier.get(key) != now.get(key))

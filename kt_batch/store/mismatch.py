@@ -21,18 +21,18 @@ def mismatch(
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    there, here = _flat(theirs), _flat(ours)
+    there, here = flat(theirs), flat(ours)
     options = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     sides = (f"{key} ({there.get(key, 'unset')} there, {here.get(key, 'unset')} here)" for key in options)
     return ", ".join(sides) or "no named option"
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return dotted option -> its JSON text."""
-    flat: dict[str, str] = {}
+    content: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            content |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return flat
+            content[f"{prefix}{key}"] = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return content

@@ -93,6 +93,18 @@ class Ledger:
             )
             self._plans.append(self._read_plan(number))  # ours or the winner's; the next round plans what is missing
 
+    def plan_exactly(self, units: Sequence[Unit], config: Mapping[str, Any], config_digest: str) -> None:
+        """Plan units that were made elsewhere, in the first plan file, unless there is one already.
+
+        Args:
+            units: The units, none of them a retry.
+            config: The JSON-able configuration.
+            config_digest: Its digest.
+        """
+        if not self.plans():
+            first = Plan(tuple(units), dict(config), config_digest)
+            self._location.put_if_absent(layout.plan_path(0), encode_plan(first))
+
     def would_plan(
         self,
         items: Sequence[Item],

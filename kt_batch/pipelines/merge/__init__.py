@@ -1,0 +1,1 @@
+"""Several libraries to one, without encoding again."""
