@@ -23,7 +23,7 @@ def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, bits: int 
     """Make a shard of one leaf."""
     basis = Basis(directions, torch.full((len(directions),), 0.2))
     ids = torch.from_numpy(ids_of(len(packets)))
-    return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), bits)
+    return make_shard(packets, ids, torch.arange(len(ids)), mean, basis, torch.tensor([len(ids)]), bits)
 
 
 @pytest.fixture(params=BITS)
@@ -90,7 +90,7 @@ def test_the_format_is_pinned(path: Path, request: pytest.FixtureRequest) -> Non
 def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
     packets, ids = packets_of(clustered(5)), torch.from_numpy(ids_of(5))
     basis = Basis(EYE[:, :3], torch.ones(32))
-    shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
+    shard = make_shard(packets, ids, torch.arange(5), torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
     level = shard.level.float()
     torch.testing.assert_close(shard.leaf_means, torch.stack([level[:2].mean(0), level[2:].mean(0)]))
     expected = torch.stack([level[:2, :3].var(0, correction=0), level[2:, :3].var(0, correction=0)])
