@@ -34,7 +34,16 @@ from kt_batch.store.routed import RoutedFiles, put_routed, record_sorter, record
 DRAWN = 8192  # patches of a routed file
 GROUPS = 300  # around which patches are drawn
 COPIES = 50  # of this many patches one is a copy, and one nearly so
-STEPS = ("records", "_by_id", "collapse_equal", "points_of", "split", "make_shard", "write_shard")
+STEPS = (  # of packing, in this order
+    "_by_id",
+    "collapse_equal",
+    "ClusterSpace.points_of",
+    "_Builder.split",
+    "_merged",
+    "_deviation_sum",
+    "make_shard",
+    "write_shard",
+)
 
 
 def job_of(folder: str, patches: int, channels: int, payload: str) -> BuildJob:
@@ -82,7 +91,7 @@ class Watch(threading.Thread):
         """Look two hundred times a second."""
         while True:
             stack = traceback.walk_stack(sys._current_frames()[self._main])
-            called = {frame.f_code.co_name for frame, _ in stack}
+            called = {frame.f_code.co_qualname for frame, _ in stack}
             step = next((name for name in STEPS if name in called), "other")
             self.mib[step] = max(self.mib.get(step, 0), memory("VmRSS"))
             time.sleep(0.005)

@@ -114,9 +114,11 @@ def pack(
 def _deviation_sum(packets: Tensor, rows: Tensor) -> Tensor:
     """Return the sum `(C,)` float64 of the deviations of rows of packets, in blocks of fixed size."""
     total = torch.zeros(packets.shape[2], dtype=torch.float64, device=packets.device)
+    deviations = torch.empty(min(PART, len(rows)), packets.shape[2], dtype=torch.float64, device=packets.device)
     for block in rows.split(PART):
-        deviations = torch.cat([mean_and_std(packets[part].float())[1] for part in block.split(ROWS)])
-        total += deviations.double().sum(0)
+        for part, out in zip(block.split(ROWS), deviations.split(ROWS), strict=False):
+            out[: len(part)] = mean_and_std(packets[part].float())[1]
+        total += deviations[: len(block)].sum(0)
     return total
 
 

@@ -47,7 +47,7 @@ COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
 FORMAT = "kt-batch-shard/3"
 PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
 PART = 16384  # packets that are summed at a time; a sum depends on it
-ROWS = 4096  # packets converted to float32 at a time; no result depends on it
+ROWS = 1024  # packets converted to float32 at a time; no result depends on it
 TENSORS: Layout = {
     "patch_ids": (torch.uint8, ("patches", 12)),
     "norms": (torch.float32, ("patches",)),
