@@ -90,7 +90,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Look two hundred times a second."""
         while True:
-            stack = traceback.walk_stack(sys._current_frames()[self._main])
+            stack = traceback.walk_stack(sys._current_frames()[self._main])  # noqa: SLF001 - documented
             called = {frame.f_code.co_qualname for frame, _ in stack}
             step = next((name for name in STEPS if name in called), "other")
             self.mib[step] = max(self.mib.get(step, 0), memory("VmRSS"))
