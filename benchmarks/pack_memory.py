@@ -134,7 +134,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.drawn:
         folder, *hashes = options.drawn
-        print(json.dumps(pack_one(job_of(folder, options.patches, *options.channels, options.payload), *hashes)))
+        job = job_of(folder, options.patches, options.channels[0], options.payload)
+        print(json.dumps(pack_one(job, *hashes)))
         return
     table = []
     for channels in options.channels:
