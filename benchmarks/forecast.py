@@ -19,17 +19,14 @@ VALUES = 608  # D of a relu3_1 patch of kt-vgg
 ID_BYTES = 12
 COORDINATES = 127  # in which patches are routed
 PRODUCTS = 97e9  # float32 operations a second of one core: half of the 194e9 of two (docs/benchmarks.md, "Search")
-PACK_BYTES = 6500  # of memory for each patch of a cluster that is packed (docs/decisions/0043)
-TORCH_BYTES = 270 << 20
 SHARD_PATCHES = 131072
 QUERIES = 12375  # of a photograph of 512 x 384 pixels at relu3_1
 LIBRARIES = {"FiveK": (5_000, 80_000_000, "80m"), "WikiArt": (50_000, 800_000_000, "800m")}
 
 
-def result(name: str) -> dict[str, Any]:
+def result(name: str) -> Any:
     """Return stored figures."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ def build(rates: Rates, patches: int, balance: dict[str, Any], requests: int) ->
     extract, index = patches / rates.extract, patches * (rates.index + routing)
     serial = balance["fitted on the sample"]["fit_seconds"] + balance["split"]["split_seconds"]
     largest = balance["split"]["largest_over_mean"] * patches / clusters
+    packed = result("pack_memory")[0]  # of patches of VALUES values
+    pack_bytes = (packed["peak_mib"] - packed["before_mib"]) * 2**20 / packed["patches"]
     hours = ((extract + index) / (NODES * CORES) + serial) / 3600
     return [
         ("extract, core-hours", f"{extract / 3600:.1f}"),
@@ -78,7 +77,7 @@ def build(rates: Rates, patches: int, balance: dict[str, Any], requests: int) ->
         ("routed patches while the index is built, GB", f"{patches * (2 * VALUES + ID_BYTES) / 1e9:,.0f}"),
         ("index, GB", f"{patches * rates.index_bytes / 1e9:,.0f}"),
         ("requests of the index", f"{requests:,}"),
-        ("peak memory of a packing worker, GB", f"{(largest * PACK_BYTES + TORCH_BYTES) / 1e9:.1f}"),
+        ("peak memory of a packing worker, GB", f"{(largest * pack_bytes + packed['before_mib'] * 2**20) / 1e9:.1f}"),
     ]
 
 

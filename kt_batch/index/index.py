@@ -301,8 +301,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     centre = normalise(sum_rows(points)[None].float())
     del points  # gigabytes, for millions of patches
     packed = pack(packets, mean, centre[0], space, level=0)
-    kept = packets[packed.order], ids[packed.order]
-    shard = make_shard(*kept, mean, basis, packed.subtree.leaf_count, config.bits)
+    shard = make_shard(packets, ids, packed.order, mean, basis, packed.subtree.leaf_count, config.bits)
     return Index(join(space.lift(centre), [packed.subtree], mean, basis), [shard])
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
-from kt_batch.index.shards import PART, match_parts
+from kt_batch.index.shards import PART, ROWS, match_parts
 from kt_batch.index.tree import Subtree
 from kt_batch.kernels.haar import mean_and_std
 from kt_batch.kernels.kmeans import ArrayPoints, assign, spherical_kmeans
@@ -53,8 +53,12 @@ class ClusterSpace:
         return vectors if self.config.clusters else normalise(first_level(vectors, self.directions)[:, :-1])
 
     def points_of(self, packets: Tensor, rows: Tensor, mean: Tensor) -> Tensor:
-        """Return the points `(m, p)` of rows `(m,)` of packets `(n, 4, C)` float16, PART at a time to bound memory."""
-        return torch.cat([self.points(match_parts(packets[part], mean)[0]) for part in rows.split(PART)])
+        """Return the points `(m, p)` of rows `(m,)` of packets `(n, 4, C)` float16, ROWS at a time to bound memory."""
+        values, directions = self.directions.shape
+        points = torch.empty(len(rows), values if self.config.clusters else directions, device=packets.device)
+        for part, out in zip(rows.split(ROWS), points.split(ROWS), strict=True):
+            out.copy_(self.points(match_parts(packets[part], mean)[0]))
+        return points
 
     def lift(self, centres: Tensor) -> Tensor:
         """Return centres `(k, p)` as unit vectors `(k, D)`."""
@@ -85,6 +89,7 @@ def pack(
     pulse()
     builder = _Builder(space.config, space.points_of(packets, distinct, mean), centre, pulse)
     builder.split(0, torch.arange(len(distinct), device=distinct.device), level)
+    del builder.vectors  # a hundred megabytes
     order: list[Tensor] = []
     counts = []
     for members in builder.leaves:
@@ -101,12 +106,20 @@ def pack(
         child_count=torch.tensor(builder.child_count, device=packets.device),
         leaf=torch.tensor(builder.leaf, device=packets.device),
         leaf_count=torch.tensor(counts, device=packets.device),
-        deviation_sum=sum(
-            (mean_and_std(packets[rows].float())[1].double().sum(0) for rows in kept_rows.split(PART)),
-            torch.zeros(packets.shape[2], dtype=torch.float64, device=packets.device),
-        ),
+        deviation_sum=_deviation_sum(packets, kept_rows),
     )
     return Packed(kept_rows, owner[owner], subtree)
+
+
+def _deviation_sum(packets: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum `(C,)` float64 of the deviations of rows of packets, in blocks of fixed size."""
+    total = torch.zeros(packets.shape[2], dtype=torch.float64, device=packets.device)
+    deviations = torch.empty(min(PART, len(rows)), packets.shape[2], dtype=torch.float64, device=packets.device)
+    for block in rows.split(PART):
+        for part, out in zip(block.split(ROWS), deviations.split(ROWS), strict=False):
+            out[: len(part)] = mean_and_std(packets[part].float())[1]
+        total += deviations[: len(block)].sum(0)
+    return total
 
 
 def _merged(packets: Tensor, mean: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -162,7 +175,7 @@ class _Builder:
 
     def _cluster(self, members: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """Return (centre, rows) of each cluster that is not empty."""
-        vectors = self.vectors[members]
+        vectors = self.vectors if len(members) == len(self.vectors) else self.vectors[members]
         picked = spread(len(members), SAMPLE_PER_CLUSTER * k, members.device)
         sample = ArrayPoints(vectors[picked])
         centres = spherical_kmeans(sample, k, self.config.iterations, len(picked), self.config.seed)

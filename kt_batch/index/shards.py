@@ -46,7 +46,8 @@ PLANE_NAMES = (*CODE_NAMES, "plane")
 COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
 FORMAT = "kt-batch-shard/3"
 PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
-PART = 16384  # packets converted to float32 at a time
+PART = 16384  # packets that are summed at a time; a sum depends on it
+ROWS = 1024  # packets converted to float32 at a time; no result depends on it
 TENSORS: Layout = {
     "patch_ids": (torch.uint8, ("patches", 12)),
     "norms": (torch.float32, ("patches",)),
@@ -125,48 +126,57 @@ def match_parts(packets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_shard(
-    packets: Tensor, patch_ids: Tensor, mean: Tensor, basis: Basis, leaf_count: Tensor, bits: int | None
+    packets: Tensor,
+    patch_ids: Tensor,
+    order: Tensor,
+    mean: Tensor,
+    basis: Basis,
+    leaf_count: Tensor,
+    bits: int | None,
 ) -> Shard:
-    """Make a shard in memory.
+    """Make a shard in memory, ROWS patches at a time.
 
     Args:
-        packets: Packets of n kept patches in leaf order, `(n, 4, C)` float16.
-        patch_ids: `(n, 12)` uint8.
+        packets: Packets, `(m, 4, C)` float16.
+        patch_ids: Their ids, `(m, 12)` uint8.
+        order: The rows of the n kept patches in leaf order, `(n,)` int64.
         mean: `(4, C)` float32, subtracted in match space.
         basis: The basis of the library.
-        leaf_count: Patches of each leaf, `(m,)`.
+        leaf_count: Patches of each leaf, which sum up to n.
         bits: Bits of a code, 4 or 5; None keeps the bands. Patches that cannot be coded keep them too
             (kernels.quantised).
     """
     values, directions = basis.directions.shape
     if bits and not quantised.can_code(values, directions, bits):
         bits = None
-    norms, level, codes = [], [], []
-    for part in packets.split(PART):
-        vectors, lengths = match_parts(part, mean)
-        norms.append(lengths)
-        if bits is None:
-            level.append(stored_first_level(first_level(vectors, basis.directions)))
-            continue
-        coordinates, code = quantised.quantise(vectors, basis, bits)
-        level.append(stored_first_level(first_level_of(coordinates, code.gains > 0)))
-        codes.append(code)
-    bands = {name: packets[:, band].contiguous() for band, name in enumerate(BAND_NAMES) if bits is None}
-    means, variances = _leaf_statistics(torch.cat(level), leaf_count)
-    return Shard(
-        payload=quantised.joined(codes).tensors() if bits else bands,
-        patch_ids=patch_ids.contiguous(),
-        norms=torch.cat(norms),
-        level=torch.cat(level),
-        leaf_means=means,
-        leaf_variances=variances,
-    )
+    tensors: dict[str, Tensor] = {}
+    for number, rows in enumerate(order.split(ROWS)):
+        for name, part in _patch_tensors(packets[rows], mean, basis, bits).items():
+            if name not in tensors:
+                tensors[name] = part.new_empty(len(order), *part.shape[1:])
+            tensors[name][number * ROWS :][: len(rows)] = part
+    norms, level = tensors.pop("norms"), tensors.pop("level")
+    return Shard(tensors, patch_ids[order], norms, level, *_leaf_statistics(level, leaf_count))
+
+
+def _patch_tensors(packets: Tensor, mean: Tensor, basis: Basis, bits: int | None) -> dict[str, Tensor]:
+    """Return norms, first levels and payload of packets `(n, 4, C)`, by name."""
+    vectors, norms = match_parts(packets, mean)
+    if bits is None:
+        level = stored_first_level(first_level(vectors, basis.directions))
+        return {"norms": norms, "level": level} | dict(zip(BAND_NAMES, packets.unbind(1), strict=True))
+    coordinates, codes = quantised.quantise(vectors, basis, bits)
+    level = stored_first_level(first_level_of(coordinates, codes.gains > 0))
+    return {"norms": norms, "level": level} | codes.tensors()
 
 
 def _leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [part.double() for part in level.split(leaf_count.tolist())]
-    variances = [part[:, :-1][:, :VARIANCES].var(0, correction=0) for part in parts]
-    return torch.stack([part.mean(0) for part in parts]).float(), torch.stack(variances).float()
+    means, variances = [], []
+    for part in level.split(leaf_count.tolist()):
+        exact = part.double()
+        means.append(exact.mean(0))
+        variances.append(exact[:, :-1][:, :VARIANCES].var(0, correction=0))
+    return torch.stack(means).float(), torch.stack(variances).float()
 
 
 def write_shard(path: Path, shard: Shard) -> None:

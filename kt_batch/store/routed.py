@@ -55,7 +55,7 @@ class RecordSorter:
         self.counts += counts
 
     def batches(self, cluster: int) -> Iterator[bytes]:
-        """Yield the records of a cluster, batch by batch, in the order in which they were added."""
+        """Yield the bytes of the records of a cluster, batch by batch, in the order in which they were added."""
         width = self._kind.itemsize
         with self._path.open("rb") as file:
             for counts, first in self._batches:
@@ -63,9 +63,10 @@ class RecordSorter:
                     file.seek(int(first[cluster]) * width)
                     yield file.read(int(counts[cluster]) * width)
 
-    def records(self, cluster: int) -> Records:
-        """Return all records of a cluster, in the order in which they were added."""
-        return np.frombuffer(b"".join(self.batches(cluster)), self._kind)
+    def records(self, cluster: int) -> Iterator[Records]:
+        """Yield the records of a cluster, batch by batch, in the order in which they were added."""
+        for data in self.batches(cluster):
+            yield np.frombuffer(data, self._kind)
 
 
 @contextmanager

@@ -213,3 +213,19 @@ def test_below_the_deepest_split_patches_are_divided_as_they_come(monkeypatch: p
     for first, count in zip(tree.first_child[1:3].tolist(), tree.child_count[1:3].tolist(), strict=True):
         assert tree.child_count[first : first + count].eq(0).all()
     assert tree.centres[tree.first_child[1]].equal(tree.centres[1])
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("clusters", [(), (4, 3)])
+def test_packing_does_not_depend_on_how_many_patches_are_converted_at_a_time(
+    rows: int, clusters: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = clustered(300)[torch.arange(330) % 300]  # with 30 copies
+    config = IndexConfig(fan_out=4, max_leaf=32, clusters=clusters, merge=0.9)
+    whole = packed(cells, config)
+    monkeypatch.setattr(packing, "ROWS", rows)
+    parts = packed(cells, config)
+    assert len(whole.order) < 300
+    assert parts.order.equal(whole.order)
+    assert parts.owner.equal(whole.owner)
+    assert parts.subtree.to_bytes() == whole.subtree.to_bytes()

@@ -23,7 +23,7 @@ def shard_of(packets: Tensor, mean: Tensor, directions: Tensor = EYE, bits: int 
     """Make a shard of one leaf."""
     basis = Basis(directions, torch.full((len(directions),), 0.2))
     ids = torch.from_numpy(ids_of(len(packets)))
-    return make_shard(packets, ids, mean, basis, torch.tensor([len(packets)]), bits)
+    return make_shard(packets, ids, torch.arange(len(ids)), mean, basis, torch.tensor([len(ids)]), bits)
 
 
 @pytest.fixture(params=BITS)
@@ -90,7 +90,7 @@ def test_the_format_is_pinned(path: Path, request: pytest.FixtureRequest) -> Non
 def test_leaves_know_the_mean_and_variance_of_their_first_level() -> None:
     packets, ids = packets_of(clustered(5)), torch.from_numpy(ids_of(5))
     basis = Basis(EYE[:, :3], torch.ones(32))
-    shard = make_shard(packets, ids, torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
+    shard = make_shard(packets, ids, torch.arange(5), torch.zeros(4, 8), basis, torch.tensor([2, 3]), bits=None)
     level = shard.level.float()
     torch.testing.assert_close(shard.leaf_means, torch.stack([level[:2].mean(0), level[2:].mean(0)]))
     expected = torch.stack([level[:2, :3].var(0, correction=0), level[2:, :3].var(0, correction=0)])
@@ -173,3 +173,26 @@ def test_codes_without_their_plane_or_with_one_too_many_are_refused(tmp_path: Pa
         save_file(kept, path, metadata={"format": written})
         with pytest.raises(DamagedError, match=rf"^The index shard '{path}' [^\n]*{reason}[^\n]*\.$"):
             open_shard(path)
+
+
+@pytest.mark.parametrize("bits", BITS.values())
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_shard_does_not_depend_on_how_many_patches_are_converted_at_a_time(
+    bits: int | None, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets, mean = packets_of(clustered(50)), torch.full((4, 8), 0.25)
+    whole = shard_of(packets, mean, EYE[:, :5], bits)
+    monkeypatch.setattr("kt_batch.index.shards.ROWS", rows)
+    parts = shard_of(packets, mean, EYE[:, :5], bits)
+    assert {name: tensor.equal(whole.tensors()[name]) for name, tensor in parts.tensors().items()} == dict.fromkeys(
+        whole.tensors(), True
+    )
+
+
+@pytest.mark.parametrize("bits", BITS.values())
+def test_a_shard_of_some_patches_is_the_shard_of_their_copies(bits: int | None) -> None:
+    packets, ids, order = packets_of(clustered(20)), torch.from_numpy(ids_of(20)), torch.tensor([7, 0, 19, 3, 4])
+    basis, counts, mean = Basis(EYE[:, :5], torch.full((32,), 0.2)), torch.tensor([2, 3]), torch.zeros(4, 8)
+    some = make_shard(packets, ids, order, mean, basis, counts, bits).tensors()
+    copies = make_shard(packets[order], ids[order], torch.arange(5), mean, basis, counts, bits).tensors()
+    assert {name: tensor.equal(copies[name]) for name, tensor in some.items()} == dict.fromkeys(copies, True)

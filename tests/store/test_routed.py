@@ -86,7 +86,8 @@ def test_law_sorting_through_a_file_is_a_stable_sort(
     with record_sorter(LocalLocation(tmp_path_factory.mktemp("build")), CLUSTERS, CHANNELS) as sorter:
         for part, own in zip(np.split(records, sorted(cuts)), np.split(labels, sorted(cuts)), strict=True):
             sorter.add(part, own)
-        sorted_records = np.concatenate([sorter.records(cluster) for cluster in range(CLUSTERS)])
+        batches = [batch for cluster in range(CLUSTERS) for batch in sorter.records(cluster)]
+        sorted_records = np.concatenate([records[:0], *batches])
         counts = sorter.counts.tolist()
     assert np.array_equal(sorted_records, records[np.argsort(labels, kind="stable")])
     assert counts == np.bincount(labels, minlength=CLUSTERS).tolist()

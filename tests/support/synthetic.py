@@ -93,8 +93,8 @@ def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids |
     for cluster in filled:
         rows = (labels == cluster).nonzero()[:, 0]
         packed = pack(packets[rows], mean, top[cluster], space, level=1)
-        kept = rows[packed.order]
         counts = packed.subtree.leaf_count
-        parts.append(make_shard(packets[kept], torch.from_numpy(ids)[kept], mean, basis, counts, config.bits))
+        kept = rows[packed.order]
+        parts.append(make_shard(packets, torch.from_numpy(ids), kept, mean, basis, counts, config.bits))
         subtrees.append(packed.subtree)
     return Index(join(space.lift(top[filled]), subtrees, mean, basis), parts)

@@ -23,7 +23,7 @@ from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, put_file
 from kt_batch.store.receipts import Receipt, TableRef, new_attempt
-from kt_batch.store.routed import Records, RoutedFiles, put_routed, record_sorter, record_type
+from kt_batch.store.routed import RecordSorter, RoutedFiles, put_routed, record_sorter, record_type
 from kt_batch.store.schemas import MEMBERS, fixed_binary, from_fixed_binary, patch_vectors
 from kt_batch.store.scratch import scratch_file
 from kt_batch.store.tables import commit_table, patch_slices
@@ -101,17 +101,14 @@ class PackWorker:
         outputs: list[tuple[str, int] | None] = []
         members, kept = [MEMBERS.empty_table()], 0
         with record_sorter(job.build_location(), unit.last - unit.first + 1, job.channels) as sorter:
-            for file in range(len(self.routed.names)):
-                beat("")
-                for records, labels in self.routed.read(
-                    job.build_location(), file, unit.first, unit.last, job.channels
-                ):
-                    sorter.add(records, labels - unit.first)
+            self._read(unit, sorter, beat)
             for number, rows in enumerate(sorter.counts):
                 if not rows:
                     outputs += [None, None]
                     continue
-                shard, subtree, merged, count = self._pack(unit.first + number, sorter.records(number), beat)
+                packets = _by_id(sorter, number, job.channels)
+                shard, subtree, merged, count = self._pack(unit.first + number, *packets, beat)
+                del packets  # before those of the next cluster are read
                 outputs += [shard, subtree]
                 members.append(merged)
                 kept += count
@@ -119,27 +116,36 @@ class PackWorker:
         tables = ((layout.MEMBERS, pa.concat_tables(members)),)
         return _commit(job, unit.id, tables, self.numerics, tuple(outputs), kept)
 
+    def _read(self, unit: PackUnit, sorter: RecordSorter, beat: Heartbeat) -> None:
+        """Add the records of the unit's clusters to the sorter, file after file."""
+        job = self.job
+        for file in range(len(self.routed.names)):
+            beat("")
+            for records, labels in self.routed.read(job.build_location(), file, unit.first, unit.last, job.channels):
+                sorter.add(records, labels - unit.first)
+
     def _pack(
-        self, cluster: int, records: Records, beat: Heartbeat
+        self, cluster: int, ids: NDArray[np.uint8], packets: Tensor, beat: Heartbeat
     ) -> tuple[tuple[str, int], tuple[str, int], pa.Table, int]:
-        """Store the shard and the subtree of a cluster; return both, its merged members and how many were kept."""
+        """Store the shard and the subtree of a cluster; return both, its merged members and how many were kept.
+
+        ids: `(n, 12)`, ascending. packets: `(n, 4, C)` float16, most of the memory: nothing copies all of them.
+        """
         job, top = self.job, self.top
         space = ClusterSpace(job.config, top.basis.directions)
-        ids, packets = _by_id(records)
-        del records  # a packet is most of the memory
         packed = pack(packets, top.mean, top.centres[cluster], space, level=1, pulse=partial(beat, ""))
         merged = (packed.owner != torch.arange(len(ids))).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
-        kept, packets = torch.from_numpy(ids)[packed.order], packets[packed.order]
         counts, bits = packed.subtree.leaf_count, job.config.bits
         with scratch_file(job.library_location(), ".shard") as path:
-            write_shard(path, make_shard(packets, kept, top.mean, top.basis, counts, bits))
+            shard = make_shard(packets, torch.from_numpy(ids), packed.order, top.mean, top.basis, counts, bits)
+            write_shard(path, shard)
             beat("")
-            shard = put_file(job.library_location(), layout.SHARDS, path)
+            stored = put_file(job.library_location(), layout.SHARDS, path)
         subtree = put_blob(job.build_location(), layout.SUBTREES, packed.subtree.to_bytes())
-        return shard, subtree, members, len(kept)
+        return stored, subtree, members, shard.count
 
 
 def _slices(job: BuildJob, unit: PartsUnit, beat: Heartbeat) -> Iterator[tuple[TableRef, pa.Table]]:
@@ -151,10 +157,20 @@ def _slices(job: BuildJob, unit: PartsUnit, beat: Heartbeat) -> Iterator[tuple[T
             yield part, table
 
 
-def _by_id(records: Records) -> tuple[NDArray[np.uint8], Tensor]:
-    """Return the ids `(n, 12)` and packets `(n, 4, C)` float16 of records, by patch id."""
-    order = sort_order(records["patch_id"])
-    return np.ascontiguousarray(records["patch_id"][order]), torch.from_numpy(records["packet"][order])
+def _by_id(sorter: RecordSorter, cluster: int, channels: int) -> tuple[NDArray[np.uint8], Tensor]:
+    """Return the ids `(n, 12)` and packets `(n, 4, C)` float16 of a cluster, by patch id.
+
+    The records are read twice, so that they are in memory once: first for their ids, then each into its place.
+    """
+    ids = np.concatenate([batch["patch_id"].copy() for batch in sorter.records(cluster)])
+    order = sort_order(ids)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    packets, start = np.empty((len(ids), 4, channels), "<f2"), 0
+    for batch in sorter.records(cluster):
+        packets[places[start : start + len(batch)]] = batch["packet"]
+        start += len(batch)
+    return ids[order], torch.from_numpy(packets)
 
 
 def _commit(
