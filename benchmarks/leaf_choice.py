@@ -50,7 +50,7 @@ NEVER = 1 << 62
 
 
 class Mixture:
-    """What the choice of leaves reads of an index, for `count` leaves without patches, and queries near them."""
+    """The parts of an index that the choice of leaves reads: `count` leaves without patches, and queries near them."""
 
     def __init__(self, count: int, queries: int, noise: float) -> None:
         some = torch.Generator().manual_seed(0)

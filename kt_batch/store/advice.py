@@ -1,4 +1,4 @@
-"""What the kernel is told about mapped tensors: that they are read here and there, and which part is read next.
+"""Tell the kernel about mapped tensors: that they are read here and there, and which part is read next.
 
 By default it reads some hundred kilobytes around every page that is missing. A search wants the few bytes of a patch:
 where memory is short, the rest pushes out what other queries need. Without Linux nothing is told. Advice changes no

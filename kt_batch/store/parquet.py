@@ -75,13 +75,6 @@ class ParquetReader:
         with self._explained():
             return {key.decode(): value.decode() for key, value in (self._footer.metadata or {}).items()}
 
-    def first_values(self, column: str) -> list[Any]:
-        """Return the smallest value of a column in each row group; None where the footer does not say."""
-        number = self._column(column)
-        with self._explained():
-            chunks = (self._footer.row_group(group).column(number) for group in range(len(self.rows)))
-            return [chunk.statistics.min if chunk.is_stats_set else None for chunk in chunks]
-
     def read(
         self,
         columns: Sequence[str] | None = None,

@@ -1,4 +1,4 @@
-"""What is taken off a painted picture, and what stays: glows, strokes, tones."""
+"""Evened pictures: glows and blotches are taken off, strokes and tones stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each index of a library has grown from, how well it fits the new patches, and whether a fresh one pays."""
+"""Report what each index of a library has grown from, how it fits the new patches, and whether a fresh one pays."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ IMAGE_COLUMNS = ["image_id", "uris", "tags"]
 
 @dataclass(frozen=True)
 class ImageTexts:
-    """What the row of an image says beside its picture."""
+    """The texts in the row of an image: its URIs and tags."""
 
     uris: tuple[str, ...]
     tags: tuple[str, ...]
