@@ -41,7 +41,7 @@ def _inspect_library(library: Library) -> dict[str, Any]:
     receipts = library.committed.receipts.values()
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
     parts = sum(table.bytes for receipt in receipts for table in receipt.tables)
-    trees = sum(summary.tree_bytes + _members_bytes(library, summary) for summary in summaries)
+    trees = sum(summary.tree_bytes + _lists_bytes(library, summary) for summary in summaries)
     return {
         "kind": "library",
         "place": library.location.uri,
@@ -222,8 +222,16 @@ def _seconds(run: Run) -> dict[str, float]:
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
-def _members_bytes(library: Library, summary: IndexSummary) -> int:
+def _lists_bytes(library: Library, summary: IndexSummary) -> int:
+    """Return the bytes of the lists of merged patches and, where there is one, of covered parts."""
+    paths = [layout.members_path(summary.digest)]
+    if summary.parts_sha256:
+        paths.append(layout.covered_parts_path(summary.digest))
+    return sum(_size(library, path) for path in paths)
+
+
+def _size(library: Library, path: str) -> int:
     try:
-        return library.location.size(layout.members_path(summary.digest))
+        return library.location.size(path)
     except MissingError:  # an index is a cache, and its files may have been removed
         return 0
