@@ -100,7 +100,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "patches": summary.patches,
         "kept": summary.kept,
         "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
-        "bytes": shards + summary.tree_bytes + _members_bytes(library, summary),
+        "bytes": shards + summary.tree_bytes + _lists_bytes(library, summary),
     }
 
 
