@@ -39,9 +39,9 @@ class GatysConfig(MethodConfig):
     method: Literal["gatys"] = "gatys"
     encoder: EncoderConfig
     styles: tuple[ImageId, ...] = Field(min_length=1, description="Image ids of the style images.")
-    style_weight: float = Field(1e4, gt=0, le=1e12, description="Of the style's loss beside the content's.")
+    style_weight: float = Field(100.0, gt=0, le=1e12, description="Of the style's loss beside the content's.")
     smoothness: float = Field(0.0, ge=0, le=1e6, description="Weight of the total variation.")
-    iterations: int = Field(200, ge=1, le=10_000, description="Evaluations of the loss at each size.")
+    iterations: int = Field(100, ge=1, le=10_000, description="Evaluations of the loss at each size.")
     optimiser: Literal["lbfgs", "adam"] = Field("lbfgs", description="What changes the pixels.")
     start: Literal["content", "noise", "style"] = Field("content", description="The picture that the work begins with.")
     sizes: int = Field(1, ge=1, le=5, description="Sizes to work at, each twice the one before.")
@@ -151,7 +151,13 @@ def minimised(start: Tensor, loss: Callable[[Tensor], Tensor], optimiser: str, i
             adam.step(step)
     else:
         torch.optim.LBFGS(
-            [picture], max_iter=iterations, max_eval=iterations, history_size=20, tolerance_grad=0, tolerance_change=0
+            [picture],
+            max_iter=iterations,
+            max_eval=iterations,
+            history_size=20,
+            tolerance_grad=0,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
         ).step(step)
     return picture.detach().clamp(0, 1)
 
