@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 SMALLEST_EIGENVALUE = 1e-5  # directions with less variance are left out, as in the authors' code
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The mean of cells `(C, 1)`, and the r axes of their covariance: variances `(r,)`, vectors `(C, r)`; float64."""
+
+    mean: Tensor
+    variances: Tensor
+    vectors: Tensor
+
+
+def principal_axes(features: Tensor) -> Axes:
+    """Return mean and principal axes of the cells of features `(C, h, w)`, computed in float64.
+
+    Axes with a variance of SMALLEST_EIGENVALUE or less are left out: none is left of features of one value.
+    """
+    cells = features.flatten(1).double()
+    mean = cells.mean(1, keepdim=True)
+    cells = cells - mean
+    values, vectors = torch.linalg.eigh(cells @ cells.T / max(1, cells.shape[1] - 1))
+    kept = values > SMALLEST_EIGENVALUE
+    return Axes(mean, values[kept], vectors[:, kept])
+
+
+def whitened(features: Tensor) -> Tensor:
+    """Return the cells `(C, n)` float64 of features `(C, h, w)`, with mean 0 and variance 1 along each axis."""
+    own = principal_axes(features)
+    cells = features.flatten(1).double() - own.mean
+    return own.vectors @ ((own.vectors.T @ cells) * own.variances.rsqrt()[:, None])
+
+
+def coloured(white: Tensor, style: Axes) -> Tensor:
+    """Return white cells `(C, n)` with the mean and the covariance of a style, `(C, n)` float32."""
+    along = (style.vectors.T @ white) * style.variances.sqrt()[:, None]
+    return (style.vectors @ along + style.mean).float()
 
 
 def whiten_and_colour(features: Tensor, style: Tensor) -> Tensor:
@@ -13,24 +50,4 @@ def whiten_and_colour(features: Tensor, style: Tensor) -> Tensor:
 
     Directions in which either side has no variance become the style's mean. Computed in float64.
     """
-    own, _ = _centred(features)
-    target, mean = _centred(style)
-    values, vectors = _covariance_axes(own)
-    white = vectors @ ((vectors.T @ own) * values.rsqrt()[:, None])
-    values, vectors = _covariance_axes(target)
-    coloured = vectors @ ((vectors.T @ white) * values.sqrt()[:, None]) + mean
-    return coloured.to(features.dtype).reshape(features.shape)
-
-
-def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cells `(C, n)` of features without their mean, and the mean `(C, 1)`."""
-    cells = features.flatten(1).double()
-    mean = cells.mean(1, keepdim=True)
-    return cells - mean, mean
-
-
-def _covariance_axes(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the eigenvalues `(r,)` and eigenvectors `(C, r)` of the covariance of centred cells `(C, n)`."""
-    values, vectors = torch.linalg.eigh(cells @ cells.T / max(1, cells.shape[1] - 1))
-    kept = values > SMALLEST_EIGENVALUE
-    return values[kept], vectors[:, kept]
+    return coloured(whitened(features), principal_axes(style)).to(features.dtype).reshape(features.shape)

@@ -8,10 +8,14 @@ from kt_batch.config import MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
+from kt_batch.methods.gatys import Gatys
 from kt_batch.methods.identity import Identity
+from kt_batch.methods.ift import Ift
 from kt_batch.methods.knowledge import KnowledgeTransfer
 from kt_batch.methods.painting.method import Painting
+from kt_batch.methods.patch_swap import PatchSwap
 from kt_batch.methods.retouch.method import Retouch
+from kt_batch.methods.wct import Wct
 
 DEFAULT = "knowledge"
 METHODS: dict[str, type[Method]] = {
@@ -20,6 +24,10 @@ METHODS: dict[str, type[Method]] = {
     "identity": Identity,
     "retouch": Retouch,
     "painting": Painting,
+    "patch_swap": PatchSwap,
+    "wct": Wct,
+    "gatys": Gatys,
+    "ift": Ift,
 }
 
 
