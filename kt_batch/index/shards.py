@@ -100,11 +100,17 @@ class Shard:
         return self.patch_ids.shape[0]
 
 
-def in_one_shard(shards: Sequence[Shard]) -> Shard:
-    """Concatenate the shards of one library in memory."""
+def in_one_shard(shards: Sequence[Shard], device: torch.device) -> Shard:
+    """Concatenate the shards of one library in the memory of a device."""
 
     def whole(parts: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(parts))
+        found = list(parts)
+        out = found[0].new_empty(sum(map(len, found)), *found[0].shape[1:], device=device)
+        start = 0
+        for part in found:
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out
 
     payload = {name: whole(shard.payload[name] for shard in shards) for name in shards[0].payload}
     return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))

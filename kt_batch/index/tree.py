@@ -75,6 +75,10 @@ class Tree:
         """Number of leaves."""
         return self.leaf_node.shape[0]
 
+    def on_device(self, device: torch.device) -> Tree:
+        """Return the same tree in the memory of a device."""
+        return Tree(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def leaf_centres(self) -> Tensor:
         """Return the centres of the leaves, `(leaves, D)` float32."""
         return self.centres[self.leaf_node]
