@@ -24,7 +24,9 @@ def ascending_order(values: Tensor) -> Tensor:
 def stable_order(values: Tensor, below: int) -> Tensor:
     """Return the order `(m,)` int64 in which `values` `(m,)` ascend, all in [0, below); equal ones keep theirs."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.argsort(values.numpy().astype(np.int16 if below < 1 << 15 else np.int64), kind="stable"))
+        return torch.from_numpy(
+            np.argsort(values.numpy().astype(np.int16 if below < 1 << 15 else np.int64), kind="stable")
+        )
     return values.sort(stable=True).indices
 
 

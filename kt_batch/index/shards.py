@@ -140,10 +140,10 @@ def make_shard(
     leaf_count: Tensor,
     bits: int | None,
 ) -> Shard:
-    """Make a shard in memory, ROWS patches at a time.
+    """Make a shard in the memory of the processor, ROWS patches at a time.
 
     Args:
-        packets: Packets, `(m, 4, C)` float16.
+        packets: Packets, `(m, 4, C)` float16, on the device of `mean` and `basis`; all else is on the processor.
         patch_ids: Their ids, `(m, 12)` uint8.
         order: The rows of the n kept patches in leaf order, `(n,)` int64.
         mean: `(4, C)` float32, subtracted in match space.
@@ -157,9 +157,9 @@ def make_shard(
         bits = None
     tensors: dict[str, Tensor] = {}
     for number, rows in enumerate(order.split(ROWS)):
-        for name, part in _patch_tensors(packets[rows], mean, basis, bits).items():
+        for name, part in _patch_tensors(packets[rows.to(packets.device)], mean, basis, bits).items():
             if name not in tensors:
-                tensors[name] = part.new_empty(len(order), *part.shape[1:])
+                tensors[name] = part.new_empty(len(order), *part.shape[1:], device="cpu")
             tensors[name][number * ROWS :][: len(rows)] = part
     norms, level = tensors.pop("norms"), tensors.pop("level")
     return Shard(tensors, patch_ids[order], norms, level, *_leaf_statistics(level, leaf_count))

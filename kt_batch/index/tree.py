@@ -114,6 +114,10 @@ class Subtree:
     leaf_count: Tensor
     deviation_sum: Tensor
 
+    def on_processor(self) -> Subtree:
+        """Return the same subtree in the memory of the processor."""
+        return Subtree(*(getattr(self, f.name).cpu() for f in fields(self)))
+
     def to_bytes(self) -> bytes:
         """Return the bytes of a safetensors file."""
         return save({f.name: getattr(self, f.name).contiguous() for f in fields(self)})
