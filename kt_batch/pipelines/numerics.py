@@ -72,6 +72,11 @@ def device_name(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a GPU has."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def search_device(searcher: str | None) -> str:
     """Return what computes in a process that searches with `searcher`.
 

@@ -14,7 +14,7 @@ from kt_batch.errors import KtBatchError
 from kt_batch.index.index import Index
 from kt_batch.kernels.staging import staged
 from kt_batch.methods.base import PROCESSOR
-from kt_batch.pipelines.numerics import device_name, worker_device
+from kt_batch.pipelines.numerics import device_memory, device_name, worker_device
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import open_location
 
@@ -89,8 +89,7 @@ def placement_of(job: TranslateJob) -> Placement:
     device = worker_device(job.gpus)
     if device.type == "cpu":
         return ON_PROCESSOR
-    memory = torch.cuda.get_device_properties(device).total_memory
-    fits = index_fits(index_bytes(job.config, job.sources), memory, job.gpus)
+    fits = index_fits(index_bytes(job.config, job.sources), device_memory(device), job.gpus)
     return Placement(device, device if fits and job.config.searcher not in OF_FAISS else PROCESSOR)
 
 

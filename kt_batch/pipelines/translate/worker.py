@@ -188,7 +188,7 @@ class TranslateWorker:
         if not isinstance(result.output, Tensor):
             size = working.original_width, working.original_height
             return partial(self.full_size.write, items, result.output), size
-        encode = partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
+        encode = partial(encoded, result.output.cpu(), working, self.job.config, self.spaces, self.library)
         return encode, (working.width, working.height)
 
     def _store_soon(
