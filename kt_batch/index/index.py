@@ -313,7 +313,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     if not order.equal(torch.arange(len(order), device=order.device)):  # saves a copy of gigabytes
         packets = packets[order]
     mean = library_mean(packets, config)
-    sample = packets[spread(len(packets), config.sample)]
+    sample = packets[spread(len(packets), config.sample, packets.device)]
     basis = fit_basis(match_parts(sample, mean)[0])
     space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets), device=packets.device), mean)

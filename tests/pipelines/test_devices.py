@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -76,9 +75,7 @@ def test_a_library_is_extracted_to_the_same_bytes(gpu: None, collection: Collect
     assert rows(tmp_path / "library", "images") == rows(collection.library, "images")
 
 
-def test_a_library_at_several_keys_is_extracted_to_the_same_bytes(
-    gpu: None, collection: Collection, tmp_path: Path
-) -> None:
+def test_every_key_is_extracted_to_the_same_bytes(gpu: None, collection: Collection, tmp_path: Path) -> None:
     settings = {"also": ("relu4_1@64", "relu3_1@48"), "max_patches": 40}
     for place, options in (("there", ON_GPU), ("here", RunOptions(threads=1, unit_size=2))):
         extracted([collection.paintings], tmp_path / place, options=options, **settings)
@@ -151,13 +148,6 @@ def test_an_index_may_take_half_of_a_share_of_a_gpu(size: int, gpus: float, fits
     assert index_fits(size, 100, gpus) == fits
 
 
-def painting_request(
-    library: Path, run: Path, photos: Path, gpus: float, method: str, **choice: Any
-) -> TranslateRequest:
-    config, sources = choose(method, {}, Choice(library=library, **choice))
-    return TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, gpus=gpus))
-
-
 @pytest.fixture(scope="module")
 def paintings(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library for the method painting, with the statistics of its features."""
@@ -174,7 +164,9 @@ def test_every_method_makes_the_same_pictures(
     paintings: Path, gpu: None, collection: Collection, tmp_path: Path, method: str, size: int | None
 ) -> None:
     for place, gpus in (("here", 0), ("there", 1)):
-        request = painting_request(paintings, tmp_path / place, collection.photos, gpus, method, size=size)
+        config, sources = choose(method, {}, Choice(library=paintings, size=size))
+        options = RunOptions(threads=1, gpus=gpus)
+        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
         assert translate(request, LocalRunner(), no_progress).images == 3
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert DONE["convolution"] > 0

@@ -58,9 +58,7 @@ def _dispatch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if function.overloadpacket.__name__ not in COPIES and there:
         others = [tensor for tensor in tensors if not isinstance(tensor, _There) and tensor.dim()]
         if others:
-            raise RuntimeError(
-                f"{function} mixes tensors of {DEVICE} with one {tuple(others[0].shape)} of the processor"
-            )
+            raise RuntimeError(f"{function} mixes {DEVICE} with a tensor {tuple(others[0].shape)} of the processor")
     if (device := kwargs.get("device")) is not None:
         there = torch.device(device).type == NAME
         kwargs = {**kwargs, "device": torch.device("cpu")}

@@ -138,7 +138,7 @@ def _prepared(index: Index, vectors: Tensor) -> _Queries:
     bounds = _InIntegers(level, round_queries(level)) if in_integers else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
-        sample = index.keys(spread(index.count, SAMPLED))
+        sample = index.keys(spread(index.count, SAMPLED, index.device))
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = bound_correction(level, along, 2 * rounding_slack(vectors.shape[1]), 1)

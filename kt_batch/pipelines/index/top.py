@@ -132,7 +132,7 @@ class _Drawn:
 
 def _all_points(drawn: _Drawn, first: Tensor, space: ClusterSpace, mean: Tensor) -> ArrayPoints:
     """Return the points of the whole sample in float16; those of its first patches `(m, p)` are given."""
-    points = torch.empty(drawn.count, first.shape[1], dtype=torch.float16)
+    points = torch.empty(drawn.count, first.shape[1], dtype=torch.float16, device="cpu")
     points[: len(first)] = first.half()
     for vectors, ranks in drawn.vectors():
         late = ranks >= len(first)
