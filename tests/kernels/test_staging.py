@@ -41,7 +41,7 @@ def test_a_staged_tensor_has_its_values_on_the_device() -> None:
 )
 def test_the_device_of_tests_refuses_to_mix(mix: Callable[[Tensor, Tensor], object]) -> None:
     here = torch.zeros(3)
-    with OtherDevice(), pytest.raises(RuntimeError, match="mixes|numpy"):
+    with OtherDevice(), pytest.raises(RuntimeError, match=r"mixes|numpy"):
         mix(here, here.to(DEVICE))
 
 
