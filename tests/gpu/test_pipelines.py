@@ -94,7 +94,7 @@ def test_photographs_get_nearly_the_same_pictures_and_the_same_twice(
     collection: Collection, tmp_path: Path, searcher: str
 ) -> None:
     for place, gpus in (("here", 0), ("one", 1), ("two", 1)):
-        search = SearchConfig(searcher=searcher)  # type: ignore[arg-type]
+        search = SearchConfig(searcher=searcher)
         request = translate_request(collection.library, tmp_path / place, collection.index, search=search)
         translated([collection.photos], replace(request, options=RunOptions(threads=1, gpus=gpus)))
     assert results(tmp_path / "one") == results(tmp_path / "two")

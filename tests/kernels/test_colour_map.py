@@ -27,7 +27,7 @@ def test_a_tensor_is_mapped_as_an_array_is(rows: int, width: int, seed: int, spr
 
 
 def test_an_edit_on_another_device_has_the_same_bytes() -> None:
-    picture = pixels(3, BLOCK, 0) * 1.2 - 0.1  # some colours are outside sRGB
+    picture = (pixels(3, BLOCK, 0) * 1.2 - 0.1).astype(np.float32)  # some colours are outside sRGB
     coefficients = IDENTITY + np.random.default_rng(0).normal(size=(10, 3)) * 0.2
     here = ColourMap(coefficients).apply(picture, 0, 3)
     with OtherDevice():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_a_library_is_extracted_to_the_same_bytes(gpu: None, collection: Collect
 
 
 def test_every_key_is_extracted_to_the_same_bytes(gpu: None, collection: Collection, tmp_path: Path) -> None:
-    settings = {"also": ("relu4_1@64", "relu3_1@48"), "max_patches": 40}
+    settings: dict[str, Any] = {"also": ("relu4_1@64", "relu3_1@48"), "max_patches": 40}
     for place, options in (("there", ON_GPU), ("here", RunOptions(threads=1, unit_size=2))):
         extracted([collection.paintings], tmp_path / place, options=options, **settings)
     there, here = (hashes(tmp_path / place, "patches") for place in ("there", "here"))

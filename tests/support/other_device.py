@@ -28,11 +28,11 @@ MADE_OF_VALUES = (torch.tensor, torch.as_tensor)  # torch makes these where no m
 class _There(Tensor):
     """A tensor of the device: a wrapper of one of the processor."""
 
-    inner: Tensor
+    value: Tensor
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Self:
-        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),
@@ -40,15 +40,17 @@ class _There(Tensor):
             dtype=inner.dtype,
             device=DEVICE,
         )
-        made.inner = inner
-        return made  # type: ignore[no-any-return]
+        made.value = inner
+        return made
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"{self.inner!r} on {DEVICE}"
+        return f"{self.value!r} on {DEVICE}"
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _dispatch(function, args, kwargs or {})
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _dispatch(func, args, kwargs or {})
 
 
 def _dispatch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -71,7 +73,7 @@ def _dispatch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, _There) else value
+    return value.value if isinstance(value, _There) else value
 
 
 class _Dispatch(TorchDispatchMode):
@@ -89,7 +91,7 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.new_tensor and isinstance(args[0], _There):
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype), device="cpu").to(DEVICE)
         if func is Tensor.tolist and isinstance(args[0], _There):
-            return args[0].inner.tolist()
+            return args[0].value.tolist()
         return func(*args, **kwargs)
 
 
@@ -105,7 +107,7 @@ class OtherDevice(ExitStack):
         DONE.clear()
         self.enter_context(torch.no_grad())
         self.enter_context(_Functions())
-        self.enter_context(_Dispatch())
+        self.enter_context(_Dispatch())  # type: ignore[no-untyped-call]
         return self
 
 
@@ -127,4 +129,4 @@ def held(value: Tensor) -> Tensor:
     """Return the tensor that one of the device holds. Raises TypeError for one of the processor."""
     if not isinstance(value, _There):
         raise TypeError(f"a tensor {tuple(value.shape)} is on the processor, not on {DEVICE}")
-    return value.inner
+    return value.value
