@@ -6,7 +6,8 @@ computes itself is tested in `tests/gpu`, where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kt_batch.pipelines.index import plan as build_plan
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.statistics.finish import build_statistics
 from kt_batch.pipelines.translate import placement
+from kt_batch.pipelines.translate import worker as translate_worker
 from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.placement import ON_PROCESSOR, index_fits
 from kt_batch.pipelines.translate.plan import TranslateRequest
@@ -31,6 +33,7 @@ from kt_batch.store.locations import open_location
 from kt_batch.store.units import Ledger
 from tests.support.collection import Collection, Stopping
 from tests.support.other_device import DEVICE, DONE, OtherDevice
+from tests.support.pairs import draw_pairs, fitted, paired
 from tests.support.tiny import (
     SIZE,
     TREE,
@@ -180,6 +183,36 @@ def test_style_images_come_to_the_device(gpu: None, collection: Collection, tmp_
         request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
         assert translate(request, LocalRunner(), no_progress).images == 3
     assert results(tmp_path / "there") == results(tmp_path / "here")
+
+
+class AtOnce:
+    """Runs what a worker does in the background at once: the device of tests is that of one thread."""
+
+    def submit(self, _image: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001 - as a background thread does
+            done.set_exception(error)
+        return done
+
+
+@pytest.mark.parametrize("series", ["none", "folder"])
+def test_photographs_are_edited_to_the_same_bytes(
+    gpu: None, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series: str
+) -> None:
+    monkeypatch.setattr(translate_worker, "BackgroundExecutor", AtOnce)
+    paired(*draw_pairs(tmp_path / "pairs", range(1, 5)), tmp_path / "library")
+    fitted(tmp_path / "library")
+    config, sources = choose("retouch", {"series": series}, Choice(library=tmp_path / "library"))
+    DONE.clear()
+    for place, gpus in (("here", 0), ("there", 1)):
+        options = RunOptions(threads=1, gpus=gpus)
+        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
+        assert translate(request, LocalRunner(), no_progress).images == 3
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    assert device_of(tmp_path / "there") == {GPU}
+    assert bool(DONE["clamp_"]) == (series == "none")  # shared edits are applied on the processor
 
 
 # ---- numerics classes and refusals -----------------------------------------------------------------------------------
