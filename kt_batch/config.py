@@ -332,7 +332,9 @@ class RunOptions(Config):
     workers: int | None = Field(None, ge=1, description="Ray workers at once; default: as many as fit.")
     threads: int = Field(2, ge=1, le=256, description="Threads per worker; the same number gives the same bytes.")
     unit_size: int = Field(8, ge=1, le=MOST_UNIT, description="Images per unit of work, for units planned from now on.")
-    gpus: float = Field(0.0, description="GPUs of each Ray worker: a share of one, such as 0.5, or a whole number.")
+    gpus: float = Field(
+        0.0, description="GPUs of each worker, which computes on one: a share, such as 0.5, or a whole number; 0: none."
+    )
     address: str | None = Field(None, description="Address of a Ray cluster; default: start one here.")
     mix_numerics: bool = Field(False, description="Go on with results of another kind of machine or package version.")
     retry_rejected: bool = Field(False, description="Try the listed images that were rejected earlier once more.")

@@ -31,7 +31,7 @@ from kt_batch.cli.pairs import (
 )
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
-from kt_batch.cli.runner import make_runner, release_gpus
+from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
 from kt_batch.methods.retouch.config import FitConfig
@@ -105,7 +105,6 @@ def build_library(
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(request, running, display)
         write_rejects(target, library)
-        release_gpus(running)  # building an index uses no GPU
         indexed = [build_index(library, building, how, running, display, k, fresh=fresh) for k in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
     facts, lines = {"extract": asdict(extracted)} | _index_facts(indexed), extract_lines(extracted)

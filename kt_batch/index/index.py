@@ -117,8 +117,18 @@ class Index:
         A search reads every shard by itself. In a small library, which has a few dozen shards too, calls would take
         most of the time.
         """
+        return self.on_device(self.device)
+
+    def on_device(self, device: torch.device) -> Index:
+        """Return the same index with one shard in the memory of a device.
+
+        Raises:
+            DamagedError: A file that is mapped has changed.
+        """
         tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
-        return Index(tree, [in_one_shard(self.shards)])
+        moved = Index(tree.on_device(device), [in_one_shard(self.shards, device)])
+        self.check_files()
+        return moved
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """Return the shard of a leaf, its first row there, its row count, and its first row in the index."""
@@ -130,6 +140,18 @@ class Index:
 
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
+        own = self._window_lead[leaves, None]
+        place = torch.arange(width, device=self.device)
+        foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
+        windows = self._windows(leaves, width)
+        windows[..., -1].masked_fill_(foreign, FOREIGN)
+        return windows
+
+    def _windows(self, leaves: Tensor, width: int) -> Tensor:
+        """As `window_levels`, with the rows of other leaves as they are."""
+        if self.device.type != "cpu" and len(self.shards) == 1:  # a call for each leaf would take most of the time
+            rows = self.window_rows[leaves, None] + torch.arange(width, device=self.device)
+            return self.shards[0].level[rows].float()
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
         places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
         kept = [self.shards[shard].level[start : start + width] for shard, start in places]
@@ -138,10 +160,6 @@ class Index:
                 self._read_soon(level)
         for window, level in zip(windows, kept, strict=True):
             window.copy_(level)
-        own = self._window_lead[leaves, None]
-        place = torch.arange(width, device=self.device)
-        foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
-        windows[..., -1].masked_fill_(foreign, FOREIGN)
         return windows
 
     def packets(self, rows: Tensor) -> Tensor:
@@ -165,7 +183,7 @@ class Index:
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
         level, norms = found.pop("level"), found.pop("norms")
-        with quick_products():  # always, so that a patch has the same bits everywhere
+        with quick_products(self.device.type):  # always, so that a patch has the same bits everywhere
             return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
 
     def values(self, rows: Tensor) -> Tensor:
@@ -192,13 +210,14 @@ class Index:
         out = torch.empty(len(rows), 12, dtype=torch.uint8, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             out[where] = shard.patch_ids[inside]
-        return out.numpy()
+        return out.cpu().numpy()
 
     def smallest_ids(self, k: int) -> Tensor:
         """Return the rows `(k,)` of the k smallest patch ids, ascending."""
-        parts = [torch.from_numpy(sort_order(shard.patch_ids.clone().numpy())[:k]) for shard in self.shards]
+        ids = [shard.patch_ids.cpu().clone().numpy() for shard in self.shards]
+        parts = [torch.from_numpy(sort_order(each)[:k]).to(self.device) for each in ids]
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
-        return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
+        return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k]).to(self.device)]
 
     def keys(self, rows: Tensor) -> Tensor:
         """Return what a search compares: unit vectors in match space `(m, D)` float32 of rows `(m,)`."""
@@ -294,7 +313,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     if not order.equal(torch.arange(len(order), device=order.device)):  # saves a copy of gigabytes
         packets = packets[order]
     mean = library_mean(packets, config)
-    sample = packets[spread(len(packets), config.sample)]
+    sample = packets[spread(len(packets), config.sample, packets.device)]
     basis = fit_basis(match_parts(sample, mean)[0])
     space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets), device=packets.device), mean)

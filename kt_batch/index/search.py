@@ -23,9 +23,9 @@ PORTION = 1024  # queries whose keys a thread computes at a time
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of n queries with all transferred values, independent of the index.
+    """The matches of n queries with all transferred values, independent of the index, on the device of the queries.
 
-    patch_ids: `(n, k, 12)` uint8, best first.
+    patch_ids: `(n, k, 12)` uint8, best first; on the processor.
     values: the matched raw patches `(n, k, 4, C)` float32, in cells and not bands.
     scores: `(n, k)` float64, the cosine in match space; for `bhkm`, of the bands it reads.
     certified: `(n,)` bool; True where no kept patch has a larger canonical score than the first match.
@@ -52,7 +52,7 @@ class Search:
             queries: `(n, 4, C)` float32.
 
         Returns:
-            k = min(top_k, patches in the index) matches per query.
+            k = min(top_k, patches in the index) matches per query, on the device of the index.
 
         Raises:
             UsageError: A query is not finite.
@@ -62,6 +62,7 @@ class Search:
 
     def search(self, queries: Tensor) -> Matches:
         """Return the nearest kept patches of raw query patches `(n, 4, C)` float32: see `find`."""
+        device = queries.device
         found = self._find(queries, with_values=True)
         values = found.values
         if values is None:
@@ -69,10 +70,11 @@ class Search:
                 values = read_values(self._index, found.rows, each)
         ids = torch.from_numpy(self._index.patch_ids(found.rows.flatten()))
         self._index.check_files()
-        return Matches(ids.view(*found.rows.shape, ID_BYTES), values, found.scores, found.certified)
+        moved = (part.to(device) for part in (values, found.scores, found.certified))
+        return Matches(ids.view(*found.rows.shape, ID_BYTES), *moved)
 
     def _find(self, queries: Tensor, with_values: bool) -> Found:
-        k = min(self._top_k, self._index.count)
+        k, queries = min(self._top_k, self._index.count), queries.to(self._index.device)
         self._index.check_files()
         try:
             found = self._searcher.find(SearchRequest(queries, self._keys(queries), k, with_values))

@@ -100,11 +100,17 @@ class Shard:
         return self.patch_ids.shape[0]
 
 
-def in_one_shard(shards: Sequence[Shard]) -> Shard:
-    """Concatenate the shards of one library in memory."""
+def in_one_shard(shards: Sequence[Shard], device: torch.device) -> Shard:
+    """Concatenate the shards of one library in the memory of a device."""
 
     def whole(parts: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(parts))
+        found = list(parts)
+        out = found[0].new_empty(sum(map(len, found)), *found[0].shape[1:], device=device)
+        start = 0
+        for part in found:
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out
 
     payload = {name: whole(shard.payload[name] for shard in shards) for name in shards[0].payload}
     return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))
@@ -134,10 +140,10 @@ def make_shard(
     leaf_count: Tensor,
     bits: int | None,
 ) -> Shard:
-    """Make a shard in memory, ROWS patches at a time.
+    """Make a shard in the memory of the processor, ROWS patches at a time.
 
     Args:
-        packets: Packets, `(m, 4, C)` float16.
+        packets: Packets, `(m, 4, C)` float16, on the device of `mean` and `basis`; all else is on the processor.
         patch_ids: Their ids, `(m, 12)` uint8.
         order: The rows of the n kept patches in leaf order, `(n,)` int64.
         mean: `(4, C)` float32, subtracted in match space.
@@ -151,9 +157,9 @@ def make_shard(
         bits = None
     tensors: dict[str, Tensor] = {}
     for number, rows in enumerate(order.split(ROWS)):
-        for name, part in _patch_tensors(packets[rows], mean, basis, bits).items():
+        for name, part in _patch_tensors(packets[rows.to(packets.device)], mean, basis, bits).items():
             if name not in tensors:
-                tensors[name] = part.new_empty(len(order), *part.shape[1:])
+                tensors[name] = part.new_empty(len(order), *part.shape[1:], device="cpu")
             tensors[name][number * ROWS :][: len(rows)] = part
     norms, level = tensors.pop("norms"), tensors.pop("level")
     return Shard(tensors, patch_ids[order], norms, level, *_leaf_statistics(level, leaf_count))

@@ -75,6 +75,10 @@ class Tree:
         """Number of leaves."""
         return self.leaf_node.shape[0]
 
+    def on_device(self, device: torch.device) -> Tree:
+        """Return the same tree in the memory of a device."""
+        return Tree(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def leaf_centres(self) -> Tensor:
         """Return the centres of the leaves, `(leaves, D)` float32."""
         return self.centres[self.leaf_node]
@@ -109,6 +113,10 @@ class Subtree:
     leaf: Tensor
     leaf_count: Tensor
     deviation_sum: Tensor
+
+    def on_processor(self) -> Subtree:
+        """Return the same subtree in the memory of the processor."""
+        return Subtree(*(getattr(self, f.name).cpu() for f in fields(self)))
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a safetensors file."""

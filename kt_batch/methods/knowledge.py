@@ -69,7 +69,7 @@ class KnowledgeTransfer:
             raise UsageError("The method knowledge needs an encoder, a decoder and an index.")
         self.config = config
         self.encoder, self.decoder = resources.encoder, resources.decoder
-        self.deviation = resources.index.tree.deviation
+        self.deviation = resources.index.tree.deviation.to(resources.device)
         self.search = Search(resources.index, config.search)
         self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(self.cut).stride
@@ -100,7 +100,8 @@ class KnowledgeTransfer:
             output: Tensor | Edit = picture
             if self.config.full_size:
                 output = colour_maps(self._decode(image, features, features), picture, self.config.encoder.size)
-        provenance = PatchProvenance(rows, cols, matches.patch_ids, ncc, weights, matches.certified)
+        recorded = (rows, cols, matches.patch_ids, ncc, weights, matches.certified)
+        provenance = PatchProvenance(*(each.cpu() for each in recorded))
         return Result(output, provenance, seconds)
 
     def _decode(self, image: Tensor, mixed: Tensor, features: Tensor) -> Tensor:

@@ -387,7 +387,7 @@ def test_a_top_level_or_subtree_that_is_none_is_refused(
     data = change(shard_bytes(index, same))
     build = LocalLocation(tmp_path)
     sha256, _ = put_blob(build, layout.TOP, data)
-    refused(lambda: Top.get(build, sha256))
+    refused(lambda: Top.get(build, sha256, torch.device("cpu")))
     refused(lambda: Subtree.from_bytes(data))
 
 

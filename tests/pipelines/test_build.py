@@ -166,7 +166,7 @@ def test_a_build_is_not_continued_on_another_numerics_class_by_default(
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
     here = fix_numerics(1)
-    monkeypatch.setattr(build_plan, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
+    monkeypatch.setattr(build_plan, "fix_numerics", lambda *_: {**here, "isa": "SSE"})
     with pytest.raises(MismatchError, match=f"isa {here['isa']} -> SSE"):
         indexed(library)
     assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
+from kt_batch.index.ordering import ascending_order, sorted_values
 from kt_batch.index.threads import Each, in_turn
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import canonical_scores
@@ -51,9 +52,9 @@ class Best:
     values: Tensor | None = None
 
 
-def joined(parts: list[Pairs]) -> Pairs:
-    """Return all pairs of several lists, on their device; none, on the processor, of no lists."""
-    device = parts[0].who.device if parts else torch.device("cpu")
+def joined(parts: list[Pairs], device: torch.device | str = "cpu") -> Pairs:
+    """Return all pairs of several lists, on their device; none, on `device`, of no lists."""
+    device = parts[0].who.device if parts else device
     none = torch.empty(0, dtype=torch.int64, device=device)
     parts = [Pairs(none, none, torch.empty(0, device=device)), *parts]
     return Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("who", "rows", "scores")))
@@ -84,7 +85,7 @@ def few_of_each(pairs: Pairs, count: int) -> Pairs:
         return pairs
     some = pairs.at(crowded)
     keys, counts = _keys(some), counts * (counts > count)
-    ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than sorting the pairs
+    ordered = sorted_values(keys)  # several times faster than sorting the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
     some = some.at(keys <= last[some.who])  # includes ties with the last
     return joined([pairs.at(~crowded), best_few(some, count)])
@@ -112,18 +113,13 @@ def distinct(pairs: Pairs) -> Pairs:
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
     """Return the pairs with the float32 scores of whole patches, for queries `(n, a)` of `Index.prepare_queries`."""
     scores = torch.empty(len(pairs), device=pairs.scores.device)
-    order = _by_row(pairs)
+    order = ascending_order(pairs.rows)
 
     def score(part: Tensor) -> None:
         scores[part] = index.products(prepared_queries.index_select(0, pairs.who[part]), pairs.rows[part])
 
     each(score, order.split(CHUNK))
     return Pairs(pairs.who, pairs.rows, scores)
-
-
-def _by_row(pairs: Pairs) -> Tensor:
-    """Return an order `(m,)` in which the pairs of a row are adjacent; their own order is not defined."""
-    return torch.from_numpy(np.argsort(pairs.rows.numpy()))  # several times faster than torch.sort
 
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
@@ -168,7 +164,7 @@ def canonically_best(
         keys = keys.index_select(0, which)
         scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), keys)
 
-    each(score, _by_row(left).split(RESCORED))
+    each(score, ascending_order(left.rows).split(RESCORED))
     left = Pairs(left.who, left.rows, scores)
     numbers = _ranked(index, left, n, k)
     best = _picked(left, numbers)
@@ -224,7 +220,8 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
     This is the order of matches everywhere: the larger score first, of equal scores the smaller patch id.
     """
     ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
-    order = torch.from_numpy(np.lexsort((ids, -pairs.scores.numpy(), pairs.who.numpy())))
+    ranked = np.lexsort((ids, -pairs.scores.cpu().numpy(), pairs.who.cpu().numpy()))
+    order = torch.from_numpy(ranked).to(pairs.who.device)
     who = pairs.who[order]
     rank = _rank(who)
     first = rank < k

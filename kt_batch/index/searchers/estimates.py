@@ -59,7 +59,7 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
         with_values: Return the raw patches too.
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
-    with parallel_map() as each, quick_products():
+    with parallel_map() as each, quick_products(index.device.type):
         level, prepared_queries = prepare_estimates(index, vectors, each)
         leaves, reach = nearest_leaves(index, level, probes, each)
         return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
@@ -122,7 +122,7 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
         promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
         threshold[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
     survivors = each(lambda products: _survivors(products, threshold, FEW + k), looked)
-    return few_of_each(joined(survivors), FEW + k)
+    return few_of_each(joined(survivors, leaves.device), FEW + k)
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
@@ -145,7 +145,7 @@ def _visited(
     def look(group: Group) -> Pairs:
         return _survivors(products_of(index, level, who, group), threshold, few)
 
-    return few_of_each(joined(each(look, grouped(index, leaves))), few)
+    return few_of_each(joined(each(look, grouped(index, leaves)), leaves.device), few)
 
 
 def _survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
 from kt_batch.index.leaf_groups import LeafGroups
+from kt_batch.index.ordering import largest_columns
 from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import Each, in_turn
@@ -117,7 +117,7 @@ def _of_groups(index: Index, level: Tensor, visited: Tensor, probes: int, each: 
     threshold = _threshold(pages, near, probes, each)
     found = each(lambda page: _reaching(groups, page, threshold), pages)
     found += each(lambda page: _reaching(groups, _multiplied(groups, level, page), threshold), _pages(groups, others))
-    leaves, cosines = _best(joined(found), len(level), probes)
+    leaves, cosines = _best(joined(found, level.device), len(level), probes)
     if probes < 2 * FIRST_ROUND:
         return leaves, level[:, :0]
 
@@ -218,7 +218,7 @@ def largest(values: Tensor, count: int) -> Tensor:
     groups = columns // MEMBERS
     grouped_columns = groups * MEMBERS
     if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
-        return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
+        return largest_columns(values, count)
     best = largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
     members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
     others = torch.arange(grouped_columns, columns, device=values.device).expand(len(values), -1)

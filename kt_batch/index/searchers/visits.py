@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.index.index import WINDOW, Index
+from kt_batch.index.ordering import order_by, stable_order
 
 PATCHES = 16384  # at most, of a group of several leaves
 PRODUCTS = 1 << 21  # at most, of a group, of a single leaf before padding, or of a single visit
@@ -59,15 +60,14 @@ class Products:
 def grouped(index: Index, leaves: Tensor) -> list[Group]:
     """Group the visits to `leaves` `(p,)`; visit i is one to leaf `leaves[i]`."""
     count = index.tree.leaves
-    by_leaf = np.argsort(leaves.numpy().astype(np.int16 if count < 1 << 15 else np.int64), kind="stable")
-    numbers = torch.from_numpy(by_leaf)
+    numbers = stable_order(leaves, count)
     visited = torch.bincount(leaves, minlength=count)
     most = (PRODUCTS // index.window_width).clamp(min=1)
     parts = (visited + most - 1) // most  # a leaf with many visits is in several groups
     leaf = torch.arange(count, device=leaves.device).repeat_interleave(parts)
     done = (torch.arange(len(leaf), device=leaves.device) - (parts.cumsum(0) - parts)[leaf]) * most[leaf]
     begin, size = (visited.cumsum(0) - visited)[leaf] + done, torch.minimum(most[leaf], visited[leaf] - done)
-    order = torch.from_numpy(np.lexsort((size.numpy(), index.window_width[leaf].numpy())))
+    order = order_by(index.window_width[leaf], size)
     leaf, begin, size = leaf[order], begin[order], size[order]
     width = index.window_width[leaf].tolist()
     groups = []

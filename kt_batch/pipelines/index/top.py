@@ -57,18 +57,20 @@ class Top:
         return put_blob(build, layout.TOP, save(fitted))[0]
 
     @classmethod
-    def get(cls, build: Location, sha256: str) -> Top:
-        """Read a stored top level. Raises DamagedError."""
+    def get(cls, build: Location, sha256: str, device: torch.device) -> Top:
+        """Read a stored top level into the memory of a device. Raises DamagedError."""
         where = "The top level of this index"
         tensors = load_tensors(read_blob(build, layout.TOP, sha256), where)
         check_tensors(tensors, _TENSORS, where)
-        return cls(tensors["centres"], tensors["mean"], Basis(tensors["directions"], tensors["spread"]))
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return cls(moved["centres"], moved["mean"], Basis(moved["directions"], moved["spread"]))
 
 
 def fit_top(job: BuildJob, sampled: Sequence[Receipt], generation: Tree | None = None) -> Top:
     """Fit the top level on the patches whose ids have the smallest hashes, `sample_size` of them.
 
-    Mean and basis follow from the first `config.sample` of them. Of the others only points are kept, in float16.
+    Mean and basis follow from the first `config.sample` of them. Of the others only points are kept, in float16. All of
+    it is computed on the processor, since the driver of a cluster may have no GPU.
     Clusters that would get more than LARGEST_CLUSTER * SHARD_PATCHES patches are split.
 
     Args:
@@ -77,7 +79,7 @@ def fit_top(job: BuildJob, sampled: Sequence[Receipt], generation: Tree | None =
         generation: The tree of the generation that grows; mean and basis are its own, and only centres are fitted. None
             fits all.
     """
-    job.fix_numerics()
+    job.fix_driver()
     drawn = _Drawn(job, sampled)
     first = min(drawn.count, job.config.sample)
     patches = np.empty((first, 4, job.channels), "<f2")
@@ -130,7 +132,7 @@ class _Drawn:
 
 def _all_points(drawn: _Drawn, first: Tensor, space: ClusterSpace, mean: Tensor) -> ArrayPoints:
     """Return the points of the whole sample in float16; those of its first patches `(m, p)` are given."""
-    points = torch.empty(drawn.count, first.shape[1], dtype=torch.float16)
+    points = torch.empty(drawn.count, first.shape[1], dtype=torch.float16, device="cpu")
     points[: len(first)] = first.half()
     for vectors, ranks in drawn.vectors():
         late = ranks >= len(first)

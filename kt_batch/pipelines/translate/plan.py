@@ -61,6 +61,7 @@ class TranslateJob:
     already_written: (unit id, name) of outputs that another unit has made.
     changed: (unit id, name) of inputs whose output another image has.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    gpus: GPUs of a worker, which computes on the first of them; 0: on the processor.
     series: The run whose series say which photographs share an edit; None for edits of their own.
     """
 
@@ -75,6 +76,7 @@ class TranslateJob:
     changed: frozenset[tuple[str, str]] = frozenset()
     kernel: str | None = None
     series: str | None = None
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         already_written=find_already_written(ledger.attempts()),
         changed=changed,
         kernel=sole_kernel(location),
+        gpus=options.gpus,
     )
     return TranslatePlan(ledger, items, planned, job, passed_over, kinds)
 

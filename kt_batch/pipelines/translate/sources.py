@@ -37,6 +37,7 @@ from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
+from kt_batch.pipelines.translate.placement import ON_PROCESSOR, Placement
 from kt_batch.store.advice import read_at_random, read_soon
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
@@ -252,39 +253,39 @@ def _decode_style(uri: str, data: bytes, size: int) -> WorkingImage:
 # ---- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def load_resources(config: MethodConfig, sources: Sources) -> Resources:
-    """Load what the method of `config` needs. Style images are read when the method asks for them.
+def load_resources(config: MethodConfig, sources: Sources, placement: Placement = ON_PROCESSOR) -> Resources:
+    """Load what the method of `config` needs to its devices. Style images are read when the method asks for them.
 
     Raises:
-        DamagedError: The index is gone or damaged.
+        KtBatchError: The index is gone or damaged, or a GPU has no room for it.
     """
-    needs = method_named(config.method).needs
+    needs, device = method_named(config.method).needs, placement.device
     encoder = load_encoder(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
-    decoder, stride = None, 1
+    decoder, decoders, stride = None, None, 1
     if encoder is not None and config.encoder is not None:
         stride = encoder.network.geometry(config.encoder.layer).stride
         if Need.DECODER in needs:
             name = sources.encoder.name if sources.encoder else config.encoder.encoder
-            decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
-    decoders = None
-    if encoder is not None and config.encoder is not None and Need.DECODERS in needs:
-        loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
-        decoders = {layer: decoder.network for layer, decoder in loaded.items()}
-    index = _load_index(config, sources) if Need.INDEX in needs else None
+            decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network.to(device)
+        if Need.DECODERS in needs:
+            loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
+            decoders = {layer: each.network.to(device) for layer, each in loaded.items()}
+    index = placement.place(_load_index(config, sources)) if Need.INDEX in needs else None
     if index and encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
         raise DamagedError(
             f"The index {config.index_digest} of '{sources.library}' has {index.channels} channels, its encoder has "
             f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
         )
     return Resources(
-        encoder=encoder.network if encoder else None,
+        encoder=encoder.network.to(device) if encoder else None,
         decoder=decoder,
         index=index,
         decoders=decoders,
-        images=LibraryImages(sources.library or "", stride) if Need.IMAGES in needs else None,
-        styles=StyleImages(sources.styles, config.working_size, stride) if sources.styles else None,
+        images=placement.images(LibraryImages(sources.library or "", stride)) if Need.IMAGES in needs else None,
+        styles=placement.images(StyleImages(sources.styles, config.working_size, stride)) if sources.styles else None,
         fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
         statistics=_load_statistics(config, sources, encoder) if config.statistics_digest else None,
+        device=device,
     )
 
 

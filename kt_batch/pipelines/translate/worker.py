@@ -24,6 +24,7 @@ from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.large import translate_image
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
+from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import EditRows, LevelRows, PatchRows, ProvenanceRows, SourceRows
 from kt_batch.pipelines.translate.series_edits import Shared, SharedEdits, key_of
@@ -54,9 +55,11 @@ class TranslateWorker:
         self.job = job
         self.location = open_location(job.run)
         check_kernel(self.location, job.kernel)
-        self.numerics = fix_numerics(job.threads, search_device(job.config.searcher))
+        self.placement = placement_of(job)
+        self.numerics = fix_numerics(job.threads, self.placement.named(search_device(job.config.searcher)))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
-        self.method = method_named(job.config.method)(job.config, load_resources(job.config, job.sources))
+        resources = load_resources(job.config, job.sources, self.placement)
+        self.method = method_named(job.config.method)(job.config, resources)
         self.reader = Reader()
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
@@ -128,7 +131,8 @@ class TranslateWorker:
         """Yield the result for the items of an image, in their order; copies in several folders may be in series."""
         for key, group in groupby(items, key=key_of if shared else lambda _: None):
             result = shared.results.get(key) if shared and key else None
-            yield result or translate_image(self.method, working, self.job.config), list(group)
+            made = result or translate_image(self.method, working, self.job.config, self.placement.device)
+            yield made, list(group)
 
     def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""
@@ -184,7 +188,7 @@ class TranslateWorker:
         if not isinstance(result.output, Tensor):
             size = working.original_width, working.original_height
             return partial(self.full_size.write, items, result.output), size
-        encode = partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
+        encode = partial(encoded, result.output.cpu(), working, self.job.config, self.spaces, self.library)
         return encode, (working.width, working.height)
 
     def _store_soon(
