@@ -122,7 +122,7 @@ def map_leaves(path: Path) -> LeafStatistics:
     tensors = map_tensors(path, LEAVES)
     if "group_sizes" not in tensors:
         check_tensors(tensors, _COMMON | _ALL, LEAVES)
-        return LeafStatistics(*(tensors[name] for name in _COMMON), tensors["directions"])
+        return LeafStatistics(tensors["lengths"], tensors["rests"], tensors["variances"], tensors["directions"])
     sizes = check_tensors(tensors, _COMMON | _IN_GROUPS, LEAVES)
     group_sizes, centres = tensors["group_sizes"].clone(), tensors["group_centres"].clone()
     whole = bool(((group_sizes >= 1) & (group_sizes <= sizes["leaves"])).all()) and sizes["groups"] <= sizes["leaves"]
@@ -131,7 +131,7 @@ def map_leaves(path: Path) -> LeafStatistics:
             f"{LEAVES} cannot be read: its groups do not hold each of its {sizes['leaves']} leaves once."
         )
     groups = LeafGroups(centres, group_sizes, tensors["group_leaves"], tensors["group_directions"])
-    return LeafStatistics(*(tensors[name] for name in _COMMON), None, groups)
+    return LeafStatistics(tensors["lengths"], tensors["rests"], tensors["variances"], None, groups)
 
 
 def check_leaves(path: Path) -> None:

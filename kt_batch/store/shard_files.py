@@ -18,7 +18,7 @@ from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
 from kt_batch.store.locations import Location, read_bounded
-from kt_batch.store.mapped import MappedFile
+from kt_batch.store.mapped import MappedFile, allow_open_files
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
 from kt_batch.store.verified import hash_of
@@ -74,8 +74,10 @@ class ShardFiles:
 
         Raises:
             DamagedError: As `map`, for the first of the shards at fault.
+            StorageError: The system does not let this process keep so many files open.
         """
         files = []
+        allow_open_files(len(shards))
         for start in range(0, len(shards), STAGED_TOGETHER):
             some = shards[start : start + STAGED_TOGETHER]  # held once they are mapped, before others need room
             if self._library.local_path(some[0].path) is None:

@@ -46,7 +46,7 @@ from kt_batch.store.routed import RoutedFiles
 class BuildSummary:
     """The summary of a build.
 
-    built: False when the index existed. for_painting: The method painting searches it. bytes: Of shards, tree and leaves.
+    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its files.
     generation: The index that it has grown from; None for a fresh one. new_patches: Those that the generation lacks.
     """
 
