@@ -127,7 +127,8 @@ class IndexSummary(BaseModel):
     @model_validator(mode="after")
     def _check_leaves(self) -> Self:
         wanted = self.format == LEAVES_FORMAT
-        if (self.leaves_sha256 is not None, self.leaves_bytes is not None) != (wanted, wanted):
+        there = (self.leaves_sha256 is not None, self.leaves_bytes is not None)
+        if self.format in FORMATS and there != (wanted, wanted):
             raise ValueError(f"an index has the statistics of its leaves if it is of format {LEAVES_FORMAT}")
         return self
 

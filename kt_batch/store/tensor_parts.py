@@ -29,10 +29,10 @@ def read_tensors(location: Location, name: str, size: int, wanted: Collection[st
     beginning = location.read_range(name, 0, min(size, LONGEST_HEADER))
     data = 8 + int.from_bytes(beginning[:8], "little")
     try:
-        header: dict[str, Any] = json.loads(beginning[8:data])
+        header: dict[str, Any] = dict(json.loads(beginning[8:data]).items())
         tensors = {key: header[key] for key in wanted if key in header}
         places = {key: _place(tensor["data_offsets"], size - data) for key, tensor in tensors.items()}
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"'{name}' at '{location.uri}' cannot be read: it is no safetensors file.") from error
     first = min((start for start, _ in places.values()), default=0)
     last = max((stop for _, stop in places.values()), default=0)
