@@ -65,7 +65,7 @@ class Mixture:
         self.level = torch.cat([0.9 * normalise(near), torch.full((queries, 1), 0.4)], dim=1)
         self.leaf_means = torch.cat([0.8 * normalise(means), torch.full((count, 1), 0.4)], dim=1)
         self.leaf_variances = torch.rand(count, 48, generator=some) * 1e-3
-        self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1)
+        self.leaf_lengths, self.leaf_rests = self.leaf_means[:, :-1].norm(dim=1), self.leaf_means[:, -1]
         self.tree = SimpleNamespace(leaves=count)
 
     @cached_property

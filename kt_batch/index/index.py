@@ -15,9 +15,10 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
-from kt_batch.index.leaf_groups import LeafGroups, group_leaves
+from kt_batch.index.leaf_groups import LeafGroups
+from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.packing import ClusterSpace, pack, spread
-from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
+from kt_batch.index.shards import BAND_NAMES, LEAF_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
@@ -62,14 +63,16 @@ class Index:
         shards: Sequence[Shard],
         files: Sequence[Mapped] = (),
         read_soon: Callable[[Tensor], None] | None = None,
+        leaves: LeafStatistics | None = None,
     ) -> None:
         """Open a tree over shards.
 
         Args:
             tree: The tree.
             shards: Its shards.
-            files: Those of mapped shards.
+            files: All that are mapped.
             read_soon: Called with the first levels that are read next, where shards are mapped.
+            leaves: The statistics of the leaves; None copies those of the shards.
         """
         self.tree = tree
         self._files = files
@@ -80,31 +83,59 @@ class Index:
         self.shard_start = counts.cumsum(0) - counts
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
-        self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
-        self.leaf_means = torch.cat([shard.leaf_means for shard in self.shards])
-        self.leaf_variances = torch.cat([shard.leaf_variances for shard in self.shards])
-        places = (tree.leaf_shard, tree.leaf_start, tree.leaf_count, self.first_rows)
-        self._places = list(zip(*(values.tolist() for values in places), strict=True))
-        sizes = counts[tree.leaf_shard]
-        self.window_width = torch.minimum((tree.leaf_count + WINDOW - 1) // WINDOW * WINDOW, sizes)
-        self._window_start = torch.minimum(tree.leaf_start, sizes - self.window_width)
-        self._window_lead = tree.leaf_start - self._window_start
-        self.window_rows = self.first_rows - self._window_lead
-        self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
+        self._shard_counts = counts
+        self._leaves = leaves or leaf_statistics(self.shards)
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
 
-    @cached_property
+    @property
     def leaf_directions(self) -> Tensor:
         """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
-        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        return directions
+        return self._leaves.directions.T
 
-    @cached_property
+    @property
     def leaf_groups(self) -> LeafGroups:
         """The leaves in groups of alike directions."""
-        return group_leaves(self.leaf_means[:, :-1] / self.leaf_lengths[:, None])
+        return self._leaves.groups
+
+    @property
+    def leaf_lengths(self) -> Tensor:
+        """The lengths of the mean first levels of the leaves, without their rests, `(leaves,)`; none is 0."""
+        return self._leaves.lengths
+
+    @property
+    def leaf_rests(self) -> Tensor:
+        """The mean rests of the leaves, `(leaves,)`."""
+        return self._leaves.rests
+
+    @property
+    def leaf_variances(self) -> Tensor:
+        """The variances of the strongest coordinates of the leaves, `(leaves, r)`."""
+        return self._leaves.variances
+
+    def first_rows(self, leaves: Tensor) -> Tensor:
+        """Return the first rows in the index of `leaves`, of any shape."""
+        return self.shard_start[self.tree.leaf_shard[leaves]] + self.tree.leaf_start[leaves]
+
+    def window_widths(self, leaves: Tensor) -> Tensor:
+        """Return the widths of the windows of `leaves`, of any shape."""
+        return self._widths(leaves, self._shard_counts[self.tree.leaf_shard[leaves]])
+
+    def window_rows(self, leaves: Tensor) -> Tensor:
+        """Return the first rows in the index of the windows of `leaves`, of any shape."""
+        shards, begin, _ = self._windows(leaves)
+        return self.shard_start[shards] + begin
+
+    def _widths(self, leaves: Tensor, sizes: Tensor) -> Tensor:
+        return torch.minimum((self.tree.leaf_count[leaves] + WINDOW - 1) // WINDOW * WINDOW, sizes)
+
+    def _windows(self, leaves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the shards of leaves, the first rows of their windows there, and the rows before the leaves."""
+        shards, start = self.tree.leaf_shard[leaves], self.tree.leaf_start[leaves]
+        sizes = self._shard_counts[shards]
+        begin = torch.minimum(start, sizes - self._widths(leaves, sizes))
+        return shards, begin, start - begin
 
     def check_files(self) -> None:
         """Raise DamagedError when a file that is mapped has changed: a search would read beyond its end, or rubbish."""
@@ -125,35 +156,39 @@ class Index:
         Raises:
             DamagedError: A file that is mapped has changed.
         """
-        tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
-        moved = Index(tree.on_device(device), [in_one_shard(self.shards, device)])
+        first_rows = self.shard_start[self.tree.leaf_shard] + self.tree.leaf_start
+        tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=first_rows)
+        leaves = self._leaves if device == self.device else None
+        moved = Index(tree.on_device(device), [in_one_shard(self.shards, device)], leaves=leaves)
         self.check_files()
         return moved
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """Return the shard of a leaf, its first row there, its row count, and its first row in the index."""
-        number, start, count, first_row = self._places[leaf]
-        return self.shards[number], start, count, first_row
+        tree = self.tree
+        number, start, count = int(tree.leaf_shard[leaf]), int(tree.leaf_start[leaf]), int(tree.leaf_count[leaf])
+        return self.shards[number], start, count, int(self.shard_start[number]) + start
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
         """Return the first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, all of that width.
 
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
-        own = self._window_lead[leaves, None]
+        own = self._windows(leaves)[2][:, None]
         place = torch.arange(width, device=self.device)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
-        windows = self._windows(leaves, width)
+        windows = self._read_windows(leaves, width)
         windows[..., -1].masked_fill_(foreign, FOREIGN)
         return windows
 
-    def _windows(self, leaves: Tensor, width: int) -> Tensor:
+    def _read_windows(self, leaves: Tensor, width: int) -> Tensor:
         """As `window_levels`, with the rows of other leaves as they are."""
         if self.device.type != "cpu" and len(self.shards) == 1:  # a call for each leaf would take most of the time
-            rows = self.window_rows[leaves, None] + torch.arange(width, device=self.device)
+            rows = self.window_rows(leaves)[:, None] + torch.arange(width, device=self.device)
             return self.shards[0].level[rows].float()
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
-        places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
+        shards, begin, _ = self._windows(leaves)
+        places = zip(shards.tolist(), begin.tolist(), strict=True)
         kept = [self.shards[shard].level[start : start + width] for shard, start in places]
         if self._read_soon:
             for level in kept:
@@ -280,8 +315,19 @@ class Index:
 
     def leaves_holding(self, k: int) -> int:
         """Return the number of leaves that hold k patches, whichever leaves they are."""
-        held = self.tree.leaf_count.sort().values.cumsum(0)
-        return min(int((held < k).sum()) + 1, self.tree.leaves)
+        leaves = self._leaves_of_size
+        sizes = leaves.nonzero()[:, 0]  # ascending
+        patches = (sizes * leaves[sizes]).cumsum(0)
+        fewer = int((patches < k).sum())  # sizes of which all leaves are needed
+        if fewer == len(sizes):
+            return self.tree.leaves
+        before, left = int(leaves[sizes[:fewer]].sum()), k - (int(patches[fewer - 1]) if fewer else 0)
+        return before + -(-left // int(sizes[fewer]))
+
+    @cached_property
+    def _leaves_of_size(self) -> Tensor:
+        """The number of leaves of 0, 1, ... patches."""
+        return torch.bincount(self.tree.leaf_count)
 
     def leaves_to_probe(self, wanted: int, k: int) -> int:
         """Return `wanted`, or more where so few leaves may hold fewer than k patches; at most all leaves."""
@@ -298,6 +344,12 @@ class Index:
         counts = torch.bincount(number, minlength=len(self.shards)).tolist()
         places = zip(range(len(counts)), self.shard_start.tolist(), order.split(counts), strict=True)
         return [(shard, rows[where] - start, where) for shard, start, where in places if len(where)]
+
+
+def leaf_statistics(shards: Sequence[Shard]) -> LeafStatistics:
+    """Return the statistics of the leaves of shards, in memory."""
+    means, variances = (torch.cat([getattr(shard, name) for shard in shards]) for name in LEAF_NAMES)
+    return LeafStatistics.of(means, variances)
 
 
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:

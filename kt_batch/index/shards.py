@@ -43,7 +43,8 @@ from kt_batch.kernels.tiles import divide_rows, row_norms
 BAND_NAMES = ("ll", "lh", "hl", "hh")
 CODE_NAMES = ("codes", "gains")
 PLANE_NAMES = (*CODE_NAMES, "plane")
-COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
+LEAF_NAMES = ("leaf_means", "leaf_variances")
+COMMON_NAMES = ("patch_ids", "norms", "level", *LEAF_NAMES)
 FORMAT = "kt-batch-shard/3"
 PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
 PART = 16384  # packets that are summed at a time; a sum depends on it
@@ -190,12 +191,13 @@ def write_shard(path: Path, shard: Shard) -> None:
     save_file(shard.tensors(), path, metadata={"format": PLANE_FORMAT if shard.bits == 5 else FORMAT})
 
 
-def open_shard(path: Path, name: str | None = None) -> Shard:
+def open_shard(path: Path, name: str | None = None, *, checked: bool = False) -> Shard:
     """Map a shard file.
 
     Args:
         path: The file.
         name: What errors call it; None is the path.
+        checked: Whether `check_values` has found this very content sound; no value is read then.
 
     Raises:
         DamagedError: It is not a shard, or holds norms or leaf statistics with NaN or infinity.
@@ -204,7 +206,10 @@ def open_shard(path: Path, name: str | None = None) -> Shard:
     with _reading(name), safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         written = (file.metadata() or {}).get("format")
-    return _shard_of(tensors, written, name)
+    shard = _shard_of(tensors, written, name)
+    if not checked:
+        _check_leaves_and_norms(shard, name)
+    return shard
 
 
 def read_shard(data: bytes, name: str) -> Shard:
@@ -213,6 +218,7 @@ def read_shard(data: bytes, name: str) -> Shard:
         tensors = load(data)  # checks the header before it is read again for its metadata
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     shard = _shard_of(tensors, header.get("__metadata__", {}).get("format"), name)
+    _check_leaves_and_norms(shard, name)
     check_values(shard, name)
     return shard
 
@@ -235,11 +241,32 @@ def _shard_of(tensors: dict[str, Tensor], written: str | None, name: str) -> Sha
     shard = Shard(kept, *(tensors[key] for key in COMMON_NAMES))
     if shard.bits == 5 and 4 * sizes["plane bytes"] != sizes["code bytes"]:
         raise DamagedError(f"The index shard {name} has codes and a plane of different sizes.")
-    for key in ("norms", "leaf_means", "leaf_variances"):
-        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    return shard
+
+
+def _check_leaves_and_norms(shard: Shard, name: str) -> None:
+    for key in ("norms", *LEAF_NAMES):
+        check_between(getattr(shard, key), *VALUES[key], _holding(name, key))
     if bool(((shard.norms > 0) & (shard.norms < LEAST_NORM)).any()):
         raise DamagedError(f"{_holding(name, 'norms')} with norms below {LEAST_NORM}, and not 0.")
-    return shard
+
+
+def read_leaf_statistics(data: bytes, name: str) -> tuple[Tensor, Tensor]:
+    """Return leaf means and leaf variances from a safetensors file of these two alone.
+
+    Args:
+        data: The bytes (`store.tensor_parts`).
+        name: What errors call the shard.
+
+    Raises:
+        DamagedError: They are other tensors, or hold NaN, infinity or absurd values.
+    """
+    with _reading(name):
+        tensors = load(data)
+    check_tensors(tensors, {key: TENSORS[key] for key in LEAF_NAMES}, f"The index shard {name}")
+    for key in LEAF_NAMES:
+        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    return tensors["leaf_means"], tensors["leaf_variances"]
 
 
 def check_values(shard: Shard, name: str) -> None:

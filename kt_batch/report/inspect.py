@@ -41,7 +41,7 @@ def _inspect_library(library: Library) -> dict[str, Any]:
     receipts = library.committed.receipts.values()
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
     parts = sum(table.bytes for receipt in receipts for table in receipt.tables)
-    trees = sum(summary.tree_bytes + _lists_bytes(library, summary) for summary in summaries)
+    trees = sum(_own_bytes(library, summary) for summary in summaries)
     return {
         "kind": "library",
         "place": library.location.uri,
@@ -100,7 +100,7 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "patches": summary.patches,
         "kept": summary.kept,
         "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
-        "bytes": shards + summary.tree_bytes + _lists_bytes(library, summary),
+        "bytes": shards + _own_bytes(library, summary),
     }
 
 
@@ -222,12 +222,12 @@ def _seconds(run: Run) -> dict[str, float]:
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
-def _lists_bytes(library: Library, summary: IndexSummary) -> int:
-    """Return the bytes of the lists of merged patches and, where there is one, of covered parts."""
+def _own_bytes(library: Library, summary: IndexSummary) -> int:
+    """Return the bytes of the tree, the leaves, and the lists of merged patches and, if there is one, of parts."""
     paths = [layout.members_path(summary.digest)]
     if summary.parts_sha256:
         paths.append(layout.covered_parts_path(summary.digest))
-    return sum(_size(library, path) for path in paths)
+    return summary.tree_bytes + (summary.leaves_bytes or 0) + sum(_size(library, path) for path in paths)
 
 
 def _size(library: Library, path: str) -> int:

@@ -58,7 +58,8 @@ def test_equal_trees_have_equal_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(0, 2000))
 def test_as_many_groups_as_hold_a_number_of_leaves_hold_it_whichever_they_are(sizes: list[int], count: int) -> None:
     total = sum(sizes)
-    groups = LeafGroups(torch.zeros(len(sizes), 2), torch.tensor(sizes), torch.arange(total), torch.zeros(total, 2))
+    rows = torch.zeros(total + WIDTH, 3)
+    groups = LeafGroups(torch.zeros(3, len(sizes)), torch.tensor(sizes), torch.arange(total), rows)
     needed = groups.holding(count)
     assert sum(sorted(sizes)[:needed]) >= min(count, total)
     assert needed == 1 or sum(sorted(sizes)[: needed - 1]) < count

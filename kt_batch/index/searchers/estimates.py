@@ -104,7 +104,7 @@ def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each, with
 
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query with the largest estimates in its `always` nearest leaves."""
-    costs = index.window_width[queries.leaves[:, :always]].sum(1)
+    costs = index.window_widths(queries.leaves[:, :always]).sum(1)
     return joined([_promising(index, queries, part, k, always, each) for part in _portions(costs, KEPT)])
 
 

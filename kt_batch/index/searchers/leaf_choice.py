@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
-from kt_batch.index.leaf_groups import LeafGroups
+from kt_batch.index.leaf_groups import GROUPED, LeafGroups
 from kt_batch.index.ordering import largest_columns
 from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
 from kt_batch.index.searchers.visits import rounded_up
@@ -23,7 +23,6 @@ FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as man
 REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 MEMBERS = 8  # columns whose largest value is compared first
-GROUPED = 1 << 17  # leaves from which groups of them pay
 VISITED = 48  # groups of every query, or as many as it probes leaves
 NEAREST = 4  # of these, whose products are kept; more for many probes
 PRODUCTS = 1 << 25  # that are kept at a time; a single query may have more
@@ -83,7 +82,7 @@ def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
 
 
 def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
-    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_rests[leaves] + REACH * spread
     return reach
 
 

@@ -91,7 +91,7 @@ def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, 
         else:
             first = int(tree.first_child[node])
             children = torch.arange(first, first + child_count, device=queries.device).expand(len(who), -1)
-            node_scores = tiled_products(queries, who, tree.centres[first : first + child_count])
+            node_scores = tiled_products(queries, who, tree.centres_of(first, child_count))
         who_parts.append(who[:, None].expand_as(children).flatten())
         node_parts.append(children.flatten())
         score_parts.append(node_scores.flatten())

@@ -46,7 +46,7 @@ from kt_batch.store.routed import RoutedFiles
 class BuildSummary:
     """The summary of a build.
 
-    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its shards and tree.
+    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its files.
     generation: The index that it has grown from; None for a fresh one. new_patches: Those that the generation lacks.
     """
 
@@ -118,7 +118,7 @@ def _summary(plan: BuildPlan, index: IndexSummary, seconds: float) -> BuildSumma
         merged_share=round(1 - index.kept / index.patches, 4),
         leaves=index.leaves,
         shards=len(index.shards),
-        bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes,
+        bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes + (index.leaves_bytes or 0),
         seconds=round(seconds, 3),
         patches_per_second=round((new if generation else index.patches) / seconds, 1),
         generation=generation.digest if generation else None,

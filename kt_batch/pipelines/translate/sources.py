@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -23,9 +22,9 @@ from kt_batch.config import (
 )
 from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
 from kt_batch.index.index import Index
-from kt_batch.index.shards import check_values, open_shard, read_shard
+from kt_batch.index.shards import read_shard
 from kt_batch.index.tree import Tree
-from kt_batch.index.validation import check_fit
+from kt_batch.index.validation import check_fit, check_summary
 from kt_batch.methods.base import LibraryStatistics, Method, Need, Resources
 from kt_batch.methods.features import to_tensor
 from kt_batch.methods.retouch.config import FitConfig
@@ -37,8 +36,8 @@ from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
+from kt_batch.pipelines.translate.mapped_index import check_shard, map_index
 from kt_batch.pipelines.translate.placement import ON_PROCESSOR, Placement
-from kt_batch.store.advice import read_at_random, read_soon
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
@@ -373,28 +372,15 @@ def _load_index(config: MethodConfig, sources: Sources) -> Index:
 def open_index(library: Location, summary: IndexSummary, cache: CachePlace | None = None) -> Index:
     """Open an index for searching, and check that its parts are whole and fit together.
 
-    A small index is read into memory. The shards of a larger one are mapped, from the library itself or from copies
-    that are staged in the cache.
+    A small index is read into memory. A larger one is mapped, from the library itself or from copies that are staged in
+    the cache (`mapped_index`).
     """
+    if sum(shard.bytes for shard in summary.shards) > IN_MEMORY_BYTES:
+        return map_index(library, summary, cache or CachePlace())
     name = f"{summary.digest} of '{library.uri}'"
     tree = Tree.from_bytes(read_tree(library, summary))
-    if (tree.mean.shape[1], tree.leaves) != (summary.channels, summary.leaves):
-        raise DamagedError(f"The tree of the index {name} does not fit its summary: it has other channels or leaves.")
-    with closing(ShardFiles(library, cache or CachePlace(), _check_shard)) as files:
-        if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES:
-            shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
-            check_fit(tree, shards, name)
-            return Index(tree, shards).in_one_piece()
-        mapped = files.map_all(summary.shards)
-    shards = [open_shard(file.path, file.name) for file in mapped]
+    check_summary(tree, summary.channels, summary.leaves, name)
+    with closing(ShardFiles(library, cache or CachePlace(), check_shard)) as files:
+        shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
     check_fit(tree, shards, name)
-    for shard in shards:
-        read_at_random(tensor for name, tensor in shard.tensors().items() if not name.startswith("leaf_"))
-    index = Index(tree, shards, mapped, read_soon)
-    index.check_files()
-    return index
-
-
-def _check_shard(path: Path, name: str) -> None:
-    """Raise DamagedError when a file is no shard, or holds NaN or infinity."""
-    check_values(open_shard(path, name), name)
+    return Index(tree, shards).in_one_piece()
