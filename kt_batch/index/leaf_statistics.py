@@ -145,5 +145,5 @@ def check_leaves(path: Path) -> None:
         check_between(tensors[name], *_VALUES[name], f"{LEAVES} has {name}")
     if statistics.own_groups:
         ordered = tensors["group_leaves"].sort().values
-        if not ordered.equal(torch.arange(len(ordered))):
+        if not ordered.equal(torch.arange(len(ordered), device=ordered.device)):
             raise DamagedError(f"{LEAVES} has leaves that are in no group or in several; allowed is one.")
