@@ -120,21 +120,18 @@ class Index:
 
     def window_widths(self, leaves: Tensor) -> Tensor:
         """Return the widths of the windows of `leaves`, of any shape."""
-        return self._widths(leaves, self._shard_counts[self.tree.leaf_shard[leaves]])
-
-    def window_rows(self, leaves: Tensor) -> Tensor:
-        """Return the first rows in the index of the windows of `leaves`, of any shape."""
-        shards, begin, _ = self._windows(leaves)
-        return self.shard_start[shards] + begin
-
-    def _widths(self, leaves: Tensor, sizes: Tensor) -> Tensor:
+        sizes = self._shard_counts[self.tree.leaf_shard[leaves]]
         return torch.minimum((self.tree.leaf_count[leaves] + WINDOW - 1) // WINDOW * WINDOW, sizes)
 
-    def _windows(self, leaves: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def window_rows(self, leaves: Tensor, width: int) -> Tensor:
+        """Return the first rows in the index of the windows of `leaves` `(B,)`, all of that width."""
+        shards, begin, _ = self._windows(leaves, width)
+        return self.shard_start[shards] + begin
+
+    def _windows(self, leaves: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the shards of leaves, the first rows of their windows there, and the rows before the leaves."""
         shards, start = self.tree.leaf_shard[leaves], self.tree.leaf_start[leaves]
-        sizes = self._shard_counts[shards]
-        begin = torch.minimum(start, sizes - self._widths(leaves, sizes))
+        begin = torch.minimum(start, self._shard_counts[shards] - width)
         return shards, begin, start - begin
 
     def check_files(self) -> None:
@@ -174,7 +171,7 @@ class Index:
 
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
-        own = self._windows(leaves)[2][:, None]
+        own = self._windows(leaves, width)[2][:, None]
         place = torch.arange(width, device=self.device)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
         windows = self._read_windows(leaves, width)
@@ -184,10 +181,10 @@ class Index:
     def _read_windows(self, leaves: Tensor, width: int) -> Tensor:
         """As `window_levels`, with the rows of other leaves as they are."""
         if self.device.type != "cpu" and len(self.shards) == 1:  # a call for each leaf would take most of the time
-            rows = self.window_rows(leaves)[:, None] + torch.arange(width, device=self.device)
+            rows = self.window_rows(leaves, width)[:, None] + torch.arange(width, device=self.device)
             return self.shards[0].level[rows].float()
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
-        shards, begin, _ = self._windows(leaves)
+        shards, begin, _ = self._windows(leaves, width)
         places = zip(shards.tolist(), begin.tolist(), strict=True)
         kept = [self.shards[shard].level[start : start + width] for shard, start in places]
         if self._read_soon:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -151,6 +151,51 @@ def test_the_default_search_reads_leaf_statistics_from_their_file_and_not_from_t
     assert opened.leaf_rests.equal(torch.full((index.tree.leaves,), 0.125))
 
 
+class Remote(LocalLocation):
+    """A library without files of its own, as in object storage, that keeps the names that are read."""
+
+    reads: list[str] = []  # noqa: RUF012 - LocalLocation is frozen
+
+    def local_path(self, _: str) -> None:
+        return None
+
+    def open(self, name: str) -> BinaryIO:
+        self.reads.append(name)
+        return super().open(name)
+
+
+def test_tree_and_leaves_are_staged_once_from_object_storage(
+    index: Index, grouped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouped(True)
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    summary = write_index(tmp_path / "library", index, with_leaves=True)
+    library, cache = Remote(tmp_path / "library"), CachePlace(str(tmp_path / "cache"))
+    library.reads.clear()
+    expected = search(index, QUERIES, SearchConfig(probes=3))
+    for _ in range(2):
+        found = search(open_index(library, summary, cache), QUERIES, SearchConfig(probes=3))
+        assert found.patch_ids.equal(expected.patch_ids)
+        assert found.scores.equal(expected.scores)
+        files = (file_of(summary, "tree"), file_of(summary, "leaves"), *summary.shards)
+        assert sorted(library.reads) == sorted(file.path for file in files)
+
+
+@pytest.mark.parametrize("kind", ["tree", "leaves"])
+def test_a_damaged_file_in_object_storage_is_one_sentence_and_is_not_kept(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    summary = write_index(tmp_path / "library", index, with_leaves=True)
+    path = tmp_path / "library" / file_of(summary, kind).path
+    data = path.read_bytes()
+    put(path, data[:-1] + bytes([data[-1] ^ 1]))
+    library, cache = Remote(tmp_path / "library"), CachePlace(str(tmp_path / "cache"))
+    assert path.name in refused(lambda: open_index(library, summary, cache))
+    put(path, data)
+    assert open_index(library, summary, cache).count == index.count
+
+
 def limited(folder: Path, digest: str, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
     """Open an index in a process of its own that may open few files."""
     code = (
@@ -184,8 +229,9 @@ def test_an_index_of_more_shards_than_a_process_may_open_files_raises_its_limit(
 
 def test_windows_of_leaves_are_those_that_their_definition_says(index: Index) -> None:
     leaves = torch.randperm(index.tree.leaves, generator=torch.Generator().manual_seed(0))
-    found = zip(index.window_widths(leaves), index.window_rows(leaves), index.first_rows(leaves), strict=True)
-    for leaf, (width, row, first) in zip(leaves.tolist(), found, strict=True):
+    found = zip(index.window_widths(leaves), index.first_rows(leaves), strict=True)
+    for leaf, (width, first) in zip(leaves.tolist(), found, strict=True):
+        row = index.window_rows(torch.tensor([leaf]), int(width))
         shard, start, count, first_row = index.leaf_rows(leaf)
         expected = min(-(-count // WINDOW) * WINDOW, shard.count)
         assert (int(width), int(first)) == (expected, first_row)

@@ -128,5 +128,5 @@ def products_of(index: Index, level: Tensor, who: Tensor, group: Group) -> Produ
     values = torch.bmm(rows, x.transpose(1, 2)).view(-1, group.width)
     block = WINDOW if group.width % WINDOW == 0 else group.width
     best = values.view(len(values), -1, block).amax(2).masked_fill_(~group.real.view(-1, 1), -torch.inf)
-    first_rows = index.window_rows(group.leaves).repeat_interleave(group.visits.shape[1])
+    first_rows = index.window_rows(group.leaves, group.width).repeat_interleave(group.visits.shape[1])
     return Products(visits, queries, first_rows, values, best)
