@@ -44,6 +44,7 @@ def index_command(
     how: IndexRun,
     at: options.At = None,
     fresh: options.Fresh = False,
+    build_memory: options.BuildMemory = None,
     status: Status = False,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
@@ -62,9 +63,9 @@ def index_command(
         found = index_status(library)
         print_summary(asdict(found), status_lines(found), json)
         return 0
-    key = options.parse_key(at)
+    key, memory = options.parse_key(at), options.parse_size("--build-memory", build_memory)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = build_index(library, building, how, running, display, key, fresh=fresh)
+        summary = build_index(library, building, how, running, display, key, fresh=fresh, memory=memory)
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0

@@ -74,6 +74,7 @@ def build_library(
     preset: options.ExtractPreset = None,
     building: options.Building,
     fresh: options.Fresh = False,
+    build_memory: options.BuildMemory = None,
     how: options.JobRun,
     bounds: RejectBounds,
     dry_run: DryRun,
@@ -85,7 +86,7 @@ def build_library(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    estimate_request = dry_run.request()
+    estimate_request, memory = dry_run.request(), options.parse_size("--build-memory", build_memory)
     cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest)
@@ -106,7 +107,8 @@ def build_library(
         extracted = extract(request, running, display)
         write_rejects(target, library)
         release_gpus(running)  # building an index uses no GPU
-        indexed = [build_index(library, building, how, running, display, k, fresh=fresh) for k in request.config.keys]
+        build = partial(build_index, library, building, how, running, display, fresh=fresh, memory=memory)
+        indexed = [build(key=key) for key in request.config.keys]
     save_options(library, "build_library", {**context.params, **chosen})
     facts, lines = {"extract": asdict(extracted)} | _index_facts(indexed), extract_lines(extracted)
     print_summary(facts, [*lines, *chain(*map(index_lines, indexed))], json)

@@ -10,6 +10,7 @@ from kt_batch.config import PAINTED_SPACE, IndexConfig, RunOptions, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.process import return_freed_memory
 from kt_batch.store import layout
 from kt_batch.store.generations import Growth, find_growth
 from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
@@ -31,6 +32,7 @@ class BuildJob:
     patches: Patches that the build reads.
     numerics: The numerics class of the units committed so far; None when there are none.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    memory: Bytes that no process of the build should exceed; None sets no limit. The result does not depend on it.
     """
 
     library: str
@@ -43,15 +45,18 @@ class BuildJob:
     numerics: tuple[tuple[str, str], ...] | None = None
     mix_numerics: bool = False
     kernel: str | None = None
+    memory: int | None = None
 
     def fix_numerics(self) -> dict[str, str]:
-        """Pin this process's numerics class.
+        """Pin this process's numerics class, and keep no freed memory where there is a limit.
 
         Raises:
             MismatchError: The build began on another one.
             StorageError: This process must not write to the library.
         """
         check_kernel(self.library_location(), self.kernel)
+        if self.memory is not None:
+            return_freed_memory()
         now = fix_numerics(self.threads)
         check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
         return now
@@ -107,7 +112,13 @@ class PackUnit:
 
 
 def plan_index(
-    place: str, config: IndexConfig, options: RunOptions, key: ScaleKey | None = None, *, fresh: bool = False
+    place: str,
+    config: IndexConfig,
+    options: RunOptions,
+    key: ScaleKey | None = None,
+    *,
+    fresh: bool = False,
+    memory: int | None = None,
 ) -> BuildPlan:
     """Plan an index of the present snapshot of a library.
 
@@ -120,6 +131,7 @@ def plan_index(
         options: How the work is run.
         key: Whose patches are indexed; None for the library's base key.
         fresh: Build afresh, even where an earlier index could grow.
+        memory: Bytes that no process of the build should exceed; None sets no limit.
 
     Raises:
         UsageError: The library holds no patch at the key, or is not fully extracted.
@@ -150,6 +162,7 @@ def plan_index(
         threads=options.threads,
         mix_numerics=options.mix_numerics,
         kernel=sole_kernel(library.location),
+        memory=memory,
     )
     return BuildPlan(library, job, parts, growth, built)
 

@@ -27,8 +27,8 @@ from kt_batch.store import layout
 from kt_batch.store.indexes import put_blob, read_blob
 from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt, TableRef
-from kt_batch.store.schemas import VECTOR, from_fixed_binary, patch_vectors
-from kt_batch.store.tables import read_table
+from kt_batch.store.schemas import from_fixed_binary, patch_vectors
+from kt_batch.store.tables import patch_slices, read_table
 from kt_batch.store.units import READERS
 
 _TENSORS: Layout = {
@@ -117,13 +117,12 @@ class _Drawn:
     def vectors(self) -> Iterator[tuple[NDArray[np.float16], NDArray[np.int64]]]:
         """Yield raw patches `(n, 4, C)` float16 and the place of each in the sample, at most ROWS at a time."""
         start = 0
-        for table in self._tables:
-            ranks = self._ranks[start : start + table.rows]
-            start += table.rows
-            chosen = np.flatnonzero(ranks < self.count)
-            vectors = patch_vectors(read_table(self._build, table, [VECTOR]), self._job.channels)
-            for part in np.array_split(chosen, max(1, -(-len(chosen) // ROWS))):
-                yield vectors[part], ranks[part]
+        for ref in self._tables:
+            for table in patch_slices(self._build, ref, self._job.channels, ROWS):
+                ranks = self._ranks[start : start + table.num_rows]
+                start += table.num_rows
+                chosen = np.flatnonzero(ranks < self.count)
+                yield patch_vectors(table, self._job.channels)[chosen], ranks[chosen]
 
 
 def _first_packets(drawn: _Drawn, count: int, channels: int) -> Tensor:
