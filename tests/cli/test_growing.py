@@ -65,11 +65,21 @@ def test_the_status_says_what_each_index_has_grown_from_and_builds_nothing(kt: S
     assert found[grown]["pays"] is True
 
 
-@pytest.mark.parametrize("other", [["--fresh"], ["--at", "relu3_1@64"]])
-def test_the_status_goes_with_no_option_of_a_build(kt: Say, library: Path, other: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["--fresh"], "--fresh"),
+        (["--at", "relu3_1@64"], "--at"),
+        (["--threads", "1"], "--threads"),
+        (["--fresh", "--max-leaf", "64", "--runner", "ray"], "--fresh and --max-leaf and --runner"),
+        (["--build-memory", "1"], "--build-memory"),
+        (["--log-file", "-"], "--log-file"),
+    ],
+)
+def test_the_status_goes_with_no_option_of_a_build(kt: Say, library: Path, other: list[str], named: str) -> None:
     said = kt("index", library, "--status", *other)
     assert said.code == 2
-    assert "--status reports all indexes and builds none: leave --fresh and --at out." in said.err
+    assert said.err == f"kt-batch: --status reports all indexes and builds none: leave {named} out.\n"
 
 
 def test_gc_names_the_old_indexes(kt: Say, library: Path) -> None:
