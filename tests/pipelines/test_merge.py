@@ -184,13 +184,15 @@ def test_each_image_keeps_its_texts_and_the_configuration_has_the_common_ones(ro
 
 def test_a_merge_is_a_library_into_which_more_is_extracted(root: Path, tmp_path: Path) -> None:
     merged([root / "a.lib", root / "b.lib"], tmp_path / "new")
-    shutil.copytree(root / "both.lib", tmp_path / "both")
-    for place in (tmp_path / "new", tmp_path / "both"):
-        again = extracted([root / "a", root / "b"], place, keep_images=True)
-        assert (again.new_images, again.images) == (0, 6)
-        more = extracted([root / "c"], place, keep_images=True)
-        assert (more.new_images, more.images) == (1, 7)
-    assert digest(tmp_path / "new") == digest(tmp_path / "both")
+    again = extracted([root / "a", root / "b"], tmp_path / "new", keep_images=True)
+    assert (again.new_images, again.images) == (0, 6)
+    more = extracted([root / "c"], tmp_path / "new", keep_images=True)
+    assert (more.new_images, more.images) == (1, 7)
+    assert digest(tmp_path / "new")
+    extracted([root / "a", root / "b", root / "c"], tmp_path / "at once", keep_images=True)
+    assert patches(tmp_path / "new").equals(patches(tmp_path / "at once"))
+    for kind in ("images", "working"):
+        assert rows(tmp_path / "new", kind) == rows(tmp_path / "at once", kind)
     assert merged([root / "a.lib", root / "b.lib"], tmp_path / "new").new_units == 0
 
 
