@@ -37,6 +37,6 @@ def return_freed_memory() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 22)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 24)
         libc.mallopt(_M_TOP_PAD, 1 << 20)
-    import pyarrow  # after the settings of `tune_process`, like torch
+    import pyarrow as pa  # after the settings of `tune_process`, like torch
 
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    pa.set_memory_pool(pa.system_memory_pool())

@@ -46,7 +46,7 @@ def test_too_little_memory_is_one_sentence_of_the_command_and_the_job(kt: Say, l
     said = kt(*words, "--build-memory", "0.1", of=build_library.load_app())
     assert (said.code, said.err.splitlines()[-1].startswith(TOO_LITTLE)) == (2, True)
     assert not (library / "index").exists()
-    with pytest.raises(UsageError, match="takes 0.43 GB in a process"):
+    with pytest.raises(UsageError, match=r"takes 0\.43 GB in a process"):
         kt_batch.build_index(library, build_memory=0.1)
 
 
