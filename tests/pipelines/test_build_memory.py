@@ -94,7 +94,7 @@ def test_a_cluster_above_the_limit_stops_before_packing_and_routing_is_not_done_
     library: Path, tmp_path: Path
 ) -> None:
     place, runner = without_index(library, tmp_path / "library"), Recorder()
-    whole = {"sample": 64, "max_leaf": 8192}  # one cluster of one leaf
+    whole: dict[str, Any] = {"sample": 64, "max_leaf": 8192}  # one cluster of one leaf
     limit = PROCESS + 40_000_000
     assert pack_bytes(5_000, 4 * CHANNELS, IndexConfig.model_validate(whole)) > 40_000_000
     with pytest.raises(UsageError, match=r"but packing the largest cluster, of 5,000 patches .* Finished work is kept"):
