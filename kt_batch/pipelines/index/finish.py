@@ -99,7 +99,8 @@ def build_index(
         MismatchError: The build began on another numerics class.
     """
     started = time.perf_counter()
-    plan = plan_index(place, config, options, key, fresh=fresh, memory=memory)
+    plan = plan_index(place, config, options, key, fresh=fresh)
+    plan = replace(plan, job=replace(plan.job, memory=memory))
     check_hosts(plan.library.location, plan.job.kernel, runner)
     index = plan.built or _build_or_adopt(plan, runner, progress)
     remove_build(plan.job.build_location())

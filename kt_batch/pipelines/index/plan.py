@@ -112,13 +112,7 @@ class PackUnit:
 
 
 def plan_index(
-    place: str,
-    config: IndexConfig,
-    options: RunOptions,
-    key: ScaleKey | None = None,
-    *,
-    fresh: bool = False,
-    memory: int | None = None,
+    place: str, config: IndexConfig, options: RunOptions, key: ScaleKey | None = None, *, fresh: bool = False
 ) -> BuildPlan:
     """Plan an index of the present snapshot of a library.
 
@@ -131,7 +125,6 @@ def plan_index(
         options: How the work is run.
         key: Whose patches are indexed; None for the library's base key.
         fresh: Build afresh, even where an earlier index could grow.
-        memory: Bytes that no process of the build should exceed; None sets no limit.
 
     Raises:
         UsageError: The library holds no patch at the key, or is not fully extracted.
@@ -162,7 +155,6 @@ def plan_index(
         threads=options.threads,
         mix_numerics=options.mix_numerics,
         kernel=sole_kernel(library.location),
-        memory=memory,
     )
     return BuildPlan(library, job, parts, growth, built)
 
