@@ -90,6 +90,8 @@ def _inspect_pairs(library: PairedLibrary) -> dict[str, Any]:
 
 
 def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
+    """Return what an index holds. `generation` is what it has grown from, `share` that of the patches added since."""
+    grown = summary.generation
     shards = sum(shard.bytes for shard in summary.shards)
     return {
         "digest": summary.digest,
@@ -100,6 +102,8 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "patches": summary.patches,
         "kept": summary.kept,
         "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
+        "generation": grown.digest if grown else None,
+        "share": round(1 - grown.patches / summary.patches, 6) if grown else 0.0,
         "bytes": shards + _own_bytes(library, summary),
     }
 

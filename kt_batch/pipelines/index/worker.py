@@ -18,6 +18,7 @@ from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
 from kt_batch.kernels.staging import staged
+from kt_batch.pipelines.index.memory import slice_rows
 from kt_batch.pipelines.index.plan import BuildJob, PackUnit, PartsUnit, sample_size
 from kt_batch.pipelines.index.top import Top
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -153,9 +154,10 @@ class PackWorker:
 
 def _slices(job: BuildJob, unit: PartsUnit, beat: Heartbeat) -> Iterator[tuple[TableRef, pa.Table]]:
     """Yield the patches of parts, a bounded number at a time, and the part that they are from."""
+    rows = slice_rows(job)
     for part in unit.parts:
         beat("")
-        for table in patch_slices(job.library_location(), part, job.channels):
+        for table in patch_slices(job.library_location(), part, job.channels, rows):
             beat("")
             yield part, table
 
