@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kt_batch.config import EncoderConfig, MethodConfig
 from kt_batch.kernels.sizes import fit
@@ -29,11 +30,17 @@ def translate_image(method: Method, working: WorkingImage, config: MethodConfig)
     What is reduced is the working image and not its file, so that the size at which the method worked follows from
     that of the output.
     """
-    pixels = working.pixels
-    if config.encoder and isinstance(method, Enlarger) and max(pixels.shape[:2]) > config.encoder.size:
-        pixels = resized(pixels, *fit(working.width, working.height, config.encoder.size))
+    pixels = working_pixels(method, working, config)
     result = method.translate(to_tensor(pad_to(pixels, method.stride)))
     if isinstance(method, Enlarger) and pixels is not working.pixels:
         large = np.require(working.pixels, requirements="W")  # a copy, where torch would not take them
         return method.enlarge(result, to_tensor(pixels), to_tensor(large))
     return result
+
+
+def working_pixels(method: Method, working: WorkingImage, config: MethodConfig) -> NDArray[np.float32]:
+    """Return the pixels `(H, W, 3)` at which a method works: those of the working image, or that reduced."""
+    pixels = working.pixels
+    if config.encoder and isinstance(method, Enlarger) and max(pixels.shape[:2]) > config.encoder.size:
+        pixels = resized(pixels, *fit(working.width, working.height, config.encoder.size))
+    return pixels

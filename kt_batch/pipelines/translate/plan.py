@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kt_batch.config import MethodConfig, RunOptions
@@ -18,6 +18,7 @@ from kt_batch.pipelines.inputs import (
 )
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.pipelines.translate.draws import of_pending, positions
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.attempts import made_outputs
 from kt_batch.store.inputs import Input
@@ -62,6 +63,7 @@ class TranslateJob:
     changed: (unit id, name) of inputs whose output another image has.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
     series: The run whose series say which photographs share an edit; None for edits of their own.
+    positions: Image id -> position, of pending photographs that get their sources in turn.
     """
 
     run: str
@@ -75,6 +77,7 @@ class TranslateJob:
     changed: frozenset[tuple[str, str]] = frozenset()
     kernel: str | None = None
     series: str | None = None
+    positions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,15 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         already_written=find_already_written(ledger.attempts()),
         changed=changed,
         kernel=sole_kernel(location),
+        positions=_positions(ledger, planned) if request.config.draw == "round-robin" else {},
     )
     return TranslatePlan(ledger, items, planned, job, passed_over, kinds)
+
+
+def _positions(ledger: Ledger, planned: PlannedUnits) -> dict[str, int]:
+    """Return the positions of pending photographs, in a dry run also of those that would be planned."""
+    found = positions([*(plan.units for plan in ledger.plans()), planned.unwritten])
+    return of_pending(found, planned.pending)
 
 
 def unit_options(request: TranslateRequest) -> RunOptions:
