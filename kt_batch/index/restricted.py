@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.index.index import Index
-from kt_batch.index.shards import COMMON_NAMES, Shard, leaf_statistics
+from kt_batch.index.shards import Shard, leaf_statistics
 from kt_batch.index.tree import Tree
 from kt_batch.kernels.tiles import normalise
 
@@ -90,11 +90,11 @@ def restricted(index: Index, rows: Tensor, leaf: int | None = None) -> Index:
     leaf_count = torch.zeros(groups, dtype=torch.int64, device=rows.device).index_add_(0, group, held)
     tensors = _gathered(index, rows)
     means, variances = leaf_statistics(tensors["level"], leaf_count)
-    common = [tensors.pop(name) for name in COMMON_NAMES if not name.startswith("leaf_")]
+    patch_ids, norms, level = (tensors.pop(name) for name in ("patch_ids", "norms", "level"))
     centres = index.tree.leaf_centres()[counts > 0] * held[:, None]
     joined = torch.zeros(groups, centres.shape[1], device=rows.device).index_add_(0, group, centres)
     tree = _flat(index.tree, normalise(joined), leaf_count)
-    return Index(tree, [Shard(tensors, *common, means, variances)])
+    return Index(tree, [Shard(tensors, patch_ids, norms, level, means, variances)])
 
 
 def _gathered(index: Index, rows: Tensor) -> dict[str, Tensor]:

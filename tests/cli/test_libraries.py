@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kt_batch.cli.app import app
+from kt_batch.cli.jobs import translate_app
 from kt_batch.report.collections import list_libraries
 from kt_batch.store import layout
 from tests.cli.conftest import Say
@@ -90,3 +92,30 @@ def test_weights_stand_behind_the_names_of_libraries(kt: Say, shelf: Path, tmp_p
     assert {row["library"] for row in rows(tmp_path / "run", "provenance")} == {str(shelf / "a")}
     refused = kt("translate", photos, *libraries[:3], f"{tmp_path / 'c'}=1001", "--out", tmp_path / "run", *SEARCH)
     assert (refused.code, "allowed is above 0, up to 1000" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("place", ["command", "job"])
+def test_filters_and_draws_are_options_of_command_and_job(kt: Say, shelf: Path, tmp_path: Path, place: str) -> None:
+    photos = draw_all(tmp_path / "photos", [11, 12])
+    head: list[object] = [photos] if place == "job" else ["translate", photos]
+    options = ["--library", shelf / "a", "--only-license", "CC0", "--where", "width = 64", "--source", "round-robin"]
+    words = [*head, *options, "--seed", "3", "--out", tmp_path / "run", "--runner", "local", *SEARCH]
+    of = translate_app() if place == "job" else app
+    assert kt(*words, "--dry-run", "--pilot", "1", of=of).code == 0
+    assert kt(*words, of=of).code == 0
+    assert len({row["source_image_id"] for row in rows(tmp_path / "run", "provenance")}) == 2
+    assert kt("verify", tmp_path / "run").code == 0
+    again = kt("verify", tmp_path / "run", "--recompute", "1")
+    assert (again.code, "--recompute is for runs of one library" in again.err) == (1, True)
+    refused = kt(*words[:-1], "2", "--only-license", "none", of=of)
+    assert (refused.code, "licences CC0" in refused.err) == (2, True)
+
+
+def test_a_file_of_options_may_name_tags_but_a_condition_needs_trust(kt: Say, shelf: Path, tmp_path: Path) -> None:
+    photos = draw_all(tmp_path / "photos", [11])
+    options = tmp_path / "options.yaml"
+    options.write_text(f"library: {shelf / 'a'}\nonly-license: CC0\nthreads: 1\n")
+    assert kt("translate", photos, "--config", options, "--out", tmp_path / "run").code == 0
+    options.write_text(f"library: {shelf / 'a'}\nwhere: width > 1\nthreads: 1\n")
+    refused = kt("translate", photos, "--config", options, "--out", tmp_path / "other")
+    assert (refused.code, "--trust-config" in refused.err) == (2, True)

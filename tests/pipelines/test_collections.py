@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from kt_batch.config import IndexConfig, RunOptions
+from kt_batch.config import IndexConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.events import write_log
-from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.finish import TranslateSummary, translate
-from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.explain import explain
 from kt_batch.report.views import connect
-from kt_batch.runners.base import Runner
-from kt_batch.runners.local import LocalRunner
 from kt_batch.runners.ray.runner import RayRunner
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.support.shelf import pixels, run
 from tests.support.tiny import column, draw_all, encoder_config, extracted, hashes, indexed, rows
 
 EXACT = {"searcher": "exact"}
@@ -48,28 +42,6 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
         indexed(library, config=IndexConfig(merge=1.0, payload="float16", fan_out=4, max_leaf=64))
     draw_all(found.photos, [11, 12])
     return found
-
-
-def run(
-    run: Path,
-    photos: Path,
-    *,
-    method: str = "knowledge",
-    runner: Runner | None = None,
-    unit_size: int = 2,
-    settings: Mapping[str, object] | None = None,
-    **choice: object,
-) -> TranslateSummary:
-    """Translate photographs after the choice, in this process by default."""
-    given = Choice(cache=str(run.parent / "cache"), **choice)  # type: ignore[arg-type]
-    config, sources = choose(method, settings or {}, given)
-    request = TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=unit_size))
-    return translate(request, runner or LocalRunner(), no_progress)
-
-
-def pixels(run: Path) -> dict[str, bytes]:
-    """Return the samples of each picture by name; files also say which library they were made from."""
-    return {path.name: Image.open(path).tobytes() for path in (run / "images").iterdir()}
 
 
 def test_two_libraries_give_the_pictures_of_one_of_both(libraries: Libraries, tmp_path: Path) -> None:

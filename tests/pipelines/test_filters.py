@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,60 +11,10 @@ from kt_batch.errors import MismatchError, UsageError
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.image_filters import ImageFilter
 from kt_batch.store.images.files import image_id
-from tests.pipelines.test_collections import pixels, run
+from tests.support.shelf import Shelf, pixels, run
 from tests.support.tiny import draw_all, encoder_config, extracted, hashes, indexed, rows
 
 EXACT = {"search": {"searcher": "exact"}}
-UNMERGED = IndexConfig(merge=1.0, payload="float16", fan_out=4, max_leaf=64)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """A library of paintings 1 to 4 with tags and licences, one of 5, and one of paintings 1 and 3 alone.
-
-    ids: Image id by number. Tags `odd` and `even`; the licence of 1 and 2 is CC0, that of the others CC-BY.
-    """
-
-    library: Path
-    other: Path
-    odd: Path
-    photos: Path
-    ids: dict[int, bytes]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    root = tmp_path_factory.mktemp("shelf")
-    paintings = draw_all(root / "paintings", range(1, 6))
-    ids = {number: bytes.fromhex(image_id((paintings / f"{number}.png").read_bytes())) for number in range(1, 6)}
-    listed = root / "paintings.csv"
-    lines = [f"paintings/{number}.png,{'odd' if number % 2 else 'even'}" for number in range(1, 5)]
-    listed.write_text("\n".join(["uri,tags", *lines]) + "\n")
-    make(root / "library", [], listed)
-    make(root / "other", [paintings / "5.png"])
-    make(root / "odd", [paintings / "1.png", paintings / "3.png"])
-    return Shelf(root / "library", root / "other", root / "odd", draw_all(root / "photos", [11, 12]), ids)
-
-
-def make(library: Path, images: list[Path], manifest: Path | None = None) -> None:
-    """Extract and index images, or those of a list with the tags that it gives."""
-    from kt_batch.config import ExtractConfig, RunOptions
-    from kt_batch.models.weights import EncoderSource
-    from kt_batch.pipelines.extract.finish import extract
-    from kt_batch.pipelines.extract.plan import ExtractRequest
-    from kt_batch.pipelines.progress import no_progress
-    from kt_batch.runners.local import LocalRunner
-    from kt_batch.store.manifest_files import read_manifests
-
-    config = ExtractConfig(encoder=encoder_config(), license="CC0")
-    lists = read_manifests([str(manifest)] if manifest else [])
-    options = RunOptions(threads=1, unit_size=2)
-    extract(
-        ExtractRequest([str(image) for image in images], str(library), config, EncoderSource(), options, lists),
-        LocalRunner(),
-        no_progress,
-    )
-    indexed(library, config=UNMERGED)
 
 
 def sources(place: Path) -> set[bytes]:

@@ -25,9 +25,8 @@ from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_run
 from kt_batch.store.plans import Item, make_units
 from kt_batch.store.units import Ledger
-from tests.pipelines.test_collections import pixels, run
-from tests.pipelines.test_filters import Shelf, shelf  # noqa: F401  # the fixture
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
+from tests.support.shelf import Shelf, pixels, run
 from tests.support.tiny import draw_all, encoder_config, extracted, hashes, indexed, rows
 
 IDS = [f"{number:016x}" for number in range(500)]
@@ -167,7 +166,7 @@ def test_a_filter_says_which_sources_are_drawn_also_from_several_libraries(
     assert {image for place, image in by_library if place == str(shelf.other)} == {shelf.ids[5]}
 
 
-def test_the_nearest_source_of_a_painting_is_the_painting_itself(shelf: Shelf, tmp_path: Path) -> None:  # noqa: F811
+def test_the_nearest_source_of_a_painting_is_the_painting_itself(shelf: Shelf, tmp_path: Path) -> None:
     build_statistics(str(shelf.library), RunOptions(threads=1), LocalRunner(), no_progress)
     paintings = draw_all(tmp_path / "paintings", [1, 2, 3, 4])
     run(tmp_path / "run", paintings, library=shelf.library, draw="nearest")
@@ -213,7 +212,7 @@ def test_what_a_worker_keeps_of_sources_changes_no_picture(
     assert hashes(tmp_path / "kept", "images") == hashes(tmp_path / "made", "images")
 
 
-def test_class_folders_stay_and_equal_names_do_not_meet(shelf: Shelf, tmp_path: Path) -> None:  # noqa: F811
+def test_class_folders_stay_and_equal_names_do_not_meet(shelf: Shelf, tmp_path: Path) -> None:
     for number, name in enumerate(("cat", "dog")):
         draw_all(tmp_path / "data" / name, [41 + number])
         (tmp_path / "data" / name / f"{41 + number}.png").rename(tmp_path / "data" / name / "1.png")
@@ -243,7 +242,7 @@ def test_options_without_effect_are_refused(
         choose(method, {}, Choice(**library, **choice))  # type: ignore[arg-type]
 
 
-def test_weights_and_styles_without_effect_are_refused(shelf: Shelf) -> None:  # noqa: F811
+def test_weights_and_styles_without_effect_are_refused(shelf: Shelf) -> None:
     with pytest.raises(UsageError, match=r"weight of .* has no effect with --source random"):
         choose("knowledge", {}, Choice(library=[f"{shelf.library}=0.5", str(shelf.other)], draw="random"))
     with pytest.raises(UsageError, match="it draws no style"):

@@ -72,7 +72,7 @@ def images_of(
     libraries: Sequence[str], stride: int, allowed: Sequence[bytes] = ()
 ) -> LibraryImages | SeveralLibraryImages:
     """Return the working images of one or several libraries; with `allowed`, those of each with these ids alone."""
-    only = [frozenset(id_texts(ids)) for ids in allowed] or [None] * len(libraries)
+    only = [frozenset(id_texts(ids)) for ids in allowed] if allowed else [None] * len(libraries)
     opened = [LibraryImages(library, stride, ids) for library, ids in zip(libraries, only, strict=True)]
     return opened[0] if len(opened) == 1 else SeveralLibraryImages(opened)
 
