@@ -53,7 +53,10 @@ def collected(indexes: Sequence[Index | None], weights: Sequence[float]) -> Inde
         return there[0][0]
     channels = sorted({index.channels for index, _, _ in there})
     if len(channels) > 1:
-        raise UsageError(f"Libraries that are searched together have patches of {channels} channels; allowed is one.")
+        shown = " and ".join(map(str, channels))
+        raise UsageError(
+            f"Libraries that are searched together have patches of {shown} channels; allowed is one number."
+        )
     return Collection(*zip(*there, strict=True))
 
 
@@ -67,4 +70,5 @@ def deviation_of(index: Index | Collection) -> Tensor:
     if isinstance(index, Index):
         return index.tree.deviation
     total = sum(each.count for each in index.indexes)
-    return sum(each.tree.deviation.double() * (each.count / total) for each in index.indexes).float()  # type: ignore[union-attr]
+    parts = [each.tree.deviation.double() * (each.count / total) for each in index.indexes]
+    return torch.stack(parts).sum(0).float()

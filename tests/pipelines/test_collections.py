@@ -89,6 +89,8 @@ def test_a_pixel_is_explained_from_any_of_the_libraries(libraries: Libraries, tm
     parts = [part for place in places for part in explain(str(tmp_path / "run"), *place).contributions]
     assert {part.library for part in parts} == {str(libraries.left), str(libraries.right)}
     assert all(Path(part.uris[0]).parent.name == Path(part.library).name for part in parts)
+    (tmp_path / "run" / "run.json").unlink()  # as in a run that is not finished
+    assert explain(str(tmp_path / "run"), "11.png", 20, 20).contributions
 
 
 def test_the_view_of_sources_covers_all_libraries(libraries: Libraries, tmp_path: Path) -> None:

@@ -67,11 +67,10 @@ def test_a_draw_is_even_and_another_seed_is_another_draw() -> None:
     assert [draws.drawn(0, image, SOURCES) for image in IDS] != [draws.drawn(1, image, SOURCES) for image in IDS]
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(1, 7))
-def test_dealing_uses_every_source_once_in_each_round(seed: int, count: int) -> None:
-    turn = [draws.dealt(seed, position, SOURCES[:count]) for position in range(3 * count)]
-    assert set(turn[:count]) == set(SOURCES[:count])
-    assert turn == 3 * turn[:count]
+@given(st.integers(0, 2**63 - 1), st.permutations(SOURCES))
+def test_sources_are_dealt_in_an_order_of_the_seed_that_holds_each_once(seed: int, sources: list[str]) -> None:
+    assert draws.shuffled(seed, sources) == draws.shuffled(seed, SOURCES)
+    assert sorted(draws.shuffled(seed, sources)) == SOURCES
 
 
 @given(st.permutations(IDS[:12]), st.integers(1, 5), st.integers(1, 5))

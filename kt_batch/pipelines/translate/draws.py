@@ -21,13 +21,8 @@ def drawn(seed: int, image_id: str, sources: Sequence[str]) -> str:
     return sources[_hash(seed, image_id) % len(sources)]
 
 
-def dealt(seed: int, position: int, sources: Sequence[str]) -> str:
-    """Return the source of the photograph of a position: sources come in turn, shuffled by the seed."""
-    return shuffled(seed, sources)[position % len(sources)]
-
-
 def shuffled(seed: int, sources: Sequence[str]) -> list[str]:
-    """Return sources by a hash of the seed and their ids."""
+    """Return sources in the order in which they are dealt, in turn: by a hash of the seed and their ids."""
     return sorted(sources, key=lambda source: (_hash(seed, source), source))
 
 

@@ -98,7 +98,7 @@ class OneSource:
         if self._config.draw == "nearest":
             return self.sources[draws.nearest(self._mean_of(working), self._means)]
         if self._config.draw == "round-robin":
-            return draws.dealt(self._config.draw_seed, self._positions[image_id], self.sources)
+            return self._turn[self._positions[image_id] % len(self._turn)]
         return draws.drawn(self._config.draw_seed, image_id, self.sources)
 
     def method(self, source: str) -> Method:
@@ -120,6 +120,10 @@ class OneSource:
         else:
             resources = replace(resources, styles=OneImage(resources.styles or {}, source))
         return _Kept(method_named(self._config.method)(self._config, resources), size)
+
+    @cached_property
+    def _turn(self) -> list[str]:
+        return draws.shuffled(self._config.draw_seed, self.sources)
 
     @torch.no_grad()
     def _mean_of(self, working: WorkingImage) -> NDArray[np.float64]:
