@@ -54,9 +54,7 @@ def collected(indexes: Sequence[Index | None], weights: Sequence[float]) -> Inde
     channels = sorted({index.channels for index, _, _ in there})
     if len(channels) > 1:
         shown = " and ".join(map(str, channels))
-        raise UsageError(
-            f"Libraries that are searched together have patches of {shown} channels; allowed is one number."
-        )
+        raise UsageError(f"Libraries that are searched together have patches of {shown} channels; they must be alike.")
     return Collection(*zip(*there, strict=True))
 
 

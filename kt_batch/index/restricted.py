@@ -80,6 +80,7 @@ def restricted(index: Index, rows: Tensor, leaf: int | None = None) -> Index:
         rows: `(m,)` int64, ascending, at least one.
         leaf: Patches of a leaf; None takes the mean of the whole index.
     """
+    rows = rows.to(index.device)
     target = leaf or -(-index.count // index.tree.leaves)
     leaf_of = torch.searchsorted(index.first_rows, rows, right=True) - 1
     counts = torch.bincount(leaf_of, minlength=index.tree.leaves)

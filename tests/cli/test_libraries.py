@@ -90,6 +90,8 @@ def test_weights_stand_behind_the_names_of_libraries(kt: Say, shelf: Path, tmp_p
     libraries = ["--library", shelf / "a", "--library", f"{tmp_path / 'c'}=0.001"]
     assert kt("translate", photos, *libraries, "--out", tmp_path / "run", *SEARCH).code == 0
     assert {row["library"] for row in rows(tmp_path / "run", "provenance")} == {str(shelf / "a")}
+    for words in (("inspect",), ("report",), ("gc",), ("sheet", "--out", tmp_path / "sheet")):
+        assert kt(words[0], tmp_path / "run", *words[1:]).code == 0
     refused = kt("translate", photos, *libraries[:3], f"{tmp_path / 'c'}=1001", "--out", tmp_path / "run", *SEARCH)
     assert (refused.code, "allowed is above 0, up to 1000" in refused.err) == (2, True)
 
@@ -107,7 +109,7 @@ def test_filters_and_draws_are_options_of_command_and_job(kt: Say, shelf: Path, 
     assert kt("verify", tmp_path / "run").code == 0
     again = kt("verify", tmp_path / "run", "--recompute", "1")
     assert (again.code, "--recompute is for runs of one library" in again.err) == (1, True)
-    refused = kt(*words[:-1], "2", "--only-license", "none", of=of)
+    refused = kt(*words, "--only-tag", "none", of=of)
     assert (refused.code, "licences CC0" in refused.err) == (2, True)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from kt_batch.config import Layer, ScaleKey
-from kt_batch.errors import UsageError
+from kt_batch.config import Layer, MethodConfig, ScaleKey
+from kt_batch.errors import DamagedError, UsageError
 from kt_batch.kernels.moments import MomentSums
 from kt_batch.methods.base import LibraryStatistics, Method, Need
 from kt_batch.methods.features import to_tensor
@@ -15,9 +15,15 @@ from kt_batch.models.weights import LoadedDecoder, LoadedEncoder, shipped
 from kt_batch.pipelines.networks import decoder_of
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.library import Library
-from kt_batch.store.locations import Location
+from kt_batch.store.locations import Location, open_location
 from kt_batch.store.opening import open_library
-from kt_batch.store.statistics import StatisticsSummary, image_moments
+from kt_batch.store.statistics import (
+    StatisticsSummary,
+    image_counts,
+    image_moments,
+    read_statistics,
+    read_statistics_summary,
+)
 from kt_batch.store.working import WorkingImages
 
 
@@ -80,6 +86,32 @@ def images_of(
 def id_texts(ids: bytes) -> list[str]:
     """Return concatenated image ids as 16 hex digits each."""
     return [ids[start : start + 8].hex() for start in range(0, len(ids), 8)]
+
+
+def load_statistics(
+    config: MethodConfig, place: str, encoder: LoadedEncoder | None, allowed: Sequence[bytes]
+) -> LibraryStatistics | None:
+    """Load the statistics that a configuration names, all of them or of the images that a filter allows.
+
+    Raises:
+        DamagedError: They are of another layer's channels.
+        UsageError: They cover none of the images.
+    """
+    if config.statistics_digest is None:
+        return None
+    location = open_location(place)
+    summary = read_statistics_summary(location, config.statistics_digest)
+    if encoder and config.encoder and summary.channels != encoder.network.channels_at(config.encoder.layer):
+        raise DamagedError(
+            f"The statistics {summary.digest} of '{place}' have {summary.channels} channels, its encoder has "
+            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
+        )
+    if allowed:
+        return allowed_statistics(location, summary, allowed[0])
+    counts = image_counts(location, summary)
+    return LibraryStatistics(
+        read_statistics(location, summary), {image: count / summary.count for image, count in counts.items()}
+    )
 
 
 def allowed_statistics(library: Location, summary: StatisticsSummary, allowed: bytes) -> LibraryStatistics:

@@ -28,7 +28,7 @@ from kt_batch.index.restricted import index_of_images
 from kt_batch.index.shards import check_values, open_shard, read_shard
 from kt_batch.index.tree import Tree
 from kt_batch.index.validation import check_fit
-from kt_batch.methods.base import LibraryStatistics, Method, Need, Resources
+from kt_batch.methods.base import Method, Need, Resources
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder
@@ -47,15 +47,16 @@ from kt_batch.pipelines.translate.libraries import (
     library_weights,
 )
 from kt_batch.pipelines.translate.library_images import (
-    allowed_statistics,
     images_of,
     load_decoders,
+    load_statistics,
     named_decoders,
     painted_key,
 )
 from kt_batch.pipelines.translate.style_images import StyleImage, StyleImages, identify_styles
 from kt_batch.store.advice import read_at_random, read_soon
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
+from kt_batch.store.collections import WeightedPlace
 from kt_batch.store.image_filters import EVERY_IMAGE, ImageFilter
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
 from kt_batch.store.library import Library
@@ -64,7 +65,7 @@ from kt_batch.store.opening import open_library, open_paired
 from kt_batch.store.paired import find_fit, read_fit_summary
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.shard_files import ShardFiles, read_tree
-from kt_batch.store.statistics import find_statistics, image_counts, read_statistics, read_statistics_summary
+from kt_batch.store.statistics import find_statistics, read_statistics_summary
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
 
@@ -139,15 +140,9 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     method = method_named(name)
     _check_settings(name, settings)
     _check_choice(name, method, choice)
-    content: dict[str, object] = {**settings, "method": name}
-    sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
     libraries = libraries_of(name, method, choice.library)
-    if libraries:
-        further = tuple(each.place for each in libraries[1:])
-        sources = replace(sources, library=libraries[0].place, further=further)
-    allowed, which = filtered(name, method, libraries, choice.only)
-    draw = draws_of(name, method, libraries, bool(choice.styles), choice.draw, choice.seed)
-    sources, content = replace(sources, allowed=allowed), content | which | draw
+    sources, drawn = _searched(name, method, libraries, choice)
+    content: dict[str, object] = {**settings, "method": name, **drawn}
     library, base = None, None
     if Need.PAIRS in method.needs:
         paired = open_paired(libraries[0].place)
@@ -170,14 +165,39 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
     if choice.styles:
-        found = find_images(places(choice.styles), (), no_progress)
-        styles = identify_styles(found.inputs)
-        sources = replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
-        content["styles"] = tuple(style.image_id for style in styles)
+        sources = _with_styles(sources, choice.styles)
+        content["styles"] = tuple(style.image_id for style in sources.styles)
     try:
         return parse_config(content), sources
     except ValidationError as error:
         raise UsageError(describe_fault(error)) from error
+
+
+def _searched(
+    name: str, method: type[Method], libraries: Sequence[WeightedPlace], choice: Choice
+) -> tuple[Sources, dict[str, object]]:
+    """Return where libraries are and which of their images count, and what a configuration says of these and of draws.
+
+    Raises UsageError for what has no effect.
+    """
+    if choice.index is not None and len(libraries) > 1:
+        raise UsageError(f"--index {choice.index} is for a single library; leave it out where several are searched.")
+    allowed, which = filtered(name, method, libraries, choice.only)
+    draw = draws_of(name, method, libraries, bool(choice.styles), choice.draw, choice.seed)
+    sources = Sources(
+        library=libraries[0].place if libraries else None,
+        further=tuple(each.place for each in libraries[1:]),
+        allowed=allowed,
+        cache=absolute_file(choice.cache),
+        cache_bytes=choice.cache_bytes,
+    )
+    return sources, which | draw
+
+
+def _with_styles(sources: Sources, given: Place | Sequence[Place]) -> Sources:
+    found = find_images(places(given), (), no_progress)
+    styles = identify_styles(found.inputs)
+    return replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
 
 
 def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple[dict[str, object], ScaleKey]:
@@ -212,8 +232,6 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     either = {Need.STYLES, Need.STATISTICS} <= method.needs
     if either and (choice.library is None) == (not choice.styles):
         raise UsageError(f"The method {name} needs --style or --library, one of the two.")
-    if choice.index is not None and choice.library is not None and len(places(choice.library)) > 1:
-        raise UsageError(f"--index {choice.index} is for a single library; leave it out where several are searched.")
     if Need.PAIRS in method.needs and choice.size is not None:
         raise UsageError(f"--size {choice.size} has no effect with {name}, which edits photographs at their own size.")
     library = next((need for need in (Need.PAIRS, Need.STATISTICS) if need in method.needs), Need.INDEX)
@@ -233,7 +251,8 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
             raise UsageError(f"The method {name} does not use {option}; leave it out.")
     for option, value in (("--encoder", choice.encoder), ("--layer", choice.layer)):
         if choice.library is not None and value is not None:
-            raise UsageError(f"{option} {value} is for methods without a library; '{choice.library}' has its own.")
+            named = "', '".join(places(choice.library))
+            raise UsageError(f"{option} {value} is for methods without a library; '{named}' has its own.")
 
 
 def _choose_encoder(
@@ -284,24 +303,7 @@ def load_resources(config: MethodConfig, sources: Sources) -> Resources:
         images=images_of(libraries, stride, sources.allowed) if Need.IMAGES in needs else None,
         styles=StyleImages(sources.styles, config.working_size, stride) if sources.styles else None,
         fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
-        statistics=_load_statistics(config, sources, encoder) if config.statistics_digest else None,
-    )
-
-
-def _load_statistics(config: MethodConfig, sources: Sources, encoder: LoadedEncoder | None) -> LibraryStatistics:
-    """Load the statistics that a configuration names. Raises DamagedError when they are of another layer's channels."""
-    location = open_location(sources.library or "")
-    summary = read_statistics_summary(location, config.statistics_digest or "")
-    if encoder and config.encoder and summary.channels != encoder.network.channels_at(config.encoder.layer):
-        raise DamagedError(
-            f"The statistics {summary.digest} of '{sources.library}' have {summary.channels} channels, its encoder has "
-            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
-        )
-    if sources.allowed:
-        return allowed_statistics(location, summary, sources.allowed[0])
-    counts = image_counts(location, summary)
-    return LibraryStatistics(
-        read_statistics(location, summary), {image: count / summary.count for image, count in counts.items()}
+        statistics=load_statistics(config, libraries[0], encoder, sources.allowed),
     )
 
 
