@@ -12,9 +12,11 @@ from kt_batch.errors import DamagedError, UsageError
 from kt_batch.index.collection import Collection, weighted
 from kt_batch.index.ids import ID_BYTES
 from kt_batch.index.index import Index
-from kt_batch.index.searchers.base import Found, SearchRequest
+from kt_batch.index.searchers.base import Found, Searcher, SearchRequest
 from kt_batch.index.searchers.candidates import read_values
+from kt_batch.index.searchers.estimates import FEW
 from kt_batch.index.searchers.table import SEARCHERS
+from kt_batch.index.searchers.tree import TreeSearcher
 from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.haar import haar
@@ -44,10 +46,11 @@ class Matches:
 class Search:
     """A searcher opened on an index, for any number of requests. It holds what the searcher builds for the index."""
 
-    def __init__(self, index: Index, config: SearchConfig) -> None:
+    def __init__(self, index: Index, config: SearchConfig, searcher: Searcher | None = None) -> None:
+        """Open the searcher of a configuration, or take one of this index."""
         self._index = index
         self._top_k = config.top_k
-        self._searcher = SEARCHERS[config.searcher](index, config)
+        self._searcher = searcher or SEARCHERS[config.searcher](index, config)
 
     def find(self, queries: Tensor) -> Found:
         """Return the nearest kept patches of raw query patches, as rows of the index.
@@ -98,10 +101,11 @@ class CollectionSearch:
     def __init__(self, collection: Collection, config: SearchConfig) -> None:
         self._weights, self._numbers = collection.weights, collection.numbers
         self._top_k = config.top_k
-        shares = collection.shares(config.probes) if config.searcher == "tree" else [config.probes] * len(collection)
         self._searches = [
-            Search(index, config.model_copy(update={"probes": probes}))
-            for index, probes in zip(collection.indexes, shares, strict=True)
+            Search(index, config, _part_of_search(index, config, probes, few) if config.searcher == "tree" else None)
+            for index, probes, few in zip(
+                collection.indexes, collection.shares(config.probes), collection.shares(FEW), strict=True
+            )
         ]
 
     def search(self, queries: Tensor) -> Matches:
@@ -124,6 +128,11 @@ class CollectionSearch:
             certified=torch.stack([matches.certified for matches in found]).all(0),
             libraries=torch.cat(numbers, dim=1).gather(1, order),
         )
+
+
+def _part_of_search(index: Index, config: SearchConfig, probes: int, few: int) -> Searcher:
+    """Return the default searcher for one of several indexes, which looks into its share of leaves and patches."""
+    return TreeSearcher(index, config.model_copy(update={"probes": probes}), few)
 
 
 def open_search(index: Index | Collection, config: SearchConfig) -> Search | CollectionSearch:
