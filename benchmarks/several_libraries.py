@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from kt_batch.config import ExtractConfig, IndexConfig, RunOptions
@@ -41,14 +42,15 @@ SIDE = 256
 OPTIONS = RunOptions(threads=1, unit_size=16)
 
 
-def picture(number: int) -> np.ndarray:
+def picture(number: int) -> NDArray[np.uint8]:
     """Return forms of several sizes, each with edges, and grain: `(SIDE, SIDE, 3)` uint8."""
     random, total = np.random.default_rng(number), np.zeros((SIDE, SIDE, 3))
     for cells, weight in ((4, 1.0), (12, 0.7), (40, 0.45), (128, 0.2)):
         coarse = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
         resampling = Image.Resampling.NEAREST if random.random() < 0.5 else Image.Resampling.BICUBIC
         total += weight * np.asarray(coarse.resize((SIDE, SIDE), resampling), np.float64)
-    return (total / total.max() * 255).astype(np.uint8)
+    scaled: NDArray[np.uint8] = (total / total.max() * 255).astype(np.uint8)
+    return scaled
 
 
 def drawn(folder: Path, count: int, first: int) -> Path:
