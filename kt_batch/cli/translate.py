@@ -102,9 +102,13 @@ class ChoiceOptions(options.Options):
         )
 
 
+SHARED = ("seed",)  # a method may have a setting of this name as well; one option then sets both
+RESERVED = ChoiceOptions.model_fields.keys() - set(SHARED)
+
+
 def add_translate(app: typer.Typer) -> None:
     """Give an app the command, with the options of all methods."""
-    app.command("translate")(expand(translate_command, settings=method_options(reserved=ChoiceOptions.model_fields)))
+    app.command("translate")(expand(translate_command, settings=method_options(reserved=RESERVED)))
 
 
 def translate_command(
@@ -128,7 +132,7 @@ def translate_command(
 
     kt-batch translate photos/ --method adain --style irises.jpg --out run
     """
-    estimate_request, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
     request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)

@@ -96,7 +96,8 @@ def draws_of(
     Raises:
         UsageError: The method has no single sources, or something that was given has no effect.
     """
-    if seed is not None and draw not in ("random", "round-robin"):
+    own = "seed" in method.config_type.model_fields
+    if seed is not None and draw not in ("random", "round-robin") and not own:
         raise UsageError(f"--seed {seed} has no effect without --source random or round-robin.")
     if draw is None:
         return {}
