@@ -33,7 +33,7 @@ from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, method_options
-from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
+from kt_batch.cli.translate import RESERVED, SHARED, ChoiceOptions, run_translate, translate_request
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_extract
 from kt_batch.pipelines.extract.finish import extract
@@ -58,7 +58,7 @@ def build_library_app() -> typer.Typer:
 
 def translate_app() -> typer.Typer:
     """Return the job that translates."""
-    return job_app(expand(translate_images, settings=method_options(reserved=ChoiceOptions.model_fields)))
+    return job_app(expand(translate_images, settings=method_options(reserved=RESERVED)))
 
 
 def build_library(
@@ -155,7 +155,7 @@ def translate_images(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    estimate_request, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
     request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

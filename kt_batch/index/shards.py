@@ -163,7 +163,7 @@ def make_shard(
                 tensors[name] = part.new_empty(len(order), *part.shape[1:], device="cpu")
             tensors[name][number * ROWS :][: len(rows)] = part
     norms, level = tensors.pop("norms"), tensors.pop("level")
-    return Shard(tensors, patch_ids[order], norms, level, *_leaf_statistics(level, leaf_count))
+    return Shard(tensors, patch_ids[order], norms, level, *leaf_statistics(level, leaf_count))
 
 
 def _patch_tensors(packets: Tensor, mean: Tensor, basis: Basis, bits: int | None) -> dict[str, Tensor]:
@@ -177,7 +177,8 @@ def _patch_tensors(packets: Tensor, mean: Tensor, basis: Basis, bits: int | None
     return {"norms": norms, "level": level} | codes.tensors()
 
 
-def _leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]:
+def leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means `(m, d + 1)` and variances `(m, r)`, float32, of first levels `(n, d + 1)` leaf after leaf."""
     means, variances = [], []
     for part in level.split(leaf_count.tolist()):
         exact = part.double()

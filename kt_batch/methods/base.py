@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig
+from kt_batch.index.collection import Collection
 from kt_batch.index.index import Index
 from kt_batch.kernels.moments import Moments
 from kt_batch.methods.retouch.fit import Fit
@@ -52,13 +53,14 @@ class Resources:
 
     styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], at the working size, its sides multiples of the
     encoder's stride. An image is read when it is asked for.
+    index: An index, or those of several libraries.
     decoders: Layer -> decoder, for each level of the method.
     images: Image id -> working image of the library, as styles.
     """
 
     encoder: Encoder | None = None
     decoder: Decoder | None = None
-    index: Index | None = None
+    index: Index | Collection | None = None
     decoders: Mapping[Layer, Decoder] | None = None
     images: Mapping[str, Tensor] | None = None
     styles: Mapping[str, Tensor] | None = None
@@ -73,7 +75,8 @@ class PatchProvenance:
 
     All are on the processor. rows, cols: `(n,)` int64, the top-left cells of the query patches. patch_ids:
     `(n, k, 12)` uint8. ncc, weights: `(n, k)` float32. certified: `(n,)` bool, whether the first match is proved to be
-    the best.
+    the best. libraries: `(n, k)` uint8, the number of the library of each match; None where there is one library, or
+    the image alone decides.
     """
 
     rows: Tensor
@@ -82,6 +85,7 @@ class PatchProvenance:
     ncc: Tensor
     weights: Tensor
     certified: Tensor
+    libraries: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class _Queries:
     level: first levels `(n, d + 1)`, the length of the rest scaled for estimates.
     prepared_queries: `(n, a)`, as `Index.products` takes them.
     leaves, reach: `(n, probes)`, from `leaf_choice.nearest_leaves`.
+    few: patches beyond k that a query reads whole in the first round; twice as many in the second.
     """
 
     vectors: Tensor
@@ -46,9 +47,10 @@ class _Queries:
     prepared_queries: Tensor
     leaves: Tensor
     reach: Tensor
+    few: int
 
 
-def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False) -> Best:
+def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False, few: int = FEW) -> Best:
     """Return the k best patches of the nearest leaves, as far as estimates find them.
 
     Args:
@@ -57,12 +59,14 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
         k: Matches per query.
         probes: Leaves per query; as many leaves always hold k patches.
         with_values: Return the raw patches too.
+        few: Patches beyond k that a query reads whole; fewer where other indexes are searched beside this one.
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
     with parallel_map() as each, quick_products(index.device.type):
         level, prepared_queries = prepare_estimates(index, vectors, each)
         leaves, reach = nearest_leaves(index, level, probes, each)
-        return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
+        queries = _Queries(vectors, level, prepared_queries, leaves, reach, few)
+        return _fast(index, queries, k, always, each, with_values)
 
 
 def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
@@ -121,8 +125,8 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
         threshold[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
-    survivors = each(lambda products: _survivors(products, threshold, FEW + k), looked)
-    return few_of_each(joined(survivors, leaves.device), FEW + k)
+    survivors = each(lambda products: _survivors(products, threshold, queries.few + k), looked)
+    return few_of_each(joined(survivors, leaves.device), queries.few + k)
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
@@ -133,7 +137,7 @@ def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, al
     for part in _portions(reaching.sum(1), VISITS):
         who, column = reaching[part].nonzero().unbind(1)
         leaves = queries.leaves[part][who, column + always]
-        visited.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * FEW + k, each))
+        visited.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * queries.few + k, each))
     return joined(visited)
 
 

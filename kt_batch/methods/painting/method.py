@@ -15,7 +15,7 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
-from kt_batch.index.search import Search
+from kt_batch.index.search import open_search
 from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.evened import evened
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
@@ -130,7 +130,7 @@ class Painting:
         self.encoder, self.decoders = resources.encoder, resources.decoders
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
-        self.search = Search(resources.index, config.search)
+        self.search = open_search(resources.index, config.search)
         self.sources = Sources(self.encoder, resources.images, config.stroke)
         self.usual = Usual.of(self.encoder, resources.images)
         self.plan = LEVELS if config.brushwork else tuple(replace(level, flat_share=0.0) for level in LEVELS)

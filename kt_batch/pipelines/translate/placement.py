@@ -15,6 +15,7 @@ from kt_batch.index.index import Index
 from kt_batch.kernels.staging import staged
 from kt_batch.methods.base import PROCESSOR
 from kt_batch.pipelines.numerics import device_memory, device_name, worker_device
+from kt_batch.pipelines.translate.libraries import index_digests
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import open_location
 
@@ -44,9 +45,9 @@ class Placement:
         name = device_name(self.device)
         return name if self.index == self.device else f"{name}, search on {search}"
 
-    def place(self, index: Index) -> Index:
-        """Return an index where it is searched. Raises KtBatchError where a GPU has no room for it."""
-        if self.index.type == "cpu":
+    def place(self, index: Index | None) -> Index | None:
+        """Return an index, if any, where it is searched. Raises KtBatchError where a GPU has no room for it."""
+        if index is None or self.index.type == "cpu":
             return index
         try:
             return index.on_device(self.index)
@@ -66,6 +67,7 @@ class _Images(Mapping[str, Tensor]):
 
     def __init__(self, images: Mapping[str, Tensor], device: torch.device) -> None:
         self._images, self._device = images, device
+        self.number = getattr(images, "number", None)  # which library holds an image (libraries.holder_of)
 
     def __getitem__(self, image_id: str) -> Tensor:
         return staged(self._images[image_id], self._device)
@@ -102,8 +104,11 @@ def index_fits(size: int, memory: int, gpus: float) -> bool:
 
 
 def index_bytes(config: MethodConfig, sources: Sources) -> int:
-    """Return the bytes of the tree and the shards that a method searches; 0 without an index."""
+    """Return the bytes of the trees and the shards that a method searches; 0 without an index."""
     if sources.library is None or config.index_digest is None:
         return 0
-    summary = read_index_summary(open_location(sources.library), config.index_digest)
-    return summary.tree_bytes + sum(shard.bytes for shard in summary.shards) if summary else 0
+    size = 0
+    for place, digest in zip((sources.library, *sources.further), index_digests(config), strict=True):
+        if summary := read_index_summary(open_location(place), digest):
+            size += summary.tree_bytes + sum(shard.bytes for shard in summary.shards)
+    return size
