@@ -19,6 +19,7 @@ from kt_batch.index.leaf_groups import LeafGroups, group_leaves
 from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
 from kt_batch.kernels.tiles import divide_rows, normalise
@@ -97,9 +98,8 @@ class Index:
 
     @cached_property
     def leaf_directions(self) -> Tensor:
-        """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
-        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        return directions
+        """The directions of the mean first levels of the leaves, without their rests, in fixed point, `(d, leaves)`."""
+        return round_(self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
 
     @cached_property
     def leaf_groups(self) -> LeafGroups:
@@ -126,8 +126,9 @@ class Index:
         return self.shards[number], start, count, first_row
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
-        """Return the first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, all of that width.
+        """Return the first levels `(B, width, d + 1)` of the windows of `leaves` `(B,)`, all of that width.
 
+        They are float32 in fixed point (kernels.fixed_point).
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
@@ -137,7 +138,7 @@ class Index:
             for level in kept:
                 self._read_soon(level)
         for window, level in zip(windows, kept, strict=True):
-            window.copy_(level)
+            round_(window.copy_(level))
         own = self._window_lead[leaves, None]
         place = torch.arange(width, device=self.device)
         foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])

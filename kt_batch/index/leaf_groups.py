@@ -12,6 +12,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.kmeans import FIXED_POINT, assign, fixed_point_sums
 from kt_batch.kernels.tiles import normalise
 
@@ -27,7 +28,7 @@ class LeafGroups:
 
     A group is read through its window: its leaves and those after it that make the width a multiple of WIDTH.
 
-    centres: unit vectors and a row of zeros, `(d + 1, G)` float32, for products with first levels.
+    centres: unit vectors in fixed point and a row of zeros, `(d + 1, G)` float32, for products with first levels.
     start: the place of the first leaf of each group, `(G,)` int64.
     size: leaves of each group, `(G,)` int64, at least 1.
     widths: leaves of the window of each group, `(G,)` int64.
@@ -36,12 +37,12 @@ class LeafGroups:
 
     def __init__(self, centres: Tensor, size: Tensor, leaves: Tensor, directions: Tensor) -> None:
         """Take centres `(G, d)`, and the directions `(leaves, d)` of the leaves in the order of `leaves`."""
-        self.centres = _with_zeros(centres, 0).T.contiguous()
+        self.centres = round_(_with_zeros(centres, 0)).T.contiguous()
         self.size = size
         self.start = size.cumsum(0) - size
         self.widths = (size + WIDTH - 1) // WIDTH * WIDTH
         self.leaves = leaves
-        self._directions = _with_zeros(directions, WIDTH)
+        self._directions = round_(_with_zeros(directions, WIDTH))
         places = zip(self.start.tolist(), self.size.tolist(), self.widths.tolist(), strict=True)
         self._places: list[tuple[int, int, int]] = list(places)
 
@@ -54,7 +55,10 @@ class LeafGroups:
         return self._places[group][1]
 
     def window(self, group: int) -> Tensor:
-        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32."""
+        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32.
+
+        They are in fixed point.
+        """
         start, _, width = self._places[group]
         return self._directions[start : start + width]
 

@@ -77,7 +77,10 @@ def best_few(pairs: Pairs, count: int) -> Pairs:
 
 
 def few_of_each(pairs: Pairs, count: int) -> Pairs:
-    """Return the pairs of `best_few` in any order."""
+    """Return at most `count` pairs of each query, in any order: those with the largest scores.
+
+    Of equal scores, the pairs of the smaller rows are returned.
+    """
     counts = torch.bincount(pairs.who)
     crowded = (counts > count)[pairs.who]
     if not crowded.any():
@@ -86,8 +89,11 @@ def few_of_each(pairs: Pairs, count: int) -> Pairs:
     keys, counts = _keys(some), counts * (counts > count)
     ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than sorting the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
-    some = some.at(keys <= last[some.who])  # includes ties with the last
-    return joined([pairs.at(~crowded), best_few(some, count)])
+    last = last[some.who]
+    better, tied = some.at(keys < last), some.at(keys == last)
+    room = count - torch.bincount(better.who, minlength=len(counts))
+    tied = tied.at(torch.from_numpy(np.lexsort((tied.rows.numpy(), tied.who.numpy()))))
+    return joined([pairs.at(~crowded), better, tied.at(_rank(tied.who) < room[tied.who])])
 
 
 def _keys(pairs: Pairs) -> Tensor:

@@ -19,6 +19,7 @@ from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, columns, nearest_l
 from kt_batch.index.searchers.visits import Group, Products, grouped, products_of
 from kt_batch.index.threads import Each, parallel_map
 from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.fixed_point import SHRINK, rounded_queries
 from kt_batch.kernels.principal import first_level
 from kt_batch.models.precision import quick_products
 
@@ -36,7 +37,7 @@ class _Queries:
     """n queries.
 
     vectors: keys `(n, D)`.
-    level: first levels `(n, d + 1)`, the length of the rest scaled for estimates.
+    level: first levels `(n, d + 1)` in fixed point, the length of the rest scaled for estimates.
     prepared_queries: `(n, a)`, as `Index.products` takes them.
     leaves, reach: `(n, probes)`, from `leaf_choice.nearest_leaves`.
     """
@@ -62,7 +63,8 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
     with parallel_map() as each, quick_products():
         level, prepared_queries = prepare_estimates(index, vectors, each)
         leaves, reach = nearest_leaves(index, level, probes, each)
-        return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
+        queries = _Queries(vectors, rounded_queries(level), prepared_queries, leaves, reach)
+        return _fast(index, queries, k, always, each, with_values)
 
 
 def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,7 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query, in the other leaves, whose estimates reach `threshold` `(n,)`."""
     reaching = queries.reach[:, always:] >= threshold[:, None]
-    threshold = threshold - 2 * rounding_slack(4 * index.channels)
+    threshold = (threshold - 2 * rounding_slack(4 * index.channels)) * SHRINK
     visited = []
     for part in _portions(reaching.sum(1), VISITS):
         who, column = reaching[part].nonzero().unbind(1)

@@ -18,6 +18,7 @@ from kt_batch.index.leaf_groups import LeafGroups
 from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import Each, in_turn
+from kt_batch.kernels.fixed_point import SHRINK, rounded_queries
 
 FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
 REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
@@ -71,19 +72,22 @@ def columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, comparing every query with all leaves."""
-    cosines = level[:, :-1] @ index.leaf_directions
+    cosines = rounded_queries(level)[:, :-1] @ index.leaf_directions
     some = largest(cosines, probes)
     cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
     some = some.gather(1, order)
     if probes < 2 * FIRST_ROUND:
         return some, level[:, :0]
+    return some, _reach(index, level, some, cosines)
+
+
+def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor) -> Tensor:
+    """Return the assumed largest estimates `(n, probes)` in `leaves`, whose products are `cosines`, pair by pair."""
     variances = index.leaf_variances
-    spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
-    return some, _reach(index, level, some, cosines, spread)
-
-
-def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
-    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+    variances = variances.index_select(0, leaves.flatten()).view(*leaves.shape, variances.shape[1])
+    spread = variances.mul_(level[:, None, : variances.shape[2]].square()).sum(2).sqrt_()
+    along = cosines / SHRINK * index.leaf_lengths[leaves]
+    reach: Tensor = along + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
     return reach
 
 
@@ -99,32 +103,33 @@ def leaves_in_groups(
         best = largest(cosines, visited)
         return best.gather(1, cosines.gather(1, best).sort(dim=1, descending=True, stable=True).indices)
 
-    nearest = torch.cat(each(nearest_groups, level.split(CHOOSING)))
+    rounded = rounded_queries(level)
+    nearest = torch.cat(each(nearest_groups, rounded.split(CHOOSING)))
     together = max(1, PRODUCTS // (NEAREST * int(groups.widths.max())))
-    parts = zip(level.split(together), nearest.split(together), strict=True)
-    return columns([_of_groups(index, some, theirs, probes, each) for some, theirs in parts])
+    parts = zip(level.split(together), rounded.split(together), nearest.split(together), strict=True)
+    return columns([_of_groups(index, some, short, theirs, probes, each) for some, short, theirs in parts])
 
 
-def _of_groups(index: Index, level: Tensor, visited: Tensor, probes: int, each: Each) -> tuple[Tensor, Tensor]:
-    """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first.
+def _of_groups(
+    index: Index, level: Tensor, rounded: Tensor, visited: Tensor, probes: int, each: Each
+) -> tuple[Tensor, Tensor]:
+    """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first; `rounded` is `level` in fixed point.
 
     The nearest few say which products are worth a look in the others, whose products are not kept.
     """
     groups = index.leaf_groups
     few = max(NEAREST, probes // NEAREST)
     near, others = visited[:, :few], visited[:, few:]
-    pages = each(lambda page: _multiplied(groups, level, page), _pages(groups, near))
+    pages = each(lambda page: _multiplied(groups, rounded, page), _pages(groups, near))
     threshold = _threshold(pages, near, probes, each)
     found = each(lambda page: _reaching(groups, page, threshold), pages)
-    found += each(lambda page: _reaching(groups, _multiplied(groups, level, page), threshold), _pages(groups, others))
+    found += each(lambda page: _reaching(groups, _multiplied(groups, rounded, page), threshold), _pages(groups, others))
     leaves, cosines = _best(joined(found), len(level), probes)
     if probes < 2 * FIRST_ROUND:
         return leaves, level[:, :0]
 
     def reach(some: slice) -> Tensor:
-        variances = index.leaf_variances[leaves[some]]
-        spread = torch.bmm(variances, level[some, : variances.shape[2], None].square())[:, :, 0].sqrt_()
-        return _reach(index, level[some], leaves[some], cosines[some], spread)
+        return _reach(index, level[some], leaves[some], cosines[some])
 
     parts = [slice(start, start + CHOOSING) for start in range(0, max(1, len(level)), CHOOSING)]
     return leaves, torch.cat(each(reach, parts))
@@ -147,7 +152,7 @@ def _pages(groups: LeafGroups, visited: Tensor) -> Iterator[list[tuple[int, Tens
 
 
 def _multiplied(groups: LeafGroups, level: Tensor, page: list[tuple[int, Tensor]]) -> _Page:
-    """Multiply the first levels `(n, d + 1)` of queries with the leaves of the groups of a page."""
+    """Multiply the first levels `(n, d + 1)` of queries, in fixed point, with the leaves of the groups of a page."""
     visits = [len(queries) for _, queries in page]
     widths = [groups.width(group) for group, _ in page]
     sizes = [rounded_up(rows) * width for rows, width in zip(visits, widths, strict=True)]
