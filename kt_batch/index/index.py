@@ -160,14 +160,19 @@ class Index:
 
         The rows of all shards are decoded together: a block of fixed shape costs the same however few rows it has.
         """
+        found = self.kept(rows)
+        level, norms = found.pop("level"), found.pop("norms")
+        with quick_products():  # always, so that a patch has the same bits everywhere
+            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+
+    def kept(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the first levels, norms and payload (index.shards) of rows `(m,)` by name."""
         kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
         found = {name: part.new_empty(len(rows), *part.shape[1:]) for name, part in kept[0].items()}
         for number, inside, where in self._placed(rows):
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
-        level, norms = found.pop("level"), found.pop("norms")
-        with quick_products():  # always, so that a patch has the same bits everywhere
-            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+        return found
 
     def values(self, rows: Tensor) -> Tensor:
         """Return what a match transfers: raw patches `(m, 4, C)` float32, in cells and not bands, of rows `(m,)`."""

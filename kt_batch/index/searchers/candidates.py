@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.index.index import Index
@@ -177,7 +178,7 @@ def canonically_best(
     each(score, _by_row(left).split(RESCORED))
     left = Pairs(left.who, left.rows, scores)
     numbers = _ranked(index, left, n, k)
-    best = _picked(left, numbers)
+    best = picked(left, numbers)
     if slots is None:
         return best
     _put_in_place(index, values, slots, numbers, best.rows, each)
@@ -221,7 +222,7 @@ def read_values(index: Index, rows: Tensor, each: Each = in_turn) -> Tensor:
 
 def best_by_score(index: Index, pairs: Pairs, n: int, k: int) -> Best:
     """Return the k best candidates of each of n queries by the scores they have, ties to the smaller patch id."""
-    return _picked(pairs, _ranked(index, pairs, n, k))
+    return picked(pairs, _ranked(index, pairs, n, k))
 
 
 def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
@@ -229,7 +230,12 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
 
     This is the order of matches everywhere: the larger score first, of equal scores the smaller patch id.
     """
-    ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
+    return ranked(index.patch_ids(pairs.rows), pairs, n, k)
+
+
+def ranked(patch_ids: NDArray[np.uint8], pairs: Pairs, n: int, k: int) -> Tensor:
+    """As `_ranked`, for candidates with `patch_ids` `(m, 12)`."""
+    ids = np.ascontiguousarray(patch_ids).view("S12")[:, 0]
     order = torch.from_numpy(np.lexsort((ids, -pairs.scores.numpy(), pairs.who.numpy())))
     who = pairs.who[order]
     rank = _rank(who)
@@ -239,7 +245,7 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
     return numbers
 
 
-def _picked(pairs: Pairs, numbers: Tensor) -> Best:
+def picked(pairs: Pairs, numbers: Tensor) -> Best:
     """Return the candidates that have `numbers` `(n, k)`; -1 is none."""
     rows = torch.full(numbers.shape, -1, dtype=torch.int64, device=numbers.device)
     scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64, device=numbers.device)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.index import Index
 from kt_batch.index.leaf_groups import LeafGroups
 from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import Each, in_turn
+from kt_batch.index.tree import Tree
 from kt_batch.kernels.fixed_point import SHRINK, rounded_queries
 
 FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
@@ -51,7 +52,32 @@ class _Page:
     best: Tensor
 
 
-def nearest_leaves(index: Index, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:
+class Leaves(Protocol):
+    """What the choice needs of an index.
+
+    tree: the places of the leaves; its nodes are not read.
+    leaf_means: mean first levels, `(leaves, d + 1)`.
+    leaf_variances: variances of first levels, `(leaves, r)`.
+    leaf_lengths: lengths of the means without their rests, `(leaves,)`.
+    leaf_directions: directions of the means without their rests, in fixed point, `(d, leaves)`.
+    leaf_groups: the leaves in groups.
+    """
+
+    tree: Tree
+    leaf_means: Tensor
+    leaf_variances: Tensor
+    leaf_lengths: Tensor
+
+    @property
+    def leaf_directions(self) -> Tensor:
+        """See above."""
+
+    @property
+    def leaf_groups(self) -> LeafGroups:
+        """See above."""
+
+
+def nearest_leaves(index: Leaves, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:
     """Return the leaves with the nearest means for queries with first levels `(n, d + 1)`.
 
     An index of at least GROUPED leaves looks for them in the nearest groups alone.
@@ -70,7 +96,7 @@ def columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
 
 
-def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+def _of_all(index: Leaves, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, comparing every query with all leaves."""
     cosines = rounded_queries(level)[:, :-1] @ index.leaf_directions
     some = largest(cosines, probes)
@@ -81,7 +107,7 @@ def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     return some, _reach(index, level, some, cosines)
 
 
-def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor) -> Tensor:
+def _reach(index: Leaves, level: Tensor, leaves: Tensor, cosines: Tensor) -> Tensor:
     """Return the assumed largest estimates `(n, probes)` in `leaves`, whose products are `cosines`, pair by pair."""
     variances = index.leaf_variances
     variances = variances.index_select(0, leaves.flatten()).view(*leaves.shape, variances.shape[1])
@@ -92,7 +118,7 @@ def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor) -> Tens
 
 
 def leaves_in_groups(
-    index: Index, level: Tensor, probes: int, visited: int, each: Each = in_turn
+    index: Leaves, level: Tensor, probes: int, visited: int, each: Each = in_turn
 ) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, from the `visited` nearest groups of every query, or more where these hold few leaves."""
     groups = index.leaf_groups
@@ -111,7 +137,7 @@ def leaves_in_groups(
 
 
 def _of_groups(
-    index: Index, level: Tensor, rounded: Tensor, visited: Tensor, probes: int, each: Each
+    index: Leaves, level: Tensor, rounded: Tensor, visited: Tensor, probes: int, each: Each
 ) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first; `rounded` is `level` in fixed point.
 

@@ -174,10 +174,10 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
         values=values,
         best=values.view(2, 2, WINDOW).amax(2),
     )
-    found = estimates._survivors(products, torch.tensor([-torch.inf]), 3)
+    found = estimates.survivors(products, torch.tensor([-torch.inf]), 3)
     assert found.who.tolist() == [0] * 6
     assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
-    found = estimates._survivors(products, torch.tensor([250.0]), 3)
+    found = estimates.survivors(products, torch.tensor([250.0]), 3)
     assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # at most three per visit
 
 
