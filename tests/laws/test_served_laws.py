@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import SearchRequest
 from kt_batch.index.searchers.candidates import Best
 from kt_batch.index.searchers.estimates import search_fast
-from kt_batch.index.served import messages, search
+from kt_batch.index.served import messages
 from kt_batch.index.served.local import LocalOwners
 from kt_batch.index.served.messages import distinct_cells
 from kt_batch.index.served.owner import Owner
@@ -34,7 +35,7 @@ class MortalOwners(LocalOwners):
         super().__init__(index, shards)
         self.index, self.every, self.asked, self.lost = index, every, 0, 0
 
-    def ask(self, requests: Mapping[int, messages.Request]) -> dict[int, messages.Reply | None]:
+    def ask(self, requests: Mapping[int, Sequence[messages.Request]]) -> dict[int, messages.Reply | None]:
         self.asked += 1
         if self.asked % self.every == 0:
             number = self.lost % len(self.shards)
@@ -89,14 +90,11 @@ def test_a_served_search_finds_what_a_local_search_finds(
     k = min(top_k, index.count)
     probes = index.leaves_to_probe(probes, k)
     owners = MortalOwners(index, divided(len(index.shards), count, seed), every)
-    before, search.KEPT = search.KEPT, kept
-    try:
-        with small_rounds():
-            search.FIRST_ROUND = 2
-            expected = search_fast(index, vectors, k, probes, with_values=True)
-            found, ids = served(owners, index, SearchRequest(queries, vectors, k, with_values=True), probes)
-    finally:
-        search.KEPT, search.FIRST_ROUND = before, 16
+    with small_rounds(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kt_batch.index.served.search.FIRST_ROUND", 2)
+        patch.setattr("kt_batch.index.served.search.KEPT", kept)
+        expected = search_fast(index, vectors, k, probes, with_values=True)
+        found, ids = served(owners, index, SearchRequest(queries, vectors, k, with_values=True), probes)
     assert_same(found, expected)
     assert ids.flatten(0, 1).equal(torch.from_numpy(index.patch_ids(expected.rows.flatten())))
     assert all(len(owner._held) == 0 for owner in owners.owners)

@@ -19,13 +19,14 @@ class LocalOwners:
         self.traffic = Traffic()
         self.owners = [Owner(index.tree, own, [index.shards[number] for number in own]) for own in shards]
 
-    def ask(self, requests: Mapping[int, messages.Request]) -> dict[int, messages.Reply | None]:
+    def ask(self, requests: Mapping[int, Sequence[messages.Request]]) -> dict[int, messages.Reply | None]:
         """Return the answers, one after another."""
-        return {number: self._asked(number, request) for number, request in requests.items()}
+        return {number: self._asked(number, some) for number, some in requests.items()}
 
-    def _asked(self, number: int, request: messages.Request) -> messages.Reply | None:
-        self.traffic.add(request)
-        reply = self.owners[number].answer(request)
+    def _asked(self, number: int, requests: Sequence[messages.Request]) -> messages.Reply | None:
+        for request in requests:
+            self.traffic.add(request)
+        reply = self.owners[number].answer(requests)
         if reply is not None:
             self.traffic.add(reply)
         return reply

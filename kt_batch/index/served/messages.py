@@ -1,7 +1,7 @@
 """What a served search and the owners of an index send each other: plain arrays, and integers in few bytes.
 
-Queries of a message are numbered from 0 in the order of its `Queries`. What belongs to several queries is concatenated,
-with the number of items of each: its `counts`, `(q,)`. Rows and leaves are those of the owner.
+Queries are numbered from 0 in the order in which `Queries` told of them. What belongs to several queries is
+concatenated, with the number of items of each: its `counts`, `(q,)`. Rows and leaves are those of the owner.
 """
 
 from __future__ import annotations
@@ -20,21 +20,44 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Queries:
-    """q queries and their visits to leaves in the first round.
+    """q queries to be held, after those that are held.
 
-    token: names the search that they belong to, for later messages.
-    cells: distinct cells of query patches, `(m, C)` float32.
-    corners: the four cells of each patch, `(q, 4)`.
-    counts, leaves: visits of each query, `(q,)` and `(p,)`.
-    few: patches of each query that may be read whole in the first round.
+    token: names the search that they belong to.
+    levels: first levels for estimates, `(q, d + 1)` int16, in steps (kernels.fixed_point).
+    before: queries of this search that are held already; an owner that does not hold them ignores the message.
     """
 
     token: str
-    cells: Array
-    corners: Array
+    levels: Array
+    before: int
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Asks for the largest estimate of each visit of the first round, `counts` `(q,)` and `leaves` `(p,)`.
+
+    few: patches of each query that may be read whole.
+    """
+
+    token: str
     counts: Array
     leaves: Array
     few: int
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of some queries, those that patches are read whole for.
+
+    who: the queries, `(r,)`.
+    cells: distinct cells, `(m, C)` float32.
+    corners: the four cells of each patch, `(r, 4)`.
+    """
+
+    token: str
+    who: Array
+    cells: Array
+    corners: Array
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,27 @@ class Candidates:
 
     counts: of each query, `(q,)`.
     rows: `(m,)`.
-    estimates, scores: first-level products and scores of whole patches, `(m,)` float32.
+    estimates: first-level products, `(m,)` float32.
     """
 
     counts: Array
     rows: Array
     estimates: Array
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Asks for the scores of whole patches of candidates, `counts` `(q,)` and `rows` `(m,)`."""
+
+    token: str
+    counts: Array
+    rows: Array
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of whole patches of candidates, `(m,)` float32."""
+
     scores: Array
 
 
@@ -124,8 +162,9 @@ class Forgotten:
     """Answers a message about a search whose queries the owner does not hold: send them again."""
 
 
-Request = Queries | Thresholds | Further | Finalists | Winners | Done
-Reply = Best | Candidates | Canonical | Kept | Forgotten
+OfHeld = Patches | Visits | Thresholds | Further | Whole | Finalists
+Request = Queries | OfHeld | Winners | Done
+Reply = Best | Candidates | Scores | Canonical | Kept | Forgotten
 
 
 class Traffic(Counter[str]):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +19,9 @@ from kt_batch.index.served import messages
 from kt_batch.index.served.messages import items, narrow, wide
 from kt_batch.index.served.router import without_nodes
 from kt_batch.index.shards import Shard, match_parts
-from kt_batch.index.threads import Each, parallel_map
+from kt_batch.index.threads import parallel_map
 from kt_batch.index.tree import Tree
-from kt_batch.kernels.fixed_point import rounded_queries
+from kt_batch.kernels.fixed_point import STEP
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from kt_batch.models.precision import quick_products
@@ -31,14 +32,20 @@ PORTION = 1024  # queries whose keys, or pairs whose canonical scores, a thread 
 
 @dataclass
 class _Held:
-    """The queries of one search: keys `(q, D)`, first levels, prepared queries; and the products of the first round."""
+    """The queries of one search.
 
-    few: int
-    vectors: Tensor
+    level: first levels in fixed point, `(q, d + 1)` float32.
+    place: where the patch of each query is among those that have arrived, `(q,)`; -1 where it has not.
+    vectors, prepared_queries: their keys, and as `Index.products` takes them.
+    few: patches of each query that may be read whole in the first round.
+    looked: the products of the first round, until they are looked through.
+    """
+
     level: Tensor
+    place: Tensor
+    vectors: Tensor
     prepared_queries: Tensor
-    who: Tensor
-    leaves: Tensor
+    few: int = 0
     looked: list[Products] | None = None
 
 
@@ -57,22 +64,23 @@ class Owner:
         self._index = Index(_part(tree, numbers), shards, files, read_soon)
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
-    def answer(self, request: messages.Request) -> messages.Reply | None:
-        """Answer a request; None where none is expected.
+    def answer(self, requests: Sequence[messages.Request]) -> messages.Reply | None:
+        """Answer the last of some requests, after the others; None where no answer is expected.
 
         Raises:
             DamagedError: A mapped file has changed.
         """
         self._index.check_files()
         try:
-            return self._answer(request)
+            return [self._answer(request) for request in requests][-1]
         finally:
             self._index.check_files()  # what was read meanwhile is not used
 
     def _answer(self, request: messages.Request) -> messages.Reply | None:
         match request:
             case messages.Queries():
-                return self._begin(request)
+                self._hold(request)
+                return None
             case messages.Winners():
                 return self._kept(wide(request.rows))
             case messages.Done():
@@ -81,49 +89,69 @@ class Owner:
         held = self._held.get(request.token)
         return messages.Forgotten() if held is None else self._go_on(held, request)
 
-    def _go_on(
-        self, held: _Held, request: messages.Thresholds | messages.Further | messages.Finalists
-    ) -> messages.Reply:
+    def _go_on(self, held: _Held, request: messages.OfHeld) -> messages.Reply | None:
         match request:
+            case messages.Patches():
+                self._arrive(held, request)
+                return None
+            case messages.Visits():
+                return self._visit(held, request)
             case messages.Thresholds():
                 return self._first(held, torch.from_numpy(request.least.copy()))
             case messages.Further():
                 return self._further(held, request)
+            case messages.Whole():
+                return self._whole(held, request)
             case messages.Finalists():
                 return self._canonical(held, request)
 
-    def _begin(self, request: messages.Queries) -> messages.Best:
-        """Hold the queries, and return the largest estimate of each visit of the first round."""
-        cells = torch.from_numpy(request.cells.copy())
-        patches = cells[wide(request.corners)]
-        mean = self._index.tree.mean
-        with parallel_map() as each, quick_products():
-            parts = each(lambda some: match_parts(haar(some), mean)[0], patches.split(PORTION))
-            vectors = torch.cat(parts) if parts else patches.flatten(1)
-            level, prepared = prepare_estimates(self._index, vectors, each)
-            who, leaves = items(request.counts), wide(request.leaves)
-            held = _Held(request.few, vectors, rounded_queries(level), prepared, who, leaves)
-            held.looked = self._look(held, each)
-        self._held[request.token] = held
+    def _hold(self, request: messages.Queries) -> None:
+        """Hold further queries of a search."""
+        level = torch.from_numpy(request.levels.astype(np.float32)).mul_(STEP)
+        place = torch.full((len(level),), -1)
+        held = self._held.get(request.token)
+        if (0 if held is None else len(held.level)) != request.before:
+            return
+        if held is None:
+            none = torch.empty(0)
+            self._held[request.token] = _Held(level, place, none, none)
+        else:
+            held.level, held.place = torch.cat([held.level, level]), torch.cat([held.place, place])
         while len(self._held) > HELD:
             self._held.popitem(last=False)
+
+    def _visit(self, held: _Held, request: messages.Visits) -> messages.Best:
+        """Return the largest estimate of each visit of the first round."""
+        who, leaves = items(request.counts), wide(request.leaves)
+        look = partial(products_of, self._index, held.level, who)
+        with parallel_map() as each, quick_products():
+            held.looked = each(look, grouped(self._index, leaves))
+        held.few = request.few
         best = torch.full((len(leaves),), -torch.inf)
         for products in held.looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         return messages.Best(best.numpy())
 
-    def _look(self, held: _Held, each: Each) -> list[Products]:
-        """Return the products of the first round."""
-        look = partial(products_of, self._index, held.level, held.who)
-        return each(look, grouped(self._index, held.leaves))
-
-    def _first(self, held: _Held, threshold: Tensor) -> messages.Candidates:
-        """Return the few patches of the first round that reach the threshold `(q,)`; forget its products."""
+    def _arrive(self, held: _Held, request: messages.Patches) -> None:
+        """Hold the patches of some queries."""
+        patches = torch.from_numpy(request.cells.copy())[wide(request.corners)]
+        mean = self._index.tree.mean
         with parallel_map() as each, quick_products():
-            looked = self._look(held, each) if held.looked is None else held.looked
-            held.looked = None
+            vectors = torch.cat(each(lambda some: match_parts(haar(some), mean)[0], patches.split(PORTION)))
+            _, prepared = prepare_estimates(self._index, vectors, each)
+        here = int(held.place.max()) + 1
+        held.place[wide(request.who)] = torch.arange(here, here + len(vectors))
+        held.vectors = torch.cat([held.vectors, vectors]) if here else vectors
+        held.prepared_queries = torch.cat([held.prepared_queries, prepared]) if here else prepared
+
+    def _first(self, held: _Held, threshold: Tensor) -> messages.Candidates | messages.Forgotten:
+        """Return the few patches of the first round that reach the threshold `(q,)`; forget its products."""
+        if held.looked is None:
+            return messages.Forgotten()
+        looked, held.looked = held.looked, None
+        with parallel_map() as each:
             left = each(lambda products: survivors(products, threshold, held.few), looked)
-            return self._scored(held, few_of_each(joined(left), held.few), each)
+        return self._candidates(held, few_of_each(joined(left), held.few))
 
     def _further(self, held: _Held, request: messages.Further) -> messages.Candidates:
         threshold = torch.from_numpy(request.least.copy())
@@ -132,16 +160,21 @@ class Owner:
             groups = grouped(self._index, leaves)
             look = partial(products_of, self._index, held.level, who)
             left = each(lambda group: survivors(look(group), threshold, request.few), groups)
-            return self._scored(held, few_of_each(joined(left), request.few), each)
+        return self._candidates(held, few_of_each(joined(left), request.few))
 
-    def _scored(self, held: _Held, pairs: Pairs, each: Each) -> messages.Candidates:
+    def _candidates(self, held: _Held, pairs: Pairs) -> messages.Candidates:
         pairs = pairs.at(torch.sort(pairs.who, stable=True).indices)
-        scores = scored(self._index, held.prepared_queries, pairs, each).scores
-        counts = torch.bincount(pairs.who, minlength=len(held.vectors))
-        return messages.Candidates(narrow(counts), narrow(pairs.rows), pairs.scores.numpy(), scores.numpy())
+        counts = torch.bincount(pairs.who, minlength=len(held.level))
+        return messages.Candidates(narrow(counts), narrow(pairs.rows), pairs.scores.numpy())
+
+    def _whole(self, held: _Held, request: messages.Whole) -> messages.Scores:
+        who, rows = held.place[items(request.counts)], wide(request.rows)
+        with parallel_map() as each, quick_products():
+            pairs = scored(self._index, held.prepared_queries, Pairs(who, rows, torch.empty(len(rows))), each)
+        return messages.Scores(pairs.scores.numpy())
 
     def _canonical(self, held: _Held, request: messages.Finalists) -> messages.Canonical:
-        who, rows = items(request.counts), wide(request.rows)
+        who, rows = held.place[items(request.counts)], wide(request.rows)
         scores = torch.empty(len(rows), dtype=torch.float64)
 
         def score(part: Tensor) -> None:

@@ -2,27 +2,27 @@
 
 Every step takes one message to each owner concerned, and its answer:
 
-1. The queries with their visits of the first round; the largest estimate of each visit. These of all owners give the
-   threshold of each query.
-2. The thresholds; the few patches that reach them, with estimates and scores of whole patches. Of these of all owners
-   the few with the largest estimates are kept.
-3. With many probes, visits of a second round to leaves that may hold a better patch than the best so far; as in 2.
-4. The candidates whose scores are near the best; their canonical scores, which decide.
-5. The distinct winners; their patches as they are kept.
+1. The first levels of the queries with their visits of the first round; the largest estimate of each visit. These of
+   all owners give the threshold of each query.
+2. The thresholds; the few patches that reach them. Of these of all owners those with the largest estimates are kept.
+3. The candidates, and the patches of their queries; the scores of whole patches.
+4. With many probes, visits of a second round to leaves that may hold a better patch than the best so far; then as in 2
+   and 3.
+5. The candidates whose scores are near the best; their canonical scores, which decide.
+6. The distinct winners; their patches as they are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
-from uuid import uuid4
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.index import Index
+from kt_batch.index.ids import ID_BYTES
+from kt_batch.index.index import WINDOW, Index
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import (
     Best,
@@ -45,36 +45,16 @@ from kt_batch.index.searchers.estimates import (
 )
 from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, nearest_leaves
 from kt_batch.index.served import messages
-from kt_batch.index.served.messages import distinct_cells, items, narrow, wide
+from kt_batch.index.served.asked import Asked, Owners
+from kt_batch.index.served.messages import narrow, wide
+from kt_batch.index.served.places import Places
 from kt_batch.index.served.router import Router
 from kt_batch.index.shards import Shard
 from kt_batch.index.threads import parallel_map
 from kt_batch.index.tree import Tree
 from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.fixed_point import rounded_queries
 from kt_batch.models.precision import quick_products
-
-R = TypeVar("R")
-
-
-class Owners(Protocol):
-    """The owners of an index."""
-
-    shards: Sequence[Sequence[int]]  # of each owner, ascending; every shard has one owner
-
-    def ask(self, requests: Mapping[int, messages.Request]) -> Mapping[int, messages.Reply | None]:
-        """Return the answers of some owners, by number. A lost owner is replaced, and may have forgotten queries."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """n queries of one search.
-
-    queries: the message that each owner concerned holds.
-    who: of each owner concerned, the queries of its message, `(q,)`, ascending.
-    """
-
-    queries: dict[int, messages.Queries]
-    who: dict[int, Tensor]
 
 
 class ServedSearch:
@@ -83,146 +63,124 @@ class ServedSearch:
     def __init__(self, router: Router, owners: Owners) -> None:
         self._router = router
         self._owners = owners
-        self._owner_of_shard = torch.empty(len(router.shard_counts), dtype=torch.int64)
-        tree = router.tree
-        self._local_leaf = torch.empty(tree.leaves, dtype=torch.int64)
-        self._first_rows: list[tuple[Tensor, Tensor]] = []  # of each owner's shards: at the owner, in the index
-        starts = router.shard_counts.cumsum(0) - router.shard_counts
-        for number, shards in enumerate(owners.shards):
-            own = torch.tensor(list(shards))
-            self._owner_of_shard[own] = number
-            leaves = torch.isin(tree.leaf_shard, own).nonzero()[:, 0]
-            self._local_leaf[leaves] = torch.arange(len(leaves))
-            counts = router.shard_counts[own]
-            self._first_rows.append((counts.cumsum(0) - counts, starts[own]))
-        self._owner_of_leaf = self._owner_of_shard[tree.leaf_shard]
+        self._places = Places(router, owners.shards)
 
     def find(self, request: SearchRequest, probes: int) -> tuple[Found, Tensor]:
         """Return the matches of a request, none certified, and their patch ids `(n, k, 12)` uint8.
 
         probes: leaves of each query; as many leaves always hold k patches, and the index has more.
         """
-        k, keys = request.k, request.keys
+        k, tree = request.k, self._router.tree
         always = max(FIRST_ROUND, self._router.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
-        tree = self._router.tree
         with parallel_map() as each, quick_products():
-            levels = each(lambda some: estimate_level(some, tree.directions), keys.split(PREPARED))
-            leaves, reach = nearest_leaves(self._router, torch.cat(levels), probes, each)
-        width = (tree.leaf_count + 63)[leaves[:, :always]].sum(1)
+            levels = each(lambda some: estimate_level(some, tree.directions), request.keys.split(PREPARED))
+            level = torch.cat(levels)
+            leaves, reach = nearest_leaves(self._router, level, probes, each)
+        products = (tree.leaf_count + WINDOW - 1)[leaves[:, :always]].sum(1)
         parts = []
-        for part in portions(width, KEPT):
-            token = uuid4().hex
-            asked = self._asked(token, request.patches[part], leaves[part], always, FEW + k)
-            parts.append(self._find(asked, leaves[part], reach[part], always, request))
-            self._owners.ask({owner: messages.Done(token) for owner in asked.queries})
-        best = Best(torch.cat([part[0].rows for part in parts]), torch.cat([part[0].scores for part in parts]))
+        for part in portions(products, KEPT):
+            asked = Asked(self._owners, rounded_queries(level[part]), request.patches[part])
+            parts.append(self._matches(asked, leaves[part], reach[part], always, k))
+            asked.end()
+        best = Best(torch.cat([best.rows for best, _ in parts]), torch.cat([best.scores for best, _ in parts]))
         values = self._values(best.rows) if request.with_values else None
         certified = torch.zeros(len(best.rows), dtype=torch.bool)
-        return Found(best.rows, best.scores, certified, values), torch.cat([part[1] for part in parts])
+        return Found(best.rows, best.scores, certified, values), torch.cat([ids for _, ids in parts])
 
-    def _asked(self, token: str, patches: Tensor, leaves: Tensor, always: int, few: int) -> _Asked:
-        """Divide queries `(n, 4, C)` with `leaves` `(n, probes)` among the owners of these."""
-        cells, corners = distinct_cells(patches)
-        owner_of = self._owner_of_leaf[leaves]
-        queries, concerned = {}, {}
-        for owner in owner_of.unique().tolist():
-            own = owner_of == owner
-            who = own.any(1).nonzero()[:, 0]
-            some, places = corners[who].unique(return_inverse=True)
-            counts, visited = self._visits(own[who, :always], leaves[who, :always])
-            sent = cells[some].numpy()
-            queries[owner] = messages.Queries(token, sent, narrow(places), counts, visited, few)
-            concerned[owner] = who
-        return _Asked(queries, concerned)
-
-    def _visits(self, wanted: Tensor, leaves: Tensor) -> tuple[messages.Array, messages.Array]:
-        """Return the counts `(q,)` and the owner's numbers `(p,)` of the `wanted` ones of `leaves`, `(q, c)` each."""
-        return narrow(wanted.sum(1)), narrow(self._local_leaf[leaves[wanted]])
-
-    def _find(
-        self, asked: _Asked, leaves: Tensor, reach: Tensor, always: int, request: SearchRequest
-    ) -> tuple[Best, Tensor]:
+    def _matches(self, asked: Asked, leaves: Tensor, reach: Tensor, always: int, k: int) -> tuple[Best, Tensor]:
+        """Return the matches of queries with `leaves` and `reach` `(n, probes)`, and their patch ids."""
         n, probes = leaves.shape
-        k, dim = request.k, request.keys.shape[1]
-        more = always < probes
-        threshold = self._first_threshold(asked, leaves[:, :always], k, more)
-        least = {owner: threshold[who].numpy() for owner, who in asked.who.items()}
-        token = {owner: message.token for owner, message in asked.queries.items()}
-        found = self._ask(asked, {o: messages.Thresholds(token[o], least[o]) for o in least}, messages.Candidates)
-        known = self._best_estimates(asked, found, FEW + k)
-        if more:
+        dim = 4 * self._router.tree.mean.shape[1]
+        threshold = self._first_threshold(asked, leaves[:, :always], k, always < probes)
+        thresholds = {o: [messages.Thresholds(asked.token, asked.of_each(o, threshold))] for o in asked.owners}
+        known = self._scored(asked, self._few(asked, asked.ask(thresholds, messages.Candidates), FEW + k))
+        if always < probes:
             reached = kth_best(known, n, k)
             wanted = reach[:, always:] >= reached[:, None]
-            further = self._further(asked, leaves[:, always:], wanted, second_threshold(reached, dim), 2 * FEW + k)
-            found = self._ask(asked, further, messages.Candidates)
-            known = joined([known, self._best_estimates(asked, found, 2 * FEW + k)])
+            least = second_threshold(reached, dim)
+            further = self._further(asked, leaves[:, always:], wanted, least, 2 * FEW + k)
+            few = self._few(asked, asked.ask(further, messages.Candidates), 2 * FEW + k)
+            known = joined([known, self._scored(asked, few)])
         worst = kth_best(known, n, k) - 2 * rounding_slack(dim)
         return self._canonically_best(asked, known.at(known.scores >= worst[known.who]), n, k)
 
-    def _first_threshold(self, asked: _Asked, leaves: Tensor, k: int, more: bool) -> Tensor:
+    def _first_threshold(self, asked: Asked, leaves: Tensor, k: int, more: bool) -> Tensor:
         """Begin the search at its owners, and return the threshold `(n,)` of the first round."""
+        requests, places = {}, {}
+        for owner, who, column in self._visits(leaves, torch.ones_like(leaves, dtype=torch.bool)):
+            sent = asked.send(owner, who)
+            order, counts = asked.in_order(owner, who)
+            places[owner] = who[order], column[order]
+            visited = narrow(self._places.leaf_at_owner[leaves[places[owner]]])
+            visits = messages.Visits(asked.token, counts, visited, FEW + k)
+            requests[owner] = [*sent, *asked.noted(owner, visits)]
         best = torch.full(leaves.shape, -torch.inf)
-        owner_of = self._owner_of_leaf[leaves]
-        for owner, reply in self._ask(asked, asked.queries, messages.Best).items():
-            best[owner_of == owner] = torch.from_numpy(reply.best.copy())
+        for owner, reply in asked.ask(requests, messages.Best).items():
+            best[places[owner]] = torch.from_numpy(reply.best.copy())
         if k > leaves.shape[1]:  # too few leaves hold a patch that reaches any threshold
             return torch.full((len(leaves),), -torch.inf)
         return first_threshold(best, k, more)
 
     def _further(
-        self, asked: _Asked, leaves: Tensor, wanted: Tensor, least: Tensor, few: int
-    ) -> dict[int, messages.Further]:
+        self, asked: Asked, leaves: Tensor, wanted: Tensor, least: Tensor, few: int
+    ) -> dict[int, list[messages.Request]]:
         """Return the visits of the second round: to the `wanted` `(n, c)` of `leaves` `(n, c)`."""
         requests = {}
-        wanted_of = torch.where(wanted, self._owner_of_leaf[leaves], -1)
-        for owner, who in asked.who.items():
-            own = wanted_of[who] == owner
-            if own.any():
-                counts, visited = self._visits(own, leaves[who])
-                token = asked.queries[owner].token
-                requests[owner] = messages.Further(token, counts, visited, least[who].numpy(), few)
+        for owner, who, column in self._visits(leaves, wanted):
+            sent = asked.send(owner, who)
+            order, counts = asked.in_order(owner, who)
+            visited = narrow(self._places.leaf_at_owner[leaves[who[order], column[order]]])
+            further = messages.Further(asked.token, counts, visited, asked.of_each(owner, least), few)
+            requests[owner] = [*sent, further]
         return requests
 
-    def _best_estimates(self, asked: _Asked, found: Mapping[int, messages.Candidates], few: int) -> Pairs:
-        """Return the `few` candidates of each query with the largest estimates, with the scores of whole patches."""
-        parts, scores = [], []
-        for owner, reply in sorted(found.items()):
-            who = asked.who[owner][items(reply.counts)]
-            rows = self._rows_of_index(owner, wide(reply.rows))
-            parts.append(Pairs(who, rows, torch.from_numpy(reply.estimates.copy())))
-            scores.append(torch.from_numpy(reply.scores.copy()))
-        pairs = joined(parts)
-        score = torch.cat([torch.empty(0), *scores])
-        numbered = Pairs(pairs.who, pairs.rows, pairs.scores)
-        kept = few_of_each(numbered, few)
-        if len(kept) == len(pairs):
-            return Pairs(pairs.who, pairs.rows, score)
-        rows = self._router.count
-        order = torch.argsort(pairs.who * rows + pairs.rows)
-        ordered = (pairs.who * rows + pairs.rows)[order]
-        places = order[torch.searchsorted(ordered, kept.who * rows + kept.rows)]
-        return Pairs(kept.who, kept.rows, score[places])
+    def _visits(self, leaves: Tensor, wanted: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each owner with the queries and columns `(p,)` of the `wanted` ones of its `leaves`, `(n, c)` each."""
+        owner_of = torch.where(wanted, self._places.owner_of_leaf[leaves], -1)
+        for owner in owner_of.unique().tolist():
+            if owner >= 0:
+                yield owner, *(owner_of == owner).nonzero().unbind(1)
 
-    def _canonically_best(self, asked: _Asked, left: Pairs, n: int, k: int) -> tuple[Best, Tensor]:
+    def _few(self, asked: Asked, found: Mapping[int, messages.Candidates], few: int) -> Pairs:
+        """Return the `few` candidates of each query with the largest estimates."""
+        parts = []
+        for owner, reply in found.items():
+            rows = self._places.rows_of_index(owner, wide(reply.rows))
+            estimates = torch.from_numpy(reply.estimates.copy())
+            parts.append(Pairs(asked.queries_of(owner, reply.counts), rows, estimates))
+        return few_of_each(joined(parts), few)
+
+    def _scored(self, asked: Asked, pairs: Pairs) -> Pairs:
+        """Return candidates with the scores of whole patches."""
+        requests: dict[int, list[messages.Request]] = {}
+        places = {}
+        for owner, own in self._places.by_owner(pairs.rows).items():
+            sent = asked.send_patches(owner, pairs.who[own])
+            order, counts = asked.in_order(owner, pairs.who[own])
+            places[owner] = own[order]
+            rows = self._places.rows_of_owner(owner, pairs.rows[places[owner]])
+            requests[owner] = [*sent, messages.Whole(asked.token, counts, narrow(rows))]
+        scores = torch.empty(len(pairs))
+        for owner, reply in asked.ask(requests, messages.Scores).items():
+            scores[places[owner]] = torch.from_numpy(reply.scores.copy())
+        return Pairs(pairs.who, pairs.rows, scores)
+
+    def _canonically_best(self, asked: Asked, left: Pairs, n: int, k: int) -> tuple[Best, Tensor]:
         """Return the k best of each query by canonical score, and their patch ids `(n, k, 12)`."""
         requests, places = {}, {}
-        owner_of = self._owner_of_row(left.rows)
-        for owner in owner_of.unique().tolist():
-            own = (owner_of == owner).nonzero()[:, 0]
-            own = own[torch.sort(left.who[own], stable=True).indices]
-            where = torch.searchsorted(asked.who[owner], left.who[own])
-            counts = torch.bincount(where, minlength=len(asked.who[owner]))
-            rows = self._rows_of_owner(owner, left.rows[own])
-            requests[owner] = messages.Finalists(asked.queries[owner].token, narrow(counts), narrow(rows))
-            places[owner] = own
+        for owner, own in self._places.by_owner(left.rows).items():
+            order, counts = asked.in_order(owner, left.who[own])
+            places[owner] = own[order]
+            rows = self._places.rows_of_owner(owner, left.rows[places[owner]])
+            requests[owner] = [messages.Finalists(asked.token, counts, narrow(rows))]
         scores = torch.empty(len(left), dtype=torch.float64)
-        ids = np.zeros((len(left), 12), np.uint8)
-        for owner, reply in self._ask(asked, requests, messages.Canonical).items():
+        ids = np.zeros((len(left), ID_BYTES), np.uint8)
+        for owner, reply in asked.ask(requests, messages.Canonical).items():
             scores[places[owner]] = torch.from_numpy(reply.scores.copy())
             ids[places[owner].numpy()] = reply.patch_ids
         pairs = Pairs(left.who, left.rows, scores)
         numbers = ranked(ids, pairs, n, k)
-        patch_ids = torch.zeros(n, k, 12, dtype=torch.uint8)
+        patch_ids = torch.zeros(n, k, ID_BYTES, dtype=torch.uint8)
         there = numbers >= 0
         patch_ids[there] = torch.from_numpy(ids)[numbers[there]]
         return picked(pairs, numbers), patch_ids
@@ -230,10 +188,12 @@ class ServedSearch:
     def _values(self, rows: Tensor) -> Tensor:
         """Return the raw patches `(n, k, 4, C)` float32 of rows `(n, k)`."""
         distinct, which = rows.flatten().unique(return_inverse=True)
-        owner_of = self._owner_of_row(distinct)
-        places = {owner: (owner_of == owner).nonzero()[:, 0] for owner in owner_of.unique().tolist()}
-        requests = {o: messages.Winners(narrow(self._rows_of_owner(o, distinct[own]))) for o, own in places.items()}
-        replies = self._ask(None, requests, messages.Kept)
+        places = self._places.by_owner(distinct)
+        requests: dict[int, list[messages.Request]] = {
+            owner: [messages.Winners(narrow(self._places.rows_of_owner(owner, distinct[own])))]
+            for owner, own in places.items()
+        }
+        replies = {o: reply for o, reply in self._owners.ask(requests).items() if isinstance(reply, messages.Kept)}
         order = torch.cat([places[owner] for owner in replies])
         tensors = [{name: torch.from_numpy(a.copy()) for name, a in r.tensors.items()} for r in replies.values()]
         kept = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
@@ -241,29 +201,6 @@ class ServedSearch:
         at = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
         with parallel_map() as each:
             return read_values(index, at[which].view(rows.shape), each)
-
-    def _ask(self, asked: _Asked | None, requests: Mapping[int, messages.Request], kind: type[R]) -> dict[int, R]:
-        """Return the answers to requests; where an owner holds the queries no more, send them again."""
-        replies = dict(self._owners.ask(requests))
-        while lost := [owner for owner, reply in replies.items() if isinstance(reply, messages.Forgotten)]:
-            if asked is not None:
-                self._owners.ask({owner: asked.queries[owner] for owner in lost})
-            replies |= self._owners.ask({owner: requests[owner] for owner in lost})
-        return {owner: reply for owner, reply in replies.items() if isinstance(reply, kind)}
-
-    def _owner_of_row(self, rows: Tensor) -> Tensor:
-        starts = self._router.shard_counts.cumsum(0)
-        return self._owner_of_shard[torch.searchsorted(starts, rows, right=True)]
-
-    def _rows_of_index(self, owner: int, rows: Tensor) -> Tensor:
-        own, index = self._first_rows[owner]
-        shard = torch.searchsorted(own, rows, right=True) - 1
-        return rows - own[shard] + index[shard]
-
-    def _rows_of_owner(self, owner: int, rows: Tensor) -> Tensor:
-        own, index = self._first_rows[owner]
-        shard = torch.searchsorted(index, rows, right=True) - 1
-        return rows - index[shard] + own[shard]
 
 
 def index_of_kept(tree: Tree, kept: dict[str, Tensor]) -> Index:
