@@ -19,7 +19,9 @@ R = TypeVar("R")
 class Owners(Protocol):
     """The owners of an index."""
 
-    shards: Sequence[Sequence[int]]  # of each owner, ascending; every shard has one owner
+    @property
+    def shards(self) -> Sequence[Sequence[int]]:
+        """The shards of each owner, ascending; every shard has one owner."""
 
     def ask(self, requests: Mapping[int, Sequence[messages.Request]]) -> Mapping[int, messages.Reply | None]:
         """Return the answer of each owner to the last of its requests.

@@ -55,10 +55,10 @@ class Keepers:
             threads: CPUs of each actor.
             memory: Bytes that each actor reserves; Ray starts it on a node that has as many to spare.
         """
-        actor = ray.remote(_KeeperActor)
+        actor: Any = ray.remote(_KeeperActor)
         # Ray needs the factories again for successors; they are there as long as something refers to them.
         self._factories = [ray.put(factory) for factory in factories]
-        self._actors = [
+        self._actors: list[Any] = [
             actor.options(max_restarts=-1, num_cpus=threads, memory=size).remote([factory], threads)
             for factory, size in zip(self._factories, memory, strict=True)
         ]
