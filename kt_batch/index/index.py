@@ -15,11 +15,11 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
-from kt_batch.index.leaf_groups import LeafGroups
 from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, LEAF_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
 from kt_batch.kernels.tiles import divide_rows, normalise
@@ -52,9 +52,11 @@ class Index:
     The row of a kept patch counts through the shards, in leaf order within a shard. A search compares keys, unit
     vectors in match space; a match transfers a value, a raw patch.
 
-    A leaf is read through its window: `window_width` rows from `window_rows` on. They are the leaf and the rows after
+    A leaf is read through its window: `window_widths` rows from `window_rows` on. They are the leaf and the rows after
     it that make the width a multiple of WINDOW, so that leaves of one width are multiplied in one call. Where the shard
     ends earlier, the window begins before the leaf. It is never wider than the shard.
+
+    statistics: of the leaves.
     """
 
     def __init__(
@@ -84,35 +86,10 @@ class Index:
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
         self._shard_counts = counts
-        self._leaves = leaves or leaf_statistics(self.shards)
+        self.statistics = leaves or leaf_statistics(self.shards)
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
-
-    @property
-    def leaf_directions(self) -> Tensor:
-        """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
-        return self._leaves.directions.T
-
-    @property
-    def leaf_groups(self) -> LeafGroups:
-        """The leaves in groups of alike directions."""
-        return self._leaves.groups
-
-    @property
-    def leaf_lengths(self) -> Tensor:
-        """The lengths of the mean first levels of the leaves, without their rests, `(leaves,)`; none is 0."""
-        return self._leaves.lengths
-
-    @property
-    def leaf_rests(self) -> Tensor:
-        """The mean rests of the leaves, `(leaves,)`."""
-        return self._leaves.rests
-
-    @property
-    def leaf_variances(self) -> Tensor:
-        """The variances of the strongest coordinates of the leaves, `(leaves, r)`."""
-        return self._leaves.variances
 
     def first_rows(self, leaves: Tensor) -> Tensor:
         """Return the first rows in the index of `leaves`, of any shape."""
@@ -155,7 +132,7 @@ class Index:
         """
         first_rows = self.shard_start[self.tree.leaf_shard] + self.tree.leaf_start
         tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=first_rows)
-        leaves = self._leaves if device == self.device else None
+        leaves = self.statistics if device == self.device else None
         moved = Index(tree.on_device(device), [in_one_shard(self.shards, device)], leaves=leaves)
         self.check_files()
         return moved
@@ -167,8 +144,9 @@ class Index:
         return self.shards[number], start, count, int(self.shard_start[number]) + start
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
-        """Return the first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, all of that width.
+        """Return the first levels `(B, width, d + 1)` of the windows of `leaves` `(B,)`, all of that width.
 
+        They are float32 in fixed point (kernels.fixed_point).
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
         own = self._windows(leaves, width)[2][:, None]
@@ -182,7 +160,7 @@ class Index:
         """As `window_levels`, with the rows of other leaves as they are."""
         if self.device.type != "cpu" and len(self.shards) == 1:  # a call for each leaf would take most of the time
             rows = self.window_rows(leaves, width)[:, None] + torch.arange(width, device=self.device)
-            return self.shards[0].level[rows].float()
+            return round_(self.shards[0].level[rows].float())
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
         shards, begin, _ = self._windows(leaves, width)
         places = zip(shards.tolist(), begin.tolist(), strict=True)
@@ -191,7 +169,7 @@ class Index:
             for level in kept:
                 self._read_soon(level)
         for window, level in zip(windows, kept, strict=True):
-            window.copy_(level)
+            round_(window.copy_(level))
         return windows
 
     def packets(self, rows: Tensor) -> Tensor:
@@ -209,14 +187,19 @@ class Index:
 
         The rows of all shards are decoded together: a block of fixed shape costs the same however few rows it has.
         """
+        found = self.kept(rows)
+        level, norms = found.pop("level"), found.pop("norms")
+        with quick_products(self.device.type):  # always, so that a patch has the same bits everywhere
+            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+
+    def kept(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the first levels, norms and payload (index.shards) of rows `(m,)` by name."""
         kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
         found = {name: part.new_empty(len(rows), *part.shape[1:]) for name, part in kept[0].items()}
         for number, inside, where in self._placed(rows):
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
-        level, norms = found.pop("level"), found.pop("norms")
-        with quick_products(self.device.type):  # always, so that a patch has the same bits everywhere
-            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+        return found
 
     def values(self, rows: Tensor) -> Tensor:
         """Return what a match transfers: raw patches `(m, 4, C)` float32, in cells and not bands, of rows `(m,)`."""

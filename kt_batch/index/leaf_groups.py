@@ -12,6 +12,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.kmeans import FIXED_POINT, assign, fixed_point_sums
 from kt_batch.kernels.tiles import normalise
 
@@ -29,12 +30,13 @@ class LeafGroups:
 
     A group is read through its window: its leaves and those after it that make the width a multiple of WIDTH.
 
-    centres: unit vectors and a row of zeros, `(d + 1, G)` float32, for products with first levels.
+    centres: unit vectors in fixed point and a row of zeros, `(d + 1, G)` float32, for products with first levels.
     start: the place of the first leaf of each group, `(G,)` int64.
     size: leaves of each group, `(G,)` int64, at least 1.
     widths: leaves of the window of each group, `(G,)` int64.
     leaves: the numbers of the leaves, `(leaves,)` int64, ascending within a group.
-    directions: of the leaves in this order, a zero each, and WIDTH rows of zeros, `(leaves + WIDTH, d + 1)` float32.
+    directions: of the leaves in this order, in fixed point, a zero each, and WIDTH rows of zeros,
+        `(leaves + WIDTH, d + 1)` float32.
     """
 
     def __init__(self, centres: Tensor, size: Tensor, leaves: Tensor, directions: Tensor) -> None:
@@ -44,8 +46,7 @@ class LeafGroups:
             centres: As the attribute.
             size: As the attribute.
             leaves: As the attribute; it may be mapped.
-            directions: Of the leaves in the order of `leaves`, a zero each, and WIDTH rows of zeros,
-                `(leaves + WIDTH, d + 1)` float32; it may be mapped.
+            directions: As the attribute; it may be mapped.
         """
         self.centres = centres
         self.size = size
@@ -65,7 +66,10 @@ class LeafGroups:
         return self._places[group][1]
 
     def window(self, group: int) -> Tensor:
-        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32."""
+        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32.
+
+        They are in fixed point.
+        """
         start, _, width = self._places[group]
         return self.directions[start : start + width]
 
@@ -76,7 +80,7 @@ class LeafGroups:
 
 
 def group_leaves(directions: Tensor) -> LeafGroups:
-    """Group leaves with directions `(leaves, d)` float32, unit vectors or zero.
+    """Group leaves with directions `(leaves, d)` float32, unit vectors or zero in fixed point.
 
     The number of groups is about PER_ROOT times the root of the number of leaves.
     """
@@ -92,7 +96,7 @@ def group_leaves(directions: Tensor) -> LeafGroups:
     own = torch.arange(len(size), device=order.device).repeat_interleave(size)
     sums, _ = fixed_point_sums(ordered[:count, :-1], own, len(size))
     centres = directions.new_zeros(dim + 1, len(size))
-    centres[:-1] = normalise((sums.double() / FIXED_POINT).float()).T
+    centres[:-1] = round_(normalise((sums.double() / FIXED_POINT).float())).T
     return LeafGroups(centres, size, order, ordered)
 
 

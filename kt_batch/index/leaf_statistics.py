@@ -8,9 +8,9 @@ The file `leaves.safetensors` of an index of m leaves holds
 
 and, of less than GROUPED leaves,
 
-    directions       (m, d) float32    of the mean coordinates
+    directions       (m, d) float32    of the mean coordinates, in fixed point (kernels.fixed_point)
 
-or else these in groups (index.leaf_groups), which no process has to make again:
+or else these in groups (index.leaf_groups), in fixed point too, which no process has to make again:
 
     group_directions (m + WIDTH, d + 1) float32
     group_leaves     (m,) int64
@@ -31,6 +31,7 @@ from torch import Tensor
 from kt_batch.errors import DamagedError
 from kt_batch.index.leaf_groups import GROUPED, WIDTH, LeafGroups, group_leaves
 from kt_batch.index.tensors import Layout, check_between, check_tensors, map_tensors
+from kt_batch.kernels.fixed_point import round_
 
 LEAVES = "The file of the leaves of this index"  # in errors
 SHORTEST = 1e-12  # length by which a mean is divided
@@ -63,7 +64,7 @@ class LeafStatistics:
 
     lengths, rests: `(m,)` float32.
     variances: `(m, r)` float32.
-    own_directions: `(m, d)` float32, unit vectors or zero; None where they are in `own_groups`.
+    own_directions: `(m, d)` float32, unit vectors or zero in fixed point; None where they are in `own_groups`.
     own_groups: The leaves in groups; None where they are made when they are first needed.
     """
 
@@ -77,7 +78,7 @@ class LeafStatistics:
     def of(cls, means: Tensor, variances: Tensor) -> LeafStatistics:
         """Take the mean first levels `(m, d + 1)` of leaves and their variances `(m, r)`."""
         lengths = means[:, :-1].norm(dim=1).clamp(min=SHORTEST)
-        return cls(lengths, means[:, -1].clone(), variances, means[:, :-1] / lengths[:, None])
+        return cls(lengths, means[:, -1].clone(), variances, round_(means[:, :-1] / lengths[:, None]))
 
     @property
     def coordinates(self) -> int:
@@ -88,7 +89,7 @@ class LeafStatistics:
 
     @cached_property
     def directions(self) -> Tensor:
-        """The directions of the leaves, `(m, d)` float32."""
+        """The directions of the leaves in fixed point, `(m, d)` float32."""
         if self.own_directions is not None:
             return self.own_directions
         groups = self.groups

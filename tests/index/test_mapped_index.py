@@ -24,6 +24,7 @@ from kt_batch.index.leaf_statistics import LEAVES, check_leaves, map_leaves, wri
 from kt_batch.index.search import Search, search
 from kt_batch.index.searchers import leaf_choice
 from kt_batch.index.tree import Tree
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.pipelines.translate import sources
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.store import layout
@@ -124,6 +125,8 @@ def test_the_file_of_leaves_holds_what_the_shards_say(
     assert (found.own_groups is not None, found.own_directions is None) == (in_groups, in_groups)
     for name in ("leaves", "size", "start", "widths", "centres", "directions"):
         assert getattr(found.groups, name).equal(getattr(expected.groups, name))
+    for kept in (found.directions, found.groups.directions, found.groups.centres):
+        assert kept.equal(round_(kept.clone()))  # so that a search uses the mapped file as it is
 
 
 def test_groups_of_a_file_are_not_made_again(
@@ -148,7 +151,7 @@ def test_the_default_search_reads_leaf_statistics_from_their_file_and_not_from_t
     summary = write_index(folder, index, with_leaves=True)
     data = (folder / layout.leaves_path(summary.digest)).read_bytes()
     opened = mapped(folder, forge_leaves(folder, summary, changed(data, fill("rests", 0.125))))
-    assert opened.leaf_rests.equal(torch.full((index.tree.leaves,), 0.125))
+    assert opened.statistics.rests.equal(torch.full((index.tree.leaves,), 0.125))
 
 
 class Remote(LocalLocation):

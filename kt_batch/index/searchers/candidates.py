@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.index.index import Index
-from kt_batch.index.ordering import ascending_order, sorted_values
+from kt_batch.index.ordering import ascending_order, order_by, sorted_values
 from kt_batch.index.threads import Each, in_turn
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import canonical_scores
@@ -78,7 +79,10 @@ def best_few(pairs: Pairs, count: int) -> Pairs:
 
 
 def few_of_each(pairs: Pairs, count: int) -> Pairs:
-    """Return the pairs of `best_few` in any order."""
+    """Return at most `count` pairs of each query, in any order: those with the largest scores.
+
+    Of equal scores, the pairs of the smaller rows are returned.
+    """
     counts = torch.bincount(pairs.who)
     crowded = (counts > count)[pairs.who]
     if not crowded.any():
@@ -87,8 +91,11 @@ def few_of_each(pairs: Pairs, count: int) -> Pairs:
     keys, counts = _keys(some), counts * (counts > count)
     ordered = sorted_values(keys)  # several times faster than sorting the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
-    some = some.at(keys <= last[some.who])  # includes ties with the last
-    return joined([pairs.at(~crowded), best_few(some, count)])
+    last = last[some.who]
+    better, tied = some.at(keys < last), some.at(keys == last)
+    room = count - torch.bincount(better.who, minlength=len(counts))
+    tied = tied.at(order_by(tied.who, tied.rows))
+    return joined([pairs.at(~crowded), better, tied.at(_rank(tied.who) < room[tied.who])])
 
 
 def _keys(pairs: Pairs) -> Tensor:
@@ -167,7 +174,7 @@ def canonically_best(
     each(score, ascending_order(left.rows).split(RESCORED))
     left = Pairs(left.who, left.rows, scores)
     numbers = _ranked(index, left, n, k)
-    best = _picked(left, numbers)
+    best = picked(left, numbers)
     if slots is None:
         return best
     _put_in_place(index, values, slots, numbers, best.rows, each)
@@ -211,7 +218,7 @@ def read_values(index: Index, rows: Tensor, each: Each = in_turn) -> Tensor:
 
 def best_by_score(index: Index, pairs: Pairs, n: int, k: int) -> Best:
     """Return the k best candidates of each of n queries by the scores they have, ties to the smaller patch id."""
-    return _picked(pairs, _ranked(index, pairs, n, k))
+    return picked(pairs, _ranked(index, pairs, n, k))
 
 
 def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
@@ -219,9 +226,14 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
 
     This is the order of matches everywhere: the larger score first, of equal scores the smaller patch id.
     """
-    ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
-    ranked = np.lexsort((ids, -pairs.scores.cpu().numpy(), pairs.who.cpu().numpy()))
-    order = torch.from_numpy(ranked).to(pairs.who.device)
+    return ranked(index.patch_ids(pairs.rows), pairs, n, k)
+
+
+def ranked(patch_ids: NDArray[np.uint8], pairs: Pairs, n: int, k: int) -> Tensor:
+    """As `_ranked`, for candidates with `patch_ids` `(m, 12)`."""
+    ids = np.ascontiguousarray(patch_ids).view("S12")[:, 0]
+    best_first = np.lexsort((ids, -pairs.scores.cpu().numpy(), pairs.who.cpu().numpy()))
+    order = torch.from_numpy(best_first).to(pairs.who.device)
     who = pairs.who[order]
     rank = _rank(who)
     first = rank < k
@@ -230,7 +242,7 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
     return numbers
 
 
-def _picked(pairs: Pairs, numbers: Tensor) -> Best:
+def picked(pairs: Pairs, numbers: Tensor) -> Best:
     """Return the candidates that have `numbers` `(n, k)`; -1 is none."""
     rows = torch.full(numbers.shape, -1, dtype=torch.int64, device=numbers.device)
     scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64, device=numbers.device)

@@ -113,7 +113,7 @@ def _drift(library: Library, summary: IndexSummary, grown: GrownFrom) -> float |
     """Return the drift of a grown index; None where the basis leaves nothing of the generation's patches."""
     index = open_index(library.location, summary)
     counts = index.tree.leaf_count.double()
-    rests = index.leaf_rests.double() * counts
+    rests = index.statistics.rests.double() * counts
     own = index.first_rows(torch.arange(index.tree.leaves)) < grown.kept
     before = float(rests[own].sum() / counts[own].sum())
     after = float(rests[~own].sum() / counts[~own].sum())

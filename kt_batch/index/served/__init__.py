@@ -1,0 +1,1 @@
+"""An index that several owners hold together, and a search that asks them."""
