@@ -51,7 +51,7 @@ class RowsOfImages:
         wanted = np.uint64(int(image_id, 16))
         place = int(np.searchsorted(images, wanted))
         if place == len(images) or images[place] != wanted:
-            return torch.zeros(0, dtype=torch.int64)
+            return torch.zeros(0, dtype=torch.int64, device="cpu")
         return torch.from_numpy(self._order[bounds[place] : bounds[place + 1]].copy())
 
     def allowed(self, images: NDArray[np.uint64]) -> Tensor:

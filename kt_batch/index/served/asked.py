@@ -52,14 +52,14 @@ class Asked:
     def send(self, owner: int, who: Tensor) -> list[messages.Request]:
         """Return what lets an owner hold queries `who` `(m,)`: a message, or none where it holds them."""
         n = len(self._levels)
-        known = self._number.setdefault(owner, torch.full((n,), -1))
+        known = self._number.setdefault(owner, torch.full((n,), -1, device="cpu"))
         new = who[known[who] < 0].unique()
         if len(new) == 0:
             return []
         held = self._held.get(owner, new[:0])
-        known[new] = torch.arange(len(held), len(held) + len(new))
+        known[new] = torch.arange(len(held), len(held) + len(new), device="cpu")
         self._held[owner] = torch.cat([held, new])
-        self._with_patch.setdefault(owner, torch.zeros(n, dtype=torch.bool))
+        self._with_patch.setdefault(owner, torch.zeros(n, dtype=torch.bool, device="cpu"))
         return self.noted(owner, messages.Queries(self.token, self._levels[new].numpy(), len(held)))
 
     def send_patches(self, owner: int, who: Tensor) -> list[messages.Request]:

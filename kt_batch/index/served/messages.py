@@ -191,7 +191,7 @@ def wide(array: Array) -> Tensor:
 
 def items(counts: Array) -> Tensor:
     """Return the query `(m,)` of each item, given how many each query has, `(q,)`."""
-    return torch.arange(len(counts)).repeat_interleave(wide(counts))
+    return torch.arange(len(counts), device="cpu").repeat_interleave(wide(counts))
 
 
 def distinct_cells(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,11 +200,13 @@ def distinct_cells(patches: Tensor) -> tuple[Tensor, Tensor]:
     Overlapping patches share cells. Cells are told apart by their bits; two with the same hash are not shared.
     """
     cells = patches.flatten(0, 1).contiguous()
-    weights = torch.randint(-(2**62), 2**62, (cells.shape[1],), generator=torch.Generator().manual_seed(0))
+    weights = torch.randint(
+        -(2**62), 2**62, (cells.shape[1],), generator=torch.Generator(device="cpu").manual_seed(0), device="cpu"
+    )
     bits = cells.view(torch.int32)
     hashes = torch.cat([part.long().mul_(weights).sum(1) for part in bits.split(4096)]) if len(cells) else bits[:, 0]
     order = torch.sort(hashes, stable=True).indices
-    new = torch.ones(len(order), dtype=torch.bool)
+    new = torch.ones(len(order), dtype=torch.bool, device="cpu")
     new[1:] = (bits[order[1:]] != bits[order[:-1]]).any(1)
     corners = torch.empty_like(order).index_copy_(0, order, new.cumsum(0) - 1)
     return cells[order[new]], corners.view(-1, 4)

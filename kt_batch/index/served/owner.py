@@ -108,12 +108,12 @@ class Owner:
     def _hold(self, request: messages.Queries) -> None:
         """Hold further queries of a search."""
         level = torch.from_numpy(request.levels.astype(np.float32)).mul_(STEP)
-        place = torch.full((len(level),), -1)
+        place = torch.full((len(level),), -1, device="cpu")
         held = self._held.get(request.token)
         if (0 if held is None else len(held.level)) != request.before:
             return
         if held is None:
-            none = torch.empty(0)
+            none = torch.empty(0, device="cpu")
             self._held[request.token] = _Held(level, place, none, none)
         else:
             held.level, held.place = torch.cat([held.level, level]), torch.cat([held.place, place])
@@ -127,7 +127,7 @@ class Owner:
         with parallel_map() as each, quick_products():
             held.looked = each(look, grouped(self._index, leaves))
         held.few = request.few
-        best = torch.full((len(leaves),), -torch.inf)
+        best = torch.full((len(leaves),), -torch.inf, device="cpu")
         for products in held.looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         return messages.Best(best.numpy())
@@ -140,7 +140,7 @@ class Owner:
             vectors = torch.cat(each(lambda some: match_parts(haar(some), mean)[0], patches.split(PORTION)))
             _, prepared = prepare_estimates(self._index, vectors, each)
         here = int(held.place.max()) + 1
-        held.place[wide(request.who)] = torch.arange(here, here + len(vectors))
+        held.place[wide(request.who)] = torch.arange(here, here + len(vectors), device="cpu")
         held.vectors = torch.cat([held.vectors, vectors]) if here else vectors
         held.prepared_queries = torch.cat([held.prepared_queries, prepared]) if here else prepared
 
@@ -170,12 +170,14 @@ class Owner:
     def _whole(self, held: _Held, request: messages.Whole) -> messages.Scores:
         who, rows = held.place[items(request.counts)], wide(request.rows)
         with parallel_map() as each, quick_products():
-            pairs = scored(self._index, held.prepared_queries, Pairs(who, rows, torch.empty(len(rows))), each)
+            pairs = scored(
+                self._index, held.prepared_queries, Pairs(who, rows, torch.empty(len(rows), device="cpu")), each
+            )
         return messages.Scores(pairs.scores.numpy())
 
     def _canonical(self, held: _Held, request: messages.Finalists) -> messages.Canonical:
         who, rows = held.place[items(request.counts)], wide(request.rows)
-        scores = torch.empty(len(rows), dtype=torch.float64)
+        scores = torch.empty(len(rows), dtype=torch.float64, device="cpu")
 
         def score(part: Tensor) -> None:
             distinct, which = rows[part].unique_consecutive(return_inverse=True)
@@ -192,7 +194,7 @@ class Owner:
 
 def _part(tree: Tree, numbers: Sequence[int]) -> Tree:
     """Return the leaves of the shards with `numbers` as a tree without nodes, whose shards are numbered from 0."""
-    numbers_of = torch.tensor(list(numbers))
+    numbers_of = torch.tensor(list(numbers), device="cpu")
     leaves = torch.isin(tree.leaf_shard, numbers_of).nonzero()[:, 0]
     return replace(
         without_nodes(tree),

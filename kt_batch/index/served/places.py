@@ -20,14 +20,14 @@ class Places:
         """Take the shards of each owner, ascending; every shard has one owner."""
         tree, counts = router.tree, router.shard_counts
         self._ends = counts.cumsum(0)
-        self._owner_of_shard = torch.empty(len(counts), dtype=torch.int64)
-        self.leaf_at_owner = torch.empty(tree.leaves, dtype=torch.int64)
+        self._owner_of_shard = torch.empty(len(counts), dtype=torch.int64, device="cpu")
+        self.leaf_at_owner = torch.empty(tree.leaves, dtype=torch.int64, device="cpu")
         self._first_rows: list[tuple[Tensor, Tensor]] = []  # of each owner's shards: at the owner, in the index
         for number, numbers in enumerate(shards):
-            own = torch.tensor(list(numbers))
+            own = torch.tensor(list(numbers), device="cpu")
             self._owner_of_shard[own] = number
             leaves = torch.isin(tree.leaf_shard, own).nonzero()[:, 0]
-            self.leaf_at_owner[leaves] = torch.arange(len(leaves))
+            self.leaf_at_owner[leaves] = torch.arange(len(leaves), device="cpu")
             self._first_rows.append((counts[own].cumsum(0) - counts[own], (self._ends - counts)[own]))
         self.owner_of_leaf = self._owner_of_shard[tree.leaf_shard]
 

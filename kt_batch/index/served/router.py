@@ -30,7 +30,7 @@ class Router:
     @classmethod
     def of(cls, index: Index) -> Router:
         """Return the router of an index."""
-        counts = torch.tensor([shard.count for shard in index.shards])
+        counts = torch.tensor([shard.count for shard in index.shards], device="cpu")
         return cls(index.tree, index.statistics, counts, index.shards[0].bits)
 
     @property

@@ -84,7 +84,7 @@ class ServedSearch:
             asked.end()
         best = Best(torch.cat([best.rows for best, _ in parts]), torch.cat([best.scores for best, _ in parts]))
         values = self._values(best.rows) if request.with_values else None
-        certified = torch.zeros(len(best.rows), dtype=torch.bool)
+        certified = torch.zeros(len(best.rows), dtype=torch.bool, device="cpu")
         return Found(best.rows, best.scores, certified, values), torch.cat([ids for _, ids in parts])
 
     def _matches(self, asked: Asked, leaves: Tensor, reach: Tensor, always: int, k: int) -> tuple[Best, Tensor]:
@@ -114,11 +114,11 @@ class ServedSearch:
             visited = narrow(self._places.leaf_at_owner[leaves[places[owner]]])
             visits = messages.Visits(asked.token, counts, visited, FEW + k)
             requests[owner] = [*sent, *asked.noted(owner, visits)]
-        best = torch.full(leaves.shape, -torch.inf)
+        best = torch.full(leaves.shape, -torch.inf, device="cpu")
         for owner, reply in asked.ask(requests, messages.Best).items():
             best[places[owner]] = torch.from_numpy(reply.best.copy())
         if k > leaves.shape[1]:  # too few leaves hold a patch that reaches any threshold
-            return torch.full((len(leaves),), -torch.inf)
+            return torch.full((len(leaves),), -torch.inf, device="cpu")
         return first_threshold(best, k, more)
 
     def _further(
@@ -160,7 +160,7 @@ class ServedSearch:
             places[owner] = own[order]
             rows = self._places.rows_of_owner(owner, pairs.rows[places[owner]])
             requests[owner] = [*sent, messages.Whole(asked.token, counts, narrow(rows))]
-        scores = torch.empty(len(pairs))
+        scores = torch.empty(len(pairs), device="cpu")
         for owner, reply in asked.ask(requests, messages.Scores).items():
             scores[places[owner]] = torch.from_numpy(reply.scores.copy())
         return Pairs(pairs.who, pairs.rows, scores)
@@ -173,14 +173,14 @@ class ServedSearch:
             places[owner] = own[order]
             rows = self._places.rows_of_owner(owner, left.rows[places[owner]])
             requests[owner] = [messages.Finalists(asked.token, counts, narrow(rows))]
-        scores = torch.empty(len(left), dtype=torch.float64)
+        scores = torch.empty(len(left), dtype=torch.float64, device="cpu")
         ids = np.zeros((len(left), ID_BYTES), np.uint8)
         for owner, reply in asked.ask(requests, messages.Canonical).items():
             scores[places[owner]] = torch.from_numpy(reply.scores.copy())
             ids[places[owner].numpy()] = reply.patch_ids
         pairs = Pairs(left.who, left.rows, scores)
         numbers = ranked(ids, pairs, n, k)
-        patch_ids = torch.zeros(n, k, ID_BYTES, dtype=torch.uint8)
+        patch_ids = torch.zeros(n, k, ID_BYTES, dtype=torch.uint8, device="cpu")
         there = numbers >= 0
         patch_ids[there] = torch.from_numpy(ids)[numbers[there]]
         return picked(pairs, numbers), patch_ids
@@ -198,7 +198,7 @@ class ServedSearch:
         tensors = [{name: torch.from_numpy(a.copy()) for name, a in r.tensors.items()} for r in replies.values()]
         kept = {name: torch.cat([part[name] for part in tensors]) for name in tensors[0]}
         index = index_of_kept(self._router.tree, kept)
-        at = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
+        at = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device="cpu"))
         with parallel_map() as each:
             return read_values(index, at[which].view(rows.shape), each)
 
@@ -206,10 +206,10 @@ class ServedSearch:
 def index_of_kept(tree: Tree, kept: dict[str, Tensor]) -> Index:
     """Return an index of patches as `Index.kept` returned them, in one leaf, to read their keys and values."""
     count = len(kept["norms"])
-    zero = torch.zeros(1, dtype=torch.int64)
+    zero = torch.zeros(1, dtype=torch.int64, device="cpu")
     one_leaf = replace(tree, leaf_node=zero, leaf_shard=zero, leaf_start=zero, leaf_count=torch.full_like(zero, count))
     payload = {name: tensor for name, tensor in kept.items() if name not in ("level", "norms")}
     level = kept["level"]
-    ids = torch.zeros(count, 12, dtype=torch.uint8)
-    statistics = torch.zeros(1, level.shape[1]), torch.zeros(1, 1)
+    ids = torch.zeros(count, 12, dtype=torch.uint8, device="cpu")
+    statistics = torch.zeros(1, level.shape[1], device="cpu"), torch.zeros(1, 1, device="cpu")
     return Index(one_leaf, [Shard(payload, ids, kept["norms"], level, *statistics)])

@@ -114,7 +114,7 @@ def _drift(library: Library, summary: IndexSummary, grown: GrownFrom) -> float |
     index = open_index(library.location, summary)
     counts = index.tree.leaf_count.double()
     rests = index.statistics.rests.double() * counts
-    own = index.first_rows(torch.arange(index.tree.leaves)) < grown.kept
+    own = index.first_rows(torch.arange(index.tree.leaves, device=index.device)) < grown.kept
     before = float(rests[own].sum() / counts[own].sum())
     after = float(rests[~own].sum() / counts[~own].sum())
     return round(after / before, 6) if before > LEAST_REST else None

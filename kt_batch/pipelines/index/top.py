@@ -129,7 +129,7 @@ class _Drawn:
 
 def _first_packets(drawn: _Drawn, count: int, channels: int) -> Tensor:
     """Return the packets `(count, 4, C)` float16 of the first patches of the sample."""
-    packets = torch.empty(count, 4, channels, dtype=torch.float16)
+    packets = torch.empty(count, 4, channels, dtype=torch.float16, device="cpu")
     for vectors, ranks in drawn.vectors():
         early = ranks < count
         packets[torch.from_numpy(ranks[early])] = _packets(vectors[early])
@@ -142,7 +142,7 @@ def _packets(vectors: NDArray[np.float16]) -> Tensor:
 
 def _match_vectors(packets: Tensor, mean: Tensor) -> Tensor:
     """Return the unit vectors `(n, 4C)` float32 of packets in match space, ROWS at a time to bound memory."""
-    vectors = torch.empty(len(packets), packets.shape[1] * packets.shape[2])
+    vectors = torch.empty(len(packets), packets.shape[1] * packets.shape[2], device=packets.device)
     for part, out in zip(packets.split(ROWS), vectors.split(ROWS), strict=True):
         out.copy_(match_parts(part, mean)[0])
     return vectors
