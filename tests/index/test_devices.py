@@ -16,6 +16,8 @@ from kt_batch.index.index import Index
 from kt_batch.index.ordering import ascending_order, largest_columns, order_by, sorted_values, stable_order
 from kt_batch.index.search import find, search
 from kt_batch.index.searchers import certified, leaf_choice
+from kt_batch.index.searchers.candidates import Pairs, few_of_each
+from kt_batch.kernels.fixed_point import round_
 from tests.support.other_device import DEVICE, OtherDevice, held, on_both
 from tests.support.synthetic import clustered, sharded_index_of
 
@@ -93,6 +95,29 @@ def test_an_index_on_a_device_has_one_shard_and_the_same_patches(index: Index) -
         assert (len(moved.shards), moved.count, moved.device) == (1, index.count, DEVICE)
         assert held(moved.keys(rows.to(DEVICE))).equal(index.keys(rows))
         assert np.array_equal(moved.patch_ids(rows.to(DEVICE)), index.patch_ids(rows))
+
+
+def test_windows_of_leaves_are_in_fixed_point_on_every_device(index: Index) -> None:
+    leaves = torch.arange(index.tree.leaves, device="cpu")
+    widths = index.window_widths(leaves)
+    width = int(widths.mode().values)
+    leaves = leaves[widths == width]
+    here, there = on_both(lambda device: index.on_device(device).window_levels(leaves.to(device), width))
+    assert held(there).equal(here)
+    assert here[..., :-1].equal(round_(here[..., :-1].clone()))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 5))
+def test_of_equal_scores_the_same_few_are_left_on_every_device(values: list[tuple[int, int]], count: int) -> None:
+    who, scores = torch.tensor(values, device="cpu").reshape(-1, 2).long().unbind(1)
+    rows = torch.arange(len(who), device="cpu").flip(0)
+
+    def run(device: torch.device) -> list[tuple[int, ...]]:
+        few = few_of_each(Pairs(who.to(device), rows.to(device), scores.float().to(device)), count)
+        return sorted(zip(few.who.tolist(), few.rows.tolist(), strict=True))
+
+    here, there = on_both(run)
+    assert here == there
 
 
 # ---- orders ----------------------------------------------------------------------------------------------------------
