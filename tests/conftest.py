@@ -6,7 +6,7 @@ from kt_batch.process import tune_process
 
 tune_process()  # before torch is imported
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -17,6 +17,14 @@ from tests.support.tiny import draw_all, extracted, indexed
 
 settings.register_profile("house", deadline=None)  # no test asserts durations
 settings.load_profile("house")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what a test logged or printed and UTF-8 cannot hold: parallel workers send their reports as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True, scope="session")
