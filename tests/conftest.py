@@ -6,6 +6,8 @@ from kt_batch.process import tune_process
 
 tune_process()  # before torch is imported
 
+import os
+import time
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -17,6 +19,13 @@ from tests.support.tiny import draw_all, extracted, indexed
 
 settings.register_profile("house", deadline=None)  # no test asserts durations
 settings.load_profile("house")
+
+
+def pytest_runtest_setup() -> None:
+    """Skip what begins after TESTS_UNTIL, in seconds since 1970: `.ci/run` sets it, since its time is limited."""
+    until = float(os.environ.get("TESTS_UNTIL", "inf"))
+    if time.time() > until:
+        pytest.skip("the time of this run is up (TESTS_UNTIL)")
 
 
 @pytest.hookimpl(wrapper=True)
