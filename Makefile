@@ -30,8 +30,8 @@ help:  ## what can be made
 demo: $(DEMO_READY)  ## the whole main job, offline, on photographs that come along; ends with the page to open
 	$(BIN)/kt-batch demo --out demo-out
 
-test: $(TEST_READY)  ## the quick tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" --durations=10 --durations-min=1 $(PYTEST)
+test: $(TEST_READY)  ## the quick tests, on two processes; a file stays on one
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --durations=10 --durations-min=1 $(PYTEST)
 
 test-slow: $(TEST_READY)  ## the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu" --durations=20 --durations-min=1 $(PYTEST)

@@ -32,7 +32,17 @@ from kt_batch.runners.local import LocalRunner
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.tables import COPIED_BYTES
 
-REQUESTS = ("read_bytes", "read_range", "size", "put_if_absent", "put_content", "list", "open", "delete")
+REQUESTS = (
+    "read_bytes",
+    "read_range",
+    "size",
+    "put_if_absent",
+    "put_file_if_absent",
+    "put_content",
+    "list",
+    "open",
+    "delete",
+)
 PART_PATCHES, CHANNELS = 128_000, 152
 SAMPLED = 12  # requests for the sample of a unit: its table three times, with its footer
 
@@ -106,7 +116,7 @@ def forecast(parts: int, clusters: int) -> dict[str, int]:
         "route": parts * whole + routed * 3 + 2 * routed,
         "pack": routed * packs + packs * 5 + 2 * clusters,
         "receipts": 3 * (2 * routed + packs),
-        "finish": 6 * packs + clusters + 2 * (2 * routed + packs) + clusters,
+        "finish": 6 * packs + 3 * clusters + 2 * (2 * routed + packs) + clusters + 2,  # two for the leaves of a shard
     }
 
 

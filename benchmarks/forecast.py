@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 NODES, CORES = 8, 16  # of the cluster; all cores are taken to be busy
 VALUES = 608  # D of a relu3_1 patch of kt-vgg
 ID_BYTES = 12
+LEAF_BYTES = 4 * (128 + 48 + 2) + 8  # directions and a zero, variances, length and rest; the number of the leaf
 COORDINATES = 127  # in which patches are routed
 PRODUCTS = 97e9  # float32 operations a second of one core: half of the 194e9 of two (docs/benchmarks.md, "Search")
 SHARD_PATCHES = 131072
@@ -38,6 +39,8 @@ class Rates:
     library_bytes: float
     index_bytes: float
     tree_bytes: float
+    leaves_bytes: float  # of the statistics of leaves
+    private_bytes: float  # of a searching process
     query: float  # seconds of two cores, at `query_patches`
     query_patches: int
 
@@ -46,6 +49,7 @@ class Rates:
         """Read them."""
         growth, fresh = result("growth")["sizes"][-1], result("growing")["fresh"]
         grown = result("growing")["grown"]
+        private = next(row for row in reversed(result("open_memory")) if row["format"].endswith("/5"))
         new_bytes = grown["new_patches"] * fresh["bytes"] / fresh["patches"]
         return cls(
             extract=result("main_job_avx512")["extract"]["patches_per_second"] / 2,
@@ -53,6 +57,8 @@ class Rates:
             library_bytes=2 * VALUES,
             index_bytes=growth["bytes_per_patch"],
             tree_bytes=(grown["written_bytes"] - new_bytes) / grown["patches"],
+            leaves_bytes=LEAF_BYTES * fresh["leaves"] / fresh["patches"],
+            private_bytes=private["bytes_a_further_patch"],
             query=growth["seconds_per_query"],
             query_patches=growth["patches"],
         )
@@ -75,7 +81,7 @@ def build(rates: Rates, patches: int, balance: dict[str, Any], requests: int) ->
         (f"hours on {NODES} nodes of {CORES} cores; node-hours", f"{hours:.2f}; {NODES * hours:.1f}"),
         ("patches of the library, GB", f"{patches * rates.library_bytes / 1e9:,.0f}"),
         ("routed patches while the index is built, GB", f"{patches * (2 * VALUES + ID_BYTES) / 1e9:,.0f}"),
-        ("index, GB", f"{patches * rates.index_bytes / 1e9:,.0f}"),
+        ("index, GB", f"{patches * (rates.index_bytes + rates.leaves_bytes) / 1e9:,.0f}"),
         ("requests of the index", f"{requests:,}"),
         ("peak memory of a packing worker, GB", f"{(largest * pack_bytes + packed['before_mib'] * 2**20) / 1e9:.1f}"),
     ]
@@ -84,12 +90,16 @@ def build(rates: Rates, patches: int, balance: dict[str, Any], requests: int) ->
 def later(rates: Rates, patches: int) -> list[tuple[str, str]]:
     """Return the rows of growth by 1 % of the images, and of search."""
     grown = patches // 100
-    written = grown * rates.index_bytes + patches * rates.tree_bytes
+    written = grown * rates.index_bytes + patches * (rates.tree_bytes + rates.leaves_bytes)
     query = rates.query * (patches / rates.query_patches) ** 0.37
     return [
         ("1 % more images: extract and index, core-minutes", f"{grown * (1 / rates.extract + rates.index) / 60:.1f}"),
         ("bytes of index written, share of all", f"{written / (patches * rates.index_bytes):.1%}"),
-        ("tree that every searching process reads, GB", f"{patches * rates.tree_bytes / 1e9:.1f}"),
+        (
+            "tree and leaves, mapped once a machine, GB",
+            f"{patches * rates.tree_bytes / 1e9:.1f} and {patches * rates.leaves_bytes / 1e9:.1f}",
+        ),
+        ("private memory of a searching process for them, GB", f"{patches * rates.private_bytes / 1e9:.2f}"),
         ("search of a photograph at recall .95, seconds of two cores", f"{QUERIES * query:.1f}"),
     ]
 

@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from torch import Tensor
 from kt_batch.config import SearchConfig
 from kt_batch.evaluation.search import query_patches
 from kt_batch.index.index import Index
-from kt_batch.index.leaf_groups import LeafGroups, group_leaves
+from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.search import find
 from kt_batch.index.searchers import leaf_choice
 from kt_batch.index.searchers.leaf_choice import leaves_in_groups, nearest_leaves
@@ -63,21 +63,9 @@ class Mixture:
         self.home = torch.randint(0, count, (queries,), generator=some)
         near = means[self.home] + noise * scale * torch.randn(queries, DIRECTIONS, generator=some)
         self.level = torch.cat([0.9 * normalise(near), torch.full((queries, 1), 0.4)], dim=1)
-        self.leaf_means = torch.cat([0.8 * normalise(means), torch.full((count, 1), 0.4)], dim=1)
-        self.leaf_variances = torch.rand(count, 48, generator=some) * 1e-3
-        self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1)
+        means = torch.cat([0.8 * normalise(means), torch.full((count, 1), 0.4)], dim=1)
+        self.statistics = LeafStatistics.of(means, torch.rand(count, 48, generator=some) * 1e-3)
         self.tree = SimpleNamespace(leaves=count)
-
-    @cached_property
-    def leaf_directions(self) -> Tensor:
-        """As `Index.leaf_directions`."""
-        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        return directions
-
-    @cached_property
-    def leaf_groups(self) -> LeafGroups:
-        """As `Index.leaf_groups`."""
-        return group_leaves(self.leaf_directions.T.contiguous())
 
 
 def timed(choose: Callable[[], tuple[Tensor, Tensor]], queries: int) -> tuple[Tensor, float]:
@@ -121,7 +109,7 @@ def of_mixture(count: int, queries: int, noise: float, visited: list[int]) -> di
     """Return the figures of a mixture of Gaussians."""
     mixture = Mixture(count, queries, noise)
     begin = time.thread_time()
-    groups = mixture.leaf_groups
+    groups = mixture.statistics.groups
     table: dict[str, object] = {
         "leaves": count,
         "noise": noise,

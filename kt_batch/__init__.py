@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from kt_batch.config import RunOptions
     from kt_batch.models.weights import EncoderSource
     from kt_batch.pipelines.translate.sources import Choice
+    from kt_batch.store.image_filters import ImageFilter
 
 __version__ = "0.1.0"
 __all__ = [
     "Choice",
     "EncoderSource",
+    "ImageFilter",
     "RunOptions",
     "__version__",
     "build_index",
@@ -38,6 +40,7 @@ __all__ = [
 _LOADED_ON_USE = {
     "Choice": "kt_batch.pipelines.translate.sources",
     "EncoderSource": "kt_batch.models.weights",
+    "ImageFilter": "kt_batch.store.image_filters",
     "RunOptions": "kt_batch.config",
     **dict.fromkeys(
         ("build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"), "kt_batch.api"

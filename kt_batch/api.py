@@ -91,6 +91,7 @@ def build_index(
     progress: Progress = no_progress,
     at: str | None = None,
     fresh: bool = False,
+    build_memory: float | None = None,
     **fields: object,
 ) -> BuildSummary:
     """Index the present state of a library, so that it can be searched.
@@ -104,6 +105,7 @@ def build_index(
         progress: Called with every step.
         at: The `layer@scale` whose patches are indexed, such as `relu4_1@256`; None for the library's base key.
         fresh: Build afresh, even where an earlier index could grow.
+        build_memory: Gigabytes that no process of the build should exceed; None sets no limit.
         **fields: Fields of IndexConfig: match_space, max_leaf, merge, payload, clusters, seed. Without match_space, an
             index for paintings is centred, and others are raw.
 
@@ -115,8 +117,10 @@ def build_index(
     """
     with _usage_errors():
         config = IndexConfig.model_validate(fields)
-    key = _key(at)
-    return indexing.build_index(fspath(library), config, options, _runner(runner, options), progress, key, fresh=fresh)
+    memory = None if build_memory is None else int(build_memory * 1e9)
+    return indexing.build_index(
+        fspath(library), config, options, _runner(runner, options), progress, _key(at), fresh=fresh, memory=memory
+    )
 
 
 def merge(

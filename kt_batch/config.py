@@ -232,6 +232,15 @@ MetadataPolicy = Literal["keep", "strip", "keep-no-gps"]
 OutputSpace = Literal["input", "srgb", "p3"]
 OutputForm = Literal["files", "tar", "parquet"]
 Series = Literal["none", "folder", "time"]
+Draw = Literal["random", "round-robin", "nearest"]
+MOST_WEIGHT = 1000.0  # of the scores of a library
+
+
+class FurtherLibrary(Config):
+    """A library that is searched beside the first one: its index, and the weight of its scores."""
+
+    index_digest: str
+    weight: float = Field(1.0, gt=0, le=MOST_WEIGHT)
 
 
 class MethodConfig(Config):
@@ -256,6 +265,29 @@ class MethodConfig(Config):
         description="The statistics of a library, and so its snapshot.",
         exclude_if=lambda digest: digest is None,  # plans of other runs stay as they were
     )
+    library_weight: float = Field(
+        1.0,
+        gt=0,
+        le=MOST_WEIGHT,
+        description="Weight of the scores of the first library.",
+        exclude_if=lambda weight: weight == 1,
+    )
+    further_libraries: tuple[FurtherLibrary, ...] = Field(
+        (),
+        description="Libraries that are searched beside the first one.",
+        exclude_if=lambda libraries: not libraries,
+    )
+    allowed_sha256: str | None = Field(
+        None,
+        description="SHA-256 of the ids of the images that a filter allows, library after library; none: all.",
+        exclude_if=lambda sha256: sha256 is None,
+    )
+    draw: Draw | None = Field(
+        None,
+        description="How each photograph gets a single source; none: photographs have all sources.",
+        exclude_if=lambda draw: draw is None,
+    )
+    draw_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws.", exclude_if=lambda seed: not seed)
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
     size: int | None = Field(
         None,
@@ -332,7 +364,9 @@ class RunOptions(Config):
     workers: int | None = Field(None, ge=1, description="Ray workers at once; default: as many as fit.")
     threads: int = Field(2, ge=1, le=256, description="Threads per worker; the same number gives the same bytes.")
     unit_size: int = Field(8, ge=1, le=MOST_UNIT, description="Images per unit of work, for units planned from now on.")
-    gpus: float = Field(0.0, description="GPUs of each Ray worker: a share of one, such as 0.5, or a whole number.")
+    gpus: float = Field(
+        0.0, description="GPUs of each worker, which computes on one: a share, such as 0.5, or a whole number; 0: none."
+    )
     address: str | None = Field(None, description="Address of a Ray cluster; default: start one here.")
     mix_numerics: bool = Field(False, description="Go on with results of another kind of machine or package version.")
     retry_rejected: bool = Field(False, description="Try the listed images that were rejected earlier once more.")

@@ -6,7 +6,9 @@ from kt_batch.process import tune_process
 
 tune_process()  # before torch is imported
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -17,6 +19,21 @@ from tests.support.tiny import draw_all, extracted, indexed
 
 settings.register_profile("house", deadline=None)  # no test asserts durations
 settings.load_profile("house")
+
+
+def pytest_runtest_setup() -> None:
+    """Skip what begins after TESTS_UNTIL, in seconds since 1970: `.ci/run` sets it, since its time is limited."""
+    until = float(os.environ.get("TESTS_UNTIL", "inf"))
+    if time.time() > until:
+        pytest.skip("the time of this run is up (TESTS_UNTIL)")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what a test logged or printed and UTF-8 cannot hold: parallel workers send their reports as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True, scope="session")

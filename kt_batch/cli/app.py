@@ -13,6 +13,7 @@ from kt_batch.cli.evaluate import evaluate_app
 from kt_batch.cli.extract import add_extract
 from kt_batch.cli.index import add_index
 from kt_batch.cli.inspection import add_inspection
+from kt_batch.cli.libraries import add_libraries
 from kt_batch.cli.lut import add_lut
 from kt_batch.cli.maintenance import add_maintenance
 from kt_batch.cli.merge import add_merge
@@ -40,6 +41,7 @@ def make_app() -> typer.Typer:
     add_lut(made)
     add_index(made)
     add_merge(made)
+    add_libraries(made)
     add_translate(made)
     add_inspection(made)
     add_maintenance(made)

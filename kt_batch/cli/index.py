@@ -26,6 +26,7 @@ IndexRun = Annotated[
 ]
 
 
+REPORTING = ("library", "status", "json", "config", "trust_config")  # options that go with --status
 Status = Annotated[
     bool, typer.Option("--status", help="Report what each index has grown from and how well it fits; build nothing.")
 ]
@@ -44,6 +45,7 @@ def index_command(
     how: IndexRun,
     at: options.At = None,
     fresh: options.Fresh = False,
+    build_memory: options.BuildMemory = None,
     status: Status = False,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
@@ -56,18 +58,25 @@ def index_command(
 
     kt-batch index monet.lib
     """
-    if status and (fresh or at):
-        raise UsageError("--status reports all indexes and builds none: leave --fresh and --at out.")
     if status:
+        _refuse_options_of_a_build(context)
         found = index_status(library)
         print_summary(asdict(found), status_lines(found), json)
         return 0
-    key = options.parse_key(at)
+    key, memory = options.parse_key(at), options.parse_size("--build-memory", build_memory)
     with make_runner(how) as running, ProgressDisplay() as display:
-        summary = build_index(library, building, how, running, display, key, fresh=fresh)
+        summary = build_index(library, building, how, running, display, key, fresh=fresh, memory=memory)
     save_options(library, "index", context.params)
     print_summary(asdict(summary), index_lines(summary), json)
     return 0
+
+
+def _refuse_options_of_a_build(context: typer.Context) -> None:
+    """Raise UsageError where a command that only reports was given options of a build."""
+    given = [name for name in sorted(context.params) if name not in REPORTING and not options.is_default(context, name)]
+    if given:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"--status reports all indexes and builds none: leave {names} out.")
 
 
 def statistics_command(

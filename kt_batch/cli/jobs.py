@@ -31,11 +31,11 @@ from kt_batch.cli.pairs import (
 )
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import rejects_target, write_rejects
-from kt_batch.cli.runner import make_runner, release_gpus
+from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, method_options
-from kt_batch.cli.translate import ChoiceOptions, run_translate, translate_request
+from kt_batch.cli.translate import RESERVED, SHARED, ChoiceOptions, run_translate, translate_request
 from kt_batch.methods.retouch.config import FitConfig
-from kt_batch.pipelines.estimate import estimate_extract
+from kt_batch.pipelines.estimate import DryRunRequest, estimate_extract
 from kt_batch.pipelines.extract.finish import extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
@@ -58,7 +58,7 @@ def build_library_app() -> typer.Typer:
 
 def translate_app() -> typer.Typer:
     """Return the job that translates."""
-    return job_app(expand(translate_images, settings=method_options(reserved=ChoiceOptions.model_fields)))
+    return job_app(expand(translate_images, settings=method_options(reserved=RESERVED)))
 
 
 def build_library(
@@ -74,6 +74,7 @@ def build_library(
     preset: options.ExtractPreset = None,
     building: options.Building,
     fresh: options.Fresh = False,
+    build_memory: options.BuildMemory = None,
     how: options.JobRun,
     bounds: RejectBounds,
     dry_run: DryRun,
@@ -85,7 +86,7 @@ def build_library(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    estimate_request = dry_run.request()
+    estimate_request, memory = dry_run.request(), options.parse_size("--build-memory", build_memory)
     cut, content, chosen = options.with_preset(context, preset, cut, content)
     if wanted := pairs_request(pairs, library, (weights, cut, content), how):
         refuse_others(images, manifest)
@@ -97,20 +98,26 @@ def build_library(
         images or [], library, content.config(encoder), source, how, read_manifests(manifest or [])
     )
     if estimate_request:
-        estimate = estimate_here(partial(estimate_extract, request), estimate_request)
-        lines = [*estimate_lines(estimate, how.runner), "  the index that is built afterwards is not estimated"]
-        print_summary({"extract": asdict(estimate)}, lines, json)
-        return estimate_code(estimate, bounds)
+        return _print_estimate(request, estimate_request, bounds, json)
     target = rejects_target(how, request.images, library, request.manifests)
     with make_runner(how) as running, ProgressDisplay() as display:
         extracted = extract(request, running, display)
         write_rejects(target, library)
-        release_gpus(running)  # building an index uses no GPU
-        indexed = [build_index(library, building, how, running, display, k, fresh=fresh) for k in request.config.keys]
+        build = partial(build_index, library, building, how, running, display, fresh=fresh, memory=memory)
+        indexed = list(map(build, request.config.keys))
     save_options(library, "build_library", {**context.params, **chosen})
     facts, lines = {"extract": asdict(extracted)} | _index_facts(indexed), extract_lines(extracted)
     print_summary(facts, [*lines, *chain(*map(index_lines, indexed))], json)
     return bounds.exit_code(extracted.rejected, extracted.images + extracted.rejected)
+
+
+def _print_estimate(request: ExtractRequest, wanted: DryRunRequest, bounds: RejectBounds, json: bool) -> int:
+    """Estimate the extraction, print the estimate, and return the exit code."""
+    estimate = estimate_here(partial(estimate_extract, request), wanted)
+    lines = estimate_lines(estimate, request.options.runner)
+    lines.append("  the index that is built afterwards is not estimated")
+    print_summary({"extract": asdict(estimate)}, lines, json)
+    return estimate_code(estimate, bounds)
 
 
 def _build_paired(request: PairsRequest, saved: Mapping[str, object], json: bool, bounds: RejectBounds) -> int:
@@ -148,7 +155,7 @@ def translate_images(
 
     Exits with 0 while rejects stay within --max-rejects.
     """
-    estimate_request, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
     request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

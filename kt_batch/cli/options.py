@@ -7,6 +7,7 @@ descriptions from there.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -33,6 +34,7 @@ from kt_batch.report.recorded_edits import REVIEW_BELOW
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 RUN_PANEL = "How the work is run"
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(GB|MB)?")
 
 Images = Annotated[
     list[str] | None,
@@ -82,6 +84,15 @@ At = Annotated[
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Build the index afresh, even where an earlier one could grow by the new images."),
+]
+BuildMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--build-memory",
+        metavar="<GB>",
+        help="Gigabytes that no process of the build should exceed, such as 1.5; it changes nothing in the index.",
+        rich_help_panel=RUN_PANEL,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable summary.")]
 
@@ -187,6 +198,16 @@ def parse_key(text: str | None) -> ScaleKey | None:
         return None if text is None else ScaleKey.parse(text)
     except ValueError as error:
         raise UsageError(f"--at: {error}.") from error
+
+
+def parse_size(option: str, text: str | None) -> int | None:
+    """Return the bytes of `1.5` or `1.5GB`, in gigabytes, or of `800MB`; None stays None. Raises UsageError."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip().upper())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{option} is a number of gigabytes above 0 such as 1.5, 1.5GB or 800MB, not '{text}'.")
+    return int(float(found[1]) * (1e6 if found[2] == "MB" else 1e9))
 
 
 def parse_clusters(text: str) -> tuple[int, ...]:

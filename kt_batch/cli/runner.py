@@ -28,8 +28,11 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
     """
     shutdown = GracefulShutdown()
     local = run_options.runner == "local"
-    if local and run_options.gpus:
-        raise UsageError(f"--gpus {run_options.gpus:g} is for --runner ray, where workers share GPUs; leave it out.")
+    if local and run_options.gpus not in (0, 1):
+        raise UsageError(
+            f"--gpus {run_options.gpus:g} is for --runner ray, where workers share GPUs; with --runner local, --gpus 1 "
+            "computes on the GPU of this machine."
+        )
     with write_log(run_options.log_file):
         log_event("run_started", runner=run_options.runner, threads=run_options.threads, version=__version__)
         if local:
@@ -52,16 +55,6 @@ def make_runner(run_options: RunOptions) -> Iterator[Runner]:
                 yield runner
         finally:
             runner.close()
-
-
-def release_gpus(runner: Runner) -> None:
-    """Replace workers that hold a GPU by workers without one."""
-    if isinstance(runner, LocalRunner):
-        return
-    from kt_batch.runners.ray.runner import RayRunner
-
-    if isinstance(runner, RayRunner):
-        runner.release_gpus()
 
 
 @contextmanager

@@ -76,10 +76,13 @@ class MethodOptions(Options):
     metadata: MetadataPolicy = same(MethodConfig, "metadata")
     output: OutputForm = same(MethodConfig, "output")
 
-    def resolve(self) -> Settings:
+    def resolve(self, shared: Collection[str] = ()) -> Settings:
         """Return the method with all its settings.
 
         A setting is the given one, else that of the preset, else the default.
+
+        Args:
+            shared: Options that the command has for itself too, so that they may be given for methods without them.
 
         Raises:
             UsageError: There is no such method or preset, they do not belong together, or the method lacks a setting.
@@ -91,7 +94,7 @@ class MethodOptions(Options):
         known = settings_of(name, method_named(name))
         given = {option: value for option, value in self if option not in MethodOptions.model_fields}
         given = {option: value for option, value in given.items() if value is not None}
-        if unknown := [option for option in given if option not in known]:
+        if unknown := [option for option in given if option not in known and option not in shared]:
             has = f"it has {', '.join(map(_flag, known))}" if known else "it has none"
             raise UsageError(f"The method {name} has no option {_flag(unknown[0])}; {has}.")
         options: dict[str, object] = {}

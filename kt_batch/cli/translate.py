@@ -19,12 +19,13 @@ from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import reject_lines, rejects_target, write_rejects
 from kt_batch.cli.runner import make_runner
 from kt_batch.cli.settings import MethodOptions, Settings, method_options
-from kt_batch.config import Layer, RunOptions
+from kt_batch.config import Draw, Layer, RunOptions
 from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.cache import DEFAULT_BYTES
+from kt_batch.store.image_filters import ImageFilter
 from kt_batch.store.layout import RUN_SUMMARY
 from kt_batch.store.manifest_files import read_manifests
 from kt_batch.store.names import in_command
@@ -34,8 +35,32 @@ from kt_batch.store.receipts import PictureSizes
 class ChoiceOptions(options.Options):
     """The library, the style images and the networks that a method works with."""
 
-    library: str | None = Field(None, description="The library: a directory or s3://bucket/prefix.")
+    library: tuple[str, ...] = Field(
+        (),
+        description="A library: a directory or s3://bucket/prefix. May be repeated, be a pattern such as 'libs/*', and "
+        "end in a weight of its scores, as in monet.lib=0.5.",
+    )
     index: str | None = Field(None, description="The digest of an index, for a library that has several.")
+    only_tag: tuple[str, ...] = Field(
+        (), description="Use only images of the libraries with this tag; may be repeated: any of them."
+    )
+    only_license: tuple[str, ...] = Field(
+        (), description="Use only images of the libraries under this licence; may be repeated: any of them."
+    )
+    only_image: tuple[str, ...] = Field(
+        (), description="Use only the image of the libraries with this id, 16 hex digits; may be repeated."
+    )
+    where: str | None = Field(
+        None,
+        description="Use only images of the libraries that fit this SQL condition over their table `images`, such as "
+        "\"license = 'CC0' AND width > 400\".",
+    )
+    source: Draw | None = Field(
+        None,
+        description="Give each photograph one source image: drawn by its id (random), in turn (round-robin), or the "
+        "one with the most alike statistics (nearest: run kt-batch statistics first).",
+    )
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of --source random and round-robin; default: 0.")
     style: tuple[str, ...] = Field((), description="A style image, or a place of them; may be repeated.")
     encoder: str | None = Field(
         None, description="Without a library: kt-vgg (shipped, the default) or vgg19 (torchvision)."
@@ -61,8 +86,11 @@ class ChoiceOptions(options.Options):
     def choice(self) -> Choice:
         """Return what the caller chooses."""
         return Choice(
-            library=self.library,
+            library=self.library or None,
             index=self.index,
+            only=ImageFilter(self.only_tag, self.only_license, self.only_image, self.where),
+            draw=self.source,
+            seed=self.seed,
             styles=self.style,
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
@@ -74,9 +102,13 @@ class ChoiceOptions(options.Options):
         )
 
 
+SHARED = ("seed",)  # a method may have a setting of this name as well; one option then sets both
+RESERVED = ChoiceOptions.model_fields.keys() - set(SHARED)
+
+
 def add_translate(app: typer.Typer) -> None:
     """Give an app the command, with the options of all methods."""
-    app.command("translate")(expand(translate_command, settings=method_options(reserved=ChoiceOptions.model_fields)))
+    app.command("translate")(expand(translate_command, settings=method_options(reserved=RESERVED)))
 
 
 def translate_command(
@@ -100,7 +132,7 @@ def translate_command(
 
     kt-batch translate photos/ --method adain --style irises.jpg --out run
     """
-    estimate_request, resolved = dry_run.request(), settings.resolve()
+    estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
     request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)

@@ -15,10 +15,11 @@ from torch import Tensor
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
-from kt_batch.index.leaf_groups import LeafGroups, group_leaves
+from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.packing import ClusterSpace, pack, spread
-from kt_batch.index.shards import BAND_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
+from kt_batch.index.shards import BAND_NAMES, LEAF_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
 from kt_batch.kernels.tiles import divide_rows, normalise
@@ -51,9 +52,11 @@ class Index:
     The row of a kept patch counts through the shards, in leaf order within a shard. A search compares keys, unit
     vectors in match space; a match transfers a value, a raw patch.
 
-    A leaf is read through its window: `window_width` rows from `window_rows` on. They are the leaf and the rows after
+    A leaf is read through its window: `window_widths` rows from `window_rows` on. They are the leaf and the rows after
     it that make the width a multiple of WINDOW, so that leaves of one width are multiplied in one call. Where the shard
     ends earlier, the window begins before the leaf. It is never wider than the shard.
+
+    statistics: of the leaves.
     """
 
     def __init__(
@@ -62,14 +65,16 @@ class Index:
         shards: Sequence[Shard],
         files: Sequence[Mapped] = (),
         read_soon: Callable[[Tensor], None] | None = None,
+        leaves: LeafStatistics | None = None,
     ) -> None:
         """Open a tree over shards.
 
         Args:
             tree: The tree.
             shards: Its shards.
-            files: Those of mapped shards.
+            files: All that are mapped.
             read_soon: Called with the first levels that are read next, where shards are mapped.
+            leaves: The statistics of the leaves; None copies those of the shards.
         """
         self.tree = tree
         self._files = files
@@ -80,31 +85,31 @@ class Index:
         self.shard_start = counts.cumsum(0) - counts
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
-        self.first_rows = self.shard_start[tree.leaf_shard] + tree.leaf_start
-        self.leaf_means = torch.cat([shard.leaf_means for shard in self.shards])
-        self.leaf_variances = torch.cat([shard.leaf_variances for shard in self.shards])
-        places = (tree.leaf_shard, tree.leaf_start, tree.leaf_count, self.first_rows)
-        self._places = list(zip(*(values.tolist() for values in places), strict=True))
-        sizes = counts[tree.leaf_shard]
-        self.window_width = torch.minimum((tree.leaf_count + WINDOW - 1) // WINDOW * WINDOW, sizes)
-        self._window_start = torch.minimum(tree.leaf_start, sizes - self.window_width)
-        self._window_lead = tree.leaf_start - self._window_start
-        self.window_rows = self.first_rows - self._window_lead
-        self.leaf_lengths = self.leaf_means[:, :-1].norm(dim=1).clamp(min=1e-12)
+        self._shard_counts = counts
+        self.statistics = leaves or leaf_statistics(self.shards)
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
 
-    @cached_property
-    def leaf_directions(self) -> Tensor:
-        """The directions of the mean first levels of the leaves, without their rests, `(d, leaves)`."""
-        directions: Tensor = (self.leaf_means[:, :-1] / self.leaf_lengths[:, None]).T
-        return directions
+    def first_rows(self, leaves: Tensor) -> Tensor:
+        """Return the first rows in the index of `leaves`, of any shape."""
+        return self.shard_start[self.tree.leaf_shard[leaves]] + self.tree.leaf_start[leaves]
 
-    @cached_property
-    def leaf_groups(self) -> LeafGroups:
-        """The leaves in groups of alike directions."""
-        return group_leaves(self.leaf_means[:, :-1] / self.leaf_lengths[:, None])
+    def window_widths(self, leaves: Tensor) -> Tensor:
+        """Return the widths of the windows of `leaves`, of any shape."""
+        sizes = self._shard_counts[self.tree.leaf_shard[leaves]]
+        return torch.minimum((self.tree.leaf_count[leaves] + WINDOW - 1) // WINDOW * WINDOW, sizes)
+
+    def window_rows(self, leaves: Tensor, width: int) -> Tensor:
+        """Return the first rows in the index of the windows of `leaves` `(B,)`, all of that width."""
+        shards, begin, _ = self._windows(leaves, width)
+        return self.shard_start[shards] + begin
+
+    def _windows(self, leaves: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the shards of leaves, the first rows of their windows there, and the rows before the leaves."""
+        shards, start = self.tree.leaf_shard[leaves], self.tree.leaf_start[leaves]
+        begin = torch.minimum(start, self._shard_counts[shards] - width)
+        return shards, begin, start - begin
 
     def check_files(self) -> None:
         """Raise DamagedError when a file that is mapped has changed: a search would read beyond its end, or rubbish."""
@@ -117,31 +122,54 @@ class Index:
         A search reads every shard by itself. In a small library, which has a few dozen shards too, calls would take
         most of the time.
         """
-        tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=self.first_rows)
-        return Index(tree, [in_one_shard(self.shards)])
+        return self.on_device(self.device)
+
+    def on_device(self, device: torch.device) -> Index:
+        """Return the same index with one shard in the memory of a device.
+
+        Raises:
+            DamagedError: A file that is mapped has changed.
+        """
+        first_rows = self.shard_start[self.tree.leaf_shard] + self.tree.leaf_start
+        tree = replace(self.tree, leaf_shard=torch.zeros_like(self.tree.leaf_shard), leaf_start=first_rows)
+        leaves = self.statistics if device == self.device else None
+        moved = Index(tree.on_device(device), [in_one_shard(self.shards, device)], leaves=leaves)
+        self.check_files()
+        return moved
 
     def leaf_rows(self, leaf: int) -> tuple[Shard, int, int, int]:
         """Return the shard of a leaf, its first row there, its row count, and its first row in the index."""
-        number, start, count, first_row = self._places[leaf]
-        return self.shards[number], start, count, first_row
+        tree = self.tree
+        number, start, count = int(tree.leaf_shard[leaf]), int(tree.leaf_start[leaf]), int(tree.leaf_count[leaf])
+        return self.shards[number], start, count, int(self.shard_start[number]) + start
 
     def window_levels(self, leaves: Tensor, width: int) -> Tensor:
-        """Return the first levels `(B, width, d + 1)` float32 of the windows of `leaves` `(B,)`, all of that width.
+        """Return the first levels `(B, width, d + 1)` of the windows of `leaves` `(B,)`, all of that width.
 
+        They are float32 in fixed point (kernels.fixed_point).
         The rest of a patch of another leaf has length FOREIGN, so that its product with a query is below all others.
         """
+        own = self._windows(leaves, width)[2][:, None]
+        place = torch.arange(width, device=self.device)
+        foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
+        windows = self._read_windows(leaves, width)
+        windows[..., -1].masked_fill_(foreign, FOREIGN)
+        return windows
+
+    def _read_windows(self, leaves: Tensor, width: int) -> Tensor:
+        """As `window_levels`, with the rows of other leaves as they are."""
+        if self.device.type != "cpu" and len(self.shards) == 1:  # a call for each leaf would take most of the time
+            rows = self.window_rows(leaves, width)[:, None] + torch.arange(width, device=self.device)
+            return round_(self.shards[0].level[rows].float())
         windows = torch.empty(len(leaves), width, self.shards[0].level.shape[1], device=self.device)
-        places = zip(self.tree.leaf_shard[leaves].tolist(), self._window_start[leaves].tolist(), strict=True)
+        shards, begin, _ = self._windows(leaves, width)
+        places = zip(shards.tolist(), begin.tolist(), strict=True)
         kept = [self.shards[shard].level[start : start + width] for shard, start in places]
         if self._read_soon:
             for level in kept:
                 self._read_soon(level)
         for window, level in zip(windows, kept, strict=True):
-            window.copy_(level)
-        own = self._window_lead[leaves, None]
-        place = torch.arange(width, device=self.device)
-        foreign = (place < own) | (place >= own + self.tree.leaf_count[leaves, None])
-        windows[..., -1].masked_fill_(foreign, FOREIGN)
+            round_(window.copy_(level))
         return windows
 
     def packets(self, rows: Tensor) -> Tensor:
@@ -159,14 +187,19 @@ class Index:
 
         The rows of all shards are decoded together: a block of fixed shape costs the same however few rows it has.
         """
+        found = self.kept(rows)
+        level, norms = found.pop("level"), found.pop("norms")
+        with quick_products(self.device.type):  # always, so that a patch has the same bits everywhere
+            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+
+    def kept(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the first levels, norms and payload (index.shards) of rows `(m,)` by name."""
         kept = [{"level": shard.level, "norms": shard.norms, **shard.payload} for shard in self.shards]
         found = {name: part.new_empty(len(rows), *part.shape[1:]) for name, part in kept[0].items()}
         for number, inside, where in self._placed(rows):
             for name, out in found.items():
                 out[where] = kept[number][name].index_select(0, inside)
-        level, norms = found.pop("level"), found.pop("norms")
-        with quick_products():  # always, so that a patch has the same bits everywhere
-            return dequantise(level[:, :-1], Codes(**found), self.tree.basis), norms
+        return found
 
     def values(self, rows: Tensor) -> Tensor:
         """Return what a match transfers: raw patches `(m, 4, C)` float32, in cells and not bands, of rows `(m,)`."""
@@ -192,13 +225,14 @@ class Index:
         out = torch.empty(len(rows), 12, dtype=torch.uint8, device=self.device)
         for shard, inside, where in self._by_shard(rows):
             out[where] = shard.patch_ids[inside]
-        return out.numpy()
+        return out.cpu().numpy()
 
     def smallest_ids(self, k: int) -> Tensor:
         """Return the rows `(k,)` of the k smallest patch ids, ascending."""
-        parts = [torch.from_numpy(sort_order(shard.patch_ids.clone().numpy())[:k]) for shard in self.shards]
+        ids = [shard.patch_ids.cpu().clone().numpy() for shard in self.shards]
+        parts = [torch.from_numpy(sort_order(each)[:k]).to(self.device) for each in ids]
         rows = torch.cat([part + start for part, start in zip(parts, self.shard_start, strict=True)])
-        return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k])]
+        return rows[torch.from_numpy(sort_order(self.patch_ids(rows))[:k]).to(self.device)]
 
     def keys(self, rows: Tensor) -> Tensor:
         """Return what a search compares: unit vectors in match space `(m, D)` float32 of rows `(m,)`."""
@@ -261,8 +295,19 @@ class Index:
 
     def leaves_holding(self, k: int) -> int:
         """Return the number of leaves that hold k patches, whichever leaves they are."""
-        held = self.tree.leaf_count.sort().values.cumsum(0)
-        return min(int((held < k).sum()) + 1, self.tree.leaves)
+        leaves = self._leaves_of_size
+        sizes = leaves.nonzero()[:, 0]  # ascending
+        patches = (sizes * leaves[sizes]).cumsum(0)
+        fewer = int((patches < k).sum())  # sizes of which all leaves are needed
+        if fewer == len(sizes):
+            return self.tree.leaves
+        before, left = int(leaves[sizes[:fewer]].sum()), k - (int(patches[fewer - 1]) if fewer else 0)
+        return before + -(-left // int(sizes[fewer]))
+
+    @cached_property
+    def _leaves_of_size(self) -> Tensor:
+        """The number of leaves of 0, 1, ... patches."""
+        return torch.bincount(self.tree.leaf_count)
 
     def leaves_to_probe(self, wanted: int, k: int) -> int:
         """Return `wanted`, or more where so few leaves may hold fewer than k patches; at most all leaves."""
@@ -281,6 +326,12 @@ class Index:
         return [(shard, rows[where] - start, where) for shard, start, where in places if len(where)]
 
 
+def leaf_statistics(shards: Sequence[Shard]) -> LeafStatistics:
+    """Return the statistics of the leaves of shards, in memory."""
+    means, variances = (torch.cat([getattr(shard, name) for shard in shards]) for name in LEAF_NAMES)
+    return LeafStatistics.of(means, variances)
+
+
 def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: IndexConfig) -> Index:
     """Build an index with one shard in memory, for libraries of a few images and for benchmarks.
 
@@ -294,7 +345,7 @@ def build_in_memory(packets: Tensor, patch_ids: NDArray[np.uint8], config: Index
     if not order.equal(torch.arange(len(order), device=order.device)):  # saves a copy of gigabytes
         packets = packets[order]
     mean = library_mean(packets, config)
-    sample = packets[spread(len(packets), config.sample)]
+    sample = packets[spread(len(packets), config.sample, packets.device)]
     basis = fit_basis(match_parts(sample, mean)[0])
     space = ClusterSpace(config, basis.directions)
     points = space.points_of(packets, torch.arange(len(packets), device=packets.device), mean)

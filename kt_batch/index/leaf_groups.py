@@ -12,6 +12,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.kmeans import FIXED_POINT, assign, fixed_point_sums
 from kt_batch.kernels.tiles import normalise
 
@@ -19,6 +20,8 @@ PER_ROOT = 2  # groups for each unit of the root of the number of leaves
 ROUNDS = 5  # of k-means
 SAMPLED = 32  # leaves for each group in these rounds
 LARGEST = 2  # times the mean size of a group; a larger one is cut
+ROWS = 65536  # directions that are copied at a time
+GROUPED = 1 << 17  # leaves from which groups of them pay
 WIDTH = 64  # leaves; a group is read through a window of a multiple of these, so that products have few shapes
 
 
@@ -27,21 +30,30 @@ class LeafGroups:
 
     A group is read through its window: its leaves and those after it that make the width a multiple of WIDTH.
 
-    centres: unit vectors and a row of zeros, `(d + 1, G)` float32, for products with first levels.
+    centres: unit vectors in fixed point and a row of zeros, `(d + 1, G)` float32, for products with first levels.
     start: the place of the first leaf of each group, `(G,)` int64.
     size: leaves of each group, `(G,)` int64, at least 1.
     widths: leaves of the window of each group, `(G,)` int64.
     leaves: the numbers of the leaves, `(leaves,)` int64, ascending within a group.
+    directions: of the leaves in this order, in fixed point, a zero each, and WIDTH rows of zeros,
+        `(leaves + WIDTH, d + 1)` float32.
     """
 
     def __init__(self, centres: Tensor, size: Tensor, leaves: Tensor, directions: Tensor) -> None:
-        """Take centres `(G, d)`, and the directions `(leaves, d)` of the leaves in the order of `leaves`."""
-        self.centres = _with_zeros(centres, 0).T.contiguous()
+        """Take groups as they are kept.
+
+        Args:
+            centres: As the attribute.
+            size: As the attribute.
+            leaves: As the attribute; it may be mapped.
+            directions: As the attribute; it may be mapped.
+        """
+        self.centres = centres
         self.size = size
         self.start = size.cumsum(0) - size
         self.widths = (size + WIDTH - 1) // WIDTH * WIDTH
         self.leaves = leaves
-        self._directions = _with_zeros(directions, WIDTH)
+        self.directions = directions
         places = zip(self.start.tolist(), self.size.tolist(), self.widths.tolist(), strict=True)
         self._places: list[tuple[int, int, int]] = list(places)
 
@@ -54,9 +66,12 @@ class LeafGroups:
         return self._places[group][1]
 
     def window(self, group: int) -> Tensor:
-        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32."""
+        """Return the directions, and a zero each, of the leaves of a group's window, `(width, d + 1)` float32.
+
+        They are in fixed point.
+        """
         start, _, width = self._places[group]
-        return self._directions[start : start + width]
+        return self.directions[start : start + width]
 
     def holding(self, count: int) -> int:
         """Return the number of groups that hold `count` leaves, whichever groups they are; at most all groups."""
@@ -64,26 +79,25 @@ class LeafGroups:
         return min(int((held < count).sum()) + 1, len(self.size))
 
 
-def _with_zeros(rows: Tensor, more: int) -> Tensor:
-    """Return rows `(n, d)` with a zero each, and `more` rows of zeros, `(n + more, d + 1)`."""
-    out = rows.new_zeros(len(rows) + more, rows.shape[1] + 1)
-    out[: len(rows), :-1] = rows
-    return out
-
-
 def group_leaves(directions: Tensor) -> LeafGroups:
-    """Group leaves with directions `(leaves, d)` float32, unit vectors or zero.
+    """Group leaves with directions `(leaves, d)` float32, unit vectors or zero in fixed point.
 
     The number of groups is about PER_ROOT times the root of the number of leaves.
     """
-    wanted = max(1, PER_ROOT * isqrt(len(directions)))
+    count, dim = directions.shape
+    wanted = max(1, PER_ROOT * isqrt(count))
     labels, _ = assign(directions, _centres(directions, wanted))
     order = torch.sort(labels, stable=True).indices
-    size = _cut(torch.bincount(labels), max(1, LARGEST * len(directions) // wanted))
-    ordered = directions.index_select(0, order)
+    size = _cut(torch.bincount(labels), max(1, LARGEST * count // wanted))
+    ordered = directions.new_zeros(count + WIDTH, dim + 1)
+    for start in range(0, count, ROWS):
+        some = order[start : start + ROWS]
+        ordered[start : start + len(some), :-1] = directions.index_select(0, some)
     own = torch.arange(len(size), device=order.device).repeat_interleave(size)
-    sums, _ = fixed_point_sums(ordered, own, len(size))
-    return LeafGroups(normalise((sums.double() / FIXED_POINT).float()), size, order, ordered)
+    sums, _ = fixed_point_sums(ordered[:count, :-1], own, len(size))
+    centres = directions.new_zeros(dim + 1, len(size))
+    centres[:-1] = round_(normalise((sums.double() / FIXED_POINT).float())).T
+    return LeafGroups(centres, size, order, ordered)
 
 
 def _centres(directions: Tensor, count: int) -> Tensor:

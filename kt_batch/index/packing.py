@@ -36,6 +36,10 @@ class Packed:
     owner: Tensor
     subtree: Subtree
 
+    def on_processor(self) -> Packed:
+        """Return the same in the memory of the processor."""
+        return Packed(self.order.cpu(), self.owner.cpu(), self.subtree.on_processor())
+
 
 @dataclass(frozen=True)
 class ClusterSpace:
@@ -73,7 +77,7 @@ def pack(
     level: int,
     pulse: Callable[[], object] = lambda: None,
 ) -> Packed:
-    """Pack one cluster.
+    """Pack one cluster, on the device of its packets.
 
     Args:
         packets: `(n, 4, C)` float16 by ascending patch id, n >= 1.
@@ -206,7 +210,7 @@ def spread(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
 
 def collapse_equal(packets: Tensor) -> Tensor:
     """Return for each of n rows the first row with the same bytes, `(n,)` int64."""
-    raw = packets.contiguous().flatten(1).view(torch.int16).numpy().view(np.uint16)
+    raw = packets.cpu().contiguous().flatten(1).view(torch.int16).numpy().view(np.uint16)
     owner = np.arange(len(raw), dtype=np.int64)
     for rows in _groups(_row_hashes(raw)):
         equal = np.concatenate(
@@ -218,7 +222,7 @@ def collapse_equal(packets: Tensor) -> Tensor:
             whole = np.ascontiguousarray(raw[others]).view(f"V{raw.shape[1] * raw.itemsize}")[:, 0]
             _, first, which = np.unique(whole, return_index=True, return_inverse=True)
             owner[others] = others[first[which]]
-    return torch.from_numpy(owner)
+    return torch.from_numpy(owner).to(packets.device)
 
 
 def _row_hashes(raw: NDArray[np.uint16]) -> NDArray[np.uint64]:
@@ -241,14 +245,14 @@ def _leaders(earlier: Tensor) -> Tensor:
 
     earlier: `(m, m)` bool, the earlier rows near each row.
     """
-    near = earlier.numpy()
+    near = earlier.cpu().numpy()
     leader, leads = np.arange(len(near)), np.ones(len(near), dtype=bool)
     for row in np.flatnonzero(near.any(1)):
         candidates = near[row, :row] & leads[:row]
         first = candidates.argmax()
         if candidates[first]:
             leader[row], leads[row] = first, False
-    return torch.from_numpy(leader)
+    return torch.from_numpy(leader).to(earlier.device)
 
 
 def merge_near(vectors: Tensor, norms: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,8 @@ from kt_batch.kernels.tiles import divide_rows, row_norms
 BAND_NAMES = ("ll", "lh", "hl", "hh")
 CODE_NAMES = ("codes", "gains")
 PLANE_NAMES = (*CODE_NAMES, "plane")
-COMMON_NAMES = ("patch_ids", "norms", "level", "leaf_means", "leaf_variances")
+LEAF_NAMES = ("leaf_means", "leaf_variances")
+COMMON_NAMES = ("patch_ids", "norms", "level", *LEAF_NAMES)
 FORMAT = "kt-batch-shard/3"
 PLANE_FORMAT = "kt-batch-shard/4"  # as 3 with a plane; a version that knows no plane refuses it
 PART = 16384  # packets that are summed at a time; a sum depends on it
@@ -100,11 +101,17 @@ class Shard:
         return self.patch_ids.shape[0]
 
 
-def in_one_shard(shards: Sequence[Shard]) -> Shard:
-    """Concatenate the shards of one library in memory."""
+def in_one_shard(shards: Sequence[Shard], device: torch.device) -> Shard:
+    """Concatenate the shards of one library in the memory of a device."""
 
     def whole(parts: Iterable[Tensor]) -> Tensor:
-        return torch.cat(list(parts))
+        found = list(parts)
+        out = found[0].new_empty(sum(map(len, found)), *found[0].shape[1:], device=device)
+        start = 0
+        for part in found:
+            out[start : start + len(part)] = part
+            start += len(part)
+        return out
 
     payload = {name: whole(shard.payload[name] for shard in shards) for name in shards[0].payload}
     return Shard(payload, *(whole(getattr(shard, name) for shard in shards) for name in COMMON_NAMES))
@@ -134,10 +141,10 @@ def make_shard(
     leaf_count: Tensor,
     bits: int | None,
 ) -> Shard:
-    """Make a shard in memory, ROWS patches at a time.
+    """Make a shard in the memory of the processor, ROWS patches at a time.
 
     Args:
-        packets: Packets, `(m, 4, C)` float16.
+        packets: Packets, `(m, 4, C)` float16, on the device of `mean` and `basis`; all else is on the processor.
         patch_ids: Their ids, `(m, 12)` uint8.
         order: The rows of the n kept patches in leaf order, `(n,)` int64.
         mean: `(4, C)` float32, subtracted in match space.
@@ -151,12 +158,12 @@ def make_shard(
         bits = None
     tensors: dict[str, Tensor] = {}
     for number, rows in enumerate(order.split(ROWS)):
-        for name, part in _patch_tensors(packets[rows], mean, basis, bits).items():
+        for name, part in _patch_tensors(packets[rows.to(packets.device)], mean, basis, bits).items():
             if name not in tensors:
-                tensors[name] = part.new_empty(len(order), *part.shape[1:])
+                tensors[name] = part.new_empty(len(order), *part.shape[1:], device="cpu")
             tensors[name][number * ROWS :][: len(rows)] = part
     norms, level = tensors.pop("norms"), tensors.pop("level")
-    return Shard(tensors, patch_ids[order], norms, level, *_leaf_statistics(level, leaf_count))
+    return Shard(tensors, patch_ids[order], norms, level, *leaf_statistics(level, leaf_count))
 
 
 def _patch_tensors(packets: Tensor, mean: Tensor, basis: Basis, bits: int | None) -> dict[str, Tensor]:
@@ -170,7 +177,8 @@ def _patch_tensors(packets: Tensor, mean: Tensor, basis: Basis, bits: int | None
     return {"norms": norms, "level": level} | codes.tensors()
 
 
-def _leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]:
+def leaf_statistics(level: Tensor, leaf_count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means `(m, d + 1)` and variances `(m, r)`, float32, of first levels `(n, d + 1)` leaf after leaf."""
     means, variances = [], []
     for part in level.split(leaf_count.tolist()):
         exact = part.double()
@@ -184,12 +192,13 @@ def write_shard(path: Path, shard: Shard) -> None:
     save_file(shard.tensors(), path, metadata={"format": PLANE_FORMAT if shard.bits == 5 else FORMAT})
 
 
-def open_shard(path: Path, name: str | None = None) -> Shard:
+def open_shard(path: Path, name: str | None = None, *, checked: bool = False) -> Shard:
     """Map a shard file.
 
     Args:
         path: The file.
         name: What errors call it; None is the path.
+        checked: Whether `check_values` has found this very content sound; no value is read then.
 
     Raises:
         DamagedError: It is not a shard, or holds norms or leaf statistics with NaN or infinity.
@@ -198,7 +207,10 @@ def open_shard(path: Path, name: str | None = None) -> Shard:
     with _reading(name), safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         written = (file.metadata() or {}).get("format")
-    return _shard_of(tensors, written, name)
+    shard = _shard_of(tensors, written, name)
+    if not checked:
+        _check_leaves_and_norms(shard, name)
+    return shard
 
 
 def read_shard(data: bytes, name: str) -> Shard:
@@ -207,6 +219,7 @@ def read_shard(data: bytes, name: str) -> Shard:
         tensors = load(data)  # checks the header before it is read again for its metadata
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     shard = _shard_of(tensors, header.get("__metadata__", {}).get("format"), name)
+    _check_leaves_and_norms(shard, name)
     check_values(shard, name)
     return shard
 
@@ -229,11 +242,32 @@ def _shard_of(tensors: dict[str, Tensor], written: str | None, name: str) -> Sha
     shard = Shard(kept, *(tensors[key] for key in COMMON_NAMES))
     if shard.bits == 5 and 4 * sizes["plane bytes"] != sizes["code bytes"]:
         raise DamagedError(f"The index shard {name} has codes and a plane of different sizes.")
-    for key in ("norms", "leaf_means", "leaf_variances"):
-        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    return shard
+
+
+def _check_leaves_and_norms(shard: Shard, name: str) -> None:
+    for key in ("norms", *LEAF_NAMES):
+        check_between(getattr(shard, key), *VALUES[key], _holding(name, key))
     if bool(((shard.norms > 0) & (shard.norms < LEAST_NORM)).any()):
         raise DamagedError(f"{_holding(name, 'norms')} with norms below {LEAST_NORM}, and not 0.")
-    return shard
+
+
+def read_leaf_statistics(data: bytes, name: str) -> tuple[Tensor, Tensor]:
+    """Return leaf means and leaf variances from a safetensors file of these two alone.
+
+    Args:
+        data: The bytes (`store.tensor_parts`).
+        name: What errors call the shard.
+
+    Raises:
+        DamagedError: They are other tensors, or hold NaN, infinity or absurd values.
+    """
+    with _reading(name):
+        tensors = load(data)
+    check_tensors(tensors, {key: TENSORS[key] for key in LEAF_NAMES}, f"The index shard {name}")
+    for key in LEAF_NAMES:
+        check_between(tensors[key], *VALUES[key], _holding(name, key))
+    return tensors["leaf_means"], tensors["leaf_variances"]
 
 
 def check_values(shard: Shard, name: str) -> None:

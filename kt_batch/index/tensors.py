@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from kt_batch.errors import DamagedError
 
 ROWS = 16384  # whose values are checked at a time
 LONGEST_NAME = 80  # of a foreign tensor, in an error
+
+_FAULTS = (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError)
 
 # Name -> type and shape. A dimension is a number, or a word: all dimensions with the same word have the same size.
 Layout = dict[str, tuple[torch.dtype, tuple[int | str, ...]]]
@@ -23,7 +26,16 @@ def load_tensors(data: bytes, where: str) -> dict[str, Tensor]:
     """Return the tensors in the bytes of a safetensors file. Raises DamagedError, a sentence about `where`."""
     try:
         return load(data)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except _FAULTS as error:
+        raise DamagedError(f"{where} cannot be read: {error}.") from error
+
+
+def map_tensors(path: Path, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, mapped and not read. Raises DamagedError as `load_tensors`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (*_FAULTS, OSError) as error:
         raise DamagedError(f"{where} cannot be read: {error}.") from error
 
 

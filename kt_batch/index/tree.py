@@ -7,15 +7,17 @@ transform is orthonormal, so that cosines are those of the raw vectors.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
-from kt_batch.index.tensors import Layout, check_between, check_tensors, load_tensors
+from kt_batch.index.tensors import Layout, check_between, check_tensors, load_tensors, map_tensors
 from kt_batch.kernels.principal import Basis
 
+TREE = "The tree of this index"  # in errors
 DEEPEST = 1024  # levels; an index has a few, and crowds of alike patches have made some hundred
 
 _NODES: Layout = {
@@ -75,9 +77,27 @@ class Tree:
         """Number of leaves."""
         return self.leaf_node.shape[0]
 
+    def on_device(self, device: torch.device) -> Tree:
+        """Return the same tree in the memory of a device."""
+        return Tree(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def leaf_centres(self) -> Tensor:
-        """Return the centres of the leaves, `(leaves, D)` float32."""
-        return self.centres[self.leaf_node]
+        """Return the centres of the leaves, `(leaves, D)` float32. Raises DamagedError as `centres_of`."""
+        centres = self.centres[self.leaf_node]
+        check_between(centres, *_VALUES["centres"], f"{TREE} has centres")
+        return centres
+
+    def centres_of(self, first: int, count: int) -> Tensor:
+        """Return the centres `(count, D)` float32 of nodes that follow one another.
+
+        The centres of a mapped tree are first read here.
+
+        Raises:
+            DamagedError: Some value is not finite, or absurd.
+        """
+        centres = self.centres[first : first + count]
+        check_between(centres, *_VALUES["centres"], f"{TREE} has centres")
+        return centres
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a safetensors file."""
@@ -86,17 +106,38 @@ class Tree:
     @classmethod
     def from_bytes(cls, data: bytes) -> Tree:
         """Read what `to_bytes` returned. Raises DamagedError when `data` is not a tree that a search can descend."""
-        where = "The tree of this index"
-        tensors = load_tensors(data, where)
-        sizes = check_tensors(tensors, _NODES | _LEAVES | _STATISTICS, where)
-        tree = cls(**tensors)
-        if not sizes["values"] == 4 * sizes["channels"] >= sizes["directions"]:
-            raise DamagedError(f"{where} cannot be read: its centres, mean and directions are of different sizes.")
-        _check_values(tensors, where)
-        check_nodes(tree.first_child, tree.child_count, tree.leaf, tree.leaves, where)
-        if not tree.leaf_node.equal(_leaf_nodes(tree.leaf)):
-            raise DamagedError(f"{where} has leaves whose nodes are those of other leaves.")
+        tensors = load_tensors(data, TREE)
+        tree = cls._of(tensors)
+        _check_values(tensors, TREE)
+        tree.check_structure()
         return tree
+
+    @classmethod
+    def map(cls, path: Path) -> Tree:
+        """Map the file of a tree whose structure `check_structure` has found sound.
+
+        Its centres, nodes and leaves are not read; statistics are copied, for they are small.
+
+        Raises:
+            DamagedError: It is not a tree, or holds statistics with NaN, infinity or absurd values.
+        """
+        tree = cls._of(map_tensors(path, TREE))
+        statistics = {name: getattr(tree, name).clone() for name in _STATISTICS}
+        _check_values(statistics, TREE)
+        return replace(tree, **statistics)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor]) -> Tree:
+        sizes = check_tensors(tensors, _NODES | _LEAVES | _STATISTICS, TREE)
+        if not sizes["values"] == 4 * sizes["channels"] >= sizes["directions"]:
+            raise DamagedError(f"{TREE} cannot be read: its centres, mean and directions are of different sizes.")
+        return cls(**tensors)
+
+    def check_structure(self) -> None:
+        """Raise DamagedError when the nodes are no tree, or leaves have nodes of other leaves; read no centre."""
+        check_nodes(self.first_child, self.child_count, self.leaf, self.leaves, TREE)
+        if not self.leaf_node.equal(_leaf_nodes(self.leaf)):
+            raise DamagedError(f"{TREE} has leaves whose nodes are those of other leaves.")
 
 
 @dataclass(frozen=True)
@@ -109,6 +150,10 @@ class Subtree:
     leaf: Tensor
     leaf_count: Tensor
     deviation_sum: Tensor
+
+    def on_processor(self) -> Subtree:
+        """Return the same subtree in the memory of the processor."""
+        return Subtree(*(getattr(self, f.name).cpu() for f in fields(self)))
 
     def to_bytes(self) -> bytes:
         """Return the bytes of a safetensors file."""

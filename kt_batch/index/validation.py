@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from kt_batch.errors import DamagedError
+from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.shards import Shard
 from kt_batch.index.tree import Tree
+
+
+def check_summary(tree: Tree, channels: int, leaves: int, name: str) -> None:
+    """Raise DamagedError when a tree has other channels or leaves than the summary of the index `name` says."""
+    if (tree.mean.shape[1], tree.leaves) != (channels, leaves):
+        raise DamagedError(f"The tree of the index {name} does not fit its summary: it has other channels or leaves.")
+
+
+def check_statistics(tree: Tree, shards: Sequence[Shard], leaves: LeafStatistics, name: str) -> None:
+    """Raise DamagedError when the statistics of leaves are not of the sizes of an index's tree and shards."""
+    found = (len(leaves.lengths), leaves.coordinates, leaves.variances.shape[1])
+    wanted = (tree.leaves, tree.directions.shape[1], shards[0].leaf_variances.shape[1])
+    if found != wanted:
+        raise DamagedError(
+            f"The file of the leaves of the index {name} has {found[0]} leaves with {found[1]} coordinates and "
+            f"{found[2]} variances; its tree and shards have {wanted[0]} with {wanted[1]} and {wanted[2]}."
+        )
 
 
 def check_fit(tree: Tree, shards: Sequence[Shard], name: str) -> None:
@@ -47,20 +63,12 @@ def _check_places(tree: Tree, shards: Sequence[Shard], name: str) -> None:
     leaves = [len(shard.leaf_means) for shard in shards]
     if tree.leaves != sum(leaves):
         raise DamagedError(f"The tree of the index {name} has {tree.leaves} leaves, its shards have {sum(leaves)}.")
-    device = tree.leaf_shard.device
-    each = torch.tensor(leaves, device=device)
-    numbers = torch.arange(len(shards), device=device).repeat_interleave(each)
-    counts = [int(part.sum()) for part in tree.leaf_count.clamp(0, _most(shards)).split(leaves)]
-    starts = torch.cat([part.cumsum(0) - part for part in tree.leaf_count.split(leaves)])
-    if (
-        not tree.leaf_shard.equal(numbers)
-        or bool((tree.leaf_count < 1).any())
-        or counts != [shard.count for shard in shards]
-        or not tree.leaf_start.equal(starts)
-    ):
-        raise DamagedError(f"The leaves of the tree of the index {name} are not the patches of its shards.")
-
-
-def _most(shards: Sequence[Shard]) -> int:
-    """Return the patches of the largest shard; a count beyond it is wrong and must not overflow a sum."""
-    return max(shard.count for shard in shards) + 1
+    places = (tree.leaf_shard.split(leaves), tree.leaf_start.split(leaves), tree.leaf_count.split(leaves))
+    for number, (shard, own, starts, counts) in enumerate(zip(shards, *places, strict=True)):
+        if (
+            bool((own != number).any())
+            or bool((counts < 1).any())
+            or int(counts.clamp(max=shard.count + 1).sum()) != shard.count  # no larger count, so no sum overflows
+            or not starts.equal(counts.cumsum(0) - counts)
+        ):
+            raise DamagedError(f"The leaves of the tree of the index {name} are not the patches of its shards.")

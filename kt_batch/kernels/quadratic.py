@@ -5,9 +5,16 @@ The basis is phi(x) = [1, r, g, b, r^2, g^2, b^2, rg, rb, gb] of an sRGB pixel i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Plane = TypeVar("Plane", np.ndarray, "Tensor")
 
 SIZE = 10  # functions of the basis
 IDENTITY = np.zeros((SIZE, 3))
@@ -75,45 +82,46 @@ def apply_map(pixels: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """
     source = np.ascontiguousarray(pixels, np.float32).reshape(-1, 3)
     mapped = np.empty_like(source)
-    channels = [tuple(np.float32(value) for value in column) for column in np.asarray(coefficients).T]
-    planes = np.empty((6, BLOCK), np.float32)
+    columns = float32_columns(coefficients)
     for start in range(0, len(source), BLOCK):
-        block = source[start : start + BLOCK]
-        red, green, blue, total, inner, product = planes[:, : len(block)]
-        red[:], green[:], blue[:] = block.T
-        for channel, column in enumerate(channels):
-            _horner(red, green, blue, column, total, inner, product)
-            mapped[start : start + BLOCK, channel] = total
+        red, green, blue = np.ascontiguousarray(source[start : start + BLOCK].T)
+        for channel, column in enumerate(columns):
+            np.clip(polynomial(red, green, blue, column), 0, 1, out=mapped[start : start + BLOCK, channel])
     return mapped.reshape(pixels.shape)
 
 
-def _horner(
-    red: np.ndarray,
-    green: np.ndarray,
-    blue: np.ndarray,
-    column: tuple[np.float32, ...],
-    total: np.ndarray,
-    inner: np.ndarray,
-    product: np.ndarray,
-) -> None:
-    """Write c0 + b (c3 + c6 b) + g (c2 + c5 g + c9 b) + r (c1 + c4 r + c7 g + c8 b), clipped, into `total`."""
+def float32_columns(coefficients: np.ndarray) -> list[list[float]]:
+    """Return the coefficients of each output channel, rounded to float32."""
+    columns: list[list[float]] = np.asarray(coefficients, np.float32).T.tolist()
+    return columns
+
+
+def polynomial(red: Plane, green: Plane, blue: Plane, column: Sequence[float]) -> Plane:
+    """Return c0 + b (c3 + c6 b) + g (c2 + c5 g + c9 b) + r (c1 + c4 r + c7 g + c8 b), by steps in this order.
+
+    Args:
+        red: `(n,)` float32, of numpy or of torch.
+        green: As red.
+        blue: As red.
+        column: The ten coefficients, values of float32.
+    """
     c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 = column
-    np.multiply(blue, c6, out=total)
+    total = blue * c6
     total += c3
     total *= blue
     total += c0
-    np.multiply(green, c5, out=inner)
-    inner += np.multiply(blue, c9, out=product)
+    inner = green * c5
+    inner += blue * c9
     inner += c2
     inner *= green
     total += inner
-    np.multiply(red, c4, out=inner)
-    inner += np.multiply(green, c7, out=product)
-    inner += np.multiply(blue, c8, out=product)
+    inner = red * c4
+    inner += green * c7
+    inner += blue * c8
     inner += c1
     inner *= red
     total += inner
-    np.clip(total, 0, 1, out=total)
+    return total
 
 
 def slopes(coefficients: np.ndarray, pixels: np.ndarray) -> np.ndarray:

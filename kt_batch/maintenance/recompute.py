@@ -49,6 +49,7 @@ SAME_MATCHES = 0.999  # share of best matches that another numerics class finds 
 VECTOR = "vector"
 VECTOR_STEP = 1e-2  # of the largest value: how far a patch of another numerics class may be off
 STEP = 1.0 / 255  # how far a picture of another numerics class may be off
+NOT_RECOMPUTED = ("further_libraries", "allowed_sha256", "draw")  # fields of runs that are not done once more
 WHEREABOUTS = ("library", "source_uri")  # columns of provenance that say where sources are, and not what they are
 
 Compare = Callable[[Item], bool | None]  # True: equal, False: different, None: equal within STEP
@@ -180,6 +181,11 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
 def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJob:
     """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
     config = run.config
+    if several := [name for name in NOT_RECOMPUTED if config.get(name)]:
+        raise MismatchError(
+            f"'{run.location.uri}' has {several[0]} in its configuration; --recompute is for runs of one library or of "
+            "style images, with all of their images."
+        )
     fit, statistics = config.get("fit_digest"), config.get("statistics_digest")
     library = library_of(run, request.library) if run.header.index_digest or statistics else None
     paired = (request.library or trusted_library(run)) if fit else None

@@ -307,7 +307,7 @@ def _index_files(location: Location) -> list[tuple[str, str]]:
     """Return name and SHA-256 of every file that an index of a library names."""
     hashes: dict[str, str] = {}
     for summary in read_index_summaries(location):
-        hashes[layout.tree_path(summary.digest)] = summary.tree_sha256
+        hashes |= {file.path: file.sha256 for file in (summary.tree, summary.leaf_statistics) if file}
         hashes[layout.members_path(summary.digest)] = summary.members_sha256
         if summary.parts_sha256:
             hashes[layout.covered_parts_path(summary.digest)] = summary.parts_sha256
@@ -318,7 +318,7 @@ def _index_files(location: Location) -> list[tuple[str, str]]:
 def _index_sizes(location: Location) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for summary in read_index_summaries(location):
-        sizes[layout.tree_path(summary.digest)] = summary.tree_bytes
+        sizes |= {file.path: file.bytes for file in (summary.tree, summary.leaf_statistics) if file}
         sizes |= {layout.shard_path(shard.sha256): shard.bytes for shard in summary.shards}
     return sizes
 

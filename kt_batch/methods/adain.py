@@ -54,7 +54,8 @@ class Adain:
         self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(self.cut).stride
         if resources.statistics is not None:
-            self.style = of_library(resources.statistics.moments)
+            mean, deviation = of_library(resources.statistics.moments)
+            self.style = mean.to(resources.device), deviation.to(resources.device)
             self.shares = dict(resources.statistics.shares)
         else:
             self.style, self.shares = self._of_images(resources.styles or {})

@@ -8,15 +8,19 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig
+from kt_batch.index.collection import Collection
 from kt_batch.index.index import Index
 from kt_batch.kernels.moments import Moments
 from kt_batch.methods.retouch.fit import Fit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
+
+PROCESSOR = torch.device("cpu")
 
 
 class Need(StrEnum):
@@ -44,28 +48,35 @@ class LibraryStatistics:
 class Resources:
     """The loaded resources of a method; None for those that it does not need.
 
+    device: Where the method computes: networks, images, style images and those given to `translate` are there. Only the
+    index may be elsewhere.
+
     styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], at the working size, its sides multiples of the
     encoder's stride. An image is read when it is asked for.
+    index: An index, or those of several libraries.
     decoders: Layer -> decoder, for each level of the method.
     images: Image id -> working image of the library, as styles.
     """
 
     encoder: Encoder | None = None
     decoder: Decoder | None = None
-    index: Index | None = None
+    index: Index | Collection | None = None
     decoders: Mapping[Layer, Decoder] | None = None
     images: Mapping[str, Tensor] | None = None
     styles: Mapping[str, Tensor] | None = None
     fit: Fit | None = None
     statistics: LibraryStatistics | None = None
+    device: torch.device = PROCESSOR
 
 
 @dataclass(frozen=True)
 class PatchProvenance:
     """The library patch behind every patch of a result: n query patches with k matches each, best first.
 
-    rows, cols: `(n,)` int64, the top-left cells of the query patches. patch_ids: `(n, k, 12)` uint8. ncc, weights:
-    `(n, k)` float32. certified: `(n,)` bool, whether the first match is proved to be the best.
+    All are on the processor. rows, cols: `(n,)` int64, the top-left cells of the query patches. patch_ids:
+    `(n, k, 12)` uint8. ncc, weights: `(n, k)` float32. certified: `(n,)` bool, whether the first match is proved to be
+    the best. libraries: `(n, k)` uint8, the number of the library of each match; None where there is one library, or
+    the image alone decides.
     """
 
     rows: Tensor
@@ -74,6 +85,7 @@ class PatchProvenance:
     ncc: Tensor
     weights: Tensor
     certified: Tensor
+    libraries: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +150,9 @@ UNCHANGED = Unchanged()
 class Result:
     """The result of a method for one image.
 
-    output: An image `(3, H, W)` float32 RGB in [0, 1], as large as the image that went in, or an edit of the
-    photograph's own pixels at their full size. provenance: Without any share, the photograph is its own source.
-    seconds: Stage -> seconds. edit: What a run records of an edit.
+    output: An image `(3, H, W)` float32 RGB in [0, 1] on the method's device, as large as the image that went in, or an
+    edit of the photograph's own pixels at their full size. provenance: Without any share, the photograph is its own
+    source. seconds: Stage -> seconds. edit: What a run records of an edit.
     """
 
     output: Tensor | Edit | Unchanged

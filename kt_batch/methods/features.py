@@ -63,13 +63,15 @@ def to_tensor(pixels: NDArray[np.float32]) -> Tensor:
 
 
 def to_pixels(image: Tensor) -> NDArray[np.float32]:
-    """Return an image `(3, H, W)` as pixels `(H, W, 3)`."""
-    return image.permute(1, 2, 0).contiguous().numpy()
+    """Return an image `(3, H, W)` on any device as pixels `(H, W, 3)`."""
+    return image.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes."""
+    """Add the seconds that the block takes. A GPU that this process uses has done the block's work by then."""
     started = time.perf_counter()
     yield
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

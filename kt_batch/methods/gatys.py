@@ -112,7 +112,7 @@ class Gatys:
         if self.config.start == "style":
             return resized(self.styles[next(iter(self.shares))], (photograph.shape[1], photograph.shape[2]))
         if self.config.start == "noise":
-            generator = torch.Generator(photograph.device).manual_seed(self.config.seed)
+            generator = torch.Generator(device=photograph.device).manual_seed(self.config.seed)
             noise = torch.randn(photograph.shape, generator=generator, device=photograph.device)
             return (0.5 + NOISE * noise).clamp(0, 1)
         return photograph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
-from kt_batch.index.search import Matches, Search
+from kt_batch.index.collection import deviation_of
+from kt_batch.index.search import Matches, open_search
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
@@ -69,8 +71,8 @@ class KnowledgeTransfer:
             raise UsageError("The method knowledge needs an encoder, a decoder and an index.")
         self.config = config
         self.encoder, self.decoder = resources.encoder, resources.decoder
-        self.deviation = resources.index.tree.deviation
-        self.search = Search(resources.index, config.search)
+        self.deviation = deviation_of(resources.index).to(resources.device)
+        self.search = open_search(resources.index, config.search)
         self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(self.cut).stride
 
@@ -100,7 +102,8 @@ class KnowledgeTransfer:
             output: Tensor | Edit = picture
             if self.config.full_size:
                 output = colour_maps(self._decode(image, features, features), picture, self.config.encoder.size)
-        provenance = PatchProvenance(rows, cols, matches.patch_ids, ncc, weights, matches.certified)
+        recorded = (rows, cols, matches.patch_ids, ncc, weights, matches.certified)
+        provenance = replace(PatchProvenance(*(each.cpu() for each in recorded)), libraries=matches.libraries)
         return Result(output, provenance, seconds)
 
     def _decode(self, image: Tensor, mixed: Tensor, features: Tensor) -> Tensor:

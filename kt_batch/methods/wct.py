@@ -32,7 +32,9 @@ class WctConfig(MethodConfig):
     method: Literal["wct"] = "wct"
     encoder: EncoderConfig
     styles: tuple[ImageId, ...] = Field(min_length=1, description="Image ids of the style images.")
-    alpha: float = Field(1.0, ge=0.0, le=1.0, description="1: the style's covariance; 0: the photograph's own.")
+    alpha: float = Field(
+        0.6, ge=0.0, le=1.0, description="1: the style's covariance; 0: the photograph's own; 0.6: its authors' advice."
+    )
     levels: int = Field(4, ge=1, le=len(LAYERS), description="Levels, from the coarsest, the layer of the encoder, on.")
     preserve_colour: bool = Field(False, description="Keep the photograph's own colours.")
 

@@ -130,7 +130,7 @@ class Decoder(nn.Module):
             return
         rows = self.detail.weight.flatten(1).double()
         products = rows @ rows.T
-        error = (products / products[0, 0] - torch.eye(len(rows)).to(rows)).abs().max()
+        error = (products / products[0, 0] - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).abs().max()
         if not error <= DETAIL_TOLERANCE:  # also true for NaN, from a first row of zeros
             raise WeightsError(
                 f"The details {where} cannot be restored: their directions must be orthogonal and of equal length, "

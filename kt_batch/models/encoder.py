@@ -144,9 +144,10 @@ class Encoder(nn.Module):
             return None
         inner = cast("nn.Conv2d", self.get_submodule(f"detail_{cut}"))
         count, stride = inner.out_channels, self.geometry(cut).stride
-        whole = nn.Conv2d(3, count, stride, stride)
-        black = torch.zeros(1, 3, stride, stride)
-        basis = torch.eye(3 * stride**2).view(-1, 3, stride, stride)
+        device = inner.weight.device
+        whole = nn.Conv2d(3, count, stride, stride, device=device)
+        black = torch.zeros(1, 3, stride, stride, device=device)
+        basis = torch.eye(3 * stride**2, device=device).view(-1, 3, stride, stride)
         with torch.no_grad():
             bias = inner(self.preprocess(black)).flatten()
             columns = inner(self.preprocess(basis)).flatten(1) - bias

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,9 +49,9 @@ class EncoderSource:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A network ready to encode, and the SHA-256 of its weights, which libraries record."""
+    """A network ready to encode, and the SHA-256 of its weights, which libraries record and which tells it apart."""
 
-    network: Encoder
+    network: Encoder = field(compare=False)
     sha256: str
 
 

@@ -20,9 +20,10 @@ from kt_batch.config import RunOptions
 from kt_batch.pipelines.extract.plan import ExtractRequest, plan_extract
 from kt_batch.pipelines.extract.worker import ExtractWorker
 from kt_batch.pipelines.inputs import HASH_THREADS
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
+from kt_batch.pipelines.numerics import check_numerics, device_name, fix_numerics, search_device, worker_device
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import by_image, quarantine
@@ -134,7 +135,7 @@ def estimate_extract(request: ExtractRequest, dry_run: DryRunRequest, runner: Ru
     """
     plan = plan_extract(request, progress, dry_run=True)
     work = Work(plan.job.library, plan.ledger, plan.items, plan.planned)
-    work.check_numerics(request.options)
+    work.check_numerics(request.options, lambda: device_name(worker_device(request.options.gpus)))
     others = plan.job.owned_by_other_unit
     images = [(unit, group) for unit, group in work.images() if (unit.id, group[0].image_id) not in others]
     at_most = plan.bytes_at_most if images else 0
@@ -163,7 +164,8 @@ def estimate_translate(
     """
     plan = plan_translate(request, progress, dry_run=True)
     work = Work(plan.job.run, plan.ledger, plan.items, plan.planned)
-    work.check_numerics(request.options, request.config.searcher)
+    searcher = request.config.searcher
+    work.check_numerics(request.options, lambda: placement_of(plan.job).named(search_device(searcher)))
     images = [group for _, group in work.images()]
 
     def worker(folder: str) -> Worker:
@@ -196,11 +198,14 @@ class Work:
         """Return the items to do by unit and image."""
         return [(unit, group) for unit in self.planned.pending for group in by_image(unit)]
 
-    def check_numerics(self, options: RunOptions, searcher: str | None = None) -> None:
-        """Check the numerics class as a local worker does first. Nothing is known here of a cluster's workers."""
+    def check_numerics(self, options: RunOptions, device: Callable[[], str] = lambda: "cpu") -> None:
+        """Check the numerics class as a local worker does first. Nothing is known here of a cluster's workers.
+
+        `device` says what computes in such a worker.
+        """
         earlier = earlier_numerics(self.ledger)
         if self.planned.pending and earlier and options.runner == "local":
-            now = fix_numerics(options.threads, search_device(searcher))
+            now = fix_numerics(options.threads, device())
             check_numerics(dict(earlier), now, options.mix_numerics)
 
     def estimate(self, options: RunOptions, images: int) -> Estimate:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 
 import torch
 
 from kt_batch import __version__
-from kt_batch.errors import MismatchError
+from kt_batch.errors import MismatchError, UsageError
 from kt_batch.index.searchers.faiss import on_gpu
 from kt_batch.index.searchers.scan import scan_device
 from kt_batch.models.precision import quick_precision
@@ -21,7 +23,7 @@ def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
 
     Args:
         threads: Threads to compute on.
-        device: What computes, from `search_device`.
+        device: What computes, from `search_device` or `device_name`.
     """
     torch.set_num_threads(threads)
     return {
@@ -33,6 +35,46 @@ def fix_numerics(threads: int, device: str = "cpu") -> dict[str, str]:
         "products": quick_precision(),
         "threads": str(threads),
     }
+
+
+def worker_device(gpus: float) -> torch.device:
+    """Return where a worker computes that has been given this many GPUs: the processor, or its first GPU.
+
+    Raises:
+        UsageError: It has been given one, and torch finds none.
+    """
+    if not gpus:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"--gpus {gpus:g} asks for a GPU, and torch {torch.__version__} finds none on '{socket.gethostname()}'; "
+            "leave it out to compute on processors."
+        )
+    _fix_gpu()
+    return torch.device("cuda", 0)
+
+
+def _fix_gpu() -> None:
+    """Make the GPU's arithmetic the same in every process: no rounded factors, no trials, no order left to chance.
+
+    torch warns of an operation that has no such form.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when torch first multiplies on a GPU
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a numerics class says of a device: `cpu`, or the name of the GPU."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a GPU has."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def search_device(searcher: str | None) -> str:

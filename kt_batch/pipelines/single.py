@@ -155,8 +155,9 @@ def _coarsest(provenance: PatchProvenance | LevelProvenance | SourceProvenance) 
         return next(iter(provenance.levels.values()))
     if isinstance(provenance, PatchProvenance):
         return provenance
-    none = torch.zeros(0, dtype=torch.int64)
-    return PatchProvenance(none, none, torch.zeros(0, 1, ID_BYTES, dtype=torch.uint8), none.view(0, 1), none, none > 0)
+    none = torch.zeros(0, dtype=torch.int64, device="cpu")
+    ids = torch.zeros(0, 1, ID_BYTES, dtype=torch.uint8, device="cpu")
+    return PatchProvenance(none, none, ids, none.view(0, 1), none, none > 0)
 
 
 def _layer(config: MethodConfig) -> Layer:

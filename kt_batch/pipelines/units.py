@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,12 +62,14 @@ class UnitLog:
 
     seconds: Stage -> seconds. item_seconds: Image id -> seconds from reading it to its result.
     sizes: Name of an item -> sizes of its output and its input.
+    sources: Image id -> the single source that it got.
     """
 
     seconds: dict[str, float]
     item_seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, PictureSizes] = field(default_factory=dict)
     rejects: list[dict[str, str]] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_stages(cls, stages: Iterable[str]) -> UnitLog:
@@ -88,6 +90,12 @@ class UnitLog:
         for item in items:
             self.sizes.pop(item.name, None)
         self.rejects += [reject_row(item, "decode", error) for item in items]
+
+    def sources_of(self, unit: Unit, made: Container[str]) -> tuple[str | None, ...]:
+        """Return the single source of each item whose output, by name, was made; none where images have no such."""
+        if not self.sources:
+            return ()
+        return tuple(self.sources.get(item.image_id) if item.name in made else None for item in unit.items)
 
     def receipt(
         self, unit: Unit, config_digest: str, numerics: dict[str, str], tables: tuple[TableRef, ...], **counts: Any

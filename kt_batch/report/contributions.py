@@ -25,7 +25,7 @@ class Contribution:
 
     row, col: top-left cell of the query patch. rank: 0 is the best match. weight: share of the pixel; all shares sum to
     1. box: pixels of the source's working image that the source patch sees. file_box: the same pixels in the source
-    file, EXIF-oriented.
+    file, EXIF-oriented. library: The one that the patch was taken from, as the run's command named it.
     """
 
     row: int
@@ -43,6 +43,7 @@ class Contribution:
     license: str
     attribution: str
     tags: tuple[str, ...] = ()
+    library: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def patch_contributions(
             license=image.license,
             attribution=image.attribution,
             tags=tuple(image.tags),
+            library=row["library"],
         )
 
 

@@ -41,7 +41,7 @@ def _inspect_library(library: Library) -> dict[str, Any]:
     receipts = library.committed.receipts.values()
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
     parts = sum(table.bytes for receipt in receipts for table in receipt.tables)
-    trees = sum(summary.tree_bytes + _lists_bytes(library, summary) for summary in summaries)
+    trees = sum(_own_bytes(library, summary) for summary in summaries)
     return {
         "kind": "library",
         "place": library.location.uri,
@@ -90,6 +90,8 @@ def _inspect_pairs(library: PairedLibrary) -> dict[str, Any]:
 
 
 def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
+    """Return what an index holds. `generation` is what it has grown from, `share` that of the patches added since."""
+    grown = summary.generation
     shards = sum(shard.bytes for shard in summary.shards)
     return {
         "digest": summary.digest,
@@ -100,7 +102,9 @@ def _index(library: Library, summary: IndexSummary) -> dict[str, Any]:
         "patches": summary.patches,
         "kept": summary.kept,
         "merged_share": round(1 - summary.kept / summary.patches, 6) if summary.patches else 0.0,
-        "bytes": shards + summary.tree_bytes + _lists_bytes(library, summary),
+        "generation": grown.digest if grown else None,
+        "share": round(1 - grown.patches / summary.patches, 6) if grown else 0.0,
+        "bytes": shards + _own_bytes(library, summary),
     }
 
 
@@ -222,12 +226,12 @@ def _seconds(run: Run) -> dict[str, float]:
     return {stage: round(seconds, 3) for stage, seconds in total.items()}
 
 
-def _lists_bytes(library: Library, summary: IndexSummary) -> int:
-    """Return the bytes of the lists of merged patches and, where there is one, of covered parts."""
+def _own_bytes(library: Library, summary: IndexSummary) -> int:
+    """Return the bytes of the tree, the leaves, and the lists of merged patches and, if there is one, of parts."""
     paths = [layout.members_path(summary.digest)]
     if summary.parts_sha256:
         paths.append(layout.covered_parts_path(summary.digest))
-    return sum(_size(library, path) for path in paths)
+    return summary.tree_bytes + (summary.leaves_bytes or 0) + sum(_size(library, path) for path in paths)
 
 
 def _size(library: Library, path: str) -> int:

@@ -29,7 +29,15 @@ from kt_batch.report.contributions import (
 )
 from kt_batch.report.pictures import ncc_cells
 from kt_batch.report.recorded_edits import read_edit
-from kt_batch.report.sources import SourceImage, cells_of, level_geometry, library_of, named_library, source_images
+from kt_batch.report.sources import (
+    SourceImage,
+    cells_of,
+    further_libraries,
+    level_geometry,
+    library_of,
+    named_library,
+    source_images,
+)
 from kt_batch.store import layout
 from kt_batch.store.images.headers import MAX_PIXELS, declared_size
 from kt_batch.store.indexes import read_index_summary
@@ -99,6 +107,29 @@ class Session:
             return None
 
     @cached_property
+    def required_libraries(self) -> list[Library]:
+        """Return all libraries of the run, the first one first; raise as `required_library` does.
+
+        Raises:
+            UsageError: also where the caller says the place of one library of several.
+        """
+        if self._place is not None and self.run.header.further_libraries:
+            raise UsageError(
+                f"'{self.run.location.uri}' was made from several libraries; --library {self._place} is for one."
+            )
+        return [self.required_library, *further_libraries(self.run)]
+
+    @cached_property
+    def libraries(self) -> list[Library]:
+        """Return the run's libraries; none where not all are at hand, or one must be asked for."""
+        if self.library is None:
+            return []
+        try:
+            return self.required_libraries
+        except (StorageError, MismatchError, UsageError):
+            return []
+
+    @cached_property
     def source_scale(self) -> int | None:
         """Return the scale of the patches that the run searched; None for that of the library's base key."""
         digest = self.run.header.index_digest
@@ -108,14 +139,15 @@ class Session:
         return summary.scale if summary else None
 
     def images(self, ids: Collection[str], *, previews: bool = False) -> dict[str, SourceImage]:
-        """Return the library's images with these ids, by id.
+        """Return images of the libraries with these ids, by id; one in several as the first of them describes it.
 
         Those not at hand are left out.
         """
         missing = [image_id for image_id in ids if (image_id, previews) not in self._images]
-        if missing and self.library is not None:
-            fetched = source_images(self.library, missing, previews=previews, scale=self.source_scale)
+        for library in self.libraries if missing else ():
+            fetched = source_images(library, missing, previews=previews, scale=self.source_scale) if missing else {}
             self._images.update({(image_id, previews): fetched.get(image_id) for image_id in missing})
+            missing = [image_id for image_id in missing if image_id not in fetched]
         known = ((image_id, self._images.get((image_id, previews))) for image_id in ids)
         return {image_id: image for image_id, image in known if image is not None}
 
@@ -229,12 +261,13 @@ class Session:
         levels = tuple(self._at_level(named, x, y, level) for level in self.levels)
         edit = None if patches else read_edit(self.run, named)
         painted = self.working_size(named)
+        named_elsewhere = edit.library if edit else self.named_library
         return Explanation(
             run=self.run.location.uri,
             method=self.run.header.method,
             output=named.name,
             input=named.uri,
-            library=self.required_library.location.uri if patches else edit.library if edit else self.named_library,
+            library=self.required_libraries[0].location.uri if patches else named_elsewhere,
             x=x,
             y=y,
             width=width,
@@ -258,7 +291,7 @@ class Session:
         cells = level_geometry(level) if level else self.cells
         rows = covering(self.provenance(output, level), *self._cell(output, x, y, cells))
         images = self.images({entry["source_image_id"].hex() for entry in rows})
-        library = self.required_library.location.uri
+        library = "', '".join(library.location.uri for library in self.required_libraries)
         with self.naming(output):
             return tuple(patch_contributions(rows, images, cells, library))
 

@@ -74,8 +74,35 @@ def _outward(low: int, high: int, working: int, original: int) -> tuple[int, int
     return low * original // working, -(-high * original // working)
 
 
+def further_places(run: Run) -> tuple[str, ...]:
+    """Return the libraries beside the first one, as the run names them.
+
+    Raises:
+        DamagedError: `run.json` is not the summary of a run.
+    """
+    if not run.header.further_libraries:
+        return ()
+    try:
+        named = read_document(run.location, layout.RUN_SUMMARY, _most_summary_bytes(run)).get("libraries")
+    except MissingError:
+        return tuple(_libraries_in_provenance(run)[1:])
+    count = len(run.header.further_libraries) + 1
+    if not isinstance(named, list) or len(named) != count or not all(isinstance(each, str) for each in named):
+        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' does not name {count} libraries.")
+    return tuple(named[1:])
+
+
+def further_libraries(run: Run) -> list[Library]:
+    """Open the libraries that a run searched beside the first one. Raises as `library_of` does."""
+    digests = [each.index_digest for each in run.header.further_libraries]
+    return [
+        _open_holding(run, _trusted(run, place), digest)
+        for place, digest in zip(further_places(run), digests, strict=False)
+    ]
+
+
 def named_library(run: Run) -> str | None:
-    """Return the library as the run names it; None when it names none.
+    """Return the library as the run names it, of several the first one; None when it names none.
 
     The name is in `run.json` and in provenance per patch. An unfinished run has the second alone.
 
@@ -99,12 +126,17 @@ def _most_summary_bytes(run: Run) -> int:
 
 
 def _library_in_provenance(run: Run) -> str | None:
+    return next(iter(_libraries_in_provenance(run)), None)
+
+
+def _libraries_in_provenance(run: Run) -> list[str]:
+    """Return the libraries that the first part of provenance names, in their order, those without a match included."""
     for part in run.committed.parts(layout.PROVENANCE).values():
         if "library" not in read_schema(run.location, part).names:
-            return None
-        for name in read_table(run.location, part, ["library"])["library"].unique().to_pylist():
-            return str(name)
-    return None
+            return []
+        chunks = read_table(run.location, part, ["library"])["library"].chunks
+        return list(dict.fromkeys(str(name) for chunk in chunks for name in chunk.dictionary.to_pylist()))
+    return []
 
 
 def library_of(run: Run, library: str | None = None) -> Library:
@@ -118,12 +150,15 @@ def library_of(run: Run, library: str | None = None) -> Library:
         MismatchError: another library is there.
         UsageError: the run names one in a store that the caller did not name.
     """
-    place = library or trusted_library(run)
+    return _open_holding(run, library or trusted_library(run), run.header.index_digest)
+
+
+def _open_holding(run: Run, place: str, wanted: str | None) -> Library:
+    """Open a library that a run used, which must hold the index `wanted`."""
     try:
         opened = open_library(place)
     except MissingError as error:
         raise MissingError(f"The library of '{run.location.uri}' is not at '{place}'; say where it is now.") from error
-    wanted = run.header.index_digest
     if wanted is not None and read_index_summary(opened.location, wanted) is None:
         there = ", ".join(summary.digest for summary in read_index_summaries(opened.location)) or "none"
         raise MismatchError(
@@ -142,6 +177,11 @@ def trusted_library(run: Run) -> str:
     place = named_library(run)
     if place is None:
         raise MissingError(f"'{run.location.uri}' names no library.")
+    return _trusted(run, place)
+
+
+def _trusted(run: Run, place: str) -> str:
+    """Return a place that a run names. Raises UsageError when it may not be read without asking."""
     if not follows(run.location, place):
         raise UsageError(
             f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "

@@ -199,8 +199,8 @@ def _run_views(run: Run, naming: Naming) -> dict[str, str]:
     }
     if run.committed.parts(layout.EDITS):
         views["edits"] = _parts(run.committed, layout.EDITS, EDITS, naming)
-    if not per_source and session.library is not None:  # only boxes and URIs need the library
-        views["sources"] = _sources(session, session.library, naming)
+    if not per_source and session.libraries:  # only boxes and URIs need the library
+        views["sources"] = _sources(session, session.libraries, naming)
     return views
 
 
@@ -254,18 +254,20 @@ def _output_name(run: Run) -> str:
     return f"CASE{cases} ELSE {plain} END" if cases else plain
 
 
-def _sources(session: Session, library: Library, naming: Naming) -> str:
+def _sources(session: Session, libraries: Sequence[Library], naming: Naming) -> str:
     of_levels = [f"{_boxed(level_geometry(level))}\n  WHERE level = {_text(level)}" for level in session.levels]
     boxed = "\n  UNION ALL\n".join(of_levels or [_boxed(session.cells)])
     level = "level, " if session.levels else ""
     sizes = _working_sizes(session.source_scale)
+    images = _first_of_each([_images(library, naming) for library in libraries])
+    plans = "\nUNION ALL\n".join(_plan(library.committed, naming) for library in libraries)
     return f"""\
 WITH image AS (
   SELECT image_id AS source_image_id, {sizes}, original_width, original_height, license, attribution
-  FROM ({_images(library, naming)})
+  FROM ({images})
 ), uris AS (
   SELECT image_id AS source_image_id, list(DISTINCT uri ORDER BY uri) AS uris
-  FROM ({_plan(library.committed, naming)}) GROUP BY image_id
+  FROM ({plans}) GROUP BY image_id
 ), boxed AS (
 {boxed}
 )
@@ -275,6 +277,15 @@ SELECT output, {level}row, col, rank, weight, ncc, certified, source_image_id, s
   {_past_pixel("x1", "width")} AS file_x1, {_past_pixel("y1", "height")} AS file_y1,
   license, attribution
 FROM boxed"""
+
+
+def _first_of_each(images: Sequence[str]) -> str:
+    """Select each image once, from the first of several selections that has it."""
+    if len(images) == 1:
+        return images[0]
+    numbered = "\nUNION ALL\n".join(f"SELECT *, {number} AS number FROM ({rows})" for number, rows in enumerate(images))
+    first = "row_number() OVER (PARTITION BY image_id ORDER BY number) = 1"
+    return f"SELECT * EXCLUDE (number) FROM ({numbered}) QUALIFY {first}"
 
 
 def _boxed(cells: Geometry) -> str:

@@ -1,5 +1,7 @@
 """The cache of index shards: copies of shards from object storage, named by their SHA-256, in a folder of the user.
 
+The tree of a large index and the statistics of its leaves are kept as its shards are.
+
     <sha256>              a shard
     <sha256>.used         empty; its time of change is the shard's last opening
     verified-<boot id>    which files were hashed since the machine started (store.verified)
@@ -30,7 +32,6 @@ from typing import BinaryIO
 
 from kt_batch.errors import DamagedError, StorageError
 from kt_batch.events import log_event
-from kt_batch.store import layout
 from kt_batch.store.indexes import ShardRef
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -326,7 +327,7 @@ def _closed(file: BinaryIO | None) -> bool:
 
 def _copy(location: Location, shard: ShardRef, copy: BinaryIO) -> None:
     """Copy a shard and check its size and hash on the way; never write more than its size."""
-    name, digest, left = layout.shard_path(shard.sha256), hashlib.sha256(), shard.bytes
+    name, digest, left = shard.path, hashlib.sha256(), shard.bytes
     with location.open(name) as source:
         while block := source.read(min(BLOCK, left + 1)):
             left -= len(block)

@@ -1,11 +1,13 @@
 """Write files that follow from what is committed.
 
-These are summaries, and the tree and the members of an index.
+These are summaries, and the tree, the leaves and the members of an index.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from kt_batch.errors import MissingError, StorageError
@@ -37,4 +39,28 @@ def put_derived(location: Location, name: str, data: bytes) -> None:
             pass
         if location.put_if_absent(name, data):
             return
+    raise StorageError(f"'{name}' at '{location.uri}' keeps being replaced by another driver.")
+
+
+def put_derived_file(location: Location, name: str, path: Path) -> tuple[str, int]:
+    """Make `name` hold the content of a local file, replacing other content; it is not read into memory.
+
+    Returns:
+        SHA-256 and number of bytes.
+
+    Raises:
+        StorageError: another driver keeps replacing the content.
+    """
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        for _ in range(ROUNDS):
+            try:
+                with location.open(name) as there:
+                    if hashlib.file_digest(there, "sha256").hexdigest() == sha256:  # type: ignore[arg-type]
+                        return sha256, path.stat().st_size
+                location.delete(name)
+            except MissingError:
+                pass
+            if location.put_file_if_absent(name, file):
+                return sha256, path.stat().st_size
     raise StorageError(f"'{name}' at '{location.uri}' keeps being replaced by another driver.")

@@ -90,6 +90,8 @@ def find_growth(library: Library, config: IndexConfig, key: ScaleKey, most: floa
 def is_generation(summary: IndexSummary, names: Collection[str]) -> bool:
     """Tell whether an index is fresh, lists its parts, and has all its files among the names of the library."""
     files = {*layout.index_files(summary.digest), *shard_names([summary])}
+    if summary.leaf_statistics is None:
+        files.remove(layout.leaves_path(summary.digest))
     return summary.parts_sha256 is not None and summary.generation is None and files <= set(names)
 
 

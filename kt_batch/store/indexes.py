@@ -29,8 +29,9 @@ from kt_batch.store.units import READERS
 
 INDEX_FORMAT = "kt-batch-index/3"
 GROWING_FORMAT = "kt-batch-index/4"  # as 3, of an index that lists its parts or has grown
-FORMATS = (INDEX_FORMAT, GROWING_FORMAT)
-READ_FORMATS = " or ".join(FORMATS)
+LEAVES_FORMAT = "kt-batch-index/5"  # as 4, with the statistics of its leaves in a file
+FORMATS = (INDEX_FORMAT, GROWING_FORMAT, LEAVES_FORMAT)
+READ_FORMATS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 LARGEST_BLOB = 4 << 30  # bytes of the nodes of a cluster, or of all clusters
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -45,6 +46,22 @@ class ShardRef(BaseModel):
 
     sha256: Sha256
     bytes: Count
+
+    @property
+    def path(self) -> str:
+        """Its name in the library."""
+        return layout.shard_path(self.sha256)
+
+
+class FileRef(ShardRef):
+    """A file that is staged, verified and mapped as a shard is, and has a name of its own."""
+
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its name in the library."""
+        return self.name
 
 
 class GrownFrom(BaseModel):
@@ -62,6 +79,7 @@ class IndexSummary(BaseModel):
     """The content of `index.json`.
 
     scale: Of the key whose patches are indexed; absent for the library's base key.
+    leaves_sha256, leaves_bytes: Of the statistics of the leaves; absent in formats 3 and 4.
     parts_sha256: Of the list of the parts that a fresh index covers; absent in format 3, and in a grown index.
     generation: What a grown index has grown from; absent for a fresh one.
     """
@@ -82,6 +100,8 @@ class IndexSummary(BaseModel):
     leaves: Count
     tree_sha256: Sha256
     tree_bytes: Count
+    leaves_sha256: Sha256 | None = Field(None, exclude_if=lambda sha256: sha256 is None)
+    leaves_bytes: Count | None = Field(None, exclude_if=lambda count: count is None)
     members_sha256: Sha256
     parts_sha256: Sha256 | None = Field(None, exclude_if=lambda sha256: sha256 is None)
     shards: tuple[ShardRef, ...] = Field(min_length=1)
@@ -103,6 +123,26 @@ class IndexSummary(BaseModel):
         if self.generation and self.generation.shards > len(self.shards):
             raise ValueError("the generation has more shards than the index")
         return self
+
+    @model_validator(mode="after")
+    def _check_leaves(self) -> Self:
+        wanted = self.format == LEAVES_FORMAT
+        there = (self.leaves_sha256 is not None, self.leaves_bytes is not None)
+        if self.format in FORMATS and there != (wanted, wanted):
+            raise ValueError(f"an index has the statistics of its leaves if it is of format {LEAVES_FORMAT}")
+        return self
+
+    @property
+    def tree(self) -> FileRef:
+        """The file of its tree."""
+        return FileRef(name=layout.tree_path(self.digest), sha256=self.tree_sha256, bytes=self.tree_bytes)
+
+    @property
+    def leaf_statistics(self) -> FileRef | None:
+        """The file of the statistics of its leaves; None in formats 3 and 4."""
+        if self.leaves_sha256 is None or self.leaves_bytes is None:
+            return None
+        return FileRef(name=layout.leaves_path(self.digest), sha256=self.leaves_sha256, bytes=self.leaves_bytes)
 
     def key(self, library: Library) -> ScaleKey:
         """Return the key whose patches are indexed."""

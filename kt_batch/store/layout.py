@@ -8,7 +8,8 @@ those that begin with `parse_` read one and return None when the path is of anot
     series/   <nnnnnn>.parquet  build/{receipts/, described/}      of a run whose photographs share edits
     statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
-    index/    <digest>/{index.json, tree.safetensors, members.parquet, parts.parquet, build/}  shards/<sha256>
+    index/    <digest>/{index.json, tree.safetensors, leaves.safetensors, members.parquet, parts.parquet, build/}
+              shards/<sha256>
     build/    receipts/  sample/  members/  and, by SHA-256: top/  routed/  clusters/  subtrees/
 
 `docs/formats.md` describes the files themselves.
@@ -86,7 +87,7 @@ _STATISTICS_FILE = re.compile(
 )
 _IN_INDEX = re.compile(rf"{INDEX}/({_HEX16})/.+")
 _INDEX_SUMMARY = re.compile(rf"{INDEX}/([^/]+)/index\.json")
-_INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|tree\.safetensors|members\.parquet|parts\.parquet)")
+_INDEX_FILE = re.compile(rf"{INDEX}/({_HEX16})/(?:index\.json|(?:tree|leaves)\.safetensors|(?:members|parts)\.parquet)")
 _BUILD_FILE = re.compile(
     rf"{INDEX}/({_HEX16})/build/"
     rf"(?:{_RECEIPT_PATTERN}|{_PART_PATTERN}|(?:{TOP}|{ROUTED}|{CLUSTERS}|{SUBTREES})/{_SHA256})"
@@ -300,6 +301,11 @@ def tree_path(digest: str) -> str:
     return f"{INDEX}/{digest}/tree.safetensors"
 
 
+def leaves_path(digest: str) -> str:
+    """Return the path of the statistics of an index's leaves."""
+    return f"{INDEX}/{digest}/leaves.safetensors"
+
+
 def members_path(digest: str) -> str:
     """Return the path of the table that maps merged patches to kept ones."""
     return f"{INDEX}/{digest}/members.parquet"
@@ -325,9 +331,10 @@ def shard_path(sha256: str) -> str:
     return blob_path(SHARDS, sha256)
 
 
-def index_files(digest: str) -> tuple[str, str, str, str]:
-    """Return the paths of a finished index, without its shards; an index that does not list its parts has no last."""
-    return index_summary_path(digest), tree_path(digest), members_path(digest), covered_parts_path(digest)
+def index_files(digest: str) -> tuple[str, ...]:
+    """Return the paths that a finished index may have, without its shards: not each has leaves, or lists its parts."""
+    paths = (index_summary_path, tree_path, leaves_path, members_path, covered_parts_path)
+    return tuple(path(digest) for path in paths)
 
 
 def parse_index_summary_path(path: str) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import resource
 import signal
 import sys
 import threading
@@ -21,9 +22,10 @@ import weakref
 from pathlib import Path
 from typing import BinaryIO
 
-from kt_batch.errors import DamagedError
+from kt_batch.errors import DamagedError, StorageError
 
 SIGNALS = 4096  # taken at a time
+SPARE_FILES = 256  # that a process may open besides
 IDLE = 64  # more than a pipe holds of earlier signals
 
 _MAP_FIXED = 0x10  # <sys/mman.h>, of all Linux machines
@@ -56,6 +58,24 @@ class MappedFile:
             )
         if status.st_mtime_ns != self._status.st_mtime_ns:
             raise DamagedError(f"{self.name} was written to while it was in use.")
+
+
+def allow_open_files(more: int) -> None:
+    """Raise this process's own limit of open files, as far as the system lets it, so that `more` can stay open.
+
+    Often it is 1,024, and a large index has thousands of shards.
+
+    Raises:
+        StorageError: The system lets it open fewer.
+    """
+    needed = sum(1 for _ in Path("/dev/fd").iterdir()) + more
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed + SPARE_FILES:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise StorageError(f"This process may open {hard} files (ulimit -Hn), and this index needs {needed}.")
+    wanted = needed + SPARE_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _guard() -> None:
@@ -92,7 +112,11 @@ def _mend(reading: int) -> None:
 
 def _fill(file: MappedFile) -> int:
     """Map zeros over the mapped pages of a file beyond its end; return the number of mappings with such pages."""
-    end = -(-os.fstat(file.descriptor).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        size = os.fstat(file.descriptor).st_size
+    except OSError:  # the process ends, and has closed it while earlier signals were looked at
+        return 0
+    end = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     name = str(Path(f"/proc/self/fd/{file.descriptor}").readlink()).replace("\n", "\\012")
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p

@@ -31,6 +31,9 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=2**35), AfterValidator(lambda value: round(value, 3))]  # also of a clock
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}:[0-9]{1,10}$")]
 HOST_LENGTH = 32
+OPTIONAL = (
+    "ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes", "shard", "sources",
+)  # fmt: skip
 
 
 class _Record(BaseModel):
@@ -117,6 +120,9 @@ class Receipt(_Record):
     decision uses them. Receipts of earlier versions lack them.
 
     `shard` is where the output images are, and None where each is a file of its own.
+
+    `sources`, aligned with the unit's items, is the image id of the single source that each output was made from; None
+    for a rejected item, and empty where outputs have all sources.
     """
 
     format: Literal["kt-batch-receipt/1"] = RECEIPT_FORMAT
@@ -138,6 +144,7 @@ class Receipt(_Record):
     publishing: Literal["rename", "lock"] | None = None
     sizes: PictureSizes | None = None
     shard: ShardRef | None = None
+    sources: tuple[Hex16 | None, ...] = ()
 
     @model_validator(mode="after")
     def _names_follow(self) -> Self:
@@ -167,7 +174,7 @@ class Receipt(_Record):
         for table in content["tables"]:
             if not table["levels"]:
                 del table["levels"]
-        for field in ("ncc_sum", "certified", "finished", "worker", "item_seconds", "publishing", "sizes", "shard"):
+        for field in OPTIONAL:
             if content[field] in (None, []):
                 del content[field]
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()

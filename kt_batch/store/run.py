@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import EncoderConfig, OutputForm, Series
+from kt_batch.config import EncoderConfig, FurtherLibrary, OutputForm, Series
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
@@ -35,6 +35,7 @@ class RunHeader(BaseModel):
     `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
     `series` says which photographs share an edit.
     `full_size` says that a method with an index edits photographs at their full size.
+    `further_libraries` names the indexes that are searched beside the first one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,6 +47,7 @@ class RunHeader(BaseModel):
     output: OutputForm = "files"
     series: Series = "none"
     full_size: bool = False
+    further_libraries: tuple[FurtherLibrary, ...] = ()
 
 
 class MethodSettings(Protocol):
@@ -250,10 +252,12 @@ def check_provenance(table: pa.Table, where: str) -> None:
                 raise DamagedError(f"{where} holds a {name} that is not finite, or is below {lowest:g}")
 
 
-def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings, library: str | None) -> Totals:
+def write_run_summary(
+    location: Location, ledger: Ledger, config: MethodSettings, library: str | None, further: Sequence[str] = ()
+) -> Totals:
     """Write `run.json` from plan, receipts and tables.
 
-    library: as the command named it; None for a method that uses none.
+    library, further: as the command named them; None for a method that uses none.
     """
     content = config.model_dump(mode="json")
     run = Run(Committed(ledger, content))
@@ -267,6 +271,7 @@ def write_run_summary(location: Location, ledger: Ledger, config: MethodSettings
             "config": content,
             "config_digest": config.digest(),
             "library": library,
+            **({"libraries": [library, *further]} if further else {}),
             "snapshot": ledger.snapshot(),
             "images": sum(r.images for r in receipts),
             "patches": sum(r.patches for r in receipts),

@@ -210,6 +210,17 @@ class S3Location:
                 page = self._call("list_objects_v2", Prefix=start, **following)
             yield from (entry["Key"] for entry in page.get("Contents", ()))
 
+    def list_folders(self, start: str) -> Iterator[str]:
+        """Yield what lies directly below `start`, the beginning of a whole key that ends in a slash or is empty: names
+        that further keys follow, without a slash, in the store's order. Keys below them are not listed."""
+        page: dict[str, Any] = {"NextContinuationToken": None}
+        while "NextContinuationToken" in page:
+            token = page["NextContinuationToken"]
+            following = {"ContinuationToken": token} if token else {}
+            with self._explained(start):
+                page = self._call("list_objects_v2", Prefix=start, Delimiter="/", **following)
+            yield from (entry["Prefix"][len(start) : -1] for entry in page.get("CommonPrefixes", ()))
+
     def _explained(self, name: str) -> AbstractContextManager[None]:
         return self._explained_key(f"{self.prefix}/{name}" if self.prefix else name)
 

@@ -1,4 +1,4 @@
-"""The bytes of a finished index: its tree, and its shards in memory or mapped from a verified file.
+"""The bytes of a finished index: tree and shards in memory, or these and the leaves mapped from verified files.
 
 Nothing is read whose size, kind of file and hash are not those of `index.json`. A shard that is mapped from the library
 itself is hashed once for each start of a machine (store.verified), and so is a staged copy (store.cache).
@@ -18,7 +18,7 @@ from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
 from kt_batch.store.indexes import IndexSummary, ShardRef
 from kt_batch.store.locations import Location, read_bounded
-from kt_batch.store.mapped import MappedFile
+from kt_batch.store.mapped import MappedFile, allow_open_files
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
 from kt_batch.store.verified import hash_of
@@ -27,7 +27,7 @@ STAGED_TOGETHER = 4  # shards; one connection to object storage rarely fills the
 
 
 class ShardFiles:
-    """The shards of one library, as bytes or as files to map. The cache is opened when it is needed.
+    """The shards and other files of one library's indexes, as bytes or to map. The cache is opened when it is needed.
 
     `check` is called with the path and the name of a file that has the right hash, before it is recorded as verified.
     """
@@ -49,7 +49,7 @@ class ShardFiles:
         Raises:
             DamagedError: They are not those of `index.json`.
         """
-        local = self._library.local_path(layout.shard_path(shard.sha256))
+        local = self._library.local_path(shard.path)
         with reading(self.name(shard)), self._opened(local, shard) if local else self._staged(shard) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != shard.sha256:
@@ -60,9 +60,10 @@ class ShardFiles:
         """Return the verified file of a shard: that of the library, or a staged copy.
 
         Raises:
+            MissingError: It is gone.
             DamagedError: Size or hash are wrong.
         """
-        local = self._library.local_path(layout.shard_path(shard.sha256))
+        local = self._library.local_path(shard.path)
         with self._opened(local, shard) if local else self._staged(shard) as file:
             if local and not self._is_verified(file, shard):
                 raise DamagedError(f"{self.name(shard)} does not have the content its name says.")
@@ -73,19 +74,21 @@ class ShardFiles:
 
         Raises:
             DamagedError: As `map`, for the first of the shards at fault.
+            StorageError: The system does not let this process keep so many files open.
         """
         files = []
+        allow_open_files(len(shards))
         for start in range(0, len(shards), STAGED_TOGETHER):
             some = shards[start : start + STAGED_TOGETHER]  # held once they are mapped, before others need room
-            if self._library.local_path(layout.shard_path(some[0].sha256)) is None:
+            if self._library.local_path(some[0].path) is None:
                 self._cache = self._cache or open_cache(self._place)
                 self._cache.stage(self._library, some, lambda shard: partial(self._check_file, self.name(shard)))
             files += [self.map(shard) for shard in some]
         return files
 
     def name(self, shard: ShardRef) -> str:
-        """Return what errors call a shard."""
-        return f"'{layout.shard_path(shard.sha256)}' at '{self._library.uri}'"
+        """Return what errors call a shard or another file."""
+        return f"'{shard.path}' at '{self._library.uri}'"
 
     def _staged(self, shard: ShardRef) -> BinaryIO:
         self._cache = self._cache or open_cache(self._place)

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import build_library
 from tests.cli.conftest import Say
-from tests.support.tiny import draw, draw_all
+from tests.support.tiny import draw, draw_all, hashes
 
 ONE = ("--threads", "1")
 SMALL = ("--size", "64", *ONE)
@@ -36,7 +36,10 @@ def test_the_index_command_grows_an_index_and_says_from_what(kt: Say, library: P
         900,
         180,
     )
-    assert kt("inspect", library, "--json").code == 0
+    indexes = {index["digest"]: index for index in kt("inspect", library, "--json").json["indexes"]}
+    assert (indexes[again["index"]]["generation"], indexes[again["index"]]["share"]) == (generation, 0.2)
+    assert (indexes[generation]["generation"], indexes[generation]["share"]) == (None, 0)
+    assert f"generation: {generation}\n" in kt("inspect", library).out
 
 
 def test_fresh_builds_afresh_by_the_command_and_the_job(kt: Say, library: Path, tmp_path: Path) -> None:
@@ -65,11 +68,21 @@ def test_the_status_says_what_each_index_has_grown_from_and_builds_nothing(kt: S
     assert found[grown]["pays"] is True
 
 
-@pytest.mark.parametrize("other", [["--fresh"], ["--at", "relu3_1@64"]])
-def test_the_status_goes_with_no_option_of_a_build(kt: Say, library: Path, other: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (["--fresh"], "--fresh"),
+        (["--at", "relu3_1@64"], "--at"),
+        (["--threads", "1"], "--threads"),
+        (["--fresh", "--max-leaf", "64", "--runner", "ray"], "--fresh and --max-leaf and --runner"),
+        (["--build-memory", "1"], "--build-memory"),
+        (["--log-file", "-"], "--log-file"),
+    ],
+)
+def test_the_status_goes_with_no_option_of_a_build(kt: Say, library: Path, other: list[str], named: str) -> None:
     said = kt("index", library, "--status", *other)
     assert said.code == 2
-    assert "--status reports all indexes and builds none: leave --fresh and --at out." in said.err
+    assert said.err == f"kt-batch: --status reports all indexes and builds none: leave {named} out.\n"
 
 
 def test_gc_names_the_old_indexes(kt: Say, library: Path) -> None:
@@ -78,3 +91,31 @@ def test_gc_names_the_old_indexes(kt: Say, library: Path) -> None:
     assert f"  old index {old}" in kt("gc", library, "--old-indexes").out
     assert kt("gc", library, "--old-indexes", "--delete", "--json").json["old_indexes"] == [old]
     assert [index["state"] for index in kt("index", library, "--status", "--json").json["indexes"]] == ["current"]
+
+
+def test_an_index_for_paintings_grows_and_the_picture_depends_on_no_step(kt: Say, tmp_path: Path) -> None:
+    painted = ("--preset", "painting", *ONE)
+    first, photo = draw_all(tmp_path / "paintings", range(1, 9)), draw(tmp_path / "photo.png", 11)
+    more = [draw(tmp_path / f"more/{seed}.png", seed) for seed in (21, 22)]
+    found = []
+    for name, steps in (("one", [more]), ("two", [more[:1], more[1:]])):
+        library = tmp_path / name
+        assert kt("extract", first, "--library", library, "--size", "64", *painted).code == 0
+        generation = kt("index", library, *ONE, "--json").json
+        assert generation["for_painting"]
+        for step in steps:
+            assert kt("extract", *step, "--library", library, "--size", "64", "--unit-size", "1", *painted).code == 0
+            grown = kt("index", library, *ONE, "--json").json
+            assert (grown["generation"], grown["for_painting"]) == (generation["index"], True)
+        said = kt(
+            "translate", photo, *more, "--library", library, "--out", tmp_path / f"{name}.run", *painted, "--json"
+        )
+        assert said.code == 0, said.err
+        shares = {
+            source["uris"][0]: source["share"] for source in kt("inspect", said.json["run"], "--json").json["sources"]
+        }
+        assert all(shares[str(picture)] > 0.1 for picture in more)  # they were added, and are translated too
+        found.append((grown["index"], hashes(library, "index/shards"), hashes(tmp_path / f"{name}.run", "images")))
+    assert found[0][0] == found[1][0]
+    assert found[0][2] == found[1][2] != {}
+    assert found[0][1].items() <= found[1][1].items()

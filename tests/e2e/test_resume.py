@@ -18,6 +18,8 @@ import kt_batch.store.local
 import kt_batch.store.publish
 from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
+from kt_batch.config import IndexConfig
+from kt_batch.pipelines.index.status import index_status
 from kt_batch.store.locations import open_location
 from kt_batch.store.receipts import parse_receipt
 from tests.e2e.conftest import COMMAND, Small, run
@@ -126,6 +128,41 @@ def test_a_killed_index_continues(small: Small, tmp_path: Path, number: int) -> 
     assert hashes(place, "index") == hashes(tmp_path / "undisturbed", "index")
 
 
+LEAVES = ("--threads", "1", "--max-leaf", "64")
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library of six paintings with their index, and one painting that was added since."""
+    root = tmp_path_factory.mktemp("growing")
+    extracted([draw_all(root / "paintings", range(1, 7))], root / "library")
+    assert run_app(app, ["index", str(root / "library"), *LEAVES]) == 0
+    extracted([draw_all(root / "more", [21])], root / "library")
+    return root / "library"
+
+
+@pytest.mark.parametrize(
+    ("folder", "number", "when"),
+    [
+        ("receipts", 2, "after"),
+        pytest.param("top", 1, "before", marks=pytest.mark.slow),
+        pytest.param("routed", 1, "after", marks=pytest.mark.slow),
+        pytest.param("shards", 2, "before", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_growth_continues(growing: Path, tmp_path: Path, folder: str, number: int, when: str) -> None:
+    place = Path(shutil.copytree(growing, tmp_path / "library"))
+    shutil.copytree(growing, tmp_path / "undisturbed")
+    words = ["index", str(place), *LEAVES]
+    ended = run(sys.executable, "-c", DRIVER, folder, number, when, *words)
+    assert ended.code == -signal.SIGKILL
+    assert hashes(growing).items() <= hashes(place).items()  # the generation is as it was
+    assert run_app(app, words) == 0
+    assert run_app(app, ["index", str(tmp_path / "undisturbed"), *LEAVES]) == 0
+    assert hashes(place, "index") == hashes(tmp_path / "undisturbed", "index")
+    assert any(index.generation for index in index_status(str(place)).indexes)
+
+
 def test_a_run_that_shuts_down_commits_its_running_units_and_continues_later(small: Small, tmp_path: Path) -> None:
     photos = draw_all(tmp_path / "photos", range(20, 50))
     words = ["translate", str(photos), "--library", str(small.library), "--out", str(tmp_path / "run")]
@@ -225,3 +262,23 @@ def test_index_survives_a_death_at_any_write(small: Small, tmp_path: Path, monke
         assert hashes(place, "index") == hashes(small.library, "index")
 
     assert sweep(monkeypatch, index, begin) > 20
+
+
+@pytest.mark.slow
+def test_growth_survives_a_death_at_any_write(growing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "library"
+    shutil.copytree(growing, tmp_path / "undisturbed")
+    config = IndexConfig(max_leaf=64)
+    expected = indexed(tmp_path / "undisturbed", config=config)
+    assert expected.generation is not None
+    files = hashes(tmp_path / "undisturbed", "index")
+
+    def begin() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(growing, place)
+
+    def grow() -> None:
+        assert indexed(place, config=config).index == expected.index
+        assert hashes(place, "index") == files
+
+    assert sweep(monkeypatch, grow, begin) > 15

@@ -165,8 +165,6 @@ TREES: dict[str, Change] = {
     "a leaf of a billion patches": fill("leaf_count", 10**9, 0),
     "leaves of sizes whose sum overflows": fill("leaf_count", 2**62),
     "a leaf that takes a patch of the next": move_patches,
-    "centres with NaN": fill("centres", torch.nan, 3),
-    "centres with infinity": fill("centres", torch.inf),
     "a mean with NaN": fill("mean", torch.nan),
     "deviations with infinity": fill("deviation", torch.inf),
     "directions with NaN": fill("directions", torch.nan),
@@ -211,6 +209,29 @@ def test_a_tree_that_no_search_can_descend_is_refused(
     folder, summary = written
     forged = forge_tree(folder, summary, changed(index.tree.to_bytes(), change))
     assert "tree" in refused(lambda: opened(folder, forged, in_memory)).lower()
+
+
+CENTRES: dict[str, Change] = {
+    "NaN": fill("centres", torch.nan, 3),
+    "infinity": fill("centres", torch.inf),
+    "values that overflow": fill("centres", 1e30),
+}
+
+
+@pytest.mark.parametrize("change", CENTRES.values(), ids=CENTRES)
+def test_absurd_centres_are_refused_where_they_are_read_and_are_not_read_by_the_default_search(
+    index: Index, written: tuple[Path, IndexSummary], opened: Any, change: Change
+) -> None:
+    folder, summary = written
+    forged = forge_tree(folder, summary, changed(index.tree.to_bytes(), change))
+    assert "has centres with" in refused(lambda: opened(folder, forged, True))
+    mapped = opened(folder, forged, False)
+    for searcher in ("tree", "exact", "scan"):
+        config = SearchConfig.model_validate({"searcher": searcher, "probes": 3})
+        assert find(mapped, QUERIES, config).rows.equal(find(index, QUERIES, config).rows)
+    for searcher in ("hkm", "bhkm"):
+        config = SearchConfig.model_validate({"searcher": searcher, "probes": 3})
+        assert "has centres with" in refused(partial(find, mapped, QUERIES, config))
 
 
 # ---- shards ----
@@ -387,7 +408,7 @@ def test_a_top_level_or_subtree_that_is_none_is_refused(
     data = change(shard_bytes(index, same))
     build = LocalLocation(tmp_path)
     sha256, _ = put_blob(build, layout.TOP, data)
-    refused(lambda: Top.get(build, sha256))
+    refused(lambda: Top.get(build, sha256, torch.device("cpu")))
     refused(lambda: Subtree.from_bytes(data))
 
 
@@ -460,7 +481,7 @@ def test_a_small_library_is_opened_in_place_without_any_folder(
     assert not (tmp_path / "home").exists()
 
 
-def test_shards_in_place_are_hashed_once_and_again_after_a_change(
+def test_shards_and_the_tree_in_place_are_hashed_once_and_again_after_a_change(
     written: tuple[Path, IndexSummary], opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, summary = written
@@ -472,12 +493,12 @@ def test_shards_in_place_are_hashed_once_and_again_after_a_change(
 
     monkeypatch.setattr(cache, "hash_of", counted)
     opened(folder, summary, False)
-    assert len(hashed) == len(summary.shards)
-    opened(folder, summary, False)
-    assert len(hashed) == len(summary.shards)
-    os.utime(folder / layout.shard_path(summary.shards[0].sha256))
+    assert len(hashed) == len(summary.shards) + 1
     opened(folder, summary, False)
     assert len(hashed) == len(summary.shards) + 1
+    os.utime(folder / layout.shard_path(summary.shards[0].sha256))
+    opened(folder, summary, False)
+    assert len(hashed) == len(summary.shards) + 2
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "extended", "written to"])

@@ -1,4 +1,4 @@
-"""Kernels and the index create tensors on the input device or on a named one."""
+"""What computes creates tensors on the input device or on a named one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kt_batch.kernels import transport
 from kt_batch.kernels.colour import luminance, preserve_colour
+from kt_batch.kernels.colour_map import map_colours
 from kt_batch.kernels.enlarge import calm, crisp, fit_slopes, sloped
 from kt_batch.kernels.evened import evened
 from kt_batch.kernels.haar import haar, mean_and_std
@@ -29,6 +30,7 @@ from kt_batch.kernels.principal import (
     other_half,
     principal_directions,
 )
+from kt_batch.kernels.quadratic import IDENTITY
 from kt_batch.kernels.quantised import Codes, dequantise, fit_basis, prepare_queries, products
 from kt_batch.kernels.smooth import guided_filter
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
@@ -36,7 +38,8 @@ from kt_batch.kernels.tiles import canonical_scores, divide_rows, normalise, pad
 from kt_batch.kernels.transport import bands, mixture_of_bands
 
 ROOT = Path(__file__).resolve().parents[2] / "kt_batch"
-MODULES = sorted([*(ROOT / "kernels").rglob("*.py"), *(ROOT / "index").rglob("*.py"), ROOT / "models/precision.py"])
+FOLDERS = ("kernels", "index", "models", "methods", "pipelines")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FACTORIES = {
     "arange", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint",
     "randn", "randperm", "tensor", "as_tensor", "tril_indices", "triu_indices", "zeros", "Generator",
@@ -150,6 +153,7 @@ def moved() -> list[Tensor]:
         lambda: [haar(some(3, 4, 8)), *mean_and_std(some(3, 4, 8))],
         lambda: list(vars(round_queries(some(300, 64))).values()),
         lambda: [luminance(some(3, 8, 9)), preserve_colour(some(3, 8, 9), some(3, 8, 9))],
+        lambda: [map_colours(some(8, 9, 3), IDENTITY)],
     ],
 )
 def test_a_kernel_stays_on_the_device_of_its_inputs(run: Callable[[], list[Tensor]]) -> None:

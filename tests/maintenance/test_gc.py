@@ -179,7 +179,8 @@ def test_what_a_present_index_has_grown_from_is_kept_and_earlier_growth_is_not(l
     found = old_found(library, delete=True)
     assert found.old_indexes == (step.index,)
     assert names(found) == {
-        f"index/{step.index}/{name}" for name in ("index.json", "tree.safetensors", "members.parquet")
+        f"index/{step.index}/{name}"
+        for name in ("index.json", "tree.safetensors", "leaves.safetensors", "members.parquet")
     }
     assert verify(str(library), no_progress).faults == ()
 

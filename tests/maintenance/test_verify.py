@@ -126,7 +126,9 @@ def test_a_file_missing_from_a_run_is_detected(run: Path, pattern: str) -> None:
     assert gone.name in check(run).faults[0]
 
 
-@pytest.mark.parametrize("pattern", ["patches/*.parquet", "index/shards/*", "index/*/tree.safetensors"])
+@pytest.mark.parametrize(
+    "pattern", ["patches/*.parquet", "index/shards/*", "index/*/tree.safetensors", "index/*/leaves.safetensors"]
+)
 def test_a_flipped_bit_in_a_library_or_its_index_is_detected(library: Path, pattern: str) -> None:
     damage(min(library.glob(pattern)))
     assert len(check(library).faults) == 1

@@ -64,6 +64,7 @@ class Translated:
     ncc: Tensor
     weights: Tensor
     certified: Tensor
+    libraries: Tensor | None
     seconds: dict[str, float]
 
 

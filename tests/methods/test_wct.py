@@ -95,7 +95,7 @@ def test_the_levels_go_from_the_layer_of_the_encoder_to_the_finest() -> None:
 
 def test_a_picture_after_itself_is_only_encoded_and_decoded() -> None:
     photo = picture(1)
-    method = made(photo, levels=1)
+    method = made(photo, levels=1, alpha=1.0)
     decoded = decode(method.decoders["relu4_1"], encode(method.encoder, photo, "relu4_1"), detail_weight=0.0)
     torch.testing.assert_close(translated(method, photo), decoded, atol=0.02, rtol=0)
 

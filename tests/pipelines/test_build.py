@@ -24,7 +24,7 @@ from kt_batch.pipelines.progress import Step
 from kt_batch.pipelines.translate import sources as translate
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.runners.local import LocalRunner
-from kt_batch.store import tables
+from kt_batch.store import layout, tables
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import READ_FORMATS, find_index, read_index_summary
 from kt_batch.store.locations import LocalLocation, open_location
@@ -139,9 +139,20 @@ def test_a_second_index_command_does_nothing(library: Path) -> None:
 def test_a_finished_build_leaves_no_intermediate_file(library: Path) -> None:
     digest = indexed(library).index
     assert not [name for name in hashes(library) if "/build/" in name]
-    assert {f"index/{digest}/{name}" for name in ("index.json", "tree.safetensors", "members.parquet")} < set(
-        hashes(library)
-    )
+    assert {
+        f"index/{digest}/{name}" for name in ("index.json", "tree.safetensors", "leaves.safetensors", "members.parquet")
+    } < set(hashes(library))
+
+
+def test_a_file_of_leaves_that_a_killed_build_left_is_replaced(library: Path) -> None:
+    digest = indexed(library).index
+    expected = hashes(library, "index")
+    path = library / layout.leaves_path(digest)
+    (library / layout.index_summary_path(digest)).unlink()
+    path.unlink()
+    path.write_bytes(b"half of another one")
+    assert indexed(library).built
+    assert hashes(library, "index") == expected
 
 
 @pytest.mark.parametrize("after", [1, 3, 5, 8])
@@ -166,7 +177,7 @@ def test_a_build_is_not_continued_on_another_numerics_class_by_default(
     with pytest.raises(ZeroDivisionError):
         indexed(library, Stopping(3))
     here = fix_numerics(1)
-    monkeypatch.setattr(build_plan, "fix_numerics", lambda threads: {**here, "isa": "SSE"})
+    monkeypatch.setattr(build_plan, "fix_numerics", lambda *_: {**here, "isa": "SSE"})
     with pytest.raises(MismatchError, match=f"isa {here['isa']} -> SSE"):
         indexed(library)
     assert indexed(library, options=RunOptions(threads=1, mix_numerics=True)).built

@@ -14,15 +14,19 @@ import torch
 
 from kt_batch.config import IndexConfig, RunOptions, SearchConfig
 from kt_batch.errors import DamagedError
+from kt_batch.index.index import leaf_statistics
+from kt_batch.index.leaf_statistics import map_leaves
 from kt_batch.index.search import find
+from kt_batch.index.shards import open_shard
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.index.status import index_status
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.report.explain import explain
 from kt_batch.runners.local import LocalRunner
+from kt_batch.store import layout
 from kt_batch.store.images.files import image_id
-from kt_batch.store.indexes import INDEX_FORMAT, IndexSummary, find_index, read_index_summary
+from kt_batch.store.indexes import GROWING_FORMAT, INDEX_FORMAT, IndexSummary, find_index, read_index_summary
 from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_library
 from kt_batch.store.schemas import patch_vectors
@@ -276,12 +280,51 @@ def test_an_index_that_lists_no_parts_is_built_again(library: Path, tmp_path: Pa
     digest = find_index(open_library(str(library)), None).digest
     path = library / f"index/{digest}/index.json"
     content = json.loads(path.read_text())
-    del content["parts_sha256"]
+    for name in ("parts_sha256", "leaves_sha256", "leaves_bytes"):
+        del content[name]
     path.unlink()
     path.write_text(json.dumps(content | {"format": INDEX_FORMAT}))
     assert find_index(open_library(str(library)), None).digest == digest
     add(library, tmp_path, *MORE)
     assert indexed(library).generation is None
+
+
+def test_a_grown_index_has_the_leaves_of_all_its_shards_in_a_file(grown: tuple[Path, BuildSummary]) -> None:
+    library, built = grown
+    summary = summary_of(library, built.index)
+    shards = [open_shard(library / shard.path) for shard in summary.shards]
+    path = library / layout.leaves_path(built.index)
+    found, expected = map_leaves(path), leaf_statistics(shards)
+    assert len(found.lengths) == built.leaves > summary_of(library, built.generation or "").leaves
+    for name in ("lengths", "rests", "variances", "directions"):
+        assert getattr(found, name).equal(getattr(expected, name))
+
+
+def test_a_generation_of_format_4_grows_and_the_grown_index_has_a_file_of_its_leaves(
+    library: Path, tmp_path: Path
+) -> None:
+    digest = find_index(open_library(str(library)), None).digest
+    (library / layout.leaves_path(digest)).unlink()
+    path = library / layout.index_summary_path(digest)
+    content = json.loads(path.read_text())
+    del content["leaves_sha256"], content["leaves_bytes"]
+    path.unlink()
+    path.write_text(json.dumps(content | {"format": GROWING_FORMAT}))
+    add(library, tmp_path, *MORE)
+    built = indexed(library)
+    assert built.generation == digest
+    assert (library / layout.leaves_path(built.index)).exists()
+
+
+@pytest.mark.parametrize("change", [{"format": GROWING_FORMAT}, {"leaves_bytes": None}, {"leaves_sha256": None}])
+def test_a_summary_with_half_of_what_it_says_of_leaves_is_refused(library: Path, change: dict[str, Any]) -> None:
+    digest = find_index(open_library(str(library)), None).digest
+    path = library / layout.index_summary_path(digest)
+    content = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps(content | change))
+    with pytest.raises(DamagedError, match=r"index.json' at .* is not of format"):
+        find_index(open_library(str(library)), None)
 
 
 def test_another_configuration_does_not_grow(library: Path, tmp_path: Path) -> None:
@@ -349,7 +392,9 @@ def test_a_summary_whose_generation_cannot_be_is_refused(
     content = json.loads(path.read_text())
     path.unlink()
     path.write_text(json.dumps(content | change))
-    with pytest.raises(DamagedError, match=r"index.json' at .* is not of format kt-batch-index/3 or kt-batch-index/4"):
+    with pytest.raises(
+        DamagedError, match=r"index.json' at .* is not of format kt-batch-index/3, kt-batch-index/4 or "
+    ):
         find_index(open_library(str(library)), None)
 
 

@@ -10,7 +10,7 @@ from kt_batch.config import Layer
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import pack_ids
 from kt_batch.methods.base import LevelProvenance, PatchProvenance
-from kt_batch.pipelines.translate.provenance import LevelRows, source_shares
+from kt_batch.pipelines.translate.provenance import LevelRows, Libraries, source_shares
 from kt_batch.store.plans import Item
 from kt_batch.store.schemas import LEVELS
 
@@ -40,7 +40,7 @@ def levels(**ncc: list[float]) -> LevelProvenance:
 
 def gathered(*names: str) -> LevelRows:
     keys: tuple[Layer, ...] = ("relu4_1", "relu2_1")
-    rows = LevelRows("/lib", keys)
+    rows = LevelRows(Libraries(("/lib",)), keys)
     for name in names:
         rows.add(ITEM, name, levels())
     return rows
@@ -68,7 +68,7 @@ def test_an_output_that_could_not_be_stored_leaves_nothing() -> None:
 
 
 def test_scores_of_fine_levels_are_rounded_to_a_128th_and_coarse_ones_are_not() -> None:
-    rows = LevelRows("/lib", ("relu4_1", "relu2_1"))
+    rows = LevelRows(Libraries(("/lib",)), ("relu4_1", "relu2_1"))
     rows.add(ITEM, "a", levels(coarse=[0.703125 + 1 / 2048] * 4, fine=[0.7, -0.7, 1.0, 0.0, 0.003, 0.004]))
     coarse, fine = (group["ncc"].to_numpy().astype(float).tolist() for group in rows.row_groups())
     assert coarse == [0.703125 + 1 / 2048] * 4
@@ -78,7 +78,7 @@ def test_scores_of_fine_levels_are_rounded_to_a_128th_and_coarse_ones_are_not() 
 def test_a_score_that_is_not_finite_is_refused_at_any_level() -> None:
     for bad in ({"coarse": [float("nan")] * 4}, {"fine": [float("inf")] * 6}):
         with pytest.raises(DamagedError, match="a score that is not finite"):
-            LevelRows("/lib", ("relu4_1", "relu2_1")).add(ITEM, "a", levels(**bad))
+            LevelRows(Libraries(("/lib",)), ("relu4_1", "relu2_1")).add(ITEM, "a", levels(**bad))
 
 
 def test_the_shares_of_a_picture_are_those_of_its_form() -> None:
@@ -88,6 +88,6 @@ def test_the_shares_of_a_picture_are_those_of_its_form() -> None:
 def test_a_picture_takes_little_memory_until_it_is_written() -> None:
     """A level of relu2_1 at 512 pixels has 65,025 patches of 24 bytes."""
     fine = matches([A] * 65025, [0.5] * 65025)
-    rows = LevelRows("/lib", ("relu2_1",))
+    rows = LevelRows(Libraries(("/lib",)), ("relu2_1",))
     rows.add(ITEM, "a", LevelProvenance({"relu2_1": fine}))
     assert sum(packed.size for packed in rows._parts[0].packed) < 65025 * 24 / 10

@@ -13,17 +13,21 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
-from kt_batch.index.index import Index
+from kt_batch.index.index import Index, leaf_statistics
+from kt_batch.index.leaf_statistics import write_leaves
 from kt_batch.index.shards import FORMAT
 from kt_batch.store import layout
-from kt_batch.store.indexes import IndexSummary, ShardRef, index_digest
+from kt_batch.store.indexes import LEAVES_FORMAT, IndexSummary, ShardRef, index_digest
 
 Tensors = dict[str, Tensor]
 Change = Callable[[Tensors], Tensors | None]
 
 
-def write_index(folder: Path, index: Index) -> IndexSummary:
-    """Write an index of patches without a fifth bit as a library holds it; return its summary."""
+def write_index(folder: Path, index: Index, *, with_leaves: bool = False) -> IndexSummary:
+    """Write an index of patches without a fifth bit as a library holds it; return its summary.
+
+    It is of format 3, or with the file of its leaves of format 5.
+    """
     shards = [put_shard(folder, save(shard.tensors(), {"format": FORMAT})) for shard in index.shards]
     config = IndexConfig()
     digest = index_digest(config, "0" * 16)
@@ -44,6 +48,10 @@ def write_index(folder: Path, index: Index) -> IndexSummary:
         shards=tuple(shards),
         numerics={},
     )
+    if with_leaves:
+        path = folder / layout.leaves_path(digest)
+        write_leaves(path, leaf_statistics(index.shards))
+        summary = forge_leaves(folder, summary.model_copy(update={"format": LEAVES_FORMAT}), path.read_bytes())
     put(folder / layout.index_summary_path(digest), summary.model_dump_json().encode())
     return summary
 
@@ -52,6 +60,12 @@ def forge_tree(folder: Path, summary: IndexSummary, data: bytes) -> IndexSummary
     """Replace the tree and its hash."""
     put(folder / layout.tree_path(summary.digest), data)
     return summary.model_copy(update={"tree_sha256": sha256(data), "tree_bytes": len(data)})
+
+
+def forge_leaves(folder: Path, summary: IndexSummary, data: bytes) -> IndexSummary:
+    """Replace the file of the leaves and its hash."""
+    put(folder / layout.leaves_path(summary.digest), data)
+    return summary.model_copy(update={"leaves_sha256": sha256(data), "leaves_bytes": len(data)})
 
 
 def forge_shard(folder: Path, summary: IndexSummary, data: bytes) -> IndexSummary:

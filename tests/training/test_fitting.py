@@ -52,8 +52,8 @@ class Responses(Encoder):
         nn.Module.__init__(self)
         self._respond = network.activations
 
-    def activations(self, image: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        return self._respond(image, names)
+    def activations(self, image: Tensor, names: tuple[str, ...], *, average: bool = False) -> dict[str, Tensor]:
+        return self._respond(image, names, average=average)
 
 
 def linear(generator: torch.Generator, rank: int) -> tuple[Tensor, Tensor, Moments]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.index.index import Index
+from kt_batch.index.ordering import ascending_order, order_by, sorted_values
 from kt_batch.index.threads import Each, in_turn
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.tiles import canonical_scores
@@ -51,9 +53,9 @@ class Best:
     values: Tensor | None = None
 
 
-def joined(parts: list[Pairs]) -> Pairs:
-    """Return all pairs of several lists, on their device; none, on the processor, of no lists."""
-    device = parts[0].who.device if parts else torch.device("cpu")
+def joined(parts: list[Pairs], device: torch.device | str = "cpu") -> Pairs:
+    """Return all pairs of several lists, on their device; none, on `device`, of no lists."""
+    device = parts[0].who.device if parts else device
     none = torch.empty(0, dtype=torch.int64, device=device)
     parts = [Pairs(none, none, torch.empty(0, device=device)), *parts]
     return Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("who", "rows", "scores")))
@@ -77,17 +79,23 @@ def best_few(pairs: Pairs, count: int) -> Pairs:
 
 
 def few_of_each(pairs: Pairs, count: int) -> Pairs:
-    """Return the pairs of `best_few` in any order."""
+    """Return at most `count` pairs of each query, in any order: those with the largest scores.
+
+    Of equal scores, the pairs of the smaller rows are returned.
+    """
     counts = torch.bincount(pairs.who)
     crowded = (counts > count)[pairs.who]
     if not crowded.any():
         return pairs
     some = pairs.at(crowded)
     keys, counts = _keys(some), counts * (counts > count)
-    ordered = torch.from_numpy(np.sort(keys.numpy()))  # several times faster than sorting the pairs
+    ordered = sorted_values(keys)  # several times faster than sorting the pairs
     last = ordered[(counts.cumsum(0) - counts + count - 1).clamp_(0, len(ordered) - 1)]
-    some = some.at(keys <= last[some.who])  # includes ties with the last
-    return joined([pairs.at(~crowded), best_few(some, count)])
+    last = last[some.who]
+    better, tied = some.at(keys < last), some.at(keys == last)
+    room = count - torch.bincount(better.who, minlength=len(counts))
+    tied = tied.at(order_by(tied.who, tied.rows))
+    return joined([pairs.at(~crowded), better, tied.at(_rank(tied.who) < room[tied.who])])
 
 
 def _keys(pairs: Pairs) -> Tensor:
@@ -112,18 +120,13 @@ def distinct(pairs: Pairs) -> Pairs:
 def scored(index: Index, prepared_queries: Tensor, pairs: Pairs, each: Each = in_turn) -> Pairs:
     """Return the pairs with the float32 scores of whole patches, for queries `(n, a)` of `Index.prepare_queries`."""
     scores = torch.empty(len(pairs), device=pairs.scores.device)
-    order = _by_row(pairs)
+    order = ascending_order(pairs.rows)
 
     def score(part: Tensor) -> None:
         scores[part] = index.products(prepared_queries.index_select(0, pairs.who[part]), pairs.rows[part])
 
     each(score, order.split(CHUNK))
     return Pairs(pairs.who, pairs.rows, scores)
-
-
-def _by_row(pairs: Pairs) -> Tensor:
-    """Return an order `(m,)` in which the pairs of a row are adjacent; their own order is not defined."""
-    return torch.from_numpy(np.argsort(pairs.rows.numpy()))  # several times faster than torch.sort
 
 
 def kth_best(pairs: Pairs, queries: int, k: int) -> Tensor:
@@ -168,10 +171,10 @@ def canonically_best(
         keys = keys.index_select(0, which)
         scores[part] = canonical_scores(vectors.index_select(0, left.who[part]), keys)
 
-    each(score, _by_row(left).split(RESCORED))
+    each(score, ascending_order(left.rows).split(RESCORED))
     left = Pairs(left.who, left.rows, scores)
     numbers = _ranked(index, left, n, k)
-    best = _picked(left, numbers)
+    best = picked(left, numbers)
     if slots is None:
         return best
     _put_in_place(index, values, slots, numbers, best.rows, each)
@@ -215,7 +218,7 @@ def read_values(index: Index, rows: Tensor, each: Each = in_turn) -> Tensor:
 
 def best_by_score(index: Index, pairs: Pairs, n: int, k: int) -> Best:
     """Return the k best candidates of each of n queries by the scores they have, ties to the smaller patch id."""
-    return _picked(pairs, _ranked(index, pairs, n, k))
+    return picked(pairs, _ranked(index, pairs, n, k))
 
 
 def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
@@ -223,8 +226,14 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
 
     This is the order of matches everywhere: the larger score first, of equal scores the smaller patch id.
     """
-    ids = np.ascontiguousarray(index.patch_ids(pairs.rows)).view("S12")[:, 0]
-    order = torch.from_numpy(np.lexsort((ids, -pairs.scores.numpy(), pairs.who.numpy())))
+    return ranked(index.patch_ids(pairs.rows), pairs, n, k)
+
+
+def ranked(patch_ids: NDArray[np.uint8], pairs: Pairs, n: int, k: int) -> Tensor:
+    """As `_ranked`, for candidates with `patch_ids` `(m, 12)`."""
+    ids = np.ascontiguousarray(patch_ids).view("S12")[:, 0]
+    best_first = np.lexsort((ids, -pairs.scores.cpu().numpy(), pairs.who.cpu().numpy()))
+    order = torch.from_numpy(best_first).to(pairs.who.device)
     who = pairs.who[order]
     rank = _rank(who)
     first = rank < k
@@ -233,7 +242,7 @@ def _ranked(index: Index, pairs: Pairs, n: int, k: int) -> Tensor:
     return numbers
 
 
-def _picked(pairs: Pairs, numbers: Tensor) -> Best:
+def picked(pairs: Pairs, numbers: Tensor) -> Best:
     """Return the candidates that have `numbers` `(n, k)`; -1 is none."""
     rows = torch.full(numbers.shape, -1, dtype=torch.int64, device=numbers.device)
     scores = torch.full(numbers.shape, -torch.inf, dtype=torch.float64, device=numbers.device)

@@ -125,7 +125,7 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best
     if not lit.all():  # a zero vector ties with every patch, so the smallest ids win
         rows[~lit] = index.smallest_ids(k)
     if lit.any():
-        with quick_products():
+        with quick_products(index.device.type):
             proved = _certified(index, _prepared(index, vectors[lit]), Best(rows[lit], scores[lit]))
             rows[lit], scores[lit] = proved.rows, proved.scores
     return Best(rows, scores)
@@ -134,10 +134,11 @@ def search_certified(index: Index, vectors: Tensor, k: int, probes: int) -> Best
 def _prepared(index: Index, vectors: Tensor) -> _Queries:
     directions = index.tree.directions
     level = first_level(vectors, directions)
-    bounds = _InIntegers(level, round_queries(level)) if quick_integers() else _in_halves(level)
+    in_integers = level.device.type == "cpu" and quick_integers()
+    bounds = _InIntegers(level, round_queries(level)) if in_integers else _in_halves(level)
     further, last = directions[:, :0], None
     if len(vectors) >= MANY and len(directions) > directions.shape[1]:
-        sample = index.keys(spread(index.count, SAMPLED))
+        sample = index.keys(spread(index.count, SAMPLED, index.device))
         further = further_directions(sample, directions, FURTHER)
         along = torch.cat([(block @ further)[:count] for _, count, block in blocks(vectors)])
         last = bound_correction(level, along, 2 * rounding_slack(vectors.shape[1]), 1)
@@ -166,9 +167,9 @@ def _best_of(index: Index, queries: _Queries, chunks: Sequence[Chunk], best: Bes
             pending.append(left)
             waiting += len(left) + LIST
             if waiting > PENDING:
-                best = _merged(index, queries, joined(pending), best)
+                best = _merged(index, queries, joined(pending, index.device), best)
                 pending, waiting = [], 0
-    return _merged(index, queries, joined(pending), best)
+    return _merged(index, queries, joined(pending, index.device), best)
 
 
 def _left(index: Index, queries: _Queries, chunk: Chunk, threshold: Tensor) -> Iterator[Pairs]:

@@ -19,6 +19,7 @@ from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, columns, nearest_l
 from kt_batch.index.searchers.visits import Group, Products, grouped, products_of
 from kt_batch.index.threads import Each, parallel_map
 from kt_batch.kernels.bounds import rounding_slack
+from kt_batch.kernels.fixed_point import SHRINK, rounded_queries
 from kt_batch.kernels.principal import first_level
 from kt_batch.models.precision import quick_products
 
@@ -36,9 +37,10 @@ class _Queries:
     """n queries.
 
     vectors: keys `(n, D)`.
-    level: first levels `(n, d + 1)`, the length of the rest scaled for estimates.
+    level: first levels `(n, d + 1)` in fixed point, the length of the rest scaled for estimates.
     prepared_queries: `(n, a)`, as `Index.products` takes them.
     leaves, reach: `(n, probes)`, from `leaf_choice.nearest_leaves`.
+    few: patches beyond k that a query reads whole in the first round; twice as many in the second.
     """
 
     vectors: Tensor
@@ -46,9 +48,10 @@ class _Queries:
     prepared_queries: Tensor
     leaves: Tensor
     reach: Tensor
+    few: int
 
 
-def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False) -> Best:
+def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values: bool = False, few: int = FEW) -> Best:
     """Return the k best patches of the nearest leaves, as far as estimates find them.
 
     Args:
@@ -57,12 +60,14 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
         k: Matches per query.
         probes: Leaves per query; as many leaves always hold k patches.
         with_values: Return the raw patches too.
+        few: Patches beyond k that a query reads whole; fewer where other indexes are searched beside this one.
     """
     always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
-    with parallel_map() as each, quick_products():
+    with parallel_map() as each, quick_products(index.device.type):
         level, prepared_queries = prepare_estimates(index, vectors, each)
         leaves, reach = nearest_leaves(index, level, probes, each)
-        return _fast(index, _Queries(vectors, level, prepared_queries, leaves, reach), k, always, each, with_values)
+        queries = _Queries(vectors, rounded_queries(level), prepared_queries, leaves, reach, few)
+        return _fast(index, queries, k, always, each, with_values)
 
 
 def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
@@ -74,14 +79,20 @@ def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor
     """
 
     def estimates(some: Tensor) -> tuple[Tensor, Tensor]:
-        level = first_level(some, index.tree.directions)
-        level[:, -1] *= REST_SHARE
+        level = estimate_level(some, index.tree.directions)
         return level, index.prepare_queries(some, level)
 
     return columns(each(estimates, vectors.split(PREPARED)))
 
 
-def _portions(costs: Tensor, most: int) -> Iterator[slice]:
+def estimate_level(vectors: Tensor, directions: Tensor) -> Tensor:
+    """Return first levels `(n, d + 1)` of queries with keys `(n, D)`, whose products with patches are estimates."""
+    level = first_level(vectors, directions)
+    level[:, -1] *= REST_SHARE
+    return level
+
+
+def portions(costs: Tensor, most: int) -> Iterator[slice]:
     """Yield slices of consecutive items whose costs `(n,)` sum to at most `most`, or that are one item."""
     ends = costs.cumsum(0)
     start = 0
@@ -104,8 +115,8 @@ def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each, with
 
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query with the largest estimates in its `always` nearest leaves."""
-    costs = index.window_width[queries.leaves[:, :always]].sum(1)
-    return joined([_promising(index, queries, part, k, always, each) for part in _portions(costs, KEPT)])
+    costs = index.window_widths(queries.leaves[:, :always]).sum(1)
+    return joined([_promising(index, queries, part, k, always, each) for part in portions(costs, KEPT)])
 
 
 def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int, each: Each) -> Pairs:
@@ -119,22 +130,36 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
         best = torch.full((len(leaves),), -torch.inf, device=leaves.device)
         for products in looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
-        promising = min(PROMISING + k - 1 + AND_MORE * (always < probes), always)
-        threshold[part] = best.view(-1, always).topk(promising, dim=1).values[:, -1]
-    survivors = each(lambda products: _survivors(products, threshold, FEW + k), looked)
-    return few_of_each(joined(survivors), FEW + k)
+        threshold[part] = first_threshold(best.view(-1, always), k, always < probes)
+    left = each(lambda products: survivors(products, threshold, queries.few + k), looked)
+    return few_of_each(joined(left, leaves.device), queries.few + k)
+
+
+def first_threshold(best: Tensor, k: int, second_round: bool) -> Tensor:
+    """Return the estimates `(n,)` from which patches of the first round are read whole.
+
+    best: the largest estimate of each leaf of the first round, `(n, leaves)`; at least k leaves.
+    second_round: whether a second round follows.
+    """
+    promising = min(PROMISING + k - 1 + AND_MORE * second_round, best.shape[1])
+    return best.topk(promising, dim=1).values[:, -1]
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query, in the other leaves, whose estimates reach `threshold` `(n,)`."""
     reaching = queries.reach[:, always:] >= threshold[:, None]
-    threshold = threshold - 2 * rounding_slack(4 * index.channels)
+    threshold = second_threshold(threshold, 4 * index.channels)
     visited = []
-    for part in _portions(reaching.sum(1), VISITS):
+    for part in portions(reaching.sum(1), VISITS):
         who, column = reaching[part].nonzero().unbind(1)
         leaves = queries.leaves[part][who, column + always]
-        visited.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * FEW + k, each))
+        visited.append(_visited(index, queries.level, who + part.start, leaves, threshold, 2 * queries.few + k, each))
     return joined(visited)
+
+
+def second_threshold(scores: Tensor, dim: int) -> Tensor:
+    """Return the estimates `(n,)` from which patches of the second round are read whole, given k-th best scores."""
+    return (scores - 2 * rounding_slack(dim)) * SHRINK
 
 
 def _visited(
@@ -143,12 +168,12 @@ def _visited(
     """Return the few patches whose estimates reach `threshold` `(n,)`, of visits of `who` `(p,)` to `leaves` `(p,)`."""
 
     def look(group: Group) -> Pairs:
-        return _survivors(products_of(index, level, who, group), threshold, few)
+        return survivors(products_of(index, level, who, group), threshold, few)
 
-    return few_of_each(joined(each(look, grouped(index, leaves))), few)
+    return few_of_each(joined(each(look, grouped(index, leaves)), leaves.device), few)
 
 
-def _survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:
+def survivors(products: Products, threshold: Tensor, at_most: int) -> Pairs:
     """Return the patches whose products reach the `threshold` `(n,)` of their query.
 
     Where these are more than `at_most` per visit on average, the largest `at_most` of each visit are returned.

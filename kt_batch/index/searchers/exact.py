@@ -63,7 +63,7 @@ def _comparisons(index: Index, who: Tensor) -> Iterator[tuple[Tensor, Tensor, Te
 
 def _products(queries: Tensor, who: Tensor, patches: Tensor, rows: Tensor) -> Tensor:
     """Return the float32 scores `(m, c)` of the queries `who` `(m,)` with the patches of `rows` `(c,)`."""
-    with quick_products():
+    with quick_products(queries.device.type):
         return tiled_products(queries, who, patches)[:, : len(rows)]
 
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kt_batch.index.index import Index
-from kt_batch.index.leaf_groups import LeafGroups
+from kt_batch.index.leaf_groups import GROUPED, LeafGroups
+from kt_batch.index.leaf_statistics import LeafStatistics
+from kt_batch.index.ordering import largest_columns
 from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import Each, in_turn
+from kt_batch.index.tree import Tree
+from kt_batch.kernels.fixed_point import SHRINK, rounded_queries
 
 FIRST_ROUND = 16  # leaves of every query; a second round pays from twice as many probes
 REACH = 5.0  # standard deviations from a leaf's mean product to the assumed product of its best patch
 CHOOSING = 256  # queries that a thread chooses leaves for at a time
 MEMBERS = 8  # columns whose largest value is compared first
-GROUPED = 1 << 17  # leaves from which groups of them pay
 VISITED = 48  # groups of every query, or as many as it probes leaves
 NEAREST = 4  # of these, whose products are kept; more for many probes
 PRODUCTS = 1 << 25  # that are kept at a time; a single query may have more
@@ -50,7 +52,18 @@ class _Page:
     best: Tensor
 
 
-def nearest_leaves(index: Index, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:
+class Leaves(Protocol):
+    """What the choice needs of an index.
+
+    tree: the places of the leaves; its nodes are not read.
+    statistics: of the leaves; their directions and groups are in fixed point.
+    """
+
+    tree: Tree
+    statistics: LeafStatistics
+
+
+def nearest_leaves(index: Leaves, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:
     """Return the leaves with the nearest means for queries with first levels `(n, d + 1)`.
 
     An index of at least GROUPED leaves looks for them in the nearest groups alone.
@@ -69,29 +82,32 @@ def columns(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([first for first, _ in parts]), torch.cat([second for _, second in parts])
 
 
-def _of_all(index: Index, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+def _of_all(index: Leaves, level: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, comparing every query with all leaves."""
-    cosines = level[:, :-1] @ index.leaf_directions
+    cosines = rounded_queries(level)[:, :-1] @ index.statistics.directions.T
     some = largest(cosines, probes)
     cosines, order = cosines.gather(1, some).sort(dim=1, descending=True, stable=True)
     some = some.gather(1, order)
     if probes < 2 * FIRST_ROUND:
         return some, level[:, :0]
-    variances = index.leaf_variances
-    spread = (level[:, : variances.shape[1]].square() @ variances.T).gather(1, some).sqrt_()
-    return some, _reach(index, level, some, cosines, spread)
+    return some, _reach(index, level, some, cosines)
 
 
-def _reach(index: Index, level: Tensor, leaves: Tensor, cosines: Tensor, spread: Tensor) -> Tensor:
-    reach: Tensor = cosines * index.leaf_lengths[leaves] + level[:, -1:] * index.leaf_means[leaves, -1] + REACH * spread
+def _reach(index: Leaves, level: Tensor, leaves: Tensor, cosines: Tensor) -> Tensor:
+    """Return the assumed largest estimates `(n, probes)` in `leaves`, whose products are `cosines`, pair by pair."""
+    variances = index.statistics.variances
+    variances = variances.index_select(0, leaves.flatten()).view(*leaves.shape, variances.shape[1])
+    spread = variances.mul_(level[:, None, : variances.shape[2]].square()).sum(2).sqrt_()
+    along = cosines / SHRINK * index.statistics.lengths[leaves]
+    reach: Tensor = along + level[:, -1:] * index.statistics.rests[leaves] + REACH * spread
     return reach
 
 
 def leaves_in_groups(
-    index: Index, level: Tensor, probes: int, visited: int, each: Each = in_turn
+    index: Leaves, level: Tensor, probes: int, visited: int, each: Each = in_turn
 ) -> tuple[Tensor, Tensor]:
     """As `nearest_leaves`, from the `visited` nearest groups of every query, or more where these hold few leaves."""
-    groups = index.leaf_groups
+    groups = index.statistics.groups
     visited = min(max(visited, groups.holding(probes)), len(groups.size))
 
     def nearest_groups(some: Tensor) -> Tensor:
@@ -99,32 +115,33 @@ def leaves_in_groups(
         best = largest(cosines, visited)
         return best.gather(1, cosines.gather(1, best).sort(dim=1, descending=True, stable=True).indices)
 
-    nearest = torch.cat(each(nearest_groups, level.split(CHOOSING)))
+    rounded = rounded_queries(level)
+    nearest = torch.cat(each(nearest_groups, rounded.split(CHOOSING)))
     together = max(1, PRODUCTS // (NEAREST * int(groups.widths.max())))
-    parts = zip(level.split(together), nearest.split(together), strict=True)
-    return columns([_of_groups(index, some, theirs, probes, each) for some, theirs in parts])
+    parts = zip(level.split(together), rounded.split(together), nearest.split(together), strict=True)
+    return columns([_of_groups(index, some, short, theirs, probes, each) for some, short, theirs in parts])
 
 
-def _of_groups(index: Index, level: Tensor, visited: Tensor, probes: int, each: Each) -> tuple[Tensor, Tensor]:
-    """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first.
+def _of_groups(
+    index: Leaves, level: Tensor, rounded: Tensor, visited: Tensor, probes: int, each: Each
+) -> tuple[Tensor, Tensor]:
+    """As `nearest_leaves`, from the groups `visited` `(n, v)`, the nearest first; `rounded` is `level` in fixed point.
 
     The nearest few say which products are worth a look in the others, whose products are not kept.
     """
-    groups = index.leaf_groups
+    groups = index.statistics.groups
     few = max(NEAREST, probes // NEAREST)
     near, others = visited[:, :few], visited[:, few:]
-    pages = each(lambda page: _multiplied(groups, level, page), _pages(groups, near))
+    pages = each(lambda page: _multiplied(groups, rounded, page), _pages(groups, near))
     threshold = _threshold(pages, near, probes, each)
     found = each(lambda page: _reaching(groups, page, threshold), pages)
-    found += each(lambda page: _reaching(groups, _multiplied(groups, level, page), threshold), _pages(groups, others))
-    leaves, cosines = _best(joined(found), len(level), probes)
+    found += each(lambda page: _reaching(groups, _multiplied(groups, rounded, page), threshold), _pages(groups, others))
+    leaves, cosines = _best(joined(found, level.device), len(level), probes)
     if probes < 2 * FIRST_ROUND:
         return leaves, level[:, :0]
 
     def reach(some: slice) -> Tensor:
-        variances = index.leaf_variances[leaves[some]]
-        spread = torch.bmm(variances, level[some, : variances.shape[2], None].square())[:, :, 0].sqrt_()
-        return _reach(index, level[some], leaves[some], cosines[some], spread)
+        return _reach(index, level[some], leaves[some], cosines[some])
 
     parts = [slice(start, start + CHOOSING) for start in range(0, max(1, len(level)), CHOOSING)]
     return leaves, torch.cat(each(reach, parts))
@@ -147,7 +164,7 @@ def _pages(groups: LeafGroups, visited: Tensor) -> Iterator[list[tuple[int, Tens
 
 
 def _multiplied(groups: LeafGroups, level: Tensor, page: list[tuple[int, Tensor]]) -> _Page:
-    """Multiply the first levels `(n, d + 1)` of queries with the leaves of the groups of a page."""
+    """Multiply the first levels `(n, d + 1)` of queries, in fixed point, with the leaves of the groups of a page."""
     visits = [len(queries) for _, queries in page]
     widths = [groups.width(group) for group, _ in page]
     sizes = [rounded_up(rows) * width for rows, width in zip(visits, widths, strict=True)]
@@ -218,7 +235,7 @@ def largest(values: Tensor, count: int) -> Tensor:
     groups = columns // MEMBERS
     grouped_columns = groups * MEMBERS
     if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
-        return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
+        return largest_columns(values, count)
     best = largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
     members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
     others = torch.arange(grouped_columns, columns, device=values.device).expand(len(values), -1)

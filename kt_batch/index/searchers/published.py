@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kt_batch.config import SearchConfig
 from kt_batch.index.index import Index
+from kt_batch.index.ordering import order_by
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.candidates import best_by_score, pairs_by_leaf
 from kt_batch.index.searchers.pool import CandidatePool, tiled_products
@@ -91,12 +91,12 @@ def _descend_once(index: Index, queries: Tensor, nodes: Tensor, scores: Tensor, 
         else:
             first = int(tree.first_child[node])
             children = torch.arange(first, first + child_count, device=queries.device).expand(len(who), -1)
-            node_scores = tiled_products(queries, who, tree.centres[first : first + child_count])
+            node_scores = tiled_products(queries, who, tree.centres_of(first, child_count))
         who_parts.append(who[:, None].expand_as(children).flatten())
         node_parts.append(children.flatten())
         score_parts.append(node_scores.flatten())
     who, children, node_scores = torch.cat(who_parts), torch.cat(node_parts), torch.cat(score_parts)
-    order = torch.from_numpy(np.lexsort((children.numpy(), -node_scores.numpy(), who.numpy())))
+    order = order_by(who, -node_scores, children)
     who, children, node_scores = who[order], children[order], node_scores[order]
     rank = torch.arange(len(who), device=who.device) - torch.searchsorted(who, who)
     keep = rank < beam

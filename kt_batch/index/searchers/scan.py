@@ -49,7 +49,7 @@ class ScanSearcher:
 
     def __init__(self, index: Index, config: SearchConfig) -> None:  # noqa: ARG002 - nothing of it applies
         self._index = index
-        self._device = scan_device()
+        self._device = scan_device() if index.device.type == "cpu" else index.device.type
 
     @cached_property
     def _level(self) -> Tensor:
@@ -62,7 +62,7 @@ class ScanSearcher:
             KtBatchError: The GPU has no room for the index.
         """
         index, k = self._index, request.k
-        with parallel_map() as each, quick_products():
+        with parallel_map() as each, quick_products(index.device.type):
             level, prepared_queries = prepare_estimates(index, request.keys, each)
         try:
             pairs = best_estimates(self._level, level, min(FEW + k, index.count))
@@ -84,11 +84,11 @@ def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
 
     Args:
         level: `(b, BLOCK, d + 1)` float16 from `level_of`, on any device.
-        queries: `(n, d + 1)` float32 from `prepare_estimates`, on the processor.
+        queries: `(n, d + 1)` float32 from `prepare_estimates`, on any device.
         count: Patches per query, at most the number of patches in the index.
 
     Returns:
-        Pairs on the processor.
+        Pairs on the device of the queries.
     """
     found = []
     with quick_products(level.device.type):
@@ -97,7 +97,7 @@ def best_estimates(level: Tensor, queries: Tensor, count: int) -> Pairs:
             blocks = _best_blocks(level, some, min(count, len(level)))
             rows, values = _best_rows(level, some, blocks, count)
             who = torch.arange(len(part), device=queries.device).repeat_interleave(count) + number * PORTION
-            found.append(Pairs(who, rows.cpu().flatten(), values.cpu().flatten()))
+            found.append(Pairs(who, *(each.to(queries.device).flatten() for each in (rows, values))))
     return joined(found)
 
 

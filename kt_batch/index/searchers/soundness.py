@@ -29,7 +29,7 @@ def check_bounds(index: Index) -> None:
         raise DamagedError(
             "No match can be certified: the directions of this index are not orthonormal; make the index again."
         )
-    with parallel_map() as each, quick_products():
+    with parallel_map() as each, quick_products(index.device.type):
         wrong = sum(each(lambda chunk: _count_wrong(index, chunk), index.chunks(CHUNK)))
     if wrong:
         raise DamagedError(

@@ -8,15 +8,17 @@ from kt_batch.config import SearchConfig
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import Found, SearchRequest
 from kt_batch.index.searchers.certified import search_certified
-from kt_batch.index.searchers.estimates import search_fast
+from kt_batch.index.searchers.estimates import FEW, search_fast
 from kt_batch.index.searchers.soundness import check_bounds
 
 
 class TreeSearcher:
     """Searches the `probes` nearest leaves of each query."""
 
-    def __init__(self, index: Index, config: SearchConfig) -> None:
+    def __init__(self, index: Index, config: SearchConfig, few: int = FEW) -> None:
+        """Take an index, the configuration, and the patches beyond k that a query reads whole."""
         self._index = index
+        self._few = few
         self._leaves = config.probes
         self._certify = config.certify
         self._checked = False
@@ -36,7 +38,7 @@ class TreeSearcher:
             self._check_bounds()
             best = search_certified(self._index, request.keys, request.k, leaves)
         else:
-            best = search_fast(self._index, request.keys, request.k, leaves, request.with_values)
+            best = search_fast(self._index, request.keys, request.k, leaves, request.with_values, self._few)
         certified = torch.full((len(best.rows),), certify, device=best.rows.device)
         return Found(best.rows, best.scores, certified, best.values)
 

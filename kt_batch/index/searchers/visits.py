@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.index.index import WINDOW, Index
+from kt_batch.index.ordering import order_by, stable_order
 
 PATCHES = 16384  # at most, of a group of several leaves
 PRODUCTS = 1 << 21  # at most, of a group, of a single leaf before padding, or of a single visit
@@ -59,17 +60,17 @@ class Products:
 def grouped(index: Index, leaves: Tensor) -> list[Group]:
     """Group the visits to `leaves` `(p,)`; visit i is one to leaf `leaves[i]`."""
     count = index.tree.leaves
-    by_leaf = np.argsort(leaves.numpy().astype(np.int16 if count < 1 << 15 else np.int64), kind="stable")
-    numbers = torch.from_numpy(by_leaf)
-    visited = torch.bincount(leaves, minlength=count)
-    most = (PRODUCTS // index.window_width).clamp(min=1)
+    numbers = stable_order(leaves, count)
+    distinct, visited = leaves[numbers].unique_consecutive(return_counts=True)
+    widths = index.window_widths(distinct)
+    most = (PRODUCTS // widths).clamp(min=1)
     parts = (visited + most - 1) // most  # a leaf with many visits is in several groups
-    leaf = torch.arange(count, device=leaves.device).repeat_interleave(parts)
-    done = (torch.arange(len(leaf), device=leaves.device) - (parts.cumsum(0) - parts)[leaf]) * most[leaf]
-    begin, size = (visited.cumsum(0) - visited)[leaf] + done, torch.minimum(most[leaf], visited[leaf] - done)
-    order = torch.from_numpy(np.lexsort((size.numpy(), index.window_width[leaf].numpy())))
-    leaf, begin, size = leaf[order], begin[order], size[order]
-    width = index.window_width[leaf].tolist()
+    which = torch.arange(len(distinct), device=leaves.device).repeat_interleave(parts)
+    done = (torch.arange(len(which), device=leaves.device) - (parts.cumsum(0) - parts)[which]) * most[which]
+    begin, size = (visited.cumsum(0) - visited)[which] + done, torch.minimum(most[which], visited[which] - done)
+    order = order_by(widths[which], size)
+    which, begin, size = which[order], begin[order], size[order]
+    leaf, width = distinct[which], widths[which].tolist()
     groups = []
     for start, stop, count, rows in _shapes(width, size.tolist()):
         filled_up = torch.arange(start, start + count, device=leaves.device).clamp_(max=stop - 1)
@@ -127,5 +128,5 @@ def products_of(index: Index, level: Tensor, who: Tensor, group: Group) -> Produ
     values = torch.bmm(rows, x.transpose(1, 2)).view(-1, group.width)
     block = WINDOW if group.width % WINDOW == 0 else group.width
     best = values.view(len(values), -1, block).amax(2).masked_fill_(~group.real.view(-1, 1), -torch.inf)
-    first_rows = index.window_rows[group.leaves].repeat_interleave(group.visits.shape[1])
+    first_rows = index.window_rows(group.leaves, group.width).repeat_interleave(group.visits.shape[1])
     return Products(visits, queries, first_rows, values, best)

@@ -15,7 +15,7 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
-from kt_batch.index.search import Search
+from kt_batch.index.search import open_search
 from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.evened import evened
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
@@ -130,7 +130,7 @@ class Painting:
         self.encoder, self.decoders = resources.encoder, resources.decoders
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
-        self.search = Search(resources.index, config.search)
+        self.search = open_search(resources.index, config.search)
         self.sources = Sources(self.encoder, resources.images, config.stroke)
         self.usual = Usual.of(self.encoder, resources.images)
         self.plan = LEVELS if config.brushwork else tuple(replace(level, flat_share=0.0) for level in LEVELS)
@@ -214,8 +214,8 @@ class Painting:
         shares = tuple(float(counts[place] / counts[order].sum()) for place in order)
         grid = (height - 1, width - 1)
         parts = (rank[codes], source_rows.astype(np.int64), source_cols.astype(np.int64))
-        field, chosen = Field(*(torch.from_numpy(part).view(grid) for part in parts)), Chosen(names, loaded, shares)
-        return chosen, field, found.certified
+        field = Field(*(torch.from_numpy(part).view(grid).to(features.device) for part in parts))
+        return Chosen(names, loaded, shares), field, found.certified
 
     def _decode(self, layer: Layer, code: Tensor, own: dict[Layer, Tensor]) -> Tensor:
         strength = self.config.strength
@@ -259,13 +259,12 @@ def _provenance(
 def _patches(ids: Sequence[str], field: Field, score: Tensor, certified: Tensor | None) -> PatchProvenance:
     height, width = field.row.shape
     rows, cols = positions(height + 1, width + 1, 1, cover=True)
-    source, row, col = (each.flatten().numpy() for each in (field.source, field.row, field.col))
+    source, row, col = (each.flatten().cpu().numpy() for each in (field.source, field.row, field.col))
     patch_ids = np.empty((len(row), ID_BYTES), np.uint8)
     for number, identity in enumerate(ids):
         mine = source == number
         patch_ids[mine] = pack_ids(identity, row[mine], col[mine])
     count = len(row)
-    sure = torch.zeros(count, dtype=torch.bool) if certified is None else certified
-    return PatchProvenance(
-        rows, cols, torch.from_numpy(patch_ids)[:, None], score.view(count, 1), torch.ones(count, 1), sure
-    )
+    sure = torch.zeros(count, dtype=torch.bool, device="cpu") if certified is None else certified.cpu()
+    weights = torch.ones(count, 1, device="cpu")
+    return PatchProvenance(rows, cols, torch.from_numpy(patch_ids)[:, None], score.view(count, 1).cpu(), weights, sure)

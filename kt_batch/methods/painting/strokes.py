@@ -42,11 +42,15 @@ def relocated(field: Field, before: Sequence[Size], after: Sequence[Size]) -> Fi
         return field
     known = field.source.clamp(min=0)
     row, col = (
-        _moved(place, *(torch.tensor([size[side] for size in sizes])[known] for sizes in (before, after)))
+        _moved(place, *(_sides(sizes, side, place.device)[known] for sizes in (before, after)))
         for side, place in enumerate((field.row, field.col))
     )
     inside = field.source >= 0
     return Field(field.source, torch.where(inside, row, field.row), torch.where(inside, col, field.col))
+
+
+def _sides(sizes: Sequence[Size], side: int, device: torch.device) -> Tensor:
+    return torch.tensor([size[side] for size in sizes], device=device)
 
 
 def _moved(place: Tensor, before: Tensor, after: Tensor) -> Tensor:

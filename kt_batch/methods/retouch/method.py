@@ -6,15 +6,18 @@ import time
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from kt_batch.config import Layer, MethodConfig, Series
 from kt_batch.errors import UsageError
+from kt_batch.kernels.colour_map import map_colours
 from kt_batch.kernels.descriptors import describe
 from kt_batch.kernels.quadratic import apply_map, change_along, towards_identity
-from kt_batch.methods.base import EditFacts, Need, Resources, Result, SourceProvenance
+from kt_batch.kernels.staging import staged
+from kt_batch.methods.base import PROCESSOR, EditFacts, Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.retouch.predict import Prediction, predict
 
@@ -41,10 +44,13 @@ class RetouchConfig(MethodConfig):
 
 
 class ColourMap:
-    """An edit that maps the colour of each pixel, wherever it lies: nothing moves, no halo can arise."""
+    """An edit that maps the colour of each pixel, wherever it lies: nothing moves, no halo can arise.
 
-    def __init__(self, coefficients: NDArray[np.float64]) -> None:
-        self.coefficients = coefficients
+    The map is computed on `device`. Its bytes are those of any other: each step is one rounded operation of float32.
+    """
+
+    def __init__(self, coefficients: NDArray[np.float64], device: torch.device = PROCESSOR) -> None:
+        self.coefficients, self._device = coefficients, device
 
     def apply(self, pixels: NDArray[np.float32], top: int, height: int) -> NDArray[np.float32]:  # noqa: ARG002
         """See `Edit`. The map was learned in sRGB; a colour outside goes on from the border as the map rises there.
@@ -52,11 +58,19 @@ class ColourMap:
         So a gain of the map is one of the colours outside, too, and they lose no saturation.
         """
         inside = np.clip(pixels, 0.0, 1.0)
-        mapped = apply_map(inside, self.coefficients)
+        mapped = self._mapped(inside)
         if pixels.min(initial=0) < 0 or pixels.max(initial=1) > 1:
             outside = np.logical_or.reduce([pixels[..., channel] != inside[..., channel] for channel in range(3)])
             border = inside[outside]
             mapped[outside] += change_along(self.coefficients, border, pixels[outside] - border)
+        return mapped
+
+    def _mapped(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._device.type == "cpu":
+            return apply_map(pixels, self.coefficients)
+        mapped: NDArray[np.float32] = (
+            map_colours(staged(torch.from_numpy(pixels), self._device), self.coefficients).cpu().numpy()
+        )
         return mapped
 
 
@@ -73,7 +87,7 @@ class Retouch:
     def __init__(self, config: RetouchConfig, resources: Resources) -> None:
         if resources.fit is None:
             raise UsageError("The method retouch needs the fit of a paired library.")
-        self.config, self.fit = config, resources.fit
+        self.config, self.fit, self.device = config, resources.fit, resources.device
 
     def translate(self, image: Tensor) -> Result:
         """Return the edit of one photograph, and the share of each pair in it."""
@@ -86,7 +100,10 @@ class Retouch:
         facts = EditFacts(coefficients, made.confidence, made.guard, strength)
         seconds = {"predict": time.perf_counter() - started}
         return Result(
-            ColourMap(coefficients), SourceProvenance(largest_shares(self.fit.landmark_ids, made)), seconds, facts
+            ColourMap(coefficients, self.device),
+            SourceProvenance(largest_shares(self.fit.landmark_ids, made)),
+            seconds,
+            facts,
         )
 
 

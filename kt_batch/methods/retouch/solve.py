@@ -51,11 +51,12 @@ def system(
         change: The basis of the coefficients, `(10, 10)`.
     """
     count, width = weights.shape
-    total = torch.zeros(width * width, len(_ROWS), dtype=torch.float64)
+    total = torch.zeros(width * width, len(_ROWS), dtype=torch.float64, device="cpu")
     for start in range(0, count, CHUNK):
         part = weights[start : start + CHUNK]
         products = (part[:, :, None] * part[:, None, :]).reshape(len(part), -1)
-        total += torch.tensor(products).T @ torch.tensor(grams[start : start + CHUNK, _ROWS, _COLUMNS])
+        theirs = torch.tensor(grams[start : start + CHUNK, _ROWS, _COLUMNS], device="cpu")
+        total += torch.tensor(products, device="cpu").T @ theirs
     gram = np.empty((width, width, SIZE, SIZE))
     gram[:, :, _ROWS, _COLUMNS] = gram[:, :, _COLUMNS, _ROWS] = total.numpy().reshape(width, width, -1) / count
     errors = change.T @ (crosses - grams @ IDENTITY) / count
@@ -75,6 +76,7 @@ def solve(equations: System, ridge: float) -> np.ndarray:
     matrix = equations.gram.reshape(width * SIZE, width * SIZE).copy()
     matrix[np.diag_indices(len(matrix))] += np.repeat([CONSTANT_RIDGE, *[ridge] * (width - 1)], SIZE)
     columns = np.moveaxis(equations.sides.reshape(groups, -1, 3), 0, 1).reshape(-1, groups * 3)
-    solved = torch.linalg.solve(torch.tensor(matrix), torch.tensor(columns)).numpy().reshape(width, SIZE, groups, 3)
+    left, right = (torch.tensor(side, device="cpu") for side in (matrix, columns))
+    solved = torch.linalg.solve(left, right).numpy().reshape(width, SIZE, groups, 3)
     found: np.ndarray = equations.change @ np.moveaxis(solved, 2, 0)
     return found

@@ -54,6 +54,7 @@ class ExtractJob:
     owned_by_other_unit: (unit id, image id) of images that another unit extracts.
     other_uris: Image id -> every URI of an image that is planned under several.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    gpus: GPUs of a worker, which computes on the first of them; 0: on the processor.
     """
 
     library: str
@@ -65,6 +66,7 @@ class ExtractJob:
     owned_by_other_unit: frozenset[tuple[str, str]] = frozenset()
     other_uris: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kernel: str | None = None
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def plan_extract(request: ExtractRequest, progress: Progress, *, dry_run: bool =
         owned_by_other_unit=find_owned_by_other_units(planned.pending, image_owners(ledger, planned.unwritten)),
         other_uris=find_other_uris(planned.pending, planned.units),
         kernel=sole_kernel(location),
+        gpus=request.options.gpus,
     )
     return ExtractPlan(ledger, items, planned, job, size, passed_over, kinds)
 

@@ -16,12 +16,13 @@ from kt_batch.config import ExtractConfig, ScaleKey
 from kt_batch.errors import RejectError
 from kt_batch.index.ids import hash_ids, pack_ids
 from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.staging import staged
 from kt_batch.methods.features import encode_layers, to_tensor
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.layers import Geometry, boxes
 from kt_batch.models.weights import load_encoder
 from kt_batch.pipelines.extract.plan import ExtractJob
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, device_name, fix_numerics, worker_device
 from kt_batch.pipelines.reading import Reader
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -45,9 +46,10 @@ class ExtractWorker:
         self.job = job
         self.location = open_location(job.library)
         check_kernel(self.location, job.kernel)
-        self.numerics = fix_numerics(job.threads)
+        self.device = worker_device(job.gpus)
+        self.numerics = fix_numerics(job.threads, device_name(self.device))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
-        self.encoder = load_encoder(job.encoder).network
+        self.encoder = load_encoder(job.encoder).network.to(self.device)
         self.reader = Reader()
         self.ledger = Ledger(self.location)
 
@@ -149,8 +151,9 @@ def _scale_patches(
 ) -> dict[ScaleKey, pa.Table]:
     """Return the patches of one image at keys of one scale: one pass for all layers that pad the image alike.
 
-    Each table is therefore that of a library whose base key it is.
+    Each table is therefore that of a library whose base key it is. The image is encoded on the encoder's device.
     """
+    device = next(encoder.parameters()).device
     padded: defaultdict[tuple[int, ...], dict[ScaleKey, Tensor]] = defaultdict(dict)
     for key in keys:
         image = to_tensor(pad_to(working.pixels, encoder.geometry(key.layer).stride))
@@ -158,7 +161,8 @@ def _scale_patches(
     tables = {}
     for images in padded.values():
         with torch.no_grad():
-            features = encode_layers(encoder, next(iter(images.values())), tuple(key.layer for key in images))
+            image = staged(next(iter(images.values())), device)
+            features = encode_layers(encoder, image, tuple(key.layer for key in images))
         for key in images:
             tables[key] = _table(features[key.layer], encoder.geometry(key.layer), working, identity, config)
     return tables
@@ -173,7 +177,8 @@ def _table(
     if config.max_patches is not None and len(ids) > config.max_patches:
         chosen = np.sort(np.argsort(hash_ids(ids, config.seed), kind="stable")[: config.max_patches])
         rows, cols, ids = rows[chosen], cols[chosen], ids[chosen]
-    vectors = unfold(features.clamp(-LARGEST_HALF, LARGEST_HALF).half(), rows, cols).numpy()
+    halves = features.clamp(-LARGEST_HALF, LARGEST_HALF).half()
+    vectors = unfold(halves, rows.to(halves.device), cols.to(halves.device)).cpu().numpy()
     x0, x1 = boxes(cols.numpy(), geometry, working.width)
     y0, y1 = boxes(rows.numpy(), geometry, working.height)
     columns = [

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from kt_batch.errors import DamagedError
 from kt_batch.index.ids import sort_order
+from kt_batch.index.leaf_statistics import LeafStatistics, write_leaves
 from kt_batch.index.packing import ClusterSpace
+from kt_batch.index.shards import LEAF_NAMES, read_leaf_statistics
 from kt_batch.index.tree import Subtree, Tree, grow, join
 from kt_batch.pipelines.index.plan import BuildPlan
 from kt_batch.pipelines.index.top import Top
 from kt_batch.store import layout
-from kt_batch.store.derived import put_derived
+from kt_batch.store.derived import put_derived, put_derived_file
 from kt_batch.store.generations import Growth, covered_parts_bytes
 from kt_batch.store.indexes import (
-    GROWING_FORMAT,
+    LEAVES_FORMAT,
     GrownFrom,
     IndexSummary,
     ShardRef,
@@ -30,10 +34,14 @@ from kt_batch.store.indexes import (
     write_index_summary,
 )
 from kt_batch.store.library import Library
+from kt_batch.store.locations import Location
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.schemas import MEMBERS, from_fixed_binary
+from kt_batch.store.scratch import scratch_file
 from kt_batch.store.shard_files import read_tree
 from kt_batch.store.tables import read_table
+from kt_batch.store.tensor_parts import read_tensors
+from kt_batch.store.units import READERS
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexS
     put_derived(plan.library.location, layout.covered_parts_path(plan.job.digest), data)
     summary = IndexSummary(
         **_common_fields(plan, tree, clusters.members),
+        **_leaves_fields(plan, tree, clusters.shards),
         patches=plan.job.patches,
         kept=clusters.kept,
         parts_sha256=hashlib.sha256(data).hexdigest(),
@@ -106,6 +115,7 @@ def commit_grown(
     members = read_index_table(location, layout.members_path(old.digest), old.members_sha256, MEMBERS)
     summary = IndexSummary(
         **_common_fields(plan, tree, pa.concat_tables([members, clusters.members])),
+        **_leaves_fields(plan, tree, (*old.shards, *clusters.shards)),
         patches=old.patches + growth.patches,
         kept=old.kept + clusters.kept,
         shards=(*old.shards, *clusters.shards),
@@ -152,7 +162,7 @@ def _common_fields(plan: BuildPlan, tree: Tree, members: pa.Table) -> dict[str, 
     put_derived(location, layout.tree_path(job.digest), written)
     put_derived(location, layout.members_path(job.digest), merged)
     return {
-        "format": GROWING_FORMAT,
+        "format": LEAVES_FORMAT,
         "digest": job.digest,
         "config": job.config,
         "snapshot": plan.library.committed.snapshot,
@@ -164,3 +174,37 @@ def _common_fields(plan: BuildPlan, tree: Tree, members: pa.Table) -> dict[str, 
         "tree_bytes": len(written),
         "members_sha256": hashlib.sha256(merged).hexdigest(),
     }
+
+
+def _leaves_fields(plan: BuildPlan, tree: Tree, shards: Sequence[ShardRef]) -> dict[str, Any]:
+    """Write the statistics of the leaves of `shards`, in groups if they are many, and return what `index.json` says."""
+    location = plan.library.location
+    statistics = _leaf_statistics(location, shards)
+    if len(statistics.lengths) != tree.leaves:
+        raise DamagedError(
+            f"The shards of the index {plan.job.digest} of '{location.uri}' have {len(statistics.lengths)} leaves, "
+            f"and its tree {tree.leaves}."
+        )
+    plan.job.fix_numerics()  # groups are made here, perhaps as the first computation of this process
+    with scratch_file(location, ".safetensors") as path:
+        write_leaves(path, statistics)
+        sha256, size = put_derived_file(location, layout.leaves_path(plan.job.digest), path)
+    return {"leaves_sha256": sha256, "leaves_bytes": size}
+
+
+def _leaf_statistics(location: Location, shards: Sequence[ShardRef]) -> LeafStatistics:
+    """Read the statistics of the leaves of shards, and nothing else of them.
+
+    Raises:
+        DamagedError: They are absurd, or of several widths.
+    """
+
+    def read(shard: ShardRef) -> tuple[Tensor, Tensor]:
+        data = read_tensors(location, shard.path, shard.bytes, LEAF_NAMES)
+        return read_leaf_statistics(data, f"'{shard.path}' at '{location.uri}'")
+
+    with ThreadPoolExecutor(READERS) as pool:
+        means, variances = zip(*pool.map(read, shards), strict=True)
+    if len({(part.shape[1], other.shape[1]) for part, other in zip(means, variances, strict=True)}) > 1:
+        raise DamagedError(f"The shards of an index of '{location.uri}' have leaves of different widths.")
+    return LeafStatistics.of(torch.cat(means), torch.cat(variances))

@@ -15,6 +15,7 @@ from kt_batch.config import PAINTED_SPACE, IndexConfig, MatchSpace, RunOptions, 
 from kt_batch.errors import MissingError
 from kt_batch.index.tree import Tree
 from kt_batch.pipelines.index.commit import commit_fresh, commit_grown, generation_tree
+from kt_batch.pipelines.index.memory import check_clusters, check_join, check_start
 from kt_batch.pipelines.index.plan import (
     BuildJob,
     BuildPlan,
@@ -46,7 +47,7 @@ from kt_batch.store.routed import RoutedFiles
 class BuildSummary:
     """The summary of a build.
 
-    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its shards and tree.
+    built: False when the index existed. for_painting: The method painting searches it. bytes: Of its files.
     generation: The index that it has grown from; None for a fresh one. new_patches: Those that the generation lacks.
     """
 
@@ -77,6 +78,7 @@ def build_index(
     key: ScaleKey | None = None,
     *,
     fresh: bool = False,
+    memory: int | None = None,
 ) -> BuildSummary:
     """Index the present snapshot of a library at a key, or continue a build that was stopped.
 
@@ -90,13 +92,15 @@ def build_index(
         progress: Called with every step.
         key: Whose patches are indexed; None for the library's base key.
         fresh: Build afresh, even where an earlier index could grow.
+        memory: Bytes that no process of the build should exceed; None sets no limit.
 
     Raises:
-        UsageError: The library holds no patch, or is not fully extracted.
+        UsageError: The library holds no patch, or is not fully extracted, or the build needs more memory.
         MismatchError: The build began on another numerics class.
     """
     started = time.perf_counter()
     plan = plan_index(place, config, options, key, fresh=fresh)
+    plan = replace(plan, job=replace(plan.job, memory=memory))
     check_hosts(plan.library.location, plan.job.kernel, runner)
     index = plan.built or _build_or_adopt(plan, runner, progress)
     remove_build(plan.job.build_location())
@@ -118,7 +122,7 @@ def _summary(plan: BuildPlan, index: IndexSummary, seconds: float) -> BuildSumma
         merged_share=round(1 - index.kept / index.patches, 4),
         leaves=index.leaves,
         shards=len(index.shards),
-        bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes,
+        bytes=sum(shard.bytes for shard in index.shards) + index.tree_bytes + (index.leaves_bytes or 0),
         seconds=round(seconds, 3),
         patches_per_second=round((new if generation else index.patches) / seconds, 1),
         generation=generation.digest if generation else None,
@@ -139,6 +143,7 @@ def _build_or_adopt(plan: BuildPlan, runner: Runner, progress: Progress) -> Inde
 
 
 def _build(plan: BuildPlan, runner: Runner, progress: Progress) -> IndexSummary:
+    check_start(plan)
     if plan.growth is None:
         return commit_fresh(plan, *_clusters(plan, None, runner, progress))
     tree = generation_tree(plan.library, plan.growth)
@@ -160,8 +165,12 @@ def _clusters(
     outputs = [output for receipt in routed for output in receipt.outputs if output]
     files = RoutedFiles.find(build, outputs, len(top.centres), job.channels)
     clusters = files.put(build)
-    packs = pack_units(files.counts.sum(0).tolist(), clusters)
-    return top, _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), packs)
+    sizes = files.counts.sum(0).tolist()
+    check_clusters(job, sizes)
+    packs = pack_units(sizes, clusters)
+    packed = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), packs)
+    check_join(plan, packed)
+    return top, packed
 
 
 def _run_stage(

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from kt_batch.config import PAINTED_SPACE, IndexConfig, RunOptions, ScaleKey
 from kt_batch.errors import UsageError
 from kt_batch.index.packing import fan_out
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, device_name, fix_numerics, worker_device
+from kt_batch.process import return_freed_memory
 from kt_batch.store import layout
 from kt_batch.store.generations import Growth, find_growth
 from kt_batch.store.indexes import IndexSummary, index_digest, read_build_receipts, read_index_summary
@@ -31,6 +34,8 @@ class BuildJob:
     patches: Patches that the build reads.
     numerics: The numerics class of the units committed so far; None when there are none.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    gpus: GPUs of a worker, which computes on the first of them; 0: on the processor.
+    memory: Bytes that no process of the build should exceed; None sets no limit. The result does not depend on it.
     """
 
     library: str
@@ -43,18 +48,39 @@ class BuildJob:
     numerics: tuple[tuple[str, str], ...] | None = None
     mix_numerics: bool = False
     kernel: str | None = None
+    gpus: float = 0.0
+    memory: int | None = None
 
     def fix_numerics(self) -> dict[str, str]:
-        """Pin this process's numerics class.
+        """Pin the numerics class of a worker, on its `device`, and keep no freed memory where there is a limit.
 
         Raises:
             MismatchError: The build began on another one.
             StorageError: This process must not write to the library.
         """
         check_kernel(self.library_location(), self.kernel)
-        now = fix_numerics(self.threads)
+        self._limit_memory()
+        now = fix_numerics(self.threads, device_name(self.device()))
         check_numerics(dict(self.numerics) if self.numerics else None, now, self.mix_numerics)
         return now
+
+    def fix_driver(self) -> None:
+        """Pin the numerics class of the driver, which computes on the processor. Raises as `fix_numerics`."""
+        if not self.gpus:
+            self.fix_numerics()
+            return
+        check_kernel(self.library_location(), self.kernel)
+        self._limit_memory()
+        fix_numerics(self.threads)
+
+    def _limit_memory(self) -> None:
+        """Give freed memory back to the system at once, where there is a limit."""
+        if self.memory is not None:
+            return_freed_memory()
+
+    def device(self) -> torch.device:
+        """Return where a worker computes. Raises UsageError where it has been given a GPU, and torch finds none."""
+        return worker_device(self.gpus)
 
     def library_location(self) -> Location:
         """Return the library."""
@@ -150,6 +176,7 @@ def plan_index(
         threads=options.threads,
         mix_numerics=options.mix_numerics,
         kernel=sole_kernel(library.location),
+        gpus=options.gpus,
     )
     return BuildPlan(library, job, parts, growth, built)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from kt_batch.pipelines.translate.sources import open_index
 from kt_batch.store import layout
 from kt_batch.store.generations import MOST_DELTA, is_generation
@@ -111,8 +113,8 @@ def _drift(library: Library, summary: IndexSummary, grown: GrownFrom) -> float |
     """Return the drift of a grown index; None where the basis leaves nothing of the generation's patches."""
     index = open_index(library.location, summary)
     counts = index.tree.leaf_count.double()
-    rests = index.leaf_means[:, -1].double() * counts
-    own = index.first_rows < grown.kept
+    rests = index.statistics.rests.double() * counts
+    own = index.first_rows(torch.arange(index.tree.leaves, device=index.device)) < grown.kept
     before = float(rests[own].sum() / counts[own].sum())
     after = float(rests[~own].sum() / counts[~own].sum())
     return round(after / before, 6) if before > LEAST_REST else None

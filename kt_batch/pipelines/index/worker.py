@@ -17,6 +17,8 @@ from kt_batch.index.packing import ClusterSpace, pack
 from kt_batch.index.shards import make_shard, match_parts, write_shard
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.kmeans import assign
+from kt_batch.kernels.staging import staged
+from kt_batch.pipelines.index.memory import slice_rows
 from kt_batch.pipelines.index.plan import BuildJob, PackUnit, PartsUnit, sample_size
 from kt_batch.pipelines.index.top import Top
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -64,8 +66,8 @@ class RouteWorker:
 
     def __init__(self, job: BuildJob, top_sha256: str) -> None:
         self.job = job
-        self.numerics = job.fix_numerics()
-        self.top = Top.get(job.build_location(), top_sha256)
+        self.numerics, self.device = job.fix_numerics(), job.device()
+        self.top = Top.get(job.build_location(), top_sha256, self.device)
 
     def __call__(self, unit: PartsUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Commit the routed patches of the parts."""
@@ -78,8 +80,9 @@ class RouteWorker:
                 records = np.empty(len(packets), record_type(job.channels))
                 records["patch_id"] = from_fixed_binary(table["patch_id"], "u1", (12,))
                 records["packet"] = packets.numpy()
-                labels = assign(space.points(match_parts(packets, top.mean)[0]), top.centres)[0]
-                sorter.add(records, labels.numpy())
+                vectors = match_parts(staged(packets, self.device), top.mean)[0]
+                labels = assign(space.points(vectors), top.centres)[0]
+                sorter.add(records, labels.cpu().numpy())
             beat("")
             output = put_routed(build, sorter)
             beat("")
@@ -91,8 +94,8 @@ class PackWorker:
 
     def __init__(self, job: BuildJob, top_sha256: str, clusters_sha256: str) -> None:
         self.job = job
-        self.numerics = job.fix_numerics()
-        self.top = Top.get(job.build_location(), top_sha256)
+        self.numerics, self.device = job.fix_numerics(), job.device()
+        self.top = Top.get(job.build_location(), top_sha256, self.device)
         self.routed = RoutedFiles.get(job.build_location(), clusters_sha256, len(self.top.centres))
 
     def __call__(self, unit: PackUnit, beat: Heartbeat = no_heartbeat) -> Receipt:
@@ -129,12 +132,13 @@ class PackWorker:
     ) -> tuple[tuple[str, int], tuple[str, int], pa.Table, int]:
         """Store the shard and the subtree of a cluster; return both, its merged members and how many were kept.
 
-        ids: `(n, 12)`, ascending. packets: `(n, 4, C)` float16, most of the memory: nothing copies all of them.
+        ids: `(n, 12)`, ascending. packets: `(n, 4, C)` float16, most of the memory: nothing copies all of them, but
+        to a GPU.
         """
         job, top = self.job, self.top
-        space = ClusterSpace(job.config, top.basis.directions)
-        packed = pack(packets, top.mean, top.centres[cluster], space, level=1, pulse=partial(beat, ""))
-        merged = (packed.owner != torch.arange(len(ids))).numpy()
+        space, packets = ClusterSpace(job.config, top.basis.directions), staged(packets, self.device)
+        packed = pack(packets, top.mean, top.centres[cluster], space, level=1, pulse=partial(beat, "")).on_processor()
+        merged = (packed.owner != torch.arange(len(ids), device="cpu")).numpy()
         members = pa.Table.from_arrays(
             [fixed_binary(ids[merged]), fixed_binary(ids[packed.owner.numpy()[merged]])], schema=MEMBERS
         )
@@ -150,9 +154,10 @@ class PackWorker:
 
 def _slices(job: BuildJob, unit: PartsUnit, beat: Heartbeat) -> Iterator[tuple[TableRef, pa.Table]]:
     """Yield the patches of parts, a bounded number at a time, and the part that they are from."""
+    rows = slice_rows(job)
     for part in unit.parts:
         beat("")
-        for table in patch_slices(job.library_location(), part, job.channels):
+        for table in patch_slices(job.library_location(), part, job.channels, rows):
             beat("")
             yield part, table
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 from kt_batch.errors import RejectError
 from kt_batch.kernels.descriptors import describe
 from kt_batch.methods.retouch.series import COLOURS
-from kt_batch.pipelines.numerics import check_numerics, fix_numerics
+from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import Reader
+from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.units import UnitLog
 from kt_batch.runners.base import Heartbeat, no_heartbeat
@@ -39,7 +40,8 @@ class DescribeWorker:
         run = open_location(job.run)
         check_kernel(run, job.kernel)
         self.location = described_location(run)
-        self.numerics = fix_numerics(job.threads)
+        device = placement_of(job).named(search_device(job.config.searcher))  # that of the run, which goes on from here
+        self.numerics = fix_numerics(job.threads, device)
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
         self.reader = Reader()
         self.ledger = Ledger(self.location)

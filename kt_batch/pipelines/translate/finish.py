@@ -58,7 +58,8 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
     check_hosts(plan.ledger.location, plan.job.kernel, runner)
     job = with_series(plan, runner, progress) if plan.job.config.shares_edits else plan.job
     fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
-    totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, job.sources.library)
+    sources = job.sources
+    totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, sources.library, sources.further)
     receipts = plan.ledger.receipts().values()
     return log_summary(
         TranslateSummary(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from kt_batch.config import EncoderConfig, MethodConfig
 from kt_batch.kernels.sizes import fit
-from kt_batch.methods.base import Enlarger, Method, Result
+from kt_batch.kernels.staging import staged
+from kt_batch.methods.base import PROCESSOR, Enlarger, Method, Result
 from kt_batch.methods.features import to_tensor
 from kt_batch.store.images.files import WorkingImage, pad_to, resized
 
@@ -23,17 +26,25 @@ def larger_size(method: type[Method], encoder: EncoderConfig, size: int | None) 
     return {"size": size} if larger else {}
 
 
-def translate_image(method: Method, working: WorkingImage, config: MethodConfig) -> Result:
+def translate_image(
+    method: Method, working: WorkingImage, config: MethodConfig, device: torch.device = PROCESSOR
+) -> Result:
     """Translate a working image: as it is, or where it is larger than the encoder's size, reduced to that first.
 
     What is reduced is the working image and not its file, so that the size at which the method worked follows from
-    that of the output.
+    that of the output. The method computes on `device`.
     """
+    pixels = working_pixels(method, working, config)
+    result = method.translate(staged(to_tensor(pad_to(pixels, method.stride)), device))
+    if isinstance(method, Enlarger) and pixels is not working.pixels:
+        large = np.require(working.pixels, requirements="W")  # a copy, where torch would not take them
+        return method.enlarge(result, staged(to_tensor(pixels), device), staged(to_tensor(large), device))
+    return result
+
+
+def working_pixels(method: Method, working: WorkingImage, config: MethodConfig) -> NDArray[np.float32]:
+    """Return the pixels `(H, W, 3)` at which a method works: those of the working image, or that reduced."""
     pixels = working.pixels
     if config.encoder and isinstance(method, Enlarger) and max(pixels.shape[:2]) > config.encoder.size:
         pixels = resized(pixels, *fit(working.width, working.height, config.encoder.size))
-    result = method.translate(to_tensor(pad_to(pixels, method.stride)))
-    if isinstance(method, Enlarger) and pixels is not working.pixels:
-        large = np.require(working.pixels, requirements="W")  # a copy, where torch would not take them
-        return method.enlarge(result, to_tensor(pixels), to_tensor(large))
-    return result
+    return pixels

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kt_batch.config import MethodConfig, RunOptions
@@ -18,6 +18,7 @@ from kt_batch.pipelines.inputs import (
 )
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
+from kt_batch.pipelines.translate.draws import of_pending, positions
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.attempts import made_outputs
 from kt_batch.store.inputs import Input
@@ -61,7 +62,9 @@ class TranslateJob:
     already_written: (unit id, name) of outputs that another unit has made.
     changed: (unit id, name) of inputs whose output another image has.
     kernel: The only kernel whose processes may write there (`store.locations.sole_kernel`); None where all may.
+    gpus: GPUs of a worker, which computes on the first of them; 0: on the processor.
     series: The run whose series say which photographs share an edit; None for edits of their own.
+    positions: Image id -> position, of pending photographs that get their sources in turn.
     """
 
     run: str
@@ -75,6 +78,8 @@ class TranslateJob:
     changed: frozenset[tuple[str, str]] = frozenset()
     kernel: str | None = None
     series: str | None = None
+    gpus: float = 0.0
+    positions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,8 +138,16 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
         already_written=find_already_written(ledger.attempts()),
         changed=changed,
         kernel=sole_kernel(location),
+        gpus=options.gpus,
+        positions=_positions(ledger, planned) if request.config.draw == "round-robin" else {},
     )
     return TranslatePlan(ledger, items, planned, job, passed_over, kinds)
+
+
+def _positions(ledger: Ledger, planned: PlannedUnits) -> dict[str, int]:
+    """Return the positions of pending photographs, in a dry run also of those that would be planned."""
+    found = positions([*(plan.units for plan in ledger.plans()), planned.unwritten])
+    return of_pending(found, planned.pending)
 
 
 def unit_options(request: TranslateRequest) -> RunOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -40,6 +40,28 @@ def source_shares(provenance: AnyProvenance, item: Item) -> list[tuple[str, floa
         shares = {f"{image:016x}": float(weight) for image, weight in zip(distinct.tolist(), weights, strict=True)}
     rounded = ((image, round(share, 6)) for image, share in shares.items())
     return sorted(((image, share) for image, share in rounded if share), key=lambda each: (-abs(each[1]), each[0]))
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """The libraries that matches are from.
+
+    names: As the command named them. holder: Image id (16 hex digits) -> the number of the library that holds it, for
+    methods whose matches do not say it.
+    """
+
+    names: tuple[str, ...]
+    holder: Callable[[str], int] | None = None
+
+    def numbers(self, provenance: PatchProvenance) -> NDArray[np.int32]:
+        """Return the number of the library of each match, `(n * k,)`."""
+        if provenance.libraries is not None:
+            return provenance.libraries.flatten().numpy().astype(np.int32)
+        if self.holder is None or len(self.names) == 1:
+            return np.zeros(provenance.ncc.numel(), np.int32)
+        images, _, _ = unpack_ids(provenance.patch_ids.flatten(0, 1).numpy())
+        distinct, codes = np.unique(images.view(">u8")[:, 0], return_inverse=True)
+        return np.array([self.holder(f"{image:016x}") for image in distinct.tolist()], np.int32)[codes]
 
 
 class ProvenanceRows(Protocol):
@@ -88,7 +110,7 @@ class PatchRows:
 
     schema: ClassVar[pa.Schema] = PROVENANCE
     levels: ClassVar[tuple[str, ...]] = ()
-    library: str
+    libraries: Libraries
     names: list[str] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     _parts: list[_PatchPart] = field(default_factory=list)
@@ -101,8 +123,8 @@ class PatchRows:
         """
         if not provenance.ncc.isfinite().all():
             raise DamagedError(
-                f"A match of '{name}' has a score that is not finite: the index in '{self.library}' holds patches of "
-                "values that no patch has; make the index again."
+                f"A match of '{name}' has a score that is not finite: an index in '{', '.join(self.libraries.names)}' "
+                "holds patches of values that no patch has; make the index again."
             )
         n, k = provenance.ncc.shape
         rank = np.tile(np.arange(k, dtype=np.uint8), n)
@@ -116,6 +138,7 @@ class PatchRows:
             provenance.patch_ids.flatten(0, 1).numpy(),
             ncc,
             certified,
+            self.libraries.numbers(provenance),
         )
         self.names.append(name)
         self.groups.append(n * k)
@@ -147,7 +170,7 @@ class PatchRows:
 
     def table(self) -> pa.Table:
         """Return one row per (patch, rank), output after output, in reading order."""
-        rows, cols, rank, weights, patch_ids, ncc, certified = (
+        rows, cols, rank, weights, patch_ids, ncc, certified, libraries = (
             np.concatenate(column) for column in zip(*(part.columns for part in self._parts), strict=True)
         )
         image_ids, source_rows, source_cols = unpack_ids(patch_ids)
@@ -159,7 +182,7 @@ class PatchRows:
             pa.array(cols),
             pa.array(rank),
             pa.array(weights),
-            pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([self.library])),
+            pa.DictionaryArray.from_arrays(pa.array(libraries), pa.array(self.libraries.names)),
             pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(sources, pa.binary(8))),
             pa.array(source_rows),
             pa.array(source_cols),
@@ -190,14 +213,14 @@ class LevelRows:
     """
 
     schema: ClassVar[pa.Schema] = LEVELS
-    library: str
+    libraries: Libraries
     levels: tuple[Layer, ...]
     names: list[str] = field(default_factory=list)
     _parts: list[_LevelPart] = field(default_factory=list)
 
     def add(self, item: Item, name: str, provenance: LevelProvenance) -> None:
         """Add the provenance of the output `name` of an input; raise DamagedError as `PatchRows` does."""
-        rows = {level: PatchRows(self.library) for level in self.levels}
+        rows = {level: PatchRows(self.libraries) for level in self.levels}
         coarse = rows[self.levels[0]]
         for level, each in rows.items():
             patches = provenance.levels[level]

@@ -2,69 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from hashlib import sha256
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from kt_batch.config import (
     COMMON_SETTINGS,
     DEFAULT_SIZE,
     PAINTED_SPACE,
-    SMALLEST_SIZE,
+    Draw,
     EncoderConfig,
     Layer,
     MethodConfig,
     ScaleKey,
     describe_fault,
 )
-from kt_batch.errors import DamagedError, MismatchError, RejectError, UsageError
+from kt_batch.errors import DamagedError, UsageError
+from kt_batch.index.collection import collected
 from kt_batch.index.index import Index
-from kt_batch.index.shards import check_values, open_shard, read_shard
+from kt_batch.index.restricted import index_of_images
+from kt_batch.index.shards import read_shard
 from kt_batch.index.tree import Tree
-from kt_batch.index.validation import check_fit
-from kt_batch.methods.base import LibraryStatistics, Method, Need, Resources
-from kt_batch.methods.features import to_tensor
+from kt_batch.index.validation import check_fit, check_summary
+from kt_batch.methods.base import Method, Need, Resources
 from kt_batch.methods.retouch.config import FitConfig
 from kt_batch.methods.table import method_named, parse_config
-from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
+from kt_batch.models.weights import EncoderSource, LoadedEncoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
+from kt_batch.pipelines.networks import decoder_of, encoder_of
 from kt_batch.pipelines.pairs.fit import load_fit
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.large import larger_size
-from kt_batch.pipelines.translate.library_images import LibraryImages, load_decoders, named_decoders, painted_key
-from kt_batch.store.advice import read_at_random, read_soon
+from kt_batch.pipelines.translate.libraries import (
+    draws_of,
+    filtered,
+    further_libraries,
+    index_digests,
+    libraries_of,
+    library_weights,
+)
+from kt_batch.pipelines.translate.library_images import (
+    images_of,
+    load_decoders,
+    load_statistics,
+    named_decoders,
+    painted_key,
+)
+from kt_batch.pipelines.translate.mapped_index import check_shard, map_index
+from kt_batch.pipelines.translate.placement import ON_PROCESSOR, Placement
+from kt_batch.pipelines.translate.style_images import StyleImage, StyleImages, identify_styles
 from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
-from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
+from kt_batch.store.collections import WeightedPlace
+from kt_batch.store.image_filters import EVERY_IMAGE, ImageFilter
 from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
-from kt_batch.store.inputs import Input, read_input
 from kt_batch.store.library import Library
-from kt_batch.store.locations import Location, absolute_place, open_location
+from kt_batch.store.locations import Location, open_location
 from kt_batch.store.opening import open_library, open_paired
 from kt_batch.store.paired import find_fit, read_fit_summary
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.shard_files import ShardFiles, read_tree
-from kt_batch.store.statistics import find_statistics, image_counts, read_statistics, read_statistics_summary
+from kt_batch.store.statistics import find_statistics, read_statistics_summary
 
 IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
-
-
-@dataclass(frozen=True)
-class StyleImage:
-    """A style image: 16 hex digits, and where its file is."""
-
-    image_id: str
-    uri: str
 
 
 @dataclass(frozen=True)
 class Sources:
     """The places from which a worker loads resources; None or empty for those that its method does not need.
 
+    further: Libraries that are searched beside the first one. allowed: Ids of the images of each library that a filter
+    allows, ascending, 8 bytes each; empty for all images.
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     passed_over: Libraries and runs below the folders of the style images. passed_over_files: Files there that are no
@@ -72,6 +83,8 @@ class Sources:
     """
 
     library: str | None = None
+    further: tuple[str, ...] = ()
+    allowed: tuple[bytes, ...] = ()
     encoder: EncoderSource | None = None
     decoder: str | None = None
     styles: tuple[StyleImage, ...] = ()
@@ -85,17 +98,22 @@ class Sources:
 class Choice:
     """The resources that a caller chooses for a method, by name or place.
 
-    library: A path or URI. index: A digest or the head of one, where a library has several. fit: The digest of
-    a fit; None takes that of what a paired library holds now. statistics: The same of a library. styles: Paths, globs
-    or URIs. encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the
-    encoder is cut, without a library; None takes the method's own. size: Long side of the working images; None takes
-    that of the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
+    library: A path or URI; or several, each also a pattern, or with `=` and a weight. index: A digest or the head of
+    one, where a library has several. fit: The digest of a fit; None takes that of what a paired library holds now.
+    statistics: The same of a library. only: The images of the libraries that may be used. draw: How each photograph
+    gets a single source, with the seed; None gives it all of them. styles: Paths, globs or URIs.
+    encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the encoder
+    is cut, without a library; None takes the method's own. size: Long side of the working images; None takes that of
+    the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
     """
 
-    library: Place | None = None
+    library: Place | Sequence[Place] | None = None
     index: str | None = None
     fit: str | None = None
     statistics: str | None = None
+    only: ImageFilter = EVERY_IMAGE
+    draw: Draw | None = None
+    seed: int | None = None
     styles: Place | Sequence[Place] = ()
     encoder: str | None = None
     encoder_weights: Place | None = None
@@ -122,19 +140,18 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
     method = method_named(name)
     _check_settings(name, settings)
     _check_choice(name, method, choice)
-    content: dict[str, object] = {**settings, "method": name}
-    sources = Sources(cache=absolute_file(choice.cache), cache_bytes=choice.cache_bytes)
+    libraries = libraries_of(name, method, choice.library)
+    sources, drawn = _searched(name, method, libraries, choice)
+    content: dict[str, object] = {**settings, "method": name, **drawn}
     library, base = None, None
     if Need.PAIRS in method.needs:
-        paired = open_paired(str(choice.library))
-        sources = replace(sources, library=absolute_place(str(choice.library)))
+        paired = open_paired(libraries[0].place)
         content["fit_digest"] = choice.fit or find_fit(paired, FitConfig().model_dump(mode="json")).digest
         content["size"] = paired.config.size
-    elif choice.library is not None:
-        library = open_library(str(choice.library))
-        sources = replace(sources, library=absolute_place(str(choice.library)))
+    elif libraries:
+        library = open_library(libraries[0].place)
         named, key = _of_library(library, method, choice)
-        content |= named
+        content |= named | further_libraries(library, str(named.get("index_digest")), libraries)
         base = library.config.at(key)
     if Need.ENCODER in method.needs:
         source, encoder, config, larger = _choose_encoder(method, choice, library, base)
@@ -142,20 +159,45 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
         content |= larger
         if Need.DECODER in method.needs:
             weights = absolute_file(choice.decoder_weights)
-            content["decoder_sha256"] = load_decoder(encoder, source.name, config.layer, weights).sha256
+            content["decoder_sha256"] = decoder_of(encoder, source.name, config.layer, weights).sha256
             sources = replace(sources, decoder=weights)
         content |= named_decoders(encoder, source.name, method)
     elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
     if choice.styles:
-        found = find_images(places(choice.styles), (), no_progress)
-        styles = _identify_styles(found.inputs)
-        sources = replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
-        content["styles"] = tuple(style.image_id for style in styles)
+        sources = _with_styles(sources, choice.styles)
+        content["styles"] = tuple(style.image_id for style in sources.styles)
     try:
         return parse_config(content), sources
     except ValidationError as error:
         raise UsageError(describe_fault(error)) from error
+
+
+def _searched(
+    name: str, method: type[Method], libraries: Sequence[WeightedPlace], choice: Choice
+) -> tuple[Sources, dict[str, object]]:
+    """Return where libraries are and which of their images count, and what a configuration says of these and of draws.
+
+    Raises UsageError for what has no effect.
+    """
+    if choice.index is not None and len(libraries) > 1:
+        raise UsageError(f"--index {choice.index} is for a single library; leave it out where several are searched.")
+    allowed, which = filtered(name, method, libraries, choice.only)
+    draw = draws_of(name, method, libraries, bool(choice.styles), choice.draw, choice.seed)
+    sources = Sources(
+        library=libraries[0].place if libraries else None,
+        further=tuple(each.place for each in libraries[1:]),
+        allowed=allowed,
+        cache=absolute_file(choice.cache),
+        cache_bytes=choice.cache_bytes,
+    )
+    return sources, which | draw
+
+
+def _with_styles(sources: Sources, given: Place | Sequence[Place]) -> Sources:
+    found = find_images(places(given), (), no_progress)
+    styles = identify_styles(found.inputs)
+    return replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
 
 
 def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple[dict[str, object], ScaleKey]:
@@ -209,7 +251,8 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
             raise UsageError(f"The method {name} does not use {option}; leave it out.")
     for option, value in (("--encoder", choice.encoder), ("--layer", choice.layer)):
         if choice.library is not None and value is not None:
-            raise UsageError(f"{option} {value} is for methods without a library; '{choice.library}' has its own.")
+            named = "', '".join(places(choice.library))
+            raise UsageError(f"{option} {value} is for methods without a library; '{named}' has its own.")
 
 
 def _choose_encoder(
@@ -229,77 +272,40 @@ def _choose_encoder(
     return chosen, encoder, config, {}
 
 
-def _identify_styles(inputs: Sequence[Input]) -> tuple[StyleImage, ...]:
-    """Return the style images by ascending image id; equal images count once.
-
-    Raises RejectError when one cannot be used.
-    """
-    styles = {}
-    for source in reversed(inputs):
-        data = read_input(source.uri)
-        _decode_style(source.uri, data, SMALLEST_SIZE)
-        styles[image_id(data)] = source.uri
-    return tuple(StyleImage(identity, uri) for identity, uri in sorted(styles.items()))
-
-
-def _decode_style(uri: str, data: bytes, size: int) -> WorkingImage:
-    try:
-        return decode(data, size)
-    except RejectError as error:
-        raise RejectError(error.reason, f"The style image '{uri}' cannot be used: {error.message}") from error
-
-
 # ---- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def load_resources(config: MethodConfig, sources: Sources) -> Resources:
-    """Load what the method of `config` needs. Style images are read when the method asks for them.
+def load_resources(config: MethodConfig, sources: Sources, placement: Placement = ON_PROCESSOR) -> Resources:
+    """Load what the method of `config` needs to its devices. Style images are read when the method asks for them.
 
     Raises:
-        DamagedError: The index is gone or damaged.
+        KtBatchError: The index is gone or damaged, or a GPU has no room for it.
     """
-    needs = method_named(config.method).needs
-    encoder = load_encoder(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
-    decoder, stride = None, 1
+    needs, device = method_named(config.method).needs, placement.device
+    encoder = encoder_of(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
+    decoder, decoders, stride = None, None, 1
     if encoder is not None and config.encoder is not None:
         stride = encoder.network.geometry(config.encoder.layer).stride
         if Need.DECODER in needs:
             name = sources.encoder.name if sources.encoder else config.encoder.encoder
-            decoder = load_decoder(encoder, name, config.encoder.layer, sources.decoder).network
-    decoders = None
-    if encoder is not None and config.encoder is not None and Need.DECODERS in needs:
-        loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
-        decoders = {layer: decoder.network for layer, decoder in loaded.items()}
-    index = _load_index(config, sources) if Need.INDEX in needs else None
-    if index and encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
-        raise DamagedError(
-            f"The index {config.index_digest} of '{sources.library}' has {index.channels} channels, its encoder has "
-            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
-        )
+            decoder = decoder_of(encoder, name, config.encoder.layer, sources.decoder).network.to(device)
+        if Need.DECODERS in needs:
+            loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
+            decoders = {layer: each.network.to(device) for layer, each in loaded.items()}
+    libraries, index = (sources.library or "", *sources.further), None
+    if Need.INDEX in needs:
+        indexes = map(placement.place, _load_indexes(config, sources, encoder))
+        index = collected(list(indexes), library_weights(config))
     return Resources(
-        encoder=encoder.network if encoder else None,
+        encoder=encoder.network.to(device) if encoder else None,
         decoder=decoder,
         index=index,
         decoders=decoders,
-        images=LibraryImages(sources.library or "", stride) if Need.IMAGES in needs else None,
-        styles=StyleImages(sources.styles, config.working_size, stride) if sources.styles else None,
+        images=placement.images(images_of(libraries, stride, sources.allowed)) if Need.IMAGES in needs else None,
+        styles=placement.images(StyleImages(sources.styles, config.working_size, stride)) if sources.styles else None,
         fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
-        statistics=_load_statistics(config, sources, encoder) if config.statistics_digest else None,
-    )
-
-
-def _load_statistics(config: MethodConfig, sources: Sources, encoder: LoadedEncoder | None) -> LibraryStatistics:
-    """Load the statistics that a configuration names. Raises DamagedError when they are of another layer's channels."""
-    location = open_location(sources.library or "")
-    summary = read_statistics_summary(location, config.statistics_digest or "")
-    if encoder and config.encoder and summary.channels != encoder.network.channels_at(config.encoder.layer):
-        raise DamagedError(
-            f"The statistics {summary.digest} of '{sources.library}' have {summary.channels} channels, its encoder has "
-            f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
-        )
-    counts = image_counts(location, summary)
-    return LibraryStatistics(
-        read_statistics(location, summary), {image: count / summary.count for image, count in counts.items()}
+        statistics=load_statistics(config, libraries[0], encoder, sources.allowed),
+        device=device,
     )
 
 
@@ -314,8 +320,13 @@ def content_of_library(config: MethodConfig, sources: Sources) -> str:
         return read_statistics_summary(open_location(sources.library), config.statistics_digest).moments_sha256[:16]
     if sources.library is None or config.index_digest is None:
         return ""
-    summary = read_index_summary(open_location(sources.library), config.index_digest)
-    return summary.tree_sha256[:16] if summary else ""
+    trees = [
+        summary.tree_sha256
+        for place, digest in zip((sources.library, *sources.further), index_digests(config), strict=True)
+        if (summary := read_index_summary(open_location(place), digest))
+    ]
+    several = len(trees) > 1
+    return sha256(" ".join(trees).encode()).hexdigest()[:16] if several else "".join(trees)[:16]
 
 
 def source_uris(config: MethodConfig, sources: Sources) -> dict[str, str]:
@@ -329,71 +340,39 @@ def source_uris(config: MethodConfig, sources: Sources) -> dict[str, str]:
     return dict(zip((value.hex() for value in table["image_id"].to_pylist()), table["before"].to_pylist(), strict=True))
 
 
-class StyleImages(Mapping[str, Tensor]):
-    """Style images by id; each is read when it is asked for, so that memory does not grow with their number.
-
-    Raises, for an image that is asked for:
-        RejectError: It cannot be used.
-        MismatchError: It is not the image that was chosen.
-    """
-
-    def __init__(self, styles: Sequence[StyleImage], size: int, stride: int) -> None:
-        self._styles = {style.image_id: style for style in styles}
-        self._size = size
-        self._stride = stride
-
-    def __getitem__(self, image_id: str) -> Tensor:
-        return _load_style(self._styles[image_id], self._size, self._stride)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._styles)
-
-    def __len__(self) -> int:
-        return len(self._styles)
-
-
-def _load_style(style: StyleImage, size: int, stride: int) -> Tensor:
-    data = read_input(style.uri)
-    if image_id(data) != style.image_id:
-        raise MismatchError(f"The style image '{style.uri}' has changed since the run was planned.")
-    return to_tensor(pad_to(_decode_style(style.uri, data, size).pixels, stride))
-
-
-def _load_index(config: MethodConfig, sources: Sources) -> Index:
+def _load_indexes(config: MethodConfig, sources: Sources, encoder: LoadedEncoder | None) -> list[Index | None]:
+    """Open the index of each library; None for one of whose allowed images it holds no patch."""
     if sources.library is None or config.index_digest is None:
         raise UsageError(f"The method {config.method} needs a library and its index.")
-    library = open_location(sources.library)
-    summary = read_index_summary(library, config.index_digest)
-    if summary is None:
-        raise DamagedError(f"The index {config.index_digest} of '{sources.library}' is gone.")
-    return open_index(library, summary, CachePlace(sources.cache, sources.cache_bytes))
+    cache, found = CachePlace(sources.cache, sources.cache_bytes), list[Index | None]()
+    allowed = sources.allowed or (None,) * (len(sources.further) + 1)
+    for place, digest, images in zip((sources.library, *sources.further), index_digests(config), allowed, strict=True):
+        library = open_location(place)
+        summary = read_index_summary(library, digest)
+        if summary is None:
+            raise DamagedError(f"The index {digest} of '{place}' is gone.")
+        index = open_index(library, summary, cache)
+        if encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
+            raise DamagedError(
+                f"The index {digest} of '{place}' has {index.channels} channels, its encoder has "
+                f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
+            )
+        found.append(index if images is None else index_of_images(index, images))
+    return found
 
 
 def open_index(library: Location, summary: IndexSummary, cache: CachePlace | None = None) -> Index:
     """Open an index for searching, and check that its parts are whole and fit together.
 
-    A small index is read into memory. The shards of a larger one are mapped, from the library itself or from copies
-    that are staged in the cache.
+    A small index is read into memory. A larger one is mapped, from the library itself or from copies that are staged in
+    the cache (`mapped_index`).
     """
+    if sum(shard.bytes for shard in summary.shards) > IN_MEMORY_BYTES:
+        return map_index(library, summary, cache or CachePlace())
     name = f"{summary.digest} of '{library.uri}'"
     tree = Tree.from_bytes(read_tree(library, summary))
-    if (tree.mean.shape[1], tree.leaves) != (summary.channels, summary.leaves):
-        raise DamagedError(f"The tree of the index {name} does not fit its summary: it has other channels or leaves.")
-    with closing(ShardFiles(library, cache or CachePlace(), _check_shard)) as files:
-        if sum(shard.bytes for shard in summary.shards) <= IN_MEMORY_BYTES:
-            shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
-            check_fit(tree, shards, name)
-            return Index(tree, shards).in_one_piece()
-        mapped = files.map_all(summary.shards)
-    shards = [open_shard(file.path, file.name) for file in mapped]
+    check_summary(tree, summary.channels, summary.leaves, name)
+    with closing(ShardFiles(library, cache or CachePlace(), check_shard)) as files:
+        shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
     check_fit(tree, shards, name)
-    for shard in shards:
-        read_at_random(tensor for name, tensor in shard.tensors().items() if not name.startswith("leaf_"))
-    index = Index(tree, shards, mapped, read_soon)
-    index.check_files()
-    return index
-
-
-def _check_shard(path: Path, name: str) -> None:
-    """Raise DamagedError when a file is no shard, or holds NaN or infinity."""
-    check_values(open_shard(path, name), name)
+    return Index(tree, shards).in_one_piece()

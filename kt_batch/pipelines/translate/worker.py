@@ -15,17 +15,27 @@ from torch import Tensor
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
-from kt_batch.methods.base import LevelProvenance, PatchProvenance, Result
+from kt_batch.methods.base import LevelProvenance, Method, PatchProvenance, Resources, Result
 from kt_batch.methods.features import to_pixels
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.large import translate_image
+from kt_batch.pipelines.translate.libraries import holder_of
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
+from kt_batch.pipelines.translate.one_source import OneSource
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
+from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.provenance import EditRows, LevelRows, PatchRows, ProvenanceRows, SourceRows
+from kt_batch.pipelines.translate.provenance import (
+    EditRows,
+    LevelRows,
+    Libraries,
+    PatchRows,
+    ProvenanceRows,
+    SourceRows,
+)
 from kt_batch.pipelines.translate.series_edits import Shared, SharedEdits, key_of
 from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.units import UnitLog, rejects_table
@@ -54,17 +64,28 @@ class TranslateWorker:
         self.job = job
         self.location = open_location(job.run)
         check_kernel(self.location, job.kernel)
-        self.numerics = fix_numerics(job.threads, search_device(job.config.searcher))
+        self.placement = placement_of(job)
+        self.numerics = fix_numerics(job.threads, self.placement.named(search_device(job.config.searcher)))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
-        self.method = method_named(job.config.method)(job.config, load_resources(job.config, job.sources))
+        resources = load_resources(job.config, job.sources, self.placement)
+        places = (job.sources.library or "", *job.sources.further)
+        self.one_source = OneSource(job.config, resources, places, job.positions) if job.config.draw else None
+        self.method = self._made(resources)
         self.reader = Reader()
         self.ledger = Ledger(self.location)
         self.background = BackgroundExecutor()
         self.spaces = RgbSpaces()
         self.library = content_of_library(job.config, job.sources)
+        holder = self.one_source.number if self.one_source else holder_of(resources.images)
+        self.libraries = Libraries(places, holder)
         self.full_size = FullSizeWriter(job.config, self.spaces, self.library)
         self.uris = source_uris(job.config, job.sources)
         self.series = SharedEdits(job.series, job.config) if job.series else None
+
+    def _made(self, resources: Resources) -> Method:
+        if self.one_source:  # its methods say what all others would: stages and stride
+            return self.one_source.method(self.one_source.sources[0])
+        return method_named(self.job.config.method)(self.job.config, resources)
 
     def __call__(self, unit: Unit, beat: Heartbeat = no_heartbeat) -> Receipt:
         """Translate one unit and commit it.
@@ -91,7 +112,8 @@ class TranslateWorker:
             if not missing:
                 continue
             began = time.perf_counter()
-            for result, items in self._results(read.result, missing, shared):
+            source = self._draw(read, log)
+            for result, items in self._results(read.result, missing, shared, source):
                 log.add(result.seconds)
                 started = time.perf_counter()
                 rows = rows or self._new_rows(result)
@@ -123,12 +145,22 @@ class TranslateWorker:
         return shared
 
     def _results(
-        self, working: WorkingImage, items: Sequence[Item], shared: Shared | None
+        self, working: WorkingImage, items: Sequence[Item], shared: Shared | None, source: str | None
     ) -> Iterator[tuple[Result, list[Item]]]:
         """Yield the result for the items of an image, in their order; copies in several folders may be in series."""
+        method = self.one_source.method(source) if self.one_source and source else self.method
         for key, group in groupby(items, key=key_of if shared else lambda _: None):
             result = shared.results.get(key) if shared and key else None
-            yield result or translate_image(self.method, working, self.job.config), list(group)
+            made = result or translate_image(method, working, self.job.config, self.placement.device)
+            yield made, list(group)
+
+    def _draw(self, read: Read, log: UnitLog) -> str | None:
+        """Return the source of a photograph and record it; None where photographs have all sources."""
+        if self.one_source is None:
+            return None
+        image = read.items[0].image_id
+        log.sources[image] = self.one_source.draw(image, cast(WorkingImage, read.result))
+        return log.sources[image]
 
     def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""
@@ -169,11 +201,10 @@ class TranslateWorker:
         return {name: result for name, result in results.items() if not isinstance(result, RejectError)}
 
     def _new_rows(self, result: Result) -> ProvenanceRows:
-        library = self.job.sources.library or ""
         if isinstance(result.provenance, LevelProvenance):
-            return LevelRows(library, tuple(result.provenance.levels))
+            return LevelRows(self.libraries, tuple(result.provenance.levels))
         if isinstance(result.provenance, PatchProvenance):
-            return PatchRows(library)
+            return PatchRows(self.libraries)
         return SourceRows(dict(self.uris))
 
     def _encoding(
@@ -184,7 +215,7 @@ class TranslateWorker:
         if not isinstance(result.output, Tensor):
             size = working.original_width, working.original_height
             return partial(self.full_size.write, items, result.output), size
-        encode = partial(encoded, result.output, working, self.job.config, self.spaces, self.library)
+        encode = partial(encoded, result.output.cpu(), working, self.job.config, self.spaces, self.library)
         return encode, (working.width, working.height)
 
     def _store_soon(
@@ -233,9 +264,8 @@ class TranslateWorker:
         rows: ProvenanceRows | None,
     ) -> Receipt:
         # A unit without an output has matched nothing; its sums are those of no patch.
-        patches = (
-            rows if isinstance(rows, PatchRows | LevelRows) else PatchRows("") if not (rows and rows.names) else None
-        )
+        nothing = None if rows and rows.names else PatchRows(self.libraries)
+        patches = rows if isinstance(rows, PatchRows | LevelRows) else nothing
         tables, shard = files
         return log.receipt(
             unit,
@@ -243,6 +273,7 @@ class TranslateWorker:
             self.numerics,
             tables,
             outputs=tuple(outputs.get(item.name) for item in unit.items),
+            sources=log.sources_of(unit, outputs),
             images=len(outputs),
             patches=patches.patches if patches else 0,
             ncc_sum=patches.ncc_sum if patches else None,

@@ -86,13 +86,6 @@ class RayRunner:
         """Return the number of hosts of the cluster: nodes with one address are one host."""
         return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
-    def release_gpus(self) -> None:
-        """End the workers that hold GPUs; later units run on workers without."""
-        if self.gpus:
-            self._pool.close()
-            self.gpus = 0.0
-            self._pool = self._make_pool(partial(self._capacity, self.gpus), gpus=self.gpus)
-
     def close(self) -> None:
         """Leave the cluster if this runner joined it, and end it if this runner started it."""
         try:

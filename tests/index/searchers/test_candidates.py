@@ -69,6 +69,15 @@ def test_the_best_few_are_those_of_a_loop_and_ties_go_to_the_earlier(plain: Plai
         own = [pair for pair in plain if pair[0] == query]
         expected += sorted(own, key=lambda pair: -pair[2])[:count]  # Python's sort is stable
     assert plain_of(best_few(pairs_of(plain), count)) == expected
+
+
+@some
+@given(candidates, counts)
+def test_few_of_each_are_those_of_a_loop_and_ties_go_to_the_smaller_row(plain: Plain, count: int) -> None:
+    expected = []
+    for query in range(QUERIES):
+        own = [pair for pair in plain if pair[0] == query]
+        expected += sorted(own, key=lambda pair: (-pair[2], pair[1]))[:count]
     assert sorted(plain_of(few_of_each(pairs_of(plain), count))) == sorted(expected)
 
 

@@ -39,7 +39,7 @@ def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cosines_of(index: Index, level: Tensor, leaves: Tensor) -> Tensor:
-    return (level[:, :-1] @ index.leaf_directions).gather(1, leaves)
+    return (level[:, :-1] @ index.statistics.directions.T).gather(1, leaves)
 
 
 @settings(max_examples=40, deadline=None)
@@ -48,7 +48,8 @@ def test_all_groups_give_the_leaves_of_the_choice_among_all(
     index: Index, level: Tensor, probes: int, queries: int, together: int, page: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leaf_choice, "PRODUCTS", together * leaf_choice.NEAREST * int(index.leaf_groups.widths.max()))
+        widest = int(index.statistics.groups.widths.max())
+        patch.setattr(leaf_choice, "PRODUCTS", together * leaf_choice.NEAREST * widest)
         patch.setattr(leaf_choice, "PAGE", page)
         found, reach = leaves_in_groups(index, level[:queries], probes, EVERY)
     expected, its_reach = nearest_leaves(index, level[:queries], probes)
@@ -64,13 +65,13 @@ def test_all_groups_give_the_leaves_of_the_choice_among_all(
 
 @pytest.mark.parametrize("visited", [1, 2, 5])
 def test_few_groups_give_the_nearest_leaves_in_the_nearest_groups(index: Index, level: Tensor, visited: int) -> None:
-    groups = index.leaf_groups
+    groups = index.statistics.groups
     probes = 3
     found, _ = leaves_in_groups(index, level, probes, visited)
     nearest = (level @ groups.centres).topk(max(visited, groups.holding(probes)), dim=1).indices
     for query, own, chosen in zip(level, nearest.tolist(), found, strict=True):
         parts = [groups.leaves[groups.start[g] : groups.start[g] + groups.size[g]] for g in own]
-        cosines = query[:-1] @ index.leaf_directions
+        cosines = query[:-1] @ index.statistics.directions.T
         best = cosines[torch.cat(parts)].topk(probes).values
         torch.testing.assert_close(cosines[chosen], best, atol=1e-5, rtol=0)
 

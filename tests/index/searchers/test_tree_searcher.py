@@ -24,6 +24,7 @@ from kt_batch.index.searchers.estimates import search_fast
 from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, REACH, largest, nearest_leaves
 from kt_batch.index.searchers.visits import Products
 from kt_batch.index.shards import VARIANCES, match_parts
+from kt_batch.kernels.fixed_point import STEP
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import Basis, first_level, further_directions
 from kt_batch.kernels.quantised import Codes, dequantise
@@ -173,10 +174,10 @@ def test_visits_leave_no_more_than_a_few_products_each_on_average() -> None:
         values=values,
         best=values.view(2, 2, WINDOW).amax(2),
     )
-    found = estimates._survivors(products, torch.tensor([-torch.inf]), 3)
+    found = estimates.survivors(products, torch.tensor([-torch.inf]), 3)
     assert found.who.tolist() == [0] * 6
     assert sorted(found.rows.tolist()) == [1125, 1126, 1127, 2125, 2126, 2127]
-    found = estimates._survivors(products, torch.tensor([250.0]), 3)
+    found = estimates.survivors(products, torch.tensor([250.0]), 3)
     assert sorted(found.rows.tolist()) == [2122, 2123, 2124, 2125, 2126, 2127]  # at most three per visit
 
 
@@ -197,7 +198,8 @@ def test_nearest_leaves_are_those_with_the_nearest_means(index: Index, queries: 
     found, _ = nearest_leaves(index, level, 5)
     means = [leaf_level(index, leaf)[:, :-1].double().mean(0) for leaf in range(index.tree.leaves)]
     cosines = level[:, :-1].double() @ torch.nn.functional.normalize(torch.stack(means), dim=1).T
-    torch.testing.assert_close(cosines.gather(1, found), cosines.topk(5, dim=1).values, atol=1e-6, rtol=0)
+    slack = 1.02 * 128**0.5 * STEP  # the rounding of two vectors to fixed point
+    torch.testing.assert_close(cosines.gather(1, found), cosines.topk(5, dim=1).values, atol=slack, rtol=0)
     assert all(len(set(some)) == 5 for some in found.tolist())
 
 
@@ -206,11 +208,12 @@ def test_a_leaf_reaches_as_far_as_some_deviations_of_its_products(index: Index, 
     level = first_level(vectors, index.tree.directions)
     leaves, reach = nearest_leaves(index, level, 40)
     assert nearest_leaves(index, level, 8)[1].shape == (20, 0)
+    # The product with the mean is one of vectors in fixed point, so the reach is right to 1.02 * 128**0.5 * STEP.
     for query, found, expected in zip(level, leaves.tolist(), reach, strict=True):
         for leaf, value in zip(found, expected, strict=True):
             x = leaf_level(index, leaf)
             deviation = (x[:, :VARIANCES].var(0, correction=0) @ query[:VARIANCES].square()).sqrt()
-            torch.testing.assert_close(value, (x @ query).mean() + REACH * deviation, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(value, (x @ query).mean() + REACH * deviation, atol=3e-3, rtol=0)
 
 
 def test_all_leaves_probed_are_searched_to_the_proof(index: Index, queries: Tensor) -> None:

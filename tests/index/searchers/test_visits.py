@@ -13,6 +13,7 @@ from kt_batch.index.index import WINDOW, Index
 from kt_batch.index.searchers import visits
 from kt_batch.index.searchers.visits import grouped, products_of
 from kt_batch.index.shards import match_parts
+from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.principal import first_level
 from tests.support.synthetic import clustered, index_of, leaf_level, sharded_index_of
@@ -53,7 +54,7 @@ def check(index: Index, who: Tensor, leaves: Tensor) -> None:
             visit = int(found.visits[i])
             seen.append(visit)
             leaf = int(leaves[visit])
-            x, first = leaf_level(index, leaf), index.leaf_rows(leaf)[3]
+            x, first = round_(leaf_level(index, leaf)), index.leaf_rows(leaf)[3]
             own = int(first - found.first_rows[i])
             torch.testing.assert_close(found.values[i, own : own + len(x)], x @ level[who[visit]], atol=1e-5, rtol=0)
             assert found.values[i, :own].lt(-2).all()

@@ -1,0 +1,1 @@
+"""An index that several owners hold together on processors, and a search that asks them."""
