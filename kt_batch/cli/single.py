@@ -15,18 +15,22 @@ from kt_batch.cli.output import print_summary
 from kt_batch.cli.settings import MethodOptions, method_options
 from kt_batch.config import DEFAULT_SIZE
 from kt_batch.errors import UsageError
-from kt_batch.methods.base import Enlarger, Method
-from kt_batch.methods.knowledge import KnowledgeTransfer
+from kt_batch.methods.base import Enlarger, Method, Need
 from kt_batch.methods.painting.method import Painting
+from kt_batch.methods.table import METHODS as ALL_METHODS
 from kt_batch.pipelines.single import SingleSummary, load_networks, translate_one
 from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.store.passed_over import in_words
 from kt_batch.store.targets import Inputs, Target
 
-METHODS: dict[str, type[Method]] = {"painting": Painting, "knowledge": KnowledgeTransfer}
+METHODS: dict[str, type[Method]] = {
+    "painting": Painting,
+    **{name: method for name, method in ALL_METHODS.items() if {Need.INDEX, Need.STYLES} & method.needs},
+}
 SETTINGS = (
     *("method", "strength", "sources", "levels", "stroke", "brushwork"),
     *("swap", "alpha", "top_k", "probes", "query_stride"),
+    *("style_weight", "iterations", "optimiser", "start", "sizes", "smoothness", "updates", "rounds"),
     *("preserve_colour", "quality", "output_space"),
 )
 FORMATS = {".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".png": "png"}
@@ -60,6 +64,8 @@ def try_command(
     kt-batch try holiday.jpg --style starry_night.jpg
 
     kt-batch try holiday.jpg --style starry_night.jpg --method knowledge --swap statistics
+
+    kt-batch try holiday.jpg --style starry_night.jpg --method gatys --size 256
     """
     path = out or Path(f"{Path(photo).stem}-kt.png")
     image_format = FORMATS.get(path.suffix.lower())
@@ -69,19 +75,25 @@ def try_command(
     target = Target("--out", path, read, force)
     target.check()
     chosen = settings.model_copy(update={"method": settings.method or next(iter(METHODS))}).resolve()
-    method = METHODS[chosen.method]
-    if method.levels:
-        cut = _of_levels(context, chosen.method, cut, decoder_weights)
-    wanted, cut = cut.size, _of_sources(method, cut)
+    method = _known(chosen.method)
+    wanted, cut = cut.size, _of_sources(method, _at_layer(context, chosen.method, cut, decoder_weights))
     source, encoder = options.new_encoder(weights, cut)
     networks = load_networks(source, method, cut.layer, decoder_weights)
     larger = larger_size(method, encoder, wanted)
-    fields = {"encoder": encoder, "format": image_format, **networks.digests, **larger}
+    styles = {"styles": ("0" * 16,)} if Need.STYLES in method.needs else {}  # the paintings are read later
+    fields = {"encoder": encoder, "format": image_format, **networks.digests, **larger, **styles}
     translation = method.config_type.model_validate({**chosen.values, **fields})
     data, summary = translate_one(photo, style, networks, method, translation, how.threads)
     target.write(data)
     print_summary({"out": str(path), **asdict(summary)}, _lines(path, summary), json)
     return 0
+
+
+def _known(name: str) -> type[Method]:
+    """Return a method. Raises UsageError for one that does not follow paintings."""
+    if name not in METHODS:
+        raise UsageError(f"`try` follows paintings, and {name} does not; it takes {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def _of_sources(method: type[Method], cut: options.CutOptions) -> options.CutOptions:
@@ -90,21 +102,22 @@ def _of_sources(method: type[Method], cut: options.CutOptions) -> options.CutOpt
     return cut.model_copy(update={"size": size})
 
 
-def _of_levels(
+def _at_layer(
     context: typer.Context, name: str, cut: options.CutOptions, decoder_weights: str | None
 ) -> options.CutOptions:
-    """Return the cut at the first level of a method. Raises UsageError for options that it has no use for."""
-    if decoder_weights is not None:
+    """Return the cut at the layer of a method. Raises UsageError for options that it has no use for."""
+    method, given = METHODS[name], not options.is_default(context, "layer")
+    if method.levels and decoder_weights is not None:
         raise UsageError(f"--decoder-weights has no effect with {name}, which takes one decoder per level.")
-    if not options.is_default(context, "layer"):
+    if method.levels and given:
         raise UsageError(f"--layer {cut.layer} has no effect with {name}, which has levels of its own.")
-    return cut.model_copy(update={"layer": METHODS[name].levels[0]})
+    return cut if given else cut.model_copy(update={"layer": method.layer})
 
 
 def _lines(path: Path, summary: SingleSummary) -> list[str]:
     """Return the summary for a person."""
-    matched = "unchanged" if summary.ncc_mean is None else f"mean NCC {summary.ncc_mean:.3f}"
-    lines = [f"{path}: {matched}, {summary.seconds:.1f} s"]
+    matched = f"mean NCC {summary.ncc_mean:.3f}, " if summary.ncc_mean is not None else ""
+    lines = [f"{path}: {matched if summary.shares else 'unchanged, '}{summary.seconds:.1f} s"]
     lines += [f"  {share:6.1%} from {uri}" for uri, share in summary.shares.items()]
     lines += [f"Passed over, as libraries and runs are no paintings: '{place}'" for place in summary.passed_over]
     lines += [f"Passed over: {in_words(summary.passed_over_files)}"] if summary.passed_over_files else []

@@ -112,8 +112,8 @@ def translate_one(
         photo: A path or URI.
         paintings: Paths, globs or URIs of up to MAX_PAINTINGS images.
         networks: Those of the method.
-        method: `painting` or `knowledge`.
-        config: How the photograph is translated; it names no index.
+        method: One that takes the paintings as a library or as style images.
+        config: How the photograph is translated; it names no index, and any style images.
         threads: Threads to compute on.
 
     Returns:
@@ -127,20 +127,19 @@ def translate_one(
     fix_numerics(threads)
     _, working = _read_image(photo, config.working_size, metadata=True)
     seconds: dict[str, float] = {}
-    encoder = networks.encoder.network
     with timed(seconds, "extract"):
         found = find_images(paintings, (), no_progress)
-        names, images, library = _extract(found.inputs, encoder, config)
+        names, images, tables = _read(
+            found.inputs, networks.encoder.network, config, patches=Need.INDEX in method.needs
+        )
     with timed(seconds, "index"):
-        index = index_for(method, library, encoder, cast("EncoderConfig", config.encoder))
-    made = method(config, Resources(**networks.resources, index=index, images=images))
+        made = _made(method, config, networks, images, tables)
     result = translate_image(made, working, config)
     sources = _coarsest(result.provenance)
-    counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
     summary = SingleSummary(
         ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6) if len(sources.ncc) else None,
-        shares={names[identity]: round(n / counts.total(), 4) for identity, n in counts.most_common()},
-        patches=counts.total(),
+        shares={names[identity]: round(share, 4) for identity, share in _shares(result.provenance, sources).items()},
+        patches=len(sources.ncc),
         seconds=round(time.perf_counter() - started, 3),
         stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
         passed_over=tuple(found.ours),
@@ -160,14 +159,41 @@ def _coarsest(provenance: PatchProvenance | LevelProvenance | SourceProvenance) 
     return PatchProvenance(none, none, ids, none.view(0, 1), none, none > 0)
 
 
+def _shares(
+    provenance: PatchProvenance | LevelProvenance | SourceProvenance, sources: PatchProvenance
+) -> dict[str, float]:
+    """Return the share of each painting by image id, the largest first: those recorded, or of the matched patches."""
+    if isinstance(provenance, SourceProvenance):
+        return dict(sorted(provenance.shares.items(), key=lambda each: -each[1]))
+    counts = Counter(bytes(image).hex() for image in unpack_ids(sources.patch_ids[:, 0].numpy())[0])
+    return {identity: count / counts.total() for identity, count in counts.most_common()}
+
+
+def _made(
+    method: type[Method],
+    config: MethodConfig,
+    networks: Networks,
+    images: Mapping[str, Tensor],
+    tables: Sequence[pa.Table],
+) -> Method:
+    """Return a method with the paintings: their patches as a library, or themselves as style images."""
+    resources = Resources(**networks.resources)
+    if Need.INDEX not in method.needs:
+        config = config.model_copy(update={"styles": tuple(sorted(images))})
+        return method(config, replace(resources, styles=images))
+    encoder = networks.encoder.network
+    index = index_for(method, pa.concat_tables(tables), encoder, cast("EncoderConfig", config.encoder))
+    return method(config, replace(resources, index=index, images=images))
+
+
 def _layer(config: MethodConfig) -> Layer:
     return cast("EncoderConfig", config.encoder).layer
 
 
-def _extract(
-    inputs: Sequence[Input], encoder: Encoder, config: MethodConfig
-) -> tuple[dict[str, str], dict[str, Tensor], pa.Table]:
-    """Return the URI and the working image of each painting by image id, and the patches of all."""
+def _read(
+    inputs: Sequence[Input], encoder: Encoder, config: MethodConfig, *, patches: bool
+) -> tuple[dict[str, str], dict[str, Tensor], list[pa.Table]]:
+    """Return the URI and the working image of each painting by image id, and with `patches` those of each."""
     if len(inputs) > MAX_PAINTINGS:
         raise UsageError(
             f"`try` takes up to {MAX_PAINTINGS} paintings, not {len(inputs)}; for more, extract a library and index it."
@@ -180,8 +206,9 @@ def _extract(
         if identity not in names:
             names[identity] = source.uri
             images[identity] = to_tensor(pad_to(painting.pixels, stride))
-            tables.append(image_patches(encoder, painting, identity, extraction))
-    return names, images, pa.concat_tables(tables)
+            if patches:
+                tables.append(image_patches(encoder, painting, identity, extraction))
+    return names, images, tables
 
 
 def index_for(method: type[Method], library: pa.Table, encoder: Encoder, config: EncoderConfig) -> Index:

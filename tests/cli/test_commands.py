@@ -133,6 +133,20 @@ def test_try_paints_a_large_picture_at_the_usual_size_first(
         assert (small.size, large.size) == ((512, 29), (600, 34))
 
 
+@pytest.mark.parametrize("words", [("adain",), ("patch_swap",), ("wct",), ("gatys", "--iterations", 2), ("ift",)])
+def test_try_takes_the_methods_with_style_images(
+    kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "photo.png", 11)
+    draw(tmp_path / "painting.png", 1)
+    said = kt("try", "photo.png", "--style", "painting.png", *QUICK, "--json", "--method", *words)
+    assert (said.code, list(said.json["shares"].values())) == (0, [1.0])
+    other = kt("try", "photo.png", "--style", "painting.png", "--method", "retouch", "--out", "other.png")
+    assert other.code == 2
+    assert "`try` follows paintings, and retouch does not; it takes painting, knowledge, adain" in other.err
+
+
 def test_try_writes_one_picture_and_nothing_else(kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "photo.png", 11)
