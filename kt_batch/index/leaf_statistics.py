@@ -1,4 +1,4 @@
-"""What a search must know of every leaf to choose the nearest ones, in memory or in a file that is mapped.
+"""Statistics by which a search chooses the nearest leaves, in memory or in a file that is mapped.
 
 The file `leaves.safetensors` of an index of m leaves holds
 

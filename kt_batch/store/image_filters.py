@@ -1,4 +1,4 @@
-"""Which images of a library a filter allows: by tag, licence, image id, or an SQL condition over the table `images`."""
+"""Filters of the images of a library: by tag, licence, image id, or an SQL condition over the table `images`."""
 
 from __future__ import annotations
 

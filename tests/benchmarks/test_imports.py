@@ -17,7 +17,7 @@ faults = {}
 for script in sys.argv[1:]:
     try:
         runpy.run_path(script, run_name="loaded")
-    except BaseException:
+    except (Exception, SystemExit):
         faults[script] = traceback.format_exc()
 json.dump(faults, sys.stdout)
 """

@@ -53,7 +53,7 @@ class _Page:
 
 
 class Leaves(Protocol):
-    """What the choice needs of an index.
+    """The parts of an index that the choice of leaves reads.
 
     tree: the places of the leaves; its nodes are not read.
     statistics: of the leaves; their directions and groups are in fixed point.

@@ -1,4 +1,4 @@
-"""What a served search and the owners of an index send each other: plain arrays, and integers in few bytes.
+"""Messages between a served search and the owners of an index: plain arrays, and integers in few bytes.
 
 Queries are numbered from 0 in the order in which `Queries` told of them. What belongs to several queries is
 concatenated, with the number of items of each: its `counts`, `(q,)`. Rows and leaves are those of the owner.

@@ -1,4 +1,4 @@
-"""Where the leaves and rows of an index are at its owners."""
+"""The places of the leaves and rows of an index at its owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which single source each photograph gets: drawn by a hash, dealt in turn, or the most alike one.
+"""Draws of one source for each photograph: by a hash, in turn, or the most alike one.
 
 A draw depends on the seed, the photograph and the sources alone: not on workers, units or the order of inputs.
 """

@@ -1,4 +1,4 @@
-"""Where a worker computes: its networks and its method on one device, its index on that device or on the processor."""
+"""The devices of a worker: one for its networks and its method, and that one or the processor for its index."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ PAUSE_SECONDS = 0.2  # before an actor that is starting again is asked again
 
 
 class Keeper(Protocol):
-    """What an actor keeps. Its successor is made anew, and knows nothing of earlier requests."""
+    """An object that an actor keeps. Its successor is made anew, and knows nothing of earlier requests."""
 
     def answer(self, requests: Sequence[Any], /) -> Any:
         """Answer the last of some requests, after the others."""
