@@ -81,4 +81,4 @@ $(DEMO_READY): pyproject.toml | $(VENV_READY)
 	$(call install,demo)
 
 $(TEST_READY): pyproject.toml | $(VENV_READY)
-	$(call install,test$(comma)dev)
+	$(call install,test$(comma)dev$(comma)browser)

@@ -39,7 +39,7 @@ from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedEncoder, load_decoder, load_encoder
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store.images.files import pad_to
 from kt_batch.store.indexes import find_index
 from kt_batch.store.opening import open_library

@@ -27,7 +27,7 @@ from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.index.status import index_status
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import layout
 from kt_batch.store.generations import find_growth

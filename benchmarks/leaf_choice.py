@@ -36,7 +36,7 @@ from kt_batch.index.searchers.leaf_choice import leaves_in_groups, nearest_leave
 from kt_batch.kernels.tiles import normalise
 from kt_batch.models.precision import quick_products
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import open_location
 

@@ -28,7 +28,7 @@ from kt_batch.evaluation.search import query_patches
 from kt_batch.index.index import Index
 from kt_batch.index.search import Search
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store import layout
 from kt_batch.store.indexes import read_index_summary
 from kt_batch.store.locations import open_location

@@ -37,7 +37,7 @@ from kt_batch.index.shards import VARIANCES, Shard, write_shard
 from kt_batch.index.tree import Tree
 from kt_batch.kernels.principal import LEVEL_WIDTH
 from kt_batch.kernels.tiles import normalise
-from kt_batch.pipelines.translate import sources
+from kt_batch.pipelines.translate import resources
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import (
@@ -159,7 +159,7 @@ class Watch(threading.Thread):
 def measured(folder: Path, digest: str, channels: int, cache: Path) -> dict[str, int | float | str]:
     """Open an index and search it; return the private bytes of each step beyond those before it, and a hash."""
     torch.set_num_threads(1)
-    sources.IN_MEMORY_BYTES = 0  # every index is mapped
+    resources.IN_MEMORY_BYTES = 0  # every index is mapped
     location = LocalLocation(folder)
     (summary,) = [each for each in read_index_summaries(location) if each.digest == digest]
     queries = torch.randn(QUERIES, 4, channels, generator=torch.Generator().manual_seed(1))
@@ -168,7 +168,7 @@ def measured(folder: Path, digest: str, channels: int, cache: Path) -> dict[str,
     watch = Watch()
     watch.start()
     started = time.perf_counter()
-    index = sources.open_index(location, summary, CachePlace(str(cache)))
+    index = resources.open_index(location, summary, CachePlace(str(cache)))
     seconds, peak, opened = time.perf_counter() - started, watch.most - before, held_bytes() - before
     started = time.perf_counter()
     search = Search(index, SearchConfig(probes=64))

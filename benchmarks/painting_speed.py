@@ -36,7 +36,8 @@ from kt_batch.kernels.patches import positions, unfold
 from kt_batch.methods.base import Resources
 from kt_batch.methods.painting.levels import LAYERS, encode_photograph
 from kt_batch.methods.painting.method import Painting, PaintingConfig
-from kt_batch.pipelines.translate.sources import Choice, choose, load_resources
+from kt_batch.pipelines.translate.resources import load_resources
+from kt_batch.pipelines.translate.sources import Choice, choose
 
 PROBES = (4, 8, 12, 16, 32)
 SAMPLE = 1024  # queries whose best match is known

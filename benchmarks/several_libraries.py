@@ -5,7 +5,8 @@
 Paintings and photographs of 256 x 256 pixels are drawn into FOLDER, and libraries are made there: two of half of the
 paintings each, and one of all. Images are translated by `knowledge` after the whole library, after both halves, and
 with one source each. With --workers 0, work is done in this process on one thread, and processor seconds are those of
-the pictures; else Ray runs it. Every run is made --times times, in turn; the smallest seconds count.
+the pictures; else Ray runs it. Every run is made --times times, in turn. The smallest seconds are shown; a ratio is the
+median of those of all rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +84,8 @@ def timed(photographs: Path, run: Path, choice: Choice, runner: Runner) -> dict[
     return {"seconds": seconds, "processor_seconds": work} | summary.stage_seconds
 
 
-def compared(folder: Path, photographs: Path, workers: int, times: int) -> dict[str, dict[str, float]]:
-    """Return the smallest seconds of each kind of run, after `times` rounds."""
+def compared(folder: Path, photographs: Path, workers: int, times: int) -> dict[str, list[dict[str, float]]]:
+    """Return the seconds of each kind of run in each of `times` rounds."""
     halves = [str(folder / "first"), str(folder / "second")]
     both = str(folder / "both")
     cache = str(folder / "cache")
@@ -102,9 +104,7 @@ def compared(folder: Path, photographs: Path, workers: int, times: int) -> dict[
         for name, choice in choices.items():
             found[name].append(timed(photographs, folder / "run", choice, runner))
     runner.close()  # type: ignore[attr-defined]
-    return {
-        name: {key: round(min(each[key] for each in rounds), 3) for key in rounds[0]} for name, rounds in found.items()
-    }
+    return found
 
 
 def main() -> None:
@@ -128,13 +128,19 @@ def main() -> None:
     photographs = drawn(given.folder / "photographs", given.photographs, 10**6)
     runs = compared(given.folder, photographs, given.workers, given.times)
     measure = "seconds" if given.workers else "processor_seconds"
-    base = runs["one library"][measure]
+    base = runs["one library"]
     table = {
         "patches": dict(zip(("first", "second", "both"), patches, strict=True)),
         "photographs": given.photographs,
         "workers": given.workers,
-        "runs": runs,
-        "ratios": {name: round(run[measure] / base, 3) for name, run in runs.items()},
+        "runs": {
+            name: {key: round(min(each[key] for each in rounds), 3) for key in rounds[0]}
+            for name, rounds in runs.items()
+        },
+        "ratios": {
+            name: round(median(each[measure] / one[measure] for each, one in zip(rounds, base, strict=True)), 3)
+            for name, rounds in runs.items()
+        },
     }
     print(json.dumps(table, indent=1))
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,4 +7,7 @@ export RAY_grpc_keepalive_time_ms=2000
 export RAY_grpc_keepalive_timeout_ms=3000
 export RAY_grpc_client_keepalive_time_ms=2000
 export RAY_grpc_client_keepalive_timeout_ms=3000
+export RAY_health_check_period_ms=1000
+export RAY_health_check_timeout_ms=3000
+export RAY_health_check_failure_threshold=5
 export RAY_prestart_worker_first_driver=0

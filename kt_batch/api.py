@@ -8,7 +8,14 @@ from os import fspath
 
 from pydantic import ValidationError
 
-from kt_batch.config import DEFAULT_SIZE, ExtractConfig, IndexConfig, RunOptions, ScaleKey, describe_fault
+from kt_batch.config import (
+    DEFAULT_SIZE,
+    ExtractConfig,
+    IndexConfig,
+    RunOptions,
+    ScaleKey,
+    describe_fault,
+)
 from kt_batch.errors import UsageError
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.encoders import new_encoder
@@ -36,6 +43,7 @@ from kt_batch.store.run import Run
 
 KT_VGG = EncoderSource()
 DEFAULT_OPTIONS = RunOptions()
+MOST_GIGABYTES = 1e9
 
 __all__ = ["Explanation", "build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"]
 
@@ -117,7 +125,7 @@ def build_index(
     """
     with _usage_errors():
         config = IndexConfig.model_validate(fields)
-    memory = None if build_memory is None else int(build_memory * 1e9)
+    memory = _bytes_of("build_memory", build_memory)
     return indexing.build_index(
         fspath(library), config, options, _runner(runner, options), progress, _key(at), fresh=fresh, memory=memory
     )
@@ -158,6 +166,7 @@ def translate(
     runner: Runner | None = None,
     progress: Progress = no_progress,
     manifest: Place | Sequence[Place] = (),
+    index_memory: float | None = None,
     **settings: object,
 ) -> TranslateSummary:
     """Translate images into a run, or continue where an earlier call stopped.
@@ -171,6 +180,8 @@ def translate(
         runner: Runs the units; None runs them in this process.
         progress: Called with every step.
         manifest: Lists of further images, as for `extract`.
+        index_memory: Gigabytes of the index that one process may hold; a Ray runner shares a larger index among
+            processes. None sets no limit.
         **settings: Fields of the method's configuration, such as swap, alpha, search, format and output of
             `knowledge`. With output `tar` or `parquet`, a shard holds as many photographs as a unit of `options`.
 
@@ -182,8 +193,18 @@ def translate(
     """
     config, sources = choose(method, settings, choice)
     lists = read_manifests(places(manifest))
-    request = TranslateRequest(places(images), fspath(out), config, sources, options, lists)
+    memory = _bytes_of("index_memory", index_memory)
+    request = TranslateRequest(places(images), fspath(out), config, sources, options, lists, index_memory=memory)
     return translating.translate(request, _runner(runner, options), progress)
+
+
+def _bytes_of(name: str, gigabytes: float | None) -> int | None:
+    """Return gigabytes as bytes; None stays None. Raises UsageError, which names the argument."""
+    if gigabytes is None:
+        return None
+    if not 0 < gigabytes <= MOST_GIGABYTES:
+        raise UsageError(f"{name} is {gigabytes}; allowed are gigabytes above 0, up to {MOST_GIGABYTES:g}.")
+    return int(gigabytes * 1e9)
 
 
 def open_library(place: Place) -> Library:

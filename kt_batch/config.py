@@ -49,9 +49,9 @@ KeyText = Annotated[str, AfterValidator(lambda text: str(ScaleKey.parse(text)))]
 
 
 class Config(BaseModel):
-    """A frozen set of options with a digest."""
+    """A frozen set of options with a digest. Numbers are finite, as in the JSON of plans."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON: sorted keys, no spaces, options at their default absent.
@@ -233,7 +233,12 @@ OutputSpace = Literal["input", "srgb", "p3"]
 OutputForm = Literal["files", "tar", "parquet"]
 Series = Literal["none", "folder", "time"]
 Draw = Literal["random", "round-robin", "nearest"]
+MOST_REGIONS = 16
 MOST_WEIGHT = 1000.0  # of the scores of a library
+
+
+def _is_absent(value: object) -> bool:
+    return not value  # plans of other runs stay as they were
 
 
 class FurtherLibrary(Config):
@@ -241,6 +246,14 @@ class FurtherLibrary(Config):
 
     index_digest: str
     weight: float = Field(1.0, gt=0, le=MOST_WEIGHT)
+
+
+class BankShare(Config):
+    """A filter bank of StyleBank by content id, its share of the mixture, and the images that it was learned from."""
+
+    bank: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weight: float = Field(gt=0, le=1)
+    images: tuple[ImageId, ...] = Field(min_length=1)
 
 
 class MethodConfig(Config):
@@ -254,16 +267,12 @@ class MethodConfig(Config):
     encoder: EncoderConfig | None = None
     decoder_sha256: str | None = Field(None, description="SHA-256 of the decoder's weight file.")
     decoders_sha256: tuple[str, ...] = Field(
-        (),
-        description="SHA-256 of the weight files of several decoders, one for each level of the method.",
-        exclude_if=lambda files: not files,  # plans of other methods stay as they were
+        (), description="SHA-256 of the files of several decoders, one for each level.", exclude_if=_is_absent
     )
     index_digest: str | None = Field(None, description="The index, and so its library's snapshot; none: in memory.")
     fit_digest: str | None = Field(None, description="The fit of a paired library, and so the library's snapshot.")
     statistics_digest: str | None = Field(
-        None,
-        description="The statistics of a library, and so its snapshot.",
-        exclude_if=lambda digest: digest is None,  # plans of other runs stay as they were
+        None, description="The statistics of a library, and so its snapshot.", exclude_if=_is_absent
     )
     library_weight: float = Field(
         1.0,
@@ -273,22 +282,29 @@ class MethodConfig(Config):
         exclude_if=lambda weight: weight == 1,
     )
     further_libraries: tuple[FurtherLibrary, ...] = Field(
-        (),
-        description="Libraries that are searched beside the first one.",
-        exclude_if=lambda libraries: not libraries,
+        (), description="Libraries that are searched beside the first one.", exclude_if=_is_absent
     )
     allowed_sha256: str | None = Field(
         None,
         description="SHA-256 of the ids of the images that a filter allows, library after library; none: all.",
-        exclude_if=lambda sha256: sha256 is None,
+        exclude_if=_is_absent,
     )
     draw: Draw | None = Field(
         None,
         description="How each photograph gets a single source; none: photographs have all sources.",
-        exclude_if=lambda draw: draw is None,
+        exclude_if=_is_absent,
     )
-    draw_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws.", exclude_if=lambda seed: not seed)
+    draw_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws.", exclude_if=_is_absent)
     styles: tuple[ImageId, ...] = Field((), description="Image ids of the style images.")
+    # How styles are mixed, and where: weights of `styles`, or none where all count alike; for regions, images of each
+    # place, or places in `banks` as the caller orders them, and the number of like regions, or the SHA-256 of all masks
+    style_weights: tuple[float, ...] = Field((), exclude_if=_is_absent)
+    style_groups: tuple[tuple[ImageId, ...], ...] = Field((), exclude_if=_is_absent)
+    regions: int | None = Field(None, ge=1, le=MOST_REGIONS, exclude_if=_is_absent)
+    masks_sha256: str | None = Field(None, exclude_if=_is_absent)
+    region_banks: tuple[Annotated[int, Field(ge=0)], ...] = Field((), exclude_if=_is_absent)
+    network: str | None = Field(None, description="Content id of the banks' network.", exclude_if=_is_absent)
+    banks: tuple[BankShare, ...] = Field((), description="Filter banks by content id.", exclude_if=_is_absent)
     size: int | None = Field(
         None,
         ge=SMALLEST_SIZE,
@@ -306,7 +322,6 @@ class MethodConfig(Config):
         description="Colour space of the outputs, which then say so: that of the photograph, sRGB or Display P3; "
         "default: that of the photograph for edits, and for other methods sRGB, without saying so.",
     )
-
     metadata: MetadataPolicy = Field(
         "keep",
         description="What outputs keep of their photograph's EXIF, XMP and IPTC: all, nothing, or all but the place. "

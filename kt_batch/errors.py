@@ -50,6 +50,7 @@ class Reason(StrEnum):
     DECODER_DIED = "decoder_died"  # decoding ends the reader process every time
     DECODER_SLOW = "decoder_slow"  # decoding exceeds its deadline
     NOT_A_PAIR = "not_a_pair"  # before and after are not one picture: cropped, turned, shifted, or equal
+    MASK = "mask"  # the label image of a photograph is missing, cannot be used, or does not fit
     FATAL = "fatal"  # quarantined: every worker that processed it died or fell silent
 
 

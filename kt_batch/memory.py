@@ -1,8 +1,13 @@
-"""The memory that this process may use: the machine's, or less where its control groups say so."""
+"""The memory that this process may use, and the most that it has used.
+
+It may use the machine's, or less where its control groups say so.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +25,23 @@ def memory_limit(process: Path = Path("/proc/self")) -> int:
     """
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_group_limits(process)])
+
+
+def peak_memory(process: Path = Path("/proc/self")) -> int:
+    """Return the most memory that this process has had resident since its program started, in bytes.
+
+    Linux says so in /proc. `getrusage` counts the process that started this one too, up to that moment, so it is asked
+    only where there is no /proc.
+
+    Args:
+        process: The process's folder in /proc.
+    """
+    for line in _read(process / "status").splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _group_limits(process: Path) -> Iterator[int]:

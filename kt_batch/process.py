@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 
@@ -40,3 +41,10 @@ def return_freed_memory() -> None:
     import pyarrow as pa  # after the settings of `tune_process`, like torch
 
     pa.set_memory_pool(pa.system_memory_pool())
+
+
+def return_all_freed_memory() -> None:
+    """Return what was freed until now to the system; the settings of this process stay as they are."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

@@ -41,6 +41,9 @@ NODE_ENVIRONMENT = {
     "RAY_grpc_keepalive_timeout_ms": "3000",
     "RAY_grpc_client_keepalive_time_ms": "2000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
     "RAY_prestart_worker_first_driver": "0",
 }
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import typer
 
+from kt_batch.cli.banks import banks_command
 from kt_batch.cli.bench import bench_app
+from kt_batch.cli.compare import add_compare
 from kt_batch.cli.demo import add_demo
 from kt_batch.cli.evaluate import evaluate_app
 from kt_batch.cli.extract import add_extract
 from kt_batch.cli.index import add_index
+from kt_batch.cli.influence import add_influence
 from kt_batch.cli.inspection import add_inspection
 from kt_batch.cli.libraries import add_libraries
 from kt_batch.cli.lut import add_lut
@@ -44,10 +47,13 @@ def make_app() -> typer.Typer:
     add_libraries(made)
     add_translate(made)
     add_inspection(made)
+    add_influence(made)
     add_maintenance(made)
     add_sheet(made)
+    add_compare(made)
     add_demo(made)
     made.command("models")(models_command)
+    made.command("banks")(banks_command)
     made.add_typer(bench_app, name="bench")
     made.add_typer(evaluate_app, name="evaluate")
     return made

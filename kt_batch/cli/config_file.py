@@ -40,7 +40,7 @@ GUARDED = frozenset({
 READ = frozenset({
     "images", "before", "after", "photo", "style", "library", "index", "encoder", "encoder_weights", "decoder_weights",
     "method", "preset", "searcher", "clusters", "also", "at", "tag", "license", "attribution", "max_rejects",
-    "build_memory", "only_tag", "only_license", "only_image",
+    "build_memory", "index_memory", "only_tag", "only_license", "only_image", "mask", "bank", "network",
 })  # fmt: skip
 FREE_TEXT = (str, Path, list[str], list[Path])
 CONNECTING = {("encoder", "vgg19"), ("runner", "ray")}  # values of options that are harmless otherwise

@@ -20,16 +20,20 @@ from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.report.pairs_page import pairs_page, pairs_page_start
 from kt_batch.store.targets import Inputs, Target
 
-evaluate_app = typer.Typer(help="Measure how good results are.", no_args_is_help=True)
+
+def make_evaluate_app() -> typer.Typer:
+    """Return the group `evaluate`."""
+    made = typer.Typer(help="Measure how good results are.", no_args_is_help=True)
+    made.callback()(_evaluate)
+    made.command("pairs")(expand(evaluate_pairs_command))
+    add_style(made)
+    return made
 
 
-@evaluate_app.callback()
 def _evaluate() -> None:
     """Measure how good results are."""
 
 
-@evaluate_app.command("pairs")
-@expand
 def evaluate_pairs_command(
     library: Annotated[str, typer.Argument(help="A paired library: a directory or s3://bucket/prefix.")],
     *,
@@ -78,4 +82,4 @@ def pairs_lines(report: PairsReport) -> list[str]:
     return [*lines, *gains]
 
 
-add_style(evaluate_app)
+evaluate_app = make_evaluate_app()

@@ -20,13 +20,18 @@ from kt_batch.pipelines.index.status import IndexStatus, LibraryStatus, index_st
 from kt_batch.pipelines.statistics.finish import StatisticsResult, build_statistics
 from kt_batch.store.names import in_command
 
+HOW = ("runner", "workers", "threads", "address", "mix_numerics", "log_file")
 IndexRun = Annotated[
     RunOptions,
-    Fields(only=("runner", "workers", "threads", "address", "mix_numerics", "log_file"), panel=options.RUN_PANEL),
+    Fields(only=HOW, panel=options.RUN_PANEL),
+]
+BuildRun = Annotated[
+    RunOptions,
+    Fields(only=(*HOW, "gpus", "anonymous", "requester_pays"), panel=options.RUN_PANEL, options=options.SWITCHES),
 ]
 
-
-REPORTING = ("library", "status", "json", "config", "trust_config")  # options that go with --status
+# Options that go with --status.
+REPORTING = ("library", "status", "json", "config", "trust_config", "anonymous", "requester_pays")
 Status = Annotated[
     bool, typer.Option("--status", help="Report what each index has grown from and how well it fits; build nothing.")
 ]
@@ -42,7 +47,7 @@ def index_command(
     context: typer.Context,
     library: Annotated[str, typer.Argument(help="The library: a directory or s3://bucket/prefix.")],
     building: options.Building,
-    how: IndexRun,
+    how: BuildRun,
     at: options.At = None,
     fresh: options.Fresh = False,
     build_memory: options.BuildMemory = None,

@@ -30,7 +30,7 @@ def explain_command(
     run: Annotated[str, typer.Argument(help="The run.")],
     output: Annotated[str, typer.Argument(help="An output, such as images/a.jpg.png, or its input, a.jpg.")],
     at: Annotated[str, typer.Option("--at", help="A pixel of the output, as X,Y.")],
-    library: Annotated[str | None, typer.Option("--library", help="Where the library is now, if it moved.")] = None,
+    library: options.MovedLibraries = None,
     every: Annotated[
         bool, typer.Option("--all", help="Of a painting, also the levels between form and texture. JSON has all.")
     ] = False,
@@ -50,6 +50,8 @@ def explain_command(
     lines += level_lines(explanation.levels, every) or contribution_lines(explanation.contributions)
     lines += enlarged_lines(explanation)
     lines += edit_lines(explanation.edit)
+    if explanation.sources and explanation.edit is None:
+        lines.append("Shares of the whole picture, not of the pixel:")
     lines += [f"  {source.share:5.1%}  {source.uri}{tags_shown(source.tags)}" for source in explanation.sources]
     print_summary(explanation.to_dict(), lines, json)
     return 0

@@ -145,6 +145,8 @@ def translate_images(
     chosen: ChoiceOptions,
     how: options.JobRun,
     shard_size: options.ShardSize = None,
+    index_memory: options.IndexMemory = None,
+    index_replicas: options.IndexReplicas = 1,
     bounds: RejectBounds,
     dry_run: DryRun,
     config: ConfigFile = None,
@@ -157,5 +159,8 @@ def translate_images(
     """
     estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
-    request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
+    memory = options.parse_size("--index-memory", index_memory)
+    lists = read_manifests(manifest or [])
+    request = replace(request, manifests=lists, shard_size=shard_size, index_memory=memory)
+    request = replace(request, index_replicas=index_replicas)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, bounds)

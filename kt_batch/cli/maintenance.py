@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from kt_batch.cli import options
+from kt_batch.cli.arguments import expand
 from kt_batch.cli.output import counted, print_lines, print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.cli.rejects import LINES
 from kt_batch.errors import UsageError
 from kt_batch.maintenance.cache import CacheSummary, gc_cache
 from kt_batch.maintenance.gc import GcSummary, gc
+from kt_batch.maintenance.made_with import AS_RECORDED, MadeWith
 from kt_batch.maintenance.recompute import Recompute, RecomputeSummary
 from kt_batch.maintenance.recompute import recompute as recompute_images
 from kt_batch.maintenance.verify import verify
 from kt_batch.report.page_files import page_start
 from kt_batch.report.recorded_edits import REVIEW_BELOW, Review
 from kt_batch.report.run_report import TEMPLATE, RunReport, duration, report_page, run_report
+from kt_batch.store.image_filters import ImageFilter
 from kt_batch.store.targets import Inputs, Target
 
 Digest = Annotated[
@@ -48,27 +52,65 @@ CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="The cache fol
 
 def add_maintenance(app: typer.Typer) -> None:
     """Give an app the commands of this module."""
-    app.command("verify")(verify_command)
+    app.command("verify")(expand(verify_command))
     app.command("gc")(gc_command)
     app.command("report")(report_command)
 
 
 SEEDS = 2**32
+AS_MADE = "With --recompute: as the place was made with."
+
+
+class MadeOptions(options.Options):
+    """Options of what a place was made with, where it does not say that itself."""
+
+    library: tuple[str, ...] = Field(
+        (),
+        description="With --recompute: where a run's library is now, if it moved; of several, one for each, in order.",
+    )
+    style: tuple[str, ...] = Field(
+        (), description="With --recompute: the style images of a run, where it used only some of them."
+    )
+    only_tag: tuple[str, ...] = Field((), description=AS_MADE)
+    only_license: tuple[str, ...] = Field((), description=AS_MADE)
+    only_image: tuple[str, ...] = Field((), description=AS_MADE)
+    where: str | None = Field(None, description=AS_MADE)
+    encoder_weights: str | None = Field(None, description=AS_MADE)
+    decoder_weights: str | None = Field(None, description=AS_MADE)
+    mask: str | None = Field(None, description="With --recompute: where a run's label images are now, if they moved.")
+    bank: tuple[str, ...] = Field(
+        (),
+        description="With --recompute: where a run's filter banks are now, if they moved: all, in any order.",
+    )
+    network: str | None = Field(None, description="With --recompute: where the network of the filter banks is now.")
+
+    def given(self) -> MadeWith:
+        """Return what is given."""
+        only = ImageFilter(self.only_tag, self.only_license, self.only_image, self.where)
+        return MadeWith(
+            libraries=self.library,
+            only=only,
+            styles=self.style,
+            encoder_weights=self.encoder_weights,
+            decoder_weights=self.decoder_weights,
+            mask=self.mask,
+            banks=self.bank,
+            network=self.network,
+        )
+
+
 Again = Annotated[int, typer.Option("--recompute", min=0, help="Also do N images once more, and compare.")]
 
 
 def verify_command(
+    *,
     place: options.Place,
     digest: Digest = False,
     recompute: Again = 0,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of the choice of images; default: another one each time.")
     ] = None,
-    library: Annotated[str | None, typer.Option("--library", help="Where a run's library is now, if it moved.")] = None,
-    encoder_weights: Annotated[
-        str | None, typer.Option("--encoder-weights", help="As the place was made with.")
-    ] = None,
-    decoder_weights: options.DecoderWeights = None,
+    made: MadeOptions,
     json: options.Json = False,
 ) -> int:
     """Read back everything that a library or a run holds.
@@ -78,10 +120,12 @@ def verify_command(
 
     kt-batch verify run
     """
+    chosen = secrets.randbelow(SEEDS) if seed is None else seed  # nobody can know which images to leave alone
+    request = Recompute(recompute, chosen, made.given())
+    if not recompute and request.made != AS_RECORDED:
+        raise UsageError("Options that say what a place was made with go with --recompute N; add it or leave them out.")
     with ProgressDisplay() as display:
         summary = verify(place, display)
-        chosen = secrets.randbelow(SEEDS) if seed is None else seed  # nobody can know which images to leave alone
-        request = Recompute(recompute, chosen, library, encoder_weights, decoder_weights)
         again = recompute_images(place, request, display) if recompute and not summary.faults else None
     if digest and summary.digest and not summary.faults:
         print_lines([summary.digest])
@@ -182,6 +226,10 @@ def report_command(
     place: options.Place,
     html: Annotated[Path | None, typer.Option("--html", help="Write the report to this file as a page.")] = None,
     review_below: options.ReviewBelow = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="The --log-file of a run with --index-memory: report what its owners were asked."),
+    ] = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> int:
@@ -189,12 +237,12 @@ def report_command(
 
     kt-batch report run --html report.html
     """
-    report = run_report(place, REVIEW_BELOW if review_below is None else review_below)
+    report = run_report(place, REVIEW_BELOW if review_below is None else review_below, log)
     if review_below is not None and report.review is None:
         raise UsageError(f"--review-below has no effect on '{place}', which records no edits; leave it out.")
     lines = report_lines(report)
     if html is not None:
-        target = Target("--html", html, Inputs(places=[place]), force, begins=page_start(TEMPLATE))
+        target = Target("--html", html, Inputs(files=[log], places=[place]), force, begins=page_start(TEMPLATE))
         target.write(report_page(report).encode(errors="backslashreplace"))
         lines.append(f"  Open {html}")
     print_summary(asdict(report), lines, json)
@@ -228,6 +276,12 @@ def report_lines(report: RunReport) -> list[str]:
             f"{share.units:6} units, {share.images} images  {share.worker or 'not recorded'}"
             + ("" if share.images_per_second is None else f"  {share.images_per_second:.3g} images/s")
             for share in report.workers
+        ],
+        "owners of the index": [
+            f"{share.owner:6}  {share.index_bytes / 1e9:.3g} GB, {share.queries:,} queries, {share.visits:,} visits of "
+            f"leaves, {share.bytes / 1e6:.3g} MB of messages, waited for {duration(share.seconds)}"
+            + (f", {share.lost:,} requests lost with a process" if share.lost else "")
+            for share in report.owners
         ],
     }
     for title, rows in tables.items():

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kt_batch.cli.arguments import Fields, same
 from kt_batch.config import (
+    MOST_REGIONS,
     MOST_UNIT,
     EncoderConfig,
     ExtractConfig,
@@ -31,6 +32,7 @@ from kt_batch.pipelines import encoders
 from kt_batch.pipelines.extract.presets import EXTRACT_PRESETS, extract_preset
 from kt_batch.pipelines.inputs import absolute_file
 from kt_batch.report.recorded_edits import REVIEW_BELOW
+from kt_batch.runners.base import MOST_REPLICAS
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
 RUN_PANEL = "How the work is run"
@@ -50,6 +52,13 @@ Manifests = Annotated[
 ]
 Place = Annotated[str, typer.Argument(help="A library or a run: a directory or s3://bucket/prefix.")]
 Library = Annotated[str, typer.Option("--library", help="The library: a directory or s3://bucket/prefix.")]
+MovedLibraries = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--library",
+        help="Where the run's library is now, if it moved; of several, one for each in the order of the run.",
+    ),
+]
 RunPlace = Annotated[str, typer.Option("--out", help="The run: a directory or s3://bucket/prefix.")]
 ShardSize = Annotated[
     int | None,
@@ -91,6 +100,27 @@ BuildMemory = Annotated[
         "--build-memory",
         metavar="<GB>",
         help="Gigabytes that no process of the build should exceed, such as 1.5; it changes nothing in the index.",
+        rich_help_panel=RUN_PANEL,
+    ),
+]
+IndexMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--index-memory",
+        metavar="<GB>",
+        help="Gigabytes of the index that one process may hold, such as 8; a larger index is shared among as many "
+        "processes of --runner ray as it takes. It changes nothing in the pictures.",
+        rich_help_panel=RUN_PANEL,
+    ),
+]
+IndexReplicas = Annotated[
+    int,
+    typer.Option(
+        "--index-replicas",
+        min=1,
+        max=MOST_REPLICAS,
+        help="Processes that hold each part of an index that --index-memory shares; with 2 or more, a lost one is not "
+        "waited for. It changes nothing in the pictures.",
         rich_help_panel=RUN_PANEL,
     ),
 ]
@@ -139,6 +169,34 @@ class CutOptions(Options):
 
     layer: Layer = same(EncoderConfig, "layer")
     size: int = same(EncoderConfig, "size")
+
+
+class RegionOptions(Options):
+    """Options of where styles, libraries or banks hold in a photograph: by a label image, or in like regions."""
+
+    mask: str | None = Field(
+        None,
+        description="A label image, grey or palette PNG, or a place of them that are called as the photographs: value "
+        "n takes the n-th --style, --library or --bank, from 0.",
+    )
+    regions: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_REGIONS,
+        description="Divide each photograph into so many regions of like features; the largest takes the first "
+        "--style, --library or --bank, and so on in turn.",
+    )
+
+
+class BankOptions(Options):
+    """Filter banks and their network."""
+
+    bank: tuple[str, ...] = Field(
+        (),
+        description="A filter bank of the method stylebank, or one of the shipped ones by its name (kt-batch banks); "
+        "also FILE=WEIGHT. May be repeated, which mixes the banks.",
+    )
+    network: str | None = Field(None, description="The network of the banks; default: the one beside the first bank.")
 
 
 class ExtractOptions(Options):

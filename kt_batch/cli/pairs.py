@@ -78,6 +78,8 @@ def pairs_request(named: PairOptions, library: str, described: Described, how: R
     """
     if not named.check():
         return None
+    if how.gpus:
+        raise UsageError(f"--gpus {how.gpus:g} has no effect on pairs, which are compared on processors; leave it out.")
     config = _pairs_config(*described, synthetic=named.synthetic_befores)
     return PairsRequest(named.before, named.after, library, config, how, read_pair_lists(named.pairs))
 

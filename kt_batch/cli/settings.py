@@ -164,6 +164,8 @@ def _walk(model: type[BaseModel], nested: object, path: tuple[str, ...]) -> Iter
         if not path and name in MethodConfig.model_fields:
             continue
         default = getattr(nested, name) if nested is not None else info.get_default(call_default_factory=True)
+        if isinstance(info.json_schema_extra, dict):
+            default = info.json_schema_extra.get("advised", default)
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _walk(info.annotation, default if isinstance(default, BaseModel) else None, (*path, name))
         else:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from kt_batch.cli import options
 from kt_batch.cli.arguments import expand
-from kt_batch.cli.contenders import read_contenders
+from kt_batch.cli.contenders import PaintingBankOptions, read_contenders
 from kt_batch.cli.output import counted, print_summary
 from kt_batch.cli.progress import ProgressDisplay
 from kt_batch.config import DEFAULT_SIZE, LARGEST_SIZE
 from kt_batch.errors import StorageError, UsageError
 from kt_batch.evaluation.style.compare import Show
-from kt_batch.evaluation.style.contenders import Contender, Unedited, result_names
+from kt_batch.evaluation.style.contenders import Contender, OwnMethod, Unedited, result_names
 from kt_batch.evaluation.style.evaluate import StylePictures, evaluate_style, load_network, spread_pairs
 from kt_batch.evaluation.style.peers import load_peers
 from kt_batch.evaluation.style.pictures import Decode, StylePicture, bytes_of, read_pictures
@@ -40,7 +40,7 @@ def add_style(app: typer.Typer) -> None:
     app.command("style")(expand(style_command))
 
 
-class Compared(options.Options):
+class Compared(PaintingBankOptions):
     """Options that choose what is compared, and by what."""
 
     method: Annotated[tuple[str, ...], typer.Option("--method", metavar="<NAME[:SETTING=VALUE,...]>")] = Field(
@@ -73,7 +73,7 @@ class Compared(options.Options):
         """
         chosen = self.method or (() if self.results or self.peer_weights else (DEFAULT,))
         peers, absent = load_peers(self.peer_weights) if self.peer_weights else ([], {})
-        return [Unedited(), *read_contenders(chosen, self.results, self.size, decode), *peers], absent
+        return [Unedited(), *read_contenders(chosen, self.results, self.size, self, decode), *peers], absent
 
 
 class Written(options.Options):
@@ -110,6 +110,8 @@ def style_command(
             paintings=read_pictures(style, compared.size, "paintings", decode),
             size=compared.size,
         )
+        compared.check_paintings(contenders, given.paintings)
+        ours = [each.with_banks_of(given.paintings) if isinstance(each, OwnMethod) else each for each in contenders]
         page = None
         if written.out:
             inputs = Inputs(images=[*photographs, *style])
@@ -117,7 +119,7 @@ def style_command(
             for painting in given.paintings:
                 page.add_painting(painting.id, bytes_of(painting.image))
         display = stack.enter_context(ProgressDisplay())
-        report = evaluate_style(given, contenders, absent, network, numerics, _show(page, writer), display)
+        report = evaluate_style(given, ours, absent, network, numerics, _show(page, writer), display)
         content = asdict(report)
         place = str(page.write(content)) if page else None
     lines = [*style_lines(report), *([f"Open {place}"] if place else [])]

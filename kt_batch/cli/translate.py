@@ -10,7 +10,7 @@ import typer
 from pydantic import Field
 
 from kt_batch.cli import options
-from kt_batch.cli.arguments import expand
+from kt_batch.cli.arguments import expand, same
 from kt_batch.cli.config_file import ConfigFile, TrustConfig, save_options
 from kt_batch.cli.estimates import DryRun, estimate_code, estimate_here, estimate_lines
 from kt_batch.cli.exit_codes import STRICT, RejectBounds
@@ -32,7 +32,7 @@ from kt_batch.store.names import in_command
 from kt_batch.store.receipts import PictureSizes
 
 
-class ChoiceOptions(options.Options):
+class ChoiceOptions(options.BankOptions):
     """The library, the style images and the networks that a method works with."""
 
     library: tuple[str, ...] = Field(
@@ -61,7 +61,13 @@ class ChoiceOptions(options.Options):
         "one with the most alike statistics (nearest: run kt-batch statistics first).",
     )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of --source random and round-robin; default: 0.")
-    style: tuple[str, ...] = Field((), description="A style image, or a place of them; may be repeated.")
+    style: tuple[str, ...] = Field(
+        (),
+        description="A style image, or a place of them; may be repeated, and end in a weight that the images of the "
+        "place share, as in irises.jpg=0.5.",
+    )
+    mask: str | None = same(options.RegionOptions, "mask")
+    regions: int | None = same(options.RegionOptions, "regions")
     encoder: str | None = Field(
         None, description="Without a library: kt-vgg (shipped, the default) or vgg19 (torchvision)."
     )
@@ -92,6 +98,8 @@ class ChoiceOptions(options.Options):
             draw=self.source,
             seed=self.seed,
             styles=self.style,
+            mask=self.mask,
+            regions=self.regions,
             encoder=self.encoder,
             encoder_weights=self.encoder_weights,
             decoder_weights=self.decoder_weights,
@@ -99,6 +107,8 @@ class ChoiceOptions(options.Options):
             size=self.size,
             cache=self.cache_dir,
             cache_bytes=int(self.cache_size * 1e9),
+            banks=self.bank,
+            network=self.network,
         )
 
 
@@ -121,6 +131,8 @@ def translate_command(
     chosen: ChoiceOptions,
     how: options.Run,
     shard_size: options.ShardSize = None,
+    index_memory: options.IndexMemory = None,
+    index_replicas: options.IndexReplicas = 1,
     dry_run: DryRun,
     config: ConfigFile = None,
     trust_config: TrustConfig = False,
@@ -134,7 +146,10 @@ def translate_command(
     """
     estimate_request, resolved = dry_run.request(), settings.resolve(SHARED)
     request = translate_request(images or [], out, chosen, resolved, how)
-    request = replace(request, manifests=read_manifests(manifest or []), shard_size=shard_size)
+    memory = options.parse_size("--index-memory", index_memory)
+    lists = read_manifests(manifest or [])
+    request = replace(request, manifests=lists, shard_size=shard_size, index_memory=memory)
+    request = replace(request, index_replicas=index_replicas)
     return run_translate(request, estimate_request, {**context.params, **resolved.options}, json, STRICT)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kt_batch.errors import UsageError
 from kt_batch.index.index import Index
+from kt_batch.index.served.index import ServedIndex
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Collection:
     weights: Times which the scores of each count, above 0. numbers: The number of each one's library.
     """
 
-    indexes: tuple[Index, ...]
+    indexes: tuple[Index | ServedIndex, ...]
     weights: tuple[float, ...]
     numbers: tuple[int, ...]
 
@@ -35,7 +36,19 @@ class Collection:
         return [max(1, -(-probes * index.count // total)) for index in self.indexes]
 
 
-def collected(indexes: Sequence[Index | None], weights: Sequence[float]) -> Index | Collection:
+def by_number(index: Index | Collection | ServedIndex) -> dict[int, Index | ServedIndex]:
+    """Return the index of each library by its number; that of a single one has the number 0."""
+    return dict(zip(index.numbers, index.indexes, strict=True)) if isinstance(index, Collection) else {0: index}
+
+
+def nothing_of(number: int) -> str:
+    """Return what is wrong where a region takes a library without an index."""
+    return f"A region takes library {number + 1}, and the filter allows no image of it; allow more images."
+
+
+def collected(
+    indexes: Sequence[Index | ServedIndex | None], weights: Sequence[float]
+) -> Index | ServedIndex | Collection:
     """Return the index of a single library as it is, since its weight changes no order, and several as a collection.
 
     Args:
@@ -63,9 +76,9 @@ def weighted(scores: Tensor, weight: float) -> Tensor:
     return torch.where(scores < 0, scores / weight, scores * weight)
 
 
-def deviation_of(index: Index | Collection) -> Tensor:
+def deviation_of(index: Index | Collection | ServedIndex) -> Tensor:
     """Return the mean standard deviation of patches `(C,)` float32: of several indexes, by numbers of patches."""
-    if isinstance(index, Index):
+    if not isinstance(index, Collection):
         return index.tree.deviation
     total = sum(each.count for each in index.indexes)
     parts = [each.tree.deviation.double() * (each.count / total) for each in index.indexes]

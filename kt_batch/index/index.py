@@ -19,6 +19,7 @@ from kt_batch.index.leaf_statistics import LeafStatistics
 from kt_batch.index.packing import ClusterSpace, pack, spread
 from kt_batch.index.shards import BAND_NAMES, LEAF_NAMES, PART, Shard, in_one_shard, make_shard, match_parts
 from kt_batch.index.tree import Tree, join
+from kt_batch.kernels import quantised
 from kt_batch.kernels.fixed_point import round_
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.quantised import Codes, decoded, dequantise, fit_basis, prepare_queries, products
@@ -26,7 +27,7 @@ from kt_batch.kernels.tiles import divide_rows, normalise
 from kt_batch.models.precision import quick_products
 
 WINDOW = 64  # patches; a larger window wastes products, a smaller one makes more groups (searchers.visits)
-FOREIGN = -1e30  # below any product of unit vectors
+FOREIGN = -1e30  # times the rest of a query, which is never 0 (kernels.principal), below any product of unit vectors
 
 
 class Mapped(Protocol):
@@ -55,8 +56,6 @@ class Index:
     A leaf is read through its window: `window_widths` rows from `window_rows` on. They are the leaf and the rows after
     it that make the width a multiple of WINDOW, so that leaves of one width are multiplied in one call. Where the shard
     ends earlier, the window begins before the leaf. It is never wider than the shard.
-
-    statistics: of the leaves.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Index:
             shards: Its shards.
             files: All that are mapped.
             read_soon: Called with the first levels that are read next, where shards are mapped.
-            leaves: The statistics of the leaves; None copies those of the shards.
+            leaves: The statistics of the leaves; None copies those of the shards when they are first needed.
         """
         self.tree = tree
         self._files = files
@@ -86,10 +85,15 @@ class Index:
         self.count = int(counts.sum())
         self.channels = tree.mean.shape[1]
         self._shard_counts = counts
-        self.statistics = leaves or leaf_statistics(self.shards)
+        self._leaves = leaves
         if len({shard.bits for shard in self.shards}) > 1:
             raise DamagedError("Some shards of this index keep patches in 4 bits, in 5 or as float16, and some do not.")
         self._bits = self.shards[0].bits  # of a code; None where patches are float16
+
+    @cached_property
+    def statistics(self) -> LeafStatistics:
+        """The statistics of the leaves, by which a search chooses among them."""
+        return self._leaves or leaf_statistics(self.shards)
 
     def first_rows(self, leaves: Tensor) -> Tensor:
         """Return the first rows in the index of `leaves`, of any shape."""
@@ -274,6 +278,27 @@ class Index:
     def prepare_queries(self, vectors: Tensor, level: Tensor) -> Tensor:
         """Return queries with keys `(n, D)` and first levels `(n, d + 1)` as `products` takes them, `(n, a)`."""
         return prepare_queries(vectors, level[:, :-1], self.tree.basis, self._bits) if self._bits else vectors
+
+    @property
+    def query_width(self) -> int:
+        """Values of a query that is prepared."""
+        values, directions = self.tree.directions.shape
+        return directions + 1 + values if self._bits else values
+
+    def prepare_quickly(self, vectors: Tensor, out: Tensor) -> Tensor:
+        """Write vectors `(n, D)` of any length to `out` `(n, a)` as `products` takes them; return coordinates `(n, d)`.
+
+        Unlike those of `prepare_queries`, last bits depend on n.
+        """
+        if self._preparation is None:
+            out.copy_(vectors)
+            return vectors @ self.tree.directions
+        quantised.prepare_quickly(vectors, self._preparation, out)
+        return out[:, : self.tree.directions.shape[1]]
+
+    @cached_property
+    def _preparation(self) -> quantised.Preparation | None:
+        return quantised.Preparation.of(self.tree.basis, self._bits) if self._bits else None
 
     def products(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Return float32 scores `(m,)` of queries `(m, a)` from `prepare_queries` with the patches of `rows` `(m,)`."""

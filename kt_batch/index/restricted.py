@@ -41,9 +41,14 @@ class RowsOfImages:
         return images, np.append(starts, len(self._images))
 
     @property
+    def numbers(self) -> NDArray[np.uint64]:
+        """Return the images that have a kept patch as numbers `(n,)`, ascending."""
+        return self._ends[0]
+
+    @property
     def images(self) -> list[str]:
         """Return the images that have a kept patch, 16 hex digits each, ascending."""
-        return [f"{image:016x}" for image in self._ends[0].tolist()]
+        return image_texts(self.numbers)
 
     def of_image(self, image_id: str) -> Tensor:
         """Return the rows `(m,)` int64 of an image, ascending; none of an unknown one."""
@@ -59,9 +64,30 @@ class RowsOfImages:
         return torch.from_numpy(np.isin(self._images, images).nonzero()[0])
 
 
+class IndexImages:
+    """The images of an index, and an index in memory of each."""
+
+    def __init__(self, index: Index) -> None:
+        self._index, self._rows = index, RowsOfImages(index)
+
+    @property
+    def images(self) -> list[str]:
+        """The images that have a kept patch, 16 hex digits each, ascending."""
+        return self._rows.images
+
+    def of_image(self, image_id: str) -> Index:
+        """Return an index in memory of the patches of an image, all in one leaf."""
+        return restricted(self._index, self._rows.of_image(image_id), ONE_IMAGE)
+
+
 def image_numbers(image_ids: bytes) -> NDArray[np.uint64]:
     """Return concatenated image ids of 8 bytes as numbers `(n,)`."""
     return np.frombuffer(image_ids, ">u8").astype(np.uint64)
+
+
+def image_texts(numbers: NDArray[np.uint64]) -> list[str]:
+    """Return the ids of images with these numbers `(n,)`, 16 hex digits each."""
+    return [f"{image:016x}" for image in numbers.tolist()]
 
 
 def index_of_images(index: Index, image_ids: bytes) -> Index | None:
@@ -81,25 +107,52 @@ def restricted(index: Index, rows: Tensor, leaf: int | None = None) -> Index:
         leaf: Patches of a leaf; None takes the mean of the whole index.
     """
     rows = rows.to(index.device)
-    target = leaf or -(-index.count // index.tree.leaves)
+    counts = counts_by_leaf(index, rows)
+    group = (counts.cumsum(0) - counts) // (leaf or mean_leaf(index.count, index.tree.leaves))
+    leaf_count = joined_counts(counts, group)
+    there = counts > 0
+    centres = index.tree.leaf_centres()[there] * counts[there, None]
+    joined = torch.zeros(len(leaf_count), centres.shape[1], device=rows.device)
+    joined.index_add_(0, group[there].unique_consecutive(return_inverse=True)[1], centres)
+    return index_of_rows(index.tree, normalise(joined), leaf_count, gathered(index, rows))
+
+
+def mean_leaf(patches: int, leaves: int) -> int:
+    """Return the patches of a leaf that neighbouring leaves of some images are joined to."""
+    return -(-patches // leaves)
+
+
+def counts_by_leaf(index: Index, rows: Tensor) -> Tensor:
+    """Return how many of rows `(m,)`, ascending, each leaf has, `(leaves,)` int64."""
     begin = index.first_rows(torch.arange(index.tree.leaves, device=index.device))
     leaf_of = torch.searchsorted(begin, rows, right=True) - 1
-    counts = torch.bincount(leaf_of, minlength=index.tree.leaves)
-    group = (counts.cumsum(0) - counts) // target
-    group = group[counts > 0].unique_consecutive(return_inverse=True)[1]
-    held = counts[counts > 0]
-    groups = int(group[-1]) + 1
-    leaf_count = torch.zeros(groups, dtype=torch.int64, device=rows.device).index_add_(0, group, held)
-    tensors = _gathered(index, rows)
-    means, variances = leaf_statistics(tensors["level"], leaf_count)
-    patch_ids, norms, level = (tensors.pop(name) for name in ("patch_ids", "norms", "level"))
-    centres = index.tree.leaf_centres()[counts > 0] * held[:, None]
-    joined = torch.zeros(groups, centres.shape[1], device=rows.device).index_add_(0, group, centres)
-    tree = _flat(index.tree, normalise(joined), leaf_count)
-    return Index(tree, [Shard(tensors, patch_ids, norms, level, means, variances)])
+    return torch.bincount(leaf_of, minlength=index.tree.leaves)
 
 
-def _gathered(index: Index, rows: Tensor) -> dict[str, Tensor]:
+def joined_counts(counts: Tensor, group: Tensor) -> Tensor:
+    """Return the rows of each group, ascending, of leaves with `counts` `(leaves,)` and groups; none is empty."""
+    there = counts > 0
+    number = group[there].unique_consecutive(return_inverse=True)[1]
+    groups = int(number[-1]) + 1
+    return torch.zeros(groups, dtype=torch.int64, device=counts.device).index_add_(0, number, counts[there])
+
+
+def index_of_rows(tree: Tree, centres: Tensor, leaf_count: Tensor, tensors: dict[str, Tensor]) -> Index:
+    """Return an index in memory of rows that follow one another leaf after leaf.
+
+    Args:
+        tree: The tree of the whole index, whose statistics it has.
+        centres: Of the leaves, `(leaves, D)`; without values where no searcher descends the tree.
+        leaf_count: Rows of each leaf, `(leaves,)`.
+        tensors: Those of a shard of the rows by name (`gathered`).
+    """
+    shard = dict(tensors)
+    means, variances = leaf_statistics(shard["level"], leaf_count)
+    patch_ids, norms, level = (shard.pop(name) for name in ("patch_ids", "norms", "level"))
+    return Index(_flat(tree, centres, leaf_count), [Shard(shard, patch_ids, norms, level, means, variances)])
+
+
+def gathered(index: Index, rows: Tensor) -> dict[str, Tensor]:
     """Return the tensors of a shard of rows `(m,)` by name, without those of its leaves."""
     number = torch.searchsorted(index.shard_start, rows, right=True) - 1
     found: dict[str, Tensor] = {}

@@ -27,6 +27,16 @@ def check_statistics(tree: Tree, shards: Sequence[Shard], leaves: LeafStatistics
         )
 
 
+def check_leaves_fit(tree: Tree, leaves: LeafStatistics, name: str) -> None:
+    """Raise DamagedError when the statistics of leaves are not of the sizes of an index's tree."""
+    found, wanted = (len(leaves.lengths), leaves.coordinates), (tree.leaves, tree.directions.shape[1])
+    if found != wanted or leaves.variances.shape[1] > wanted[1]:
+        raise DamagedError(
+            f"The file of the leaves of the index {name} has {found[0]} leaves with {found[1]} coordinates and "
+            f"{leaves.variances.shape[1]} variances; its tree has {wanted[0]} with {wanted[1]}."
+        )
+
+
 def check_fit(tree: Tree, shards: Sequence[Shard], name: str) -> None:
     """Check that the leaves of a tree are the patches of its shards, and that all have the same basis.
 

@@ -197,6 +197,37 @@ def prepare_queries(vectors: Tensor, coordinates: Tensor, basis: Basis, bits: in
     return out
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """The operands of `prepare_quickly` beside the queries, float32.
+
+    along: directions, and the weight of every value, `(D, d + 1)`.
+    weighted: directions times weights, `(d, D)`.
+    middle: the middle of a code.
+    """
+
+    along: Tensor
+    weighted: Tensor
+    middle: float
+
+    @classmethod
+    def of(cls, basis: Basis, bits: int) -> Preparation:
+        """Prepare for patches of a basis in so many bits."""
+        weights = (basis.spread * STEP[bits])[:, None]
+        along = torch.cat([basis.directions, weights], dim=1).contiguous()
+        return cls(along, (basis.directions * weights).T.contiguous(), MIDDLE[bits])
+
+
+def prepare_quickly(vectors: Tensor, preparation: Preparation, out: Tensor) -> None:
+    """As `prepare_queries`, of vectors `(n, D)` of any length, to `out`, with rounding errors that depend on n."""
+    width = preparation.along.shape[1]
+    out[:, :width] = vectors @ preparation.along
+    coordinates, rest = out[:, : width - 1], out[:, width:]
+    out[:, width - 1] -= coordinates @ preparation.weighted.sum(1)
+    out[:, width - 1] *= -preparation.middle
+    torch.mul(vectors, preparation.along[:, -1], out=rest).addmm_(coordinates, preparation.weighted, alpha=-1)
+
+
 def products(queries: Tensor, coordinates: Tensor, codes: Codes) -> Tensor:
     """Return float32 scores `(m,)`, pair by pair.
 

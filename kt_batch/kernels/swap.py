@@ -38,11 +38,14 @@ def statistics_swap(
     cols: Tensor,
     deviation: Tensor,
     guide: Tensor,
+    regions: Tensor | None = None,
 ) -> Tensor:
     """Give every patch the mean and deviation of its match (eq. 7), per channel, as one affine map per cell.
 
     This differs from the paper in two ways. Both deviations have a floor, and their ratio a bound (FLOOR, MAX_RATIO).
-    The maps (scale, shift) of overlapping patches are averaged, then smoothed except across edges of the image.
+    The maps (scale, shift) of overlapping patches are averaged, then smoothed except across edges of the image, and
+    never across those of regions: each region has maps of its own, which beyond it are their mean, and are mixed in the
+    cells of patches of several regions.
 
     Args:
         features: `(C, h, w)`.
@@ -50,8 +53,9 @@ def statistics_swap(
         matched: Their matches `(n, 4, C)`.
         rows: Top-left cells of the query patches, `(n,)` int64.
         cols: `(n,)` int64.
-        deviation: Mean standard deviation of the library's patches, `(C,)`.
+        deviation: Mean standard deviation of the library's patches, `(C,)`, or of that of each patch, `(n, C)`.
         guide: Luminance `(h, w)` in [0, 1].
+        regions: The region of each patch, `(n,)` int64; None: one for all.
 
     Returns:
         `(C, h, w)`, of any sign.
@@ -62,7 +66,19 @@ def statistics_swap(
     scale = ((target_std + floor) / (source_std + floor)).clamp_(1 / MAX_RATIO, MAX_RATIO)
     shift = target_mean - scale * source_mean
     maps = torch.cat([scale, shift], dim=1)[:, None].expand(-1, 4, -1)
-    per_cell = fold(maps, rows, cols, features.shape[1], features.shape[2])
-    smooth = guided_filter(per_cell, guide, GUIDE_RADIUS, GUIDE_EPSILON)
-    scale_map, shift_map = smooth.chunk(2)
-    return features * scale_map + shift_map
+    if regions is None or regions.eq(regions[0]).all():
+        return _mapped(features, fold(maps, rows, cols, *guide.shape), guide)
+    swapped = torch.zeros_like(features)
+    for region in torch.unique(regions).tolist():
+        mine = regions == region
+        share = fold(mine.to(features.dtype)[:, None, None].expand(-1, 4, 1), rows, cols, *guide.shape)
+        per_cell = fold(maps[mine], rows[mine], cols[mine], *guide.shape)
+        mean = (per_cell * share).sum((1, 2), keepdim=True) / share.sum()
+        swapped += share * _mapped(features, torch.where(share > 0, per_cell, mean), guide)
+    return swapped
+
+
+def _mapped(features: Tensor, maps: Tensor, guide: Tensor) -> Tensor:
+    """Return features `(C, h, w)` after maps `(2C, h, w)`, the scales and then the shifts, smoothed along the guide."""
+    scale, shift = guided_filter(maps, guide, GUIDE_RADIUS, GUIDE_EPSILON).chunk(2)
+    return features * scale + shift

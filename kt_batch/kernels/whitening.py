@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kt_batch.kernels.regions import freedom
+
 SMALLEST_EIGENVALUE = 1e-5  # directions with less variance are left out, as in the authors' code
 
 
@@ -19,22 +21,38 @@ class Axes:
     vectors: Tensor
 
 
-def principal_axes(features: Tensor) -> Axes:
+def principal_axes(features: Tensor, mask: Tensor | None = None) -> Axes:
     """Return mean and principal axes of the cells of features `(C, h, w)`, computed in float64.
+
+    A mask `(h, w)` weighs the cells.
+    """
+    cells = features.flatten(1).double()
+    if mask is None:
+        mean = cells.mean(1, keepdim=True)
+        cells = cells - mean
+        return axes_of(mean, cells @ cells.T / max(1, cells.shape[1] - 1))
+    weights = mask.flatten().double()
+    mean = (cells @ weights / weights.sum())[:, None]
+    cells = cells - mean
+    return axes_of(mean, (cells * weights) @ cells.T / freedom(weights))
+
+
+def axes_of(mean: Tensor, covariance: Tensor) -> Axes:
+    """Return the axes of a covariance `(C, C)` around a mean `(C, 1)`, both float64.
 
     Axes with a variance of SMALLEST_EIGENVALUE or less are left out: none is left of features of one value.
     """
-    cells = features.flatten(1).double()
-    mean = cells.mean(1, keepdim=True)
-    cells = cells - mean
-    values, vectors = torch.linalg.eigh(cells @ cells.T / max(1, cells.shape[1] - 1))
+    values, vectors = torch.linalg.eigh(covariance)
     kept = values > SMALLEST_EIGENVALUE
     return Axes(mean, values[kept], vectors[:, kept])
 
 
-def whitened(features: Tensor) -> Tensor:
-    """Return the cells `(C, n)` float64 of features `(C, h, w)`, with mean 0 and variance 1 along each axis."""
-    own = principal_axes(features)
+def whitened(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the cells `(C, n)` float64 of features `(C, h, w)`, with mean 0 and variance 1 along each axis.
+
+    With a mask `(h, w)`, mean and variance are those of the cells by its weights.
+    """
+    own = principal_axes(features, mask)
     cells = features.flatten(1).double() - own.mean
     return own.vectors @ ((own.vectors.T @ cells) * own.variances.rsqrt()[:, None])
 

@@ -18,6 +18,7 @@ from kt_batch.errors import DamagedError, MissingError, StorageError, UsageError
 from kt_batch.maintenance.gc_indexes import read_indexes
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store import layout
+from kt_batch.store.checkpoints import parse_checkpoint_name
 from kt_batch.store.library import Library
 from kt_batch.store.locations import Location
 from kt_batch.store.names import TEMP_PREFIX
@@ -150,6 +151,7 @@ def survey(opened: Opened, *, old_indexes: bool = False) -> Survey:
         if opened.header.series != "none":
             series, left_behind = _series_files(opened.location, names, planned, len(opened.committed.ledger.plans()))
             possible |= left_behind
+        possible |= {name for name in names if (found := parse_checkpoint_name(name)) and found.unit in planned}
         shards = {layout.OUTPUT_SHARDS} if opened.header.output != "files" else set()
         kept, kinds = committed | made | {layout.RUN_SUMMARY}, layout.RUN_KINDS | shards
     else:

@@ -10,14 +10,15 @@ import hashlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kt_batch.config import Config
-from kt_batch.errors import MismatchError, MissingError, Reason
+from kt_batch.errors import MissingError, Reason
+from kt_batch.maintenance.made_with import AS_RECORDED, MadeWith, job_of
 from kt_batch.maintenance.recompute_series import SeriesCheck
 from kt_batch.maintenance.verify import rows_digest
 from kt_batch.pipelines.encoders import library_encoder
@@ -26,10 +27,8 @@ from kt_batch.pipelines.extract.worker import ExtractWorker
 from kt_batch.pipelines.pairs.plan import PairsJob
 from kt_batch.pipelines.pairs.worker import PairsWorker
 from kt_batch.pipelines.progress import Progress, Step
-from kt_batch.pipelines.translate.plan import TranslateJob
-from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.pipelines.translate.worker import TranslateWorker
-from kt_batch.report.sources import follows, library_of, named_library, trusted_library
+from kt_batch.report.sources import follows
 from kt_batch.store import layout
 from kt_batch.store.images.reader_process import ImageReaderProcess
 from kt_batch.store.library import Library
@@ -49,7 +48,6 @@ SAME_MATCHES = 0.999  # share of best matches that another numerics class finds 
 VECTOR = "vector"
 VECTOR_STEP = 1e-2  # of the largest value: how far a patch of another numerics class may be off
 STEP = 1.0 / 255  # how far a picture of another numerics class may be off
-NOT_RECOMPUTED = ("further_libraries", "allowed_sha256", "draw")  # fields of runs that are not done once more
 WHEREABOUTS = ("library", "source_uri")  # columns of provenance that say where sources are, and not what they are
 
 Compare = Callable[[Item], bool | None]  # True: equal, False: different, None: equal within STEP
@@ -57,16 +55,11 @@ Compare = Callable[[Item], bool | None]  # True: equal, False: different, None: 
 
 @dataclass(frozen=True)
 class Recompute:
-    """The request: how many images, and where what made them is now.
-
-    library: Of a run, if it moved. encoder_weights, decoder_weights: Files, as the run was given them.
-    """
+    """The request: how many images, which, and with what they were made."""
 
     count: int
     seed: int = 0
-    library: str | None = None
-    encoder_weights: str | None = None
-    decoder_weights: str | None = None
+    made: MadeWith = AS_RECORDED
 
 
 @dataclass
@@ -154,7 +147,7 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         if receipt and output
     }
     items = [Item(output.image_id, output.uri, output.input_name, output.name) for output in outputs.values()]
-    job = _job(run, request, folder, _threads(run.committed.receipts.values()))
+    job = job_of(run, request.made, folder, threads_of(run.committed.receipts.values()))
     worker, again = TranslateWorker(job), Ledger(open_location(folder))
     series = SeriesCheck(run, job) if job.series else None
 
@@ -176,57 +169,6 @@ def _of_run(run: Run, request: Recompute, folder: str) -> tuple[list[Item], Comp
         return None if close and _agreement(*provenance) >= SAME_MATCHES else False
 
     return items, compare
-
-
-def _job(run: Run, request: Recompute, folder: str, threads: int) -> TranslateJob:
-    """Return the job that made a run, for a temporary directory. Raises MismatchError when it is another one."""
-    config = run.config
-    if several := [name for name in NOT_RECOMPUTED if config.get(name)]:
-        raise MismatchError(
-            f"'{run.location.uri}' has {several[0]} in its configuration; --recompute is for runs of one library or of "
-            "style images, with all of their images."
-        )
-    fit, statistics = config.get("fit_digest"), config.get("statistics_digest")
-    library = library_of(run, request.library) if run.header.index_digest or statistics else None
-    paired = (request.library or trusted_library(run)) if fit else None
-    shared = (
-        "method", "encoder", "decoder_sha256", "decoders_sha256", "index_digest", "fit_digest", "statistics_digest",
-        "styles", "size",
-    )  # fmt: skip
-    encoder = run.header.encoder
-    choice = Choice(
-        library=library.location.uri if library else paired,
-        index=run.header.index_digest,
-        statistics=statistics,
-        styles=sorted(_style_places(run)) if config.get("styles") else [],
-        encoder=encoder.encoder if encoder and not library else None,
-        layer=encoder.layer if encoder and not library else None,
-        encoder_weights=request.encoder_weights,
-        decoder_weights=request.decoder_weights,
-        size=None if fit else config.get("size") or (encoder.size if encoder else None),
-        fit=fit,
-    )
-    settings = {name: value for name, value in config.items() if name not in shared}
-    made, sources = choose(run.header.method, settings, choice)
-    planned = run.committed.ledger.config()
-    if planned is None or made.digest() != planned[1]:
-        raise MismatchError(
-            f"What made '{run.location.uri}' cannot be put together again: the configuration here has the digest "
-            f"{made.digest()}, that of the run {planned and planned[1]}; give the weights that it was made with."
-        )
-    named = named_library(run)
-    sources = replace(sources, library=request.library or named or sources.library)
-    series = run.location.uri if made.shares_edits else None
-    return TranslateJob(run=folder, config=made, sources=sources, threads=threads, series=series)
-
-
-def _style_places(run: Run) -> set[str]:
-    """Return where the style images of a run are, as its provenance says."""
-    return {
-        str(uri)
-        for part in run.committed.parts(layout.PROVENANCE).values()
-        for uri in read_table(run.location, part, ["source_uri"])["source_uri"].unique().to_pylist()
-    }
 
 
 def _rejected_now(again: Ledger, receipt: Receipt) -> bool:
@@ -293,8 +235,8 @@ def _of_library(library: Library, request: Recompute, folder: str) -> tuple[list
     items = {
         item.image_id: item for unit in units.values() for item in unit.items if owners.get(item.image_id) == unit.id
     }
-    source, _ = library_encoder(library, request.encoder_weights)
-    threads = _threads(library.committed.receipts.values())
+    source, _ = library_encoder(library, request.made.encoder_weights)
+    threads = threads_of(library.committed.receipts.values())
     job = ExtractJob(library=folder, config=library.config, encoder=source, threads=threads)
     worker, again = ExtractWorker(job), Ledger(open_location(folder))
 
@@ -327,7 +269,7 @@ def _compared(kind: str, one: pa.Table, other: pa.Table, same_numerics: bool) ->
 
 
 def _of_pairs(library: PairedLibrary, folder: str) -> tuple[list[Item], Compare]:
-    threads = _threads(library.committed.receipts.values())
+    threads = threads_of(library.committed.receipts.values())
     worker = PairsWorker(PairsJob(folder, library.config, threads))
     again = Ledger(open_location(folder))
     items = {item.image_id: item for unit in library.committed.ledger.units() for item in unit.items}
@@ -357,7 +299,7 @@ def _close_patches(one: pa.Table, other: pa.Table) -> bool:
     return bool(np.abs(first - second).max(initial=0.0) <= VECTOR_STEP * largest)
 
 
-def _threads(receipts: Iterable[Receipt]) -> int:
+def threads_of(receipts: Iterable[Receipt]) -> int:
     """Return the threads that the first receipt records: the same number gives the same bytes."""
     recorded = next((receipt.numerics.get("threads", "") for receipt in receipts), "")
     return int(recorded) if recorded.isdecimal() and 0 < int(recorded) <= 256 else 1

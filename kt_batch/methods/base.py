@@ -15,10 +15,12 @@ from torch import Tensor
 from kt_batch.config import Layer, MethodConfig
 from kt_batch.index.collection import Collection
 from kt_batch.index.index import Index
+from kt_batch.index.served.index import ServedIndex
 from kt_batch.kernels.moments import Moments
 from kt_batch.methods.retouch.fit import Fit
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
+from kt_batch.models.stylebank import AutoEncoder
 
 PROCESSOR = torch.device("cpu")
 
@@ -33,6 +35,7 @@ class Need(StrEnum):
     STATISTICS = "statistics"  # of a library: channel means and second moments; beside STYLES, one of the two
     STYLES = "styles"  # style images
     IMAGES = "images"  # the working images that a library keeps
+    BANKS = "banks"  # filter banks, and the network that they belong to
     PAIRS = "pairs"  # maps fitted to the before/after pairs of a library
 
 
@@ -45,6 +48,14 @@ class LibraryStatistics:
 
 
 @dataclass(frozen=True)
+class Banks:
+    """Filter banks and their network. banks: `(C, C, k, k)` each, in the order in which a configuration names them."""
+
+    network: AutoEncoder
+    banks: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Resources:
     """The loaded resources of a method; None for those that it does not need.
 
@@ -53,19 +64,22 @@ class Resources:
 
     styles: Image id -> style image `(3, H, W)` float32 RGB in [0, 1], at the working size, its sides multiples of the
     encoder's stride. An image is read when it is asked for.
-    index: An index, or those of several libraries.
+    index: An index, those of several libraries, or one that owners hold.
     decoders: Layer -> decoder, for each level of the method.
     images: Image id -> working image of the library, as styles.
+    images_by_library: The same of each library, for regions that have libraries of their own.
     """
 
     encoder: Encoder | None = None
     decoder: Decoder | None = None
-    index: Index | Collection | None = None
+    index: Index | Collection | ServedIndex | None = None
     decoders: Mapping[Layer, Decoder] | None = None
     images: Mapping[str, Tensor] | None = None
+    images_by_library: tuple[Mapping[str, Tensor], ...] = ()
     styles: Mapping[str, Tensor] | None = None
     fit: Fit | None = None
     statistics: LibraryStatistics | None = None
+    banks: Banks | None = None
     device: torch.device = PROCESSOR
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kt_batch.errors import WeightsError
+from kt_batch.kernels.grid import without_grid
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder
 
@@ -55,6 +56,23 @@ def decode(decoder: Decoder, features: Tensor, own: Tensor | None = None, detail
     """
     maps = [None if m is None else m[None].contiguous(memory_format=torch.channels_last) for m in (features, own)]
     return decoder.decode(cast("Tensor", maps[0]), maps[1], detail_weight)[0].contiguous()
+
+
+def decode_styled(decoder: Decoder, features: Tensor, own: Tensor, own_weight: float, fine_weight: float) -> Tensor:
+    """Decode features that no image has to an image `(3, H, W)` in [0, 1], without the grid that they leave.
+
+    Args:
+        decoder: The network.
+        features: A feature map with a style, `(C, h, w)`.
+        own: That of the photograph, whose details the image gets, `(C, h, w)`.
+        own_weight: How much of these details, in [0, 1].
+        fine_weight: How much of those that are no colour: with a mean of zero in each cell. At least `own_weight`.
+    """
+    image = decode(decoder, features, own, own_weight)
+    if fine_weight > own_weight:
+        fine = decoder.missing_details(own[None].contiguous(memory_format=torch.channels_last))[0]
+        image = (image + (fine_weight - own_weight) * fine).clamp_(0, 1)
+    return without_grid(image.contiguous(), decoder.scale)
 
 
 def to_tensor(pixels: NDArray[np.float32]) -> Tensor:

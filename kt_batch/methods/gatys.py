@@ -1,15 +1,18 @@
-"""Neural style transfer by optimising pixels (Gatys, Ecker & Bethge 2016), and the refinement of Yu & Chang.
+"""Neural style transfer by optimising pixels (Gatys, Ecker & Bethge 2016).
 
 The pixels of a picture are changed until its features are near the photograph's and its Gram matrices near the style's.
-Several styles each keep a term of their own (eq. 29 of the supplement of Iterative Feature Transformation).
+Several styles each keep a term of their own, with their weight (eq. 29 of the supplement of Iterative Feature
+Transformation). A region has Gram matrices of its own, and weighs as its area.
 
 Layers are those of the encoder at hand: the shipped ones end at relu4_1, so the content is compared there, and not at
-conv4_2, and the styles at relu1_1 to relu4_1, without conv5_1.
+conv4_2, and the styles at relu1_1 to relu4_1, without conv5_1. What leaves [0, 1] costs more than it does there: pixels
+that are clipped at the end undo much of the work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -20,13 +23,17 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, ImageId, Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.gram import content_loss, gram, style_loss, total_variation
+from kt_batch.kernels.gram import content_loss, gram, outside, style_loss, total_variation
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
+from kt_batch.methods.checkpoints import Progress, progress_of
+from kt_batch.methods.descent import Adam, Lbfgs, descended
 from kt_batch.methods.features import timed
+from kt_batch.methods.styles import EncodedRegions, MixesStyles, Parts, StyleMixes, weighted_mean
 from kt_batch.models.encoder import Encoder
 
 CONTENT = "relu4_1"
 STYLE = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+OUTSIDE = 1e4  # weight of what lies outside [0, 1], and is clipped at the end
 NOISE = 0.1  # deviation of the noise of a start from noise, around grey
 SMALLEST = 32  # pixels of the short side of the first size
 
@@ -50,7 +57,7 @@ class GatysConfig(MethodConfig):
     preserve_colour: bool = Field(False, description="Keep the photograph's own colours.")
 
 
-class Gatys:
+class Gatys(EncodedRegions, MixesStyles):
     """Changes the pixels of a picture until their features are the photograph's and their Gram matrices the style's."""
 
     config_type: ClassVar[type[MethodConfig]] = GatysConfig
@@ -64,53 +71,74 @@ class Gatys:
             raise UsageError("The method gatys needs an encoder and style images.")
         self.config = config
         self.encoder = resources.encoder.requires_grad_(requires_grad=False)
+        self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(CONTENT).stride
         self.styles = resources.styles
-        self.shares = dict.fromkeys(sorted(resources.styles), 1 / len(resources.styles))
+        self.mixes = StyleMixes(config, resources.styles)
 
-    def translate(self, image: Tensor) -> Result:
+    def translate(self, image: Tensor, regions: Tensor | None = None) -> Result:
         """Translate one image.
 
         Args:
             image: `(3, H, W)` float32 RGB in [0, 1]; both sides are multiples of the stride and at least twice it.
+            regions: `(H, W)` int64, the number of the style of each pixel; None: one style everywhere.
         """
-        seconds: dict[str, float] = {}
-        output = None
-        for size in halved_sizes(image, self.config.sizes, self.stride):
-            photograph = resized(image, size)
-            with timed(seconds, "encode"):
-                loss = self._loss(photograph, size[0] / image.shape[1])
-            with timed(seconds, "optimise"):
-                start = self._start(photograph) if output is None else resized(output, size)
-                output = minimised(start, loss, self.config.optimiser, self.config.iterations)
-        result = image if output is None else output
+        parts = self.mixes.parts(regions)
+        seconds = dict.fromkeys(self.stages, 0.0)
+        sizes = halved_sizes(image, self.config.sizes, self.stride)
+        progress = progress_of(self.config, image, regions, self.config.iterations)
+        result = progress.finished(len(sizes), image)
+        if result is None:
+            result = self._optimised(image, sizes, parts, (progress, seconds))
+            progress.finish(len(sizes), result)
         if self.config.preserve_colour:
             result = preserve_colour(result, image)
-        return Result(result, SourceProvenance(self.shares), seconds)
+        return Result(result, SourceProvenance(self.mixes.shares(parts)), seconds)
+
+    def _optimised(
+        self, image: Tensor, sizes: Sequence[tuple[int, int]], parts: Parts, log: tuple[Progress, dict[str, float]]
+    ) -> Tensor:
+        """Return the picture of an image, made at one size after the other. log: The progress, and the seconds."""
+        progress, seconds = log
+        output = image
+        begun = progress.part
+        for number, size in enumerate(sizes[begun:], begun):
+            photograph = resized(image, size)
+            with timed(seconds, "encode"):
+                loss = self._loss(photograph, size[0] / image.shape[1], parts)
+            with timed(seconds, "optimise"):
+                # A part that goes on replaces its start.
+                start = self._start(photograph, parts) if number == 0 else resized(output, size)
+                output = minimised(start, loss, self.config.optimiser, self.config.iterations, progress, number)
+        return output
 
     @torch.no_grad()
-    def _loss(self, photograph: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
+    def _loss(self, photograph: Tensor, scale: float, parts: Parts) -> Callable[[Tensor], Tensor]:
         """Return the loss of a picture beside a photograph; `scale` reduces the styles as the photograph is reduced."""
         config = self.config
         content = activations(self.encoder, photograph, (CONTENT,), config.pooling)[CONTENT]
-        wanted = []
-        for image_id in self.shares:
+        grams: dict[str, dict[str, Tensor]] = {}
+        for image_id in self.mixes.shares(parts):
             style = self.styles[image_id]
             size = multiples((round(style.shape[1] * scale), round(style.shape[2] * scale)), self.stride)
             found = activations(self.encoder, resized(style, size), STYLE, config.pooling)
-            wanted.append({layer: gram(found[layer]) for layer in STYLE})
+            grams[image_id] = {layer: gram(found[layer]) for layer in STYLE}
+        wanted = wanted_styles(self.mixes, parts, grams)
 
         def loss(picture: Tensor) -> Tensor:
             found = activations(self.encoder, picture, STYLE, config.pooling)
             total = content_loss(found[CONTENT], content) / content.numel()
-            total = total + config.style_weight * styles_loss(found, wanted)
-            return total + config.smoothness * total_variation(picture) / picture.numel()
+            total = total + config.style_weight * regions_loss(found, wanted, parts)
+            total = total + config.smoothness * total_variation(picture) / picture.numel()
+            return total + OUTSIDE * outside(picture)
 
         return loss
 
-    def _start(self, photograph: Tensor) -> Tensor:
+    def _start(self, photograph: Tensor, parts: Parts) -> Tensor:
         if self.config.start == "style":
-            return resized(self.styles[next(iter(self.shares))], (photograph.shape[1], photograph.shape[2]))
+            return resized(
+                self.styles[next(iter(self.mixes.shares(parts)))], (photograph.shape[1], photograph.shape[2])
+            )
         if self.config.start == "noise":
             generator = torch.Generator(device=photograph.device).manual_seed(self.config.seed)
             noise = torch.randn(photograph.shape, generator=generator, device=photograph.device)
@@ -124,42 +152,59 @@ def activations(encoder: Encoder, image: Tensor, layers: tuple[str, ...], poolin
     return {layer: each[0] for layer, each in batched.items()}
 
 
-def styles_loss(found: Mapping[str, Tensor], styles: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Return the mean loss over layers, summed over styles that share the weight of one.
+@dataclass(frozen=True)
+class Wanted:
+    """The style of a region. grams: Layer -> Gram matrix, of each of its images. weights: Of the images; sum 1."""
+
+    grams: Sequence[Mapping[str, Tensor]]
+    weights: Sequence[float]
+
+
+def wanted_styles(mixes: StyleMixes, parts: Parts, grams: Mapping[str, Mapping[str, Tensor]]) -> list[Wanted]:
+    """Return the style of each part of a picture. grams: Image id -> layer -> Gram matrix."""
+    chosen = (mixes.mixes[number] for number in parts.styles)
+    return [Wanted([grams[image_id] for image_id in mix], list(mix.values())) for mix in chosen]
+
+
+def regions_loss(found: Mapping[str, Tensor], styles: Sequence[Wanted], parts: Parts) -> Tensor:
+    """Return the style loss of a picture: the mean over its parts by their areas. found: Layer -> features."""
+    if parts.masks is None:
+        return styles_loss(found, styles[0])
+    masks = {layer: parts.masks_on(*each.shape[1:]) for layer, each in found.items()}
+    losses = [styles_loss(found, style, {each: masks[each][n] for each in masks}) for n, style in enumerate(styles)]
+    return weighted_mean(losses, parts.areas)
+
+
+def styles_loss(found: Mapping[str, Tensor], style: Wanted, masks: Mapping[str, Tensor | None] | None = None) -> Tensor:
+    """Return the mean loss over the layers of a style, and over its images by their weights.
 
     Args:
         found: Layer -> features of the picture.
-        styles: Layer -> Gram matrix, of each style.
+        style: The style.
+        masks: Layer -> weights `(h, w)` of the cells; None: all cells count alike.
     """
-    losses = [style_loss(found[layer], matrix) for style in styles for layer, matrix in style.items()]
-    return torch.stack(losses).mean()
+    known = masks or {}
+    losses = [
+        torch.stack([style_loss(found[layer], matrix, known.get(layer)) for layer, matrix in grams.items()])
+        for grams in style.grams
+    ]
+    return weighted_mean(losses, style.weights).mean()
 
 
-def minimised(start: Tensor, loss: Callable[[Tensor], Tensor], optimiser: str, iterations: int) -> Tensor:
-    """Return the image `(3, H, W)` in [0, 1] that `start` becomes after some evaluations of its loss."""
-    picture = start.clone(memory_format=torch.contiguous_format).requires_grad_()
+def minimised(
+    start: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    optimiser: str,
+    iterations: int,
+    progress: Progress | None = None,
+    part: int = 0,
+) -> Tensor:
+    """Return the image `(3, H, W)` in [0, 1] that `start` becomes after some evaluations of its loss.
 
-    def step() -> Tensor:
-        picture.grad = None
-        value = loss(picture)
-        value.backward()
-        return value
-
-    if optimiser == "adam":
-        adam = torch.optim.Adam([picture], lr=0.02)
-        for _ in range(iterations):
-            adam.step(step)
-    else:
-        torch.optim.LBFGS(
-            [picture],
-            max_iter=iterations,
-            max_eval=iterations,
-            history_size=20,
-            tolerance_grad=0,
-            tolerance_change=0,
-            line_search_fn="strong_wolfe",
-        ).step(step)
-    return picture.detach().clamp(0, 1)
+    `progress` keeps the state of the work, which is the given part of a picture.
+    """
+    descent = (Adam if optimiser == "adam" else Lbfgs)(start, loss, iterations)
+    return descended(descent, progress or Progress(iterations), part)
 
 
 def halved_sizes(image: Tensor, count: int, stride: int) -> list[tuple[int, int]]:

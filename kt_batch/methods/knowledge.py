@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -11,21 +11,25 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
+from kt_batch.index.by_region import RegionSearch
 from kt_batch.index.collection import deviation_of
-from kt_batch.index.search import Matches, open_search
+from kt_batch.index.search import Matches, Search, open_search
 from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.colour import luminance, preserve_colour
 from kt_batch.kernels.patches import positions, unfold
+from kt_batch.kernels.regions import patch_regions
 from kt_batch.kernels.swap import blend, geometric_swap, statistics_swap, top_k_weights
 from kt_batch.kernels.tiles import canonical_scores, normalise
 from kt_batch.methods.base import Edit, Need, PatchProvenance, Resources, Result
-from kt_batch.methods.features import decode, encode, timed
+from kt_batch.methods.details import DetailsConfig, details_kept
+from kt_batch.methods.features import decode, decode_styled, encode, timed
 from kt_batch.methods.full_size_swap import colour_maps
+from kt_batch.methods.styles import EncodedRegions, region_choices
 
 MATCHES_PER_TASK = 1024  # a task's matches stay in a core's cache
 
 
-class KnowledgeConfig(MethodConfig):
+class KnowledgeConfig(DetailsConfig):
     """The settings of `knowledge`."""
 
     method: Literal["knowledge"] = "knowledge"
@@ -57,8 +61,12 @@ class KnowledgeConfig(MethodConfig):
         return self.search.searcher
 
 
-class KnowledgeTransfer:
-    """Translates images with one encoder, one decoder and one index."""
+class KnowledgeTransfer(EncodedRegions):
+    """Translates images with one encoder, one decoder and one index.
+
+    In regions, a patch has its match from the library of the region that most of its pixels are in. A cell at an edge
+    is the mean of patches on both sides, so edges are soft over two cells.
+    """
 
     config_type: ClassVar[type[MethodConfig]] = KnowledgeConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.INDEX})
@@ -72,30 +80,32 @@ class KnowledgeTransfer:
         self.config = config
         self.encoder, self.decoder = resources.encoder, resources.decoder
         self.deviation = deviation_of(resources.index).to(resources.device)
-        self.search = open_search(resources.index, config.search)
+        self.by_region = RegionSearch(resources.index, config.search) if region_choices(config) else None
+        self.search = None if self.by_region else open_search(resources.index, config.search)
         self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(self.cut).stride
 
     @torch.no_grad()
-    def translate(self, image: Tensor) -> Result:
+    def translate(self, image: Tensor, regions: Tensor | None = None) -> Result:
         """Translate one image.
 
         Args:
             image: `(3, H, W)` float32 RGB in [0, 1]; both sides are multiples of the stride and at least twice it.
+            regions: `(H, W)` int64, the number of the library of each pixel; None: all libraries everywhere.
         """
         seconds: dict[str, float] = {}
         with timed(seconds, "encode"):
             features = encode(self.encoder, image, self.cut)
         height, width = features.shape[1:]
         rows, cols = positions(height, width, self.config.query_stride, cover=True, device=features.device)
-        queries = unfold(features, rows, cols)
+        queries, libraries = unfold(features, rows, cols), self._libraries(regions, rows, cols)
         with timed(seconds, "search"):
-            matches = self.search.search(queries)
+            matches = self._matches(queries, libraries)
         with timed(seconds, "swap"):
             ncc = match_ncc(queries, matches)
             weights = top_k_weights(ncc, self.config.temperature)
             matched = blend(matches.values, weights)
-            swapped = self._swap(image, features, queries, matched, rows, cols)
+            swapped = self._swap(image, features, (queries, matched, rows, cols), libraries)
             mixed = features + self.config.alpha * (swapped - features)
         with timed(seconds, "decode"):
             picture = self._decode(image, mixed, features)
@@ -107,19 +117,43 @@ class KnowledgeTransfer:
         return Result(output, provenance, seconds)
 
     def _decode(self, image: Tensor, mixed: Tensor, features: Tensor) -> Tensor:
-        # A re-rendered photograph keeps its own fine details; a painted one loses them.
-        weight = 1 - self.config.alpha if self.config.swap == "geometric" else 1.0
-        output = decode(self.decoder, mixed, features, weight)
+        alpha = self.config.alpha  # at 0 there is no style, and no grid to take off
+        if self.config.swap == "geometric" and alpha > 0:
+            output = decode_styled(self.decoder, mixed, features, 1 - alpha, details_kept(alpha, self.config.details))
+        else:
+            output = decode(self.decoder, mixed, features)
         return preserve_colour(output, image) if self.config.preserve_colour else output
 
+    def _libraries(self, regions: Tensor | None, rows: Tensor, cols: Tensor) -> Tensor | None:
+        """Return the library `(n,)` of each patch; None where each has all libraries."""
+        if self.by_region is None:
+            return None
+        if regions is None:
+            raise UsageError("Libraries are given for regions, and the picture has none.")
+        return patch_regions(regions, rows, cols, self.stride)
+
+    def _matches(self, queries: Tensor, libraries: Tensor | None) -> Matches:
+        if self.by_region is not None and libraries is not None:
+            return self.by_region.search(queries, libraries)
+        return cast("Search", self.search).search(queries)
+
     def _swap(
-        self, image: Tensor, features: Tensor, queries: Tensor, matched: Tensor, rows: Tensor, cols: Tensor
+        self,
+        image: Tensor,
+        features: Tensor,
+        patches: tuple[Tensor, Tensor, Tensor, Tensor],
+        libraries: Tensor | None,
     ) -> Tensor:
+        """Return swapped features. patches: The query patches, their matches, and their top-left cells."""
+        queries, matched, rows, cols = patches
         height, width = features.shape[1:]
         if self.config.swap == "geometric":
             return geometric_swap(matched, rows, cols, height, width)
         guide = torch.nn.functional.adaptive_avg_pool2d(luminance(image)[None], (height, width))[0]
-        swapped = statistics_swap(features, queries, matched, rows, cols, self.deviation, guide)
+        deviation = self.deviation
+        if self.by_region is not None and libraries is not None:
+            deviation = self.by_region.deviations(libraries)
+        swapped = statistics_swap(features, queries, matched, rows, cols, deviation, guide, libraries)
         # An affine map can go below zero, where no decoder has seen an activation; a code may have any sign.
         return swapped if self.cut in self.encoder.codes else swapped.clamp_(min=0)
 

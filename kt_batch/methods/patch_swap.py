@@ -9,6 +9,7 @@ Differs from the authors: the decoder is the shipped one, trained to invert feat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -18,12 +19,14 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, ImageId, Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.kernels.colour import preserve_colour
-from kt_batch.kernels.style_swap import StylePatches, style_swap_of
+from kt_batch.kernels.style_swap import StylePatches, style_swap_in
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
-from kt_batch.methods.features import decode, encode, timed
+from kt_batch.methods.details import DetailsConfig
+from kt_batch.methods.features import decode_styled, encode, timed
+from kt_batch.methods.styles import EncodedRegions, StyleMixes
 
 
-class PatchSwapConfig(MethodConfig):
+class PatchSwapConfig(DetailsConfig):
     """The settings of `patch_swap`."""
 
     method: Literal["patch_swap"] = "patch_swap"
@@ -32,8 +35,11 @@ class PatchSwapConfig(MethodConfig):
     preserve_colour: bool = Field(False, description="Keep the photograph's own colours.")
 
 
-class PatchSwap:
-    """Rebuilds features from the patches of style images, found by exact search."""
+class PatchSwap(EncodedRegions):
+    """Rebuilds features from the patches of style images, found by exact search; in regions, from those of its style.
+
+    Styles are chosen and never mixed, so weights of styles have no meaning here.
+    """
 
     config_type: ClassVar[type[MethodConfig]] = PatchSwapConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODER, Need.STYLES})
@@ -48,26 +54,38 @@ class PatchSwap:
         self.encoder, self.decoder = resources.encoder, resources.decoder
         self.cut = config.encoder.layer
         self.stride = self.encoder.geometry(self.cut).stride
-        self.ids = sorted(resources.styles)
+        self.mixes = StyleMixes(config, resources.styles)
         with torch.no_grad():
-            self.patches = StylePatches([encode(self.encoder, resources.styles[each], self.cut) for each in self.ids])
+            self.patches = [
+                StylePatches([encode(self.encoder, resources.styles[each], self.cut) for each in mix])
+                for mix in self.mixes.mixes
+            ]
 
     @torch.no_grad()
-    def translate(self, image: Tensor) -> Result:
+    def translate(self, image: Tensor, regions: Tensor | None = None) -> Result:
         """Translate one image.
 
         Args:
             image: `(3, H, W)` float32 RGB in [0, 1]; both sides are multiples of the stride.
+            regions: `(H, W)` int64, the number of the style of each pixel; None: one style everywhere.
         """
+        numbers = self.mixes.numbers(regions)
         seconds: dict[str, float] = {}
         with timed(seconds, "encode"):
             features = encode(self.encoder, image, self.cut)
         with timed(seconds, "transfer"):
-            swapped, counts = style_swap_of(features, self.patches)
+            swapped, counts = style_swap_in(features, self.patches, numbers)
         with timed(seconds, "decode"):
-            output = decode(self.decoder, swapped, features, 0.0)
+            output = decode_styled(self.decoder, swapped, features, 0.0, self.config.details)
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
-        total = sum(counts)
-        shares = {each: count / total for each, count in zip(self.ids, counts, strict=True) if count}
-        return Result(output, SourceProvenance(shares), seconds)
+        return Result(output, SourceProvenance(self._shares(counts)), seconds)
+
+    def _shares(self, counts: Sequence[Sequence[int]]) -> dict[str, float]:
+        """Return the share of each style image, by ascending id. counts: Patches of each image of each style."""
+        taken: dict[str, int] = {}
+        for mix, found in zip(self.mixes.mixes, counts, strict=True):
+            for image_id, count in zip(mix, found, strict=True):
+                taken[image_id] = taken.get(image_id, 0) + count
+        total = sum(taken.values())
+        return {image_id: count / total for image_id, count in sorted(taken.items()) if count}

@@ -9,12 +9,14 @@ from kt_batch.errors import UsageError
 from kt_batch.methods.adain import Adain
 from kt_batch.methods.base import Method
 from kt_batch.methods.gatys import Gatys
+from kt_batch.methods.gatys_refined import GatysRefined
 from kt_batch.methods.identity import Identity
 from kt_batch.methods.ift import Ift
 from kt_batch.methods.knowledge import KnowledgeTransfer
 from kt_batch.methods.painting.method import Painting
 from kt_batch.methods.patch_swap import PatchSwap
 from kt_batch.methods.retouch.method import Retouch
+from kt_batch.methods.stylebank import StyleBank
 from kt_batch.methods.wct import Wct
 
 DEFAULT = "knowledge"
@@ -27,7 +29,9 @@ METHODS: dict[str, type[Method]] = {
     "patch_swap": PatchSwap,
     "wct": Wct,
     "gatys": Gatys,
+    "gatys_refined": GatysRefined,
     "ift": Ift,
+    "stylebank": StyleBank,
 }
 
 
@@ -36,6 +40,15 @@ def method_named(name: str) -> type[Method]:
     if name not in METHODS:
         raise UsageError(f"There is no method '{name}'; there are {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def advised(method: type[Method]) -> dict[str, object]:
+    """Return the settings of new jobs that differ from the defaults of a method's configuration.
+
+    Such a default is what jobs did before the setting existed, so that their digests and their pictures stay.
+    """
+    extras = {name: info.json_schema_extra for name, info in method.config_type.model_fields.items()}
+    return {name: extra["advised"] for name, extra in extras.items() if isinstance(extra, dict) and "advised" in extra}
 
 
 def parse_config(content: Mapping[str, object]) -> MethodConfig:

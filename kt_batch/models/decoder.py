@@ -96,11 +96,32 @@ class Decoder(nn.Module):
         if self.detail is None or not detail_weight:
             return image
         own = features if own is None else own
-        decoded = image if own is features else self._decode_code(own)
-        missing = own[:, self.channels - self.details :] - self.detail(decoded)
-        weight = self.detail.weight
-        missing = missing * (detail_weight / weight[0].square().sum())
-        return image + F.conv_transpose2d(missing, weight, stride=self.scale)
+        return image + self._missing(own, image if own is features else self._decode_code(own), detail_weight)
+
+    @torch.no_grad()
+    def missing_details(self, own: Tensor) -> Tensor:
+        """Return what an image decoded without details lacks of those of its features, within each cell.
+
+        The mean of a cell, which is colour and no detail, is taken off.
+
+        Args:
+            own: `(n, C, h, w)`.
+
+        Returns:
+            `(n, 3, H, W)`, of zero mean in each cell; zeros where the decoder restores no details.
+        """
+        decoded = self._decode_code(own)
+        if self.detail is None:
+            return torch.zeros_like(decoded)
+        missing = self._missing(own, decoded, 1.0)
+        return missing - F.interpolate(F.avg_pool2d(missing, self.scale), scale_factor=self.scale, mode="nearest")
+
+    def _missing(self, own: Tensor, decoded: Tensor, share: float) -> Tensor:
+        """Return a share of what `decoded` `(n, 3, H, W)` lacks of the details of `own`, which it was decoded from."""
+        detail = cast("nn.Conv2d", self.detail)
+        missing = own[:, self.channels - self.details :] - detail(decoded)
+        missing = missing * (share / detail.weight[0].square().sum())
+        return F.conv_transpose2d(missing, detail.weight, stride=self.scale)
 
     def _decode_code(self, features: Tensor) -> Tensor:
         x = code = features[:, : self.channels - self.details]

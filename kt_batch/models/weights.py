@@ -86,7 +86,7 @@ def shipped() -> dict[str, dict[str, dict[str, str]]]:
 
 def describe_shipped() -> list[ShippedPart]:
     """Load and check every shipped file; return encoders before their decoders."""
-    described = []
+    found = []
     for name, parts in shipped().items():
         encoder = load_encoder(EncoderSource(name))
         for part, entry in sorted(parts.items()):
@@ -95,7 +95,7 @@ def describe_shipped() -> list[ShippedPart]:
             if part != "encoder":
                 network = load_decoder(encoder, name, part, None).network
                 channels, stride = encoder.network.channels_at(part), encoder.network.geometry(part).stride
-            described.append(
+            found.append(
                 ShippedPart(
                     name=name,
                     part=part,
@@ -107,7 +107,7 @@ def describe_shipped() -> list[ShippedPart]:
                     file=entry["file"],
                 )
             )
-    return described
+    return found
 
 
 def load_encoder(source: EncoderSource) -> LoadedEncoder:
@@ -118,14 +118,14 @@ def load_encoder(source: EncoderSource) -> LoadedEncoder:
         UsageError: For an unknown name.
     """
     if source.path is not None:
-        data = _read(Path(source.path))
+        data = read_weights(Path(source.path))
         return LoadedEncoder(_encoder_from(data, source.path), _sha256(data))
     if source.name in shipped():
         data = _read_shipped(source.name, "encoder")
         return LoadedEncoder(_encoder_from(data, source.name), _sha256(data))
     if source.name == "vgg19":
         network, state = vgg19_from_torchvision(download=source.download)
-        return LoadedEncoder(_ready(network), _sha256(save(state)))
+        return LoadedEncoder(ready(network), _sha256(save(state)))
     raise UsageError(f"There is no encoder '{source.name}'; choose one of {', '.join(ENCODERS)}.")
 
 
@@ -148,33 +148,33 @@ def load_decoder(encoder: LoadedEncoder, name: str, layer: str, path: str | None
         raise UsageError(
             f"No decoder is shipped for encoder '{name}' at {layer}; give --decoder-weights FILE, trained for it."
         )
-    data = _read_shipped(name, layer) if path is None else _read(Path(path))
+    data = _read_shipped(name, layer) if path is None else read_weights(Path(path))
     where = path or f"{name} {layer}"
     tensors, metadata = parse(data, None, where)
     peer = peer_decoder(tensors, layer)
     if peer is not None:
         _check_channels(peer, encoder, layer, where)
-        return LoadedDecoder(_ready(peer), _sha256(data))
+        return LoadedDecoder(ready(peer), _sha256(data))
     _check_format(metadata, DECODER_FORMAT, where)
-    with _described(where):
+    with described(where):
         if metadata["encoder_sha256"] != encoder.sha256 or metadata["layer"] != layer:
             raise MismatchError(
                 f"The decoder '{where}' is for encoder {metadata['encoder_sha256'][:16]} at {metadata['layer']}, "
                 f"not for {encoder.sha256[:16]} at {layer}."
             )
         decoder = _decoder_from(tensors, metadata)
-    _fill(decoder, tensors, where)
+    fill(decoder, tensors, where)
     decoder.check_details(f"of '{where}'")
-    return LoadedDecoder(_ready(decoder), _sha256(data))
+    return LoadedDecoder(ready(decoder), _sha256(data))
 
 
 def load_style_swap(path: str) -> StyleSwapInverse:
     """Load the published inverse network of style-swap. Raises WeightsError for another file."""
-    tensors, _ = parse(_read(Path(path)), None, path)
+    tensors, _ = parse(read_weights(Path(path)), None, path)
     with torch.device("meta"):
         network = StyleSwapInverse()
-    _fill(network, tensors, path)
-    return _ready(network)
+    fill(network, tensors, path)
+    return ready(network)
 
 
 def _decoder_from(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Decoder:
@@ -206,7 +206,7 @@ def encoder_bytes(encoder: Encoder, name: str) -> bytes:
         "padding": encoder.padding,
         "preprocess": json.dumps(asdict(encoder.preprocess)),
     }
-    return _file(_half(encoder), metadata)
+    return safetensors_bytes(_half(encoder), metadata)
 
 
 def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
@@ -219,10 +219,10 @@ def decoder_bytes(decoder: Decoder, encoder_sha256: str, layer: str) -> bytes:
         "blocks": " ".join(decoder.blocks),
         "activation": decoder.activation,
     }
-    return _file(_half(decoder), metadata)
+    return safetensors_bytes(_half(decoder), metadata)
 
 
-def _file(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Return a safetensors file of deterministic bytes; `save` writes metadata in random order."""
     data = save(tensors, metadata)
     start = 8 + int.from_bytes(data[:8], "little")
@@ -251,7 +251,7 @@ def parse(data: bytes, expected: str | None, where: str) -> tuple[dict[str, Tens
             f"'{where}' is not a safetensors file ({error}); pickled weights such as .pth are refused, convert them."
         ) from error
     length = int.from_bytes(data[:8], "little")
-    with _described(where):
+    with described(where):
         header = parse_document(data[8 : 8 + length], f"the header of '{where}'")
     metadata: dict[str, str] = header.get("__metadata__") or {}
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
@@ -275,11 +275,11 @@ def _check_channels(decoder: Decoder, encoder: LoadedEncoder, layer: str, where:
 def _encoder_from(data: bytes, where: str) -> Encoder:
     tensors, metadata = parse(data, None, where)
     if any(name.startswith("features.") for name in tensors):
-        with _described(where):
-            return _ready(vgg19_from_state(tensors, metadata, where))
+        with described(where):
+            return ready(vgg19_from_state(tensors, metadata, where))
     if metadata.get("format") != ENCODER_FORMAT:
         raise WeightsError(f"'{where}' is neither of format {ENCODER_FORMAT} nor a VGG-19 with keys 'features.N.*'.")
-    with _described(where):
+    with described(where):
         layers = tuple(metadata["layers"].split())
         if len(layers) > len(VGG19_LAYERS):
             raise ValueError(f"{len(layers)} layers; allowed are {len(VGG19_LAYERS)}")
@@ -289,8 +289,8 @@ def _encoder_from(data: bytes, where: str) -> Encoder:
         preprocess = _preprocess(parse_document(metadata["preprocess"], f"'preprocess' in '{where}'"))
         with torch.device("meta"):
             encoder = Encoder(layers, widths, preprocess, metadata["padding"], codes, details)
-    _fill(encoder, tensors, where)
-    return _ready(encoder)
+    fill(encoder, tensors, where)
+    return ready(encoder)
 
 
 def _preprocess(content: dict[str, Any]) -> Preprocess:
@@ -315,7 +315,7 @@ def _widths(tensors: dict[str, Tensor], layer: str, where: str) -> Widths:
 
 
 @contextmanager
-def _described(where: str) -> Iterator[None]:
+def described(where: str) -> Iterator[None]:
     """Turn errors in building a network from a file's description into WeightsError."""
     try:
         yield
@@ -326,14 +326,16 @@ def _described(where: str) -> Iterator[None]:
         raise WeightsError(f"'{where}' does not describe a network ({type(error).__name__}: {what}).") from error
 
 
-def _fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+def fill(network: torch.nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Give a network its tensors, which `where` holds. Raises WeightsError where they are not those of the network."""
     try:
         network.load_state_dict(tensors, assign=True)  # the network was built without memory for its weights
     except RuntimeError as error:
         raise WeightsError(f"'{where}' does not fit its network: {str(error).splitlines()[-1].strip()}") from error
 
 
-def _ready(network: Network) -> Network:
+def ready(network: Network) -> Network:
+    """Return a network for use alone: without gradients, in the layout that convolutions prefer."""
     network.eval().requires_grad_(False)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -350,7 +352,8 @@ def _read_shipped(name: str, part: str) -> bytes:
     return data
 
 
-def _read(path: Path) -> bytes:
+def read_weights(path: Path) -> bytes:
+    """Return a weight file of at most MOST_BYTES. Raises WeightsError where it cannot be read."""
     try:
         return read_regular(path, MOST_BYTES)
     except DamagedError as error:

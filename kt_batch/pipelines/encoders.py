@@ -21,9 +21,14 @@ def new_encoder(source: EncoderSource, layer: str, size: int) -> tuple[LoadedEnc
         ValidationError: The size is not allowed.
     """
     loaded = load_encoder(source)
+    return loaded, encoder_config(source, loaded, layer, size)
+
+
+def encoder_config(source: EncoderSource, loaded: LoadedEncoder, layer: str, size: int) -> EncoderConfig:
+    """Describe a loaded encoder for a configuration, as `new_encoder` does. Raises UsageError and ValidationError."""
     check_cut(loaded, source, layer)
     fields = {"encoder": source.name, "weights_sha256": loaded.sha256, "layer": layer, "size": size}
-    return loaded, EncoderConfig.model_validate(fields)
+    return EncoderConfig.model_validate(fields)
 
 
 def check_cut(loaded: LoadedEncoder, source: EncoderSource, layer: str) -> None:

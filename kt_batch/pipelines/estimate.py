@@ -25,6 +25,7 @@ from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
+from kt_batch.pipelines.translate.serving import check_division
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import by_image, quarantine
 from kt_batch.runners.base import Heartbeat, Runner
@@ -162,6 +163,7 @@ def estimate_translate(
 
     Raises what `translate` raises before it begins.
     """
+    check_division(request)
     plan = plan_translate(request, progress, dry_run=True)
     work = Work(plan.job.run, plan.ledger, plan.items, plan.planned)
     searcher = request.config.searcher

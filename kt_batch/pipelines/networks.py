@@ -5,12 +5,17 @@ A worker of a warm pool that gets a job with another library therefore loads not
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from kt_batch.events import log_event
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 
+Network = TypeVar("Network", bound=torch.nn.Module)
 KEPT = 8  # networks of each kind; an encoder of kt-vgg takes 3 MB, VGG-19 up to 80 MB
 
 _State = tuple[int, int] | None  # of a weight file
@@ -27,6 +32,12 @@ def decoder_of(encoder: LoadedEncoder, name: str, layer: str, path: str | None) 
     Args and errors are those of `load_decoder`.
     """
     return _decoder(encoder, name, layer, path, _state(path))
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """Return a network on a device: itself where it is there, else a copy, for other jobs of this process have it."""
+    there = next(network.parameters()).device
+    return network if there == device else deepcopy(network).to(device)
 
 
 @lru_cache(KEPT)

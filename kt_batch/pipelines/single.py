@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -15,11 +15,14 @@ from torch import Tensor
 
 from kt_batch.config import PAINTED_SPACE, EncoderConfig, ExtractConfig, IndexConfig, Layer, MatchSpace, MethodConfig
 from kt_batch.errors import RejectError, UsageError
+from kt_batch.index.collection import Collection
 from kt_batch.index.ids import ID_BYTES, unpack_ids
 from kt_batch.index.index import Index, build_in_memory
 from kt_batch.kernels.haar import haar
-from kt_batch.methods.base import LevelProvenance, Method, Need, PatchProvenance, Resources, SourceProvenance
+from kt_batch.methods.base import LevelProvenance, Method, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed, to_tensor
+from kt_batch.methods.styles import region_choices
+from kt_batch.methods.table import method_named
 from kt_batch.models.encoder import Encoder
 from kt_batch.models.weights import EncoderSource, LoadedDecoder, LoadedEncoder, load_decoder, load_encoder
 from kt_batch.pipelines.extract.worker import image_patches
@@ -28,11 +31,15 @@ from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.large import translate_image
 from kt_batch.pipelines.translate.library_images import load_decoders
+from kt_batch.pipelines.translate.masks import Mask, Regions, read_regions
+from kt_batch.pipelines.translate.resources import load_resources, source_uris
+from kt_batch.pipelines.translate.sources import Sources
+from kt_batch.pipelines.translate.style_images import mixed, style_places
 from kt_batch.pipelines.translate.worker import encoded
 from kt_batch.store.images.files import WorkingImage, decode, image_id, pad_to
 from kt_batch.store.images.metadata.read import blocks_of
 from kt_batch.store.images.rgb_spaces import RgbSpaces
-from kt_batch.store.inputs import Input, read_input
+from kt_batch.store.inputs import Found, Input, read_input
 from kt_batch.store.passed_over import Kinds
 from kt_batch.store.schemas import from_fixed_binary, patch_vectors
 
@@ -105,47 +112,96 @@ def translate_one(
     method: type[Method],
     config: MethodConfig,
     threads: int,
+    mask: Mask | None = None,
 ) -> tuple[bytes, SingleSummary]:
     """Re-render one photograph after paintings.
 
     Args:
         photo: A path or URI.
-        paintings: Paths, globs or URIs of up to MAX_PAINTINGS images.
+        paintings: Paths, globs or URIs of up to MAX_PAINTINGS images, each also with `=` and a weight.
         networks: Those of the method.
         method: One that takes the paintings as a library or as style images.
         config: How the photograph is translated; it names no index, and any style images.
         threads: Threads to compute on.
+        mask: A label image that says which painting holds where.
 
     Returns:
         The bytes of a file of `config.format`, and a summary.
 
     Raises:
-        RejectError: An image cannot be used.
-        UsageError: There are too many paintings.
+        RejectError: An image cannot be used. UsageError: There are too many paintings.
     """
     started = time.perf_counter()
     fix_numerics(threads)
     _, working = _read_image(photo, config.working_size, metadata=True)
     seconds: dict[str, float] = {}
     with timed(seconds, "extract"):
-        found = find_images(paintings, (), no_progress)
+        found, config = _with_paintings(paintings, method, config, mask)
         names, images, tables = _read(
             found.inputs, networks.encoder.network, config, patches=Need.INDEX in method.needs
         )
     with timed(seconds, "index"):
         made = _made(method, config, networks, images, tables)
-    result = translate_image(made, working, config)
+    result = translate_image(made, working, config, regions=_regions(mask, working, config))
+    summary = _summary(result, names, started, seconds)
+    summary = replace(summary, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
+    return encoded(cast("Tensor", result.output), working, config, RgbSpaces()), summary
+
+
+def translate_chosen(
+    photo: str, config: MethodConfig, sources: Sources, threads: int, mask: Mask | None = None
+) -> tuple[bytes, SingleSummary]:
+    """Re-render one photograph with what `choose` returned.
+
+    Args:
+        photo: A path or URI.
+        config: The method and its settings.
+        sources: Where what it needs is.
+        threads: Threads to compute on.
+        mask: A label image that says which filter bank holds where.
+
+    Returns:
+        As `translate_one`; the shares are of style images by their names.
+
+    Raises:
+        RejectError: The photograph cannot be used.
+    """
+    started = time.perf_counter()
+    fix_numerics(threads)
+    _, working = _read_image(photo, config.working_size, metadata=True)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "load"):
+        method = method_named(config.method)(config, load_resources(config, sources))
+    result = translate_image(method, working, config, regions=_regions(mask, working, config))
+    summary = _summary(result, source_uris(config, sources), started, seconds)
+    return encoded(cast("Tensor", result.output), working, config, RgbSpaces()), summary
+
+
+def _regions(mask: Mask | None, working: WorkingImage, config: MethodConfig) -> Regions | None:
+    return read_regions(mask, working, region_choices(config)) if mask else None
+
+
+def _summary(result: Result, names: Mapping[str, str], started: float, seconds: Mapping[str, float]) -> SingleSummary:
+    """Return the summary of a result. names: Image id -> URI or name of a source. seconds: Of the stages before."""
     sources = _coarsest(result.provenance)
-    summary = SingleSummary(
+    return SingleSummary(
         ncc_mean=round(float(sources.ncc[:, 0].double().mean()), 6) if len(sources.ncc) else None,
         shares={names[identity]: round(share, 4) for identity, share in _shares(result.provenance, sources).items()},
         patches=len(sources.ncc),
         seconds=round(time.perf_counter() - started, 3),
-        stage_seconds={stage: round(spent, 3) for stage, spent in (seconds | result.seconds).items()},
-        passed_over=tuple(found.ours),
-        passed_over_files=found.passed_over,
+        stage_seconds={stage: round(spent, 3) for stage, spent in {**seconds, **result.seconds}.items()},
     )
-    return encoded(cast("Tensor", result.output), working, config, RgbSpaces()), summary
+
+
+def _with_paintings(
+    paintings: Sequence[str], method: type[Method], config: MethodConfig, mask: Mask | None
+) -> tuple[Found, MethodConfig]:
+    """Return the paintings, and the configuration with their weights, or with their places where there are regions."""
+    given = style_places(paintings)
+    found = find_images(given.places, (), no_progress)
+    regions: dict[str, object] = {} if config.regions is None else {"regions": config.regions}
+    wanted = {"masks_sha256": mask.digest} if mask else regions
+    return found, config.model_copy(update=mixed(method, given, found, wanted))
 
 
 def _coarsest(provenance: PatchProvenance | LevelProvenance | SourceProvenance) -> PatchProvenance:
@@ -176,14 +232,30 @@ def _made(
     images: Mapping[str, Tensor],
     tables: Sequence[pa.Table],
 ) -> Method:
-    """Return a method with the paintings: their patches as a library, or themselves as style images."""
+    """Return a method with the paintings: their patches as a library, or themselves as style images.
+
+    In regions, each place of paintings is a library of its own.
+    """
     resources = Resources(**networks.resources)
     if Need.INDEX not in method.needs:
         config = config.model_copy(update={"styles": tuple(sorted(images))})
         return method(config, replace(resources, styles=images))
     encoder = networks.encoder.network
-    index = index_for(method, pa.concat_tables(tables), encoder, cast("EncoderConfig", config.encoder))
-    return method(config, replace(resources, index=index, images=images))
+    of_image = dict(zip(images, tables, strict=True))
+
+    def indexed(ids: Iterable[str]) -> Index:
+        library = pa.concat_tables([of_image[each] for each in ids])
+        return index_for(method, library, encoder, cast("EncoderConfig", config.encoder))
+
+    index: Index | Collection
+    by_library: tuple[Mapping[str, Tensor], ...] = ()
+    if region_choices(config):
+        parts = tuple(indexed(group) for group in config.style_groups)
+        index = Collection(parts, (1.0,) * len(parts), tuple(range(len(parts))))
+        by_library = tuple({each: images[each] for each in group} for group in config.style_groups)
+    else:
+        index = indexed(images)
+    return method(config, replace(resources, index=index, images=images, images_by_library=by_library))
 
 
 def _layer(config: MethodConfig) -> Layer:

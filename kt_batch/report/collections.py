@@ -8,7 +8,7 @@ from kt_batch.errors import KtBatchError
 from kt_batch.redaction import redacted
 from kt_batch.store import layout
 from kt_batch.store.collections import places_below
-from kt_batch.store.indexes import read_index_summaries
+from kt_batch.store.indexes import preference, read_index_summaries
 from kt_batch.store.library import Library
 from kt_batch.store.opening import Kind, kind_of, open_place
 from kt_batch.store.paired import PairedLibrary, read_fit_summaries
@@ -22,8 +22,9 @@ class LibraryRow:
 
     kind: `library` or `pairs`; None for one that cannot be read. images: Images, or pairs. patches: Those of the base
     key. keys: Each layer@scale; of pairs their size. licenses: Those of the images, sorted, without the empty one.
-    bytes: Tables, indexes and fits. index: The digest of the newest index (or fit): one of what the library holds now,
-    else any; None without one. index_state: `current` or `stale`. reason: Why a damaged one cannot be read.
+    bytes: Tables, indexes and fits. index: The digest of the index (or fit) that is preferred: of what the library
+    holds now, else of an earlier state; None without one. index_state: `current` or `stale`. reason: Why a damaged one
+    cannot be read.
     """
 
     place: str
@@ -64,8 +65,9 @@ def _row(place: str) -> LibraryRow | None:
 def _of_library(library: Library) -> LibraryRow:
     summaries = read_index_summaries(library.location)
     current = [summary for summary in summaries if summary.snapshot == library.committed.snapshot]
-    newest = next(iter([*current, *summaries]), None)
+    searched = min(current or summaries, key=preference, default=None)
     shards = {shard.sha256: shard.bytes for summary in summaries for shard in summary.shards}
+    trees = sum(each.tree_bytes + (each.leaves_bytes or 0) for each in summaries)
     tables = [table for receipt in library.committed.receipts.values() for table in receipt.tables]
     images = library.committed.parts(layout.IMAGES).values()
     columns = [read_table(library.location, part, ["license"])["license"] for part in images]
@@ -76,9 +78,9 @@ def _of_library(library: Library) -> LibraryRow:
         patches=library.patches,
         keys=tuple(map(str, library.config.keys)),
         licenses=tuple(sorted({text for column in columns for text in column.unique().to_pylist() if text})),
-        bytes=sum(table.bytes for table in tables) + sum(shards.values()) + sum(each.tree_bytes for each in summaries),
-        index=newest.digest if newest else None,
-        index_state=None if newest is None else "current" if current else "stale",
+        bytes=sum(table.bytes for table in tables) + sum(shards.values()) + trees,
+        index=searched.digest if searched else None,
+        index_state=None if searched is None else "current" if current else "stale",
     )
 
 

@@ -9,6 +9,7 @@ from kt_batch.config import EncoderConfig
 from kt_batch.errors import MissingError
 from kt_batch.report.recorded_edits import edit_facts
 from kt_batch.report.session import Session
+from kt_batch.report.sources import further_places
 from kt_batch.report.usage import BINS, USAGE_COLUMNS, Matches, Shares, new_usage
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
@@ -148,12 +149,23 @@ def inspect_run(session: Session) -> dict[str, Any]:
         "place": run.location.uri,
         "method": run.header.method,
         "library": session.named_library if any(receipt.images for receipt in receipts) else None,
+        **(
+            {"library_weight": run.header.library_weight, "further_libraries": _further(run)}
+            if run.header.further_libraries
+            else {}
+        ),
         "index": run.header.index_digest,
         **(_encoder(run.header.encoder) if run.header.encoder else {}),
     }
     taken = head.keys() | facts.keys()
     settings = {f"{run.header.method}_{key}" if key in taken else key: run.config[key] for key in own_settings(run)}
     return {**head, **settings, **facts}
+
+
+def _further(run: Run) -> list[dict[str, Any]]:
+    """Return place, index and weight of each library beside the first one."""
+    named = zip(further_places(run), run.header.further_libraries, strict=False)
+    return [{"library": place, "index": each.index_digest, "weight": each.weight} for place, each in named]
 
 
 def own_settings(run: Run) -> list[str]:

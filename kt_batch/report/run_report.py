@@ -1,7 +1,7 @@
 """Report how an extract or a translate went.
 
-Plan, receipts, reject tables and tables of edits are all that is read. Clocks of several machines may differ slightly.
-The report shows them; nothing else uses them.
+Plan, receipts, reject tables and tables of edits are all that is read, and a log where one is named. Clocks of several
+machines may differ slightly. The report shows them; nothing else uses them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
+from kt_batch.report.index_owners import OwnerShare, read_owners
 from kt_batch.report.plots import throughput_plot
 from kt_batch.report.recorded_edits import REVIEW_BELOW, Review, review_edits
 from kt_batch.report.rendering import new_environment
 from kt_batch.store import attempts
+from kt_batch.store.locations import absolute_place
 from kt_batch.store.opening import kind_of, open_place
 from kt_batch.store.plans import Unit
 from kt_batch.store.receipts import Receipt
@@ -138,7 +141,7 @@ class Unrecorded:
 class RunReport:
     """The progress of a library (`extract`) or a run (`translate`), and its cost.
 
-    review: None for what records no edits.
+    review: None for what records no edits. owners: Of a shared index, where a log is given.
     """
 
     place: str
@@ -153,17 +156,20 @@ class RunReport:
     workers: tuple[WorkerShare, ...]
     unrecorded: Unrecorded
     review: Review | None = None
+    owners: tuple[OwnerShare, ...] = ()
 
 
-def run_report(place: str, review_below: float = REVIEW_BELOW) -> RunReport:
+def run_report(place: str, review_below: float = REVIEW_BELOW, log: Path | None = None) -> RunReport:
     """Report on the library or the run at a path or URI.
 
     Args:
         place: The path or URI.
         review_below: Confidence below which an edit is listed for review.
+        log: A log of the run that tells of the owners of its index.
 
     Raises:
-        MissingError: there is neither.
+        MissingError: there is neither, or no such log.
+        UsageError: the log tells of no owners for this run.
         DamagedError: a plan, a receipt, a reject table or a table of edits is damaged.
     """
     opened = open_place(place)
@@ -187,6 +193,7 @@ def run_report(place: str, review_below: float = REVIEW_BELOW) -> RunReport:
             item_seconds=sum(not receipt.item_seconds for receipt in receipts),
         ),
         review=review_edits(opened, review_below) if isinstance(opened, Run) else None,
+        owners=() if log is None else read_owners(log, absolute_place(place)),
     )
 
 

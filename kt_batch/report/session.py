@@ -6,7 +6,7 @@ Each file of the run and of its library is read once.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -56,16 +56,16 @@ KEPT_TABLES = 16  # provenance of outputs in memory
 class Session:
     """An opened run, its library, and what was read of both."""
 
-    def __init__(self, run: Run, library: str | None = None) -> None:
-        """Take an opened run; `library` is where its library is now, if it has moved."""
+    def __init__(self, run: Run, library: str | Sequence[str] | None = None) -> None:
+        """Take an opened run; `library` is where its library is now, or its libraries are, if they have moved."""
         self.run = run
-        self._place = library
+        self._places = (library,) if isinstance(library, str) else tuple(library or ())
         self._tables: OrderedDict[tuple[str, str | None], pa.Table] = OrderedDict()
         self._sizes: dict[str, tuple[int, int]] = {}
         self._images: dict[tuple[str, bool], SourceImage | None] = {}
 
     @classmethod
-    def open(cls, place: str, library: str | None = None) -> Session:
+    def open(cls, place: str, library: str | Sequence[str] | None = None) -> Session:
         """Open the run at a path or URI.
 
         Raises:
@@ -83,14 +83,14 @@ class Session:
 
     @cached_property
     def required_library(self) -> Library:
-        """Return the run's library.
+        """Return the run's library, of several the first one.
 
         Raises:
             MissingError: the run names none, or it is not there.
             MismatchError: another library is there.
             UsageError: the run names one in a store that the caller did not name.
         """
-        return library_of(self.run, self._place or self.named_library)
+        return library_of(self.run, self._places[0] if self._places else None)
 
     @cached_property
     def library(self) -> Library | None:
@@ -99,7 +99,7 @@ class Session:
         Raises:
             MissingError, MismatchError: the library is not at the place that the caller named.
         """
-        if self._place is not None:
+        if self._places:
             return self.required_library
         try:
             return self.required_library if self.named_library else None
@@ -111,13 +111,9 @@ class Session:
         """Return all libraries of the run, the first one first; raise as `required_library` does.
 
         Raises:
-            UsageError: also where the caller says the place of one library of several.
+            UsageError: also where the caller names some of several libraries.
         """
-        if self._place is not None and self.run.header.further_libraries:
-            raise UsageError(
-                f"'{self.run.location.uri}' was made from several libraries; --library {self._place} is for one."
-            )
-        return [self.required_library, *further_libraries(self.run)]
+        return [self.required_library, *further_libraries(self.run, self._places)]
 
     @cached_property
     def libraries(self) -> list[Library]:

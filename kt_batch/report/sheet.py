@@ -40,7 +40,9 @@ PERCENTILE = 1.0  # of NCC, where the scale of the maps starts
 
 
 # Settings by content, and `search`, which has a column of its own.
-NOT_SHOWN = frozenset({"decoder_sha256", "decoders_sha256", "styles", "search"})
+NOT_SHOWN = frozenset(
+    {"decoder_sha256", "decoders_sha256", "styles", "style_weights", "style_groups", "masks_sha256", "search"}
+)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def show_edit(
 def _pairs(provenance: pa.Table, library: PairedLibrary | None, folder: PageFolder) -> list[Pair]:
     """Return the pairs with the largest shares, whatever their sign."""
     rows = sorted(provenance.to_pylist(), key=lambda row: (-abs(row["share"]), row["source_image_id"]))[:PAIRS_SHOWN]
-    known = _known_pairs(library, {row["source_image_id"].hex() for row in rows}) if library else {}
+    known = known_pairs(library, {row["source_image_id"].hex() for row in rows}) if library else {}
     pairs = []
     for row in rows:
         found, uri = known.get(row["source_image_id"].hex(), {}), row["source_uri"]
@@ -128,7 +128,7 @@ def _pairs(provenance: pa.Table, library: PairedLibrary | None, folder: PageFold
     return pairs
 
 
-def _known_pairs(library: PairedLibrary, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+def known_pairs(library: PairedLibrary, ids: Collection[str]) -> dict[str, dict[str, Any]]:
     """Return id -> row of the pairs with these ids. Only the parts that hold them are read."""
     wanted = pa.array([bytes.fromhex(pair) for pair in sorted(ids)], IMAGE_ID)
     holding = {unit.id for unit in library.committed.ledger.units() if any(item.image_id in ids for item in unit.items)}

@@ -92,13 +92,42 @@ def further_places(run: Run) -> tuple[str, ...]:
     return tuple(named[1:])
 
 
-def further_libraries(run: Run) -> list[Library]:
-    """Open the libraries that a run searched beside the first one. Raises as `library_of` does."""
+def further_libraries(run: Run, places: Sequence[str] = ()) -> list[Library]:
+    """Open the libraries that a run searched beside the first one, in their order.
+
+    They are where the run says, or at the further `places` when all libraries have moved.
+
+    Raises:
+        UsageError: there are other places than libraries, or `library_of` raises it.
+        MissingError, MismatchError: as `library_of`.
+        DamagedError: the run does not name its libraries.
+    """
     digests = [each.index_digest for each in run.header.further_libraries]
-    return [
-        _open_holding(run, _trusted(run, place), digest)
-        for place, digest in zip(further_places(run), digests, strict=False)
-    ]
+    if places and len(places) != 1 + len(digests):
+        raise UsageError(
+            f"'{run.location.uri}' was made from {1 + len(digests)} libraries, and --library names {len(places)}; name "
+            "all of them in the order of the run, or none."
+        )
+    further = places[1:] or [trusted(run, place) for place in further_places(run)]
+    if len(further) != len(digests):
+        raise DamagedError(f"'{run.location.uri}' does not name {1 + len(digests)} libraries.")
+    return [_open_holding(run, place, digest) for place, digest in zip(further, digests, strict=True)]
+
+
+def named_files(run: Run, key: str) -> tuple[str, ...]:
+    """Return the files or the place that `run.json` names under a key; none where there is no `run.json` yet.
+
+    Raises:
+        DamagedError: `run.json` is not the summary of a run.
+    """
+    try:
+        named = read_document(run.location, layout.RUN_SUMMARY, _most_summary_bytes(run)).get(key, [])
+    except MissingError:
+        return ()
+    found = [named] if isinstance(named, str) else named
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise DamagedError(f"'{layout.RUN_SUMMARY}' at '{run.location.uri}' does not name files as `{key}`.")
+    return tuple(found)
 
 
 def named_library(run: Run) -> str | None:
@@ -162,7 +191,8 @@ def _open_holding(run: Run, place: str, wanted: str | None) -> Library:
     if wanted is not None and read_index_summary(opened.location, wanted) is None:
         there = ", ".join(summary.digest for summary in read_index_summaries(opened.location)) or "none"
         raise MismatchError(
-            f"'{place}' is not the library of '{run.location.uri}': its index {wanted} is not there, only {there}."
+            f"'{place}' does not have the index {wanted} of '{run.location.uri}', only {there}: it is another library, "
+            "or gc --old-indexes has removed the index."
         )
     return opened
 
@@ -177,15 +207,15 @@ def trusted_library(run: Run) -> str:
     place = named_library(run)
     if place is None:
         raise MissingError(f"'{run.location.uri}' names no library.")
-    return _trusted(run, place)
+    return trusted(run, place)
 
 
-def _trusted(run: Run, place: str) -> str:
+def trusted(run: Run, place: str, what: str = "the library", option: str = "--library") -> str:
     """Return a place that a run names. Raises UsageError when it may not be read without asking."""
     if not follows(run.location, place):
         raise UsageError(
-            f"'{run.location.uri}' names the library '{redacted(place)}', in a store that you did not name; nothing "
-            "was sent there; give --library if you trust it."
+            f"'{run.location.uri}' names {what} '{redacted(place)}', in a store that you did not name; nothing "
+            f"was sent there; give {option} if you trust it."
         )
     return place
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from kt_batch.errors import StorageError
@@ -37,6 +37,9 @@ from kt_batch.store.schemas import (
     patches_schema,
 )
 from kt_batch.text import is_visible
+
+if TYPE_CHECKING:
+    import duckdb
 
 # DuckDB must not load or fetch extensions because a name looks like an address.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
@@ -85,6 +88,8 @@ def connect(place: str) -> duckdb.DuckDBPyConnection:
         MissingError: `place` is neither a library nor a run.
         StorageError: a part is missing or not readable as Parquet.
     """
+    import duckdb  # 12 MB that the other commands need not hold
+
     opened = open_place(place)
     connection = duckdb.connect(config=SETTINGS)
     mounted: dict[str, str] = {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 U = TypeVar("U")
 R = TypeVar("R")
+MOST_REPLICAS = 16  # of a keeper
 
 # A worker calls its heartbeat with the part of the unit that it begins. The answer says whether the unit has already
 # cost a worker and must be done in isolation: one part at a time, without concurrent work.
@@ -29,6 +30,54 @@ class ReportsParts(Protocol):
     """A runner that also reports the parts of units as they begin, as far as it knows them."""
 
     on_part: PartSeen | None
+
+
+class Keeper(Protocol):
+    """An object that a service keeps. Its successor is made anew, and knows nothing of earlier requests."""
+
+    def answer(self, requests: Sequence[Any], /) -> Any:
+        """Answer the last of some requests, after the others."""
+
+
+class Service(Protocol):
+    """Keepers in processes of their own, numbered from 0. It can be sent to workers, which then ask the same ones.
+
+    A keeper may have replicas, which know nothing of each other. A process asks one of them until that one is lost.
+    """
+
+    def ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
+        """Return the answer of each keeper to the last of its requests; a lost one has a replica or a successor."""
+
+    def ask_replicas(self, requests: Mapping[int, Sequence[Any]]) -> None:
+        """Let every replica of some keepers answer requests; a lost one is left out where another has answered."""
+
+    def tell(self, requests: Mapping[int, Sequence[Any]]) -> None:
+        """Send requests to keepers, and wait for no answer."""
+
+    def note(self, counts: Mapping[int, Mapping[str, float]]) -> None:
+        """Add counts to those of each keeper, on which work is done for now."""
+
+    def noted(self) -> list[dict[str, float]]:
+        """Return the counts of each keeper so far, those of its replicas together.
+
+        `waited` are the seconds that others waited for it, and `lost` their requests that were lost with a process.
+        """
+
+    def close(self) -> None:
+        """End the processes."""
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A runner that can also start keepers beside its workers."""
+
+    workers: int
+
+    def serve(self, factories: Sequence[Callable[[], Keeper]], memory: Sequence[int], replicas: int = 1) -> Service:
+        """Start a keeper for each factory, in so many replicas, each with so many bytes of memory.
+
+        They end with the runner, or at `close`.
+        """
 
 
 class Runner(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,8 +21,6 @@ from kt_batch.store.places import scheme_of
 
 DEPTH = 4  # folders below a place in which libraries are looked for
 MOST_LIBRARIES = 256  # searched together; provenance numbers them in a byte
-
-_WEIGHT = re.compile(r"(.+)=([0-9]+|[0-9]*\.[0-9]+)", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,12 @@ def weighted_places(given: Sequence[str]) -> tuple[WeightedPlace, ...]:
     """
     found: list[WeightedPlace] = []
     for text in given:
-        place, weight = _split_weight(text)
+        place, weight = split_weight(text, "library")
+        weight = 1.0 if weight is None else weight
         named = libraries_like(place) if MAGIC.search(place) and not _is_there(place) else [absolute_place(place)]
         found += [WeightedPlace(each, weight) for each in named]
-    uris = [open_location(each.place).uri for each in found]
-    if twice := [uri for uri in uris if uris.count(uri) > 1]:
+    known = [_identity(each.place) for each in found]
+    if twice := [each.place for each, identity in zip(found, known, strict=True) if known.count(identity) > 1]:
         raise UsageError(f"The library '{twice[0]}' is named twice; name each once.")
     if len(found) > MOST_LIBRARIES:
         raise UsageError(
@@ -58,16 +56,28 @@ def weighted_places(given: Sequence[str]) -> tuple[WeightedPlace, ...]:
     return tuple(found)
 
 
-def _split_weight(text: str) -> tuple[str, float]:
-    match = _WEIGHT.fullmatch(text)
-    if match is None:
-        return text, 1.0
-    weight = float(match[2])
+def _identity(place: str) -> str:
+    """Return one text for a place, however it is spelled, and whatever link leads to it."""
+    location = open_location(place)
+    return str(location.root.resolve()) if isinstance(location, LocalLocation) else location.uri
+
+
+def split_weight(text: str, what: str) -> tuple[str, float | None]:
+    """Return the place and the weight that a text such as `monet.lib=0.5` names; None without a weight.
+
+    Raises:
+        UsageError: The weight is not above 0 and at most MOST_WEIGHT. `what` says what has it.
+    """
+    place, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        return text, None
+    if not place:
+        return text, None
     if not 0 < weight <= MOST_WEIGHT:
-        raise UsageError(
-            f"The library '{match[1]}' has the weight {match[2]}; allowed is above 0, up to {MOST_WEIGHT:g}."
-        )
-    return match[1], weight
+        raise UsageError(f"The {what} '{place}' has the weight {number}; allowed is above 0, up to {MOST_WEIGHT:g}.")
+    return place, weight
 
 
 def _is_there(place: str) -> bool:

@@ -20,12 +20,14 @@ from kt_batch.store.tables import read_table
 COLUMNS = [name for name in IMAGES.names if name != "preview"]
 SHOWN = 10  # tags or licences in a message
 
-# A condition reads the table that is given to it and nothing else.
+# A condition reads the table that is given to it and nothing else, and writes nothing.
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
+    "temp_directory": "",
+    "threads": 1,  # else this thread may wait for another one, and does not see Ctrl-C
     "lock_configuration": "true",
 }
 
@@ -107,6 +109,7 @@ def _where(table: pa.Table, condition: str) -> NDArray[np.bool_]:
 
     Raises:
         UsageError: DuckDB does not understand it.
+        KeyboardInterrupt: Ctrl-C was pressed, of which DuckDB makes an error of its own.
     """
     import duckdb  # not where libraries are only searched
 
@@ -118,6 +121,8 @@ def _where(table: pa.Table, condition: str) -> NDArray[np.bool_]:
             found = connection.table("images").filter(condition).project("row_number").fetchall()
     except (duckdb.Error, RuntimeError) as error:
         reason = str(error).partition("\n")[0].strip().rstrip(".")
+        if type(error) is RuntimeError and "interrupted" in reason:
+            raise KeyboardInterrupt from error
         raise UsageError(
             f"--where {condition!r} cannot be evaluated over the columns {', '.join(COLUMNS)}: {reason}."
         ) from error

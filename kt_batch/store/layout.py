@@ -4,7 +4,7 @@ A path is relative to the library or the run and separated by slashes. The funct
 those that begin with `parse_` read one and return None when the path is of another kind.
 
     LIBRARY/  plan/  receipts/  library.json  images/  patches/[<layer@scale>/]  working/  rejects/  options/  index/
-    RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/  series/
+    RUN/      plan/  receipts/  run.json  images/ or shards/  provenance/  rejects/  options/  series/  checkpoints/
     series/   <nnnnnn>.parquet  build/{receipts/, described/}      of a run whose photographs share edits
     statistics/  <digest>.json  <sha256>  receipts/  moments/   of a library
     fits/     <digest>.json  <sha256>              of a paired library
@@ -29,6 +29,7 @@ OPTIONS = "options"
 INDEX = "index"
 FITS = "fits"  # of a paired library
 SERIES = "series"  # of a run
+CHECKPOINTS = "checkpoints"  # of a run, within images whose units are not committed yet (store/checkpoints.py)
 STATISTICS = "statistics"  # of a library
 
 # Table kinds. The parts of a kind lie in the directory of its name.
@@ -45,7 +46,9 @@ RUN_KINDS = frozenset({PROVENANCE, EDITS, REJECTS})
 OUTPUTS = "images"  # directory of a run's output images
 OUTPUT_SHARDS = "shards"  # directory of a run's outputs, where they are in shards
 _FOLDERS = (
-    LIBRARY_KINDS | RUN_KINDS | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, STATISTICS, OUTPUTS, OUTPUT_SHARDS, SERIES}
+    LIBRARY_KINDS
+    | RUN_KINDS
+    | {PLAN, RECEIPTS, OPTIONS, INDEX, FITS, STATISTICS, OUTPUTS, OUTPUT_SHARDS, SERIES, CHECKPOINTS}
 )
 
 SHARDS = f"{INDEX}/shards"

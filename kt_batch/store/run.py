@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kt_batch.config import EncoderConfig, FurtherLibrary, OutputForm, Series
+from kt_batch.config import MOST_WEIGHT, EncoderConfig, FurtherLibrary, OutputForm, Series
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.store import layout
 from kt_batch.store.committed import Committed
@@ -35,7 +35,7 @@ class RunHeader(BaseModel):
     `index_digest` are None for a method that has none. `output` says whether the output images are files or in shards.
     `series` says which photographs share an edit.
     `full_size` says that a method with an index edits photographs at their full size.
-    `further_libraries` names the indexes that are searched beside the first one.
+    `further_libraries` names the indexes that are searched beside the first one, whose scores count `library_weight`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -47,6 +47,7 @@ class RunHeader(BaseModel):
     output: OutputForm = "files"
     series: Series = "none"
     full_size: bool = False
+    library_weight: Annotated[float, Field(gt=0, le=MOST_WEIGHT)] = 1.0
     further_libraries: tuple[FurtherLibrary, ...] = ()
 
 
@@ -58,6 +59,9 @@ class MethodSettings(Protocol):
 
     def digest(self) -> str:
         """Return the configuration digest, 16 hex digits."""
+
+
+NO_FILES: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True)
@@ -253,11 +257,17 @@ def check_provenance(table: pa.Table, where: str) -> None:
 
 
 def write_run_summary(
-    location: Location, ledger: Ledger, config: MethodSettings, library: str | None, further: Sequence[str] = ()
+    location: Location,
+    ledger: Ledger,
+    config: MethodSettings,
+    library: str | None,
+    further: Sequence[str] = (),
+    files: Mapping[str, object] = NO_FILES,
 ) -> Totals:
     """Write `run.json` from plan, receipts and tables.
 
-    library, further: as the command named them; None for a method that uses none.
+    library, further: as the command named them; None for a method that uses none. files: where label images and filter
+    banks are, by the key that says so.
     """
     content = config.model_dump(mode="json")
     run = Run(Committed(ledger, content))
@@ -272,6 +282,7 @@ def write_run_summary(
             "config_digest": config.digest(),
             "library": library,
             **({"libraries": [library, *further]} if further else {}),
+            **files,
             "snapshot": ledger.snapshot(),
             "images": sum(r.images for r in receipts),
             "patches": sum(r.patches for r in receipts),

@@ -132,12 +132,19 @@ def train_autoencoder(job: TrainJob, report: Report, run_members: Callable[[Memb
 
 def training_uris(images: Sequence[str], manifests: Sequence[Manifest] = ()) -> list[str]:
     """Return the URIs of all images outside the held-out set. Raises UsageError if there are none."""
+    return divided_uris(images, manifests)[0]
+
+
+def divided_uris(images: Sequence[str], manifests: Sequence[Manifest] = ()) -> tuple[list[str], list[str]]:
+    """Return the sorted URIs of the images to train on, and those held out. Raises UsageError if all are held out."""
     items = plan_items(find_images(images, manifests, no_progress).inputs, no_progress)
-    uris = sorted({item.image_id: item.uri for item in items if not item.image_id.startswith(HELD_OUT)}.values())
-    if not uris:
+    uris = {item.image_id: item.uri for item in items}
+    held_out = {image: uri for image, uri in uris.items() if image.startswith(HELD_OUT)}
+    trained_on = sorted(uri for image, uri in uris.items() if image not in held_out)
+    if not trained_on:
         named = ", ".join([*images, *(manifest.place for manifest in manifests)])
         raise UsageError(f"None of {named} can be trained on: all are in the held-out sixteenth.")
-    return uris
+    return trained_on, sorted(held_out.values())
 
 
 def job_encoder(job: TrainJob, uris: Sequence[str]) -> LoadedEncoder:

@@ -52,7 +52,7 @@ def _random_crops(uris: Sequence[str], size: int, generator: random.Random) -> I
             any_read = True
             image = Image.fromarray((pixels * 255).round().astype(np.uint8))
             for _ in range(CROPS_PER_IMAGE):
-                yield _random_crop(image, size, generator)
+                yield random_crop(image, size, generator)
         if reject is not None and not any_read:
             raise reject
 
@@ -66,7 +66,7 @@ def _shuffle(crops: Iterator[np.ndarray], length: int, generator: random.Random)
         yield drawn
 
 
-def _random_crop(image: Image.Image, size: int, generator: random.Random) -> np.ndarray:
+def random_crop(image: Image.Image, size: int, generator: random.Random) -> np.ndarray:
     """Resize a random square to `(size, size, 3)` uint8; its side is size / scale pixels."""
     scale = generator.uniform(0.5, 1.2) * 512 / max(image.size)
     side = min(size / scale, *image.size)

@@ -6,12 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """The settings that change the trained weights. A loss term of weight 0 is not computed.
+class Settings:
+    """The settings of every training.
 
     Attributes:
         subject: The caller's name for what is trained. A state of another subject is refused.
         steps: Length of the training.
+        seed: Of the state's random generator.
+    """
+
+    subject: str = ""
+    steps: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainSettings(Settings):
+    """The settings that change the weights of a decoder. A loss term of weight 0 is not computed.
+
+    Attributes:
         learning_rate: The peak, after the warm-up.
         fitted_rate: Learning rate of a direct convolution, which starts from a fit, relative to `learning_rate`.
         warmup_steps: Length of the linear warm-up.
@@ -19,11 +32,8 @@ class TrainSettings:
         reconstruction: Weight of the L1 distance between image and decoding (eq. 8).
         swapped: Weight of 1 - R2 between swapped features and the features of their decoding.
         lattice: Weight of the grid of the cells in the error and, with `swapped`, in the decoding of swapped features.
-        seed: Of the state's random generator.
     """
 
-    subject: str = ""
-    steps: int = 1000
     learning_rate: float = 0.02
     fitted_rate: float = 0.02
     warmup_steps: int = 20
@@ -31,4 +41,3 @@ class TrainSettings:
     reconstruction: float = 1.0
     swapped: float = 0.0
     lattice: float = 0.0
-    seed: int = 0

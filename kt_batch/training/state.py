@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from kt_batch.errors import DamagedError, MismatchError
 from kt_batch.training.muon import Muon
-from kt_batch.training.settings import TrainSettings
+from kt_batch.training.settings import Settings, TrainSettings
 
 FILE_BYTES = 12 << 20  # of tensors in one file, which stays below 16 MiB
 FITTED = "decoder.direct."  # prefix of the parameters that start from a fit
@@ -33,10 +34,10 @@ class TrainState:
         self.average = average
 
     @classmethod
-    def fresh(cls, trained: Mapping[str, nn.Parameter], settings: TrainSettings) -> TrainState:
+    def fresh(cls, trained: Mapping[str, nn.Parameter], settings: Settings) -> Self:
         """Return a state at step 0 for the parameters `trained`, by name."""
         generator = torch.Generator().manual_seed(settings.seed)
-        shares = {True: settings.fitted_rate, False: 1.0}
+        shares = {True: settings.fitted_rate if isinstance(settings, TrainSettings) else 1.0, False: 1.0}
         parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, value in trained.items():
             parts[name.startswith(FITTED)].append(value)
@@ -49,7 +50,7 @@ class TrainState:
         for name, value in trained.items():
             self.average[name].lerp_(value.detach(), 1 - keep)
 
-    def save(self, folder: Path, tensors: Mapping[str, Tensor], settings: TrainSettings) -> None:
+    def save(self, folder: Path, tensors: Mapping[str, Tensor], settings: Settings) -> None:
         """Write weights, average and optimizer moments in files of at most 16 MiB, and `state.json` last.
 
         Args:
@@ -76,7 +77,7 @@ class TrainState:
                 old.unlink()
 
     @classmethod
-    def load(cls, folder: Path, tensors: Mapping[str, Tensor], settings: TrainSettings) -> TrainState:
+    def load(cls, folder: Path, tensors: Mapping[str, Tensor], settings: Settings) -> Self:
         """Read a saved state, and replace the values of `tensors`.
 
         Raises:
@@ -136,7 +137,7 @@ def _split(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     yield part
 
 
-def _read_summary(path: Path, settings: TrainSettings) -> tuple[int, list[str]]:
+def _read_summary(path: Path, settings: Settings) -> tuple[int, list[str]]:
     """Return the step and the file names of a `state.json`, once its settings have been compared."""
     try:
         saved = json.loads(path.read_text())

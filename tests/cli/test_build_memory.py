@@ -13,7 +13,7 @@ from kt_batch.errors import UsageError
 from tests.cli.conftest import QUICK, Say
 from tests.support.tiny import draw_all, hashes
 
-TOO_LITTLE = "kt-batch: --build-memory is 0.1 GB, but indexing 360 patches of 608 values takes 0.43 GB in a process"
+TOO_LITTLE = "kt-batch: --build-memory is 0.1 GB, but indexing 360 patches of 608 values takes 0.47 GB in a process"
 
 
 @pytest.fixture
@@ -46,8 +46,12 @@ def test_too_little_memory_is_one_sentence_of_the_command_and_the_job(kt: Say, l
     said = kt(*words, "--build-memory", "0.1", of=build_library.load_app())
     assert (said.code, said.err.splitlines()[-1].startswith(TOO_LITTLE)) == (2, True)
     assert not (library / "index").exists()
-    with pytest.raises(UsageError, match=r"takes 0\.43 GB in a process"):
+    with pytest.raises(UsageError, match=r"takes 0\.47 GB in a process"):
         kt_batch.build_index(library, build_memory=0.1)
+    with pytest.raises(UsageError, match="build_memory is nan; allowed are gigabytes above 0"):
+        kt_batch.build_index(library, build_memory=float("nan"))
+    with pytest.raises(UsageError, match="index_memory is nan; allowed are gigabytes above 0"):
+        kt_batch.translate([], library, kt_batch.Choice(), method="identity", index_memory=float("nan"))
 
 
 def test_a_file_of_options_sets_it_and_the_index_is_that_without_it(kt: Say, library: Path, tmp_path: Path) -> None:

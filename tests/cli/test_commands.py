@@ -133,7 +133,17 @@ def test_try_paints_a_large_picture_at_the_usual_size_first(
         assert (small.size, large.size) == ((512, 29), (600, 34))
 
 
-@pytest.mark.parametrize("words", [("adain",), ("patch_swap",), ("wct",), ("gatys", "--iterations", 2), ("ift",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("adain",),
+        ("patch_swap",),
+        ("wct",),
+        ("gatys", "--iterations", 2),
+        ("gatys_refined", "--iterations", 2),
+        ("ift",),
+    ],
+)
 def test_try_takes_the_methods_with_style_images(
     kt: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...]
 ) -> None:

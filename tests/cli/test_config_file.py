@@ -62,6 +62,13 @@ def test_what_writes_or_connects_is_refused_from_a_file(
     assert not new.exists()
 
 
+def test_a_file_sets_how_much_of_an_index_a_process_holds(kt: Say, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("index_memory: 8\n")
+    words = (photo, "--method", "adain", "--style", photo, "--out", tmp_path / "run")
+    said = kt("translate", *words, "--config", tmp_path / "options.yaml")
+    assert (said.code, "searches no index, so --index-memory has no effect" in said.err) == (2, True)
+
+
 @pytest.mark.parametrize("job", [build_library, translate])
 def test_the_jobs_refuse_the_same(kt: Say, photo: Path, tmp_path: Path, job: object) -> None:
     (tmp_path / "options.yaml").write_text("address: 10.0.0.1:6379\n")

@@ -33,7 +33,7 @@ def evaluate(kt: Say, images: Path, *options: object) -> Said:
         (("--method", "knowledge:colour=red"), "no method has a setting 'colour'"),
         (("--method", "knowledge:layer=relu9_1"), "allowed layers are relu1_1"),
         (("--method", "identity:alpha=1"), "The method identity has no option --alpha"),
-        (("--method", "retouch"), "retouch needs pairs, and follows no painting"),
+        (("--method", "retouch"), "retouch needs pairs, which no painting gives"),
         (("--method", "adain", "--method", "adain"), "Two methods are called 'adain'"),
         (("--results", "folder"), "give NAME=DIR"),
         (("--peer-weights", "nowhere"), "--peer-weights 'nowhere' is no folder"),

@@ -57,6 +57,7 @@ def test_the_status_says_what_each_index_has_grown_from_and_builds_nothing(kt: S
     said = kt("index", library, "--status")
     assert said.out.splitlines()[0] == f"{library.as_uri()}: 1 index"
     assert "raw, stale: fresh, 720 patches" in said.out
+    assert said.out.endswith(f"    The library has changed since; run: kt-batch index {library}\n")
     grown = kt("index", library, *ONE, "--json").json["index"]
     said = kt("index", library, "--status")
     assert f"{grown} of relu3_1@64, raw, current: grown from " in said.out

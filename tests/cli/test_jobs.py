@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from jobs import build_library, translate
+from jobs import build_library, evaluate, translate
 from kt_batch.cli import app as cli
 from kt_batch.cli.exit_codes import allowed_rejects, job_code
 from kt_batch.cli.training import STEPS, parse_steps
@@ -93,6 +93,15 @@ def test_the_jobs_have_the_options_and_defaults_of_their_commands() -> None:
         assert ours.keys() - theirs.keys() == of_jobs_alone
         different = {name for name in theirs if theirs[name] != ours.get(name)}
         assert different == others
+
+
+def test_the_job_that_measures_has_every_command_that_measures_with_its_options() -> None:
+    job = typer.main.get_command(evaluate.load_app()).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = {**commands["evaluate"].commands, "compare": commands["compare"]}
+    assert job.keys() == commands.keys()
+    for name, command in commands.items():
+        assert [(p.opts, p.default) for p in job[name].params] == [(p.opts, p.default) for p in command.params]
 
 
 @pytest.mark.parametrize("name", ["build_library", "translate"])

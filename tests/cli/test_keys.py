@@ -72,7 +72,9 @@ def test_a_further_key_that_is_none_is_wrong_usage(
     assert not (tmp_path / "lib").exists()
 
 
-@pytest.mark.parametrize("words", [("--keep-images",), ("--also", "relu4_1@256"), ("--preset", "painting")])
+@pytest.mark.parametrize(
+    "words", [("--keep-images",), ("--also", "relu4_1@256"), ("--preset", "painting"), ("--gpus", "1")]
+)
 def test_these_options_have_no_effect_on_pairs(kt: Say, tmp_path: Path, words: tuple[str, ...]) -> None:
     before, after = draw_pairs(tmp_path, [1])
     said = kt("extract", "--before", before, "--after", after, "--library", tmp_path / "lib", *words)

@@ -107,8 +107,12 @@ def test_filters_and_draws_are_options_of_command_and_job(kt: Say, shelf: Path, 
     assert kt(*words, of=of).code == 0
     assert len({row["source_image_id"] for row in rows(tmp_path / "run", "provenance")}) == 2
     assert kt("verify", tmp_path / "run").code == 0
-    again = kt("verify", tmp_path / "run", "--recompute", "1")
-    assert (again.code, "--recompute is for runs of one library" in again.err) == (1, True)
+    again = kt("verify", tmp_path / "run", "--recompute", "2")
+    assert (again.code, "was made with a filter" in again.err) == (1, True)
+    filters = options[2:6]
+    assert kt("verify", tmp_path / "run", "--recompute", "2", *filters, "--json").json["recompute"]["different"] == []
+    unused = kt("verify", tmp_path / "run", *filters)
+    assert (unused.code, "go with --recompute" in unused.err) == (2, True)
     refused = kt(*words, "--only-tag", "none", of=of)
     assert (refused.code, "licences CC0" in refused.err) == (2, True)
 

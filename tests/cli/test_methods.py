@@ -169,7 +169,7 @@ def test_mutually_exclusive_values_raise_one_sentence(kt: Say, library: Path, ph
 # ---- presets ----
 
 PAPER = ["--swap", "geometric", "--alpha", 1, "--temperature", 0.05, "--query-stride", 1, "--searcher", "bhkm"]
-PAPER += ["--bands", 1, "--probes", 1, "--top-k", 1]
+PAPER += ["--bands", 1, "--probes", 1, "--top-k", 1, "--details", 0]
 
 
 def test_a_preset_equals_its_values_given_one_by_one(kt: Say, library: Path, photo: Path, tmp_path: Path) -> None:

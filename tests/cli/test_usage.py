@@ -51,6 +51,10 @@ def test_rejects_end_with_3_and_are_counted(kt: Say, library: Path, photos: Path
         (["index", "{library}", "--max-leaf", "2"], "max_leaf got 2"),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--alpha", "2"], "alpha got 2.0"),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--top-k", "0"], "top_k got 0"),
+        (
+            ["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--temperature", "inf"],
+            "finite number",
+        ),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--swap", "x"], "--swap"),
         (["translate", "{photos}", "--library", "{library}", "--out", "{new}", "--searcher", "x"], "searcher got 'x'"),
         (["explain", "{library}", "a.png", "--at", "1;2"], "--at is a pixel such as 120,80, not '1;2'"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.e2e.conftest import Ended, kt
 from tests.support import style
+from tests.support.browser import check_page
 
 QUICK = ("--size", 192, "--threads", 1)
 
@@ -61,6 +62,11 @@ def test_peers_without_weight_files_are_absent_with_a_reason(everything: tuple[P
     absent = {method["name"]: method["absent"] for method in report["methods"] if method["absent"]}
     assert set(absent) == {"AdaIN", "WCT", "style-swap"}
     assert "decoder_wct_relu3_1.safetensors" in absent["WCT"]
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_page(everything: tuple[Path, dict[str, Any]]) -> None:
+    check_page(everything[0] / "sheet/index.html")
 
 
 def test_the_page_shows_pictures_values_and_the_plot_and_escapes_names(

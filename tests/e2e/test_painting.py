@@ -27,7 +27,7 @@ from tests.e2e.test_resume import DRIVER, nothing_half_written
 from tests.e2e.test_s3 import upload
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
-from tests.support.tiny import draw_all, encoder_config, extracted, hashes, indexed, results
+from tests.support.tiny import draw_all, hashes, painted_library, results
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,11 @@ class Gallery:
     library: Path
 
 
-def made(paintings: Path | str, library: Path | str) -> None:
-    """Extract and index paintings for paintings."""
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([paintings], library, encoder=encoder, keep_images=True)
-    indexed(library)
-
-
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     root = tmp_path_factory.mktemp("gallery")
     paintings, photos = draw_all(root / "paintings", [1, 2, 3]), draw_all(root / "photos", [11, 12, 13])
-    made(paintings, root / "library")
+    painted_library(paintings, root / "library")
     return Gallery(paintings, photos, root / "library")
 
 
@@ -117,7 +110,7 @@ def test_everything_in_a_bucket_gives_the_local_painting(
 ) -> None:
     place = moto_server.new_location(monkeypatch).uri
     paintings, photos = upload(gallery.paintings, f"{place}/paintings"), upload(gallery.photos, f"{place}/photos")
-    made(paintings, f"{place}/library")
+    painted_library(paintings, f"{place}/library")
     assert painted([photos], f"{place}/library", f"{place}/run", cache=tmp_path / "cache").rejected == 0
     painted([gallery.photos], gallery.library, tmp_path / "run")
     assert hashes(f"{place}/run", "images") == hashes(tmp_path / "run", "images")
@@ -142,7 +135,7 @@ def test_a_grown_library_asks_for_an_index_and_paints_in_a_new_run(gallery: Gall
     library = Path(shutil.copytree(gallery.library, tmp_path / "library"))
     painted([gallery.photos], library, tmp_path / "run")
     before = digest(tmp_path / "run")
-    made(draw_all(tmp_path / "more", [4]), library)
+    painted_library(draw_all(tmp_path / "more", [4]), library)
     words = ("translate", gallery.photos, "--library", library, "--preset", "painting", "--threads", 1)
     ended = kt(*words, "--out", tmp_path / "grown")
     assert ended.code == 0, ended.err

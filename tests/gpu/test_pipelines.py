@@ -6,6 +6,7 @@ The arithmetic differs in last bits, so near ties may be decided otherwise. Prom
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,27 +15,23 @@ import pytest
 import torch
 from PIL import Image
 
-from kt_batch.config import IndexConfig, RunOptions, SearchConfig
+from kt_batch.config import RunOptions, SearchConfig
 from kt_batch.errors import MismatchError
-from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.finish import translate
-from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.runners.local import LocalRunner
-from kt_batch.store.locations import open_location
+from kt_batch.pipelines.translate.sources import Choice
 from kt_batch.store.schemas import patch_vectors
-from kt_batch.store.units import Ledger
 from tests.support.collection import Collection
 from tests.support.tiny import (
-    encoder_config,
+    device_of,
     extracted,
     hashes,
     indexed,
+    painted_library,
     patches,
     results,
     rows,
     translate_request,
     translated,
+    translated_after,
 )
 
 pytestmark = [
@@ -45,10 +42,6 @@ HERE, ON_GPU = RunOptions(threads=1, unit_size=2), RunOptions(threads=1, unit_si
 SAME_MATCHES = 0.999
 CLOSE = 45.0  # dB
 REPAINTED = 30.0  # dB; a painting's matches follow from those of the level before, so that one may move a stroke
-
-
-def device_of(place: Path | str) -> set[str]:
-    return {receipt.numerics["device"] for receipt in Ledger(open_location(str(place))).receipts().values()}
 
 
 def psnr(run: Path, other: Path) -> float:
@@ -120,17 +113,20 @@ def test_other_methods_make_nearly_the_same_pictures_and_the_same_twice(
     collection: Collection, tmp_path: Path, method: str, close: float
 ) -> None:
     library = tmp_path / "library"
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([collection.paintings], library, encoder=encoder, keep_images=True)
-    indexed(library, config=IndexConfig(match_space="centred"))
+    painted_library(collection.paintings, library)
     choice = Choice(styles=collection.paintings, size=64) if method == "adain" else Choice(library=library)
-    config, sources = choose(method, {}, choice)
     for place, gpus in (("here", 0), ("one", 1), ("two", 1)):
-        options = RunOptions(threads=1, gpus=gpus)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
-        translate(request, LocalRunner(), no_progress)
+        translated_after(choice, collection.photos, tmp_path / place, method, RunOptions(threads=1, gpus=gpus))
     assert results(tmp_path / "one") == results(tmp_path / "two")
     assert psnr(tmp_path / "here", tmp_path / "one") > close
+
+
+def test_several_libraries_are_searched_on_a_gpu(collection: Collection, tmp_path: Path) -> None:
+    shutil.copytree(collection.library, tmp_path / "copy")
+    for place, gpus in (("here", 0), ("one", 1)):
+        choice = Choice(library=[collection.library, f"{tmp_path / 'copy'}=0.5"])
+        translated_after(choice, collection.photos, tmp_path / place, options=RunOptions(threads=1, gpus=gpus))
+    assert same_matches(tmp_path / "here", tmp_path / "one") >= SAME_MATCHES
 
 
 def test_a_run_of_the_processor_is_not_continued_on_a_gpu(collection: Collection, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kt_batch.errors import UsageError
 from kt_batch.index.collection import Collection, collected, deviation_of, weighted
 from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index, build_in_memory
-from kt_batch.index.search import open_search, search
+from kt_batch.index.search import CollectionSearch, open_search, search
 from kt_batch.kernels.haar import haar
 
 CONFIG = IndexConfig(fan_out=4, max_leaf=32, match_space="centred")
@@ -54,6 +54,22 @@ def test_matches_are_the_best_of_all_by_weighted_score(weights: list[float], k: 
             assert found.patch_ids[row, place].equal(each[number].patch_ids[row, rank])
             assert found.values[row, place].equal(each[number].values[row, rank])
     assert found.certified.all()
+
+
+@given(
+    st.lists(st.sampled_from([0.5, 1.0, 2.0, 0.97]), min_size=3, max_size=3),
+    st.integers(1, 4),
+    st.sampled_from([6, 12]),
+)
+def test_candidates_that_cannot_win_are_left_out_and_matches_stay(weights: list[float], k: int, probes: int) -> None:
+    config = SearchConfig(top_k=k, probes=probes)
+    both = Collection(INDEXES, tuple(weights), (0, 1, 2))
+    together, apart = CollectionSearch(both, config), CollectionSearch(both, config)
+    assert together._together
+    apart._together = []
+    found, expected = together.search(queries()), apart.search(queries())
+    for name in ("patch_ids", "values", "scores", "certified", "libraries"):
+        assert getattr(found, name).equal(getattr(expected, name))
 
 
 @given(st.floats(-1, 1), st.floats(0.001, 1000), st.floats(1.0, 1000))

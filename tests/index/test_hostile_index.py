@@ -27,17 +27,19 @@ from kt_batch.index.search import Search, find
 from kt_batch.index.shards import FORMAT, PLANE_FORMAT
 from kt_batch.index.tree import DEEPEST, Subtree
 from kt_batch.pipelines.index.top import Top
-from kt_batch.pipelines.translate import sources
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate import resources
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store import cache, layout, verified
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import IndexSummary, put_blob, read_blob, read_index_summaries, read_index_summary
 from kt_batch.store.locations import LocalLocation
 from tests.support.forged import (
+    IN_PLACE,
     Change,
     Tensors,
     add,
     alter,
+    change_in_place,
     changed,
     cut,
     drop,
@@ -45,6 +47,7 @@ from tests.support.forged import (
     forge_shard,
     forge_tree,
     put,
+    refused,
     retype,
     with_header,
     write_index,
@@ -69,7 +72,7 @@ def written(index: Index, tmp_path: Path) -> tuple[Path, IndexSummary]:
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Index]:
     def open_it(folder: Path, summary: IndexSummary, in_memory: bool) -> Index:
-        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", (64 << 20) if in_memory else 0)
+        monkeypatch.setattr(resources, "IN_MEMORY_BYTES", (64 << 20) if in_memory else 0)
         return open_index(LocalLocation(folder), summary, CachePlace(str(tmp_path / "cache")))
 
     return open_it
@@ -189,16 +192,6 @@ TREES: dict[str, Change] = {
     "a tensor with a name of escapes": add("\x1b[2J\u202e", torch.zeros(1)),
     "centres in one dimension": alter("centres", torch.flatten),
 }  # fmt: skip
-
-
-def refused(opening: Callable[[], object]) -> str:
-    with pytest.raises(DamagedError) as caught:
-        opening()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.isprintable()
-    assert len(message) < 2000
-    return message
 
 
 @BOTH_WAYS
@@ -446,7 +439,7 @@ def test_without_a_folder_for_the_record_a_mapped_library_is_hashed_at_every_ope
     written: tuple[Path, IndexSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, summary = written
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(resources, "IN_MEMORY_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     monkeypatch.setattr("tempfile.tempdir", "/dev/null")
     assert open_index(LocalLocation(folder), summary).count == 600
@@ -501,7 +494,7 @@ def test_shards_and_the_tree_in_place_are_hashed_once_and_again_after_a_change(
     assert len(hashed) == len(summary.shards) + 2
 
 
-@pytest.mark.parametrize("how", ["cut", "emptied", "extended", "written to"])
+@pytest.mark.parametrize("how", IN_PLACE)
 def test_a_shard_that_changes_while_it_is_mapped_is_one_sentence(
     written: tuple[Path, IndexSummary], opened: Any, how: str
 ) -> None:
@@ -509,16 +502,7 @@ def test_a_shard_that_changes_while_it_is_mapped_is_one_sentence(
     search = Search(opened(folder, summary, False), SearchConfig(searcher="exact"))
     search.find(QUERIES)
     path = folder / layout.shard_path(summary.shards[0].sha256)
-    match how:
-        case "cut":
-            os.truncate(path, 5000)
-        case "emptied":
-            os.truncate(path, 0)
-        case "extended":
-            os.truncate(path, path.stat().st_size + 1)
-        case _:
-            with path.open("r+b") as file:
-                file.write(b"\0")
+    change_in_place(path, how)
     for call in (search.find, search.search):
         assert "while it was in use" in refused(partial(call, QUERIES))
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kt_batch.config import IndexConfig, SearchConfig
-from kt_batch.errors import DamagedError, MissingError
+from kt_batch.errors import MissingError
 from kt_batch.index import leaf_statistics as leaf_statistics_module
 from kt_batch.index.index import WINDOW, Index, leaf_statistics
 from kt_batch.index.leaf_statistics import LEAVES, check_leaves, map_leaves, write_leaves
@@ -25,22 +25,25 @@ from kt_batch.index.search import Search, search
 from kt_batch.index.searchers import leaf_choice
 from kt_batch.index.tree import Tree
 from kt_batch.kernels.fixed_point import round_
-from kt_batch.pipelines.translate import sources
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate import resources
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import IndexSummary, ShardRef
 from kt_batch.store.locations import LocalLocation
 from tests.support.forged import (
+    IN_PLACE,
     Change,
     add,
     alter,
+    change_in_place,
     changed,
     cut,
     drop,
     fill,
     forge_leaves,
     put,
+    refused,
     retype,
     write_index,
 )
@@ -78,19 +81,10 @@ def grouped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 @pytest.fixture
 def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, IndexSummary], Index]:
     def open_it(folder: Path, summary: IndexSummary) -> Index:
-        monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr(resources, "IN_MEMORY_BYTES", 0)
         return open_index(LocalLocation(folder), summary, CachePlace(str(tmp_path / "cache")))
 
     return open_it
-
-
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(DamagedError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.isprintable()
-    return message
 
 
 @IN_GROUPS
@@ -171,7 +165,7 @@ def test_tree_and_leaves_are_staged_once_from_object_storage(
     index: Index, grouped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouped(True)
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(resources, "IN_MEMORY_BYTES", 0)
     summary = write_index(tmp_path / "library", index, with_leaves=True)
     library, cache = Remote(tmp_path / "library"), CachePlace(str(tmp_path / "cache"))
     library.reads.clear()
@@ -188,7 +182,7 @@ def test_tree_and_leaves_are_staged_once_from_object_storage(
 def test_a_damaged_file_in_object_storage_is_one_sentence_and_is_not_kept(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(resources, "IN_MEMORY_BYTES", 0)
     summary = write_index(tmp_path / "library", index, with_leaves=True)
     path = tmp_path / "library" / file_of(summary, kind).path
     data = path.read_bytes()
@@ -204,13 +198,13 @@ def limited(folder: Path, digest: str, soft: int, hard: int) -> subprocess.Compl
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
         "from pathlib import Path\n"
-        "from kt_batch.pipelines.translate import sources\n"
+        "from kt_batch.pipelines.translate import resources\n"
         "from kt_batch.store.cache import CachePlace\n"
         "from kt_batch.store.indexes import read_index_summary\n"
         "from kt_batch.store.locations import LocalLocation\n"
-        f"sources.IN_MEMORY_BYTES = 0; library = LocalLocation(Path({str(folder)!r}))\n"
+        f"resources.IN_MEMORY_BYTES = 0; library = LocalLocation(Path({str(folder)!r}))\n"
         f"summary = read_index_summary(library, {digest!r})\n"
-        f"index = sources.open_index(library, summary, CachePlace({str(folder)!r} + '-cache'))\n"
+        f"index = resources.open_index(library, summary, CachePlace({str(folder)!r} + '-cache'))\n"
         "print(len(index.shards))"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -349,7 +343,7 @@ def test_a_file_that_is_gone_is_one_sentence(index: Index, mapped: Any, tmp_path
 
 
 @BOTH
-@pytest.mark.parametrize("how", ["cut", "emptied", "extended", "written to"])
+@pytest.mark.parametrize("how", IN_PLACE)
 def test_a_file_that_changes_while_it_is_mapped_is_one_sentence(
     index: Index, grouped: Any, mapped: Any, tmp_path: Path, kind: str, how: str
 ) -> None:
@@ -359,16 +353,7 @@ def test_a_file_that_changes_while_it_is_mapped_is_one_sentence(
     opened = Search(mapped(folder, summary), SearchConfig(probes=3))
     opened.find(QUERIES)
     path = folder / file_of(summary, kind).path
-    match how:
-        case "cut":
-            os.truncate(path, 5000)
-        case "emptied":
-            os.truncate(path, 0)
-        case "extended":
-            os.truncate(path, path.stat().st_size + 1)
-        case _:
-            with path.open("r+b") as file:
-                file.write(b"\0")
+    change_in_place(path, how)
     for call in (opened.find, opened.search):
         assert "while it was in use" in refused(partial(call, QUERIES))
 

@@ -96,3 +96,24 @@ def test_one_match_weighs_one() -> None:
 def test_a_blend_is_the_weighted_mean() -> None:
     values = torch.stack([torch.full((4, 1), 2.0), torch.full((4, 1), 6.0)])[None]
     assert blend(values, torch.tensor([[0.25, 0.75]])).flatten().tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_the_maps_of_a_region_never_reach_beyond_the_cells_of_its_patches(
+    generator: torch.Generator, changed: int
+) -> None:
+    features, guide = torch.rand(2, 9, 16, generator=generator), torch.rand(9, 16, generator=generator)
+    rows, cols = positions(9, 16, 1, cover=True)
+    queries, every = unfold(features, rows, cols), torch.full((2,), 0.1)
+    matched = torch.rand(len(rows), 4, 2, generator=generator)
+    regions = (cols >= 8).long()  # patches of region 0 cover the columns 0 to 8, those of region 1 the others from 8 on
+
+    def swapped(values: Tensor) -> Tensor:
+        return statistics_swap(features, queries, values, rows, cols, every, guide, regions)
+
+    other = torch.where((regions == changed)[:, None, None], 3 * matched + 1, matched)
+    before, after = swapped(matched), swapped(other)
+    assert not before[:, :, 8].equal(after[:, :, 8])
+    own, beyond = (slice(0, 8), slice(9, None))[:: -1 if changed else 1]
+    assert before[:, :, beyond].equal(after[:, :, beyond])
+    assert (before[:, :, own] != after[:, :, own]).all()

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kt_batch.config import IndexConfig
 from kt_batch.index.index import Index
-from kt_batch.index.searchers import estimates, leaf_choice
+from kt_batch.index.searchers import leaf_choice
 from kt_batch.index.searchers.candidates import Best
 from kt_batch.index.searchers.estimates import prepare_estimates, search_fast
 from kt_batch.index.searchers.visits import grouped, products_of
-from kt_batch.index.shards import match_parts
 from kt_batch.index.threads import in_turn
 from kt_batch.kernels.fixed_point import round_, rounded_queries
-from kt_batch.kernels.haar import haar
 from kt_batch.models.precision import quick_products
-from tests.laws.test_search_laws import channels, configs, made, mixtures, queries_of, seeds
-
-many = settings(max_examples=60, deadline=None)
-
-
-@contextmanager
-def small_rounds() -> Iterator[None]:
-    """Let the first round look into two leaves, so that an index of few leaves has a second round."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (estimates, leaf_choice):
-            patch.setattr(module, "FIRST_ROUND", 2)
-        yield
+from tests.support.search_laws import Case, assert_same, cases, many, small_rounds
 
 
 def in_parts(index: Index, vectors: Tensor, k: int, probes: int, sizes: list[int]) -> Best:
@@ -47,46 +30,25 @@ def in_parts(index: Index, vectors: Tensor, k: int, probes: int, sizes: list[int
     return Best(*(torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "scores", "values")))
 
 
-def assert_same(found: Best, expected: Best, where: Tensor | None = None) -> None:
-    places = torch.arange(len(expected.rows)) if where is None else where
-    assert found.rows.equal(expected.rows[places])
-    assert found.scores.equal(expected.scores[places])
-    assert found.values is not None
-    assert expected.values is not None
-    assert found.values.equal(expected.values[places])
-
-
 @many
 @given(
-    mixtures,
-    mixtures,
-    channels,
-    seeds,
-    configs,
-    st.integers(1, 4),
+    cases(4),
     st.integers(1, 3),
     st.integers(1, 12),
     st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.booleans(),
 )
 def test_matches_are_the_same_for_any_batches_order_subset_and_shards(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
     top_k: int,
     probes: int,
     sizes: list[int],
     grouped_choice: bool,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asking, width, seed)
-    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    index, vectors = case.index, case.vectors
     k = min(top_k, index.count)
     probes = index.leaves_to_probe(probes, k)
-    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(case.seed))
     with small_rounds(), pytest.MonkeyPatch.context() as patch:
         if grouped_choice:
             patch.setattr(leaf_choice, "GROUPED", 1)
@@ -99,18 +61,11 @@ def test_matches_are_the_same_for_any_batches_order_subset_and_shards(
 
 
 @many
-@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 4))
+@given(cases(4))
 def test_estimates_are_exact(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asking, width, seed)
-    vectors, _ = match_parts(haar(queries), index.tree.mean)
+    index, vectors = case.index, case.vectors
     with quick_products():
         level = rounded_queries(prepare_estimates(index, vectors, in_turn)[0])
         leaves = torch.arange(len(vectors)) % index.tree.leaves

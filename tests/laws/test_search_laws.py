@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from kt_batch.config import IndexConfig, SearchConfig
-from kt_batch.index.index import Index
+from kt_batch.config import SearchConfig
 from kt_batch.index.search import find
 from kt_batch.index.searchers import certified
 from kt_batch.index.searchers.estimates import prepare_estimates
@@ -19,86 +16,23 @@ from kt_batch.index.threads import in_turn
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import canonical_scores
 from kt_batch.models.precision import quick_integers, quick_products
-from tests.support.synthetic import brute_force, clustered, sharded_index_of
-
-KINDS = ("ordinary", "equal", "brighter", "bent", "flat", "zero", "negative")
-many = settings(max_examples=60, deadline=None)
-seeds = st.integers(0, 10**6)
-# D = 4 and 32 are fewer values than the first level has coordinates, 160 more; patches of 512 are coded.
-channels = st.sampled_from([1, 8, 40, 128])
-mixtures = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 60)), min_size=1, max_size=5)
-configs = st.builds(
-    IndexConfig,
-    match_space=st.sampled_from(["raw", "centred"]),
-    max_leaf=st.sampled_from([8, 32]),
-    merge=st.sampled_from([0.9, 0.995, 1.0]),
-    clusters=st.sampled_from([(), (), (4, 3)]),
-    payload=st.sampled_from(["4bit", "5bit"]),
-)
-
-
-def patches_of(mixture: list[tuple[str, int]], channels: int, seed: int) -> Tensor:
-    """Return patches `(n, 4, channels)`, so many of each kind."""
-    parts = []
-    for number, (kind, count) in enumerate(mixture):
-        base = clustered(count, channels, clusters=7, seed=seed + number)
-        brightness = torch.arange(count)[:, None, None] % 30
-        match kind:
-            case "equal":
-                base = base[:1].expand(count, -1, -1)
-            case "brighter":  # ties to the last bit: powers of two are exact
-                base = base[:1] * 2.0 ** (brightness % 9 - 4)
-            case "bent":  # one patch at many brightnesses: equal up to rounding
-                base = base[:1] * 1.1**brightness
-            case "flat":  # all four cells equal
-                base = base[:, :1].expand(-1, 4, -1)
-            case "zero":
-                base = torch.zeros_like(base)
-            case "negative":  # as the codes of an encoder without ReLU
-                base = -base
-        parts.append(base)
-    return torch.cat(parts)
-
-
-def made(mixture: list[tuple[str, int]], width: int, seed: int, config: IndexConfig, shards: int) -> Index:
-    return sharded_index_of(patches_of(mixture, width, seed), config, shards)
-
-
-def queries_of(library: list[tuple[str, int]], asking: list[tuple[str, int]], width: int, seed: int) -> Tensor:
-    """Return some of the library's own patches, and about as many others."""
-    return torch.cat([patches_of(asking, width, seed + 100)[::3], patches_of(library, width, seed)[::5]])
+from tests.support.search_laws import Case, cases, many
+from tests.support.synthetic import brute_force
 
 
 @many
-@given(
-    mixtures,
-    mixtures,
-    channels,
-    seeds,
-    configs,
-    st.integers(1, 3),
-    st.integers(1, 5),
-    st.integers(1, 4),
-    st.booleans(),
-    st.booleans(),
-)
+@given(cases(3), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.booleans())
 def test_a_certified_search_is_brute_force_to_the_last_bit(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
     top_k: int,
     probes: int,
-    many: bool,
+    of_many: bool,
     integers: bool,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asking, width, seed)
+    index, queries = case.index, case.queries
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certified, "BEGIN", 1)  # as in an index of many leaves, the first matches are poor
-        if many:  # as for many queries, all bounds are used
+        if of_many:  # as for many queries, all bounds are used
             patch.setattr(certified, "MANY", 1)
             patch.setattr(certified, "WORTH", 0)
         patch.setattr(certified, "quick_integers", lambda: integers)
@@ -112,18 +46,12 @@ def test_a_certified_search_is_brute_force_to_the_last_bit(
 
 
 @many
-@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
+@given(cases(3), st.integers(1, 5))
 def test_an_exact_search_is_brute_force_to_the_last_bit(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
     top_k: int,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asking, width, seed)
+    index, queries = case.index, case.queries
     found = find(index, queries, SearchConfig(searcher="exact", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.certified.all()
@@ -132,19 +60,13 @@ def test_an_exact_search_is_brute_force_to_the_last_bit(
 
 
 @many
-@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+@given(cases(3), st.integers(1, 5), st.integers(1, 4))
 def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
     top_k: int,
     probes: int,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = patches_of(asking, width, seed + 100)[::3]
+    index, queries = case.index, case.others
     found = find(index, queries, SearchConfig(probes=probes, top_k=top_k))
     k = min(top_k, index.count)
     assert found.rows.shape == (len(queries), k)
@@ -159,25 +81,18 @@ def test_a_fast_search_gives_canonical_scores_of_distinct_patches_best_first(
 
 
 @many
-@given(mixtures, mixtures, channels, seeds, configs, st.integers(1, 3), st.integers(1, 5))
+@given(cases(3), st.integers(1, 5))
 def test_a_scan_is_never_above_brute_force_and_is_brute_force_wherever_the_best_estimates_hold_its_matches(
-    library: list[tuple[str, int]],
-    asking: list[tuple[str, int]],
-    width: int,
-    seed: int,
-    config: IndexConfig,
-    shards: int,
+    case: Case,
     top_k: int,
 ) -> None:
-    index = made(library, width, seed, config, shards)
-    queries = queries_of(library, asking, width, seed)
+    index, queries = case.index, case.queries
     found = find(index, queries, SearchConfig(searcher="scan", top_k=top_k))
     rows, scores = brute_force(index, queries, top_k)
     assert found.rows.shape == rows.shape
     assert found.scores.le(scores).all()
-    vectors, _ = match_parts(haar(queries), index.tree.mean)
     with quick_products():  # as in a search
-        level, _ = prepare_estimates(index, vectors, in_turn)
+        level, _ = prepare_estimates(index, case.vectors, in_turn)
     read = best_estimates(level_of(index, "cpu"), level, min(FEW + rows.shape[1], index.count)).rows
     held = (read.view(len(queries), 1, -1) == rows[:, :, None]).any(2).all(1)
     assert found.rows[held].equal(rows[held])

@@ -22,7 +22,7 @@ from kt_batch.maintenance.gc import GcSummary, gc
 from kt_batch.maintenance.verify import verify
 from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.progress import Step, no_progress
-from kt_batch.pipelines.translate import sources
+from kt_batch.pipelines.translate import resources
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.cache import CachePlace
 from kt_batch.store.indexes import read_index_summary
@@ -198,10 +198,10 @@ def test_a_removal_of_old_indexes_that_was_killed_can_be_repeated(library: Path,
 def test_an_open_index_can_be_searched_while_it_is_removed(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)  # so that its shards are mapped
+    monkeypatch.setattr(resources, "IN_MEMORY_BYTES", 0)  # so that its shards are mapped
     summary = read_index_summary(LocalLocation(library), summary_digest(set(hashes(library))))
     assert summary is not None
-    index = sources.open_index(LocalLocation(library), summary, CachePlace(str(tmp_path / "cache")))
+    index = resources.open_index(LocalLocation(library), summary, CachePlace(str(tmp_path / "cache")))
     every = torch.arange(index.count)
     before = index.values(every)
     extracted([draw(tmp_path / "more/9.png", 9)], library)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, RunOptions, ScaleKey
 from kt_batch.errors import MismatchError, MissingError, RejectError, UsageError
+from kt_batch.kernels.colour import preserve_colour
 from kt_batch.maintenance.recompute import Recompute, recompute
 from kt_batch.methods.adain import Adain, AdainConfig, adain, mean_statistics, statistics
 from kt_batch.methods.base import Resources
-from kt_batch.methods.features import decode, encode
+from kt_batch.methods.features import decode_styled, encode
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.statistics.finish import build_statistics
@@ -32,7 +33,7 @@ from kt_batch.store.images.files import image_id
 from kt_batch.store.opening import open_library
 from kt_batch.store.statistics import find_statistics
 from tests.support.collection import Collection
-from tests.support.tiny import SIZE, encoder_config, extracted, hashes, rows
+from tests.support.tiny import SIZE, encoder_config, extracted, hashes, rows, translated_after
 from tests.support.tiny import draw as draw_picture
 
 LAYER = "relu4_1"
@@ -55,7 +56,7 @@ def test_a_flat_channel_becomes_the_mean_of_the_style() -> None:
 
 
 def test_statistics_of_several_styles_are_averaged() -> None:
-    mean, deviation = mean_statistics([statistics(channel(0, 0, 0, 0)), statistics(channel(1, 3, 1, 3))])
+    mean, deviation = mean_statistics([statistics(channel(0, 0, 0, 0)), statistics(channel(1, 3, 1, 3))], [0.5, 0.5])
     assert mean.item() == 1.0  # of 0 and 2
     assert deviation.item() == pytest.approx((4 / 3) ** 0.5 / 2)
 
@@ -87,14 +88,17 @@ def made(alpha: float, *seeds: int) -> Adain:
 
 def test_alpha_zero_only_encodes_and_decodes_the_photograph() -> None:
     method, photo = made(0.0, 2), picture(1)
-    expected = decode(method.decoder, encode(method.encoder, photo, LAYER))
+    features = encode(method.encoder, photo, LAYER)
+    expected = decode_styled(method.decoder, features, features, 1.0, 1.0)
     torch.testing.assert_close(method.translate(photo).output, expected)
 
 
 def test_features_have_the_statistics_of_the_style_when_they_are_decoded() -> None:
     method, photo = made(1.0, 2), picture(1)
-    styled = adain(encode(method.encoder, photo, LAYER), *statistics(encode(method.encoder, picture(2), LAYER)))
-    torch.testing.assert_close(method.translate(photo).output, decode(method.decoder, styled, detail_weight=0.0))
+    own = encode(method.encoder, photo, LAYER)
+    styled = adain(own, *statistics(encode(method.encoder, picture(2), LAYER)))
+    expected = decode_styled(method.decoder, styled, own, 0.0, 0.0)
+    torch.testing.assert_close(method.translate(photo).output, expected)
 
 
 def test_every_style_has_an_equal_share_and_every_stage_is_timed() -> None:
@@ -203,9 +207,7 @@ def library(collection: Collection, tmp_path: Path) -> Path:
 
 
 def after_library(photos: Path, run: Path, library: Path) -> TranslateSummary:
-    config, sources = choose("adain", {}, Choice(library=str(library)))
-    request = TranslateRequest([str(photos)], str(run), config, sources, RunOptions(threads=1, unit_size=2))
-    return translate(request, LocalRunner(), no_progress)
+    return translated_after(Choice(library=library), photos, run, "adain")
 
 
 def test_a_library_of_one_image_gives_what_the_image_gives_as_a_style(collection: Collection, tmp_path: Path) -> None:
@@ -254,3 +256,12 @@ def test_styles_and_a_library_exclude_each_other(collection: Collection, library
     for choice in (Choice(), Choice(library=str(library), styles=[str(collection.paintings)])):
         with pytest.raises(UsageError, match="The method adain needs --style or --library, one of the two"):
             choose("adain", {}, choice)
+
+
+def test_the_photographs_own_colours_may_stay() -> None:
+    photo = picture(1)
+    plain, own = made(1.0, 2), made(1.0, 2)
+    own.config = own.config.model_copy(update={"preserve_colour": True})
+    output = plain.translate(photo).output
+    assert isinstance(output, Tensor)
+    torch.testing.assert_close(own.translate(photo).output, preserve_colour(output, photo))

@@ -14,15 +14,14 @@ from kt_batch.errors import UsageError
 from kt_batch.kernels.gram import content_loss, gram, style_loss, total_variation
 from kt_batch.methods.base import Resources
 from kt_batch.methods.gatys import Gatys, GatysConfig, halved_sizes, minimised, multiples
+from kt_batch.methods.styles import Parts
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.finish import translate
-from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.runners.local import LocalRunner
+from kt_batch.pipelines.translate.sources import Choice
 from tests.support.collection import Collection
 from tests.support.small_pictures import picture, translated
-from tests.support.tiny import SIZE, hashes
+from tests.support.tiny import SIZE, hashes, translated_after
+
+EVERYWHERE = Parts((0,), (1.0,))
 
 
 def test_a_gram_matrix_holds_the_mean_products_of_channels() -> None:
@@ -77,9 +76,9 @@ def made(*styles: Tensor, **settings: Any) -> Gatys:
 def test_the_loss_falls(settings: dict[str, Any]) -> None:
     photo = picture(1)
     method = made(picture(2), **settings)
-    loss = method._loss(photo, 1.0)
+    loss = method._loss(photo, 1.0, EVERYWHERE)
     with torch.no_grad():
-        assert loss(translated(method, photo)) < loss(method._start(photo))
+        assert loss(translated(method, photo)) < loss(method._start(photo, EVERYWHERE))
 
 
 def test_without_a_difference_of_styles_the_photograph_stays() -> None:
@@ -90,7 +89,8 @@ def test_without_a_difference_of_styles_the_photograph_stays() -> None:
 def test_every_style_keeps_a_term_of_its_own() -> None:
     photo = picture(1)
     one, other, both = (
-        made(*styles)._loss(photo, 1.0) for styles in ((picture(2),), (picture(3),), (picture(2), picture(3)))
+        made(*styles)._loss(photo, 1.0, EVERYWHERE)
+        for styles in ((picture(2),), (picture(3),), (picture(2), picture(3)))
     )
     with torch.no_grad():
         assert both(photo).item() == pytest.approx((one(photo).item() + other(photo).item()) / 2, rel=1e-5)
@@ -116,10 +116,8 @@ def test_a_transfer_without_a_style_is_refused() -> None:
 
 
 def test_a_run_has_the_same_bytes_for_any_unit_size(collection: Collection, tmp_path: Path) -> None:
-    choice = Choice(styles=[str(collection.paintings / "1.png")], size=SIZE)
-    config, sources = choose("gatys", {"iterations": 3}, choice)
+    choice = Choice(styles=collection.paintings / "1.png", size=SIZE)
     for name, unit_size in (("run", 2), ("again", 8)):
         options = RunOptions(threads=1, unit_size=unit_size)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / name), config, sources, options)
-        assert translate(request, LocalRunner(), no_progress).images == 3
+        assert translated_after(choice, collection.photos, tmp_path / name, "gatys", options, iterations=3).images == 3
     assert hashes(tmp_path / "run", "images") == hashes(tmp_path / "again", "images")

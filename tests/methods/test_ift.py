@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,20 +15,16 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import UsageError
-from kt_batch.kernels.iterative import Objective, descended, second_moment
+from kt_batch.kernels.iterative import Goal, Objective, descended, least_of_quartic, second_moment
 from kt_batch.methods.base import Resources
 from kt_batch.methods.ift import Ift, IftConfig
 from kt_batch.methods.wct import LAYERS
 from kt_batch.models.weights import EncoderSource, load_encoder
-from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.library_images import load_decoders
-from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose
-from kt_batch.runners.local import LocalRunner
+from kt_batch.pipelines.translate.sources import Choice
 from tests.support.collection import Collection
 from tests.support.small_pictures import picture, translated
-from tests.support.tiny import SIZE, hashes
+from tests.support.tiny import SIZE, hashes, translated_after
 
 
 def cells(seed: int, channels: int = 3, count: int = 20) -> Tensor:
@@ -34,12 +33,12 @@ def cells(seed: int, channels: int = 3, count: int = 20) -> Tensor:
 
 def objective(seed: int, *weights: float) -> Objective:
     styles = [second_moment(2 * cells(seed + 1 + number)) for number in range(len(weights))]
-    return Objective(cells(seed), styles, weights)
+    return Objective(cells(seed), [Goal(styles, weights)])
 
 
 def test_the_loss_of_one_number_is_worked_out_by_hand() -> None:
     # F' = 1, F = 2, S = 9, weight 3: (2 - 1)^2 + 3 (4 - 9)^2 = 76, and 2 (2 - 1) + 4 * 3 (4 - 9) 2 = -118.
-    one = Objective(torch.tensor([[1.0]]), [torch.tensor([[9.0]])], [3.0])
+    one = Objective(torch.tensor([[1.0]]), [Goal([torch.tensor([[9.0]])], [3.0])])
     assert one.value(torch.tensor([[2.0]])) == 76
     assert one.gradient(torch.tensor([[2.0]])).item() == -118
 
@@ -50,30 +49,74 @@ def test_the_analytic_gradient_is_that_of_autograd(seed: int, weights: list[floa
     features = cells(seed + 9).requires_grad_()
     moment = second_moment(features)
     loss = (features - goal.before).square().sum()
-    for style, weight in zip(goal.styles, weights, strict=True):
+    for style, weight in zip(goal.goals[0].styles, weights, strict=True):
         loss = loss + weight * (moment - style).square().sum()
     (expected,) = torch.autograd.grad(loss, features)
     torch.testing.assert_close(goal.gradient(features.detach()), expected)
     assert goal.value(features.detach()) == pytest.approx(float(loss.detach()))
 
 
+@given(st.integers(0, 2**31), st.lists(st.floats(0.01, 100), min_size=1, max_size=2), st.integers(1, 3))
+def test_the_analytic_gradient_in_soft_regions_is_that_of_autograd(
+    seed: int, weights: list[float], regions: int
+) -> None:
+    features, before = cells(seed + 9).requires_grad_(), cells(seed)
+    masks = torch.softmax(3 * cells(seed + 8, regions), 0)
+    goals = [Goal(objective(seed + 10 * n, *weights).goals[0].styles, weights, mask) for n, mask in enumerate(masks)]
+    loss = (features - before).square().sum()
+    for goal, mask in zip(goals, masks, strict=True):
+        moment = features @ torch.diag(mask) @ features.T / mask.sum()
+        for style, weight in zip(goal.styles, weights, strict=True):
+            loss = loss + weight * (moment - style).square().sum()
+    (expected,) = torch.autograd.grad(loss, features)
+    together = Objective(before, goals)
+    found = together.gradient(features.detach())
+    assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-10
+    assert together.value(features.detach()) == pytest.approx(float(loss.detach()))
+
+
+@given(st.integers(0, 2**31), st.lists(st.floats(0.01, 100), min_size=1, max_size=2), st.floats(0, 2), st.booleans())
+def test_the_loss_along_a_direction_is_the_polynomial(
+    seed: int, weights: list[float], length: float, region: bool
+) -> None:
+    goal = objective(seed, *weights)
+    mask = torch.softmax(cells(seed + 8, 1), 1)[0] if region else None
+    one = replace(goal.goals[0], mask=mask)
+    features, direction = cells(seed + 9), cells(seed + 10)
+    line = one.line(second_moment(features, mask), one.turn(features, direction))
+    expected = float(one.value(second_moment(features + length * direction, mask)))
+    assert np.polynomial.Polynomial(line)(length) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_least_value_of_a_quartic_is_found_at_or_above_zero() -> None:
+    # (x - 1)^2 (x - 3)^2 + x, less near 1 than near 3; and x^2 + x, least at 0 of all x >= 0.
+    coefficients = np.array([9.0, -23, 22, -8, 1])
+    first = np.polynomial.Polynomial(coefficients)
+    at = least_of_quartic(coefficients)
+    assert first(at) == pytest.approx(min(first(np.linspace(0, 4, 4001))), abs=1e-6)
+    assert 0.8 < at < 1
+    assert least_of_quartic(np.array([0.0, 1, 1, 0, 0])) == 0
+
+
 @given(st.integers(0, 2**31), st.floats(0.01, 1000))
-def test_a_descent_never_ends_above_its_start(seed: int, weight: float) -> None:
+def test_no_step_raises_the_loss(seed: int, weight: float) -> None:
     goal = objective(seed, weight)
-    assert goal.value(descended(goal, 5)) <= goal.value(goal.before)
+    losses = [goal.value(descended(goal, steps)) for steps in range(6)]
+    assert losses[0] == goal.value(goal.before)
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(losses))
 
 
 def test_fifteen_steps_come_near_the_style_where_it_weighs_much() -> None:
     goal = objective(1, 1e4)
     before, after = (
-        float((second_moment(each) - goal.styles[0]).norm()) for each in (goal.before, descended(goal, 15))
+        float((second_moment(each) - goal.goals[0].styles[0]).norm()) for each in (goal.before, descended(goal, 15))
     )
     assert after < before / 10
 
 
 def test_features_that_have_the_moments_of_the_style_stay() -> None:
     own = cells(1)
-    assert descended(Objective(own, [second_moment(own)], [10.0]), 15).equal(own)
+    assert descended(Objective(own, [Goal([second_moment(own)], [10.0])]), 15).equal(own)
 
 
 # ---- with the shipped networks ----
@@ -98,6 +141,15 @@ def test_a_larger_weight_leads_further_from_what_none_gives() -> None:
     assert away == sorted(away)
 
 
+def test_details_of_the_photograph_are_kept_in_proportion() -> None:
+    fine = (picture(1) + 0.2 * torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(5))).clamp(0.2, 0.8)
+    none, half, whole = (translated(made(picture(2), details=each, levels=1), fine) for each in (0, 0.5, 1))
+    way = float((whole - none).norm())
+    assert way > 0.01 * fine.numel() ** 0.5
+    assert 0.4 * way < float((half - none).norm()) < 0.6 * way
+    assert 0.4 * way < float((half - whole).norm()) < 0.6 * way
+
+
 def test_flat_pictures_are_translated_without_a_nan() -> None:
     flat = torch.zeros(3, 64, 48)
     for photo, style in ((flat, picture(2)), (picture(1), flat), (flat, flat)):
@@ -117,9 +169,8 @@ def test_a_transfer_without_a_style_is_refused() -> None:
 
 
 def test_a_run_has_the_same_bytes_for_any_unit_size(collection: Collection, tmp_path: Any) -> None:
-    config, sources = choose("ift", {"levels": 1}, Choice(styles=[str(collection.paintings / "1.png")], size=SIZE))
+    choice = Choice(styles=collection.paintings / "1.png", size=SIZE)
     for name, unit_size in (("run", 2), ("again", 8)):
         options = RunOptions(threads=1, unit_size=unit_size)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / name), config, sources, options)
-        assert translate(request, LocalRunner(), no_progress).images == 3
+        assert translated_after(choice, collection.photos, tmp_path / name, "ift", options, levels=1).images == 3
     assert hashes(tmp_path / "run", "images") == hashes(tmp_path / "again", "images")

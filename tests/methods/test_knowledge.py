@@ -16,11 +16,12 @@ from kt_batch.index.ids import pack_ids
 from kt_batch.index.index import Index
 from kt_batch.index.search import search
 from kt_batch.kernels.colour import luminance
+from kt_batch.kernels.grid import without_grid
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.swap import blend, geometric_swap
 from kt_batch.methods import knowledge
 from kt_batch.methods.base import PatchProvenance, Resources
-from kt_batch.methods.features import decode, encode, to_pixels, to_tensor
+from kt_batch.methods.features import decode, decode_styled, encode, to_pixels, to_tensor
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
 from kt_batch.models.decoder import Decoder
 from kt_batch.models.encoder import Encoder, Preprocess
@@ -92,9 +93,11 @@ def translate(content: int, library: int | Index, **options: Any) -> Translated:
     return translated(config, Resources(*networks(), index), picture(content))
 
 
-def through_the_networks(seed: int, detail_weight: float = 1.0) -> Tensor:
+def through_the_networks(seed: int, swap: str = "geometric", detail_weight: float = 1.0) -> Tensor:
+    """Return a picture encoded and decoded as a swap does, which leaves no grid of a decoder if it is geometric."""
     encoder, decoder = networks()
-    return decode(decoder, encode(encoder, picture(seed), LAYER), detail_weight=detail_weight)
+    decoded = decode(decoder, encode(encoder, picture(seed), LAYER), detail_weight=detail_weight)
+    return without_grid(decoded, decoder.scale) if swap == "geometric" else decoded
 
 
 def swapped_map(found: Translated, library: int) -> Tensor:
@@ -106,7 +109,7 @@ def swapped_map(found: Translated, library: int) -> Tensor:
 
 @pytest.mark.parametrize("swap", ["geometric", "statistics"])
 def test_alpha_zero_only_encodes_and_decodes_the_picture(swap: str) -> None:
-    assert translate(1, 2, swap=swap, alpha=0).image.equal(through_the_networks(1))
+    assert translate(1, 2, swap=swap, alpha=0).image.equal(through_the_networks(1, "statistics"))
 
 
 def test_alpha_one_changes_the_picture() -> None:
@@ -125,7 +128,7 @@ def test_a_picture_finds_its_own_patches_in_a_library_of_itself() -> None:
 @pytest.mark.parametrize(("swap", "detail_weight"), [("geometric", 0.0), ("statistics", 1.0)])
 def test_a_library_of_the_picture_itself_changes_it_only_by_rounding(swap: str, detail_weight: float) -> None:
     # Within half a level of 255: the library keeps float16, and statistics swap smooths its maps.
-    expected = through_the_networks(1, detail_weight)
+    expected = through_the_networks(1, swap, detail_weight)
     torch.testing.assert_close(translate(1, 1, swap=swap).image, expected, atol=2e-3, rtol=0)
 
 
@@ -153,11 +156,12 @@ def test_a_complete_geometric_swap_restores_no_details(top_k: int) -> None:
     assert decoder.details > 0
     found = translate(1, 2, alpha=1, search=SearchConfig(probes=10**6, top_k=top_k))
     swapped = swapped_map(found, 2)
-    assert (found.image - decode(decoder, swapped)).abs().max() > 0.01  # the library's
+    assert (found.image - decode_styled(decoder, swapped, swapped, 1.0, 1.0)).abs().max() > 0.01  # the library's
     own = details_at_the_end(swapped, encode(networks()[0], picture(1), LAYER)[-decoder.details :])
-    assert (found.image - decode(decoder, own)).abs().max() > 0.01  # the photograph's
+    assert (found.image - decode_styled(decoder, own, own, 1.0, 1.0)).abs().max() > 0.01  # the photograph's
     for fill in (0.0, 1000.0):
-        expected = decode(decoder, details_at_the_end(swapped, fill), detail_weight=0)
+        filled = details_at_the_end(swapped, fill)
+        expected = decode_styled(decoder, filled, filled, 0.0, 0.0)
         torch.testing.assert_close(found.image, expected, atol=1e-5, rtol=0)
 
 
@@ -165,8 +169,9 @@ def test_a_quarter_geometric_swap_restores_three_quarters_of_the_details() -> No
     encoder, decoder = networks()
     found, features = translate(1, 2, alpha=0.25), encode(encoder, picture(1), LAYER)
     mixed = features + 0.25 * (swapped_map(found, 2) - features)
-    torch.testing.assert_close(found.image, decode(decoder, mixed, features, 0.75), atol=1e-5, rtol=0)
-    assert (found.image - decode(decoder, mixed, mixed, 0.75)).abs().max() > 0.01  # not what the mixed map lacks
+    torch.testing.assert_close(found.image, decode_styled(decoder, mixed, features, 0.75, 0.75), atol=1e-5, rtol=0)
+    lacking = decode_styled(decoder, mixed, mixed, 0.75, 0.75)
+    assert (found.image - lacking).abs().max() > 0.01  # not what the mixed map lacks
 
 
 @torch.no_grad()

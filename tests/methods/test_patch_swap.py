@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import UsageError
-from kt_batch.kernels.style_swap import StylePatches, style_swap, style_swap_of
+from kt_batch.kernels.style_swap import StylePatches, style_swap, style_swap_in, style_swap_of
 from kt_batch.methods.base import Resources
-from kt_batch.methods.features import decode, encode
+from kt_batch.methods.features import decode_styled, encode
 from kt_batch.methods.patch_swap import PatchSwap, PatchSwapConfig
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.progress import no_progress
@@ -73,6 +73,21 @@ def test_a_style_of_zeros_gives_zeros_and_never_a_nan() -> None:
     assert style_swap(random_map(1, 2, 4, 4), torch.zeros(2, 5, 5)).equal(torch.zeros(2, 4, 4))
 
 
+@given(st.integers(0, 2**31))
+def test_a_region_has_patches_of_its_own_style_alone(seed: int) -> None:
+    features = random_map(seed, 2, 6, 9)
+    sets = [StylePatches([random_map(seed + 1 + number, 2, 4, 5)]) for number in (0, 1)]
+    regions = torch.zeros(6 * 2, 9 * 2, dtype=torch.int64)
+    regions[:, 8:] = 1  # patches whose first column is 3 or more have most of their pixels there
+    swapped, counts = style_swap_in(features, sets, regions)
+    assert counts == [[3 * 4], [4 * 4]]
+    for number, columns in ((0, slice(0, 3)), (1, slice(5, 9))):
+        alone = style_swap_of(features, sets[number])[0]
+        torch.testing.assert_close(swapped[:, :, columns], alone[:, :, columns])
+    small = style_swap_in(features[:, :2, :2], sets, regions[:4, :4])[0]  # less than a patch
+    assert small.shape == (2, 2, 2)
+
+
 @pytest.mark.parametrize("size", [(2, 5), (5, 2), (1, 1)])
 def test_maps_smaller_than_a_patch_keep_their_size(size: tuple[int, int]) -> None:
     small = random_map(1, 2, *size)
@@ -94,7 +109,8 @@ def made(*styles: Tensor) -> PatchSwap:
 def test_a_picture_after_itself_is_only_encoded_and_decoded() -> None:
     photo = picture(1)
     method = made(photo)
-    decoded = decode(method.decoder, encode(method.encoder, photo, "relu3_1"), detail_weight=0.0)
+    features = encode(method.encoder, photo, "relu3_1")
+    decoded = decode_styled(method.decoder, features, features, 0.0, 0.0)
     torch.testing.assert_close(translated(method, photo), decoded, atol=1e-4, rtol=0)
 
 

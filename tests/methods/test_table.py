@@ -11,7 +11,7 @@ from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig
 from kt_batch.errors import UsageError
 from kt_batch.methods.base import Need, Resources, Result
 from kt_batch.methods.knowledge import KnowledgeConfig
-from kt_batch.methods.table import METHODS, method_named, parse_config
+from kt_batch.methods.table import METHODS, advised, method_named, parse_config
 
 ENCODER = EncoderConfig(weights_sha256="0" * 64)
 IDENTITY: dict[str, Any] = {"encoder": ENCODER, "decoder_sha256": "1" * 64, "index_digest": "2" * 16}
@@ -62,6 +62,14 @@ class Other:
 )
 def test_knowledge_digests_predate_the_method_field_and_are_unchanged(fields: dict[str, Any], digest: str) -> None:
     assert KnowledgeConfig(**IDENTITY, **fields).digest() == digest
+
+
+@pytest.mark.parametrize("name", ["knowledge", "adain", "ift", "patch_swap"])
+def test_new_jobs_keep_half_of_the_details_and_plans_without_the_setting_none(name: str) -> None:
+    content = {**IDENTITY, "method": name, "styles": ("0" * 16,)} if name != "knowledge" else {**IDENTITY}
+    earlier, new = parse_config(content), parse_config({**advised(method_named(name)), **content})
+    assert earlier == earlier.model_copy(update={"details": 0}) != new == new.model_copy(update={"details": 0.5})
+    assert earlier.digest() == parse_config({**content, "details": 0}).digest() != new.digest()
 
 
 def test_equal_fields_hash_differently_for_different_methods(monkeypatch: pytest.MonkeyPatch) -> None:

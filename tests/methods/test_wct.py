@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -16,18 +18,18 @@ from kt_batch.config import EncoderConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.kernels.whitening import coloured, principal_axes, whiten_and_colour, whitened
 from kt_batch.methods.base import Resources
-from kt_batch.methods.features import decode, encode
+from kt_batch.methods.features import decode_styled, encode
 from kt_batch.methods.wct import LAYERS, Wct, WctConfig
 from kt_batch.models.weights import EncoderSource, load_encoder
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.finish import TranslateSummary, translate
+from kt_batch.pipelines.statistics.finish import build_statistics
+from kt_batch.pipelines.translate.finish import TranslateSummary
 from kt_batch.pipelines.translate.library_images import load_decoders
-from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.runners.local import LocalRunner
 from tests.support.collection import Collection
 from tests.support.small_pictures import picture, translated
-from tests.support.tiny import SIZE, hashes
+from tests.support.tiny import SIZE, encoder_config, extracted, hashes, rows, translated_after
 
 
 def random_map(seed: int, *shape: int) -> Tensor:
@@ -96,7 +98,8 @@ def test_the_levels_go_from_the_layer_of_the_encoder_to_the_finest() -> None:
 def test_a_picture_after_itself_is_only_encoded_and_decoded() -> None:
     photo = picture(1)
     method = made(photo, levels=1, alpha=1.0)
-    decoded = decode(method.decoders["relu4_1"], encode(method.encoder, photo, "relu4_1"), detail_weight=0.0)
+    features = encode(method.encoder, photo, "relu4_1")
+    decoded = decode_styled(method.decoders["relu4_1"], features, features, 0.0, 0.0)
     torch.testing.assert_close(translated(method, photo), decoded, atol=0.02, rtol=0)
 
 
@@ -123,7 +126,7 @@ def test_flat_pictures_are_translated_without_a_nan() -> None:
 
 def test_a_transfer_without_a_style_is_refused() -> None:
     encoder = EncoderConfig(weights_sha256="0" * 64)
-    with pytest.raises(ValidationError, match="styles"):
+    with pytest.raises(ValidationError, match="wct takes styles or the statistics of a library"):
         WctConfig(encoder=encoder, styles=())
     with pytest.raises(UsageError, match="needs an encoder, decoders and style images"):
         Wct(WctConfig(encoder=encoder, styles=("0" * 16,)), Resources())
@@ -133,9 +136,8 @@ def test_a_transfer_without_a_style_is_refused() -> None:
 
 
 def styled(photos: Path, run: Path, *styles: Path, unit_size: int) -> TranslateSummary:
-    config, sources = choose("wct", {"levels": 2}, Choice(styles=[str(style) for style in styles], size=SIZE))
     options = RunOptions(threads=1, unit_size=unit_size)
-    return translate(TranslateRequest([str(photos)], str(run), config, sources, options), LocalRunner(), no_progress)
+    return translated_after(Choice(styles=styles, size=SIZE), photos, run, "wct", options, levels=2)
 
 
 def test_a_run_has_the_same_bytes_for_any_unit_size_and_order_of_styles(collection: Collection, tmp_path: Path) -> None:
@@ -143,3 +145,21 @@ def test_a_run_has_the_same_bytes_for_any_unit_size_and_order_of_styles(collecti
     assert styled(collection.photos, tmp_path / "run", one, other, unit_size=2).images == 3
     styled(collection.photos, tmp_path / "again", other, one, unit_size=8)
     assert hashes(tmp_path / "run", "images") == hashes(tmp_path / "again", "images")
+
+
+# ---- after a library -------------------------------------------------------------------------------------------------
+
+
+def test_a_library_of_one_image_gives_what_the_image_gives_as_a_style(collection: Collection, tmp_path: Path) -> None:
+    painting, library = collection.paintings / "1.png", tmp_path / "library"
+    extracted([painting], library, encoder=encoder_config().model_copy(update={"layer": "relu4_1"}))
+    build_statistics(str(library), RunOptions(threads=1), LocalRunner(), no_progress)
+    pictures = []
+    for name, choice in (("one", Choice(library=str(library))), ("other", Choice(styles=[str(painting)], size=SIZE))):
+        run = tmp_path / name
+        assert translated_after(choice, collection.photos, run, "wct", RunOptions(threads=1), levels=1).images == 3
+        assert {row["share"] for row in rows(run, "provenance")} == {1.0}
+        pictures.append(np.asarray(Image.open(run / "images/11.png.png")).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2  # libraries hold float16
+    with pytest.raises(UsageError, match="wct after a library has one level, that of its statistics, and levels is 4"):
+        choose("wct", {}, Choice(library=str(library)))

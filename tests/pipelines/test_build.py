@@ -21,8 +21,8 @@ from kt_batch.pipelines.index.finish import build_index
 from kt_batch.pipelines.index.plan import SAMPLE_PER_SHARD, SHARD_PATCHES, adjacent, sample_size, top_clusters
 from kt_batch.pipelines.numerics import fix_numerics
 from kt_batch.pipelines.progress import Step
-from kt_batch.pipelines.translate import sources as translate
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate import resources as translate
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import layout, tables
 from kt_batch.store.cache import CachePlace

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kt_batch.config import IndexConfig
-from kt_batch.errors import MismatchError, UsageError
+from kt_batch.errors import MismatchError, MissingError, UsageError
 from kt_batch.events import write_log
+from kt_batch.maintenance.made_with import MadeWith
+from kt_batch.maintenance.recompute import Recompute, recompute
+from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.explain import explain
+from kt_batch.report.inspect import inspect
+from kt_batch.report.session import Session
 from kt_batch.report.views import connect
 from kt_batch.runners.ray.runner import RayRunner
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.support.shelf import pixels, run
-from tests.support.tiny import column, draw_all, encoder_config, extracted, hashes, indexed, rows
+from tests.support.tiny import column, draw_all, encoder_config, extracted, hashes, indexed, painted_library, rows
 
 EXACT = {"searcher": "exact"}
 
@@ -86,11 +92,51 @@ def test_a_pattern_stands_for_the_libraries_that_it_matches(libraries: Libraries
 def test_a_pixel_is_explained_from_any_of_the_libraries(libraries: Libraries, tmp_path: Path) -> None:
     run(tmp_path / "run", libraries.photos, library=[libraries.left, libraries.right])
     places = [(photo, x, y) for photo in ("11.png", "12.png") for x in range(2, 64, 9) for y in range(2, 50, 9)]
-    parts = [part for place in places for part in explain(str(tmp_path / "run"), *place).contributions]
+    session = Session.open(str(tmp_path / "run"))
+    parts = [part for place in places for part in session.explain(*place).contributions]
     assert {part.library for part in parts} == {str(libraries.left), str(libraries.right)}
     assert all(Path(part.uris[0]).parent.name == Path(part.library).name for part in parts)
     (tmp_path / "run" / "run.json").unlink()  # as in a run that is not finished
     assert explain(str(tmp_path / "run"), "11.png", 20, 20).contributions
+
+
+def test_a_run_of_moved_libraries_is_explained_and_done_once_more(libraries: Libraries, tmp_path: Path) -> None:
+    for place in (libraries.left, libraries.right):
+        shutil.copytree(place, tmp_path / "old" / place.name)
+    old, new = ([str(tmp_path / where / name) for name in ("left", "right")] for where in ("old", "new"))
+    run(tmp_path / "run", libraries.photos, library=[f"{old[0]}=0.5", f"{old[1]}=0.9"])
+    assert len(recompute(str(tmp_path / "run"), Recompute(2), no_progress).equal) == 2
+    facts = inspect(str(tmp_path / "run"))
+    named = [(facts["library"], facts["library_weight"])]
+    named += [(each["library"], each["weight"]) for each in facts["further_libraries"]]
+    assert named == [(old[0], 0.5), (old[1], 0.9)]
+    before = explain(str(tmp_path / "run"), "11.png", 20, 20).contributions
+    (tmp_path / "old").rename(tmp_path / "new")
+    extracted([libraries.photos], Path(new[1]))  # grown, and not indexed again
+    with pytest.raises(MissingError, match="say where it is now"):
+        explain(str(tmp_path / "run"), "11.png", 20, 20)
+    after = explain(str(tmp_path / "run"), "11.png", 20, 20, new).contributions
+    assert [each.uris for each in after] == [each.uris for each in before]
+    again = recompute(str(tmp_path / "run"), Recompute(2, made=MadeWith(libraries=tuple(new))), no_progress)
+    assert len(again.equal) == 2
+    for work in (
+        lambda: explain(str(tmp_path / "run"), "11.png", 20, 20, new[0]),
+        lambda: recompute(str(tmp_path / "run"), Recompute(2, made=MadeWith(libraries=(new[0],))), no_progress),
+    ):
+        with pytest.raises(UsageError, match="made from 2 libraries, and --library names 1"):
+            work()
+
+
+def test_a_library_in_a_store_that_the_caller_did_not_name_is_not_asked_for(
+    libraries: Libraries, tmp_path: Path
+) -> None:
+    run(tmp_path / "run", libraries.photos, library=[libraries.left, libraries.right])
+    summary = json.loads((tmp_path / "run" / "run.json").read_text())
+    for stranger in ({"library": "s3://stranger/a"}, {"libraries": [str(libraries.left), "s3://stranger/a"]}):
+        (tmp_path / "run" / "run.json").unlink()
+        (tmp_path / "run" / "run.json").write_text(json.dumps(summary | stranger))
+        with pytest.raises(UsageError, match="in a store that you did not name"):
+            explain(str(tmp_path / "run"), "11.png", 20, 20)
 
 
 def test_the_view_of_sources_covers_all_libraries(libraries: Libraries, tmp_path: Path) -> None:
@@ -113,13 +159,19 @@ def test_libraries_that_do_not_fit_are_refused_in_a_sentence(libraries: Librarie
     indexed(tmp_path / "large")
     with pytest.raises(MismatchError, match=r"cannot be searched together.*relu3_1@64.*relu3_1@48"):
         choose("knowledge", {}, Choice(library=[libraries.left, tmp_path / "large"]))
+    (tmp_path / "link").symlink_to(libraries.left)
     for given, words in (
         ([libraries.left, libraries.left], "named twice"),
+        ([libraries.left, tmp_path / "link"], "named twice"),
         ([f"{libraries.left}=0"], "weight 0"),
+        ([f"{libraries.left}=-1"], "weight -1"),
+        ([f"{libraries.left}=nan"], "weight nan"),
         ([str(libraries.photos / "*")], "matches no knowledge library"),
     ):
         with pytest.raises(UsageError, match=words):
             choose("knowledge", {}, Choice(library=given))
+    with pytest.raises(UsageError, match="knowledge needs --library"):
+        choose("knowledge", {}, Choice(library=[]))
     with pytest.raises(UsageError, match="takes one library"):
         choose("adain", {}, Choice(library=[libraries.left, libraries.right]))
 
@@ -146,11 +198,9 @@ def test_another_library_on_a_warm_pool_loads_no_network(
 
 
 def test_paintings_of_several_libraries_name_the_library_of_every_image(tmp_path: Path) -> None:
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
     names = ("left", "right")
     for name, seeds in zip(names, ([1, 2], [3, 4]), strict=True):
-        extracted([draw_all(tmp_path / name, seeds)], tmp_path / f"{name}.lib", encoder=encoder, keep_images=True)
-        indexed(tmp_path / f"{name}.lib", config=IndexConfig(match_space="centred", fan_out=4, max_leaf=64))
+        painted_library(draw_all(tmp_path / name, seeds), tmp_path / f"{name}.lib")
     places = [str(tmp_path / f"{name}.lib") for name in names]
     run(tmp_path / "run", draw_all(tmp_path / "photos", [11, 12]), method="painting", library=places)
     held = {place: set(column(place, "images", "image_id")) for place in places}

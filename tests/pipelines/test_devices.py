@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from kt_batch.config import IndexConfig, RunOptions, SearchConfig
+from kt_batch.config import Draw, IndexConfig, RunOptions, SearchConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.pipelines import numerics
 from kt_batch.pipelines.extract import worker as extract_worker
@@ -24,29 +24,28 @@ from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.statistics.finish import build_statistics
 from kt_batch.pipelines.translate import placement
 from kt_batch.pipelines.translate import worker as translate_worker
-from kt_batch.pipelines.translate.finish import translate
 from kt_batch.pipelines.translate.placement import ON_PROCESSOR, index_fits
-from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose
+from kt_batch.pipelines.translate.sources import Choice
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.locations import open_location
-from kt_batch.store.units import Ledger
 from tests.support.collection import Collection, Stopping
 from tests.support.other_device import DEVICE, DONE, OtherDevice
 from tests.support.pairs import draw_pairs, fitted, paired
 from tests.support.tiny import (
     SIZE,
     TREE,
+    device_of,
     draw_all,
-    encoder_config,
     extracted,
     hashes,
     indexed,
+    painted_library,
     patches,
     results,
     rows,
     translate_request,
     translated,
+    translated_after,
 )
 
 ON_GPU = RunOptions(threads=1, unit_size=2, gpus=1)
@@ -66,10 +65,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with OtherDevice():
         yield
     torch.set_num_threads(threads)
-
-
-def device_of(place: Path | str) -> set[str]:
-    return {receipt.numerics["device"] for receipt in Ledger(open_location(str(place))).receipts().values()}
 
 
 def test_a_library_is_extracted_to_the_same_bytes(gpu: None, collection: Collection, tmp_path: Path) -> None:
@@ -134,6 +129,43 @@ def test_photographs_are_translated_to_the_same_bytes(
     assert DONE["sort"] > 0  # of a search
 
 
+def test_several_libraries_are_searched_on_the_device(gpu: None, collection: Collection, tmp_path: Path) -> None:
+    libraries = [tmp_path / "left", tmp_path / "right"]
+    for library, seeds in zip(libraries, ([1, 2], [3]), strict=True):
+        extracted([draw_all(tmp_path / f"{library.name}-pictures", seeds)], library)
+        indexed(library)
+    choice, photo, search = Choice(library=libraries), collection.photos / "11.png", SearchConfig(top_k=2)
+    for place, gpus in (("here", 0), ("there", 1)):
+        translated_after(choice, photo, tmp_path / place, options=RunOptions(threads=1, gpus=gpus), search=search)
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    assert rows(tmp_path / "there", "provenance") == rows(tmp_path / "here", "provenance")
+
+
+class OnWorkers(LocalRunner):
+    """Says when a worker computes: the driver of a cluster may have no GPU."""
+
+    working = False
+
+    def run(self, factory: Any, units: Any, *rest: Any) -> Iterator[Any]:
+        for unit in units:
+            self.working = True
+            found = list(super().run(factory, [unit], *rest))
+            self.working = False
+            yield from found
+
+
+def test_the_driver_of_a_build_needs_no_gpu(gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = OnWorkers()
+
+    def worker_device(gpus: float) -> torch.device:
+        assert runner.working, "the driver asks for a GPU"
+        return DEVICE
+
+    monkeypatch.setattr(build_plan, "worker_device", worker_device)
+    extracted([draw_all(tmp_path / "pictures", [1, 2])], tmp_path / "library")
+    assert indexed(tmp_path / "library", runner, options=ON_GPU).built
+
+
 def test_a_large_index_stays_on_the_processor(
     gpu: None, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,9 +188,7 @@ def test_an_index_may_take_half_of_a_share_of_a_gpu(size: int, gpus: float, fits
 def paintings(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library for the method painting, with the statistics of its features."""
     library = tmp_path_factory.mktemp("paintings") / "library"
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([collection.paintings], library, encoder=encoder, keep_images=True)
-    indexed(library, config=IndexConfig(match_space="centred"))
+    painted_library(collection.paintings, library)
     build_statistics(str(library), RunOptions(threads=1), LocalRunner(), no_progress)
     return library
 
@@ -168,20 +198,57 @@ def test_every_method_makes_the_same_pictures(
     paintings: Path, gpu: None, collection: Collection, tmp_path: Path, method: str, size: int | None
 ) -> None:
     for place, gpus in (("here", 0), ("there", 1)):
-        config, sources = choose(method, {}, Choice(library=paintings, size=size))
-        options = RunOptions(threads=1, gpus=gpus)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
-        assert translate(request, LocalRunner(), no_progress).images == 3
+        options, choice = RunOptions(threads=1, gpus=gpus), Choice(library=paintings, size=size)
+        assert translated_after(choice, collection.photos / "11.png", tmp_path / place, method, options).images == 1
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert DONE["convolution"] > 0
 
 
-def test_style_images_come_to_the_device(gpu: None, collection: Collection, tmp_path: Path) -> None:
-    config, sources = choose("adain", {}, Choice(styles=collection.paintings, size=SIZE))
+@pytest.mark.parametrize("method", ["adain", "wct", "patch_swap", "ift", "gatys"])
+def test_style_images_come_to_the_device(gpu: None, collection: Collection, tmp_path: Path, method: str) -> None:
+    choice, photo = Choice(styles=collection.paintings / "1.png", size=SIZE), collection.photos / "11.png"
+    settings = {"iterations": 2} if method == "gatys" else {}
     for place, gpus in (("here", 0), ("there", 1)):
         options = RunOptions(threads=1, gpus=gpus)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
-        assert translate(request, LocalRunner(), no_progress).images == 3
+        assert translated_after(choice, photo, tmp_path / place, method, options, **settings).images == 1
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("knowledge", {"swap": "statistics"}),
+        ("ift", {"levels": 1, "updates": 3}),
+        ("patch_swap", {}),
+    ],
+)
+def test_regions_are_made_on_the_device(
+    gpu: None, collection: Collection, tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    libraries = [tmp_path / "left", tmp_path / "right"]
+    if method == "knowledge":
+        for library, seeds in zip(libraries, ([1, 2], [3]), strict=True):
+            extracted([draw_all(tmp_path / f"{library.name}-pictures", seeds)], library)
+            indexed(library)
+        choice = Choice(library=libraries, regions=2)
+    else:
+        choice = Choice(styles=[str(collection.paintings / f"{seed}.png") for seed in (1, 2)], size=SIZE, regions=2)
+    for place, gpus in (("here", 0), ("there", 1)):
+        options = RunOptions(threads=1, gpus=gpus)
+        translated_after(choice, collection.photos / "11.png", tmp_path / place, method, options, **settings)
+    assert results(tmp_path / "there") == results(tmp_path / "here")
+    assert device_of(tmp_path / "there") == {GPU}
+
+
+@pytest.mark.parametrize("draw", ["random", "nearest"])
+def test_a_source_is_drawn_on_the_device(gpu: None, collection: Collection, tmp_path: Path, draw: Draw) -> None:
+    extracted([collection.paintings], tmp_path / "library")
+    indexed(tmp_path / "library")
+    build_statistics(str(tmp_path / "library"), RunOptions(threads=1), LocalRunner(), no_progress)
+    choice = Choice(library=tmp_path / "library", draw=draw)
+    for place, gpus in (("here", 0), ("there", 1)):
+        options = RunOptions(threads=1, gpus=gpus)
+        translated_after(choice, collection.photos / "11.png", tmp_path / place, options=options)
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
@@ -204,12 +271,11 @@ def test_photographs_are_edited_to_the_same_bytes(
     monkeypatch.setattr(translate_worker, "BackgroundExecutor", AtOnce)
     paired(*draw_pairs(tmp_path / "pairs", range(1, 5)), tmp_path / "library")
     fitted(tmp_path / "library")
-    config, sources = choose("retouch", {"series": series}, Choice(library=tmp_path / "library"))
+    choice = Choice(library=tmp_path / "library")
     DONE.clear()
     for place, gpus in (("here", 0), ("there", 1)):
-        options = RunOptions(threads=1, gpus=gpus)
-        request = TranslateRequest([str(collection.photos)], str(tmp_path / place), config, sources, options)
-        assert translate(request, LocalRunner(), no_progress).images == 3
+        options, run = RunOptions(threads=1, gpus=gpus), tmp_path / place
+        assert translated_after(choice, collection.photos, run, "retouch", options, series=series).images == 3
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert device_of(tmp_path / "there") == {GPU}
     assert bool(DONE["clamp_"]) == (series == "none")  # shared edits are applied on the processor

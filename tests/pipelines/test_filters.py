@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from kt_batch.config import IndexConfig
 from kt_batch.errors import MismatchError, UsageError
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.store.image_filters import ImageFilter
 from kt_batch.store.images.files import image_id
 from tests.support.shelf import Shelf, pixels, run
-from tests.support.tiny import draw_all, encoder_config, extracted, hashes, indexed, rows
+from tests.support.tiny import draw_all, hashes, painted_library, rows
 
 EXACT = {"search": {"searcher": "exact"}}
 
@@ -102,6 +104,14 @@ def test_a_filter_that_allows_nothing_or_says_nothing_is_one_sentence(
         choose("knowledge", {}, Choice(library=shelf.library, only=only))
 
 
+def test_ctrl_c_ends_a_condition_that_runs_for_ever(shelf: Shelf) -> None:
+    for_ever = ImageFilter(where="(SELECT count(*) FROM range(100000000000000) t(x) WHERE x % 7 = 3) > 0")
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        choose("knowledge", {}, Choice(library=shelf.library, only=for_ever))
+
+
 def test_methods_that_search_no_library_refuse_a_filter(shelf: Shelf) -> None:
     with pytest.raises(UsageError, match="no filter of them has an effect"):
         choose("adain", {}, Choice(styles=shelf.photos, only=ImageFilter(tags=("odd",))))
@@ -109,9 +119,7 @@ def test_methods_that_search_no_library_refuse_a_filter(shelf: Shelf) -> None:
 
 def test_paintings_are_made_from_allowed_images_alone(tmp_path: Path) -> None:
     paintings = draw_all(tmp_path / "paintings", [1, 2, 3])
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([paintings], tmp_path / "library", encoder=encoder, keep_images=True)
-    indexed(tmp_path / "library", config=IndexConfig(match_space="centred", fan_out=4, max_leaf=64))
+    painted_library(paintings, tmp_path / "library")
     chosen = image_id((paintings / "2.png").read_bytes())
     only = ImageFilter(images=(chosen,))
     photos = draw_all(tmp_path / "photos", [11])

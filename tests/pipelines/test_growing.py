@@ -21,7 +21,7 @@ from kt_batch.index.shards import open_shard
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.index.status import index_status
 from kt_batch.pipelines.progress import no_progress
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.report.explain import explain
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import layout

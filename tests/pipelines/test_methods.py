@@ -22,7 +22,8 @@ from kt_batch.pipelines.estimate import DryRunRequest, estimate_translate
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Choice, choose, load_resources
+from kt_batch.pipelines.translate.resources import load_resources
+from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.explain import explain
 from kt_batch.report.inspect import inspect
 from kt_batch.report.run_report import run_report

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kt_batch.config import IndexConfig, RunOptions
-from kt_batch.errors import UsageError
+from kt_batch.config import RunOptions
+from kt_batch.errors import MissingError, UsageError
 from kt_batch.pipelines.progress import no_progress
 from kt_batch.pipelines.statistics.finish import build_statistics
 from kt_batch.pipelines.translate import draws
@@ -27,7 +27,7 @@ from kt_batch.store.plans import Item, make_units
 from kt_batch.store.units import Ledger
 from tests.support.ray_local import ray_here, ray_runner  # noqa: F401  # the fixtures
 from tests.support.shelf import Shelf, pixels, run
-from tests.support.tiny import draw_all, encoder_config, extracted, hashes, indexed, rows
+from tests.support.tiny import draw_all, hashes, painted_library, rows
 
 IDS = [f"{number:016x}" for number in range(500)]
 SOURCES = [f"{number:016x}" for number in range(1000, 1007)]
@@ -180,14 +180,13 @@ def test_adain_draws_one_of_its_style_images(photos: Path, tmp_path: Path) -> No
     assert len(set(found.values())) > 1
 
 
-def test_a_painter_takes_strokes_of_the_one_source_alone(photos: Path, tmp_path: Path) -> None:
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([draw_all(tmp_path / "paintings", [1, 2, 3])], tmp_path / "library", encoder=encoder, keep_images=True)
-    indexed(tmp_path / "library", config=IndexConfig(match_space="centred", fan_out=4, max_leaf=64))
+def test_a_painter_takes_strokes_of_the_one_source_alone(tmp_path: Path) -> None:
+    painted_library(draw_all(tmp_path / "paintings", [1, 2, 3]), tmp_path / "library")
+    photos = draw_all(tmp_path / "photos", [21, 22])
     run(tmp_path / "run", photos, method="painting", library=tmp_path / "library", draw="round-robin")
     found = drawn(tmp_path / "run")
     assert in_provenance(tmp_path / "run") == {name: {source} for name, source in found.items()}
-    assert len(set(found.values())) == 3
+    assert len(set(found.values())) == 2
 
 
 def test_what_a_worker_keeps_of_sources_changes_no_picture(
@@ -246,3 +245,9 @@ def test_weights_and_styles_without_effect_are_refused(shelf: Shelf) -> None:
         choose("knowledge", {}, Choice(library=[f"{shelf.library}=0.5", str(shelf.other)], draw="random"))
     with pytest.raises(UsageError, match="it draws no style"):
         choose("adain", {}, Choice(styles=shelf.photos, draw="nearest"))
+
+
+def test_the_nearest_source_asks_for_statistics_before_a_run_is_planned(shelf: Shelf, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="run: kt-batch statistics"):
+        run(tmp_path / "run", shelf.photos, library=shelf.other, draw="nearest")
+    assert not (tmp_path / "run").exists()

@@ -62,8 +62,8 @@ def test_a_pixel_outside_the_output_is_refused(gain: Path) -> None:
 def test_the_command_prints_shares(gain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["explain", str(gain), "b.jpg", "--at", "0,0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[1].startswith("  50.0%  /")
+    assert lines[1] == "Shares of the whole picture, not of the pixel:"
+    assert [line.split("%")[0] for line in lines[2:]] == ["  50.0", "  50.0"]
     assert not any("NCC" in line for line in lines)
 
 

@@ -24,7 +24,7 @@ from kt_batch.report.sheet import write_sheet
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.opening import open_run
 from kt_batch.store.run import Run, provenance_of, read_output
-from tests.support.tiny import draw, draw_all, encoder_config, extracted, indexed
+from tests.support.tiny import draw, draw_all, painted_library
 
 SIZE = 64  # of the library
 
@@ -44,9 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw(root / "photos/wide.png", 11, 130, 50)
     draw(root / "photos/small.png", 12, 60, 48)
     draw(root / "photos/twice.png", 13, 128, 96)
-    encoder = encoder_config(SIZE).model_copy(update={"layer": "relu4_1"})
-    extracted([root / "paintings"], root / "library", encoder=encoder, keep_images=True)
-    indexed(root / "library")
+    painted_library(root / "paintings", root / "library")
     return root
 
 

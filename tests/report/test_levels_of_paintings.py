@@ -21,7 +21,7 @@ from kt_batch.runners.local import LocalRunner
 from kt_batch.store.opening import open_library, open_run
 from kt_batch.store.run import provenance_of
 from tests.report.test_sheet import Page
-from tests.support.tiny import draw_all, encoder_config, extracted, indexed, rows
+from tests.support.tiny import draw_all, painted_library, rows
 
 LEVELS = ("relu4_1", "relu3_1", "relu2_1")
 
@@ -43,9 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("paintings")
     draw_all(root / "paintings", [1, 2, 3])
     draw_all(root / "photos", [11, 12])
-    encoder = encoder_config().model_copy(update={"layer": "relu4_1"})
-    extracted([root / "paintings"], root / "library", encoder=encoder, keep_images=True)
-    indexed(root / "library")
+    painted_library(root / "paintings", root / "library")
     return root
 
 

@@ -14,7 +14,8 @@ import pytest
 from kt_batch.cli.app import app
 from kt_batch.cli.exit_codes import run_app
 from kt_batch.config import ExtractConfig
-from kt_batch.errors import MissingError
+from kt_batch.errors import KtBatchError, MissingError
+from kt_batch.report.index_owners import OwnerShare
 from kt_batch.report.inspect import inspect
 from kt_batch.report.plots import round_times, throughput_plot
 from kt_batch.report.run_report import (
@@ -40,6 +41,7 @@ from kt_batch.store.schemas import REJECTS
 from kt_batch.store.tables import commit_table
 from kt_batch.store.units import Ledger
 from tests.report.conftest import HOSTILE, Made, draw, make_library
+from tests.support.browser import check_page
 
 CONFIG = ExtractConfig.model_validate({"encoder": {"weights_sha256": "ab" * 32}})
 NAMES = tuple(f"{letter}.jpg" for letter in "abcdefgh")
@@ -321,6 +323,13 @@ def test_the_command_prints_json_and_writes_the_page(place: Path, capsys: pytest
     assert page.read_text() == report_page(run_report(str(place)))
 
 
+@pytest.mark.browser
+def test_a_browser_shows_the_page_of_a_run_and_runs_nothing_that_a_name_says(made: Made, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report_page(run_report(str(made.blended))))
+    check_page(page)
+
+
 def test_the_command_prints_the_same_facts_without_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["report", str(place)]) == 0
     said = capsys.readouterr().out
@@ -335,3 +344,46 @@ def test_the_command_prints_the_same_facts_without_json(place: Path, capsys: pyt
 def test_a_page_that_cannot_be_written_is_one_sentence(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["report", str(place), "--html", str(place / "absent" / "report.html")]) == 2
     assert "report.html' is in no directory that exists" in capsys.readouterr().err
+
+
+def log_of(path: Path, *events: dict[str, Any]) -> Path:
+    """Write a log with events, then a line of someone else and one that was cut."""
+    lines = [json.dumps({"time": "2026-11-30T07:00:00.000Z", "level": "info", **event}) for event in events]
+    path.write_text("\n".join([*lines, "Job submitted", lines[0][:40]]))
+    return path
+
+
+def asked(run: Path, owner: int, **figures: float) -> dict[str, Any]:
+    same = {"index_bytes": 10**9, "queries": 100, "visits": 250, "bytes": 200_000, "seconds": 1.5}
+    return {"event": "index_owner", "run": str(run), "owner": owner, **same, **figures}
+
+
+def test_a_log_tells_what_the_owners_of_the_index_were_asked(place: Path, tmp_path: Path) -> None:
+    calls = [asked(place, owner, queries=100 + owner) for owner in (0, 1)]  # as earlier versions wrote them
+    calls += [asked(place, owner, queries=100 + owner, lost=7) for owner in (0, 1)]
+    log = log_of(tmp_path / "log", {"event": "run_started"}, *calls, asked(tmp_path / "other", 0))
+    report = run_report(str(place), log=log)
+    assert report.owners == tuple(
+        OwnerShare(owner, 10**9, 2, 200 + 2 * owner, 500, 400_000, 3.0, 7) for owner in (0, 1)
+    )
+    page = report_page(report)
+    assert "Owners of the index" in page
+    assert all(figure in page for figure in ("2.50", "2000 B", "3.00 s", "Of 2 commands", ">7</td>"))
+    assert "Owners of the index" not in report_page(run_report(str(place)))
+
+
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [
+        ({"event": "run_started"}, r"names no owners of an index for the run .*; leave --log out\.$"),
+        ({"event": "index_owner", "owner": 0}, r"has an event of an owner without one of owner, index_bytes, queries"),
+    ],
+)
+def test_a_log_without_figures_of_owners_is_one_sentence(
+    place: Path, tmp_path: Path, event: dict[str, Any], sentence: str
+) -> None:
+    log = log_of(tmp_path / "log", {"run": str(place), **event})
+    with pytest.raises(KtBatchError, match=sentence):
+        run_report(str(place), log=log)
+    with pytest.raises(MissingError, match="cannot be read: No such file"):
+        run_report(str(place), log=tmp_path / "none")

@@ -15,6 +15,7 @@ from PIL import Image
 from kt_batch.errors import UsageError
 from kt_batch.report.sheet import write_sheet
 from tests.report.conftest import HOSTILE, Made
+from tests.support.browser import check_page, page_of
 
 
 class Page(HTMLParser):
@@ -53,6 +54,13 @@ def test_every_picture_is_stored_with_the_page_and_described(sheet: Path) -> Non
         assert image["alt"]
     # Per input: itself, 3 results, 2 maps (two runs match alike), 2 scales, 2 sources twice; and the lines once.
     assert len(images) == 3 * (1 + 3 + 2 + 2 + 4) + 1
+
+
+@pytest.mark.browser
+def test_a_browser_shows_every_picture_and_runs_nothing_that_a_name_says(sheet: Path) -> None:
+    check_page(sheet)
+    with page_of(sheet) as page:
+        assert HOSTILE in page.inner_text("main")
 
 
 def test_the_page_loads_no_remote_content_and_runs_no_script(sheet: Path) -> None:

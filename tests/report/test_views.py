@@ -15,7 +15,6 @@ import pytest
 from kt_batch.errors import MissingError, StorageError
 from kt_batch.report.explain import explain
 from kt_batch.report.views import connect, sql
-from kt_batch.store.locations import open_location
 from kt_batch.store.opening import open_run
 from tests.report.conftest import HOSTILE, LONG, Made
 from tests.support.s3_server import S3Server, moto_server  # noqa: F401  # the fixture
@@ -157,7 +156,7 @@ def test_a_library_in_a_bucket_has_the_same_views(
     assert f"'{place.uri}/images/part-" in sql(place.uri)
 
 
-def test_a_local_run_finds_its_library_in_a_bucket(
+def test_a_local_run_asks_no_bucket_that_only_it_names(
     made: Made,
     moto_server: S3Server,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -169,9 +168,10 @@ def test_a_local_run_finds_its_library_in_a_bucket(
     run = shutil.copytree(made.blended, tmp_path / "run")
     summary = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**summary, "library": place.uri}))
-    query = "SELECT output, row, col, rank, file_x0, file_y1 FROM sources ORDER BY ALL"
+    with pytest.raises(duckdb.CatalogException, match="sources does not exist"):
+        rows(run, "SELECT * FROM sources")
+    query = "SELECT output, row, col, rank FROM provenance ORDER BY ALL"
     assert rows(run, query) == rows(made.blended, query)
-    assert open_location(place.uri).list("plan") == ["plan/000000.parquet"]  # only read, nothing added
 
 
 def files_below(folder: Path) -> Iterator[str]:

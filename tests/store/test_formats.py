@@ -19,7 +19,7 @@ SCHEMAS = {
     "statistics_schema": schemas.statistics_schema(64),
     "output_shards": output_shards.ROWS,
 }
-ELSEWHERE = ("kt-batch-encoder/", "kt-batch-decoder/")  # weight files: docs/models.md
+ELSEWHERE = ("kt-batch-encoder/", "kt-batch-decoder/", "kt-batch-stylebank/", "kt-batch-bank/")  # docs/models.md
 
 
 def test_every_schema_is_checked() -> None:

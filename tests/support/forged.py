@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
+from kt_batch.errors import DamagedError
 from kt_batch.index.index import Index, leaf_statistics
 from kt_batch.index.leaf_statistics import write_leaves
 from kt_batch.index.shards import FORMAT
@@ -136,3 +139,31 @@ def drop(name: str) -> Change:
 def add(name: str, tensor: Tensor) -> Change:
     """Return the change that adds a tensor."""
     return lambda tensors: tensors | {name: tensor}
+
+
+IN_PLACE = ("cut", "emptied", "extended", "written to")
+
+
+def change_in_place(path: Path, how: str) -> None:
+    """Change a file in one of the ways IN_PLACE, as somebody does while others have it mapped."""
+    match how:
+        case "cut":
+            os.truncate(path, 5000)
+        case "emptied":
+            os.truncate(path, 0)
+        case "extended":
+            os.truncate(path, path.stat().st_size + 1)
+        case _:
+            with path.open("r+b") as file:
+                file.write(b"\0")
+
+
+def refused(call: Callable[[], object]) -> str:
+    """Return the one sentence with which damage is refused."""
+    with pytest.raises(DamagedError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.isprintable()
+    assert len(message) < 2000
+    return message

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +20,18 @@ from tests.support.ray_local import ray_environment
 
 NUMBERS = (1, 2, 3)  # of the hosts; the head is on the first
 PORT = 6379
-# What cluster/ sets, so that a connection to a host that is gone is given up.
+# The settings of cluster/ by which a lost host is given up.
 KEEPALIVE = {
     "RAY_grpc_keepalive_time_ms": "2000",
     "RAY_grpc_keepalive_timeout_ms": "3000",
     "RAY_grpc_client_keepalive_time_ms": "2000",
     "RAY_grpc_client_keepalive_timeout_ms": "3000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_prestart_worker_first_driver": "0",
 }
+END_OF_CUT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20"}  # a host without its head ends itself; Ray waits 60 s
 
 
 def skip_where_there_can_be_none() -> None:
@@ -84,11 +89,29 @@ class Hosts:
 
     def kill(self, number: int) -> None:
         """Kill every process of a host."""
-        pids = subprocess.run(
-            ["ip", "netns", "pids", f"{self.name}-{number}"], capture_output=True, text=True, check=True
-        ).stdout.split()
-        for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in self._pids(number):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _pids(self, number: int) -> list[int]:
+        line = ["ip", "netns", "pids", f"{self.name}-{number}"]
+        return [int(pid) for pid in subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()]
+
+    def revive(self) -> None:
+        """Connect the hosts that were cut off, and start the nodes that are gone, as new ones."""
+        for number in NUMBERS:
+            link = f"{self.name}v{number}"
+            if not Path(f"/sys/class/net/{link}/master").exists():
+                self.kill(number)
+                _ip("link", "set", link, "master", self.name, "up")
+            if not self.processes(number):
+                self.nodes[number].wait()
+                self.start(number)
+                _wait(self, number)
+
+    def processes(self, number: int) -> dict[int, str]:
+        """Return the processes of a host, each with its command line."""
+        return {pid: line for pid in self._pids(number) if (line := _command_line(pid))}
 
     def start(self, number: int) -> None:
         """Start the Ray node of a host."""
@@ -107,14 +130,14 @@ class Hosts:
 
 
 @contextmanager
-def three_hosts() -> Iterator[Hosts]:
-    """Start the hosts with a Ray node each and remove everything afterwards."""
+def three_hosts(settings: Mapping[str, str] | None = None) -> Iterator[Hosts]:
+    """Start the hosts with a Ray node each and remove everything afterwards. settings: Further ones of Ray."""
     skip_where_there_can_be_none()
     name = f"k{secrets.token_hex(2)}"
     with ExitStack() as stack:
         environment, folder = stack.enter_context(ray_environment())
         environment = {name: value for name, value in environment.items() if name != "RAY_TMPDIR"}
-        hosts = Hosts(name, folder, {**environment, **KEEPALIVE})
+        hosts = Hosts(name, folder, {**environment, **KEEPALIVE, **END_OF_CUT, **(settings or {})})
         stack.callback(_remove, hosts)
         Path("/tmp/ray").mkdir(exist_ok=True)  # mount point of the private directories
         _ip("link", "add", name, "type", "bridge")
@@ -141,6 +164,14 @@ def _wait(hosts: Hosts, number: int) -> None:
         if time.monotonic() > give_up or hosts.nodes[number].poll() is not None:
             raise RuntimeError(f"the node of host {number} does not start: {log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.2)
+
+
+def _command_line(pid: int) -> str:
+    """Return the command line of a process; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _remove(hosts: Hosts) -> None:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from PIL import Image
 
 from kt_batch.config import EncoderConfig, ExtractConfig, IndexConfig, RunOptions
-from kt_batch.methods.knowledge import KnowledgeConfig
+from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
+from kt_batch.methods.table import advised
 from kt_batch.models.weights import EncoderSource, load_decoder, load_encoder
 from kt_batch.pipelines.extract.finish import ExtractSummary, extract
 from kt_batch.pipelines.extract.plan import ExtractRequest
@@ -21,7 +22,7 @@ from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.progress import Progress, no_progress
 from kt_batch.pipelines.translate.finish import TranslateSummary, translate
 from kt_batch.pipelines.translate.plan import TranslateRequest
-from kt_batch.pipelines.translate.sources import Sources
+from kt_batch.pipelines.translate.sources import Choice, Sources, choose
 from kt_batch.runners.base import Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.locations import Location, absolute_place, open_location
@@ -78,6 +79,13 @@ def indexed(
     return build_index(str(library), config, options or RunOptions(threads=1), runner or LocalRunner(), no_progress)
 
 
+def painted_library(paintings: Path | str, library: Path | str, size: int = SIZE) -> None:
+    """Extract and index pictures for the method painting, in the same way."""
+    encoder = encoder_config(size).model_copy(update={"layer": "relu4_1"})
+    extracted([paintings], library, encoder=encoder, keep_images=True)
+    indexed(library)
+
+
 def translate_request(library: Path | str, run: Path | str, index: str, **config: Any) -> TranslateRequest:
     """Return a request of one thread without images.
 
@@ -89,7 +97,7 @@ def translate_request(library: Path | str, run: Path | str, index: str, **config
     return TranslateRequest(
         images=(),
         run=absolute_place(str(run)),
-        config=KnowledgeConfig.model_validate({**identity, **config}),
+        config=KnowledgeConfig.model_validate({**advised(KnowledgeTransfer), **identity, **config}),
         sources=Sources(library=absolute_place(str(library)), encoder=EncoderSource(), cache=cache),
         options=RunOptions(threads=1, mix_numerics=mix),
     )
@@ -108,6 +116,20 @@ def translated(
     return translate(named, runner or LocalRunner(), progress)
 
 
+def translated_after(
+    choice: Choice,
+    photos: Path | str,
+    run: Path | str,
+    method: str = "knowledge",
+    options: RunOptions | None = None,
+    **settings: Any,
+) -> TranslateSummary:
+    """Translate photographs after what `choice` names, in the same way; `settings` are those of the method."""
+    config, sources = choose(method, settings, choice)
+    request = TranslateRequest([str(photos)], str(run), config, sources, options or RunOptions(threads=1, unit_size=2))
+    return translate(request, LocalRunner(), no_progress)
+
+
 # ---- files on disk ---------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +137,11 @@ def parts(place: Path | str, kind: str) -> list[TableRef]:
     """Return the committed parts of one kind in plan order."""
     receipts = Ledger(open_location(str(place))).receipts().values()
     return [table for receipt in receipts for table in receipt.tables if table.kind == kind]
+
+
+def device_of(place: Path | str) -> set[str]:
+    """Return the devices that the receipts of a place name."""
+    return {receipt.numerics["device"] for receipt in Ledger(open_location(str(place))).receipts().values()}
 
 
 def rows(place: Path | str, kind: str) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from statistics import fmean
 
 from torch import Tensor
 
-from kt_batch.errors import MissingError, RejectError, UsageError
+from kt_batch.errors import KtBatchError, MissingError, RejectError, UsageError
 from kt_batch.evaluation.style.contenders import Contender, Finished, Translate, Unedited
 from kt_batch.evaluation.style.measures import StyleMeasures, StyleValues
+from kt_batch.evaluation.style.painting_banks import NoBankError
 from kt_batch.evaluation.style.pictures import StylePicture, as_written
 from kt_batch.evaluation.style.report import MethodReport, PairReport, curve_name, differences_of, means_of
 from kt_batch.pipelines.progress import Progress, Step
@@ -84,20 +85,35 @@ def _check_distinct(names: Sequence[str]) -> None:
 
 def _prepare(contender: Contender, painting: StylePicture, mine: _Kept) -> Translate:
     started = time.perf_counter()
-    translate = contender.after(painting)
+    try:
+        translate = contender.after(painting)
+    except NoBankError as error:
+        return _failing(error)
     mine.preparation.append(time.perf_counter() - started)
     return translate
+
+
+def _failing(error: KtBatchError) -> Translate:
+    """Return what raises an error for every photograph."""
+
+    def fail(_: StylePicture) -> Tensor:
+        raise error
+
+    return fail
 
 
 def _translate(
     contender: Contender, translate: Translate, photograph: StylePicture, painting: StylePicture, mine: _Kept
 ) -> Tensor | None:
-    """Return a result as a file holds it; None, with the reason kept, where a finished picture cannot be had."""
+    """Return a result as a file holds it.
+
+    None, with the reason kept, where a finished picture cannot be had, or a painting has no filter bank.
+    """
     started = time.perf_counter()
     try:
         result = translate(photograph)
     except (MissingError, RejectError, UsageError) as error:
-        if not isinstance(contender, Finished):
+        if not isinstance(contender, Finished) and not isinstance(error, NoBankError):
             raise
         mine.missing.append(str(error))
         return None

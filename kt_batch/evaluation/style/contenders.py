@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from torch import Tensor
 
-from kt_batch.config import EncoderConfig, ExtractConfig, MethodConfig, describe_fault
+from kt_batch.config import BankShare, EncoderConfig, ExtractConfig, MethodConfig, describe_fault
 from kt_batch.errors import MissingError, UsageError
+from kt_batch.evaluation.style.painting_banks import PaintingBank, bank_for, load_painting_bank
 from kt_batch.evaluation.style.pictures import Decode, StylePicture, in_size_of, read_picture
-from kt_batch.methods.base import UNCHANGED, Need, Resources
+from kt_batch.methods.base import Method, Need, Resources, Result, Unchanged
+from kt_batch.methods.features import to_tensor
 from kt_batch.methods.table import method_named, parse_config
 from kt_batch.models.weights import EncoderSource
-from kt_batch.pipelines.encoders import new_encoder
+from kt_batch.pipelines.encoders import encoder_config
 from kt_batch.pipelines.extract.worker import image_patches
-from kt_batch.pipelines.single import index_for, load_networks
+from kt_batch.pipelines.single import Networks, index_for, load_networks
 from kt_batch.store.images.files import decode
 
-IN_MEMORY = frozenset({Need.ENCODER, Need.DECODER, Need.DECODERS, Need.INDEX, Need.STYLES, Need.IMAGES})
+SOURCE = EncoderSource()  # the shipped networks
+IN_MEMORY = frozenset({Need.ENCODER, Need.DECODER, Need.DECODERS, Need.INDEX, Need.STYLES, Need.IMAGES, Need.BANKS})
+ANY_BANK = {"network": "0" * 64, "banks": (BankShare(bank="0" * 64, weight=1.0, images=("0" * 16,)),)}
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 Translate = Callable[[StylePicture], Tensor]  # a photograph -> its result, (3, H, W) in [0, 1]
@@ -64,7 +68,8 @@ class Unedited:
 class OwnMethod:
     """A method of ours with the shipped networks, the painting as its only style, as `kt-batch try` works.
 
-    method: its name. values: its own settings. layer: where the encoder is cut; None takes the method's own.
+    method: its name. values: its own settings. layer: where the encoder is cut; None takes the method's own. banks:
+    Image id of a painting -> its filter bank, for a method that needs banks.
     """
 
     name: str
@@ -73,66 +78,101 @@ class OwnMethod:
     layer: str | None
     size: int
     kind: str = "method"
+    banks: Mapping[str, PaintingBank] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a method that follows no painting, and for a setting that is not allowed."""
-        needs = method_named(self.method).needs
-        instead = {Need.STATISTICS} if Need.STYLES in needs else set()  # of a library, in place of style images
-        if unmet := needs - IN_MEMORY - instead:
-            needed = ", ".join(sorted(unmet))
-            raise UsageError(f"The method {self.method} needs {needed}, and follows no painting; leave it out.")
+        """Raise UsageError for a method that needs more than a painting, and for a setting that is not allowed."""
+        if needed := lacking(self.method):
+            raise UsageError(f"The method {self.method} needs {needed}, which no painting gives; leave it out.")
         encoder = EncoderConfig.model_validate({"weights_sha256": "", "layer": self._cut, "size": self.size})
         try:
-            self._config({"encoder": encoder, "styles": ("0" * 16,)})
+            self._config({"encoder": encoder, "styles": ("0" * 16,), **(ANY_BANK if self.needs_banks else {})})
         except ValidationError as error:
             raise UsageError(f"The method '{self.name}' cannot be used: {describe_fault(error)}") from error
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Return method, layer and settings."""
-        return {"method": self.method, "layer": self._cut, **self.values}
+        """Return the method, the layer where it has an encoder, its banks by painting, and its settings."""
+        layer = {"layer": self._cut} if Need.ENCODER in method_named(self.method).needs else {}
+        banks = {"banks": {image: bank.id for image, bank in self.banks.items()}} if self.needs_banks else {}
+        return {"method": self.method, **layer, **self.values, **banks}
+
+    @property
+    def needs_banks(self) -> bool:
+        """Return whether paintings need filter banks of their own."""
+        return Need.BANKS in method_named(self.method).needs
 
     @property
     def _cut(self) -> str | None:
         return self.layer or method_named(self.method).layer or EncoderConfig.model_fields["layer"].default
 
+    def with_banks_of(self, paintings: Sequence[StylePicture]) -> OwnMethod:
+        """Return the method with the banks of these paintings alone; with none where it needs none."""
+        ids = sorted({painting.id for painting in paintings} & self.banks.keys()) if self.needs_banks else []
+        return replace(self, banks={identity: self.banks[identity] for identity in ids})
+
     def after(self, painting: StylePicture) -> Translate:
-        """Return the method with the painting's patches, or with the painting itself."""
+        """Return the method with the painting's patches, its bank, or with the painting itself.
+
+        Raises:
+            NoBankError: The method needs a bank for the painting, and has none.
+        """
+        ready = self.prepared(painting, self.load())
+        return lambda photograph: picture_of(ready.translate(photograph.image), photograph)
+
+    def load(self) -> Networks | None:
+        """Return the networks, which every painting shares; None for a method without any."""
         method = method_named(self.method)
-        content, loaded = self._networks(painting, method.needs)
+        return load_networks(SOURCE, method, str(self._cut), None) if Need.ENCODER in method.needs else None
+
+    def prepared(self, painting: StylePicture, networks: Networks | None) -> Method:
+        """Return the method, ready to translate photographs after a painting. Raises NoBankError as `after`."""
+        method = method_named(self.method)
+        content, loaded = self._resources(painting, networks)
         if Need.STYLES in method.needs:
             content["styles"], loaded["styles"] = (painting.id,), {painting.id: painting.image}
-        ready = method(self._config(content), Resources(**loaded))
-
-        def translate(photograph: StylePicture) -> Tensor:
-            output = ready.translate(photograph.image).output
-            return photograph.image if output is UNCHANGED else cast("Tensor", output)
-
-        return translate
+        return method(self._config(content), Resources(**loaded))
 
     def _config(self, resources: Mapping[str, object]) -> MethodConfig:
         """Return the configuration with the fields that name resources."""
         return parse_config({**self.values, "method": self.method, **resources})
 
-    def _networks(self, painting: StylePicture, needs: Collection[Need]) -> tuple[dict[str, object], dict[str, Any]]:
+    def _resources(self, painting: StylePicture, networks: Networks | None) -> tuple[dict[str, object], dict[str, Any]]:
         """Return the fields of the configuration that name the networks, and the resources that use them."""
-        content: dict[str, object] = {}
-        loaded: dict[str, Any] = {}
-        if Need.ENCODER in needs:
-            source = EncoderSource()
-            _, content["encoder"] = new_encoder(source, str(self._cut), self.size)
-            networks = load_networks(source, method_named(self.method), str(self._cut), None)
-            content |= networks.digests
-            loaded |= networks.resources
-            if Need.INDEX in needs:
-                encoding = cast("EncoderConfig", content["encoder"])
-                patches = image_patches(
-                    networks.encoder.network, painting.working, painting.id, ExtractConfig(encoder=encoding)
-                )
-                loaded["index"] = index_for(method_named(self.method), patches, networks.encoder.network, encoding)
-            if Need.IMAGES in needs:
-                loaded["images"] = {painting.id: painting.image}
+        if self.needs_banks:
+            named, banks = load_painting_bank(bank_for(painting, self.banks))
+            return named, {"banks": banks}
+        if networks is None:
+            return {}, {}
+        method = method_named(self.method)
+        encoding = encoder_config(SOURCE, networks.encoder, str(self._cut), self.size)
+        content: dict[str, object] = {"encoder": encoding, **networks.digests}
+        loaded = dict(networks.resources)
+        if Need.INDEX in method.needs:
+            network = networks.encoder.network
+            patches = image_patches(network, painting.working, painting.id, ExtractConfig(encoder=encoding))
+            loaded["index"] = index_for(method, patches, network, encoding)
+        if Need.IMAGES in method.needs:
+            loaded["images"] = {painting.id: painting.image}
         return content, loaded
+
+
+def lacking(method: str) -> str:
+    """Return the needs of a method that no painting meets, in words; an empty text where there are none."""
+    needs = method_named(method).needs
+    instead = {Need.STATISTICS} if Need.STYLES in needs else set()  # of a library, in place of style images
+    return ", ".join(sorted(needs - IN_MEMORY - instead))
+
+
+def picture_of(result: Result, photograph: StylePicture) -> Tensor:
+    """Return the picture of a result, `(3, H, W)`: an edit is applied to the photograph at its working size."""
+    output = result.output
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Unchanged):
+        return photograph.image
+    pixels = output.apply(photograph.working.pixels.copy(), 0, photograph.working.height)
+    return to_tensor(pixels).clamp(0, 1)
 
 
 class Finished:

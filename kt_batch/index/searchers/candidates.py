@@ -195,7 +195,8 @@ def _put_in_place(index: Index, values: Tensor, slots: Tensor, numbers: Tensor, 
     """
     numbers, rows = numbers.flatten(), rows.flatten()
     places = torch.arange(len(numbers), device=numbers.device)
-    slots = torch.where(numbers >= 0, slots[numbers], places)
+    there = numbers >= 0
+    slots = places.masked_scatter(there, slots[numbers[there]])
     moved = ((slots != places) & (slots >= 0)).nonzero()[:, 0]
     values[moved] = values[slots[moved]]
     absent = (slots < 0).nonzero()[:, 0]

@@ -7,13 +7,14 @@ second round looks into those of the next leaves that may hold a better patch th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kt_batch.index.index import Index
+from kt_batch.index.ordering import largest_columns
 from kt_batch.index.searchers.candidates import Best, Pairs, canonically_best, few_of_each, joined, kth_best, scored
 from kt_batch.index.searchers.leaf_choice import FIRST_ROUND, columns, nearest_leaves
 from kt_batch.index.searchers.visits import Group, Products, grouped, products_of
@@ -27,6 +28,7 @@ PROMISING = 4  # leaves of the first round; the best estimate of the last of the
 AND_MORE = 2  # more such leaves before a second round, whose work falls with the quality of the first matches
 REST_SHARE = 0.6  # of the product of the lengths of rests, as the estimate of the product of rests
 FEW = 10  # patches beyond k that a query reads whole in the first round; twice as many in the second
+BLOCKS = 8  # of a visit, whose best patches are counted
 PREPARED = 1024  # queries that a thread prepares at a time
 VISITS = 1 << 21  # to leaves in a second round, at a time
 KEPT = 1 << 26  # products of the first round at a time; a single query may have more
@@ -36,14 +38,12 @@ KEPT = 1 << 26  # products of the first round at a time; a single query may have
 class _Queries:
     """n queries.
 
-    vectors: keys `(n, D)`.
     level: first levels `(n, d + 1)` in fixed point, the length of the rest scaled for estimates.
     prepared_queries: `(n, a)`, as `Index.products` takes them.
     leaves, reach: `(n, probes)`, from `leaf_choice.nearest_leaves`.
     few: patches beyond k that a query reads whole in the first round; twice as many in the second.
     """
 
-    vectors: Tensor
     level: Tensor
     prepared_queries: Tensor
     leaves: Tensor
@@ -62,12 +62,21 @@ def search_fast(index: Index, vectors: Tensor, k: int, probes: int, with_values:
         with_values: Return the raw patches too.
         few: Patches beyond k that a query reads whole; fewer where other indexes are searched beside this one.
     """
-    always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
     with parallel_map() as each, quick_products(index.device.type):
-        level, prepared_queries = prepare_estimates(index, vectors, each)
-        leaves, reach = nearest_leaves(index, level, probes, each)
-        queries = _Queries(vectors, rounded_queries(level), prepared_queries, leaves, reach, few)
-        return _fast(index, queries, k, always, each, with_values)
+        return canonically_best(index, vectors, candidates(index, vectors, k, probes, few, each), k, each, with_values)
+
+
+def candidates(index: Index, vectors: Tensor, k: int, probes: int, few: int, each: Each) -> Pairs:
+    """Return the patches that `search_fast` reads whole, with their float32 scores."""
+    always = max(FIRST_ROUND, index.leaves_holding(k)) if probes >= 2 * FIRST_ROUND else probes
+    level, prepared_queries = prepare_estimates(index, vectors, each)
+    leaves, reach = nearest_leaves(index, level, probes, each)
+    queries = _Queries(rounded_queries(level), prepared_queries, leaves, reach, few)
+    known = scored(index, prepared_queries, _first_round(index, queries, k, always, each), each)
+    if always == probes:
+        return known
+    fresh = _second_round(index, queries, kth_best(known, len(vectors), k), k, always, each)
+    return joined([known, scored(index, prepared_queries, fresh, each)])
 
 
 def prepare_estimates(index: Index, vectors: Tensor, each: Each) -> tuple[Tensor, Tensor]:
@@ -103,16 +112,6 @@ def portions(costs: Tensor, most: int) -> Iterator[slice]:
         start = stop
 
 
-def _fast(index: Index, queries: _Queries, k: int, always: int, each: Each, with_values: bool) -> Best:
-    n, probes = queries.leaves.shape
-    fresh = _first_round(index, queries, k, always, each)
-    known = scored(index, queries.prepared_queries, fresh, each)
-    if always < probes:
-        fresh = _second_round(index, queries, kth_best(known, n, k), k, always, each)
-        known = joined([known, scored(index, queries.prepared_queries, fresh, each)])
-    return canonically_best(index, queries.vectors, known, k, each, with_values)
-
-
 def _first_round(index: Index, queries: _Queries, k: int, always: int, each: Each) -> Pairs:
     """Return the few patches of each query with the largest estimates in its `always` nearest leaves."""
     costs = index.window_widths(queries.leaves[:, :always]).sum(1)
@@ -131,6 +130,8 @@ def _promising(index: Index, queries: _Queries, part: slice, k: int, always: int
         for products in looked:
             best.scatter_reduce_(0, products.visits, products.best.amax(1), "amax")
         threshold[part] = first_threshold(best.view(-1, always), k, always < probes)
+        if looked and all_promising(always, k, always < probes):
+            threshold[part] = torch.maximum(threshold[part], best_blocks(looked, len(leaves), always, queries.few + k))
     left = each(lambda products: survivors(products, threshold, queries.few + k), looked)
     return few_of_each(joined(left, leaves.device), queries.few + k)
 
@@ -141,8 +142,41 @@ def first_threshold(best: Tensor, k: int, second_round: bool) -> Tensor:
     best: the largest estimate of each leaf of the first round, `(n, leaves)`; at least k leaves.
     second_round: whether a second round follows.
     """
-    promising = min(PROMISING + k - 1 + AND_MORE * second_round, best.shape[1])
+    promising = min(_promising_leaves(k, second_round), best.shape[1])
     return best.topk(promising, dim=1).values[:, -1]
+
+
+def _promising_leaves(k: int, second_round: bool) -> int:
+    return PROMISING + k - 1 + AND_MORE * second_round
+
+
+def all_promising(leaves: int, k: int, second_round: bool) -> bool:
+    """Return whether patches of all leaves of a first round reach its threshold, so that there may be very many."""
+    return leaves <= _promising_leaves(k, second_round)
+
+
+def best_blocks(looked: Sequence[Products], visits: int, leaves: int, few: int) -> Tensor:
+    """Return an estimate `(n,)` that at least `few` patches of each query reach; -inf where it is not known.
+
+    It is the largest of the block that is number `few`, the best first: no patch below it is among the few best.
+
+    Args:
+        looked: The products of all visits.
+        visits: Their number: each query has `leaves` visits, one after another.
+        leaves: Visits of a query.
+        few: A number of patches.
+    """
+    best = torch.full((visits, BLOCKS), -torch.inf, device=looked[0].best.device)
+    for products in looked:
+        real = (products.best[:, 0] > -torch.inf).nonzero()[:, 0]  # others are padding
+        some = products.best[real]
+        if some.shape[1] > BLOCKS:  # a larger block has the largest value of several
+            some = some[:, : some.shape[1] // BLOCKS * BLOCKS].view(len(some), BLOCKS, -1).amax(2)
+        best[products.visits[real], : some.shape[1]] = some
+    blocks = best.view(-1, leaves * BLOCKS)
+    if blocks.shape[1] < few:
+        return blocks.new_full((len(blocks),), -torch.inf)
+    return blocks.gather(1, largest_columns(blocks, few)).amin(1)
 
 
 def _second_round(index: Index, queries: _Queries, threshold: Tensor, k: int, always: int, each: Each) -> Pairs:

@@ -60,7 +60,10 @@ class Leaves(Protocol):
     """
 
     tree: Tree
-    statistics: LeafStatistics
+
+    @property
+    def statistics(self) -> LeafStatistics:
+        """The statistics of the leaves."""
 
 
 def nearest_leaves(index: Leaves, level: Tensor, probes: int, each: Each = in_turn) -> tuple[Tensor, Tensor]:

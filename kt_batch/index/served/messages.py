@@ -1,7 +1,8 @@
 """Messages between a served search and the owners of an index: plain arrays, and integers in few bytes.
 
 Queries are numbered from 0 in the order in which `Queries` told of them. What belongs to several queries is
-concatenated, with the number of items of each: its `counts`, `(q,)`. Rows and leaves are those of the owner.
+concatenated, with the number of items of each: its `counts`, `(q,)`. Rows and leaves are those of the owner. Integers
+without a type are as `narrow` returns them.
 """
 
 from __future__ import annotations
@@ -16,48 +17,48 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
+SCORE = 2.0**-14
 
 
 @dataclass(frozen=True)
 class Queries:
-    """q queries to be held, after those that are held.
+    """q queries to be held, after those that are held; m cells, in 12 bits a value (encoding), likewise.
 
     token: names the search that they belong to.
-    levels: first levels for estimates, `(q, d + 1)` int16, in steps (kernels.fixed_point).
     before: queries of this search that are held already; an owner that does not hold them ignores the message.
+    most: queries of the search, of which some may follow.
+    cells: `(m, b)` uint8.
+    scales: of the cells, `(m,)` float32.
+    corners: the four cells of each query among all that are held, `(4 q,)`.
+    last_bits: of the coordinates of first levels, `(q, (d + 1) // 2)` uint8.
+    rests: last values of first levels, `(q,)` int16, in steps (kernels.fixed_point).
+    far: of the q queries those whose levels follow whole, `(e,)`.
+    levels: these, `(e, d + 1)` int16, in steps.
     """
 
     token: str
-    levels: Array
     before: int
+    most: int
+    cells: Array
+    scales: Array
+    corners: Array
+    last_bits: Array
+    rests: Array
+    far: Array
+    levels: Array
 
 
 @dataclass(frozen=True)
 class Visits:
     """Asks for the largest estimate of each visit of the first round, `counts` `(q,)` and `leaves` `(p,)`.
 
-    few: patches of each query that may be read whole.
+    few: patches of each query that are read whole, at most.
     """
 
     token: str
     counts: Array
     leaves: Array
     few: int
-
-
-@dataclass(frozen=True)
-class Patches:
-    """The patches of some queries, those that patches are read whole for.
-
-    who: the queries, `(r,)`.
-    cells: distinct cells, `(m, C)` float32.
-    corners: the four cells of each patch, `(r, 4)`.
-    """
-
-    token: str
-    who: Array
-    cells: Array
-    corners: Array
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Thresholds:
 class Further:
     """Asks for the patches of further visits, `counts` `(q,)` and `leaves` `(p,)`, with estimates of at least `least`.
 
-    few: patches of each query that may be read whole.
+    few: patches of each query that are read whole, at most.
     """
 
     token: str
@@ -96,48 +97,17 @@ class Candidates:
     counts: of each query, `(q,)`.
     rows: `(m,)`.
     estimates: first-level products, `(m,)` float32.
+    scores: of whole patches with the rounded queries, `(m,)` int16 in steps of SCORE, from -2 to 2.
     """
 
     counts: Array
     rows: Array
     estimates: Array
-
-
-@dataclass(frozen=True)
-class Whole:
-    """Asks for the scores of whole patches of candidates, `counts` `(q,)` and `rows` `(m,)`."""
-
-    token: str
-    counts: Array
-    rows: Array
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of whole patches of candidates, `(m,)` float32."""
-
     scores: Array
 
 
 @dataclass(frozen=True)
 class Finalists:
-    """Asks for the canonical scores of candidates, `counts` `(q,)` and `rows` `(m,)`."""
-
-    token: str
-    counts: Array
-    rows: Array
-
-
-@dataclass(frozen=True)
-class Canonical:
-    """The canonical scores of candidates, `(m,)` float64, and their patch ids, `(m, 12)` uint8."""
-
-    scores: Array
-    patch_ids: Array
-
-
-@dataclass(frozen=True)
-class Winners:
     """Asks for distinct `rows` `(m,)` as the owner keeps them."""
 
     rows: Array
@@ -145,9 +115,40 @@ class Winners:
 
 @dataclass(frozen=True)
 class Kept:
-    """Patches as they are kept, m of each tensor: norms, level and payload (index.shards) by name."""
+    """Patches as they are kept, m of each tensor: norms, level and payload (index.shards) by name.
+
+    patch_ids: `(m, 12)` uint8.
+    """
 
     tensors: dict[str, Array]
+    patch_ids: Array
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Asks for the k best of all patches of an owner, by canonical scores, for the queries of a message of its own.
+
+    cells: distinct cells, `(m, C)` float32.
+    corners: the four cells of each query, `(q, 4)` int32.
+    probes: leaves of the search for the first matches; they change how long it takes.
+    """
+
+    cells: Array
+    corners: Array
+    k: int
+    probes: int
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The best of all patches of an owner, fewer than k where it has fewer.
+
+    rows: `(q * k,)`, of each query best first.
+    scores: canonical ones, `(q, k)` float64.
+    """
+
+    rows: Array
+    scores: Array
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,16 @@ class Forgotten:
     """Answers a message about a search whose queries the owner does not hold: send them again."""
 
 
-OfHeld = Patches | Visits | Thresholds | Further | Whole | Finalists
-Request = Queries | OfHeld | Winners | Done
-Reply = Best | Candidates | Scores | Canonical | Kept | Forgotten
+OfHeld = Visits | Thresholds | Further
+Request = Queries | OfHeld | Finalists | Proof | Done
+Reply = Best | Candidates | Kept | Proved | Forgotten
 
 
 class Traffic(Counter[str]):
     """Bytes of messages by part, as `Queries.cells`; what frames them is not counted."""
 
-    def add(self, message: Request | Reply) -> None:
-        """Count the arrays of a message."""
+    def add(self, message: Any) -> None:
+        """Count the arrays of a message, a data class."""
         for field in fields(message):
             value = getattr(message, field.name)
             arrays = value.values() if isinstance(value, dict) else [value]
@@ -179,34 +180,38 @@ class Traffic(Counter[str]):
 
 
 def narrow(numbers: Tensor) -> Array:
-    """Return integers of at least 0, of any shape, in 1, 2, 4 or 8 bytes each, as the largest needs."""
+    """Return integers `(m,)` int64 from 0 to 2^32 - 1 in as many half bytes each as the largest needs.
+
+    The first byte is twice these half bytes, 1 to 8, and 1 where m is odd. Two numbers follow in a piece.
+    """
     array = numbers.numpy()
-    return array.astype(np.min_scalar_type(int(array.max()) if array.size else 0))
+    largest = int(array.view(np.uint64).max(initial=0))  # of a negative number more than any other
+    halves, odd = max(1, -(-largest.bit_length() // 4)), len(array) % 2
+    if halves > 8:
+        refused = largest if largest < 1 << 63 else largest - (1 << 64)
+        raise ValueError(f"A number of a message is {refused}; allowed are 0 to 2^32 - 1.")
+    pairs = np.append(array, 0) if odd else array
+    both = (pairs[::2] | pairs[1::2] << 4 * halves).astype("<i8").view(np.uint8).reshape(-1, 8)
+    return np.concatenate([np.array([2 * halves + odd], np.uint8), both[:, :halves].ravel()])
 
 
 def wide(array: Array) -> Tensor:
-    """Return what `narrow` returned as int64."""
-    return torch.from_numpy(array.astype(np.int64))
+    """Return what `narrow` returned, `(m,)` int64."""
+    halves, odd = divmod(int(array[0]), 2)
+    both = np.zeros(((len(array) - 1) // halves, 8), np.uint8)
+    both[:, :halves] = array[1:].reshape(-1, halves)
+    pairs = both.view("<u8")
+    numbers = np.concatenate([pairs & (1 << 4 * halves) - 1, pairs >> 4 * halves], axis=1).astype(np.int64)
+    return torch.from_numpy(numbers.ravel()[: numbers.size - odd])
+
+
+def length(array: Array) -> int:
+    """Return how many integers `narrow` returned in an array."""
+    halves, odd = divmod(int(array[0]), 2)
+    return 2 * ((len(array) - 1) // halves) - odd
 
 
 def items(counts: Array) -> Tensor:
     """Return the query `(m,)` of each item, given how many each query has, `(q,)`."""
-    return torch.arange(len(counts), device="cpu").repeat_interleave(wide(counts))
-
-
-def distinct_cells(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct cells `(m, C)` of patches `(q, 4, C)` float32, and each patch's cells `(q, 4)`.
-
-    Overlapping patches share cells. Cells are told apart by their bits; two with the same hash are not shared.
-    """
-    cells = patches.flatten(0, 1).contiguous()
-    weights = torch.randint(
-        -(2**62), 2**62, (cells.shape[1],), generator=torch.Generator(device="cpu").manual_seed(0), device="cpu"
-    )
-    bits = cells.view(torch.int32)
-    hashes = torch.cat([part.long().mul_(weights).sum(1) for part in bits.split(4096)]) if len(cells) else bits[:, 0]
-    order = torch.sort(hashes, stable=True).indices
-    new = torch.ones(len(order), dtype=torch.bool, device="cpu")
-    new[1:] = (bits[order[1:]] != bits[order[:-1]]).any(1)
-    corners = torch.empty_like(order).index_copy_(0, order, new.cumsum(0) - 1)
-    return cells[order[new]], corners.view(-1, 4)
+    each = wide(counts)
+    return torch.arange(len(each), device="cpu").repeat_interleave(each)

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig, Layer, MethodConfig, SearchConfig, Searcher
 from kt_batch.errors import UsageError
+from kt_batch.index.collection import Collection, by_number, nothing_of
 from kt_batch.index.ids import ID_BYTES, pack_ids, unpack_ids
+from kt_batch.index.index import Index
 from kt_batch.index.search import open_search
+from kt_batch.index.served.index import ServedIndex
 from kt_batch.kernels.colour import preserve_colour
 from kt_batch.kernels.evened import evened
 from kt_batch.kernels.neighbour_field import Field, Gallery, complete, rebuild, same_matches
 from kt_batch.kernels.patches import positions, unfold
 from kt_batch.kernels.smooth import quick_mean
+from kt_batch.kernels.tone import readable
 from kt_batch.kernels.transport import Bands, Gaussian, mixture_of_bands, principal_directions, transport_bands
 from kt_batch.methods.base import LevelProvenance, Need, PatchProvenance, Resources, Result, SourceProvenance
 from kt_batch.methods.features import timed
@@ -42,7 +46,9 @@ from kt_batch.methods.painting.levels import (
     flatness,
 )
 from kt_batch.methods.painting.match import match
+from kt_batch.methods.painting.regions import in_regions
 from kt_batch.methods.painting.strokes import Size, relocated
+from kt_batch.methods.styles import EncodedRegions, region_choices
 
 # Directions of most variance, in which a place must be better before it is compared in full.
 DIRECTIONS: dict[Layer, int] = {"relu4_1": 48, "relu3_1": 36, "relu2_1": 24}
@@ -114,8 +120,12 @@ class Chosen:
         return Gallery.of([(each[:, :, : len(mean)] - mean) / deviation for each in cells], cells)
 
 
-class Painting:
-    """Paints photographs like the pictures of a library."""
+class Painting(EncodedRegions):
+    """Paints photographs like the pictures of a library.
+
+    In regions, a photograph is painted as a whole after the library of each, and these paintings are blended by the
+    masks: so all regions keep the light that they have in the photograph.
+    """
 
     config_type: ClassVar[type[MethodConfig]] = PaintingConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ENCODER, Need.DECODERS, Need.INDEX, Need.IMAGES})
@@ -123,24 +133,49 @@ class Painting:
     layer: ClassVar[Layer | None] = LAYERS[0]
     levels: ClassVar[tuple[Layer, ...]] = LAYERS
 
-    def __init__(self, config: PaintingConfig, resources: Resources) -> None:
+    def __init__(self, config: PaintingConfig, resources: Resources, sources: Sources | None = None) -> None:
+        """Take what the method needs, and the encoded sources that are at hand."""
         if resources.encoder is None or not resources.decoders or resources.index is None or resources.images is None:
             raise UsageError("The method painting needs an encoder, decoders, an index and its library's images.")
         self.config = config
         self.encoder, self.decoders = resources.encoder, resources.decoders
         self.strides = {layer: self.encoder.geometry(layer).stride for layer in LAYERS}
         self.stride = max(self.strides.values())
-        self.search = open_search(resources.index, config.search)
-        self.sources = Sources(self.encoder, resources.images, config.stroke)
-        self.usual = Usual.of(self.encoder, resources.images)
+        self.cut = config.encoder.layer
+        self.sources = sources or Sources(self.encoder, resources.images, config.stroke)
+        self.resources, self.painters = resources, dict[int, Painting]()
+        if region_choices(config) == 0:
+            self.search = open_search(resources.index, config.search)
+            self.usual = Usual.of(self.encoder, resources.images)
         self.plan = LEVELS if config.brushwork else tuple(replace(level, flat_share=0.0) for level in LEVELS)
 
-    @torch.no_grad()
-    def translate(self, image: Tensor) -> Result:
+    def translate(self, image: Tensor, regions: Tensor | None = None) -> Result:
         """Paint one photograph `(3, H, W)` float32 RGB in [0, 1]; see `LEVELS` for what each level does.
 
         Its sides are multiples of the coarse level's stride, and two cells long or more, as `pad_to` makes them.
+        `regions` has the number of the library of each pixel, `(H, W)` int64; None: all libraries everywhere.
         """
+        if region_choices(self.config) == 0:
+            return self._painted(image)
+        if regions is None:
+            raise UsageError("Libraries are given for regions, and the picture has none.")
+        painted = {number: self._painter(number).translate(image) for number in torch.unique(regions).tolist()}
+        return in_regions(painted, regions, self.strides)
+
+    def _painter(self, number: int) -> Painting:
+        """Return what paints after one library. Raises UsageError where nothing of it is allowed."""
+        if number not in self.painters:
+            indexes = by_number(cast("Index | Collection | ServedIndex", self.resources.index))
+            if number not in indexes:
+                raise UsageError(nothing_of(number))
+            images = self.resources.images_by_library[number]
+            alone = replace(self.resources, index=indexes[number], images=images, images_by_library=())
+            config = self.config.model_copy(update={"regions": None, "masks_sha256": None})
+            self.painters[number] = Painting(config, alone, self.sources)
+        return self.painters[number]
+
+    @torch.no_grad()
+    def _painted(self, image: Tensor) -> Result:
         seconds = dict.fromkeys(self.stages, 0.0)
         if self.config.strength == 0:
             return Result(image, SourceProvenance({}), seconds)
@@ -177,6 +212,7 @@ class Painting:
             last = encode_levels(self.encoder, picture, (LAST,))[LAST]
         with timed(seconds, "decode"):
             output = self._decode(LAST, transport_bands(last, chosen.wanted(LAST), GAINS), own)
+            output = readable(output, image)
         if self.config.preserve_colour:
             output = preserve_colour(output, image)
         return Result(output, _provenance(chosen.ids, traces, certified), seconds)

@@ -56,7 +56,7 @@ class _Clusters:
     numerics: dict[str, str]
 
 
-_NO_CLUSTERS = _Clusters([], [], (), MEMBERS.empty_table(), 0, {})
+_NO_CLUSTERS = _Clusters([], [], (), pa.Table.from_batches([], MEMBERS), 0, {})
 
 
 def generation_tree(library: Library, growth: Growth) -> Tree:
@@ -185,7 +185,7 @@ def _leaves_fields(plan: BuildPlan, tree: Tree, shards: Sequence[ShardRef]) -> d
             f"The shards of the index {plan.job.digest} of '{location.uri}' have {len(statistics.lengths)} leaves, "
             f"and its tree {tree.leaves}."
         )
-    plan.job.fix_numerics()  # groups are made here, perhaps as the first computation of this process
+    plan.job.fix_driver()  # groups are made here, perhaps as the first computation of this process
     with scratch_file(location, ".safetensors") as path:
         write_leaves(path, statistics)
         sha256, size = put_derived_file(location, layout.leaves_path(plan.job.digest), path)

@@ -17,7 +17,7 @@ from kt_batch.pipelines.index.plan import BuildJob, BuildPlan, sample_size
 from kt_batch.store.receipts import Receipt
 from kt_batch.store.tables import SLICE_ROWS
 
-PROCESS = 400 << 20  # bytes of a process with its libraries, and of what every stage has in hand
+PROCESS = 430 << 20  # bytes of a process with its libraries, and of what every stage has in hand
 LEAST_ROWS = 1024  # patches that are routed at a time; fewer save nothing
 FIT_VALUE = 6  # bytes of a value of the sample: a packet and a float32 vector
 FIT_POINT = 128  # bytes of a patch of the sample, beside its values

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kt_batch.pipelines.translate.sources import open_index
+from kt_batch.pipelines.translate.resources import open_index
 from kt_batch.store import layout
 from kt_batch.store.generations import MOST_DELTA, is_generation
 from kt_batch.store.indexes import GrownFrom, IndexSummary, read_index_summaries
@@ -77,8 +77,21 @@ def index_status(place: str) -> LibraryStatus:
     names = set(library.location.list(layout.INDEX))
     summaries = read_index_summaries(library.location)
     generations = {summary.digest for summary in summaries if is_generation(summary, names)}
-    found = tuple(_status(library, summary, generations) for summary in summaries)
-    return LibraryStatus(library.location.uri, found)
+    found = [_status(library, summary, generations) for summary in summaries]
+    current = {status.key for status in found if status.state == "current"}
+    advised = (status if status.key in current else _behind(library, status) for status in found)
+    return LibraryStatus(library.location.uri, tuple(advised))
+
+
+def _behind(library: Library, status: IndexStatus) -> IndexStatus:
+    """Return the status of an index where the library has changed since, and has no other index of the key."""
+    command = _command(library, status.key)
+    return replace(status, advice=f"The library has changed since; run: {command}")
+
+
+def _command(library: Library, key: str) -> str:
+    at = "" if key == str(library.config.base) else f" --at {key}"
+    return f"kt-batch index {in_command(library.location.uri)}{at}"
 
 
 def _status(library: Library, summary: IndexSummary, generations: set[str]) -> IndexStatus:
@@ -121,8 +134,7 @@ def _drift(library: Library, summary: IndexSummary, grown: GrownFrom) -> float |
 
 
 def _advice(library: Library, key: str, generation: str, *, there: bool, pays: bool) -> str:
-    at = "" if key == str(library.config.base) else f" --at {key}"
-    command = f"kt-batch index {in_command(library.location.uri)}{at} --fresh"
+    command = f"{_command(library, key)} --fresh"
     if not there:
         return f"Its generation {generation} is missing, so it can be searched and cannot grow further; run: {command}"
     if pays:

@@ -9,6 +9,7 @@ from functools import partial
 from kt_batch.pipelines.progress import Progress
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
 from kt_batch.pipelines.translate.series import with_series
+from kt_batch.pipelines.translate.serving import OwnerUsage, plan_division, served, usage
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import REJECTS_LISTED, Throughput, check_hosts, log_summary, run_units, throughput
 from kt_batch.runners.base import Runner
@@ -24,6 +25,7 @@ class TranslateSummary(Throughput):
     passed_over: Libraries and runs below the named folders. passed_over_files: Files that are no images, by kind.
     rejects: The first hundred rejects that count, by name.
     sizes: Of the pictures and of their photographs.
+    owners: What was asked of the processes that share the index; none where each worker opens the whole.
     shards: How many hold the pictures; None where each is a file of its own.
 
     library and index are None where the method uses none, ncc_mean and certified_share where it matches no patches.
@@ -41,6 +43,7 @@ class TranslateSummary(Throughput):
     rejects: tuple[Reject, ...] = ()
     sizes: PictureSizes | None = None
     shards: int | None = None
+    owners: tuple[OwnerUsage, ...] = ()
     ncc_mean: float | None
     certified_share: float | None
 
@@ -54,12 +57,16 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
         StorageError: The run cannot be written to, or not by workers on several hosts.
     """
     started = time.perf_counter()
+    division = plan_division(request, runner)
     plan = plan_translate(request, progress)
     check_hosts(plan.ledger.location, plan.job.kernel, runner)
     job = with_series(plan, runner, progress) if plan.job.config.shares_edits else plan.job
-    fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
+    with served(job, division if plan.planned.pending else None, runner, progress) as job:
+        fresh = run_units(runner, partial(TranslateWorker, job), plan.planned.pending, "translate", progress)
+        owners = usage(job, division)
     sources = job.sources
-    totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, sources.library, sources.further)
+    named = sources.library, sources.further, sources.named_files
+    totals = write_run_summary(plan.ledger.location, plan.ledger, job.config, *named)
     receipts = plan.ledger.receipts().values()
     return log_summary(
         TranslateSummary(
@@ -74,6 +81,7 @@ def translate(request: TranslateRequest, runner: Runner, progress: Progress) -> 
             passed_over_files=plan.passed_over_files,
             rejects=tuple(find_rejects(plan.ledger).listed(REJECTS_LISTED)),
             sizes=join_sizes(receipt.sizes for receipt in receipts),
+            owners=owners,
             shards=None if job.config.output == "files" else sum(receipt.shard is not None for receipt in receipts),
             ncc_mean=totals.ncc_mean,
             certified_share=totals.certified_share,

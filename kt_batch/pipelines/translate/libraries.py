@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from kt_batch.config import Draw, FurtherLibrary, MethodConfig, ScaleKey
 from kt_batch.errors import DamagedError, MismatchError, UsageError
@@ -14,6 +15,7 @@ from kt_batch.store.image_filters import ImageFilter, allowed_images
 from kt_batch.store.indexes import find_index, read_index_summary
 from kt_batch.store.library import Library
 from kt_batch.store.opening import open_library
+from kt_batch.store.statistics import find_statistics
 
 
 def libraries_of(name: str, method: type[Method], given: Place | Sequence[Place] | None) -> tuple[WeightedPlace, ...]:
@@ -32,13 +34,16 @@ def libraries_of(name: str, method: type[Method], given: Place | Sequence[Place]
     return named if len(named) > 1 else tuple(WeightedPlace(each.place) for each in named)
 
 
-def further_libraries(first: Library, index_digest: str, named: Sequence[WeightedPlace]) -> dict[str, object]:
+def further_libraries(
+    first: Library, index_digest: str, named: Sequence[WeightedPlace], indexes: Sequence[str] = ()
+) -> dict[str, object]:
     """Return the fields of a configuration that name all libraries but the first one, and the weights.
 
     Args:
         first: The first library.
         index_digest: Its index.
         named: All libraries.
+        indexes: Digests of the indexes of all but the first one; without them, those of their present state.
 
     Raises:
         MismatchError: A library has another encoder or layer than the first one, or no index that fits.
@@ -49,10 +54,10 @@ def further_libraries(first: Library, index_digest: str, named: Sequence[Weighte
     if summary is None:
         raise DamagedError(f"The index {index_digest} of '{first.location.uri}' is gone.")
     key, further = summary.key(first), []
-    for each in named[1:]:
+    for each, wanted in zip_longest(named[1:], indexes):
         library = open_library(each.place)
         _check_fits(first, library, key)
-        index = find_index(library, None, key, summary.config.match_space)
+        index = find_index(library, wanted, key, summary.config.match_space)
         further.append(FurtherLibrary(index_digest=index.digest, weight=each.weight))
     return {"library_weight": named[0].weight, "further_libraries": tuple(further)}
 
@@ -88,6 +93,16 @@ def filtered(
     return allowed, {"allowed_sha256": hashlib.sha256(b"".join(parts)).hexdigest()}
 
 
+def check_each_allowed(named: Sequence[WeightedPlace], allowed: Sequence[bytes]) -> None:
+    """Raise UsageError where regions take a library of which a filter allows no image. allowed: As of `filtered`."""
+    if not allowed:
+        return
+    if empty := [each for each, images in zip(named, allowed, strict=True) if not images]:
+        raise UsageError(
+            f"Regions take '{empty[0].place}', and the filter allows no image of it; allow some, or leave it out."
+        )
+
+
 def draws_of(
     name: str, method: type[Method], named: Sequence[WeightedPlace], styles: bool, draw: Draw | None, seed: int | None
 ) -> dict[str, object]:
@@ -109,6 +124,12 @@ def draws_of(
     if weighted := [each for each in named if each.weight != 1]:
         raise UsageError(f"The weight of '{weighted[0].place}' has no effect with --source {draw}; leave it out.")
     return {"draw": draw, "draw_seed": seed or 0}
+
+
+def check_statistics(named: Sequence[WeightedPlace], key: ScaleKey) -> None:
+    """Raise MissingError unless every library has the statistics that `--source nearest` compares photographs with."""
+    for each in named:
+        find_statistics(open_library(each.place), key)
 
 
 def index_digests(config: MethodConfig) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class SeveralLibraryImages(Mapping[str, Tensor]):
     """The working images of several libraries by id. An image that several hold is read from the first of them."""
 
     def __init__(self, libraries: Sequence[LibraryImages]) -> None:
-        self._libraries = libraries
+        self.libraries = libraries
         self._number: dict[str, int] = {}
         for number, images in reversed(list(enumerate(libraries))):
             self._number.update(dict.fromkeys(images, number))
@@ -65,7 +65,7 @@ class SeveralLibraryImages(Mapping[str, Tensor]):
         return self._number[image_id]
 
     def __getitem__(self, image_id: str) -> Tensor:
-        return self._libraries[self.number(image_id)][image_id]
+        return self.libraries[self.number(image_id)][image_id]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._number)
@@ -81,6 +81,11 @@ def images_of(
     only = [frozenset(id_texts(ids)) for ids in allowed] if allowed else [None] * len(libraries)
     opened = [LibraryImages(library, stride, ids) for library, ids in zip(libraries, only, strict=True)]
     return opened[0] if len(opened) == 1 else SeveralLibraryImages(opened)
+
+
+def images_by_library(images: LibraryImages | SeveralLibraryImages) -> Sequence[LibraryImages]:
+    """Return the working images of each library."""
+    return images.libraries if isinstance(images, SeveralLibraryImages) else (images,)
 
 
 def id_texts(ids: bytes) -> list[str]:

@@ -30,7 +30,7 @@ def map_index(library: Location, summary: IndexSummary, cache: CachePlace) -> In
         DamagedError: A file is damaged, or does not fit the others.
     """
     name = f"{summary.digest} of '{library.uri}'"
-    tree_file = _mapped(library, summary.tree, cache, check_tree)
+    tree_file = map_file(library, summary.tree, cache, check_tree)
     tree = Tree.map(tree_file.path)
     check_summary(tree, summary.channels, summary.leaves, name)
     with closing(ShardFiles(library, cache, check_shard)) as files:
@@ -39,7 +39,7 @@ def map_index(library: Location, summary: IndexSummary, cache: CachePlace) -> In
     check_fit(tree, shards, name)
     files_in_use = [tree_file, *shard_files]
     if summary.leaf_statistics:
-        files_in_use.append(_mapped(library, summary.leaf_statistics, cache, check_leaf_statistics))
+        files_in_use.append(map_file(library, summary.leaf_statistics, cache, check_leaf_statistics))
         leaves = map_leaves(files_in_use[-1].path)
         check_statistics(tree, shards, leaves, name)
     else:
@@ -52,7 +52,8 @@ def map_index(library: Location, summary: IndexSummary, cache: CachePlace) -> In
     return index
 
 
-def _mapped(library: Location, file: ShardRef, cache: CachePlace, check: Callable[[Path, str], None]) -> MappedFile:
+def map_file(library: Location, file: ShardRef, cache: CachePlace, check: Callable[[Path, str], None]) -> MappedFile:
+    """Map a file of an index that is no shard, hashed and checked once for each start of a machine."""
     with closing(ShardFiles(library, cache, check)) as files:
         return files.map(file)
 

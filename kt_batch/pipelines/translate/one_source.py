@@ -16,7 +16,9 @@ from kt_batch.config import MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.index.collection import Collection
 from kt_batch.index.index import Index
-from kt_batch.index.restricted import ONE_IMAGE, RowsOfImages, restricted
+from kt_batch.index.restricted import IndexImages
+from kt_batch.index.served.fetched import ServedImages
+from kt_batch.index.served.index import ServedIndex
 from kt_batch.kernels.staging import staged
 from kt_batch.methods.base import Method, Resources
 from kt_batch.methods.features import encode, to_tensor
@@ -78,12 +80,10 @@ class OneSource:
         self._positions, self._room = positions or {}, room
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         index = resources.index
-        indexes = index.indexes if isinstance(index, Collection) else (index,) if index else ()
-        numbers = index.numbers if isinstance(index, Collection) else (0,)
-        self._rows = [(number, each, RowsOfImages(each)) for number, each in zip(numbers, indexes, strict=False)]
-        self._holder = {
-            image: place for place in reversed(range(len(indexes))) for image in self._rows[place][2].images
-        }
+        indexes = index.indexes if isinstance(index, Collection) else () if index is None else (index,)
+        self._numbers = index.numbers if isinstance(index, Collection) else (0,)
+        self._images = [ServedImages(each) if isinstance(each, ServedIndex) else IndexImages(each) for each in indexes]
+        self._holder = {image: place for place in reversed(range(len(indexes))) for image in self._images[place].images}
         self.sources = sorted(self._holder if indexes else resources.styles or ())
         if not self.sources:
             raise UsageError(
@@ -92,7 +92,7 @@ class OneSource:
 
     def number(self, image_id: str) -> int:
         """Return the number of the library that a source is taken from: the first that holds it."""
-        return self._rows[self._holder[image_id]][0]
+        return self._numbers[self._holder[image_id]]
 
     def draw(self, image_id: str, working: WorkingImage) -> str:
         """Return the source of a photograph."""
@@ -112,9 +112,8 @@ class OneSource:
 
     def _made(self, source: str) -> _Kept:
         resources, size = self._resources, OF_STYLE
-        if self._rows:
-            _, index, rows = self._rows[self._holder[source]]
-            part = restricted(index, rows.of_image(source), ONE_IMAGE)
+        if self._images:
+            part = self._images[self._holder[source]].of_image(source)
             resources, size = replace(resources, index=part), _bytes_of(part)
             if resources.images is not None:
                 resources, size = replace(resources, images=OneImage(resources.images, source)), size + OF_IMAGE

@@ -91,6 +91,8 @@ def placement_of(job: TranslateJob) -> Placement:
     device = worker_device(job.gpus)
     if device.type == "cpu":
         return ON_PROCESSOR
+    if job.owned:  # its owners search on processors
+        return Placement(device, PROCESSOR)
     fits = index_fits(index_bytes(job.config, job.sources), device_memory(device), job.gpus)
     return Placement(device, device if fits and job.config.searcher not in OF_FAISS else PROCESSOR)
 
@@ -105,10 +107,15 @@ def index_fits(size: int, memory: int, gpus: float) -> bool:
 
 def index_bytes(config: MethodConfig, sources: Sources) -> int:
     """Return the bytes of the trees and the shards that a method searches; 0 without an index."""
+    return sum(index_sizes(config, sources))
+
+
+def index_sizes(config: MethodConfig, sources: Sources) -> list[int]:
+    """Return the bytes of the tree and the shards of each library that a method searches; none without an index."""
     if sources.library is None or config.index_digest is None:
-        return 0
-    size = 0
+        return []
+    sizes = []
     for place, digest in zip((sources.library, *sources.further), index_digests(config), strict=True):
-        if summary := read_index_summary(open_location(place), digest):
-            size += summary.tree_bytes + sum(shard.bytes for shard in summary.shards)
-    return size
+        summary = read_index_summary(open_location(place), digest)
+        sizes.append(summary.tree_bytes + sum(shard.bytes for shard in summary.shards) if summary else 0)
+    return sizes

@@ -19,6 +19,7 @@ from kt_batch.pipelines.inputs import (
 from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics, plan_units
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.draws import of_pending, positions
+from kt_batch.pipelines.translate.owners import Owned
 from kt_batch.pipelines.translate.sources import Sources
 from kt_batch.store.attempts import made_outputs
 from kt_batch.store.inputs import Input
@@ -42,6 +43,8 @@ class TranslateRequest:
     images: Paths, globs or URIs. run: A path or URI. config: The method and its settings. sources: Where weights,
     library and style images come from. options: How the work is run. manifests: Lists of images that were read.
     shard_size: Photographs of a shard, which is one unit; None takes the unit size.
+    index_memory: Bytes of the index that a process may hold; a larger index is shared. None: any index is mapped whole.
+    index_replicas: Processes that hold each part of a shared index.
     """
 
     images: Sequence[str]
@@ -51,6 +54,8 @@ class TranslateRequest:
     options: RunOptions
     manifests: Sequence[Manifest] = ()
     shard_size: int | None = None
+    index_memory: int | None = None
+    index_replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class TranslateJob:
     gpus: GPUs of a worker, which computes on the first of them; 0: on the processor.
     series: The run whose series say which photographs share an edit; None for edits of their own.
     positions: Image id -> position, of pending photographs that get their sources in turn.
+    owned: Number of a library -> its index, which processes share; each worker opens those of the others.
     """
 
     run: str
@@ -80,6 +86,7 @@ class TranslateJob:
     series: str | None = None
     gpus: float = 0.0
     positions: Mapping[str, int] = field(default_factory=dict)
+    owned: Mapping[int, Owned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def plan_translate(request: TranslateRequest, progress: Progress, *, dry_run: bo
     """
     run, options = absolute_place(request.run), unit_options(request)
     read = [*request.images, *(style.uri for style in request.sources.styles)]
+    read += [request.sources.masks.place] if request.sources.masks else []
     check_place("--out", request.run, read, request.manifests)
     location = open_location(run)
     limit = min(MAX_COMPONENT_BYTES, location.longest_component())

@@ -1,11 +1,9 @@
-"""The resources of a method: chosen for a configuration, and loaded by a worker."""
+"""The resources that a caller chooses for a method, and the configuration that follows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
 from pydantic import ValidationError
 
@@ -21,53 +19,45 @@ from kt_batch.config import (
     describe_fault,
 )
 from kt_batch.errors import DamagedError, UsageError
-from kt_batch.index.collection import collected
-from kt_batch.index.index import Index
-from kt_batch.index.restricted import index_of_images
-from kt_batch.index.shards import read_shard
-from kt_batch.index.tree import Tree
-from kt_batch.index.validation import check_fit, check_summary
-from kt_batch.methods.base import Method, Need, Resources
+from kt_batch.methods.base import Method, Need
 from kt_batch.methods.retouch.config import FitConfig
-from kt_batch.methods.table import method_named, parse_config
+from kt_batch.methods.table import advised, method_named, parse_config
 from kt_batch.models.weights import EncoderSource, LoadedEncoder
 from kt_batch.pipelines.encoders import library_encoder, new_encoder, resized
 from kt_batch.pipelines.inputs import Place, absolute_file, find_images, places
-from kt_batch.pipelines.networks import decoder_of, encoder_of
-from kt_batch.pipelines.pairs.fit import load_fit
+from kt_batch.pipelines.networks import decoder_of
 from kt_batch.pipelines.progress import no_progress
+from kt_batch.pipelines.translate.banks import BankFile, chosen_banks
 from kt_batch.pipelines.translate.large import larger_size
 from kt_batch.pipelines.translate.libraries import (
+    check_each_allowed,
+    check_statistics,
     draws_of,
     filtered,
     further_libraries,
-    index_digests,
     libraries_of,
-    library_weights,
 )
 from kt_batch.pipelines.translate.library_images import (
-    images_of,
-    load_decoders,
-    load_statistics,
     named_decoders,
     painted_key,
 )
-from kt_batch.pipelines.translate.mapped_index import check_shard, map_index
-from kt_batch.pipelines.translate.placement import ON_PROCESSOR, Placement
-from kt_batch.pipelines.translate.style_images import StyleImage, StyleImages, identify_styles
-from kt_batch.store.cache import DEFAULT_BYTES, CachePlace
+from kt_batch.pipelines.translate.masks import Masks, check_regions, one_each, regions_of
+from kt_batch.pipelines.translate.style_images import (
+    StyleImage,
+    identify_styles,
+    mixed,
+    style_places,
+)
+from kt_batch.store.cache import DEFAULT_BYTES
 from kt_batch.store.collections import WeightedPlace
 from kt_batch.store.image_filters import EVERY_IMAGE, ImageFilter
-from kt_batch.store.indexes import IndexSummary, find_index, read_index_summary
+from kt_batch.store.indexes import find_index
 from kt_batch.store.library import Library
-from kt_batch.store.locations import Location, open_location
+from kt_batch.store.locations import absolute_place
 from kt_batch.store.opening import open_library, open_paired
-from kt_batch.store.paired import find_fit, read_fit_summary
+from kt_batch.store.paired import find_fit
 from kt_batch.store.passed_over import Kinds
-from kt_batch.store.shard_files import ShardFiles, read_tree
 from kt_batch.store.statistics import find_statistics, read_statistics_summary
-
-IN_MEMORY_BYTES = 64 << 20  # every worker loads an index up to this size; a larger one is mapped, once a node
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class Sources:
     decoder: A file; None takes the decoder shipped with the encoder. cache: Where indexes from object storage are
     staged; None is the user's default folder, which each machine finds for itself. cache_bytes: Up to which they stay.
     passed_over: Libraries and runs below the folders of the style images. passed_over_files: Files there that are no
-    images, by kind.
+    images, by kind. banks: The files of filter banks, as the configuration orders them. network: Theirs.
     """
 
     library: str | None = None
@@ -88,10 +78,20 @@ class Sources:
     encoder: EncoderSource | None = None
     decoder: str | None = None
     styles: tuple[StyleImage, ...] = ()
+    masks: Masks | None = None
     cache: str | None = None
     cache_bytes: int = DEFAULT_BYTES
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
+    banks: tuple[BankFile, ...] = ()
+    network: str | None = None
+
+    @property
+    def named_files(self) -> dict[str, object]:
+        """Return where label images and filter banks are, by the keys of `run.json`."""
+        masks: dict[str, object] = {"masks": absolute_place(self.masks.place)} if self.masks else {}
+        banks = {"banks": [bank.path for bank in self.banks], "network": self.network} if self.banks else {}
+        return masks | banks
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,27 @@ class Choice:
     """The resources that a caller chooses for a method, by name or place.
 
     library: A path or URI; or several, each also a pattern, or with `=` and a weight. index: A digest or the head of
-    one, where a library has several. fit: The digest of a fit; None takes that of what a paired library holds now.
-    statistics: The same of a library. only: The images of the libraries that may be used. draw: How each photograph
-    gets a single source, with the seed; None gives it all of them. styles: Paths, globs or URIs.
-    encoder: A name, for a method without a library. encoder_weights, decoder_weights: Files. layer: Where the encoder
-    is cut, without a library; None takes the method's own. size: Long side of the working images; None takes that of
-    the library, or 512. cache: A folder for indexes from object storage. cache_bytes: Up to which they stay.
+    one, where a library has several; a sequence has one for each library. fit: The digest of a fit; None takes that of
+    what a paired library holds now. statistics: The same of a library. only: The images of the libraries that may be
+    used. draw: How each photograph gets a single source, with the seed; None gives it all of them. styles: Paths,
+    globs or URIs, each also with `=` and a weight. mask: A place of label images. regions: How many regions of like
+    features have styles of their own. banks: Files of filter banks, each also with `=` and a weight. network: The file
+    of their network, where it is not beside the first of them. encoder: A name, for a method without a library.
+    encoder_weights, decoder_weights: Files. layer: Where the encoder is cut, without a library; None takes the method's
+    own. size: Long side of the working images; None takes that of the library, or 512. cache: A folder for indexes from
+    object storage. cache_bytes: Up to which they stay.
     """
 
     library: Place | Sequence[Place] | None = None
-    index: str | None = None
+    index: str | Sequence[str] | None = None
     fit: str | None = None
     statistics: str | None = None
     only: ImageFilter = EVERY_IMAGE
     draw: Draw | None = None
     seed: int | None = None
     styles: Place | Sequence[Place] = ()
+    mask: Place | None = None
+    regions: int | None = None
     encoder: str | None = None
     encoder_weights: Place | None = None
     decoder_weights: Place | None = None
@@ -122,6 +127,8 @@ class Choice:
     size: int | None = None
     cache: Place | None = None
     cache_bytes: int = DEFAULT_BYTES
+    banks: Sequence[Place] = ()
+    network: Place | None = None
 
 
 def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[MethodConfig, Sources]:
@@ -137,40 +144,59 @@ def choose(name: str, settings: Mapping[str, object], choice: Choice) -> tuple[M
             not allowed.
         MismatchError: The weights are not those of the library.
     """
-    method = method_named(name)
+    method, choice = method_named(name), replace(choice, library=choice.library or None)
     _check_settings(name, settings)
     _check_choice(name, method, choice)
     libraries = libraries_of(name, method, choice.library)
+    masks, regions = regions_of(choice.mask, choice.regions)
     sources, drawn = _searched(name, method, libraries, choice)
-    content: dict[str, object] = {**settings, "method": name, **drawn}
+    sources = replace(sources, masks=masks)
+    content: dict[str, object] = {**advised(method), **settings, "method": name, **drawn, **regions}
     library, base = None, None
     if Need.PAIRS in method.needs:
-        paired = open_paired(libraries[0].place)
-        content["fit_digest"] = choice.fit or find_fit(paired, FitConfig().model_dump(mode="json")).digest
-        content["size"] = paired.config.size
+        content |= _of_pairs(libraries[0].place, choice.fit)
     elif libraries:
+        one_each(regions, "--library", any(each.weight != 1 for each in libraries), choice.draw)
         library = open_library(libraries[0].place)
         named, key = _of_library(library, method, choice)
-        content |= named | further_libraries(library, str(named.get("index_digest")), libraries)
+        content |= named | further_libraries(library, str(named.get("index_digest")), libraries, _indexes(choice)[1:])
+        if choice.draw == "nearest":
+            check_statistics(libraries, key)
         base = library.config.at(key)
     if Need.ENCODER in method.needs:
         source, encoder, config, larger = _choose_encoder(method, choice, library, base)
         sources, content["encoder"] = replace(sources, encoder=source), config
         content |= larger
-        if Need.DECODER in method.needs:
-            weights = absolute_file(choice.decoder_weights)
-            content["decoder_sha256"] = decoder_of(encoder, source.name, config.layer, weights).sha256
-            sources = replace(sources, decoder=weights)
-        content |= named_decoders(encoder, source.name, method)
+        sources, decoders = _with_decoders(sources, method, encoder, (source.name, config.layer, choice))
+        content |= decoders
     elif choice.size is not None and Need.PAIRS not in method.needs:
         content["size"] = choice.size
+    if Need.BANKS in method.needs:
+        files, network, shares = chosen_banks(places(choice.banks), absolute_file(choice.network), regions)
+        sources, content = replace(sources, banks=files, network=network), content | shares
     if choice.styles:
-        sources = _with_styles(sources, choice.styles)
-        content["styles"] = tuple(style.image_id for style in sources.styles)
+        sources, named_mix = _with_styles(sources, method, choice, regions)
+        content |= named_mix
     try:
         return parse_config(content), sources
     except ValidationError as error:
         raise UsageError(describe_fault(error)) from error
+
+
+def _with_decoders(
+    sources: Sources, method: type[Method], encoder: LoadedEncoder, of: tuple[str, Layer, Choice]
+) -> tuple[Sources, dict[str, object]]:
+    """Return the sources with a decoder's file, and the fields of a configuration that name the decoders.
+
+    of: The name of the encoder, the layer where it is cut, and what the caller chooses.
+    """
+    name, layer, choice = of
+    named = named_decoders(encoder, name, method)
+    if Need.DECODER not in method.needs:
+        return sources, named
+    file = absolute_file(choice.decoder_weights)
+    sha256 = decoder_of(encoder, name, layer, file).sha256
+    return replace(sources, decoder=file), {**named, "decoder_sha256": sha256}
 
 
 def _searched(
@@ -180,9 +206,13 @@ def _searched(
 
     Raises UsageError for what has no effect.
     """
-    if choice.index is not None and len(libraries) > 1:
+    if isinstance(choice.index, str) and len(libraries) > 1:
         raise UsageError(f"--index {choice.index} is for a single library; leave it out where several are searched.")
+    if choice.index is not None and len(_indexes(choice)) != len(libraries):
+        raise UsageError(f"{len(_indexes(choice))} indexes are named for {len(libraries)} libraries; name one of each.")
     allowed, which = filtered(name, method, libraries, choice.only)
+    if choice.mask is not None or choice.regions is not None:
+        check_each_allowed(libraries, allowed)
     draw = draws_of(name, method, libraries, bool(choice.styles), choice.draw, choice.seed)
     sources = Sources(
         library=libraries[0].place if libraries else None,
@@ -194,10 +224,21 @@ def _searched(
     return sources, which | draw
 
 
-def _with_styles(sources: Sources, given: Place | Sequence[Place]) -> Sources:
-    found = find_images(places(given), (), no_progress)
+def _indexes(choice: Choice) -> Sequence[str]:
+    return (choice.index,) if isinstance(choice.index, str) else choice.index or ()
+
+
+def _with_styles(
+    sources: Sources, method: type[Method], choice: Choice, regions: Mapping[str, object]
+) -> tuple[Sources, dict[str, object]]:
+    """Return the sources with the style images, and the fields of a configuration that name and mix these."""
+    given = style_places(places(choice.styles))
+    found = find_images(given.places, (), no_progress)
+    named = mixed(method, given, found, regions, choice.draw)
     styles = identify_styles(found.inputs)
-    return replace(sources, styles=styles, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
+    named["styles"] = tuple(style.image_id for style in styles)
+    sources = replace(sources, passed_over=tuple(found.ours), passed_over_files=found.passed_over)
+    return replace(sources, styles=styles), named
 
 
 def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple[dict[str, object], ScaleKey]:
@@ -210,7 +251,7 @@ def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple
     if Need.INDEX in method.needs:
         paints = Need.IMAGES in method.needs
         wanted = (painted_key(library, method), PAINTED_SPACE) if paints else (None, None)
-        index = find_index(library, choice.index, *wanted)
+        index = find_index(library, next(iter(_indexes(choice)), None), *wanted)
         named["index_digest"], key = index.digest, index.key(library)
     if Need.STATISTICS in method.needs:
         chosen = choice.statistics
@@ -219,6 +260,13 @@ def _of_library(library: Library, method: type[Method], choice: Choice) -> tuple
     if key not in library.config.keys:
         raise DamagedError(f"What is made of '{library.location.uri}' is of {key}, and the library keeps no such key.")
     return named, key
+
+
+def _of_pairs(place: str, fit: str | None) -> dict[str, object]:
+    """Return what names the fit of a paired library, and the size of its photographs."""
+    paired = open_paired(place)
+    digest = fit or find_fit(paired, FitConfig().model_dump(mode="json")).digest
+    return {"fit_digest": digest, "size": paired.config.size}
 
 
 def _check_settings(name: str, settings: Mapping[str, object]) -> None:
@@ -235,13 +283,18 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
     if Need.PAIRS in method.needs and choice.size is not None:
         raise UsageError(f"--size {choice.size} has no effect with {name}, which edits photographs at their own size.")
     library = next((need for need in (Need.PAIRS, Need.STATISTICS) if need in method.needs), Need.INDEX)
-    required = ((library, "--library", choice.library is not None), (Need.STYLES, "--style", bool(choice.styles)))
+    required = (
+        (library, "--library", choice.library is not None),
+        (Need.STYLES, "--style", bool(choice.styles)),
+        (Need.BANKS, "--bank", bool(choice.banks)),
+    )
     optional = (
         (Need.INDEX, "--index", choice.index is not None),
         (Need.ENCODER, "--encoder", choice.encoder is not None),
         (Need.ENCODER, "--encoder-weights", choice.encoder_weights is not None),
         (Need.ENCODER, "--layer", choice.layer is not None),
         (Need.DECODER, "--decoder-weights", choice.decoder_weights is not None),
+        (Need.BANKS, "--network", choice.network is not None),
     )
     for need, option, given in required:
         if need in method.needs and not given and not either:
@@ -253,6 +306,8 @@ def _check_choice(name: str, method: type[Method], choice: Choice) -> None:
         if choice.library is not None and value is not None:
             named = "', '".join(places(choice.library))
             raise UsageError(f"{option} {value} is for methods without a library; '{named}' has its own.")
+    searched = Need.INDEX in method.needs and choice.library is not None
+    check_regions(name, choice.mask, choice.regions, bool(choice.styles or choice.banks or searched))
 
 
 def _choose_encoder(
@@ -270,109 +325,3 @@ def _choose_encoder(
     chosen = EncoderSource(path=weights) if choice.encoder is None else EncoderSource(choice.encoder, weights)
     encoder, config = new_encoder(chosen, choice.layer or str(method.layer), choice.size or DEFAULT_SIZE)
     return chosen, encoder, config, {}
-
-
-# ---- in a worker -----------------------------------------------------------------------------------------------------
-
-
-def load_resources(config: MethodConfig, sources: Sources, placement: Placement = ON_PROCESSOR) -> Resources:
-    """Load what the method of `config` needs to its devices. Style images are read when the method asks for them.
-
-    Raises:
-        KtBatchError: The index is gone or damaged, or a GPU has no room for it.
-    """
-    needs, device = method_named(config.method).needs, placement.device
-    encoder = encoder_of(sources.encoder or EncoderSource()) if Need.ENCODER in needs else None
-    decoder, decoders, stride = None, None, 1
-    if encoder is not None and config.encoder is not None:
-        stride = encoder.network.geometry(config.encoder.layer).stride
-        if Need.DECODER in needs:
-            name = sources.encoder.name if sources.encoder else config.encoder.encoder
-            decoder = decoder_of(encoder, name, config.encoder.layer, sources.decoder).network.to(device)
-        if Need.DECODERS in needs:
-            loaded = load_decoders(encoder, config.encoder.encoder, method_named(config.method).levels)
-            decoders = {layer: each.network.to(device) for layer, each in loaded.items()}
-    libraries, index = (sources.library or "", *sources.further), None
-    if Need.INDEX in needs:
-        indexes = map(placement.place, _load_indexes(config, sources, encoder))
-        index = collected(list(indexes), library_weights(config))
-    return Resources(
-        encoder=encoder.network.to(device) if encoder else None,
-        decoder=decoder,
-        index=index,
-        decoders=decoders,
-        images=placement.images(images_of(libraries, stride, sources.allowed)) if Need.IMAGES in needs else None,
-        styles=placement.images(StyleImages(sources.styles, config.working_size, stride)) if sources.styles else None,
-        fit=load_fit(sources.library or "", config.fit_digest or "") if Need.PAIRS in needs else None,
-        statistics=load_statistics(config, libraries[0], encoder, sources.allowed),
-        device=device,
-    )
-
-
-def content_of_library(config: MethodConfig, sources: Sources) -> str:
-    """Return 16 hex digits that name a library by its content, of the SHA-256 of its index's tree; empty without one.
-
-    Equal images give equal trees, wherever they lie.
-    """
-    if sources.library is not None and config.fit_digest is not None:
-        return read_fit_summary(open_location(sources.library), config.fit_digest).arrays_sha256[:16]
-    if sources.library is not None and config.statistics_digest is not None:
-        return read_statistics_summary(open_location(sources.library), config.statistics_digest).moments_sha256[:16]
-    if sources.library is None or config.index_digest is None:
-        return ""
-    trees = [
-        summary.tree_sha256
-        for place, digest in zip((sources.library, *sources.further), index_digests(config), strict=True)
-        if (summary := read_index_summary(open_location(place), digest))
-    ]
-    several = len(trees) > 1
-    return sha256(" ".join(trees).encode()).hexdigest()[:16] if several else "".join(trees)[:16]
-
-
-def source_uris(config: MethodConfig, sources: Sources) -> dict[str, str]:
-    """Return where the sources of a method's outputs are, by id: images, or photographs before an edit."""
-    if config.statistics_digest is not None:
-        units = open_library(sources.library or "").committed.ledger.units()
-        return {item.image_id: item.uri for unit in reversed(units) for item in reversed(unit.items)}
-    if config.fit_digest is None:
-        return {style.image_id: style.uri for style in sources.styles}
-    table = open_paired(sources.library or "").table(["before"])
-    return dict(zip((value.hex() for value in table["image_id"].to_pylist()), table["before"].to_pylist(), strict=True))
-
-
-def _load_indexes(config: MethodConfig, sources: Sources, encoder: LoadedEncoder | None) -> list[Index | None]:
-    """Open the index of each library; None for one of whose allowed images it holds no patch."""
-    if sources.library is None or config.index_digest is None:
-        raise UsageError(f"The method {config.method} needs a library and its index.")
-    cache, found = CachePlace(sources.cache, sources.cache_bytes), list[Index | None]()
-    allowed = sources.allowed or (None,) * (len(sources.further) + 1)
-    for place, digest, images in zip((sources.library, *sources.further), index_digests(config), allowed, strict=True):
-        library = open_location(place)
-        summary = read_index_summary(library, digest)
-        if summary is None:
-            raise DamagedError(f"The index {digest} of '{place}' is gone.")
-        index = open_index(library, summary, cache)
-        if encoder and config.encoder and index.channels != encoder.network.channels_at(config.encoder.layer):
-            raise DamagedError(
-                f"The index {digest} of '{place}' has {index.channels} channels, its encoder has "
-                f"{encoder.network.channels_at(config.encoder.layer)} at {config.encoder.layer}."
-            )
-        found.append(index if images is None else index_of_images(index, images))
-    return found
-
-
-def open_index(library: Location, summary: IndexSummary, cache: CachePlace | None = None) -> Index:
-    """Open an index for searching, and check that its parts are whole and fit together.
-
-    A small index is read into memory. A larger one is mapped, from the library itself or from copies that are staged in
-    the cache (`mapped_index`).
-    """
-    if sum(shard.bytes for shard in summary.shards) > IN_MEMORY_BYTES:
-        return map_index(library, summary, cache or CachePlace())
-    name = f"{summary.digest} of '{library.uri}'"
-    tree = Tree.from_bytes(read_tree(library, summary))
-    check_summary(tree, summary.channels, summary.leaves, name)
-    with closing(ShardFiles(library, cache or CachePlace(), check_shard)) as files:
-        shards = [read_shard(files.read(shard), files.name(shard)) for shard in summary.shards]
-    check_fit(tree, shards, name)
-    return Index(tree, shards).in_one_piece()

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, TypeAlias
 
 from torch import Tensor
 
 from kt_batch.config import MethodConfig
 from kt_batch.errors import Reason, RejectError
-from kt_batch.methods.base import LevelProvenance, Method, PatchProvenance, Resources, Result
+from kt_batch.methods.base import LevelProvenance, Method, Need, PatchProvenance, Resources, Result
+from kt_batch.methods.checkpoints import kept_by
 from kt_batch.methods.features import to_pixels
+from kt_batch.methods.steps import watched
+from kt_batch.methods.styles import region_choices
 from kt_batch.methods.table import method_named
 from kt_batch.pipelines.numerics import check_numerics, fix_numerics, search_device
 from kt_batch.pipelines.reading import BackgroundExecutor, Read, Reader
+from kt_batch.pipelines.translate.beside import Beside, Wanted, one_by_one
+from kt_batch.pipelines.translate.checkpoints import UnitCheckpoints
 from kt_batch.pipelines.translate.full_size import FullSizeWriter
 from kt_batch.pipelines.translate.large import translate_image
 from kt_batch.pipelines.translate.libraries import holder_of
+from kt_batch.pipelines.translate.masks import Regions, by_mask
 from kt_batch.pipelines.translate.metadata import of_picture, space_of_profile
 from kt_batch.pipelines.translate.one_source import OneSource
 from kt_batch.pipelines.translate.outputs import About, Output, Outputs, open_outputs
+from kt_batch.pipelines.translate.owners import open_served
 from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateJob
 from kt_batch.pipelines.translate.provenance import (
@@ -36,8 +44,9 @@ from kt_batch.pipelines.translate.provenance import (
     ProvenanceRows,
     SourceRows,
 )
+from kt_batch.pipelines.translate.resources import content_of_library, load_resources, source_uris
 from kt_batch.pipelines.translate.series_edits import Shared, SharedEdits, key_of
-from kt_batch.pipelines.translate.sources import content_of_library, load_resources, source_uris
+from kt_batch.pipelines.translate.step_events import StepEvents
 from kt_batch.pipelines.units import UnitLog, rejects_table
 from kt_batch.runners.base import Heartbeat, no_heartbeat
 from kt_batch.store import layout
@@ -67,7 +76,8 @@ class TranslateWorker:
         self.placement = placement_of(job)
         self.numerics = fix_numerics(job.threads, self.placement.named(search_device(job.config.searcher)))
         check_numerics(dict(job.numerics) if job.numerics else None, self.numerics, job.mix_numerics)
-        resources = load_resources(job.config, job.sources, self.placement)
+        served = open_served(job.owned, self.numerics)
+        resources = load_resources(job.config, job.sources, self.placement, served)
         places = (job.sources.library or "", *job.sources.further)
         self.one_source = OneSource(job.config, resources, places, job.positions) if job.config.draw else None
         self.method = self._made(resources)
@@ -81,6 +91,9 @@ class TranslateWorker:
         self.full_size = FullSizeWriter(job.config, self.spaces, self.library)
         self.uris = source_uris(job.config, job.sources)
         self.series = SharedEdits(job.series, job.config) if job.series else None
+        # With masks an image may have any number of results, and they are not held together.
+        waits = bool(job.owned) and Need.INDEX in self.method.needs and job.sources.masks is None
+        self.each_image = Beside() if waits else one_by_one
 
     def _made(self, resources: Resources) -> Method:
         if self.one_source:  # its methods say what all others would: stages and stride
@@ -94,38 +107,37 @@ class TranslateWorker:
         all the same, so that a fault of its file is reported.
         """
         log = UnitLog.of_stages(("read", *self.method.stages, "write"))
+        belongs = {"config": self.job.config.digest(), "numerics": self.numerics}
+        checkpoints = UnitCheckpoints(self.location, unit.id, belongs, beat)
         with open_outputs(self.job, self.location, unit, self.library) as outputs:
-            return self._do(unit, outputs, log, beat)
+            receipt = self._do(unit, outputs, log, beat, checkpoints)
+        checkpoints.remove()
+        return receipt
 
-    def _do(self, unit: Unit, outputs: Outputs, log: UnitLog, beat: Heartbeat) -> Receipt:
+    def _do(self, unit: Unit, outputs: Outputs, log: UnitLog, beat: Heartbeat, checkpoints: UnitCheckpoints) -> Receipt:
         stored: list[Future[Stored]] = []
         rows: ProvenanceRows | None = None
         edits = EditRows(self.job.sources.library or "", self.job.config.shares_edits)
         shared = self._shared(unit, log)
         readable = unit if shared is None else replace(unit, items=shared.items)
-        for read in self.reader.images(readable, self.job.config.working_size, beat, metadata=True):
-            log.add({"read": read.seconds})
-            if isinstance(read.result, RejectError):
-                log.reject(read.items, read.result)
-                continue
-            missing = self._to_make(unit, read.items, outputs, log)
-            if not missing:
-                continue
-            began = time.perf_counter()
-            source = self._draw(read, log)
-            for result, items in self._results(read.result, missing, shared, source):
-                log.add(result.seconds)
-                started = time.perf_counter()
-                rows = rows or self._new_rows(result)
-                for item in items:
-                    rows.add(item, item.output_path(self.job.config.format), result.provenance)
-                    edits.add(item.output_path(self.job.config.format), result.edit)
-                encode, size = self._encoding(result, read, items)
-                log.pictures(read.result, size, items)
-                put = partial(_put_images, outputs, items, About(size, result.provenance))
-                self._store_soon(stored, items[0].image_id, (encode, put), beat, read.isolated)
-                log.add({"write": time.perf_counter() - started})
-            log.item_seconds[missing[0].image_id] = read.seconds + time.perf_counter() - began
+        reads = self.reader.images(readable, self.job.config.working_size, beat, metadata=True)
+        wanted = self._wanted(unit, reads, outputs, log)
+        with closing(self.each_image(wanted, partial(self._results, shared, log, (beat, checkpoints)))) as translated:
+            for image, results in translated:
+                began = time.perf_counter()
+                for result, items in results:
+                    log.add(result.seconds)
+                    started = time.perf_counter()
+                    rows = rows or self._new_rows(result)
+                    for item in items:
+                        rows.add(item, item.output_path(self.job.config.format), result.provenance)
+                        edits.add(item.output_path(self.job.config.format), result.edit)
+                    encode, size = self._encoding(result, image.working, items)
+                    log.pictures(image.working, size, items)
+                    put = partial(_put_images, outputs, items, About(size, result.provenance))
+                    self._store_soon(stored, image.image, (encode, put), beat, image.read.isolated)
+                    log.add({"write": time.perf_counter() - started})
+                log.item_seconds[image.image] = image.read.seconds + time.perf_counter() - began
         beat("")
         started = time.perf_counter()
         made = self._settle(unit, stored, (rows, edits), log)
@@ -144,23 +156,47 @@ class TranslateWorker:
             log.reject(items, reject)
         return shared
 
-    def _results(
-        self, working: WorkingImage, items: Sequence[Item], shared: Shared | None, source: str | None
-    ) -> Iterator[tuple[Result, list[Item]]]:
-        """Yield the result for the items of an image, in their order; copies in several folders may be in series."""
-        method = self.one_source.method(source) if self.one_source and source else self.method
-        for key, group in groupby(items, key=key_of if shared else lambda _: None):
-            result = shared.results.get(key) if shared and key else None
-            made = result or translate_image(method, working, self.job.config, self.placement.device)
-            yield made, list(group)
+    def _wanted(self, unit: Unit, reads: Iterable[Read], outputs: Outputs, log: UnitLog) -> Iterator[Wanted]:
+        """Yield the images of which outputs are to be made; reject those that cannot be read."""
+        for read in reads:
+            log.add({"read": read.seconds})
+            if isinstance(read.result, RejectError):
+                log.reject(read.items, read.result)
+            elif missing := self._to_make(unit, read.items, outputs, log):
+                yield Wanted(read, missing)
 
-    def _draw(self, read: Read, log: UnitLog) -> str | None:
-        """Return the source of a photograph and record it; None where photographs have all sources."""
-        if self.one_source is None:
-            return None
-        image = read.items[0].image_id
-        log.sources[image] = self.one_source.draw(image, cast(WorkingImage, read.result))
-        return log.sources[image]
+    def _results(
+        self, shared: Shared | None, log: UnitLog, watchers: tuple[Heartbeat, UnitCheckpoints], wanted: Wanted
+    ) -> Iterator[tuple[Result, list[Item]]]:
+        """Yield the result for the items of an image, in their order; copies in several folders may be in series.
+
+        Items without a usable mask are rejected. shared: What series say about the unit.
+        """
+        beat, checkpoints = watchers
+        working, image, method = wanted.working, wanted.image, self.method
+        if self.one_source:
+            source = log.sources[image] = self.one_source.draw(image, working)
+            method = self.one_source.method(source)
+        with watched(StepEvents(image, beat)), kept_by(checkpoints.of(image)):
+            for regions, named in self._regions(working, wanted.items, log):
+                for key, group in groupby(named, key=key_of if shared else lambda _: None):
+                    result = shared.results.get(key) if shared and key else None
+                    made = result or translate_image(method, working, self.job.config, self.placement.device, regions)
+                    yield made, list(group)
+
+    def _regions(
+        self, working: WorkingImage, items: Sequence[Item], log: UnitLog
+    ) -> Iterator[tuple[Regions | None, Sequence[Item]]]:
+        """Yield the regions of masks with the items that have them, and reject the items without a usable mask."""
+        masks = self.job.sources.masks
+        if masks is None:
+            yield None, items
+            return
+        for regions, named in by_mask(masks, items, working, region_choices(self.job.config)):
+            if isinstance(regions, RejectError):
+                log.reject(named, regions)
+            else:
+                yield regions, named
 
     def _to_make(self, unit: Unit, items: Sequence[Item], outputs: Outputs, log: UnitLog) -> list[Item]:
         """Return the items of an image whose outputs are to be made; reject those that cannot have one."""
@@ -208,10 +244,9 @@ class TranslateWorker:
         return SourceRows(dict(self.uris))
 
     def _encoding(
-        self, result: Result, read: Read, items: Sequence[Item]
+        self, result: Result, working: WorkingImage, items: Sequence[Item]
     ) -> tuple[Callable[[], Encoded], tuple[int, int]]:
         """Return what encodes the picture of a result, or edits the photograph at its full size, and its size."""
-        working = cast(WorkingImage, read.result)
         if not isinstance(result.output, Tensor):
             size = working.original_width, working.original_height
             return partial(self.full_size.write, items, result.output), size

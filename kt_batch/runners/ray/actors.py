@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.events import Event, Kept, keep_events, log_context, set_context
 from kt_batch.process import tune_process
@@ -21,6 +22,14 @@ HEARTBEAT_TIMEOUT_SECONDS = 10  # for a heartbeat to be recorded, and for the dr
 HEARTBEAT_INTERVAL_SECONDS = 0.5  # between two heartbeats outside isolation
 
 LastHeartbeat = tuple[int, int, str]  # assignment, number of heartbeats in it, part
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Return the strategy of an actor that lives and dies with the driver, whatever becomes of other nodes.
+
+    Ray places an actor without CPUs on any node where the affinity is soft.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 class HeartbeatMonitor:

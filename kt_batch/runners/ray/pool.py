@@ -16,7 +16,6 @@ from typing import Any, assert_never
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kt_batch.errors import KtBatchError
 from kt_batch.events import log_event, repeat
@@ -24,7 +23,7 @@ from kt_batch.runners import pool_events
 from kt_batch.runners.base import PartSeen
 from kt_batch.runners.local import unit_name
 from kt_batch.runners.pool_state import PoolState
-from kt_batch.runners.ray.actors import HEARTBEAT_TIMEOUT_SECONDS, HeartbeatMonitor, WorkerActor
+from kt_batch.runners.ray.actors import HEARTBEAT_TIMEOUT_SECONDS, HeartbeatMonitor, WorkerActor, on_this_node
 from kt_batch.runners.ray.metrics import PoolMetrics
 from kt_batch.runners.ray.startup import report_startup_delay
 from kt_batch.runners.shutdown import GracefulShutdown
@@ -165,8 +164,7 @@ class Pool:
 
     def _start_worker(self, instruction: pool_events.StartWorker) -> None:
         if self._monitor is None:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-            options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+            options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": on_this_node()}
             self._monitor = ray.remote(HeartbeatMonitor).options(**options).remote()
         resources = {"num_cpus": instruction.cpus, "num_gpus": self._gpus}
         actor: Any = ray.remote(WorkerActor).options(**resources).remote(instruction.worker, self._monitor)

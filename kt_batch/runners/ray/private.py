@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ray._common.utils import get_default_system_temp_dir
+from ray._private import worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
@@ -49,3 +50,12 @@ def forget_authentication() -> None:
     """
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def print_node_messages(enabled: bool) -> None:
+    """Let Ray print what its nodes report to a driver ("Task ... failed", a lost node), as it does, or not.
+
+    It prints them on standard output, in the middle of a summary of ours, also without `log_to_driver`. No public API
+    turns that off; the pool and the keepers log what is lost.
+    """
+    worker._worker_logs_enabled = enabled  # noqa: SLF001

@@ -13,10 +13,12 @@ import ray
 
 from kt_batch.errors import StorageError
 from kt_batch.redaction import redacted
-from kt_batch.runners.base import PartSeen
+from kt_batch.runners.base import Keeper, PartSeen
+from kt_batch.runners.ray.keepers import Keepers
 from kt_batch.runners.ray.own_session import OwnSession, RayEnvironment
 from kt_batch.runners.ray.pool import Pool, first_line
-from kt_batch.runners.ray.private import head_address
+from kt_batch.runners.ray.private import head_address, print_node_messages
+from kt_batch.runners.ray.startup import check_memory
 from kt_batch.runners.shutdown import GracefulShutdown
 from kt_batch.store.places import ANONYMOUS, REQUESTER_PAYS
 
@@ -55,7 +57,10 @@ class RayRunner:
         self._connection = None if ray.is_initialized() else _Connection(address)
         self.gpus = gpus
         self._capacity = partial(_current_capacity, workers, threads)
-        self._make_pool = partial(Pool, deadline=deadline, shutdown=shutdown or GracefulShutdown(), imports=imports)
+        self._threads = threads
+        self._shutdown = shutdown or GracefulShutdown()
+        self._services: list[Keepers] = []
+        self._make_pool = partial(Pool, deadline=deadline, shutdown=self._shutdown, imports=imports)
         self.on_part: PartSeen | None = None
         try:
             self._pool = self._make_pool(partial(self._capacity, gpus), gpus=gpus)
@@ -82,6 +87,22 @@ class RayRunner:
         self._pool.on_part = self.on_part
         yield from self._pool.run(factory, units, quarantine)
 
+    def serve(self, factories: Sequence[Callable[[], Keeper]], memory: Sequence[int], replicas: int = 1) -> Keepers:
+        """Start actors for each factory, each with so many bytes of memory, and wait until all run.
+
+        The threads of each are its share of the cluster's CPUs, and at least those of a worker.
+
+        Raises:
+            KtBatchError: The cluster has not enough memory.
+            StoppedError: Shutdown was requested.
+        """
+        check_memory(memory, replicas)
+        cpus = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        keepers = Keepers(factories, max(self._threads, cpus // (len(factories) * replicas)), memory, replicas)
+        self._services.append(keepers)
+        keepers.wait_until_started(self._shutdown.check)
+        return keepers
+
     def hosts(self) -> int:
         """Return the number of hosts of the cluster: nodes with one address are one host."""
         return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
@@ -89,7 +110,9 @@ class RayRunner:
     def close(self) -> None:
         """Leave the cluster if this runner joined it, and end it if this runner started it."""
         try:
-            self._pool.close()
+            self._pool.close()  # before the services: workers would wait for their successors
+            for service in self._services:
+                service.close()
         finally:
             self._disconnect()
 
@@ -132,6 +155,7 @@ class _Connection:
     """This process's connection to a Ray: a cluster's, or one that it starts itself.
 
     A cluster is joined with the token settings of the environment. Ray's variables are as they were after `close`.
+    Until then Ray prints nothing of its own.
 
     Attributes:
         own: The session of the Ray that this process started; None in a cluster.
@@ -141,6 +165,7 @@ class _Connection:
         place = address or os.environ.get("RAY_ADDRESS")
         self._environment = RayEnvironment()
         self.own: OwnSession | None = None
+        print_node_messages(False)
         try:
             if place is not None:
                 place = place or "auto"
@@ -166,6 +191,7 @@ class _Connection:
         if self.own is not None:
             self.own.close()
         self._environment.restore()
+        print_node_messages(True)
 
 
 def _join(place: str) -> None:

@@ -14,6 +14,8 @@ from kt_batch.runners.ray.private import autoscaler_status
 
 logger = logging.getLogger(__name__)
 
+NODES_SHOWN = 10
+
 
 def report_startup_delay(waited: float, cpus: float, gpus: float) -> None:
     """Warn that no worker has come up for `waited` seconds, where each needs so many CPUs and GPUs.
@@ -43,6 +45,42 @@ def report_startup_delay(waited: float, cpus: float, gpus: float) -> None:
     )
     logger.warning("%s", message)
     log_event("no_worker", message, logging.WARNING)
+
+
+def check_memory(parts: Sequence[int], replicas: int = 1) -> None:
+    """Check that actors with so many bytes of memory find room, the largest first; so many of each part.
+
+    Raises:
+        KtBatchError: The nodes that there are have not enough memory, and no autoscaler adds others.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    sizes = [int(node["Resources"].get("memory", 0)) for node in nodes]
+    free, memory = list(sizes), [size for size in parts for _ in range(replicas)]
+    for wanted in sorted(memory, reverse=True):
+        roomiest = max(range(len(free)), key=free.__getitem__, default=None)
+        if roomiest is None or free[roomiest] < wanted:
+            if not nodes_join_by_hand(nodes, autoscaler_status()):
+                return
+            shown = ", ".join(f"{size / 1e9:.1f}" for size in sorted(sizes, reverse=True)[:NODES_SHOWN])
+            times = f", in {replicas} replicas each," if replicas > 1 else ""
+            fewer = ", give a smaller --index-replicas" if replicas > 1 else ""
+            raise KtBatchError(
+                f"The Ray cluster has no room for the index: its {len(parts)} parts{times} need "
+                f"{sum(memory) / 1e9:.1f} GB of memory, the largest {max(memory) / 1e9:.1f} GB, and its {len(nodes)} "
+                f"nodes have {shown} GB for Ray; join more nodes{fewer}, or give a smaller --index-memory where a part "
+                "is larger than a node."
+            )
+        free[roomiest] -= wanted
+
+
+def report_waiting_keepers(waited: float, count: int, memory: Sequence[int]) -> None:
+    """Warn that so many parts of an index have waited for a node with room."""
+    message = (
+        f"{count} of {len(memory)} parts of the index have not started for {waited:.0f} s: each waits for a node with "
+        f"up to {max(memory) / 1e9:.1f} GB of memory free for Ray; waiting."
+    )
+    logger.warning("%s", message)
+    log_event("no_keeper", message, logging.WARNING)
 
 
 def nodes_join_by_hand(nodes: Sequence[Mapping[str, Any]], status: Mapping[str, Any]) -> bool:

@@ -155,7 +155,7 @@ def test_two_methods_of_one_name_are_refused(pictures: StylePictures, measures: 
 
 
 def test_a_method_that_learns_from_pairs_is_refused() -> None:
-    with pytest.raises(UsageError, match="retouch needs pairs, and follows no painting"):
+    with pytest.raises(UsageError, match="retouch needs pairs, which no painting gives"):
         named("edit", "retouch")
 
 

@@ -42,7 +42,13 @@ def test_shares_of_one_gpu_and_whole_numbers_are_accepted(gpus: float) -> None:
     assert RunOptions(runner="ray", gpus=gpus).gpus == gpus
 
 
-@pytest.mark.parametrize("gpus", [-1, -0.5, 0.001, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("gpus", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_refused(gpus: float) -> None:
+    with pytest.raises(ValidationError, match="should be a finite number"):
+        RunOptions(runner="ray", gpus=gpus)
+
+
+@pytest.mark.parametrize("gpus", [-1, -0.5, 0.001, 1.5])
 def test_other_numbers_are_refused(gpus: float) -> None:
     with pytest.raises(ValidationError, match=r"allowed is 0, a share of one GPU from 0\.01 to 1, or a whole number"):
         RunOptions(runner="ray", gpus=gpus)

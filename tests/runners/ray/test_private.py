@@ -11,7 +11,9 @@ import time
 
 import pytest
 import ray
+from ray._private.worker import print_to_stdstream
 
+from kt_batch.runners.ray.private import print_node_messages
 from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
 
 ADVICE = "adapt kt_batch/runners/ray/private.py to this version of Ray, or find a public API"
@@ -31,6 +33,15 @@ def test_ray_still_has_its_private_functions(module: str, function: str, argumen
         inspect.signature(found).bind(*arguments)
     except (ImportError, AttributeError, TypeError) as error:
         pytest.fail(f"{module}.{function}({arguments}) of Ray {ray.__version__} is gone: {error}; {ADVICE}")
+
+
+def test_what_nodes_report_is_not_printed_among_our_output(capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for enabled, message in ((False, "a node is lost"), (True, "a task has failed")):  # Ray prints a line once
+        print_node_messages(enabled)
+        print_to_stdstream({"lines": [message], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        said.append(message in capsys.readouterr().out)
+    assert said == [False, True], f"Ray {ray.__version__} prints otherwise; {ADVICE}"
 
 
 def test_ray_still_reads_its_token_anew() -> None:

@@ -1,0 +1,1 @@
+"""Train the network of StyleBank and its filter banks."""
