@@ -56,7 +56,7 @@ def quick_products(device: str = "cpu") -> Iterator[None]:
     with _USAGE.lock:
         if _USAGE.count == 0:
             _USAGE.device, _USAGE.before = device, torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(quick_precision() if device == "cpu" else "highest")
+            torch.set_float32_matmul_precision("highest" if device == "cuda" else quick_precision())
         elif _USAGE.device != device:
             raise RuntimeError(f"Products for {device} cannot be made while others are made for {_USAGE.device}.")
         _USAGE.count += 1
