@@ -6,6 +6,7 @@ transform is orthonormal, so that cosines are those of the raw vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -76,6 +77,11 @@ class Tree:
     def leaves(self) -> int:
         """Number of leaves."""
         return self.leaf_node.shape[0]
+
+    @property
+    def end_of_top(self) -> int:
+        """The node after the root and its children, whose descendants follow."""
+        return int(self.first_child[0]) + int(self.child_count[0])
 
     def on_device(self, device: torch.device) -> Tree:
         """Return the same tree in the memory of a device."""
@@ -150,6 +156,10 @@ class Subtree:
     leaf: Tensor
     leaf_count: Tensor
     deviation_sum: Tensor
+
+    def without_centres(self) -> Subtree:
+        """Return the same nodes with centres `(0, D)`, for `join_nodes`."""
+        return replace(self, centres=self.centres.new_empty(0, self.centres.shape[1]))
 
     def on_processor(self) -> Subtree:
         """Return the same subtree in the memory of the processor."""
@@ -234,12 +244,18 @@ def _depth(first_child: Tensor, child_count: Tensor) -> int:
     return depth
 
 
-def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tree:
+def join(top: Tensor, subtrees: Sequence[Subtree], mean: Tensor, basis: Basis) -> Tree:
     """Join one subtree under each top-level centre `(k, D)` to a tree; the leaves of subtree s lie in shard s."""
-    dim, device = top.shape[1], top.device
-    k = len(subtrees)
-    centres, leaf = [top.new_zeros(1, dim), top], []
+    root = top.new_zeros(1, top.shape[1])
+    centres = torch.cat([root, top, *(tree.centres[1:] for tree in subtrees)])
+    return replace(join_nodes(subtrees, mean, basis), centres=centres)
+
+
+def join_nodes(subtrees: Sequence[Subtree], mean: Tensor, basis: Basis) -> Tree:
+    """Return what `join` does, without looking at centres: those of the result are `(0, D)`."""
+    device, k = mean.device, len(subtrees)
     first, count = [torch.tensor([1], device=device)], [torch.tensor([k], device=device)]
+    leaf: list[Tensor] = []
     node_offset, leaf_offset = 1 + k, 0
     rest_first, rest_count, rest_leaf = [], [], []
     for tree in subtrees:
@@ -248,21 +264,19 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tr
         first.append(children[:1])
         count.append(tree.child_count[:1])
         leaf.append(numbers[:1])
-        centres.append(tree.centres[1:])
         rest_first.append(children[1:])
         rest_count.append(tree.child_count[1:])
         rest_leaf.append(numbers[1:])
-        node_offset += tree.centres.shape[0] - 1
-        leaf_offset += tree.leaf_count.shape[0]
+        node_offset += len(tree.leaf) - 1
+        leaf_offset += len(tree.leaf_count)
     leaf_of_node = torch.cat([torch.tensor([-1], device=device), *leaf, *rest_leaf])
-    inner = (leaf_of_node >= 0).nonzero()[:, 0]
     kept = sum(int(t.leaf_count.sum()) for t in subtrees)
     return Tree(
-        centres=torch.cat(centres),
+        centres=basis.directions.new_empty(0, len(basis.spread)),
         first_child=torch.cat([*first, *rest_first]),
         child_count=torch.cat([*count, *rest_count]),
         leaf=leaf_of_node,
-        leaf_node=inner[torch.argsort(leaf_of_node[inner])],
+        leaf_node=_leaf_nodes(leaf_of_node),
         leaf_shard=torch.cat([torch.full_like(t.leaf_count, s) for s, t in enumerate(subtrees)]),
         leaf_start=torch.cat([t.leaf_count.cumsum(0) - t.leaf_count for t in subtrees]),
         leaf_count=torch.cat([t.leaf_count for t in subtrees]),
@@ -273,7 +287,7 @@ def join(top: Tensor, subtrees: list[Subtree], mean: Tensor, basis: Basis) -> Tr
     )
 
 
-def grow(tree: Tree, top: Tensor, subtrees: list[Subtree]) -> Tree:
+def grow(tree: Tree, top: Tensor, subtrees: Sequence[Subtree]) -> Tree:
     """Join further subtrees to a finished tree, as the last children of its root.
 
     Mean and basis stay as they are, and so do the places of the tree's leaves: the leaves of subtree s lie in the s-th
@@ -286,9 +300,15 @@ def grow(tree: Tree, top: Tensor, subtrees: list[Subtree]) -> Tree:
     """
     if not subtrees:
         return tree
-    new = join(top, subtrees, tree.mean, tree.basis)
-    first, children = int(tree.first_child[0]), int(tree.child_count[0])
-    nodes, further, split = len(tree.leaf), len(subtrees), first + children  # new children stand before node `split`
+    old, split = tree.centres, tree.end_of_top
+    rest = [subtree.centres[1:] for subtree in subtrees]
+    return replace(grow_nodes(tree, subtrees), centres=torch.cat([old[:split], top, old[split:], *rest]))
+
+
+def grow_nodes(tree: Tree, subtrees: Sequence[Subtree]) -> Tree:
+    """Return what `grow` does for some subtrees, without looking at centres: those of the result are `(0, D)`."""
+    new = join_nodes(subtrees, tree.mean, tree.basis)
+    nodes, further, split = len(tree.leaf), len(subtrees), tree.end_of_top  # new children stand before node `split`
     old_first = torch.where(tree.first_child >= split, tree.first_child + further, tree.first_child)
     new_first = torch.where(new.child_count > 0, new.first_child + nodes - 1, 0)
     count = tree.child_count.clone()
@@ -303,7 +323,7 @@ def grow(tree: Tree, top: Tensor, subtrees: list[Subtree]) -> Tree:
     deviation = (tree.deviation.double() * kept + new.deviation.double() * added) / max(1, kept + added)
     return replace(
         tree,
-        centres=woven(tree.centres, new.centres),
+        centres=new.centres,
         first_child=woven(old_first, new_first),
         child_count=woven(count, new.child_count),
         leaf=leaf,

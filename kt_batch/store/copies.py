@@ -75,15 +75,21 @@ def verified_copy(source: Location, ref: TableRef, target: Location) -> Iterator
     if size != ref.bytes:
         raise DamagedError(f"{where} has {size} bytes, but its receipt says {ref.bytes}")
     with scratch_file(target, ".parquet") as path:
-        digest = hashlib.sha256()
-        with path.open("wb") as file:
-            for start in range(0, size, COPIED_BYTES):
-                piece = source.read_range(ref.name, start, COPIED_BYTES)
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != ref.sha256:
-            raise DamagedError(f"{where} has the SHA-256 {digest.hexdigest()}, but its receipt says {ref.sha256}")
+        sha256 = copy_to_file(source, ref.name, size, path)
+        if sha256 != ref.sha256:
+            raise DamagedError(f"{where} has the SHA-256 {sha256}, but its receipt says {ref.sha256}")
         yield path
+
+
+def copy_to_file(source: Location, name: str, size: int, path: Path) -> str:
+    """Copy a file of `size` bytes to a local one, in large pieces; return the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for start in range(0, size, COPIED_BYTES):
+            piece = source.read_range(name, start, COPIED_BYTES)
+            digest.update(piece)
+            file.write(piece)
+    return digest.hexdigest()
 
 
 def _groups(reader: ParquetReader, wanted: Collection[str], where: str) -> Iterator[pa.Table]:

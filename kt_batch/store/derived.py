@@ -14,6 +14,7 @@ from kt_batch.errors import MissingError, StorageError
 from kt_batch.store.locations import Location
 
 ROUNDS = 8  # against another driver that writes the same name
+LARGEST_PUT = 5 << 30  # bytes that an object store takes in a single put
 
 
 def write_summary(location: Location, name: str, content: dict[str, Any]) -> None:
@@ -45,22 +46,29 @@ def put_derived(location: Location, name: str, data: bytes) -> None:
 def put_derived_file(location: Location, name: str, path: Path) -> tuple[str, int]:
     """Make `name` hold the content of a local file, replacing other content; it is not read into memory.
 
+    A file above LARGEST_PUT goes in parts, and no condition holds when they are joined. Of two drivers the last one
+    wins, as it does below LARGEST_PUT.
+
     Returns:
         SHA-256 and number of bytes.
 
     Raises:
         StorageError: another driver keeps replacing the content.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         for _ in range(ROUNDS):
             try:
                 with location.open(name) as there:
                     if hashlib.file_digest(there, "sha256").hexdigest() == sha256:  # type: ignore[arg-type]
-                        return sha256, path.stat().st_size
+                        return sha256, size
                 location.delete(name)
             except MissingError:
                 pass
+            if size > LARGEST_PUT:
+                location.put_content(name, path)
+                return sha256, size
             if location.put_file_if_absent(name, file):
-                return sha256, path.stat().st_size
+                return sha256, size
     raise StorageError(f"'{name}' at '{location.uri}' keeps being replaced by another driver.")

@@ -7,20 +7,22 @@ itself is hashed once for each start of a machine (store.verified), and so is a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from kt_batch.errors import DamagedError, StorageError
 from kt_batch.events import log_event
-from kt_batch.store import layout
 from kt_batch.store.cache import CachePlace, ShardCache, open_cache
+from kt_batch.store.copies import copy_to_file
 from kt_batch.store.indexes import IndexSummary, ShardRef
 from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.mapped import MappedFile, allow_open_files
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
+from kt_batch.store.scratch import scratch_file
 from kt_batch.store.verified import hash_of
 
 STAGED_TOGETHER = 4  # shards; one connection to object storage rarely fills the network
@@ -122,11 +124,29 @@ class ShardFiles:
 
 def read_tree(library: Location, summary: IndexSummary) -> bytes:
     """Return the bytes of an index's tree. Raises DamagedError when they are not those of `index.json`."""
-    path = layout.tree_path(summary.digest)
-    name = f"'{path}' at '{library.uri}'"
-    if (size := library.size(path)) != summary.tree_bytes:
-        raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
-    data = read_bounded(library, path, summary.tree_bytes)
-    if hashlib.sha256(data).hexdigest() != summary.tree_sha256:
-        raise DamagedError(f"{name} does not have the content that index.json says.")
+    name = _check_tree_size(library, summary)
+    data = read_bounded(library, summary.tree.path, summary.tree_bytes)
+    _check_tree_hash(hashlib.sha256(data).hexdigest(), summary, name)
     return data
+
+
+@contextmanager
+def tree_copy(library: Location, summary: IndexSummary) -> Iterator[Path]:
+    """Yield a scratch file with the bytes of an index's tree; raises as `read_tree` does."""
+    name = _check_tree_size(library, summary)
+    with scratch_file(library, ".safetensors") as path:
+        _check_tree_hash(copy_to_file(library, summary.tree.path, summary.tree_bytes, path), summary, name)
+        yield path
+
+
+def _check_tree_size(library: Location, summary: IndexSummary) -> str:
+    """Raise DamagedError when the tree has another size than `index.json` says; return what errors call it."""
+    name = f"'{summary.tree.path}' at '{library.uri}'"
+    if (size := library.size(summary.tree.path)) != summary.tree_bytes:
+        raise DamagedError(f"{name} has {size} bytes, not {summary.tree_bytes}.")
+    return name
+
+
+def _check_tree_hash(sha256: str, summary: IndexSummary, name: str) -> None:
+    if sha256 != summary.tree_sha256:
+        raise DamagedError(f"{name} does not have the content that index.json says.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from kt_batch.config import IndexConfig
 from kt_batch.errors import DamagedError
-from kt_batch.index.tree import Subtree, Tree, check_nodes, grow, join
+from kt_batch.index.tree import Subtree, Tree, check_nodes, grow, grow_nodes, join, join_nodes
+from kt_batch.index.tree_file import append_centres, write_tree
 from kt_batch.kernels.principal import Basis
 from tests.support.synthetic import clustered, index_of, sharded_index_of
 
@@ -162,3 +164,30 @@ def test_row_numbers_name_the_patch_they_were_given(generator: torch.Generator) 
     assert index.keys(some).equal(index.keys(every)[some])
     assert len({row.tobytes() for row in index.patch_ids(every)}) == 300
     torch.testing.assert_close(index.values(some).sum(1), index.packets(some)[:, 0].float() * 2)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.booleans(), max_size=4))
+def test_a_tree_whose_centres_come_from_a_file_has_the_bytes_of_one_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, before: list[bool], after: list[bool]
+) -> None:
+    folder = tmp_path_factory.mktemp("tree")
+    subtrees = [split_subtree() if kind else leaf_subtree([7, 0], 5) for kind in before]
+    more = [split_subtree() if kind else leaf_subtree([0, 3], 2) for kind in after]
+    top, mean = torch.arange(2.0 * len(before)).view(-1, 2), torch.ones(4, 1)
+    tree = join(top, subtrees, mean, BASIS)
+    _written(folder / "joined", join_nodes([s.without_centres() for s in subtrees], mean, BASIS), tree.centres)
+    assert (folder / "joined").read_bytes() == tree.to_bytes()
+    if more:
+        grown = grow(tree, -torch.arange(2.0 * len(after)).view(-1, 2), more)
+        _written(folder / "grown", grow_nodes(tree, [s.without_centres() for s in more]), grown.centres)
+        assert (folder / "grown").read_bytes() == grown.to_bytes()
+
+
+def _written(path: Path, nodes: Tree, centres: torch.Tensor) -> None:
+    """Write a tree, with its centres from a file that got them in two pieces."""
+    assert nodes.centres.shape == (0, 2)
+    beside = path.with_suffix(".centres")
+    with beside.open("wb") as file:
+        append_centres(file, centres[:2])
+        append_centres(file, centres[2:])
+    write_tree(path, nodes, beside)

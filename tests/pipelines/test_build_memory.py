@@ -117,9 +117,9 @@ def test_clusters_that_cannot_be_joined_within_the_limit_are_named(library: Path
         outputs=(("0" * 64, 10 * GB), ("0" * 64, GB)),  # a shard, which is not read, and a subtree
         numerics={},
     )
-    with pytest.raises(UsageError, match=r"--build-memory is 1 GB, but joining the packed clusters takes 4\.46 GB"):
+    with pytest.raises(UsageError, match=r"--build-memory is 1 GB, but joining the packed clusters takes 1\.71 GB"):
         check_join(replace(plan, job=replace(plan.job, memory=GB)), [receipt])
-    check_join(replace(plan, job=replace(plan.job, memory=5 * GB)), [receipt])
+    check_join(replace(plan, job=replace(plan.job, memory=2 * GB)), [receipt])
     check_join(plan, [receipt])
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 from kt_batch.errors import StorageError
+from kt_batch.store import derived
 from kt_batch.store.derived import put_derived_file
 from kt_batch.store.local import LocalLocation
 
 
+@pytest.mark.parametrize("largest", [derived.LARGEST_PUT, 6])  # of a single put; the content has 7 bytes
 @pytest.mark.parametrize("before", [None, b"", b"other", b"content", b"content and more"])
-def test_a_derived_file_holds_the_content_whatever_was_there(tmp_path: Path, before: bytes | None) -> None:
+def test_a_derived_file_holds_the_content_whatever_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None, largest: int
+) -> None:
+    monkeypatch.setattr(derived, "LARGEST_PUT", largest)
     location, path = LocalLocation(tmp_path / "library"), tmp_path / "file"
     path.write_bytes(b"content")
     if before is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -18,7 +19,8 @@ import tenacity
 from botocore import exceptions as botocore_errors
 
 from kt_batch.errors import MissingError, StorageError, UnreachableError, UsageError
-from kt_batch.store import s3, s3_errors
+from kt_batch.store import derived, s3, s3_errors
+from kt_batch.store.derived import put_derived_file
 from kt_batch.store.inputs import list_inputs
 from kt_batch.store.locations import LocalLocation, Location, exists, location_contains, open_location, safe_name
 from tests.support.s3_server import S3Server, ceph_server, moto_server  # noqa: F401  # the fixtures
@@ -307,6 +309,19 @@ def test_large_content_is_uploaded_in_parts(place: Location, tmp_path: Path, mon
     source.write_bytes(os.urandom(12 << 20))
     place.put_content("parts/large", source)
     assert place.read_bytes("parts/large") == source.read_bytes()
+
+
+@in_buckets
+def test_a_derived_file_above_the_largest_put_replaces_what_is_there_in_parts(
+    place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(derived, "LARGEST_PUT", 11 << 20)
+    source = tmp_path / "tree"
+    for content in (os.urandom(12 << 20), os.urandom(12 << 20)):
+        source.write_bytes(content)
+        assert put_derived_file(place, "index/tree", source) == (hashlib.sha256(content).hexdigest(), 12 << 20)
+        assert place.read_bytes("index/tree") == content
 
 
 @everywhere

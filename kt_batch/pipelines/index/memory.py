@@ -28,7 +28,8 @@ PACK_PATCH = 80  # bytes of a patch of it, beside its values and its part of the
 SPLIT_PATCH = 8 * (LEVEL_WIDTH - 1)  # bytes of the points of a patch while a cluster is split
 SHARD_PATCH = 20 + 2 * LEVEL_WIDTH  # bytes of a patch in a shard, beside its payload
 LEAF_VALUE = 30  # bytes of a value of a leaf while its patches are merged
-TREE_COPIES = 4  # of the tree while it is joined and written
+NODE = 3072  # bytes of a node without its centre, and of a leaf's statistics, while they are joined and grouped
+NODE_NUMBERS = 24  # bytes of a node in a file, beside its centre
 MERGED_PATCH = 100  # bytes of a merged patch while all are sorted
 
 
@@ -55,7 +56,7 @@ def check_start(plan: BuildPlan) -> None:
     needs = (
         _fit_bytes(job.patches, values, job.config),
         patches * values * ROUTE_VALUE,
-        _join_bytes(plan, least_leaves * values * 4, 0),
+        _join_bytes(plan, least_leaves * (4 * values + NODE_NUMBERS), 0),
     )
     _require(job, max(needs), f"indexing {job.patches:,} patches of {values} values")
 
@@ -99,9 +100,13 @@ def _fit_bytes(patches: int, values: int, config: IndexConfig) -> int:
 
 
 def _join_bytes(plan: BuildPlan, subtrees: int, merged: int) -> int:
-    """Return what the driver needs to join subtrees of so many bytes, and the tree of a generation."""
+    """Return what the driver needs to join subtrees of so many bytes, and the tree of a generation.
+
+    Centres go from one file to another, and are not held (index.tree_file).
+    """
     tree = plan.growth.generation.tree_bytes if plan.growth else 0
-    return TREE_COPIES * (tree + subtrees) + MERGED_PATCH * merged
+    nodes = (tree + subtrees) // (16 * plan.job.channels + NODE_NUMBERS)
+    return NODE * nodes + MERGED_PATCH * merged
 
 
 def _require(job: BuildJob, needed: int, what: str) -> None:
