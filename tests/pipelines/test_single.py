@@ -13,7 +13,8 @@ from PIL import Image
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
-from kt_batch.methods.painting.method import Painting, PaintingConfig
+from kt_batch.methods.painting.method import Painting
+from kt_batch.methods.table import advised, PaintingConfig
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, load_networks, translate_one
 from tests.support.collection import PATCHES, Collection
@@ -24,7 +25,8 @@ ALL = SearchConfig(searcher="exact")
 
 def tried(photo: Path, *paintings: Path, **config: object) -> tuple[bytes, SingleSummary]:
     networks = load_networks(EncoderSource(), KnowledgeTransfer, "relu3_1", None)
-    settings = KnowledgeConfig.model_validate({"encoder": encoder_config(), **networks.digests, **config})
+    identity = {"encoder": encoder_config(), **networks.digests}
+    settings = KnowledgeConfig.model_validate({**advised(KnowledgeTransfer), **identity, **config})
     return translate_one(str(photo), [str(each) for each in paintings], networks, KnowledgeTransfer, settings, 1)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
+from kt_batch.index import turns
 from kt_batch.runners.base import Keeper
 from kt_batch.runners.local import LocalRunner
 
@@ -16,6 +18,7 @@ class KeepersHere:
     """Keepers in this process, with messages as copies. Before every few questions one of them is lost.
 
     With replicas, the next one is asked instead, and the first one again later, which knows what it was asked before.
+    A keeper computes in turn with the threads that ask it: precision and threads of torch are those of the process.
     asked: How many messages of each kind were sent. lost: How many keepers were.
     """
 
@@ -28,7 +31,7 @@ class KeepersHere:
         self._one = Lock()  # a keeper answers one thread at a time
 
     def ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
-        with self._one:
+        with self._one, turns._turn.get() or nullcontext():
             return self._ask(requests)
 
     def _ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
