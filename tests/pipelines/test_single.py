@@ -13,8 +13,8 @@ from PIL import Image
 from kt_batch.config import IndexConfig, SearchConfig
 from kt_batch.errors import Reason, RejectError, UsageError
 from kt_batch.methods.knowledge import KnowledgeConfig, KnowledgeTransfer
-from kt_batch.methods.painting.method import Painting
-from kt_batch.methods.table import advised, PaintingConfig
+from kt_batch.methods.painting.method import Painting, PaintingConfig
+from kt_batch.methods.table import advised
 from kt_batch.models.weights import EncoderSource
 from kt_batch.pipelines.single import MAX_PAINTINGS, SingleSummary, load_networks, translate_one
 from tests.support.collection import PATCHES, Collection
