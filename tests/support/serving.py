@@ -31,7 +31,7 @@ class KeepersHere:
         self._one = Lock()  # a keeper answers one thread at a time
 
     def ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
-        with self._one, turns._turn.get() or nullcontext():
+        with turns._turn.get() or nullcontext(), self._one:
             return self._ask(requests)
 
     def _ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
@@ -53,7 +53,8 @@ class KeepersHere:
                 self._asked(keeper, some)
 
     def tell(self, requests: Mapping[int, Sequence[Any]]) -> None:
-        self.ask(requests)
+        with self._one:  # nobody waits for an answer, so the thread has the turn
+            self._ask(requests)
 
     def note(self, counts: Mapping[int, Mapping[str, float]]) -> None:
         for number, some in counts.items():
