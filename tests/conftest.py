@@ -14,7 +14,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from kt_batch.store.images import reader_process
+from kt_batch.store.images.reader_channel import Child
 from tests.support.collection import Collection
+from tests.support.idle_readers import kept_readers
 from tests.support.tiny import draw_all, extracted, indexed
 
 settings.register_profile("house", deadline=None)  # no test asserts durations
@@ -48,6 +51,30 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def readers_stay() -> Iterator[None]:
+    """Let the readers of all runs in this process share one decoding process, since each takes long to start."""
+    with kept_readers():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Take out the waits for the disk: no test cuts the power, and the order of calls is tested with calls recorded.
+
+    The processes of commands keep them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
+def new_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every reader a decoding process of its own, as outside tests."""
+    monkeypatch.setattr(reader_process, "Child", Child)
 
 
 @pytest.fixture

@@ -103,13 +103,16 @@ class Adain(EncodedRegions, MixesStyles):
 def statistics(features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the channel means and sample deviations, both `(C, 1, 1)`, of features `(C, h, w)`.
 
-    A mask `(h, w)` weighs the cells.
+    A mask `(h, w)` weighs the cells. Means are summed in float64: those of a flat channel are its value, to the last
+    bit, or EPSILON would make a colour of the rest.
     """
     if mask is not None:
-        mean = (features * mask).sum((1, 2), keepdim=True) / mask.sum()
+        weights = mask.double()
+        mean = ((features * weights).sum((1, 2), keepdim=True) / weights.sum()).to(features.dtype)
         squares = ((features - mean).square() * mask).sum((1, 2), keepdim=True)
         return mean, (squares / freedom(mask)).sqrt()
-    return features.mean((1, 2), keepdim=True), features.std((1, 2), keepdim=True)
+    mean = features.mean((1, 2), keepdim=True, dtype=torch.float64).to(features.dtype)
+    return mean, features.std((1, 2), keepdim=True)
 
 
 def of_library(moments: Moments) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from kt_batch.errors import MismatchError
 from kt_batch.pipelines.translate.sources import Choice
 from kt_batch.store.schemas import patch_vectors
 from tests.support.collection import Collection
+from tests.support.devices import HERE_AND_THERE, collection_on, translated_on
 from tests.support.tiny import (
     device_of,
     extracted,
@@ -31,13 +32,13 @@ from tests.support.tiny import (
     rows,
     translate_request,
     translated,
-    translated_after,
 )
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no GPU"),
 ]
+TWICE = {"here": 0, "one": 1, "two": 1}
 HERE, ON_GPU = RunOptions(threads=1, unit_size=2), RunOptions(threads=1, unit_size=2, gpus=1)
 SAME_MATCHES = 0.999
 CLOSE = 45.0  # dB
@@ -86,10 +87,7 @@ def test_a_library_has_nearly_the_same_patches_and_the_same_twice(collection: Co
 def test_photographs_get_nearly_the_same_pictures_and_the_same_twice(
     collection: Collection, tmp_path: Path, searcher: str
 ) -> None:
-    for place, gpus in (("here", 0), ("one", 1), ("two", 1)):
-        search = SearchConfig(searcher=searcher)
-        request = translate_request(collection.library, tmp_path / place, collection.index, search=search)
-        translated([collection.photos], replace(request, options=RunOptions(threads=1, gpus=gpus)))
+    collection_on(TWICE, collection, tmp_path, search=SearchConfig(searcher=searcher))
     assert results(tmp_path / "one") == results(tmp_path / "two")
     assert device_of(tmp_path / "one") == {torch.cuda.get_device_name()}
     assert same_matches(tmp_path / "here", tmp_path / "one") >= SAME_MATCHES
@@ -115,18 +113,16 @@ def test_other_methods_make_nearly_the_same_pictures_and_the_same_twice(
     library = tmp_path / "library"
     painted_library(collection.paintings, library)
     choice = Choice(styles=collection.paintings, size=64) if method == "adain" else Choice(library=library)
-    for place, gpus in (("here", 0), ("one", 1), ("two", 1)):
-        translated_after(choice, collection.photos, tmp_path / place, method, RunOptions(threads=1, gpus=gpus))
+    translated_on(TWICE, choice, collection.photos, tmp_path, method)
     assert results(tmp_path / "one") == results(tmp_path / "two")
     assert psnr(tmp_path / "here", tmp_path / "one") > close
 
 
 def test_several_libraries_are_searched_on_a_gpu(collection: Collection, tmp_path: Path) -> None:
     shutil.copytree(collection.library, tmp_path / "copy")
-    for place, gpus in (("here", 0), ("one", 1)):
-        choice = Choice(library=[collection.library, f"{tmp_path / 'copy'}=0.5"])
-        translated_after(choice, collection.photos, tmp_path / place, options=RunOptions(threads=1, gpus=gpus))
-    assert same_matches(tmp_path / "here", tmp_path / "one") >= SAME_MATCHES
+    choice = Choice(library=[collection.library, f"{tmp_path / 'copy'}=0.5"])
+    translated_on(HERE_AND_THERE, choice, collection.photos, tmp_path)
+    assert same_matches(tmp_path / "here", tmp_path / "there") >= SAME_MATCHES
 
 
 def test_a_run_of_the_processor_is_not_continued_on_a_gpu(collection: Collection, tmp_path: Path) -> None:

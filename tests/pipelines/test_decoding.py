@@ -30,6 +30,7 @@ def decode(data, size):
     return images.decode(data, size)
 reader_child.main(decode)
 """
+pytestmark = pytest.mark.usefixtures("new_readers")
 FRAGILE = partial(ImageReaderProcess, command=(sys.executable, "-P", "-c", CHILD))
 
 

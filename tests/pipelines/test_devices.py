@@ -29,6 +29,7 @@ from kt_batch.pipelines.translate.sources import Choice
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store.locations import open_location
 from tests.support.collection import Collection, Stopping
+from tests.support.devices import HERE_AND_THERE, collection_on, translated_on, two_libraries
 from tests.support.other_device import DEVICE, DONE, OtherDevice
 from tests.support.pairs import draw_pairs, fitted, paired
 from tests.support.tiny import (
@@ -45,7 +46,6 @@ from tests.support.tiny import (
     rows,
     translate_request,
     translated,
-    translated_after,
 )
 
 ON_GPU = RunOptions(threads=1, unit_size=2, gpus=1)
@@ -93,7 +93,7 @@ def test_every_key_is_extracted_to_the_same_bytes(gpu: None, collection: Collect
 )
 def test_an_index_is_built_to_the_same_bytes(gpu: None, tmp_path: Path, config: IndexConfig) -> None:
     pictures = draw_all(tmp_path / "pictures", [1, 2, 3])
-    for place, gpus in (("here", 0), ("there", 1)):
+    for place, gpus in HERE_AND_THERE.items():
         options = RunOptions(threads=1, unit_size=2, gpus=gpus)
         extracted([pictures], tmp_path / place, options=RunOptions(threads=1, unit_size=2))
         indexed(tmp_path / place, config=config, options=options)
@@ -119,10 +119,8 @@ def test_an_index_is_built_to_the_same_bytes(gpu: None, tmp_path: Path, config: 
 def test_photographs_are_translated_to_the_same_bytes(
     gpu: None, collection: Collection, tmp_path: Path, search: SearchConfig, swap: str
 ) -> None:
-    for place, gpus in (("here", 0), ("there", 1)):
-        request = translate_request(collection.library, tmp_path / place, collection.index, search=search, swap=swap)
-        request = replace(request, options=RunOptions(threads=1, gpus=gpus))
-        assert translated([collection.photos], request).images == 3
+    for summary in collection_on(HERE_AND_THERE, collection, tmp_path, search=search, swap=swap):
+        assert summary.images == 3
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert device_of(tmp_path / "there") == {GPU}
     assert DONE["convolution"] > 0
@@ -130,13 +128,8 @@ def test_photographs_are_translated_to_the_same_bytes(
 
 
 def test_several_libraries_are_searched_on_the_device(gpu: None, collection: Collection, tmp_path: Path) -> None:
-    libraries = [tmp_path / "left", tmp_path / "right"]
-    for library, seeds in zip(libraries, ([1, 2], [3]), strict=True):
-        extracted([draw_all(tmp_path / f"{library.name}-pictures", seeds)], library)
-        indexed(library)
-    choice, photo, search = Choice(library=libraries), collection.photos / "11.png", SearchConfig(top_k=2)
-    for place, gpus in (("here", 0), ("there", 1)):
-        translated_after(choice, photo, tmp_path / place, options=RunOptions(threads=1, gpus=gpus), search=search)
+    choice, photo = Choice(library=two_libraries(tmp_path)), collection.photos / "11.png"
+    translated_on(HERE_AND_THERE, choice, photo, tmp_path, search=SearchConfig(top_k=2))
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert rows(tmp_path / "there", "provenance") == rows(tmp_path / "here", "provenance")
 
@@ -170,9 +163,7 @@ def test_a_large_index_stays_on_the_processor(
     gpu: None, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "device_memory", lambda _: 1 << 10)
-    for place, gpus in (("here", 0), ("there", 1)):
-        request = translate_request(collection.library, tmp_path / place, collection.index)
-        translated([collection.photos], replace(request, options=RunOptions(threads=1, gpus=gpus)))
+    collection_on(HERE_AND_THERE, collection, tmp_path)
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert device_of(tmp_path / "there") == {f"{GPU}, search on cpu"}
 
@@ -197,9 +188,9 @@ def paintings(collection: Collection, tmp_path_factory: pytest.TempPathFactory) 
 def test_every_method_makes_the_same_pictures(
     paintings: Path, gpu: None, collection: Collection, tmp_path: Path, method: str, size: int | None
 ) -> None:
-    for place, gpus in (("here", 0), ("there", 1)):
-        options, choice = RunOptions(threads=1, gpus=gpus), Choice(library=paintings, size=size)
-        assert translated_after(choice, collection.photos / "11.png", tmp_path / place, method, options).images == 1
+    choice = Choice(library=paintings, size=size)
+    for summary in translated_on(HERE_AND_THERE, choice, collection.photos / "11.png", tmp_path, method):
+        assert summary.images == 1
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert DONE["convolution"] > 0
 
@@ -208,9 +199,8 @@ def test_every_method_makes_the_same_pictures(
 def test_style_images_come_to_the_device(gpu: None, collection: Collection, tmp_path: Path, method: str) -> None:
     choice, photo = Choice(styles=collection.paintings / "1.png", size=SIZE), collection.photos / "11.png"
     settings = {"iterations": 2} if method == "gatys" else {}
-    for place, gpus in (("here", 0), ("there", 1)):
-        options = RunOptions(threads=1, gpus=gpus)
-        assert translated_after(choice, photo, tmp_path / place, method, options, **settings).images == 1
+    for summary in translated_on(HERE_AND_THERE, choice, photo, tmp_path, method, **settings):
+        assert summary.images == 1
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
@@ -225,17 +215,11 @@ def test_style_images_come_to_the_device(gpu: None, collection: Collection, tmp_
 def test_regions_are_made_on_the_device(
     gpu: None, collection: Collection, tmp_path: Path, method: str, settings: dict[str, Any]
 ) -> None:
-    libraries = [tmp_path / "left", tmp_path / "right"]
     if method == "knowledge":
-        for library, seeds in zip(libraries, ([1, 2], [3]), strict=True):
-            extracted([draw_all(tmp_path / f"{library.name}-pictures", seeds)], library)
-            indexed(library)
-        choice = Choice(library=libraries, regions=2)
+        choice = Choice(library=two_libraries(tmp_path), regions=2)
     else:
         choice = Choice(styles=[str(collection.paintings / f"{seed}.png") for seed in (1, 2)], size=SIZE, regions=2)
-    for place, gpus in (("here", 0), ("there", 1)):
-        options = RunOptions(threads=1, gpus=gpus)
-        translated_after(choice, collection.photos / "11.png", tmp_path / place, method, options, **settings)
+    translated_on(HERE_AND_THERE, choice, collection.photos / "11.png", tmp_path, method, **settings)
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert device_of(tmp_path / "there") == {GPU}
 
@@ -246,9 +230,7 @@ def test_a_source_is_drawn_on_the_device(gpu: None, collection: Collection, tmp_
     indexed(tmp_path / "library")
     build_statistics(str(tmp_path / "library"), RunOptions(threads=1), LocalRunner(), no_progress)
     choice = Choice(library=tmp_path / "library", draw=draw)
-    for place, gpus in (("here", 0), ("there", 1)):
-        options = RunOptions(threads=1, gpus=gpus)
-        translated_after(choice, collection.photos / "11.png", tmp_path / place, options=options)
+    translated_on(HERE_AND_THERE, choice, collection.photos / "11.png", tmp_path)
     assert results(tmp_path / "there") == results(tmp_path / "here")
 
 
@@ -273,9 +255,8 @@ def test_photographs_are_edited_to_the_same_bytes(
     fitted(tmp_path / "library")
     choice = Choice(library=tmp_path / "library")
     DONE.clear()
-    for place, gpus in (("here", 0), ("there", 1)):
-        options, run = RunOptions(threads=1, gpus=gpus), tmp_path / place
-        assert translated_after(choice, collection.photos, run, "retouch", options, series=series).images == 3
+    for summary in translated_on(HERE_AND_THERE, choice, collection.photos, tmp_path, "retouch", series=series):
+        assert summary.images == 3
     assert results(tmp_path / "there") == results(tmp_path / "here")
     assert device_of(tmp_path / "there") == {GPU}
     assert bool(DONE["clamp_"]) == (series == "none")  # shared edits are applied on the processor

@@ -67,13 +67,15 @@ def brute_force(index: Index, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     asked, _ = match_parts(haar(queries), index.tree.mean)
     everything = torch.arange(index.count)
     library, ids = index.keys(everything), [row.tobytes() for row in index.patch_ids(everything)]
+    rank = np.empty(index.count, np.int64)
+    rank[sorted(range(index.count), key=ids.__getitem__)] = np.arange(index.count)
     rows, scores = [], []
     for one in asked:
         score = canonical_scores(one.expand(index.count, -1), library)
-        best = sorted(range(index.count), key=lambda row: (-score[row].item(), ids[row]))[:k]
+        best = torch.from_numpy(np.lexsort((rank, -score.numpy()))[:k])
         rows.append(best)
         scores.append(score[best])
-    return torch.tensor(rows, dtype=torch.int64), torch.stack(scores)
+    return torch.stack(rows), torch.stack(scores)
 
 
 def sharded_index_of(cells: Tensor, config: IndexConfig, shards: int, ids: Ids | None = None) -> Index:
