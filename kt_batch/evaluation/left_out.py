@@ -32,6 +32,7 @@ from kt_batch.report.usage import Shares, new_usage
 from kt_batch.store.opening import open_paired
 from kt_batch.store.paired import read_fit_summary
 from kt_batch.store.run import Output
+from kt_batch.store.targets import local_path
 
 By = Literal["source", "library"]
 Kind = Literal["image", "pair", "library", "bank"]
@@ -94,8 +95,8 @@ def parts_of(session: Session, output: Output, kind: Kind, job: TranslateJob) ->
         uris = {file.id: file.path for file in job.sources.banks}
     elif session.provenance_kind == "patches":
         shares, uris = _of_patches(session, output, kind, job)
-    elif kind == "library":
-        raise UsageError(f"'{output.name}' was made from no patches, so no library has a share of it.")
+    elif kind != "pair":
+        raise UsageError(f"'{output.name}' was made from no patches, so nothing of a library has a share of it.")
     else:
         usage = cast("Shares", new_usage(session.provenance_kind))
         usage.add(session.provenance(output))
@@ -151,7 +152,7 @@ def _cells(provenance: pa.Table, shape: tuple[int, int]) -> tuple[NDArray[np.int
 
 
 def _places(job: TranslateJob) -> tuple[str, ...]:
-    return job.sources.library or "", *job.sources.further
+    return tuple(str(local_path(place) or place) for place in (job.sources.library or "", *job.sources.further))
 
 
 def _by_place(session: Session, shares: Mapping[str, float], job: TranslateJob) -> dict[str, float]:

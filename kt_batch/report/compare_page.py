@@ -53,9 +53,8 @@ class ComparePage:
             Target("The page", out / "index.html", inputs, force=None, begins=begins),
             Target("The table", out / "compare.json", inputs, force=None, begins=KIND.encode()),
         )
-        if out.exists():
-            for target in self._targets:
-                target.check()
+        for target in self._targets:
+            target.check_early()
         self._folder = PageFolder(out)
         self._paintings: dict[str, Picture] = {}
         self._results: dict[Pair, dict[str, Picture]] = {}

@@ -43,8 +43,7 @@ class InfluencePage:
         """
         begins = page_start(TEMPLATE)
         self._target = Target("The page", out / "index.html", Inputs(places=(run,)), force=None, begins=begins)
-        if out.exists():
-            self._target.check()
+        self._target.check_early()
         self._folder = PageFolder(out)
         self._pixels: dict[str, Pixels] = {}
 

@@ -45,8 +45,7 @@ class StylePage:
             StorageError: the folder cannot be written.
         """
         self._target = style_target(out, inputs)
-        if out.exists():
-            self._target.check()
+        self._target.check_early()
         self._folder = PageFolder(out)
         self._shown = list(shown)
         self._results: dict[tuple[str, str], dict[str, Picture]] = {pair: {} for pair in shown}

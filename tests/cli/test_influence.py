@@ -154,7 +154,8 @@ def test_without_a_library_the_picture_is_that_of_a_run_of_the_others(kt: Say, p
     report = influence(kt, whole, "--by", "library")
     assert report["left_out"] == "library"
     own, *others = report["sources"]  # a library without a match is no source
-    assert (own["id"], {other["id"] for other in others} <= {str(second)}) == (str(first), True)
+    assert own["id"] == str(first)
+    assert {own["id"], *(other["id"] for other in others)} <= {str(first), str(second)}
     assert own["share"] + sum(other["share"] for other in others) == pytest.approx(1, abs=1e-5)
     assert own["share"] > 0.9
     assert own["sources_changed"] >= own["share"]
@@ -223,3 +224,15 @@ def test_without_a_bank_the_others_have_their_weights_divided_by_what_is_left(
     said = kt("influence", single, "photo.png", "--out", tmp_path / "sheet")
     assert said.code == 2
     assert "was made with a single filter bank; without it there is no picture to compare" in said.err
+
+
+def test_a_page_among_the_files_of_a_run_is_refused_before_anything_is_written(
+    kt: Say, photo: Path, library: Path
+) -> None:
+    run = run_of(kt, photo, "--library", library)
+    before = sorted(run.rglob("*"))
+    for command in (("influence", run, "photo.png"), ("sheet", run), ("compare", photo, "--style", photo)):
+        said = kt(*command, "--out", run / "images/new")
+        assert said.code == 2
+        assert "lies among the files of the library or run" in said.err
+    assert sorted(run.rglob("*")) == before

@@ -105,7 +105,7 @@ def test_a_picture_after_itself_is_only_encoded_and_decoded() -> None:
 
 def test_alpha_zero_keeps_a_pattern_of_the_photograph_that_repeats_from_cell_to_cell() -> None:
     bars = torch.where(torch.arange(48) % 8 < 2, 0.7, 0.2).expand(3, 64, 48).contiguous()
-    assert (translated(made(picture(2), alpha=0.0), bars) - bars).abs().mean() < 0.05  # the bars alone deviate by 0.19
+    assert translated(made(picture(2), alpha=0.0), bars).std() > bars.std() / 3  # a tenth without it
 
 
 def test_two_equal_styles_are_one_and_have_equal_shares() -> None:
