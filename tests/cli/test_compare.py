@@ -56,6 +56,7 @@ def test_commas_separate_methods_and_the_settings_of_one() -> None:
         ("adain,", "there is no method or preset ''"),
         ("adain:strength=1", "The method adain has no option --strength"),
         ("knowledge:alpha=2", "'knowledge:alpha=2' cannot be used"),
+        ("fast:layer=relu1_1", "painting begins at relu4_1, and the encoder is cut at relu1_1"),
     ],
 )
 def test_a_method_that_cannot_be_is_named_before_the_work(text: str, said: str) -> None:
