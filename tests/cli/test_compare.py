@@ -72,3 +72,16 @@ def test_files_of_others_are_not_replaced(kt: Say, tmp_path: Path, name: str) ->
     said = kt("compare", picture, "--style", picture, "--methods", "identity", "--out", tmp_path, "--threads", 1)
     assert said.code == 2
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_page_does_not_go_into_a_folder_of_inputs_where_the_next_comparison_would_find_its_pictures(
+    kt: Say, tmp_path: Path
+) -> None:
+    for folder in ("photographs", "paintings"):
+        (tmp_path / folder).mkdir()
+        style.photograph().save(tmp_path / folder / "picture.png")
+    words = ("compare", tmp_path / "photographs", "--style", tmp_path / "paintings", "--methods", "identity")
+    for folder in ("photographs", "paintings"):
+        said = kt(*words, "--out", tmp_path / folder, "--threads", 1)
+        assert (said.code, [each.name for each in (tmp_path / folder).iterdir()]) == (2, ["picture.png"])
+        assert "is the folder of the input" in said.err
