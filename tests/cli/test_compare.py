@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kt_batch.cli.compare import Compared
 from kt_batch.errors import UsageError
@@ -85,3 +86,12 @@ def test_the_page_does_not_go_into_a_folder_of_inputs_where_the_next_comparison_
         said = kt(*words, "--out", tmp_path / folder, "--threads", 1)
         assert (said.code, [each.name for each in (tmp_path / folder).iterdir()]) == (2, ["picture.png"])
         assert "is the folder of the input" in said.err
+
+
+def test_a_painting_of_one_colour_is_refused_since_no_distance_to_it_is_finite(kt: Say, tmp_path: Path) -> None:
+    style.photograph().save(tmp_path / "picture.png")
+    Image.new("RGB", (64, 64), (40, 40, 40)).save(tmp_path / "flat.png")
+    words = ("compare", tmp_path / "picture.png", "--style", tmp_path / "flat.png", "--methods", "identity")
+    said = kt(*words, "--out", tmp_path / "sheet", "--threads", 1)
+    assert (said.code, (tmp_path / "sheet").exists()) == (2, False)
+    assert "flat.png' is of one colour, so the style measures have nothing to compare" in said.err
