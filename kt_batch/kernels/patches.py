@@ -63,3 +63,27 @@ def fold(patches: Tensor, rows: Tensor, cols: Tensor, height: int, width: int) -
         total[rows + dr, cols + dc] += patches[:, number]
         count[rows + dr, cols + dc] += 1
     return (total / count.clamp_(min=1)).permute(2, 0, 1).contiguous()
+
+
+def pixel_shares(rows: Tensor, cols: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Return the share of a picture's pixels that each patch stands for, `(n,)` float64; together 1.
+
+    The patches that cover a cell share its pixels evenly. Pixels beyond the picture, its padding, do not count.
+
+    Args:
+        rows: `(n,)` int64, the top-left cells; positions are distinct.
+        cols: `(n,)` int64.
+        stride: Pixels along a cell.
+        size: Height and width of the picture, in pixels; a patch covers some of them.
+    """
+    grid = int(rows.max()) + 2, int(cols.max()) + 2
+    count = torch.zeros(grid, dtype=torch.float64)
+    for dr, dc in CELLS:
+        count[rows + dr, cols + dc] += 1
+    down, across = (
+        (pixels - stride * torch.arange(cells)).clamp(0, stride).double()
+        for pixels, cells in zip(size, grid, strict=True)
+    )
+    each = torch.outer(down, across) / count.clamp_(min=1)
+    shares = torch.stack([each[rows + dr, cols + dc] for dr, dc in CELLS]).sum(0)
+    return shares / shares.sum()

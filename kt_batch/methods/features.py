@@ -65,10 +65,13 @@ def decode_styled(decoder: Decoder, features: Tensor, own: Tensor, own_weight: f
         decoder: The network.
         features: A feature map with a style, `(C, h, w)`.
         own: That of the photograph, whose details the image gets, `(C, h, w)`.
-        own_weight: How much of these details, in [0, 1].
+        own_weight: How much of these details, in [0, 1]. At 1 the features are the photograph's own: no style has left
+            a grid in them, and what repeats in the picture is the photograph's.
         fine_weight: How much of those that are no colour: with a mean of zero in each cell. At least `own_weight`.
     """
     image = decode(decoder, features, own, own_weight)
+    if own_weight >= 1:
+        return image
     if fine_weight > own_weight:
         fine = decoder.missing_details(own[None].contiguous(memory_format=torch.channels_last))[0]
         image = (image + (fine_weight - own_weight) * fine).clamp_(0, 1)

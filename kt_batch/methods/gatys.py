@@ -28,7 +28,7 @@ from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
 from kt_batch.methods.checkpoints import Progress, progress_of
 from kt_batch.methods.descent import Adam, Lbfgs, descended
 from kt_batch.methods.features import timed
-from kt_batch.methods.styles import EncodedRegions, MixesStyles, Parts, StyleMixes, weighted_mean
+from kt_batch.methods.styles import EncodedRegions, Mixes, MixesStyles, Parts, StyleMixes, weighted_mean
 from kt_batch.models.encoder import Encoder
 
 CONTENT = "relu4_1"
@@ -160,7 +160,7 @@ class Wanted:
     weights: Sequence[float]
 
 
-def wanted_styles(mixes: StyleMixes, parts: Parts, grams: Mapping[str, Mapping[str, Tensor]]) -> list[Wanted]:
+def wanted_styles(mixes: Mixes, parts: Parts, grams: Mapping[str, Mapping[str, Tensor]]) -> list[Wanted]:
     """Return the style of each part of a picture. grams: Image id -> layer -> Gram matrix."""
     chosen = (mixes.mixes[number] for number in parts.styles)
     return [Wanted([grams[image_id] for image_id in mix], list(mix.values())) for mix in chosen]

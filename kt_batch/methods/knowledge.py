@@ -117,8 +117,8 @@ class KnowledgeTransfer(EncodedRegions):
         return Result(output, provenance, seconds)
 
     def _decode(self, image: Tensor, mixed: Tensor, features: Tensor) -> Tensor:
-        alpha = self.config.alpha  # at 0 there is no style, and no grid to take off
-        if self.config.swap == "geometric" and alpha > 0:
+        alpha = self.config.alpha
+        if self.config.swap == "geometric":
             output = decode_styled(self.decoder, mixed, features, 1 - alpha, details_kept(alpha, self.config.details))
         else:
             output = decode(self.decoder, mixed, features)

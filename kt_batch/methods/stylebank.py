@@ -14,7 +14,7 @@ from kt_batch.kernels.filter_banks import filtered, fused, mixture
 from kt_batch.kernels.grid import without_grid
 from kt_batch.methods.base import Need, Resources, Result, SourceProvenance
 from kt_batch.methods.features import check_finite, timed
-from kt_batch.methods.styles import Mixes, Parts, TakesRegions
+from kt_batch.methods.styles import Mixes, Parts, SharesAreas, TakesRegions
 from kt_batch.models.stylebank import STRIDE
 
 
@@ -26,7 +26,7 @@ class StyleBankConfig(MethodConfig):
     banks: tuple[BankShare, ...] = Field(min_length=1, description="Filter banks, by ascending content id.")
 
 
-class StyleBank(TakesRegions):
+class StyleBank(TakesRegions, SharesAreas):
     """Encodes a photograph, convolves its features with a mixture of filter banks (eq. 5), and decodes them.
 
     In regions, the features of each region are convolved with its own bank, and their sum is decoded (eq. 6).

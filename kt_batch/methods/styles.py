@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -88,8 +89,17 @@ class Mixes:
 
     def shares(self, parts: Parts) -> dict[str, float]:
         """Return the share of each style image in a picture, by ascending id: its weights times the areas."""
+        return self._shares(parts.styles, parts.areas)
+
+    def shares_in(self, regions: Tensor) -> dict[str, float]:
+        """Return the shares in a picture without padding. regions: `(H, W)` int64, as in `parts`."""
+        counts = torch.bincount(cast("Tensor", self.numbers(regions)).flatten()).tolist()
+        present = [number for number, count in enumerate(counts) if count]
+        return self._shares(present, [counts[number] / regions.numel() for number in present])
+
+    def _shares(self, styles: Sequence[int], areas: Sequence[float]) -> dict[str, float]:
         shares: dict[str, float] = {}
-        for number, area in zip(parts.styles, parts.areas, strict=True):
+        for number, area in zip(styles, areas, strict=True):
             for image_id, weight in self.mixes[number].items():
                 shares[image_id] = shares.get(image_id, 0.0) + area * weight
         return dict(sorted(shares.items()))
@@ -135,7 +145,13 @@ def weighted_mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.stack([value * weight for value, weight in zip(values, weights, strict=True)]).sum(0)
 
 
-class MixesStyles:
+class SharesAreas:
+    """A method whose sources have the shares of the pixels in which they hold."""
+
+    mixes: Mixes
+
+
+class MixesStyles(SharesAreas):
     """Marks a method that mixes its style images by weights."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kt_batch.errors import KtBatchError, MissingError
 from kt_batch.redaction import redacted
-from kt_batch.store.bank_files import BANK_SUFFIX, MOST_HEADER, header_length, parse_bank_header
+from kt_batch.store.bank_files import BANK_SUFFIX, MOST_HEADER, check_size, header_length, parse_bank_header
 from kt_batch.store.local import LocalLocation
 from kt_batch.store.locations import Location, absolute_place, open_location
 
@@ -55,6 +55,7 @@ def _row(location: Location, name: str) -> BankRow:
         length = header_length(location.read_range(name, 0, 8), where)
         header = parse_bank_header(location.read_range(name, 8, min(length, MOST_HEADER)), where)
         size = location.size(name)
+        check_size(header, length, size, where)
     except (KtBatchError, OSError) as error:
         return BankRow(name, reason=redacted(str(error)))
     return BankRow(

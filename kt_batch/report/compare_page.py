@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kt_batch.report.page_files import PageFolder, Picture, page_start
+from kt_batch.report.page_files import PageFolder, Picture, page_start, refuse_input_folder
 from kt_batch.report.rendering import new_environment
 from kt_batch.report.style_page import COLUMNS
 from kt_batch.store.targets import Inputs, Target
@@ -53,9 +53,9 @@ class ComparePage:
             Target("The page", out / "index.html", inputs, force=None, begins=begins),
             Target("The table", out / "compare.json", inputs, force=None, begins=KIND.encode()),
         )
-        if out.exists():
-            for target in self._targets:
-                target.check()
+        refuse_input_folder(out, inputs)
+        for target in self._targets:
+            target.check_early()
         self._folder = PageFolder(out)
         self._paintings: dict[str, Picture] = {}
         self._results: dict[Pair, dict[str, Picture]] = {}

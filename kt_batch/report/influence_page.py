@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,13 @@ from kt_batch.store.targets import Inputs, Target
 TEMPLATE = "influence.html.j2"
 BRIGHTEST = 99.5  # percentile of all changes that the maps show as yellow
 LEAST = 1 / 255  # of it
+PLURALS = {"image": "sources", "pair": "pairs", "library": "libraries", "bank": "filter banks"}  # by what is left out
+MADE_FROM = {
+    "image": "from all other images",
+    "pair": "after a fit of the other pairs",
+    "library": "from the other libraries",
+    "bank": "with the other filter banks, whose weights are divided by their sum",
+}
 
 Pixels = NDArray[np.float32]
 
@@ -36,8 +43,7 @@ class InfluencePage:
         """
         begins = page_start(TEMPLATE)
         self._target = Target("The page", out / "index.html", Inputs(places=(run,)), force=None, begins=begins)
-        if out.exists():
-            self._target.check()
+        self._target.check_early()
         self._folder = PageFolder(out)
         self._pixels: dict[str, Pixels] = {}
 
@@ -48,7 +54,7 @@ class InfluencePage:
         self._folder.__exit__()
 
     def add(self, left_out: str, pixels: Pixels) -> None:
-        """Keep the picture `(h, w, 3)` without a source, an image id; an empty one for the picture with all."""
+        """Keep the picture `(h, w, 3)` without a part, by its id; an empty one for the picture with all."""
         self._pixels[left_out] = pixels
 
     def write(self, report: Mapping[str, Any], session: Session) -> Path:
@@ -56,11 +62,13 @@ class InfluencePage:
         changes = {source: self._change(source) for source in self._pixels if source}
         stacked = np.concatenate([change.ravel() for change in changes.values()]) if changes else None
         high = None if stacked is None else max(float(np.percentile(stacked, BRIGHTEST)), LEAST)
-        known = _known(session, [source["image_id"] for source in report["sources"]], report["method"])
+        known = _known(session, report["sources"], report["left_out"])
         entries = [self._entry(source, known, changes, high) for source in report["sources"]]
         page = new_environment(trim_blocks=True).get_template(TEMPLATE)
         text = page.render(
             report=report,
+            plural=PLURALS[report["left_out"]],
+            made_from=MADE_FROM[report["left_out"]],
             entries=entries,
             whole=self._picture(""),
             high=high,
@@ -85,7 +93,7 @@ class InfluencePage:
         high: float | None,
     ) -> dict[str, Any]:
         """Return the figures and pictures of one source; a source picture that is not at hand is left out."""
-        source = facts["image_id"]
+        source = facts["id"]
         about = known.get(source, {"name": f"image {source}", "credit": "", "previews": {}})
         previews = ((heading, self._folder.put_photo(data)) for heading, data in about["previews"].items() if data)
         pictures = [(heading, picture) for heading, picture in previews if picture]
@@ -95,9 +103,15 @@ class InfluencePage:
         return {"facts": facts, "name": about["name"], "credit": about["credit"], "pictures": pictures}
 
 
-def _known(session: Session, ids: Collection[str], method: str) -> dict[str, dict[str, Any]]:
-    """Return name, credit and previews of sources by id: images of the libraries, or pairs."""
-    if method != "retouch":
+def _known(session: Session, sources: Sequence[Mapping[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """Return name, credit and previews of parts of a kind by id; libraries and banks have a name alone."""
+    ids = [source["id"] for source in sources]
+    if kind in ("library", "bank"):
+        return {
+            source["id"]: {"name": PurePosixPath(source["uri"]).name or source["id"], "credit": "", "previews": {}}
+            for source in sources
+        }
+    if kind == "image":
         return {
             image: {
                 "name": PurePosixPath(found.uris[0]).name if found.uris else f"image {image}",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kt_batch.errors import RejectError, StorageError
 from kt_batch.store.images.reader_process import ImageReaderProcess
-from kt_batch.store.targets import write_file
+from kt_batch.store.targets import Inputs, check_place, local_path, write_file
 
 FOLDER = "sheet-files"  # next to index.html
 LONG_SIDE = 768  # pixels of a picture on the page
@@ -21,6 +21,12 @@ LONG_SIDE = 768  # pixels of a picture on the page
 def page_start(template: str) -> bytes:
     """Return the bytes with which every page of a template begins; they tell our pages from other files."""
     return (Path(__file__).with_name("templates") / template).read_bytes().partition(b"<style>")[0]
+
+
+def refuse_input_folder(out: Path, inputs: Inputs) -> None:
+    """Raise UsageError where the folder of a page is a folder of inputs: the next command would read its pictures."""
+    folders = [str(each) for each in inputs.images if (path := local_path(each)) and path.is_dir()]
+    check_place("--out", str(out), folders)
 
 
 @dataclass(frozen=True)

@@ -153,8 +153,7 @@ def write_sheet(runs: Mapping[str, str], out: Path, inputs_shown: int = 6, extra
         named = ", ".join(repr(place) for place in runs.values())
         raise UsageError(f"--review-below has no effect on {named}: no edits are recorded there; leave it out.")
     target = sheet_target(out, list(runs.values()))
-    if out.exists():
-        target.check()  # before pictures are written
+    target.check_early()
     doubtful = _doubtful(shown, extras.limit)
     names = [*doubtful, *(name for name in shown[0].outputs if name not in doubtful)][:inputs_shown]
     page = _page(shown, names, len(doubtful), out, extras)

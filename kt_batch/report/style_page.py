@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kt_batch.report.page_files import PageFolder, Picture, page_start
+from kt_batch.report.page_files import PageFolder, Picture, page_start, refuse_input_folder
 from kt_batch.report.plots import trade_off_plot
 from kt_batch.report.rendering import new_environment
 from kt_batch.store.targets import Inputs, Target
@@ -45,8 +45,8 @@ class StylePage:
             StorageError: the folder cannot be written.
         """
         self._target = style_target(out, inputs)
-        if out.exists():
-            self._target.check()
+        refuse_input_folder(out, inputs)
+        self._target.check_early()
         self._folder = PageFolder(out)
         self._shown = list(shown)
         self._results: dict[tuple[str, str], dict[str, Picture]] = {pair: {} for pair in shown}

@@ -78,6 +78,16 @@ def parse_bank_header(text: bytes, where: str) -> BankHeader:
         raise DamagedError(f"'{where}' does not describe a filter bank ({type(error).__name__}: {error})") from error
 
 
+def check_size(header: BankHeader, length: int, size: int, where: str) -> None:
+    """Raise DamagedError where a file of `size` bytes, with a header of `length`, does not hold the values of its bank.
+
+    A safetensors file begins with eight bytes; a value has two.
+    """
+    expected = 8 + length + 2 * (header.channels * header.kernel) ** 2
+    if size != expected:
+        raise DamagedError(f"'{where}' has {size:,} bytes, and its header and its filters have {expected:,}")
+
+
 def check_halves(header: Mapping[str, Any]) -> None:
     """Raise ValueError where a tensor of a safetensors header is not float16: content ids tell no others apart."""
     for name, tensor in header.items():

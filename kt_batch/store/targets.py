@@ -74,6 +74,13 @@ class Target:
         forced = "" if self.force is None else ", or give --force to replace it"
         raise UsageError(f"{named} exists already; name another file{forced}.")
 
+    def check_early(self) -> None:
+        """Check the target before its folder is made, if there is none yet. Raises UsageError as `check` does."""
+        if self.path.parent.exists():
+            self.check()
+        else:
+            refuse_input(self.option, self.path, self.inputs)
+
     def write(self, data: bytes) -> None:
         """Check the target once more and write it. Raises UsageError and StorageError; nothing is changed then."""
         write_file(self.check(), data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kt_batch.cli.compare import Compared
 from kt_batch.errors import UsageError
@@ -56,6 +57,7 @@ def test_commas_separate_methods_and_the_settings_of_one() -> None:
         ("adain,", "there is no method or preset ''"),
         ("adain:strength=1", "The method adain has no option --strength"),
         ("knowledge:alpha=2", "'knowledge:alpha=2' cannot be used"),
+        ("fast:layer=relu1_1", "painting begins at relu4_1, and the encoder is cut at relu1_1"),
     ],
 )
 def test_a_method_that_cannot_be_is_named_before_the_work(text: str, said: str) -> None:
@@ -71,3 +73,25 @@ def test_files_of_others_are_not_replaced(kt: Say, tmp_path: Path, name: str) ->
     said = kt("compare", picture, "--style", picture, "--methods", "identity", "--out", tmp_path, "--threads", 1)
     assert said.code == 2
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_page_does_not_go_into_a_folder_of_inputs_where_the_next_comparison_would_find_its_pictures(
+    kt: Say, tmp_path: Path
+) -> None:
+    for folder in ("photographs", "paintings"):
+        (tmp_path / folder).mkdir()
+        style.photograph().save(tmp_path / folder / "picture.png")
+    words = ("compare", tmp_path / "photographs", "--style", tmp_path / "paintings", "--methods", "identity")
+    for folder in ("photographs", "paintings"):
+        said = kt(*words, "--out", tmp_path / folder, "--threads", 1)
+        assert (said.code, [each.name for each in (tmp_path / folder).iterdir()]) == (2, ["picture.png"])
+        assert "is the folder of the input" in said.err
+
+
+def test_a_painting_of_one_colour_is_refused_since_no_distance_to_it_is_finite(kt: Say, tmp_path: Path) -> None:
+    style.photograph().save(tmp_path / "picture.png")
+    Image.new("RGB", (64, 64), (40, 40, 40)).save(tmp_path / "flat.png")
+    words = ("compare", tmp_path / "picture.png", "--style", tmp_path / "flat.png", "--methods", "identity")
+    said = kt(*words, "--out", tmp_path / "sheet", "--threads", 1)
+    assert (said.code, (tmp_path / "sheet").exists()) == (2, False)
+    assert "flat.png' is of one colour, so the style measures have nothing to compare" in said.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def test_banks_are_listed_tried_and_used_and_a_damaged_one_is_a_line(
     printed = kt("banks", weights.parent).out
     assert printed.startswith("name  style image  kernel  style loss  steps  size  network")
     assert "cannot be read: weights/3.bank.safetensors: 'file://" in printed
+    (weights / "3.bank.safetensors").write_bytes((weights / "1.bank.safetensors").read_bytes()[:-2])
+    printed = kt("banks", weights.parent).out
+    assert re.search(r"cannot be read: .*3.bank.safetensors' has [\d,]+ bytes, and its header and its filters", printed)
     assert "no filter bank at" in kt("banks", tmp_path / "paintings").out
     missing = kt("banks", weights / "1.bank.safetensors")
     assert (missing.code, "is no folder; name a folder" in missing.err) == (1, True)

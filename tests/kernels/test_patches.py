@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kt_batch.kernels.patches import fold, positions, unfold
+from kt_batch.kernels.patches import fold, pixel_shares, positions, unfold
 
 
 def a_map() -> torch.Tensor:
@@ -57,3 +57,11 @@ def test_overlapping_patches_are_averaged() -> None:
 def test_a_cell_that_no_patch_covers_becomes_zero() -> None:
     folded = fold(torch.ones(1, 4, 1), torch.tensor([0]), torch.tensor([0]), 3, 3)
     assert folded.tolist() == [[[1, 1, 0], [1, 1, 0], [0, 0, 0]]]
+
+
+def test_a_patch_stands_for_the_pixels_under_it_that_no_other_covers_and_half_of_the_rest() -> None:
+    # 10 x 6 pixels have cells of 4, 4 and 2 columns; the second is under both patches, and padding is under the last.
+    shares = pixel_shares(torch.tensor([0, 0]), torch.tensor([0, 1]), 4, (6, 10))
+    assert shares.tolist() == pytest.approx([(4 + 4 / 2) / 10, (4 / 2 + 2) / 10], abs=1e-12)
+    alone = pixel_shares(torch.tensor([0]), torch.tensor([0]), 8, (1, 3))
+    assert alone.tolist() == [1.0]

@@ -103,6 +103,11 @@ def test_a_picture_after_itself_is_only_encoded_and_decoded() -> None:
     torch.testing.assert_close(translated(method, photo), decoded, atol=0.02, rtol=0)
 
 
+def test_alpha_zero_keeps_a_pattern_of_the_photograph_that_repeats_from_cell_to_cell() -> None:
+    bars = torch.where(torch.arange(48) % 8 < 2, 0.7, 0.2).expand(3, 64, 48).contiguous()
+    assert translated(made(picture(2), alpha=0.0), bars).std() > bars.std() / 3  # a tenth without it
+
+
 def test_two_equal_styles_are_one_and_have_equal_shares() -> None:
     two = made(picture(2), picture(2))
     one, both = translated(made(picture(2)), picture(1)), two.translate(picture(1))

@@ -69,6 +69,19 @@ def test_a_run_follows_masks_for_any_unit_size_and_records_areas_as_shares(
         styled(collection, tmp_path / "run", mask=masks)
 
 
+def test_the_share_of_a_region_counts_the_pixels_of_the_picture_and_not_its_padding(
+    collection: Collection, tmp_path: Path
+) -> None:
+    labels = np.ones((50, 64), np.uint8)
+    labels[:40] = 0  # 40 of 50 rows; the 6 rows of padding belong to the other region
+    (tmp_path / "masks").mkdir()
+    for photo in collection.photos.iterdir():
+        Image.fromarray(labels).save(tmp_path / "masks" / f"{photo.stem}.png")
+    styled(collection, tmp_path / "run", mask=tmp_path / "masks")
+    shares = sorted({row["share"] for row in rows(tmp_path / "run", "provenance")})
+    assert shares == pytest.approx([0.2, 0.8], abs=1e-6)
+
+
 def test_a_run_with_masks_is_done_once_more_with_those_masks_alone(
     collection: Collection, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from kt_batch.errors import UsageError
 from kt_batch.evaluation.style.compare import Show, compare
 from kt_batch.evaluation.style.contenders import Contender, check_names
@@ -17,6 +19,7 @@ from kt_batch.pipelines.progress import Progress
 
 TORCHVISION = "torchvision"
 NO_NETWORK = "VGG-19 is not given: name its weights with --vgg-weights FILE, or torchvision's with torchvision"
+LEAST_SPREAD = 0.5 / 255  # between the darkest and the lightest value of a channel
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class StylePictures:
     photographs: Sequence[StylePicture]
     paintings: Sequence[StylePicture]
     size: int
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a painting of one colour: every other picture is at an infinite distance from it."""
+        for painting in self.paintings:
+            lowest, highest = (extreme(painting.image, (1, 2)) for extreme in (torch.amin, torch.amax))
+            if float((highest - lowest).max()) < LEAST_SPREAD:
+                raise UsageError(f"'{painting.uri}' is of one colour, so the style measures have nothing to compare.")
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,12 @@ class PaintingConfig(MethodConfig):
             raise ValueError(f"painting takes the nearest patch alone, so top_k is 1, not {self.search.top_k}")
         return self
 
+    @model_validator(mode="after")
+    def _coarse_first(self) -> Self:
+        if self.encoder.layer != LAYERS[0]:
+            raise ValueError(f"painting begins at {LAYERS[0]}, and the encoder is cut at {self.encoder.layer}")
+        return self
+
     @property
     def searcher(self) -> Searcher:
         """The searcher that looks for coarse patches."""

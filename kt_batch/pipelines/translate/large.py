@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,9 +12,9 @@ from torch import Tensor
 from kt_batch.config import EncoderConfig, MethodConfig
 from kt_batch.kernels.sizes import fit
 from kt_batch.kernels.staging import staged
-from kt_batch.methods.base import PROCESSOR, Enlarger, Method, Result
+from kt_batch.methods.base import PROCESSOR, Enlarger, Method, Result, SourceProvenance
 from kt_batch.methods.features import to_tensor
-from kt_batch.methods.styles import TakesRegions, region_choices
+from kt_batch.methods.styles import SharesAreas, TakesRegions, region_choices
 from kt_batch.pipelines.translate.masks import Regions
 from kt_batch.store.images.files import WorkingImage, pad_to, resized
 from kt_batch.store.images.labels import labels_at
@@ -45,7 +47,12 @@ def translate_image(
     pixels = working_pixels(method, working, config)
     image = staged(to_tensor(pad_to(pixels, method.stride)), device)
     if isinstance(method, TakesRegions) and region_choices(config):
-        result = method.translate(image, _numbers(method, image, config, regions, (pixels.shape[0], pixels.shape[1])))
+        height, width = pixels.shape[:2]
+        numbers = _numbers(method, image, config, regions, (height, width))
+        result = method.translate(image, numbers)
+        if isinstance(method, SharesAreas):  # a method works on padding too, which is no part of the picture
+            shares = method.mixes.shares_in(numbers[:height, :width])
+            result = replace(result, provenance=SourceProvenance(shares))
     else:
         result = method.translate(image)
     if isinstance(method, Enlarger) and pixels is not working.pixels:
