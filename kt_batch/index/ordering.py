@@ -45,3 +45,10 @@ def largest_columns(values: Tensor, count: int) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.argpartition(values.numpy(), -count, axis=1)[:, -count:].copy())
     return values.topk(count, dim=1, sorted=False).indices
+
+
+def largest_of_rank(values: Tensor, rank: int) -> Tensor:
+    """Return the value `(n,)` that is number `rank` of each row of `(n, c)`, the largest being number 1."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.partition(values.numpy(), -rank, axis=1)[:, -rank].copy())
+    return values.topk(rank, dim=1).values[:, -1]

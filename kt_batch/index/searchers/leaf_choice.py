@@ -6,8 +6,9 @@ An index of few leaves compares every query with all of them. In a larger one, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from kt_batch.index.leaf_groups import GROUPED, LeafGroups
 from kt_batch.index.leaf_statistics import LeafStatistics
-from kt_batch.index.ordering import largest_columns
-from kt_batch.index.searchers.candidates import Pairs, best_few, joined, pairs_by_leaf
+from kt_batch.index.ordering import largest_columns, largest_of_rank, stable_order
+from kt_batch.index.searchers.candidates import Pairs, best_few, joined
 from kt_batch.index.searchers.visits import rounded_up
 from kt_batch.index.threads import Each, in_turn
 from kt_batch.index.tree import Tree
@@ -29,8 +30,24 @@ MEMBERS = 8  # columns whose largest value is compared first
 VISITED = 48  # groups of every query, or as many as it probes leaves
 NEAREST = 4  # of these, whose products are kept; more for many probes
 PRODUCTS = 1 << 25  # that are kept at a time; a single query may have more
-PAGE = 1 << 19  # products in one piece of memory, so that they stay in a core's cache
+PAGE = 1 << 20  # products in one piece of memory
 LEAST = -2.0  # below any product of a leaf of a group
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """Visits of queries to some groups; those to a group are adjacent.
+
+    who: the query of each visit, `(v,)`.
+    group: the group of each visit, `(v,)`.
+    groups: the groups, ascending.
+    visits: the number of visits to each of them.
+    """
+
+    who: Tensor
+    group: Tensor
+    groups: list[int]
+    visits: list[int]
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,8 @@ def _of_groups(
     pages = each(lambda page: _multiplied(groups, rounded, page), _pages(groups, near))
     threshold = _threshold(pages, near, probes, each)
     found = each(lambda page: _reaching(groups, page, threshold), pages)
-    found += each(lambda page: _reaching(groups, _multiplied(groups, rounded, page), threshold), _pages(groups, others))
+    far = _pages(groups, others)
+    found += each(lambda page: _reaching(groups, _multiplied(groups, rounded, page, others=True), threshold), far)
     leaves, cosines = _best(joined(found, level.device), len(level), probes)
     if probes < 2 * FIRST_ROUND:
         return leaves, level[:, :0]
@@ -150,42 +168,52 @@ def _of_groups(
     return leaves, torch.cat(each(reach, parts))
 
 
-def _pages(groups: LeafGroups, visited: Tensor) -> Iterator[list[tuple[int, Tensor]]]:
-    """Yield lists of groups with their queries `(m,)`, each of about PAGE products, in the order of groups.
+def _pages(groups: LeafGroups, visited: Tensor) -> list[_Visits]:
+    """Return the visits of queries to groups, by group, in pages of about PAGE products.
 
     visited: the groups that each query visits, `(n, v)`.
     """
-    page, products = [], 0
-    for group, queries in pairs_by_leaf(visited):
-        page.append((group, queries))
-        products += len(queries) * groups.width(group)
-        if products >= PAGE:
-            yield page
-            page, products = [], 0
-    if page:
-        yield page
+    order = stable_order(visited.flatten(), len(groups.size))
+    who, group = order // max(1, visited.shape[1]), visited.flatten()[order]
+    distinct, counts = group.unique_consecutive(return_counts=True)
+    products = (counts * groups.widths[distinct]).cumsum(0)
+    page = torch.searchsorted(products, torch.arange(0, int(products[-1:].sum()), PAGE, device=who.device))
+    pages, ends = [], [0, *counts.cumsum(0).tolist()]
+    for start, stop in pairwise([*page.unique_consecutive().tolist(), len(distinct)]):
+        some = slice(ends[start], ends[stop])
+        pages.append(_Visits(who[some], group[some], distinct[start:stop].tolist(), counts[start:stop].tolist()))
+    return pages
 
 
-def _multiplied(groups: LeafGroups, level: Tensor, page: list[tuple[int, Tensor]]) -> _Page:
-    """Multiply the first levels `(n, d + 1)` of queries, in fixed point, with the leaves of the groups of a page."""
-    visits = [len(queries) for _, queries in page]
-    widths = [groups.width(group) for group, _ in page]
-    sizes = [rounded_up(rows) * width for rows, width in zip(visits, widths, strict=True)]
+def _multiplied(groups: LeafGroups, level: Tensor, page: _Visits, others: bool = False) -> _Page:
+    """Multiply the first levels `(n, d + 1)` of queries, in fixed point, with the windows of the groups of a page.
+
+    Products with leaves of other groups in a window are -inf, unless `others`.
+    """
+    widths = [groups.width(group) for group in page.groups]
+    rounded = [rounded_up(visits) for visits in page.visits]
+    sizes = [rows * width for rows, width in zip(rounded, widths, strict=True)]
     values = level.new_empty(sum(sizes))
-    best = level.new_full((sum(visits), max(widths) // MEMBERS), -torch.inf)
-    begin = []
-    parts = zip(page, widths, values.split(sizes), best.split(visits), strict=True)
-    offset = 0
-    for (group, queries), width, room, maxima in parts:
-        rows = torch.cat([queries, queries[:1].expand(rounded_up(len(queries)) - len(queries))])
-        products = torch.mm(level.index_select(0, rows), groups.window(group).T, out=room.view(-1, width))
-        products[:, groups.count(group) :] = -torch.inf
-        maxima[:, : width // MEMBERS] = products[: len(queries)].view(len(queries), MEMBERS, -1).amax(1)
-        begin.append(torch.arange(len(queries), device=level.device) * width + offset)
-        offset += len(room)
-    counts = torch.tensor(visits, device=level.device)
-    group_of = torch.tensor([group for group, _ in page], device=level.device).repeat_interleave(counts)
-    return _Page(torch.cat([queries for _, queries in page]), group_of, torch.cat(begin), values, best)
+    best = level.new_full((len(page.who), max(widths) // MEMBERS), -torch.inf)
+    rows = level.index_select(0, torch.cat([page.who, page.who[:1].expand(max(rounded))]))  # also for padding
+    parts = zip(page.groups, widths, page.visits, rounded, values.split(sizes), best.split(page.visits), strict=True)
+    begin = 0
+    for group, width, visits, padded, room, maxima in parts:
+        products = torch.mm(rows[begin : begin + padded], groups.window(group).T, out=room.view(padded, width))
+        if groups.count(group) < width and not others:
+            products[:, groups.count(group) :] = -torch.inf
+        blocks = products[:visits].view(visits, MEMBERS, -1)
+        torch.amax(blocks, 1, out=maxima[:, : width // MEMBERS])
+        begin += visits
+    return _Page(page.who, page.group, _begin(page.visits, widths, sizes, level.device), values, best)
+
+
+def _begin(visits: list[int], widths: list[int], sizes: list[int], device: torch.device) -> Tensor:
+    """Return the place of each visit's first product, `(v,)`; groups have `sizes` products."""
+    counts, width, size = torch.tensor([visits, widths, sizes], device=device)
+    first = size.cumsum(0) - size - (counts.cumsum(0) - counts) * width
+    first, width = torch.stack([first, width]).repeat_interleave(counts, dim=1)
+    return first + width * torch.arange(len(width), device=device)
 
 
 def _threshold(pages: list[_Page], visited: Tensor, probes: int, each: Each) -> Tensor:
@@ -193,16 +221,13 @@ def _threshold(pages: list[_Page], visited: Tensor, probes: int, each: Each) -> 
     n, visits = visited.shape
     width = max((page.best.shape[1] for page in pages), default=MEMBERS)
     best = torch.full((n * visits, width), -torch.inf, device=visited.device)
-    order = torch.sort(visited.flatten(), stable=True).indices
+    order = stable_order(visited.flatten(), int(visited.max()) + 1 if visited.numel() else 1)
     for page, places in zip(pages, order.split([len(page.who) for page in pages]), strict=True):
         best[places, : page.best.shape[1]] = page.best
     if probes > visits * width:
         return best.new_full((n,), LEAST)
-
-    def least(some: Tensor) -> Tensor:
-        return some.gather(1, largest(some, probes)).amin(1).clamp_(min=LEAST)
-
-    return torch.cat(each(least, best.view(n, visits * width).split(CHOOSING)))
+    parts = best.view(n, visits * width).split(CHOOSING)
+    return torch.cat(each(lambda some: largest_of_rank(some, probes).clamp_(min=LEAST), parts))
 
 
 def _reaching(groups: LeafGroups, page: _Page, threshold: Tensor) -> Pairs:
@@ -213,7 +238,8 @@ def _reaching(groups: LeafGroups, page: _Page, threshold: Tensor) -> Pairs:
     column = block[:, None] + stride[:, None] * torch.arange(MEMBERS, device=block.device)
     values = page.values[page.begin[visit][:, None] + column]
     who = page.who[visit]
-    row, member = (values >= threshold[who][:, None]).nonzero().unbind(1)
+    own = column < groups.size[group][:, None]
+    row, member = ((values >= threshold[who][:, None]) & own).nonzero().unbind(1)
     leaves = groups.leaves[groups.start[group[row]] + column[row, member]]
     return Pairs(who[row], leaves, values[row, member])
 
@@ -230,14 +256,15 @@ def _best(pairs: Pairs, n: int, probes: int) -> tuple[Tensor, Tensor]:
 def largest(values: Tensor, count: int) -> Tensor:
     """Return the columns `(n, count)` of the largest values of each row of `(n, c)`, in any order.
 
-    Few columns are searched in the `count` groups of MEMBERS columns that have the largest maxima.
+    They are searched in the `count` groups of MEMBERS columns that have the largest maxima, which takes a third of the
+    time, unless these are more than half of all groups.
     """
     columns = values.shape[1]
     if count == columns:
         return torch.arange(columns, device=values.device).expand(len(values), -1)
     groups = columns // MEMBERS
     grouped_columns = groups * MEMBERS
-    if 2 * count * MEMBERS > groups:  # several times faster than topk of so many
+    if 2 * count > groups:
         return largest_columns(values, count)
     best = largest(values[:, :grouped_columns].view(-1, MEMBERS, groups).amax(1), count)
     members = best[:, None] + torch.arange(0, grouped_columns, groups, device=values.device)[:, None]
