@@ -316,7 +316,7 @@ class Keepers:
             left: Keepers that have not answered, and when they were asked.
         """
         self._check()
-        # still_waiting()
+        still_waiting()
         for number, sent in left:
             if time.monotonic() - sent > SILENT_SECONDS:
                 raise KtBatchError(
