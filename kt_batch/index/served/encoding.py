@@ -75,9 +75,21 @@ def encoded(patches: Tensor, levels: Tensor, mean: Tensor, directions: Tensor) -
 
 def _near(cells: Tensor, corners: Tensor, levels: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     """Return whether coordinates of rounded cells, with the last bits, are `levels` `(n, d)`, at every owner."""
-    vectors = (haar(cells[corners]) - mean).flatten(1)
+    vectors = twice_vectors(cells, corners, mean)
     coordinates = divide_rows(vectors @ directions, vectors.norm(dim=1))
-    return (coordinates * SHRINK - levels).abs_().amax(1) + 2 * rounding_slack(mean.numel()) < NEAR
+    return coordinates.mul_(SHRINK).sub_(levels).abs_().amax(1) + 2 * rounding_slack(mean.numel()) < NEAR
+
+
+def twice_vectors(cells: Tensor, corners: Tensor, mean: Tensor) -> Tensor:
+    """Return twice the packets less the mean, `(n, D)` float32, of queries with `corners` `(n, 4)` among cells."""
+    a, b, c, d = (cells.index_select(0, corner) for corner in corners.unbind(1))
+    packets = torch.empty(len(corners), 4, cells.shape[1], device="cpu")  # twice what haar returns
+    rows, columns, upper, lower = a + b, c + d, a - b, c - d
+    torch.add(rows, columns, out=packets[:, 0])
+    torch.add(upper, lower, out=packets[:, 1])
+    torch.sub(rows, columns, out=packets[:, 2])
+    torch.sub(upper, lower, out=packets[:, 3])
+    return packets.sub_(2 * mean).flatten(1)
 
 
 def cells_of(packed_cells: Tensor, scales: Tensor) -> Tensor:
