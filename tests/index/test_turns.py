@@ -172,7 +172,7 @@ def test_what_several_images_ask_of_several_libraries_is_searched_for_in_one_cal
     shared = [ServedIndex(Router.of(index), own) for index, own in zip(indexes, owners, strict=True)]
     search = open_search(collected(shared, [1, 0.9]), SearchConfig(probes=6))
     for own, one in zip(owners, search._searches, strict=True):  # type: ignore[union-attr]
-        own.others = partial(lambda together: len(together._asked), one._together)  # type: ignore[union-attr]
+        own.others = partial(lambda together: len(together._asked), one._together)
     images = [clustered(20, seed=seed) for seed in range(3, 7)]
     found = Turns(4).each([partial(search.search, queries) for queries in images])
     expected = open_search(collected(indexes, [1, 0.9]), SearchConfig(probes=6))

@@ -55,7 +55,8 @@ class KeepersHere:
                 self._asked(keeper, some)
 
     def tell(self, requests: Mapping[int, Sequence[Any]]) -> None:
-        self.ask(requests)
+        with self._one:  # whoever tells has the turn
+            self._ask(requests)
 
     def note(self, counts: Mapping[int, Mapping[str, float]]) -> None:
         for number, some in counts.items():
