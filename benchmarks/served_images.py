@@ -81,9 +81,9 @@ class DistantRunner(RayRunner):
         self.delay, self.images = 0.0, 1
         self.pids: set[int] = set()  # of workers that have committed a unit
 
-    def serve(self, factories: Sequence[Callable[[], Keeper]], memory: Sequence[int]) -> Keepers:
+    def serve(self, factories: Sequence[Callable[[], Keeper]], memory: Sequence[int], replicas: int = 1) -> Keepers:
         """See `RayRunner.serve`."""
-        found = super().serve(factories, memory)
+        found = super().serve(factories, memory, replicas)
         found.__class__ = DistantKeepers
         found.__dict__.update(delay=self.delay, images=self.images)
         return found

@@ -13,7 +13,7 @@ from kt_batch import errors
 from kt_batch.process import tune_process
 
 if TYPE_CHECKING:
-    from kt_batch.api import build_index, explain, extract, merge, open_library, open_run, translate
+    from kt_batch.api import IndexMemory, build_index, explain, extract, merge, open_library, open_run, translate
     from kt_batch.config import RunOptions
     from kt_batch.models.weights import EncoderSource
     from kt_batch.pipelines.translate.sources import Choice
@@ -24,6 +24,7 @@ __all__ = [
     "Choice",
     "EncoderSource",
     "ImageFilter",
+    "IndexMemory",
     "RunOptions",
     "__version__",
     "build_index",
@@ -43,7 +44,8 @@ _LOADED_ON_USE = {
     "ImageFilter": "kt_batch.store.image_filters",
     "RunOptions": "kt_batch.config",
     **dict.fromkeys(
-        ("build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"), "kt_batch.api"
+        ("IndexMemory", "build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"),
+        "kt_batch.api",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from os import fspath
 
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.sources import Choice, choose
 from kt_batch.report.contributions import Explanation
 from kt_batch.report.explain import explain
-from kt_batch.runners.base import Runner
+from kt_batch.runners.base import MOST_REPLICAS, Runner
 from kt_batch.runners.local import LocalRunner
 from kt_batch.store import opening
 from kt_batch.store.library import Library
@@ -45,7 +46,21 @@ KT_VGG = EncoderSource()
 DEFAULT_OPTIONS = RunOptions()
 MOST_GIGABYTES = 1e9
 
-__all__ = ["Explanation", "build_index", "explain", "extract", "merge", "open_library", "open_run", "translate"]
+__all__ = [
+    "Explanation", "IndexMemory", "build_index", "explain", "extract", "merge", "open_library", "open_run", "translate",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IndexMemory:
+    """The memory of processes that share an index.
+
+    gigabytes: Of the index that one process may hold. replicas: Processes that hold each part of a larger index; with
+    two or more, one that is lost is not waited for.
+    """
+
+    gigabytes: float
+    replicas: int = 1
 
 
 def extract(
@@ -166,7 +181,7 @@ def translate(
     runner: Runner | None = None,
     progress: Progress = no_progress,
     manifest: Place | Sequence[Place] = (),
-    index_memory: float | None = None,
+    index_memory: float | IndexMemory | None = None,
     **settings: object,
 ) -> TranslateSummary:
     """Translate images into a run, or continue where an earlier call stopped.
@@ -181,7 +196,7 @@ def translate(
         progress: Called with every step.
         manifest: Lists of further images, as for `extract`.
         index_memory: Gigabytes of the index that one process may hold; a Ray runner shares a larger index among
-            processes. None sets no limit.
+            processes, in replicas where `IndexMemory` says so. None sets no limit.
         **settings: Fields of the method's configuration, such as swap, alpha, search, format and output of
             `knowledge`. With output `tar` or `parquet`, a shard holds as many photographs as a unit of `options`.
 
@@ -193,9 +208,19 @@ def translate(
     """
     config, sources = choose(method, settings, choice)
     lists = read_manifests(places(manifest))
-    memory = _bytes_of("index_memory", index_memory)
-    request = TranslateRequest(places(images), fspath(out), config, sources, options, lists, index_memory=memory)
+    request = TranslateRequest(places(images), fspath(out), config, sources, options, lists)
+    if index_memory is not None:
+        shared = index_memory if isinstance(index_memory, IndexMemory) else IndexMemory(index_memory)
+        memory = _bytes_of("index_memory", shared.gigabytes)
+        request = replace(request, index_memory=memory, index_replicas=_checked_replicas(shared.replicas))
     return translating.translate(request, _runner(runner, options), progress)
+
+
+def _checked_replicas(replicas: int) -> int:
+    """Return a number of replicas. Raises UsageError for one that is not allowed."""
+    if replicas not in range(1, MOST_REPLICAS + 1):
+        raise UsageError(f"The replicas of IndexMemory are {replicas}; allowed are 1 to {MOST_REPLICAS}.")
+    return int(replicas)
 
 
 def _bytes_of(name: str, gigabytes: float | None) -> int | None:

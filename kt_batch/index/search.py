@@ -30,6 +30,7 @@ from kt_batch.index.turns import Turns
 from kt_batch.kernels.haar import haar
 
 PORTION = 1024  # queries whose keys a thread computes at a time
+CALLERS = 4  # threads that may search several indexes at a time, so that owners get their queries in one call
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ class CollectionSearch:
             )
         ]
         served = any(isinstance(search, OwnersSearch) for search in self._searches)
-        self._turns = Turns(len(self._searches)) if served and len(self._searches) > 1 else None
+        several = served and len(self._searches) > 1
+        self._turns = Turns(CALLERS * len(self._searches)) if several else None
 
     def search(self, queries: Tensor) -> Matches:
         """Return the matches with the largest weighted scores, as `Search.search` does.

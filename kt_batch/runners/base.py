@@ -76,7 +76,7 @@ class Serves(Protocol):
     def serve(self, factories: Sequence[Callable[[], Keeper]], memory: Sequence[int], replicas: int = 1) -> Service:
         """Start a keeper for each factory, in so many replicas, each with so many bytes of memory.
 
-        They end with the runner, or at `close`.
+        The text of a factory names its keeper to people. They end with the runner, or at `close`.
         """
 
 

@@ -50,8 +50,9 @@ def test_too_little_memory_is_one_sentence_of_the_command_and_the_job(kt: Say, l
         kt_batch.build_index(library, build_memory=0.1)
     with pytest.raises(UsageError, match="build_memory is nan; allowed are gigabytes above 0"):
         kt_batch.build_index(library, build_memory=float("nan"))
-    with pytest.raises(UsageError, match="index_memory is nan; allowed are gigabytes above 0"):
-        kt_batch.translate([], library, kt_batch.Choice(), method="identity", index_memory=float("nan"))
+    for memory in (float("nan"), kt_batch.IndexMemory(float("nan"), replicas=2)):
+        with pytest.raises(UsageError, match="index_memory is nan; allowed are gigabytes above 0"):
+            kt_batch.translate([], library, kt_batch.Choice(), method="identity", index_memory=memory)
 
 
 def test_a_file_of_options_sets_it_and_the_index_is_that_without_it(kt: Say, library: Path, tmp_path: Path) -> None:

@@ -152,3 +152,30 @@ def test_owners_of_several_libraries_are_asked_at_the_same_time() -> None:
     found = search.search(queries)
     for name in (*NAMES, "libraries"):
         assert getattr(found, name).equal(getattr(expected, name)), name
+
+
+class AskedByAll(LocalOwners):
+    """Owners that answer the first question when all other callers have asked for their queries too."""
+
+    others: Callable[[], int]
+
+    def ask(self, requests: Mapping[int, Sequence[AnyRequest]]) -> dict[int, AnyReply | None]:
+        if not self.traffic:
+            with waiting():
+                until(lambda: self.others() == 3)
+        return super().ask(requests)
+
+
+def test_what_several_images_ask_of_several_libraries_is_searched_for_in_one_call() -> None:
+    indexes = [sharded_index_of(clustered(400, seed=seed), IndexConfig(max_leaf=16), shards=3) for seed in (1, 2)]
+    owners = [AskedByAll(index, [[0, 2], [1]]) for index in indexes]
+    shared = [ServedIndex(Router.of(index), own) for index, own in zip(indexes, owners, strict=True)]
+    search = open_search(collected(shared, [1, 0.9]), SearchConfig(probes=6))
+    for own, one in zip(owners, search._searches, strict=True):  # type: ignore[union-attr]
+        own.others = partial(lambda together: len(together._asked), one._together)
+    images = [clustered(20, seed=seed) for seed in range(3, 7)]
+    found = Turns(4).each([partial(search.search, queries) for queries in images])
+    expected = open_search(collected(indexes, [1, 0.9]), SearchConfig(probes=6))
+    for queries, matches in zip(images, found, strict=True):
+        for name in (*NAMES, "libraries"):
+            assert getattr(matches, name).equal(getattr(expected.search(queries), name)), name

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import kt_batch
 from kt_batch.config import IndexConfig, RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.pipelines.progress import no_progress
@@ -185,3 +186,22 @@ def test_every_owner_proves_its_own_part(shelves: Shelves, tmp_path: Path) -> No
     settings = {"search": {"certify": True, "top_k": 2}}
     assert_shared_as_one(tmp_path, shelves.photos, 3, every=3, library=shelves.many, settings=settings)
     assert all(row["certified"] for row in rows(tmp_path / "shared", "provenance") if row["rank"] == 0)
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_may_ask_for_replicas_as_the_command_does(shelves: Shelves, tmp_path: Path) -> None:
+    one = done(tmp_path / "one", shelves.photos, LocalRunner(), {"library": str(shelves.many)})
+    runner = ServingRunner(every=3)
+    memory = kt_batch.IndexMemory(limit(one, 3, 0) / 1e9 + 1e-9, replicas=2)
+    choice = Choice(library=str(shelves.many), cache=str(tmp_path / "cache"))
+    options, search = RunOptions(threads=1, unit_size=3), {"probes": 4}
+    run = kt_batch.translate(
+        shelves.photos, tmp_path / "shared", choice, options=options, runner=runner, index_memory=memory, search=search
+    )
+    assert len(run.owners) == 3
+    assert runner.service.replicas == 2
+    assert hashes(tmp_path / "shared", "images") == hashes(tmp_path / "one", "images")
+    with pytest.raises(UsageError, match=r"^The replicas of IndexMemory are 17; allowed are 1 to 16"):
+        kt_batch.translate([], tmp_path, choice, index_memory=kt_batch.IndexMemory(1, replicas=17))

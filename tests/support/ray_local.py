@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray._private.state
+from ray.core.generated.gcs_pb2 import ActorTableData  # type: ignore[attr-defined]  # made at run time
 
 from kt_batch.runners.ray.runner import RayRunner
 
@@ -35,6 +38,12 @@ def ray_environment() -> Iterator[tuple[dict[str, str], Path]]:
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def actor_names() -> Counter[str]:
+    """Count the actors of the Ray of this process, also those that have ended, by their names in its dashboard."""
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    return Counter(ActorTableData.FromString(actor).repr_name for actor in accessor.get_actor_table(None, None))
 
 
 @pytest.fixture(scope="session")

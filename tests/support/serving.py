@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
-from kt_batch.index import turns
+from kt_batch.index.turns import _turn
 from kt_batch.runners.base import Keeper
 from kt_batch.runners.local import LocalRunner
 
@@ -17,13 +17,15 @@ from kt_batch.runners.local import LocalRunner
 class KeepersHere:
     """Keepers in this process, with messages as copies. Before every few questions one of them is lost.
 
+    They compute in turn with the threads that ask: elsewhere they are in processes of their own, and the precision of
+    products (models.precision), which is one for a process, is then not theirs.
+
     With replicas, the next one is asked instead, and the first one again later, which knows what it was asked before.
-    A keeper computes in turn with the threads that ask it: precision and threads of torch are those of the process.
     asked: How many messages of each kind were sent. lost: How many keepers were.
     """
 
     def __init__(self, factories: Sequence[Callable[[], Keeper]], every: int, replicas: int = 1) -> None:
-        self.factories, self.every = factories, every
+        self.factories, self.every, self.replicas = factories, every, replicas
         self.keepers = [[factory() for _ in range(replicas)] for factory in factories]
         self.questions = self.lost = 0
         self.asked: Counter[str] = Counter()
@@ -31,7 +33,7 @@ class KeepersHere:
         self._one = Lock()  # a keeper answers one thread at a time
 
     def ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
-        with turns._turn.get() or nullcontext(), self._one:
+        with _turn.get() or nullcontext(), self._one:
             return self._ask(requests)
 
     def _ask(self, requests: Mapping[int, Sequence[Any]]) -> dict[int, Any]:
@@ -53,7 +55,7 @@ class KeepersHere:
                 self._asked(keeper, some)
 
     def tell(self, requests: Mapping[int, Sequence[Any]]) -> None:
-        with self._one:  # nobody waits for an answer, so the thread has the turn
+        with self._one:  # whoever tells has the turn
             self._ask(requests)
 
     def note(self, counts: Mapping[int, Mapping[str, float]]) -> None:

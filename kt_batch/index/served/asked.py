@@ -13,6 +13,7 @@ from kt_batch.index.ordering import stable_order
 from kt_batch.index.served import image_messages, messages
 from kt_batch.index.served.encoding import encoded
 from kt_batch.index.served.messages import Array, items, narrow
+from kt_batch.index.tree import Tree
 
 R = TypeVar("R")
 AnyRequest = messages.Request | image_messages.Request
@@ -42,14 +43,14 @@ class Owners(Protocol):
 class Asked:
     """n queries of one search. An owner numbers those that it holds, and their cells, in the order of their arrival."""
 
-    def __init__(self, owners: Owners, levels: Tensor, patches: Tensor, mean: Tensor) -> None:
-        """Take first levels `(n, d + 1)` in fixed point, raw patches `(n, 4, C)`, and what match space subtracts.
+    def __init__(self, owners: Owners, levels: Tensor, patches: Tensor, tree: Tree) -> None:
+        """Take first levels `(n, d + 1)` in fixed point, raw patches `(n, 4, C)`, and the tree of the index.
 
         Owners score rounded patches; `errors` `(n,)` bounds what that does to scores.
         """
         self.token = uuid4().hex
         self._owners = owners
-        self._encoded = encoded(patches, levels, mean)
+        self._encoded = encoded(patches, levels, tree.mean, tree.directions)
         self.errors = self._encoded.errors
         self._held: dict[int, Tensor] = {}  # queries of each owner, in its order
         self._number: dict[int, Tensor] = {}  # of every query at each owner; -1 where it is not held

@@ -1,7 +1,8 @@
-"""Queries in few bytes, for owners: cells in 12 bits a value, and the last 4 bits of first levels.
+"""Queries in few bytes, for owners: cells in 12 bits a value, and the last 2 bits of first levels.
 
 Keys of rounded cells differ from those of the queries by a bounded error. So do their first levels, by a few steps of
-fixed point: with the last bits of the levels themselves, an owner has them exactly.
+fixed point: with the last bits of the levels themselves, an owner has them exactly. Where 2 bits are too few, which is
+tried for each query, it is told the levels.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kt_batch.index.threads import parallel_map
 from kt_batch.kernels.bounds import rounding_slack
 from kt_batch.kernels.fixed_point import SHRINK, STEP
 from kt_batch.kernels.haar import haar
 from kt_batch.kernels.tiles import divide_rows
+from kt_batch.models.precision import quick_products
 
 LARGEST = 2047  # of a value in 12 bits
-LAST = 16  # steps after which the last bits of a level are the same
-NEAR = 7 * STEP  # half of these, less the rounding of a level and its rest
+LAST = 4  # steps after which the last bits of a level are the same
+NEAR = (LAST / 2 - 0.25) * STEP  # what levels of rounded cells may differ by, with room for their rounding errors
+PORTION = 512  # queries whose levels a thread computes at a time
 HASHED = 8  # words of a cell of which its hash is made
 ROUNDED_UP = 1.02  # 2 / (1 + 63 / 64), and the rounding errors of the bound itself
 NOISE = 2.0**-21  # of a patch and the mean, by which float32 differences of the two may err
@@ -33,7 +37,7 @@ class Encoded:
     scales: of the cells, `(m,)` float32.
     corners: the four cells of each query, `(n, 4)`.
     levels: first levels in steps, `(n, d + 1)` int16.
-    last_bits: of their coordinates, two in a byte, `(n, (d + 1) // 2)` uint8.
+    last_bits: of their coordinates, four in a byte, `(n, (d + 3) // 4)` uint8.
     errors: the most by which the product of a key with a unit vector changes, `(n,)` float32.
     far: queries whose levels are told whole, `(n,)` bool.
     """
@@ -47,15 +51,45 @@ class Encoded:
     far: Tensor
 
 
-def encoded(patches: Tensor, levels: Tensor, mean: Tensor) -> Encoded:
-    """Encode raw patches `(n, 4, C)` float32 with first levels `(n, d + 1)` in fixed point; `mean` is `(4, C)`."""
+def encoded(patches: Tensor, levels: Tensor, mean: Tensor, directions: Tensor) -> Encoded:
+    """Encode queries.
+
+    Args:
+        patches: raw, `(n, 4, C)` float32.
+        levels: their first levels `(n, d + 1)` in fixed point.
+        mean: What match space subtracts, `(4, C)` float32.
+        directions: of first levels, `(D, d)` float32.
+    """
     cells, corners = distinct_cells(patches)
     scales = cells.abs().amax(1) / LARGEST
     rounded = divide_rows(cells, scales).round_().clamp_(-LARGEST, LARGEST)
-    errors = errors_of(cells, rounded * scales[:, None], corners, mean)
+    known = rounded * scales[:, None]  # as owners have them
+    errors = errors_of(cells, known, corners, mean)
     steps = (levels / STEP).short()
-    far = errors + 2 * rounding_slack(mean.numel()) >= NEAR
-    return Encoded(packed(rounded.short()), scales, corners, steps, nibbles(steps[:, :-1] & LAST - 1), errors, far)
+    with parallel_map() as each, quick_products():
+        parts = zip(corners.split(PORTION), levels[:, :-1].split(PORTION), strict=True)
+        near = torch.cat(each(lambda part: _near(known, *part, mean, directions), parts))
+    last_bits = quarters(steps[:, :-1] & LAST - 1)
+    return Encoded(packed(rounded.short()), scales, corners, steps, last_bits, errors, ~near | (errors >= 1))
+
+
+def _near(cells: Tensor, corners: Tensor, levels: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
+    """Return whether coordinates of rounded cells, with the last bits, are `levels` `(n, d)`, at every owner."""
+    vectors = twice_vectors(cells, corners, mean)
+    coordinates = divide_rows(vectors @ directions, vectors.norm(dim=1))
+    return coordinates.mul_(SHRINK).sub_(levels).abs_().amax(1) + 2 * rounding_slack(mean.numel()) < NEAR
+
+
+def twice_vectors(cells: Tensor, corners: Tensor, mean: Tensor) -> Tensor:
+    """Return twice the packets less the mean, `(n, D)` float32, of queries with `corners` `(n, 4)` among cells."""
+    a, b, c, d = (cells.index_select(0, corner) for corner in corners.unbind(1))
+    packets = torch.empty(len(corners), 4, cells.shape[1], device="cpu")  # twice what haar returns
+    rows, columns, upper, lower = a + b, c + d, a - b, c - d
+    torch.add(rows, columns, out=packets[:, 0])
+    torch.add(upper, lower, out=packets[:, 1])
+    torch.sub(rows, columns, out=packets[:, 2])
+    torch.sub(upper, lower, out=packets[:, 3])
+    return packets.sub_(2 * mean).flatten(1)
 
 
 def cells_of(packed_cells: Tensor, scales: Tensor) -> Tensor:
@@ -68,7 +102,7 @@ def steps_of(coordinates: Tensor, last_bits: Tensor) -> Tensor:
 
     coordinates: `(n, d)` float32; changed in place.
     """
-    known = spread_nibbles(last_bits, coordinates.shape[1]).float()
+    known = spread_quarters(last_bits, coordinates.shape[1]).float()
     return coordinates.mul_(SHRINK / STEP).sub_(known).div_(LAST).round_().mul_(LAST).add_(known)
 
 
@@ -140,3 +174,17 @@ def nibbles(values: Tensor) -> Tensor:
 def spread_nibbles(found: Tensor, count: int) -> Tensor:
     """Return the values `(m, count)` uint8 that `nibbles` returned."""
     return torch.cat([found & 15, found >> 4], dim=1)[:, :count]
+
+
+def quarters(values: Tensor) -> Tensor:
+    """Return values `(m, c)` from 0 to 3, four in a byte: `(m, (c + 3) // 4)` uint8."""
+    half = (values.shape[1] + 1) // 2
+    found = values[:, :half].clone()
+    found[:, : values.shape[1] - half] |= values[:, half:] << 2
+    return nibbles(found)
+
+
+def spread_quarters(found: Tensor, count: int) -> Tensor:
+    """Return the values `(m, count)` uint8 that `quarters` returned."""
+    pairs = spread_nibbles(found, (count + 1) // 2)
+    return torch.cat([pairs & 3, pairs >> 2], dim=1)[:, :count]

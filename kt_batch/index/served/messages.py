@@ -30,7 +30,7 @@ class Queries:
     cells: `(m, b)` uint8.
     scales: of the cells, `(m,)` float32.
     corners: the four cells of each query among all that are held, `(4 q,)`.
-    last_bits: of the coordinates of first levels, `(q, (d + 1) // 2)` uint8.
+    last_bits: of the coordinates of first levels, `(q, (d + 3) // 4)` uint8.
     rests: last values of first levels, `(q,)` int16, in steps (kernels.fixed_point).
     far: of the q queries those whose levels follow whole, `(e,)`.
     levels: these, `(e, d + 1)` int16, in steps.
@@ -180,35 +180,51 @@ class Traffic(Counter[str]):
 
 
 def narrow(numbers: Tensor) -> Array:
-    """Return integers `(m,)` int64 from 0 to 2^32 - 1 in as many half bytes each as the largest needs.
+    """Return integers `(m,)` int64 from 0 to 2^32 - 1 in as many bits each as the largest needs, or a few more.
 
-    The first byte is twice these half bytes, 1 to 8, and 1 where m is odd. Two numbers follow in a piece.
+    Up to 16 bits they are an even number, and four integers follow in a piece; above, a multiple of four, and two
+    follow. The first byte is four times the bits, and the integers that the last piece lacks.
     """
     array = numbers.numpy()
     largest = int(array.view(np.uint64).max(initial=0))  # of a negative number more than any other
-    halves, odd = max(1, -(-largest.bit_length() // 4)), len(array) % 2
-    if halves > 8:
+    bits = max(2, largest.bit_length())
+    if bits > 32:
         refused = largest if largest < 1 << 63 else largest - (1 << 64)
         raise ValueError(f"A number of a message is {refused}; allowed are 0 to 2^32 - 1.")
-    pairs = np.append(array, 0) if odd else array
-    both = (pairs[::2] | pairs[1::2] << 4 * halves).astype("<i8").view(np.uint8).reshape(-1, 8)
-    return np.concatenate([np.array([2 * halves + odd], np.uint8), both[:, :halves].ravel()])
+    bits += -bits % (2 if bits <= 16 else 4)
+    some, size = _piece(bits)
+    lacking = -len(array) % some
+    padded = np.append(array, np.zeros(lacking, np.int64)) if lacking else array
+    pieces = padded[::some].copy()
+    for place in range(1, some):
+        pieces |= padded[place::some] << bits * place
+    content = pieces.astype("<i8").view(np.uint8).reshape(-1, 8)
+    return np.concatenate([np.array([4 * bits + lacking], np.uint8), content[:, :size].ravel()])
+
+
+def _piece(bits: int) -> tuple[int, int]:
+    """Return how many integers of so many bits a piece has, and its bytes."""
+    some = 4 if bits <= 16 else 2
+    return some, some * bits // 8
 
 
 def wide(array: Array) -> Tensor:
     """Return what `narrow` returned, `(m,)` int64."""
-    halves, odd = divmod(int(array[0]), 2)
-    both = np.zeros(((len(array) - 1) // halves, 8), np.uint8)
-    both[:, :halves] = array[1:].reshape(-1, halves)
-    pairs = both.view("<u8")
-    numbers = np.concatenate([pairs & (1 << 4 * halves) - 1, pairs >> 4 * halves], axis=1).astype(np.int64)
-    return torch.from_numpy(numbers.ravel()[: numbers.size - odd])
+    bits, lacking = divmod(int(array[0]), 4)
+    some, size = _piece(bits)
+    content = np.zeros(((len(array) - 1) // size, 8), np.uint8)
+    content[:, :size] = array[1:].reshape(-1, size)
+    pieces = content.view("<u8")
+    each = [pieces >> bits * place & (1 << bits) - 1 for place in range(some)]
+    numbers = np.concatenate(each, axis=1).astype(np.int64).ravel()
+    return torch.from_numpy(numbers[: numbers.size - lacking])
 
 
 def length(array: Array) -> int:
     """Return how many integers `narrow` returned in an array."""
-    halves, odd = divmod(int(array[0]), 2)
-    return 2 * ((len(array) - 1) // halves) - odd
+    bits, lacking = divmod(int(array[0]), 4)
+    some, size = _piece(bits)
+    return some * ((len(array) - 1) // size) - lacking
 
 
 def items(counts: Array) -> Tensor:

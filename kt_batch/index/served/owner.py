@@ -17,7 +17,7 @@ from kt_batch.index.searchers.candidates import Pairs, few_of_each, joined, scor
 from kt_batch.index.searchers.estimates import survivors
 from kt_batch.index.searchers.visits import Products, grouped, products_of
 from kt_batch.index.served import messages
-from kt_batch.index.served.encoding import cells_of, steps_of
+from kt_batch.index.served.encoding import cells_of, steps_of, twice_vectors
 from kt_batch.index.served.messages import items, narrow, wide
 from kt_batch.index.served.proofs import Prover
 from kt_batch.index.served.router import without_nodes
@@ -150,14 +150,7 @@ class Owner:
 
     def _prepare(self, cells: Tensor, corners: Tensor, last_bits: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
         """Prepare queries with `corners` `(n, 4)` in `room`; return first levels in steps but for rests, lengths."""
-        a, b, c, d = (cells.index_select(0, corner) for corner in corners.unbind(1))
-        packets = torch.empty(len(corners), 4, cells.shape[1], device="cpu")  # twice what haar returns
-        rows, columns, upper, lower = a + b, c + d, a - b, c - d
-        torch.add(rows, columns, out=packets[:, 0])
-        torch.add(upper, lower, out=packets[:, 1])
-        torch.sub(rows, columns, out=packets[:, 2])
-        torch.sub(upper, lower, out=packets[:, 3])
-        vectors = packets.sub_(2 * self._index.tree.mean).flatten(1)
+        vectors = twice_vectors(cells, corners, self._index.tree.mean)
         lengths = vectors.norm(dim=1)
         coordinates = self._index.prepare_quickly(vectors, room[: len(vectors)])
         level = torch.empty(len(corners), coordinates.shape[1] + 1, device="cpu")

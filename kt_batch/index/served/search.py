@@ -87,7 +87,7 @@ class ServedSearch:
         parts = []
         for part in portions(self._products(leaves[:, :always]), KEPT):
             queries = _Queries(request.keys[part], level[part], leaves[part], reach[part], always)
-            asked = Asked(self._owners, rounded_queries(queries.level), request.patches[part], tree.mean)
+            asked = Asked(self._owners, rounded_queries(queries.level), request.patches[part], tree)
             known, kept = self._candidates(asked, queries, k)
             asked.end()
             parts.append(self._best(queries.keys, known, kept, k, request.with_values))

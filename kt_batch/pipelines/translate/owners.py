@@ -28,6 +28,7 @@ from kt_batch.index.turns import waiting
 from kt_batch.index.validation import check_fit, check_leaves_fit, check_summary
 from kt_batch.pipelines.numerics import differing_numerics, fix_numerics
 from kt_batch.pipelines.translate.mapped_index import check_leaf_statistics, check_shard, check_tree, map_file
+from kt_batch.redaction import redacted
 from kt_batch.runners.base import Service
 from kt_batch.store.advice import read_at_random, read_soon
 from kt_batch.store.cache import CachePlace
@@ -129,6 +130,30 @@ class IndexOwner:
                 f"A part of the index is held by a process of another numerics class than the worker's ({differing}); "
                 "use machines of one kind, or allow the mix with --mix-numerics."
             )
+
+
+@dataclass(frozen=True)
+class OwnerFactory:
+    """Makes an owner in the process that calls it. `place` and what follows are as `IndexOwner` takes them.
+
+    owner, owners: Its number among the owners of all indexes, and theirs.
+    """
+
+    owner: int
+    owners: int
+    place: IndexPlace
+    shards: tuple[int, ...]
+    held: int
+    mix_numerics: bool
+    filtered: bool
+
+    def __call__(self) -> IndexOwner:
+        """Open the shards."""
+        return IndexOwner(self.place, self.shards, self.held, self.mix_numerics, self.filtered)
+
+    def __str__(self) -> str:
+        """Return what people know the owner by."""
+        return f"index owner {self.owner} of {self.owners}, of '{redacted(self.place.library)}'"
 
 
 def open_owner(place: IndexPlace, numbers: Sequence[int], held: int, *, in_order: bool = False) -> Owner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from kt_batch.config import MethodConfig, SearchConfig
 from kt_batch.errors import UsageError
@@ -16,7 +15,7 @@ from kt_batch.index.served.image_messages import Allow
 from kt_batch.index.served.placement import divide_shards
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.libraries import index_digests
-from kt_batch.pipelines.translate.owners import IndexOwner, IndexPlace, Opened, Owned, no_statistics, tell_allowed
+from kt_batch.pipelines.translate.owners import IndexPlace, Opened, Owned, OwnerFactory, no_statistics, tell_allowed
 from kt_batch.pipelines.translate.placement import index_sizes
 from kt_batch.pipelines.translate.plan import TranslateJob, TranslateRequest
 from kt_batch.pipelines.translate.resources import IN_MEMORY_BYTES
@@ -207,10 +206,10 @@ def served(job: TranslateJob, division: Division | None, runner: Runner, progres
     progress(Step("index", 0, len(sizes), note=f"Opening {note}."))
     searches = max(HELD, HELD_OF_WORKER * runner.workers)
     filtered = bool(job.sources.allowed) and not job.config.draw  # a source is drawn from all patches
+    every = [(each.place, own) for each in division.shared for own in each.shards]
     factories = [
-        partial(IndexOwner, each.place, own, searches, job.mix_numerics, filtered)
-        for each in division.shared
-        for own in each.shards
+        OwnerFactory(number, len(every), place, own, searches, job.mix_numerics, filtered)
+        for number, (place, own) in enumerate(every)
     ]
     service = runner.serve(factories, reserved(division, runner.workers), replicas)
     try:

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,8 @@ from kt_batch.store.receipts import this_worker
 
 HEARTBEAT_TIMEOUT_SECONDS = 10  # for a heartbeat to be recorded, and for the driver to read them
 HEARTBEAT_INTERVAL_SECONDS = 0.5  # between two heartbeats outside isolation
+
+_heartbeat: ContextVar[_Heartbeat | None] = ContextVar("heartbeat", default=None)  # of the unit that runs
 
 LastHeartbeat = tuple[int, int, str]  # assignment, number of heartbeats in it, part
 
@@ -39,6 +42,10 @@ class HeartbeatMonitor:
         self.last: dict[int, LastHeartbeat] = {}
         self.events: list[Event] = []
 
+    def __repr__(self) -> str:
+        """Return its name in Ray's dashboard."""
+        return "kt_batch heartbeats of workers"
+
     def record(self, worker: int, heartbeat: LastHeartbeat, events: list[Event]) -> None:
         """Record a heartbeat and the log events since the previous one."""
         self.last[worker] = heartbeat
@@ -54,6 +61,13 @@ class HeartbeatMonitor:
         return self.last, events
 
 
+def still_waiting() -> None:
+    """Report that the unit that runs here waits for another process, whose silence is not that of the image."""
+    heartbeat = _heartbeat.get()
+    if heartbeat is not None:
+        heartbeat.again()
+
+
 class WorkerActor:
     """Runs units with the worker of the last requested stage."""
 
@@ -62,6 +76,10 @@ class WorkerActor:
         self.monitor = monitor
         self.stage = -1
         self.worker: Callable[[Any, Callable[[str], bool]], Any] | None = None
+
+    def __repr__(self) -> str:
+        """Return its name in Ray's dashboard."""
+        return f"kt_batch worker {self.number}"
 
     def ready(self, imports: list[str]) -> tuple[str, str]:
         """Import what units will need, then return the id of this node and the name of this worker."""
@@ -81,6 +99,7 @@ class WorkerActor:
         with keep_events() as events, log_context(unit=unit_name(unit), worker=this_worker()):
             heartbeat = _Heartbeat(self.monitor, self.number, assignment, isolated, events)
             heartbeat("")
+            _heartbeat.set(heartbeat)
             try:
                 if self.worker is None or stage != self.stage:
                     self.worker = None  # the previous worker's memory is free before the next worker is made
@@ -104,9 +123,11 @@ class _Heartbeat:
         self._isolated = isolated
         self._events = events
         self._counts, self._sent_at = itertools.count(1), 0.0
+        self._part, self._parts = "", 0
 
     def __call__(self, part: str) -> bool:
         set_context(image=part)
+        self._part, self._parts = part, self._parts + 1
         count, now = next(self._counts), time.monotonic()
         if not self._isolated and count > 2 and now - self._sent_at < HEARTBEAT_INTERVAL_SECONDS:
             return False
@@ -118,3 +139,8 @@ class _Heartbeat:
             with suppress(RayActorError, GetTimeoutError):  # the monitor may be restarting; the unit continues
                 ray.get(recorded, timeout=HEARTBEAT_TIMEOUT_SECONDS)
         return self._isolated
+
+    def again(self) -> None:
+        """Report the same part once more, and do not wait. Before the unit has begun nothing is reported."""
+        if self._parts > 1:
+            self._monitor.record.remote(self._worker, (self._assignment, next(self._counts), self._part), [])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import (
@@ -26,7 +26,7 @@ from ray.exceptions import (
 from kt_batch.errors import KtBatchError
 from kt_batch.process import return_all_freed_memory, tune_process
 from kt_batch.runners.base import Keeper
-from kt_batch.runners.ray.actors import on_this_node
+from kt_batch.runners.ray.actors import on_this_node, still_waiting
 from kt_batch.runners.ray.metrics import KeeperMetrics
 from kt_batch.runners.ray.replicas import Placement, Replicas
 from kt_batch.runners.ray.startup import report_waiting_keepers
@@ -34,23 +34,31 @@ from kt_batch.runners.ray.startup import report_waiting_keepers
 PATIENCE_SECONDS = 600.0  # for lost actors to come back; a new node may have to join first
 PAUSE_SECONDS = 0.2  # before an actor that is starting again is asked again
 START_POLL_SECONDS = 1.0  # between two looks whether shutdown is requested, while actors start
+WAIT_REPORT_SECONDS = 2.0  # between two signs of life of a process that waits for an answer
+SILENT_SECONDS = 3600.0  # for an answer, which a successor gives when it has staged its files
 START_REPORT_SECONDS = 30.0  # between two warnings that they have not started
 NOTE_TIMEOUT_SECONDS = 10.0
 IDLE_SECONDS = 120.0  # without a request, until an actor lets go what it keeps
 NEVER_STARTS = (ActorUnschedulableError, RuntimeEnvSetupError)
 LOST = (RayActorError, ObjectLostError, *NEVER_STARTS)  # the actor, or an answer that its node still held
+MOST_NAME = 300  # characters
 INLINE_BYTES = 64 << 10  # Ray loses larger arguments of an actor, and cannot start it again
 
 
 class _KeeperActor:
     """Keeps what a factory makes from the first request on, and lets it go when nobody has asked for a while."""
 
-    def __init__(self, factory: Callable[[], Keeper], threads: int, idle: float) -> None:
+    def __init__(self, name: str, factory: Callable[[], Keeper], threads: int, idle: float) -> None:
+        self._name = name
         self._factory = factory
         self._threads = threads
         self._keeper: Keeper | None = None
         self._busy, self._asked = Lock(), time.monotonic()
         Thread(target=self._rest, args=(idle,), daemon=True).start()
+
+    def __repr__(self) -> str:
+        """Return its name in Ray's dashboard."""
+        return self._name
 
     def ready(self) -> int:
         """Return the id of this process, as soon as the actor runs."""
@@ -95,6 +103,10 @@ class _Tally:
         self._counts: list[Counter[str]] = [Counter() for _ in range(keepers)]
         self._metrics = KeeperMetrics()
         self._processes = 0
+
+    def __repr__(self) -> str:
+        """Return its name in Ray's dashboard."""
+        return "kt_batch counts of index owners"
 
     def next_number(self) -> int:
         """Return the number of the next process that asks."""
@@ -148,6 +160,10 @@ class _Losses:
             ) from error
 
 
+def _go_on() -> None:
+    """Do nothing: no shutdown is requested."""
+
+
 class Keepers:
     """Keepers in actors: a `Service`.
 
@@ -157,30 +173,42 @@ class Keepers:
     """
 
     def __init__(
-        self, factories: Sequence[Callable[[], Keeper]], threads: int, memory: Sequence[int], replicas: int = 1
+        self,
+        factories: Sequence[Callable[[], Keeper]],
+        threads: int,
+        memory: Sequence[int],
+        replicas: int = 1,
+        check: Callable[[], None] = _go_on,
     ) -> None:
         """Start actors for each factory.
 
         Args:
-            factories: Each makes a keeper, also again for a successor; at most INLINE_BYTES as Ray sends it.
+            factories: Each makes a keeper, also again for a successor; at most INLINE_BYTES as Ray sends it. Its text
+                names the keeper in Ray's dashboard.
             threads: Threads of each actor.
             memory: Bytes that each actor of a keeper reserves; Ray starts it on a node that has as many to spare.
             replicas: Actors of each keeper, on different nodes where there are as many.
+            check: Called every second or two while this process waits for actors; may raise.
         """
         self._memory = [size for size in memory for _ in range(replicas)]
         self._placement = Placement(memory, replicas)
-        actor: Any = ray.remote(_KeeperActor)
+        self._check = check
+        actor, name_of = cast("Any", ray.remote(_KeeperActor)), partial(_name, replicas=replicas)
         actors = [
             [
-                actor.options(**options).remote(_small(factory), threads, IDLE_SECONDS)
-                for options in self._placement.options(number)
+                actor.options(**options).remote(name_of(factory, number), _small(factory), threads, IDLE_SECONDS)
+                for number, options in enumerate(self._placement.options(keeper))
             ]
-            for number, factory in enumerate(factories)
+            for keeper, factory in enumerate(factories)
         ]
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": on_this_node()}
         self._tally: Any = ray.remote(_Tally).options(**options).remote(len(factories))
         self._replicas = Replicas(actors, self._tally)
         self._counts = _Counts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what belongs to this process."""
+        return {**vars(self), "_check": _go_on}
 
     def pids(self) -> list[int]:
         """Return the id of the process of each actor, on its own machine; replicas of a keeper follow each other."""
@@ -191,8 +219,8 @@ class Keepers:
         """Return all actors, each with the number of its keeper."""
         return list(self._replicas.each(range(len(self._replicas))))
 
-    def wait_until_started(self, check: Callable[[], None]) -> None:
-        """Wait until all actors run. `check` is called every second, and may raise.
+    def wait_until_started(self) -> None:
+        """Wait until all actors run.
 
         Raises:
             KtBatchError: An actor cannot be started, or was lost and did not come back.
@@ -201,7 +229,6 @@ class Keepers:
 
         def look(left: int) -> None:
             nonlocal reported
-            check()
             if left and time.monotonic() - reported > START_REPORT_SECONDS:
                 reported = time.monotonic()
                 report_waiting_keepers(reported - began, left, self._memory)
@@ -230,6 +257,7 @@ class Keepers:
         left = {call(): (number, call) for number, call in calls}
         while left:
             done, _ = ray.wait(list(left), num_returns=len(left), timeout=START_POLL_SECONDS)
+            self._check()
             lost = []
             for answer in done:
                 number, call = left.pop(answer)
@@ -237,7 +265,8 @@ class Keepers:
                     ray.get(answer)
                     answered.add(number)
                 except LOST as error:
-                    losses.add(number, error)
+                    if number not in answered:
+                        losses.add(number, error)
                     lost.append((number, call))
                 except RayTaskError as error:
                     raise _own_error(error) from error
@@ -253,12 +282,17 @@ class Keepers:
         Where the chosen replica is lost, the next one is asked at once; the last one is followed by a pause.
 
         Raises:
-            KtBatchError: A keeper was lost, and had not answered PATIENCE_SECONDS later; or its own error.
+            KtBatchError: A keeper was lost, and had not answered PATIENCE_SECONDS later; or it was silent for
+                SILENT_SECONDS; or its own error.
         """
         answers, lost, losses = dict[int, Any](), set[int](), _Losses(len(self._replicas))
         left = {self._send(number, some): (number, time.monotonic()) for number, some in requests.items()}
         while left:
-            (answer,), _ = ray.wait(list(left), num_returns=1)
+            done, _ = ray.wait(list(left), num_returns=1, timeout=WAIT_REPORT_SECONDS)
+            if not done:
+                self._go_on_waiting(left.values())
+                continue
+            answer = done[0]
             number, sent = left.pop(answer)
             self._counts.add(number, {"waited": time.monotonic() - sent})
             try:
@@ -274,6 +308,21 @@ class Keepers:
         for number in sorted(lost):
             self._counts.add(number, {"lost": 1})
         return answers
+
+    def _go_on_waiting(self, left: Iterable[tuple[int, float]]) -> None:
+        """Say that this process is alive. Raises KtBatchError for a keeper that was asked SILENT_SECONDS ago.
+
+        Args:
+            left: Keepers that have not answered, and when they were asked.
+        """
+        self._check()
+        still_waiting()
+        for number, sent in left:
+            if time.monotonic() - sent > SILENT_SECONDS:
+                raise KtBatchError(
+                    f"Part {number} of {len(self._replicas)} of the index has not answered for {SILENT_SECONDS:.0f} s, "
+                    "and its process is not lost; start the same command again to go on."
+                )
 
     def _send(self, number: int, requests: Sequence[Any]) -> Any:
         """Send requests to the chosen replica of a keeper; return what becomes its answer."""
@@ -311,6 +360,12 @@ class Keepers:
             _kill(self._tally)
         self._placement.close()
         self._replicas, self._tally = Replicas([], None), None
+
+
+def _name(factory: Callable[[], Keeper], replica: int, *, replicas: int) -> str:
+    """Return what Ray's dashboard calls an actor; other runs may have actors of the same name."""
+    name = f"kt_batch {factory}"[:MOST_NAME]
+    return f"{name}, replica {replica} of {replicas}" if replicas > 1 else name
 
 
 def _small(factory: Callable[[], Keeper]) -> Callable[[], Keeper]:

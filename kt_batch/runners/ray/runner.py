@@ -98,9 +98,14 @@ class RayRunner:
         """
         check_memory(memory, replicas)
         cpus = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        keepers = Keepers(factories, max(self._threads, cpus // (len(factories) * replicas)), memory, replicas)
+        threads = max(self._threads, cpus // (len(factories) * replicas))
+        keepers = Keepers(factories, threads, memory, replicas, self._shutdown.check)
         self._services.append(keepers)
-        keepers.wait_until_started(self._shutdown.check)
+        try:
+            keepers.wait_until_started()
+        except BaseException:  # also Ctrl-C: the memory is not reserved until the runner is closed
+            keepers.close()
+            raise
         return keepers
 
     def hosts(self) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kt_batch.config import IndexConfig
-from kt_batch.errors import DamagedError, KtBatchError
+from kt_batch.errors import DamagedError, KtBatchError, StoppedError
 from kt_batch.index.index import Index
 from kt_batch.index.searchers.base import SearchRequest
 from kt_batch.index.searchers.estimates import search_fast
@@ -30,7 +30,9 @@ from kt_batch.index.served.search import ServedSearch
 from kt_batch.index.shards import match_parts
 from kt_batch.kernels.haar import haar
 from kt_batch.runners.ray.keepers import Keepers, _KeeperActor
-from tests.support.ray_local import ray_here  # noqa: F401  # the fixture
+from kt_batch.runners.ray.runner import RayRunner
+from kt_batch.runners.shutdown import GracefulShutdown
+from tests.support.ray_local import actor_names, ray_here  # noqa: F401  # the fixture
 from tests.support.synthetic import clustered, sharded_index_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("ray_here")]
@@ -221,6 +223,105 @@ def test_a_replica_that_never_comes_back_is_not_waited_for(monkeypatch: pytest.M
         keepers.close()
 
 
+class NamedEcho:
+    """A factory with a text."""
+
+    def __call__(self) -> Echo:
+        return Echo()
+
+    def __str__(self) -> str:
+        return "echo of 's3://bucket/library'"
+
+
+def test_keepers_of_two_runs_may_have_the_same_names() -> None:
+    before, started = actor_names(), list[Keepers]()
+    try:
+        for _ in range(2):
+            started.append(Keepers([NamedEcho()], threads=1, memory=[1 << 20], replicas=2))
+            assert started[-1].ask({0: [1]}) == {0: [1]}
+        assert len({pid for keepers in started for pid in keepers.pids()}) == 4
+        named = actor_names() - before
+        assert [named[f"kt_batch echo of 's3://bucket/library', replica {number} of 2"] for number in (0, 1)] == [2, 2]
+    finally:
+        for keepers in started:
+            keepers.close()
+
+
+class Slow:
+    """A keeper that takes as many seconds as it is asked for, and answers how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def answer(self, requests: Sequence[float]) -> int:
+        self.asked += 1
+        time.sleep(sum(requests))
+        return self.asked
+
+
+class AsksSlowly:
+    """A worker whose unit waits for a keeper."""
+
+    def __init__(self, keepers: Keepers) -> None:
+        self.keepers = keepers
+
+    def __call__(self, unit: float, beat: Callable[[str], bool]) -> int:
+        beat("part of the unit")
+        answer: int = self.keepers.ask({0: [unit]})[0]
+        return answer
+
+
+def test_a_worker_that_waits_for_a_keeper_is_not_taken_for_lost() -> None:
+    deadline = 8.0
+    runner = RayRunner(None, 1, 1, deadline=deadline)
+    try:
+        keepers = runner.serve([Slow], [1 << 20])
+        assert list(runner.run(partial(AsksSlowly, keepers), [2 * deadline], lambda unit, *_: unit)) == [1]
+    finally:
+        runner.close()
+
+
+def test_a_keeper_that_never_answers_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kt_batch.runners.ray.keepers.WAIT_REPORT_SECONDS", 0.1)
+    monkeypatch.setattr("kt_batch.runners.ray.keepers.SILENT_SECONDS", 1.0)
+    keepers = Keepers([Echo, Slow], threads=1, memory=[1 << 20] * 2)
+    try:
+        keepers.wait_until_started()
+        with pytest.raises(KtBatchError, match=r"^Part 1 of 2 of the index has not answered for 1 s"):
+            keepers.ask({0: [1], 1: [600.0]})
+    finally:
+        keepers.close()
+
+
+@pytest.mark.parametrize("request_of_all", [True, False])
+def test_a_shutdown_does_not_wait_for_keepers_that_open(request_of_all: bool) -> None:
+    shutdown = GracefulShutdown()
+    keepers = Keepers([Slow], threads=1, memory=[1 << 20], check=shutdown.check)
+    try:
+        keepers.wait_until_started()
+        shutdown.requested = True
+        with pytest.raises(StoppedError):
+            (keepers.ask_replicas if request_of_all else keepers.ask)({0: [600.0]})
+    finally:
+        keepers.close()
+
+
+def test_keepers_that_do_not_start_reserve_no_memory() -> None:
+    shutdown = GracefulShutdown()
+    runner = RayRunner(None, 1, 1, shutdown)
+    shutdown.requested = True
+    free = ray.available_resources()["memory"]
+    try:
+        with pytest.raises(StoppedError):
+            runner.serve([Echo, Echo], [1 << 20] * 2, replicas=2)
+        give_up = time.monotonic() + 30
+        while ray.available_resources()["memory"] < free and time.monotonic() < give_up:
+            time.sleep(0.2)
+        assert ray.available_resources()["memory"] >= free
+    finally:
+        runner.close()
+
+
 class MapsFile:
     """A keeper that maps a file, and answers with its process and how many keepers that has made."""
 
@@ -275,7 +376,7 @@ def test_an_actor_that_is_lost_before_it_is_ready_is_waited_for(
     monkeypatch.setattr("kt_batch.runners.ray.keepers._KeeperActor", DiesWhenReady)
     keepers = Keepers([partial(marked, tmp_path / "mark")], threads=1, memory=[1 << 20])
     try:
-        keepers.wait_until_started(lambda: None)
+        keepers.wait_until_started()
         assert keepers.ask({0: [1]}) == {0: [1]}
     finally:
         keepers.close()
@@ -292,7 +393,7 @@ def test_an_actor_that_cannot_be_created_ends_the_run_at_once() -> None:
     keepers = Keepers([cast("Any", Unreadable())], threads=1, memory=[1 << 20])
     try:
         with pytest.raises(KtBatchError, match=r"^A part of the index cannot be served: The actor died because of an"):
-            keepers.wait_until_started(lambda: None)
+            keepers.wait_until_started()
     finally:
         keepers.close()
 

@@ -33,7 +33,7 @@ from kt_batch.runners.ray.runner import RayRunner
 from kt_batch.store.image_filters import ImageFilter
 from kt_batch.store.images.files import image_id
 from tests.e2e.conftest import run
-from tests.support.ray_local import ray_environment, ray_here  # noqa: F401  # the second is the fixture
+from tests.support.ray_local import actor_names, ray_environment, ray_here  # noqa: F401  # the second is the fixture
 from tests.support.served import assert_same_run, limit, local_run, served_words
 from tests.support.tiny import draw_all, extracted, indexed, rows
 
@@ -203,7 +203,15 @@ def test_a_run_that_loses_a_replica_for_good_goes_on_with_the_other(local: Trans
 
     request = replace(local, run=str(tmp_path / "run"), index_memory=limit(local, 2), index_replicas=2)
     try:
+        before = actor_names()
         summary = translate(request, runner, kill_once)
+        named = (actor_names() - before).keys()
+        owners = {
+            f"kt_batch index owner {owner} of 2, of '{local.sources.library}', replica {replica} of 2"
+            for owner in range(2)
+            for replica in range(2)
+        }
+        assert named >= {*owners, "kt_batch worker 0", "kt_batch counts of index owners"}
         assert_same_run(tmp_path / "run", local)
         assert len(set(runner.pids)) == 4
         assert [owner.lost > 0 for owner in summary.owners] == [True, True]
