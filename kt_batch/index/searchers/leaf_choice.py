@@ -213,7 +213,8 @@ def _begin(visits: list[int], widths: list[int], sizes: list[int], device: torch
     counts, width, size = torch.tensor([visits, widths, sizes], device=device)
     first = size.cumsum(0) - size - (counts.cumsum(0) - counts) * width
     first, width = torch.stack([first, width]).repeat_interleave(counts, dim=1)
-    return first + width * torch.arange(len(width), device=device)
+    places: Tensor = first + width * torch.arange(len(width), device=device)
+    return places
 
 
 def _threshold(pages: list[_Page], visited: Tensor, probes: int, each: Each) -> Tensor:
