@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from kt_batch.config import LARGEST_SIZE
 from kt_batch.evaluation.style.compare import Show
 from kt_batch.evaluation.style.contenders import OwnMethod, lacking
 from kt_batch.evaluation.style.evaluate import StylePictures, load_network
-from kt_batch.evaluation.style.pictures import StylePicture, bytes_of, read_pictures
+from kt_batch.evaluation.style.pictures import StylePicture, bytes_of, read_usable
 from kt_batch.evaluation.style.pixels import SMALLEST_SIDE
 from kt_batch.evaluation.style.side_by_side import MethodRow, compare_side_by_side, for_paintings, settings_of
 from kt_batch.methods.table import METHODS
@@ -104,6 +104,7 @@ def compare_command(
     """Show every method on the same pictures: one page, with seconds, memory and measures of each.
 
     Each method runs in a process of its own. A picture that cannot be made leaves its place empty, with the reason.
+    An image that cannot be used is passed over and named.
     The method stylebank follows the paintings that a filter bank was trained for: --bank, or the shipped ones.
 
     kt-batch compare photos --style paintings --out sheet
@@ -115,18 +116,17 @@ def compare_command(
     with ExitStack() as stack:
         decode = stack.enter_context(ImageReaderProcess()).decode
         network = load_network(compared.vgg_weights)
-        given = StylePictures(
-            photographs=read_pictures(photographs, compared.size, "photographs", decode),
-            paintings=read_pictures(style, compared.size, "paintings", decode),
-            size=compared.size,
-        )
+        ours, passed_over = read_usable(photographs, compared.size, "photographs", decode)
+        paintings, others = read_usable(style, compared.size, "paintings", decode)
+        given = StylePictures(ours, paintings, compared.size)
         compared.check_paintings(methods, given.paintings)
         rows = [for_paintings(each, given.paintings) if isinstance(each, OwnMethod) else each for each in methods]
         page = stack.enter_context(ComparePage(out, Inputs(images=[*photographs, *style])))
         for painting in given.paintings:
             page.add_painting(painting.id, bytes_of(painting.image))
         display = stack.enter_context(ProgressDisplay())
-        content = asdict(compare_side_by_side(given, rows, network, numerics, _show(page), display))
+        report = compare_side_by_side(given, rows, network, numerics, _show(page), display)
+        content = asdict(replace(report, unusable=(*passed_over, *others)))
         index, table = page.write(content)
     lines = [*compare_lines(content), f"Open {index}"]
     print_summary({"page": str(index), "table": str(table), **content}, lines, json)
@@ -141,7 +141,7 @@ def _show(page: ComparePage) -> Show:
 
 
 def compare_lines(report: dict[str, Any]) -> list[str]:
-    """Return the figures of `dataclasses.asdict` of a SideBySide for a person."""
+    """Return the figures of `dataclasses.asdict` of a SideBySide for a person, and the images that were passed over."""
     columns = [column for column in COLUMNS if column[0] not in report["absent"]]
     names = max(len(method["name"]) for method in report["methods"])
     table = [["pairs", "seconds", "preparation", "training", "MB", *(heading.lower() for _, heading, _ in columns)]]
@@ -166,4 +166,5 @@ def compare_lines(report: dict[str, Any]) -> list[str]:
             lines.append(
                 f"    missing pictures: {len(method['failures'])}; the first: {method['failures'][0]['reason']}"
             )
-    return [*lines, *(f"No {measure.replace('_', ' ')}: {reason}." for measure, reason in report["absent"].items())]
+    lines += [f"No {measure.replace('_', ' ')}: {reason}." for measure, reason in report["absent"].items()]
+    return [*lines, *(f"Passed over: {each['reason']}" for each in report["unusable"])]

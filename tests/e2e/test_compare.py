@@ -100,3 +100,22 @@ def test_a_second_comparison_replaces_the_first_and_says_why_pictures_are_missin
     assert "retouch  no picture: The method retouch needs pairs" in ended.out
     assert "No structure: VGG-19 is not given" in ended.out
     assert "by 0 methods" in (folder / "index.html").read_text()
+
+
+def test_an_image_that_cannot_be_used_is_passed_over_and_named(tmp_path: Path) -> None:
+    for side, draw in (("photographs", style.photograph), ("paintings", style.painting)):
+        (tmp_path / side).mkdir()
+        draw(1).save(tmp_path / side / "good.png")
+        (tmp_path / side / "cut.png").write_bytes((tmp_path / side / "good.png").read_bytes()[:90])
+    Image.new("RGB", (8, 8)).save(tmp_path / "photographs" / "small.png")
+    ended = compare(tmp_path, tmp_path / "sheet", "--methods", "identity", "--json")
+    assert ended.code == 0, ended.err
+    names = [Path(each["uri"]).name for each in ended.json["unusable"]]
+    assert names == ["cut.png", "small.png", "cut.png"]
+    assert all(each["uri"] in each["reason"] for each in ended.json["unusable"])
+    page = (tmp_path / "sheet/index.html").read_text()
+    assert page.count("Passed over: ") == 3
+    (tmp_path / "paintings/good.png").unlink()
+    ended = compare(tmp_path, tmp_path / "none", "--methods", "identity")
+    assert (ended.code, (tmp_path / "none").exists()) == (2, False)
+    assert "None of 1 paintings can be used; the last: " in ended.err

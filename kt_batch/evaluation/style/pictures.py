@@ -44,6 +44,14 @@ class StylePicture:
         return to_tensor(self.working.pixels)
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """An image that was passed over. reason: A sentence that names it."""
+
+    uri: str
+    reason: str
+
+
 def read_pictures(places: Sequence[str], size: int, what: str, decode: Decode = decode) -> list[StylePicture]:
     """Read all images of places, by ascending image id; equal images count once.
 
@@ -57,12 +65,38 @@ def read_pictures(places: Sequence[str], size: int, what: str, decode: Decode = 
         RejectError: an image cannot be used.
         UsageError: there are none, more than 200, or one is too small.
     """
+    pictures = {picture.id: picture for picture in (read_picture(u, size, decode) for u in _uris(places, what))}
+    return [pictures[identity] for identity in sorted(pictures)]
+
+
+def read_usable(
+    places: Sequence[str], size: int, what: str, decode: Decode = decode
+) -> tuple[list[StylePicture], list[Unusable]]:
+    """Read images as `read_pictures` does, and pass over those that cannot be used; return these too.
+
+    Raises:
+        UsageError: There are none, more than 200, or none can be used.
+    """
+    pictures: dict[str, StylePicture] = {}
+    unusable = []
+    for uri in _uris(places, what):
+        try:
+            picture = read_picture(uri, size, decode)
+        except (RejectError, UsageError) as error:
+            unusable.append(Unusable(uri, str(error)))
+        else:
+            pictures[picture.id] = picture
+    if not pictures:
+        raise UsageError(f"None of {len(unusable)} {what} can be used; the last: {unusable[-1].reason}")
+    return [pictures[identity] for identity in sorted(pictures)], unusable[::-1]
+
+
+def _uris(places: Sequence[str], what: str) -> list[str]:
+    """Return the places of images, from the last to the first: of equal images the first one names the picture."""
     found = find_images(places, (), no_progress).inputs
     if not 0 < len(found) <= MOST_PICTURES:
         raise UsageError(f"There are {len(found)} {what}; allowed are 1 to {MOST_PICTURES}.")
-    read = (read_picture(source.uri, size, decode) for source in reversed(found))
-    pictures = {picture.id: picture for picture in read}
-    return [pictures[identity] for identity in sorted(pictures)]
+    return [source.uri for source in reversed(found)]
 
 
 def read_picture(uri: str, size: int, decode: Decode = decode) -> StylePicture:

@@ -15,7 +15,7 @@ from kt_batch.evaluation.style.contenders import Contender, Finished, OwnMethod,
 from kt_batch.evaluation.style.evaluate import StyleNetwork, StylePictures, evaluate_style
 from kt_batch.evaluation.style.method_process import Made, run_method
 from kt_batch.evaluation.style.one_method import DIGITS, Request
-from kt_batch.evaluation.style.pictures import StylePicture
+from kt_batch.evaluation.style.pictures import StylePicture, Unusable
 from kt_batch.evaluation.style.report import ImageFacts, Mean, MethodReport, PairReport, StyleReport
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.store.scratch import temporary_directory
@@ -76,7 +76,8 @@ class SideBySide:
     """A comparison; `dataclasses.asdict` gives plain values for JSON.
 
     network: File and SHA-256 of VGG-19's weights; None without. absent: Measure -> why it was not taken. photograph:
-    The measures of the photographs themselves. pairs: Values and seconds by method.
+    The measures of the photographs themselves. pairs: Values and seconds by method. unusable: Images of the places that
+    were given, which were passed over.
     """
 
     size: int
@@ -89,6 +90,7 @@ class SideBySide:
     photograph: Mapping[str, Mean]
     methods: tuple[MethodRow, ...]
     pairs: tuple[PairReport, ...]
+    unusable: tuple[Unusable, ...] = ()
 
 
 def compare_side_by_side(
