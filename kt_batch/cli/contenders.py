@@ -82,7 +82,7 @@ def parse_method(text: str, option: str = "--method") -> Chosen:
     """
     name, _, rest = text.partition(":")
     if name not in METHODS and name not in PRESETS:
-        allowed = ", ".join((*METHODS, *PRESETS))
+        allowed = ", ".join(dict.fromkeys((*METHODS, *PRESETS)))
         raise UsageError(f"{option} got '{text}': there is no method or preset '{name}'; allowed are {allowed}.")
     given = dict(_setting(text, part, option) for part in rest.split(",")) if rest else {}
     layer = given.pop(LAYER, None)
