@@ -77,11 +77,11 @@ def pixel_shares(rows: Tensor, cols: Tensor, stride: int, size: tuple[int, int])
         size: Height and width of the picture, in pixels; a patch covers some of them.
     """
     grid = int(rows.max()) + 2, int(cols.max()) + 2
-    count = torch.zeros(grid, dtype=torch.float64)
+    count = torch.zeros(grid, dtype=torch.float64, device=rows.device)
     for dr, dc in CELLS:
         count[rows + dr, cols + dc] += 1
     down, across = (
-        (pixels - stride * torch.arange(cells)).clamp(0, stride).double()
+        (pixels - stride * torch.arange(cells, device=rows.device)).clamp(0, stride).double()
         for pixels, cells in zip(size, grid, strict=True)
     )
     each = torch.outer(down, across) / count.clamp_(min=1)

@@ -96,7 +96,7 @@ def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexS
     clusters, location = _clusters_of(plan, packed), plan.library.location
     with scratch_file(location, ".centres") as path:
         with path.open("wb") as file:
-            append_centres(file, torch.zeros(1, 4 * plan.job.channels))
+            append_centres(file, torch.zeros(1, 4 * plan.job.channels, device="cpu"))
             append_centres(file, _centres(plan, top, clusters))
             tree = join_nodes(_read_subtrees(plan, clusters, file), top.mean, top.basis)
         tree_fields = _put_tree(plan, tree, path)
