@@ -106,10 +106,14 @@ def test_a_filter_that_allows_nothing_or_says_nothing_is_one_sentence(
 
 def test_ctrl_c_ends_a_condition_that_runs_for_ever(shelf: Shelf) -> None:
     for_ever = ImageFilter(where="(SELECT count(*) FROM range(100000000000000) t(x) WHERE x % 7 = 3) > 0")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what is in its background
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        choose("knowledge", {}, Choice(library=shelf.library, only=for_ever))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            choose("knowledge", {}, Choice(library=shelf.library, only=for_ever))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_methods_that_search_no_library_refuse_a_filter(shelf: Shelf) -> None:
