@@ -106,7 +106,8 @@ def test_a_filter_that_allows_nothing_or_says_nothing_is_one_sentence(
 
 def test_ctrl_c_ends_a_condition_that_runs_for_ever(shelf: Shelf) -> None:
     for_ever = ImageFilter(where="(SELECT count(*) FROM range(100000000000000) t(x) WHERE x % 7 = 3) > 0")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what is in its background
+    # A shell ignores the signal for what runs in its background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     try:
