@@ -25,11 +25,28 @@ def scratch_file(location: Location, suffix: str) -> Iterator[Path]:
     Raises:
         StorageError: the file cannot be written.
     """
+    with scratch_path(location, suffix) as path, writing_scratch(path):
+        yield path
+
+
+@contextmanager
+def writing_scratch(path: Path) -> Iterator[None]:
+    """Raise StorageError where a scratch file cannot be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write {path}: {_reason(error)}") from error
+
+
+@contextmanager
+def scratch_path(location: Location, suffix: str) -> Iterator[Path]:
+    """Yield a path as `scratch_file` does, and leave all errors as they are.
+
+    It is for a file that is written first and then used for long, since errors of other work are none of the file's.
+    """
     path = location.scratch_directory() / f"{TEMP_PREFIX}{secrets.token_hex(12)}{suffix}"
     try:
         yield path
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         with suppress(OSError):  # a disk that has turned read-only keeps the file, and `gc` finds it
             path.unlink(missing_ok=True)

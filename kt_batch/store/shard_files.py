@@ -22,7 +22,7 @@ from kt_batch.store.locations import Location, read_bounded
 from kt_batch.store.mapped import MappedFile, allow_open_files
 from kt_batch.store.private_folder import UnwritableError
 from kt_batch.store.regular import open_regular, reading
-from kt_batch.store.scratch import scratch_file
+from kt_batch.store.scratch import scratch_path, writing_scratch
 from kt_batch.store.verified import hash_of
 
 STAGED_TOGETHER = 4  # shards; one connection to object storage rarely fills the network
@@ -134,8 +134,10 @@ def read_tree(library: Location, summary: IndexSummary) -> bytes:
 def tree_copy(library: Location, summary: IndexSummary) -> Iterator[Path]:
     """Yield a scratch file with the bytes of an index's tree; raises as `read_tree` does."""
     name = _check_tree_size(library, summary)
-    with scratch_file(library, ".safetensors") as path:
-        _check_tree_hash(copy_to_file(library, summary.tree.path, summary.tree_bytes, path), summary, name)
+    with scratch_path(library, ".safetensors") as path:
+        with writing_scratch(path):
+            sha256 = copy_to_file(library, summary.tree.path, summary.tree_bytes, path)
+        _check_tree_hash(sha256, summary, name)
         yield path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,15 @@ def test_clusters_that_cannot_be_joined_within_the_limit_are_named(library: Path
         check_join(replace(plan, job=replace(plan.job, memory=GB)), [receipt])
     check_join(replace(plan, job=replace(plan.job, memory=2 * GB)), [receipt])
     check_join(plan, [receipt])
+
+
+def test_joining_counts_the_merged_patches_of_the_generation_that_grows(library: Path) -> None:
+    plan = plan_index(str(library), IndexConfig(), RunOptions(threads=1), fresh=True)
+    generation = SimpleNamespace(tree_bytes=1, patches=30_000_000, kept=10_000_000)
+    growth: Any = SimpleNamespace(generation=generation)
+    plan = replace(plan, growth=growth, job=replace(plan.job, memory=2 * GB))
+    with pytest.raises(UsageError, match=r"--build-memory is 2 GB, but joining the packed clusters takes 2\.46 GB"):
+        check_join(plan, [])
 
 
 def test_fixed_numbers_of_clusters_take_no_limit(library: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from kt_batch.index.index import leaf_statistics
 from kt_batch.index.leaf_statistics import map_leaves
 from kt_batch.index.search import find
 from kt_batch.index.shards import open_shard
+from kt_batch.index.tree import Tree
+from kt_batch.pipelines.index.commit import GenerationTree, _append_nodes
 from kt_batch.pipelines.index.finish import BuildSummary, build_index
 from kt_batch.pipelines.index.status import index_status
 from kt_batch.pipelines.progress import no_progress
@@ -232,6 +235,52 @@ def test_an_interrupted_growth_continues_and_gives_the_same_index(
         len(recorder.units) == grown[1].shards - len(summary_of(library, grown[1].generation or "").shards) + 2 - after
     )
     assert index_files(library) == expected
+
+
+def test_an_error_of_the_work_is_not_said_of_the_copied_tree_of_the_generation(library: Path, tmp_path: Path) -> None:
+    class Unreachable(LocalRunner):
+        def run(self, *_: Any) -> Any:
+            raise ConnectionRefusedError("no worker")
+
+    add(library, tmp_path, *MORE)
+    with pytest.raises(ConnectionRefusedError, match="no worker"):
+        indexed(library, runner=Unreachable())
+    assert open_location(str(library)).list_temporary() == {}
+
+
+def _resident(path: Path) -> int:
+    """Return the bytes of a mapped file that are in the memory of this process."""
+    mappings = Path("/proc/self/smaps").read_text().split(f"{path}\n")[1:]
+    assert mappings
+    return sum(int(mapping.partition("Rss:")[2].split()[0]) << 10 for mapping in mappings)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_centres_of_a_generation_do_not_stay_in_memory_when_they_are_copied(tmp_path: Path) -> None:
+    leaves, path, copy = 50_000, tmp_path / "tree", tmp_path / "centres"
+    none, numbers = torch.zeros(leaves, dtype=torch.int64), torch.arange(leaves)
+    tree = Tree(
+        centres=torch.ones(leaves + 1, 64),
+        first_child=torch.cat([torch.tensor([1]), none]),
+        child_count=torch.cat([torch.tensor([leaves]), none]),
+        leaf=torch.cat([torch.tensor([-1]), numbers]),
+        leaf_node=numbers + 1,
+        leaf_shard=none,
+        leaf_start=numbers,
+        leaf_count=none + 1,
+        mean=torch.zeros(4, 16),
+        deviation=torch.ones(16),
+        directions=torch.eye(64)[:, :8].contiguous(),
+        spread=torch.zeros(64),
+    )
+    path.write_bytes(tree.to_bytes())
+    generation = GenerationTree(Tree.map(path), path)
+    before = _resident(path)
+    with copy.open("wb") as file:
+        _append_nodes(file, generation.path, 0, leaves + 1)
+    assert copy.stat().st_size == 4 * tree.centres.numel()
+    assert _resident(path) - before < copy.stat().st_size / 4
+    assert generation.nodes.leaves == leaves
 
 
 def test_a_second_command_does_nothing(grown: tuple[Path, BuildSummary]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from kt_batch.errors import StorageError
 from kt_batch.store import derived
 from kt_batch.store.derived import put_derived_file
 from kt_batch.store.local import LocalLocation
+from kt_batch.store.s3 import RangeReader, S3Location
 
 
 @pytest.mark.parametrize("largest", [derived.LARGEST_PUT, 6])  # of a single put; the content has 7 bytes
@@ -50,3 +52,23 @@ def test_another_driver_that_keeps_replacing_a_file_is_one_sentence(tmp_path: Pa
     location.put_if_absent("file", b"theirs")
     with pytest.raises(StorageError, match=r"^'file' at '[^\n]*' keeps being replaced by another driver\.$"):
         put_derived_file(location, "file", path)
+
+
+def test_content_that_is_there_is_compared_by_its_size_first_and_in_few_requests(tmp_path: Path) -> None:
+    requests: list[int] = []
+
+    class Counting(LocalLocation):
+        def read_range(self, name: str, start: int, length: int) -> bytes:
+            requests.append(start)
+            return super().read_range(name, start, length)
+
+        def open(self, name: str) -> BinaryIO:
+            return cast(BinaryIO, RangeReader(cast(S3Location, self), name))
+
+    location, path = Counting(tmp_path / "library"), tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    location.put_if_absent("file", bytes(2 << 20))
+    put_derived_file(location, "file", path)
+    assert requests == []
+    put_derived_file(location, "file", path)
+    assert requests == [0]

@@ -70,8 +70,20 @@ class _Clusters:
 _NO_CLUSTERS = _Clusters([], [], pa.Table.from_batches([], MEMBERS), 0, {})
 
 
+@dataclass(frozen=True)
+class GenerationTree:
+    """The tree of the generation that grows.
+
+    nodes: Mapped; its centres are never read through it, since read pages would stay resident as long as it is held.
+    path: The scratch file with its bytes.
+    """
+
+    nodes: Tree
+    path: Path
+
+
 @contextmanager
-def generation_tree(library: Library, growth: Growth) -> Iterator[Tree]:
+def generation_tree(library: Library, growth: Growth) -> Iterator[GenerationTree]:
     """Copy the tree of the generation that grows to a scratch file, and map it; its centres are not read.
 
     Raises:
@@ -88,7 +100,7 @@ def generation_tree(library: Library, growth: Growth) -> Iterator[Tree]:
                 f"The tree of the index {summary.digest} of '{library.location.uri}' does not fit its summary, so it "
                 "cannot grow; index the library with --fresh."
             )
-        yield tree
+        yield GenerationTree(tree, path)
 
 
 def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexSummary:
@@ -117,25 +129,25 @@ def commit_fresh(plan: BuildPlan, top: Top, packed: Sequence[Receipt]) -> IndexS
 
 
 def commit_grown(
-    plan: BuildPlan, growth: Growth, tree: Tree, top: Top | None, packed: Sequence[Receipt]
+    plan: BuildPlan, growth: Growth, generation: GenerationTree, top: Top | None, packed: Sequence[Receipt]
 ) -> IndexSummary:
     """Commit an index that has grown by the packed clusters; its generation's shards are named again, and not read.
 
     Args:
         plan: The build.
         growth: How the generation grows.
-        tree: That of the generation.
+        generation: The tree of the generation.
         top: The fitted top level; None where there are no new patches.
         packed: The receipts of the packed clusters, in their order.
     """
-    old, location = growth.generation, plan.library.location
+    old, tree, location = growth.generation, generation.nodes, plan.library.location
     clusters = _clusters_of(plan, packed) if top else _NO_CLUSTERS
     with scratch_file(location, ".centres") as path:
         with path.open("wb") as file:
-            _append_nodes(file, tree, 0, tree.end_of_top)
+            _append_nodes(file, generation.path, 0, tree.end_of_top)
             if top:
                 append_centres(file, _centres(plan, top, clusters))
-            _append_nodes(file, tree, tree.end_of_top, len(tree.leaf))
+            _append_nodes(file, generation.path, tree.end_of_top, len(tree.leaf))
             subtrees = _read_subtrees(plan, clusters, file)
             grown = grow_nodes(tree, subtrees) if subtrees else tree
         tree_fields = _put_tree(plan, grown, path)
@@ -158,10 +170,13 @@ def _centres(plan: BuildPlan, top: Top, clusters: _Clusters) -> Tensor:
     return ClusterSpace(plan.job.config, top.basis.directions).lift(top.centres[clusters.numbers])
 
 
-def _append_nodes(file: BinaryIO, tree: Tree, start: int, stop: int) -> None:
-    """Write the centres of nodes of a mapped tree to a file of centres. Raises DamagedError where some are absurd."""
+def _append_nodes(file: BinaryIO, path: Path, start: int, stop: int) -> None:
+    """Write the centres of nodes of a tree's file to a file of centres. Raises DamagedError where some are absurd.
+
+    The tree is mapped for each piece again: pages that were read count as memory until they are unmapped.
+    """
     for first in range(start, stop, ROWS):
-        append_centres(file, tree.centres_of(first, min(ROWS, stop - first)))
+        append_centres(file, Tree.map(path).centres_of(first, min(ROWS, stop - first)))
 
 
 def _clusters_of(plan: BuildPlan, packed: Sequence[Receipt]) -> _Clusters:

@@ -146,9 +146,9 @@ def _build(plan: BuildPlan, runner: Runner, progress: Progress) -> IndexSummary:
     check_start(plan)
     if plan.growth is None:
         return commit_fresh(plan, *_clusters(plan, None, runner, progress))
-    with generation_tree(plan.library, plan.growth) as tree:
-        new = _clusters(plan, tree, runner, progress) if plan.parts else (None, [])
-        return commit_grown(plan, plan.growth, tree, *new)
+    with generation_tree(plan.library, plan.growth) as generation:
+        new = _clusters(plan, generation.nodes, runner, progress) if plan.parts else (None, [])
+        return commit_grown(plan, plan.growth, generation, *new)
 
 
 def _clusters(

@@ -100,11 +100,14 @@ def _fit_bytes(patches: int, values: int, config: IndexConfig) -> int:
 
 
 def _join_bytes(plan: BuildPlan, subtrees: int, merged: int) -> int:
-    """Return what the driver needs to join subtrees of so many bytes, and the tree of a generation.
+    """Return what the driver needs to join subtrees of so many bytes, and the tree and members of a generation.
 
     Centres go from one file to another, and are not held (index.tree_file).
     """
-    tree = plan.growth.generation.tree_bytes if plan.growth else 0
+    tree = 0
+    if plan.growth:
+        old = plan.growth.generation
+        tree, merged = old.tree_bytes, merged + old.patches - old.kept
     nodes = (tree + subtrees) // (16 * plan.job.channels + NODE_NUMBERS)
     return NODE * nodes + MERGED_PATCH * merged
 
