@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from kt_batch.config import EncoderConfig, MethodConfig
+from kt_batch.config import EncoderConfig, Layer, MethodConfig
 from kt_batch.errors import UsageError
 from kt_batch.methods.presets import PRESETS, preset_named
 from kt_batch.methods.table import method_named, parse_config
@@ -39,7 +39,8 @@ def test_a_preset_names_every_setting_of_its_method(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_value_of_a_preset_is_allowed(name: str) -> None:
     preset = preset_named(name)
-    config = parse_config({**preset, "encoder": EncoderConfig(weights_sha256="0" * 64)})
+    layer: Layer = "relu4_1" if preset["method"] == "painting" else "relu3_1"
+    config = parse_config({**preset, "encoder": EncoderConfig(weights_sha256="0" * 64, layer=layer)})
     values = {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in config}
     assert {name: values[name] for name in preset} == dict(preset)
 
