@@ -122,7 +122,7 @@ def test_after_any_kill_a_repeated_command_gives_the_undisturbed_digest(
                 victim = chance.choice(living)
                 victim.send_signal(signal.SIGKILL)
             try:
-                driver.communicate(timeout=120)
+                driver.communicate(timeout=300)  # Ray waits a minute for a head that is gone, perhaps twice
             finally:
                 for process in living:  # leftovers of a killed driver
                     if process.is_running():
