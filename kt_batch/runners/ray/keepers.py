@@ -48,6 +48,8 @@ INLINE_BYTES = 64 << 10  # Ray loses larger arguments of an actor, and cannot st
 class _KeeperActor:
     """Keeps what a factory makes from the first request on, and lets it go when nobody has asked for a while."""
 
+    _name = "kt_batch index owner"  # Ray asks for it too where the arguments of an actor cannot be read
+
     def __init__(self, name: str, factory: Callable[[], Keeper], threads: int, idle: float) -> None:
         self._name = name
         self._factory = factory
