@@ -71,6 +71,8 @@ def still_waiting() -> None:
 class WorkerActor:
     """Runs units with the worker of the last requested stage."""
 
+    number = 0  # Ray asks for the name too where the arguments of an actor cannot be read
+
     def __init__(self, number: int, monitor: Any) -> None:
         self.number = number
         self.monitor = monitor
