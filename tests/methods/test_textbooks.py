@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kt_batch.config import EncoderConfig
 from kt_batch.kernels.gram import gram, style_loss
+from kt_batch.kernels.grid import without_grid
 from kt_batch.kernels.iterative import Goal
 from kt_batch.kernels.whitening import whiten_and_colour
 from kt_batch.methods.adain import Adain, AdainConfig, adain, statistics
@@ -50,13 +51,13 @@ def textbook_features(image: Tensor, last: int) -> Tensor:
 
 
 def textbook_picture(features: Tensor, size: tuple[int, int], file: str, doubled: tuple[int, ...], last: int) -> Tensor:
-    """Return the picture that a decoder makes; after the convolutions `doubled` it enlarges its maps."""
+    """Return the picture that a decoder makes, less its grid; after the convolutions `doubled` it enlarges its maps."""
     state, x = load_file(WEIGHTS / file), features.view(1, -1, *size)
     for number in range(1, last + 1):
         x = convolved(x, state, f"conv{number}")
         x = F.relu(x) if number < last else x
         x = F.interpolate(x, scale_factor=2, mode="nearest") if number in doubled else x
-    return x[0].clamp(0, 1)
+    return without_grid(x[0].clamp(0, 1), 2 ** len(doubled))
 
 
 def ratio_in_decibels(found: Tensor, expected: Tensor) -> float:
