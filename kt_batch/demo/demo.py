@@ -26,7 +26,10 @@ from kt_batch.runners.base import Runner
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 PICTURES = ("hubble_deep_field.jpg", "ihc.png")  # from a telescope and a microscope
 LIBRARIES = {"night": ("night", "hubble_deep_field"), "day": ("harvest", "poppies", "ink", "ihc")}
-LOOKS = {"painting": ("painting", {}), "statistics swap": ("knowledge", {"swap": "statistics"})}
+LOOKS = {
+    "painting": ("painting", {}),
+    "statistics swap": ("knowledge", {"swap": "statistics", "full_size": True}),  # decoded, it has halos (0034)
+}
 
 
 @dataclass(frozen=True)
