@@ -17,6 +17,7 @@ from kt_batch.config import RunOptions
 from kt_batch.errors import UsageError
 from kt_batch.pipelines.estimate import DryRunRequest, Estimate, Pilot
 from kt_batch.pipelines.progress import Progress, readable_size
+from kt_batch.pipelines.translate.serving import OwnersMemory
 from kt_batch.report.run_report import duration
 from kt_batch.runners.base import Runner
 
@@ -95,6 +96,8 @@ def estimate_lines(estimate: Estimate, runner: str, noun: str = "images") -> lis
         lines.append(
             f"  no hard links there: files get their names by {PUBLISHING[estimate.publishing]}, on one host at a time"
         )
+    if estimate.owners:
+        lines.append(_owners(estimate.owners))
     if estimate.pilot:
         lines += [*_pilot_lines(estimate.pilot, noun), *_projection_lines(estimate, runner)]
     return lines
@@ -104,6 +107,14 @@ def _output(estimate: Estimate) -> str:
     if estimate.output_bytes_at_most is not None:
         return f"output at most {readable_size(estimate.output_bytes_at_most)} (estimate)"
     return "output: see below" if estimate.estimated_output_bytes is not None else "output unknown without a pilot"
+
+
+def _owners(owners: OwnersMemory) -> str:
+    count = owners.owners * owners.replicas
+    twice = f" ({owners.owners} parts, {owners.replicas} times)" if owners.replicas > 1 else ""
+    bytes_, largest = readable_size(owners.bytes), readable_size(owners.largest_bytes)
+    noun = "process" if count == 1 else "processes"
+    return f"  {count} {noun} beside the workers will hold the index{twice}: {bytes_} of memory, at most {largest} each"
 
 
 def _free(estimate: Estimate) -> str:

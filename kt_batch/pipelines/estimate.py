@@ -25,7 +25,7 @@ from kt_batch.pipelines.planning import PlannedUnits, earlier_numerics
 from kt_batch.pipelines.progress import Progress, Step
 from kt_batch.pipelines.translate.placement import placement_of
 from kt_batch.pipelines.translate.plan import TranslateRequest, plan_translate
-from kt_batch.pipelines.translate.serving import check_division
+from kt_batch.pipelines.translate.serving import OwnersMemory, expected_owners
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.pipelines.units import by_image, quarantine
 from kt_batch.runners.base import Heartbeat, Runner
@@ -90,6 +90,7 @@ class Estimate:
     disk estimate of an extract, which refuses to start when it exceeds free_bytes. publishing: How files get their
     names where there are no hard links (`store.locations.Location.publishing`). changed: Names of pending inputs that
     will be rejected, because other bytes have their outputs.
+    owners: The memory that processes which share the index will reserve; None where each worker opens the whole.
     passed_over, passed_over_files: Libraries and runs below the named folders, and files that are no images, by kind.
     unmatched: Of pairs, names that only one of before and after has.
     The estimated_* fields follow from the pilot or are the disk estimate; None where nothing is known.
@@ -112,6 +113,7 @@ class Estimate:
     workers: int
     publishing: str | None = None
     changed: tuple[str, ...] = ()
+    owners: OwnersMemory | None = None
     passed_over: tuple[str, ...] = ()
     passed_over_files: Kinds = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
@@ -163,7 +165,7 @@ def estimate_translate(
 
     Raises what `translate` raises before it begins.
     """
-    check_division(request)
+    owners = expected_owners(request)
     plan = plan_translate(request, progress, dry_run=True)
     work = Work(plan.job.run, plan.ledger, plan.items, plan.planned)
     searcher = request.config.searcher
@@ -179,6 +181,7 @@ def estimate_translate(
     estimate = replace(
         work.estimate(request.options, len(images)),
         changed=changed,
+        owners=owners if images else None,
         passed_over=plan.passed_over,
         passed_over_files=plan.passed_over_files,
     )

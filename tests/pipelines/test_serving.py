@@ -20,7 +20,7 @@ from kt_batch.pipelines.translate.plan import TranslateRequest
 from kt_batch.pipelines.translate.serving import (
     Division,
     SharedIndex,
-    check_division,
+    expected_owners,
     plan_division,
     reserved,
     too_large,
@@ -111,9 +111,28 @@ def test_a_dry_run_refuses_what_the_run_would(request_of_many: TranslateRequest)
     assert estimate_translate(on_ray, DryRunRequest(pilot=0), LocalRunner(), no_progress).to_do > 0
 
 
+def test_a_dry_run_tells_the_memory_of_the_processes_that_will_hold_the_index(
+    request_of_many: TranslateRequest,
+) -> None:
+    size = index_bytes(request_of_many.config, request_of_many.sources)
+    paintings = Path(request_of_many.sources.library or "").parent / "paintings"
+    options = request_of_many.options.model_copy(update={"runner": "ray", "workers": 5})
+    request = replace(request_of_many, images=[str(paintings)], index_memory=size - 1, options=options)
+    found = [
+        estimate_translate(replace(request, index_replicas=replicas), DryRunRequest(), LocalRunner(), no_progress)
+        for replicas in (1, 3)
+    ]
+    one = (400 << 20) + 4 * (256 << 20)  # of its own, and four workers search beside the first; the index is tiny
+    assert [(each.owners.owners, each.owners.replicas) for each in found if each.owners] == [(1, 1), (1, 3)]
+    assert [each.owners.bytes for each in found if each.owners] == pytest.approx([one, 3 * one], rel=1e-3)
+    assert [each.owners.largest_bytes for each in found if each.owners] == pytest.approx([one] * 2, rel=1e-3)
+    fits = replace(request, index_memory=size)
+    assert estimate_translate(fits, DryRunRequest(), LocalRunner(), no_progress).owners is None
+
+
 def test_replicas_of_an_index_that_is_not_shared_are_refused(request_of_many: TranslateRequest) -> None:
     with pytest.raises(UsageError, match=r"^--index-replicas 2 has no effect without --index-memory"):
-        check_division(replace(request_of_many, index_replicas=2))
+        expected_owners(replace(request_of_many, index_replicas=2))
 
 
 def test_a_limit_for_a_method_without_an_index_is_refused(request_of_many: TranslateRequest, tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ class Division:
         return [size for each in self.shared for size in each.sizes]
 
 
+@dataclass(frozen=True)
+class OwnersMemory:
+    """The memory that the owners of indexes reserve on their nodes, beside that of the workers.
+
+    replicas: Processes of each owner. bytes: Of all processes. largest_bytes: Of the largest of them.
+    """
+
+    owners: int
+    replicas: int
+    bytes: int
+    largest_bytes: int
+
+
 def plan_division(request: TranslateRequest, runner: Runner) -> Division | None:
     """Return how processes share the indexes; None where a process may hold all of them, or no limit is given.
 
@@ -93,9 +106,16 @@ def plan_division(request: TranslateRequest, runner: Runner) -> Division | None:
     return _divided(request, shares=isinstance(runner, Serves))
 
 
-def check_division(request: TranslateRequest) -> None:
-    """Raise what `plan_division` raises with the runner that the options of the request name."""
-    _divided(request, shares=request.options.runner == "ray")
+def expected_owners(request: TranslateRequest) -> OwnersMemory | None:
+    """Return the memory that owners would reserve with the runner that the options name; None without owners.
+
+    Raises what `plan_division` raises.
+    """
+    division = _divided(request, shares=request.options.runner == "ray")
+    if division is None:
+        return None
+    each = reserved(division, request.options.workers or 1)
+    return OwnersMemory(len(each), division.replicas, division.replicas * sum(each), max(each))
 
 
 def _divided(request: TranslateRequest, *, shares: bool) -> Division | None:
