@@ -2,10 +2,10 @@
 
     python benchmarks/two_workers.py --style DIR --photos DIR --size 256 --out results/two_workers.json
 
-Two processes without Ray each do half of the images, at the same time; each has a library of its own. Ray's two workers
-do all of them. What is compared is patches or images a second between the start of the first unit and the commit of the
-last one, as the log tells them: Ray's start-up (its seconds are told too) does not grow with the work. Both ways take
-turns, ROUNDS times.
+Two processes without Ray work at the same time: each extracts half of the paintings, indexes the whole library (its own
+copy of it), and translates half of the photographs. Ray's two workers do the whole once. What is compared is patches or
+images a second between the start of the first unit and the commit of the last one, as the log tells them: Ray's
+start-up (its seconds are told too) does not grow with the work. Both ways take turns, ROUNDS times.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,19 +39,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """The images of one process or of all, in folders of links, and its library and results."""
+    """The images of one process or of all, in folders of links, and its results.
+
+    library: That is indexed, and that photographs are translated after.
+    """
 
     style: Path
     photos: Path
     folder: Path
+    library: Path
 
     def words(self, command: str, size: int) -> list[str]:
-        """Return the words of a command."""
-        library = str(self.folder / "library")
+        """Return the words of a command; what is extracted stays in the folder."""
+        library = ["--library", str(self.library)]
         return {
-            "extract": ["extract", str(self.style), "--library", library, "--size", str(size)],
-            "index": ["index", library],
-            "translate": ["translate", str(self.photos), "--library", library, "--out", str(self.folder / "run")],
+            "extract": ["extract", str(self.style), "--library", str(self.folder / "extracted"), "--size", str(size)],
+            "index": ["index", str(self.library)],
+            "translate": ["translate", str(self.photos), *library, "--out", str(self.folder / "run")],
         }[command]
 
 
@@ -95,21 +100,25 @@ def some(folder: Path, count: int) -> list[Path]:
 
 def one_round(style: Sequence[Path], photos: Sequence[Path], size: int, folder: Path) -> dict[str, dict[str, float]]:
     """Return for each command the ratio of the rates, the seconds of both ways, and of Ray's start-up."""
-    both = Work(links(folder / "both/style", style), links(folder / "both/photos", photos), folder / "both")
-    halves = [
+    parts = {"both": slice(None), "0": slice(0, None, 2), "1": slice(1, None, 2)}
+    both, *halves = (
         Work(
-            links(folder / f"{half}/style", style[half::2]),
-            links(folder / f"{half}/photos", photos[half::2]),
-            folder / str(half),
+            links(folder / name / "style", style[part]),
+            links(folder / name / "photos", photos[part]),
+            folder / name,
+            folder / name / "library",
         )
-        for half in range(2)
-    ]
+        for name, part in parts.items()
+    )
     rows = {}
     for command in COMMANDS:
+        if command == "index":
+            for work in (both, *halves):
+                shutil.copytree(both.folder / "extracted", work.library)
         with_ray = measured(start(both, command, size, RAY))
         jobs = [start(work, command, size, ()) for work in halves]
-        without = [measured(job)["seconds"] for job in jobs]
-        rate = sum(0.5 / seconds for seconds in without)  # of the whole work, a second
+        share = 1 if command == "index" else 0.5  # of the whole work that a process does
+        rate = sum(share / measured(job)["seconds"] for job in jobs)
         rows[command] = {
             "ratio": 1 / with_ray["seconds"] / rate,
             "ray_seconds": with_ray["seconds"],

@@ -20,7 +20,7 @@ from kt_batch.runners.local import unit_name
 from kt_batch.store.receipts import this_worker
 
 HEARTBEAT_TIMEOUT_SECONDS = 10  # for a heartbeat to be recorded, and for the driver to read them
-HEARTBEAT_INTERVAL_SECONDS = 0.5  # between two heartbeats outside isolation
+HEARTBEAT_INTERVAL_SECONDS = 0.5  # between two heartbeats; in isolation, between two of one part
 
 _heartbeat: ContextVar[_Heartbeat | None] = ContextVar("heartbeat", default=None)  # of the unit that runs
 
@@ -116,8 +116,9 @@ class WorkerActor:
 class _Heartbeat:
     """Reports each part of one unit as it begins; returns whether the unit runs in isolation.
 
-    In isolation it waits until the heartbeat is recorded, because a process that dies at once would take the message
-    with it. It also waits for the first one (the worker is ready). The second one (the unit has begun) is always sent.
+    In isolation it waits until the heartbeat of another part is recorded, because a process that dies at once would
+    take the message with it. It also waits for the first one (the worker is ready). The second one (the unit has begun)
+    is always sent. Others are left out if they come too soon after the last one that was sent.
     """
 
     def __init__(self, monitor: Any, worker: int, assignment: int, isolated: bool, events: Kept) -> None:
@@ -129,10 +130,11 @@ class _Heartbeat:
 
     def __call__(self, part: str) -> bool:
         set_context(image=part)
+        awaited = self._isolated and part != self._part
         self._part, self._parts = part, self._parts + 1
         count, now = next(self._counts), time.monotonic()
-        if not self._isolated and count > 2 and now - self._sent_at < HEARTBEAT_INTERVAL_SECONDS:
-            return False
+        if count > 2 and not awaited and now - self._sent_at < HEARTBEAT_INTERVAL_SECONDS:
+            return self._isolated
         self._sent_at = now
         # Outside isolation, log events travel with the result: that keeps their order.
         events = self._events.take() if self._isolated else []

@@ -256,3 +256,38 @@ def test_a_runner_without_an_address_starts_its_own_ray(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
     ray_runner._Connection(None)
     assert asked["address"] == "local"
+
+
+# ---- heartbeats ------------------------------------------------------------------------------------------------------
+
+
+class Counting(actors.HeartbeatMonitor):
+    """Keeps the parts of all heartbeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def record(self, worker: int, heartbeat: actors.LastHeartbeat, events: list[Any]) -> None:
+        """Record a heartbeat."""
+        self.parts.append(heartbeat[2])
+        super().record(worker, heartbeat, events)
+
+    def all_parts(self) -> list[str]:
+        """Return the parts in order."""
+        return self.parts
+
+
+def test_in_isolation_each_part_is_reported_but_not_every_heartbeat_of_one() -> None:
+    # A cluster of patches is packed with a heartbeat for each leaf: a message for each took a third of the time.
+    def unit(_: str, beat: Heartbeat) -> None:
+        for part in ["", *["a"] * 2000, "b", "a", "b", "b"]:
+            assert beat(part)
+
+    monitor = ray.remote(Counting).remote()
+    worker = actors.WorkerActor(0, monitor)
+    worker.run(0, 0, [ray.put(lambda: unit)], "unit", isolated=True)
+    reported = ray.get(monitor.all_parts.remote())
+    changes = [part for number, part in enumerate(reported) if number == 0 or part != reported[number - 1]]
+    assert changes == ["", "a", "b", "a", "b"]
+    assert len(reported) < 200
