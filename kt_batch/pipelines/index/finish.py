@@ -168,7 +168,11 @@ def _clusters(
     sizes = files.counts.sum(0).tolist()
     check_clusters(job, sizes)
     packs = pack_units(sizes, clusters)
-    packed = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), packs)
+    # The largest come first, so that at the end no worker is left alone with one.
+    ordered = sorted(packs, key=lambda unit: -sum(sizes[unit.first : unit.last + 1]))
+    done = _run_stage(job, runner, progress, "pack", partial(PackWorker, job, sha256, clusters), ordered)
+    receipt_of = {receipt.unit: receipt for receipt in done}
+    packed = [receipt_of[unit.id] for unit in packs]
     check_join(plan, packed)
     return top, packed
 

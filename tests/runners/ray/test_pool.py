@@ -284,7 +284,7 @@ def test_in_isolation_each_part_is_reported_but_not_every_heartbeat_of_one() -> 
         for part in ["", *["a"] * 2000, "b", "a", "b", "b"]:
             assert beat(part)
 
-    monitor = ray.remote(Counting).remote()
+    monitor: Any = ray.remote(Counting).remote()
     worker = actors.WorkerActor(0, monitor)
     worker.run(0, 0, [ray.put(lambda: unit)], "unit", isolated=True)
     reported = ray.get(monitor.all_parts.remote())
