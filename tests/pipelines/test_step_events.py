@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kt_batch.errors import StorageError
 from kt_batch.events import LOGGER
 from kt_batch.methods.gatys import minimised
 from kt_batch.methods.gatys_refined import gradient_descent
@@ -23,7 +27,7 @@ from kt_batch.pipelines.translate.step_events import StepEvents
 from kt_batch.pipelines.translate.worker import TranslateWorker
 from kt_batch.store.plans import Unit
 from tests.support.collection import Collection
-from tests.support.tiny import SIZE
+from tests.support.tiny import SIZE, translate_request, translated
 
 
 class Beats:
@@ -90,3 +94,28 @@ def test_a_worker_sends_heartbeats_within_an_image(
     worker = TranslateWorker(TranslateJob(run=str(tmp_path / "run"), config=config, sources=sources, threads=1))
     worker(Unit(id="0" * 16, items=(item,)), beats)
     assert beats.parts.count(item.image_id) >= 4  # when it begins, and at each step
+
+
+def test_a_photograph_that_is_left_halfway_disturbs_no_other_context(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An error keeps what was under way until its traceback goes, perhaps at another place or in another thread.
+    def fail(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    def translate_in_vain() -> None:
+        monkeypatch.setattr(TranslateWorker, "_encoding", fail)
+        request = translate_request(collection.library, tmp_path / "run", collection.index)
+        try:
+            translated([collection.photos], request)
+        except StorageError as error:
+            kept.append(error)
+
+    kept: list[StorageError] = []
+    said: list[Any] = []
+    copy_context().run(translate_in_vain)
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    assert [str(error) for error in kept] == ["the disk is full"]
+    kept.clear()
+    gc.collect()
+    assert said == []

@@ -177,12 +177,14 @@ class TranslateWorker:
         if self.one_source:
             source = log.sources[image] = self.one_source.draw(image, working)
             method = self.one_source.method(source)
-        with watched(StepEvents(image, beat)), kept_by(checkpoints.of(image)):
-            for regions, named in self._regions(working, wanted.items, log):
-                for key, group in groupby(named, key=key_of if shared else lambda _: None):
-                    result = shared.results.get(key) if shared and key else None
-                    made = result or translate_image(method, working, self.job.config, self.placement.device, regions)
-                    yield made, list(group)
+        steps, states = StepEvents(image, beat), checkpoints.of(image)
+        for regions, named in self._regions(working, wanted.items, log):
+            for key, group in groupby(named, key=key_of if shared else lambda _: None):
+                result = shared.results.get(key) if shared and key else None
+                if result is None:
+                    with watched(steps), kept_by(states):  # not around the yield: who is waited for may never go on
+                        result = translate_image(method, working, self.job.config, self.placement.device, regions)
+                yield result, list(group)
 
     def _regions(
         self, working: WorkingImage, items: Sequence[Item], log: UnitLog
