@@ -111,10 +111,10 @@ def _output(estimate: Estimate) -> str:
 
 def _owners(owners: OwnersMemory) -> str:
     count = owners.owners * owners.replicas
-    twice = f" ({owners.owners} parts, {owners.replicas} times)" if owners.replicas > 1 else ""
+    parts = f" ({owners.owners} parts, {owners.replicas} times)" if owners.replicas > 1 else ""
     bytes_, largest = readable_size(owners.bytes), readable_size(owners.largest_bytes)
     noun = "process" if count == 1 else "processes"
-    return f"  {count} {noun} beside the workers will hold the index{twice}: {bytes_} of memory, at most {largest} each"
+    return f"  {count} {noun} beside the workers will hold the index{parts}: {bytes_} of memory, at most {largest} each"
 
 
 def _free(estimate: Estimate) -> str:

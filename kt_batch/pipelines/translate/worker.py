@@ -182,7 +182,7 @@ class TranslateWorker:
             for key, group in groupby(named, key=key_of if shared else lambda _: None):
                 result = shared.results.get(key) if shared and key else None
                 if result is None:
-                    with watched(steps), kept_by(states):  # not around the yield: who is waited for may never go on
+                    with watched(steps), kept_by(states):  # not around the yield: another thread may drop the generator
                         result = translate_image(method, working, self.job.config, self.placement.device, regions)
                 yield result, list(group)
 
